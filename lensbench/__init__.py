@@ -1,0 +1,1 @@
+"""At which depth does a language model know what it is about to say?"""

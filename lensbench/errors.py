@@ -1,0 +1,58 @@
+"""The errors a user meets: every message says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class LensbenchError(Exception):
+    """Base of every error that lensbench raises on purpose; the CLI prints it and exits with 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a user's input.
+
+    `where` names the file and the row (or the setting), `what` says what is wrong and `remedy`
+    what to do. `prompt_id` is set when the problem belongs to one prompt and the rest can go on.
+    """
+
+    where: str
+    what: str
+    remedy: str
+    prompt_id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.remedy}"
+
+
+class InputProblems(LensbenchError):
+    """All problems of one input, collected and raised once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{len(self.problems)} problem(s) with the input:\n{lines}")
+
+
+class ModelError(LensbenchError):
+    """A model cannot be found, fetched, loaded or trusted."""
+
+
+class GateError(LensbenchError):
+    """The lens does not reproduce the model, so nothing may be reported from it."""
+
+
+class RecordsError(LensbenchError):
+    """A run folder cannot be used: other settings, newer schema, damaged or locked."""
+
+
+class MissingExtraError(LensbenchError):
+    """An optional part is not installed; the message names the extra that adds it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed. It belongs to the optional part '{extra}'; "
+            f'add it with: pip install "lensbench[{extra}]"'
+        )

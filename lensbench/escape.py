@@ -1,0 +1,47 @@
+"""Text from models and prompts, made safe for the place where it is shown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
+
+
+def visible(token: str) -> str:
+    """A token as one visible line: spaces as `·`, line ends as `⏎`, control characters as `\\uXXXX`.
+
+    Bidirectional overrides and other format characters (Unicode category C) count as control
+    characters: they could reorder or hide the text around them.
+    """
+    return "".join(_visible_character(character) for character in token)
+
+
+def _visible_character(character: str) -> str:
+    if character in _VISIBLE:
+        return _VISIBLE[character]
+    if unicodedata.category(character).startswith("C"):
+        return f"\\u{ord(character):04x}"
+    return character
+
+
+def printable(text: str) -> str:
+    """Running text on one line: line ends and control characters shown, spaces left as they are."""
+    return "".join(c if c == " " else _visible_character(c) for c in text)
+
+
+def markdown(text: str) -> str:
+    """`text` as literal text inside a Markdown paragraph or table cell."""
+    return _MARKDOWN.sub(r"\\\1", printable(text))
+
+
+def markdown_token(token: str) -> str:
+    """A token as literal, visible text inside a Markdown table cell."""
+    return _MARKDOWN.sub(r"\\\1", visible(token))
+
+
+def csv_cell(text: str) -> str:
+    """`text` for a CSV cell that a spreadsheet must not take for a formula (OWASP CSV injection)."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,0 +1,124 @@
+"""Metrics of one distribution over the vocabulary, or of two. Pure: tensors in, tensors out.
+
+All take `Distribution`s, so that the softmax is made once for all of them, and return float32
+per cell. Logarithms are to base 2: a bit is one halving of probability.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+LN_2 = math.log(2.0)
+_TOP_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A softmax over the vocabulary, as natural log-probabilities.
+
+    `torch.log_softmax` centres each row on its maximum first. That matters: an entropy from
+    uncentred float32 logits of magnitude 30 was off by 0.008 nats, centred by 1e-5.
+    """
+
+    log_probs: Float[Tensor, "*cell d_vocab"]
+
+    @classmethod
+    def from_logits(cls, logits: Float[Tensor, "*cell d_vocab"]) -> Distribution:
+        """Softmax of `logits`, any offset per row."""
+        return cls(torch.log_softmax(logits, dim=-1))
+
+    @cached_property
+    def probs(self) -> Float[Tensor, "*cell d_vocab"]:
+        """Probabilities, 0..1."""
+        return self.log_probs.exp()
+
+
+def entropy_bits(q: Distribution) -> Float[Tensor, "*cell"]:
+    """Shannon entropy -sum q log2 q (Shannon 1948), 0..log2(d_vocab) bits."""
+    return -(q.probs * q.log_probs).sum(-1) / LN_2
+
+
+def kl_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
+    """KL(p || q) = sum p log2(p / q) (Kullback & Leibler 1951), 0..inf bits.
+
+    With p the model's output and q the lens: the bits lost by stopping here. Differences are taken
+    before the sum, so that equal distributions give exactly 0.
+    """
+    return ((p.log_probs - q.log_probs) * p.probs).sum(-1) / LN_2
+
+
+def js_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
+    """Jensen-Shannon divergence (Lin 1991), symmetric, 0..1 bit.
+
+    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, written as H(m) - (H(p) + H(q)) / 2.
+    """
+    mixture = (p.probs + q.probs).mul_(0.5)
+    # Where both underflow to 0, m log m is 0: the smallest normal number stands in for log(0).
+    log_mixture = mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log_()
+    mixture_bits = -(mixture * log_mixture).sum(-1) / LN_2
+    return (mixture_bits - 0.5 * (entropy_bits(p) + entropy_bits(q))).clamp(min=0.0)
+
+
+def log_prob(
+    q: Distribution, token: Int[Tensor, "*cell"]
+) -> Float[Tensor, "*cell"]:
+    """Natural log-probability of one token per cell, -inf..0."""
+    return q.log_probs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+
+
+def surprisal_bits(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
+    """-log2 q(token), 0..inf bits."""
+    return -log_prob(q, token) / LN_2
+
+
+def rank(q: Distribution, token: Int[Tensor, "*cell"]) -> Int[Tensor, "*cell"]:
+    """Rank of a token, 1 = best; tokens with exactly its probability do not count as better."""
+    threshold = log_prob(q, token).unsqueeze(-1)
+    # Comparing into floats and adding those is six times faster than counting booleans; a count
+    # below 2**24 is exact in float32, and no vocabulary is that large.
+    better = torch.empty_like(q.log_probs)
+    torch.gt(q.log_probs, threshold, out=better)
+    return better.sum(-1).long() + 1
+
+
+def top_k(
+    q: Distribution, k: int
+) -> tuple[Float[Tensor, "*cell k"], Int[Tensor, "*cell k"]]:
+    """The k most probable tokens: natural log-probabilities and ids, best first.
+
+    Exact in two steps, four times faster than one: the k best tokens lie in the k blocks of the
+    vocabulary with the highest maxima.
+    """
+    width = q.log_probs.shape[-1]
+    n_blocks = width // _TOP_BLOCK
+    if width % _TOP_BLOCK or n_blocks < k:
+        values, ids = q.log_probs.topk(k, dim=-1)
+        return values, ids
+    blocks = q.log_probs.unflatten(-1, (n_blocks, _TOP_BLOCK))
+    best_blocks = blocks.amax(-1).topk(k, dim=-1).indices
+    index = best_blocks.unsqueeze(-1).expand(*best_blocks.shape, _TOP_BLOCK)
+    values, inner = blocks.gather(-2, index).flatten(-2).topk(k, dim=-1)
+    ids = best_blocks.gather(-1, inner // _TOP_BLOCK) * _TOP_BLOCK + inner % _TOP_BLOCK
+    return values, ids
+
+
+def margin_bits(
+    q: Distribution, token: Int[Tensor, "*cell"]
+) -> Float[Tensor, "*cell"]:
+    """log2 q(token) - log2 q(best other token): above 0 exactly when the token is the best."""
+    values, ids = top_k(q, 2)
+    best_other = torch.where(ids[..., 0] == token, values[..., 1], values[..., 0])
+    return (log_prob(q, token) - best_other) / LN_2
+
+
+def cosine(
+    x: Float[Tensor, "*cell d_model"], y: Float[Tensor, "*cell d_model"]
+) -> Float[Tensor, "*cell"]:
+    """Cosine of two vectors, -1..1; NaN for a zero vector, which has no direction."""
+    return (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))

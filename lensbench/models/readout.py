@@ -1,0 +1,144 @@
+"""The readout: the only place in lensbench where logits are made.
+
+logits = cap(scale * (norm(x) @ W_U + b_U)), with the model's own final norm (its weight, its eps,
+Gemma's 1 + w), its own head and bias, the logit scale of Cohere and Granite, and Gemma-2's soft cap
+`c * tanh(z / c)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.errors import ModelError
+
+Lens = Literal["final", "next", "raw"]
+Point = Literal["embed", "resid_mid", "resid_post"]
+Norm = Callable[[Float[Tensor, "*cell d_model"]], Float[Tensor, "*cell d_model"]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the residual stream: `layer` 0 is the embedding, i is inside or after block i."""
+
+    point: Point
+    layer: int
+
+    def depth(self, n_layers: int) -> float:
+        """Share of the blocks passed, 0..1; after attention counts as half a block."""
+        return (self.layer - 0.5 * (self.point == "resid_mid")) / n_layers
+
+
+@dataclass(frozen=True)
+class Readout:
+    """From a residual vector to logits.
+
+    `next_norms` holds, per site, the norm that the next sub-layer applies (lens "next"). It exists
+    for sensitivity analysis: at 16.8 bits where the final norm reads 2.0 (Llama-3-8B, layer 26) it
+    is no lens of the model's output.
+    """
+
+    norm: Norm
+    next_norms: dict[Site, Norm]
+    W_U: Float[Tensor, "d_model d_vocab"]
+    b_U: Float[Tensor, " d_vocab"] | None
+    logit_scale: float = 1.0
+    soft_cap: float | None = None
+
+    def normed(
+        self, resid: Float[Tensor, "*cell d_model"], lens: Lens, site: Site
+    ) -> Float[Tensor, "*cell d_model"]:
+        """The residual as `lens` presents it to the head, float32, norm statistics recomputed."""
+        resid = resid.float()
+        if lens == "raw":
+            return resid
+        if lens == "final":
+            return self.norm(resid).float()
+        if site not in self.next_norms:
+            raise ModelError(
+                f"the lens 'next' has no norm at {site.point} of layer {site.layer}: this model "
+                "does not expose one there. Use the lens 'final' or leave that point out."
+            )
+        return self.next_norms[site](resid).float()
+
+    def logits(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
+        """Logits of an already normed residual, float32; the product runs in the head's dtype."""
+        logits = (normed.to(self.W_U.dtype) @ self.W_U).float()
+        if self.b_U is not None:
+            logits += self.b_U.float()
+        if self.logit_scale != 1.0:
+            logits *= self.logit_scale
+        if self.soft_cap is not None:
+            logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
+        return logits
+
+    def __call__(
+        self, resid: Float[Tensor, "*cell d_model"], lens: Lens, site: Site
+    ) -> Float[Tensor, "*cell d_vocab"]:
+        """Logits of a residual vector under `lens` at `site`."""
+        return self.logits(self.normed(resid, lens, site))
+
+
+def readout_of(bridge: torch.nn.Module, hf_config: object | None) -> Readout:
+    """Build the readout of a TransformerLens model (bridge or HookedTransformer).
+
+    Raises ModelError when the model has no final norm or head of its own.
+    """
+    for part in ("ln_final", "W_U", "blocks"):
+        if getattr(bridge, part, None) is None:
+            raise ModelError(
+                f"this model has no {part}. lensbench reads logits through the model's own final "
+                "norm and head only; a model without them cannot be read."
+            )
+    cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
+    bias = bridge.b_U
+    return Readout(
+        norm=_float32_norm(bridge.ln_final),
+        next_norms=_next_norms(bridge),
+        W_U=bridge.W_U.detach(),
+        b_U=None if bias is None or not bool(bias.any()) else bias.detach(),
+        logit_scale=_logit_scale(hf_config),
+        soft_cap=float(cap) if cap is not None and cap > 0 else None,
+    )
+
+
+def _next_norms(bridge: torch.nn.Module) -> dict[Site, Norm]:
+    """What the next sub-layer applies: ln1 of the next block, ln2 after attention, ln_final last.
+
+    Sites whose next norm the model does not expose (parallel attention has no ln2) are left out.
+    """
+    blocks = list(bridge.blocks)
+    following = [getattr(block, "ln1", None) for block in blocks] + [bridge.ln_final]
+    modules = {Site("embed", 0): following[0]}
+    for layer, block in enumerate(blocks, start=1):
+        modules[Site("resid_mid", layer)] = getattr(block, "ln2", None)
+        modules[Site("resid_post", layer)] = following[layer]
+    return {site: _float32_norm(module) for site, module in modules.items() if module is not None}
+
+
+def _float32_norm(module: torch.nn.Module) -> Norm:
+    """TransformerLens' norm modules compute in float32 and keep the input's shape and dtype.
+
+    They expect [batch, position, d_model]; statistics are per vector, so cells may stand as
+    positions.
+    """
+
+    def norm(resid: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_model"]:
+        flat = resid.reshape(1, -1, resid.shape[-1])
+        return module(flat).reshape(resid.shape)
+
+    return norm
+
+
+def _logit_scale(hf_config: object | None) -> float:
+    """Cohere multiplies its logits by `logit_scale`, Granite divides them by `logits_scaling`."""
+    scale = getattr(hf_config, "logit_scale", None)
+    if scale is not None:
+        return float(scale)
+    divisor = getattr(hf_config, "logits_scaling", None)
+    return 1.0 if divisor is None else 1.0 / float(divisor)

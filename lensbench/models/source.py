@@ -1,0 +1,239 @@
+"""Where models live: names become folders, and a folder is checked before anything loads it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.models.families import FAMILIES, Family, family_for_alias, nearest_aliases
+
+_INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_MAX_HEADER = 100_000_000  # the limit in the safetensors library itself
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model by name, and the folder that holds it if it is on this machine."""
+
+    name: str  # what users see: the alias, the hub name or the folder's path as given
+    folder: Path | None
+    family: Family | None = None
+    hub_name: str | None = None
+
+    def require_folder(self) -> Path:
+        """The folder, checked to be complete; a ModelError names the command that fetches it."""
+        if self.folder is None:
+            raise ModelError(
+                f"{self.name} is not on this machine yet. Fetch it with: lensbench pull {self.name}"
+            )
+        fetchable = self.hub_name is not None or self.family is not None
+        check_folder(self.folder, pull_name=self.name if fetchable else None)
+        return self.folder
+
+
+def cache_dir() -> Path:
+    """Where lensbench keeps what it makes and can make again; LENSBENCH_CACHE overrides it."""
+    override = os.environ.get("LENSBENCH_CACHE")
+    if override:
+        return Path(override).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("lensbench"))
+
+
+def model_folder(family: Family) -> Path:
+    """The folder in lensbench's cache that a model from packages is converted into."""
+    return cache_dir() / "models" / family.alias
+
+
+def locate(name: str) -> Located:
+    """Find a model by alias, hub name (org/model) or folder, without touching the network.
+
+    A known alias or hub name wins over a folder that happens to have the same name, so that the
+    same command means the same model everywhere; write ./gpt2 for a folder called gpt2.
+    Raises ModelError when the name is none of these, or is a folder that is not there.
+    """
+    family = family_for_alias(name)
+    if family is not None:
+        return _locate_family(family)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Located(name, path)
+    if path.is_file():
+        raise ModelError(f"{name} is a file. Give the folder that holds it: {path.parent}")
+    if _looks_like_path(name):
+        raise ModelError(f"There is no folder {name}. Check the path (relative to {Path.cwd()}).")
+    if name.count("/") == 1 and all(name.split("/")):
+        return Located(name, _hub_snapshot(name), hub_name=name)
+    raise ModelError(_unknown_name(name))
+
+
+def _locate_family(family: Family) -> Located:
+    if family.hub_name is not None:
+        folder = _hub_snapshot(family.hub_name)
+        return Located(family.alias, folder, family, family.hub_name)
+    converted = model_folder(family)
+    return Located(family.alias, converted if converted.is_dir() else None, family)
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "~", "/", "\\")) or "\\" in name or name.count("/") > 1
+
+
+def _unknown_name(name: str) -> str:
+    near = nearest_aliases(name)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    known = ", ".join(family.alias for family in FAMILIES)
+    return (
+        f"No model is called {name!r}. {hint}Give one of {known}; "
+        "or a folder, or a hub name like org/model."
+    )
+
+
+def _hub_snapshot(hub_name: str) -> Path | None:
+    """The model's folder in the Hugging Face cache, or None when it was never fetched.
+
+    A config.json is the sign that the model itself was fetched: other tools cache a lone tokenizer.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(hub_name, "config.json")
+    except HFValidationError as error:
+        raise ModelError(f"{hub_name!r} is not a hub name like org/model: {error}") from error
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def gguf_file(folder: Path) -> Path | None:
+    """The folder's GGUF file when its weights are in that format, else None (safetensors)."""
+    if any(folder.glob("*.safetensors")):
+        return None
+    found = sorted(folder.glob("*.gguf"))
+    return found[0] if len(found) == 1 else None
+
+
+def check_folder(folder: Path, pull_name: str | None = None) -> None:
+    """Raise InputProblems with everything that would stop this folder from loading as a model.
+
+    Reads names, sizes and headers only, never a tensor. `pull_name` is the name to fetch the model
+    by again, when it did not come from the user's own folder.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"There is no folder {folder}. Check the path.")
+    if gguf_file(folder) is not None:  # carries its own config and tokenizer
+        return
+    again = f"Fetch it again with: lensbench pull {pull_name}" if pull_name else ""
+    problems = _config_problems(folder, again) + _tokenizer_problems(folder, again)
+    problems += _missing_weights(folder, again) + _damaged_weights(folder, again)
+    if problems:
+        raise InputProblems(problems)
+
+
+def _config_problems(folder: Path, again: str) -> list[Problem]:
+    path = folder / "config.json"
+    if path.is_file():
+        return []
+    if (folder / "adapter_config.json").is_file():
+        remedy = "This is an adapter, not a model: give the folder of the model it was trained on"
+    else:
+        remedy = again or "Give the folder that save_pretrained or the hub wrote"
+    return [Problem(str(path), "is missing", remedy)]
+
+
+def _tokenizer_problems(folder: Path, again: str) -> list[Problem]:
+    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return []
+    remedy = again or "Save it beside the model: tokenizer.save_pretrained(folder)"
+    what = f"no tokenizer (none of {', '.join(_TOKENIZER_FILES)})"
+    return [Problem(str(folder), what, remedy)]
+
+
+def _missing_weights(folder: Path, again: str) -> list[Problem]:
+    """No weights at all, weights in a format that is not loaded, or shards that are not there."""
+    if (folder / _INDEX).is_file():
+        return _missing_shards(folder / _INDEX, again)
+    if any(folder.glob("*.safetensors")):
+        return []
+    if len(list(folder.glob("*.gguf"))) > 1:
+        what = "holds more than one GGUF file"
+        return [Problem(str(folder), what, "Keep one model in a folder of its own")]
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return [_pickle_problem(folder, pickles)]
+    remedy = again or "lensbench loads safetensors or GGUF: put model.safetensors there"
+    return [Problem(str(folder), "no weights (*.safetensors or *.gguf)", remedy)]
+
+
+def _pickle_problem(folder: Path, pickles: list[str]) -> Problem:
+    """Unpickling runs whatever code the file holds, so lensbench never does it."""
+    convert = (
+        'python -c "from transformers import AutoModelForCausalLM as M; '
+        f'M.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"'
+    )
+    what = f"the weights are only there as pickles ({', '.join(pickles[:3])}), which can run code"
+    remedy = (
+        f"lensbench loads safetensors or GGUF. If you trust the files, convert them once: {convert}"
+    )
+    return Problem(str(folder), what, remedy)
+
+
+def _missing_shards(index: Path, again: str) -> list[Problem]:
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        remedy = again or "Copy it from the source again"
+        return [Problem(str(index), f"is not a list of shards ({error!r})", remedy)]
+    missing = [name for name in shards if not (index.parent / name).is_file()]
+    if not missing:
+        return []
+    what = f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing)}"
+    return [Problem(str(index), what, again or "Copy them into the folder")]
+
+
+def _damaged_weights(folder: Path, again: str) -> list[Problem]:
+    remedy = again or "Copy it from the source again"
+    findings = ((path, damage(path)) for path in sorted(folder.glob("*.safetensors")))
+    return [Problem(str(path), what, remedy) for path, what in findings if what]
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a safetensors file, from its header and size alone; None when whole.
+
+    The format: 8 bytes header length (little-endian), a JSON header whose `data_offsets` count
+    from the end of the header, then the tensors. Its last offset therefore gives the file's size.
+    """
+    if not path.is_file():
+        return "is a link to a file that is not there"
+    actual = path.stat().st_size
+    with path.open("rb") as handle:
+        first = handle.read(len(_LFS_POINTER))
+        if first == _LFS_POINTER:
+            return "is a git-lfs pointer, not the weights (git lfs pull fetches them)"
+        length = int.from_bytes(first[:8], "little")
+        if len(first) < 8 or length > _MAX_HEADER:
+            return f"is not a safetensors file (no header; {actual:,} bytes)"
+        if 8 + length > actual:
+            return f"is cut off: expected at least {8 + length:,} bytes, found {actual:,}"
+        handle.seek(8)
+        header = handle.read(length)
+    return _wrong_size(header, actual)
+
+
+def _wrong_size(header: bytes, actual: int) -> str | None:
+    try:
+        tensors = json.loads(header)
+        ends = [item["data_offsets"][1] for key, item in tensors.items() if key != "__metadata__"]
+        expected = 8 + len(header) + max(ends, default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        return f"has a damaged header ({error!r})"
+    if expected == actual:
+        return None
+    state = "is cut off" if actual < expected else "is longer than its header says"
+    return f"{state}: expected {expected:,} bytes, found {actual:,}"

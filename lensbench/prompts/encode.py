@@ -1,0 +1,222 @@
+"""A prompt as one tokenizer sees it: token ids, and the ids of answer and category, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.prompt import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template = Literal["plain", "chat"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """An answer or category as the tokens that follow the prompt; the first one is scored."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+    @property
+    def id(self) -> int:
+        """The scored token."""
+        return self.token_ids[0]
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A Prompt under one tokenizer.
+
+    `answer` is the answer as it follows `text` naturally: after a space, or without one where the
+    text ends in white space itself. `answer_bare` is the other form of the two.
+    `shared_with` names another answer of the set that starts with the same token.
+    """
+
+    prompt: Prompt
+    text: str
+    template: Template
+    token_ids: tuple[int, ...]
+    answer: Word | None = None
+    answer_bare: Word | None = None
+    category: Word | None = None
+    null_category: Word | None = None
+    shared_with: str | None = None
+
+
+class Encoder:
+    """Encodes prompts with a tokenizer's own defaults (its BOS), or with its chat template."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        n_ctx: int,
+        template: Template = "plain",
+        where: str = "prompts",
+    ) -> None:
+        if template == "chat" and not tokenizer.chat_template:
+            raise InputProblems(
+                [Problem(where, "this model's tokenizer has no chat template", "Use --template plain")]
+            )
+        self.tokenizer = tokenizer
+        self.n_ctx = n_ctx
+        self.template = template
+        self.where = where
+
+    def encode(self, prompt: Prompt, null_category: str | None = None) -> EncodedPrompt:
+        """Token ids of the prompt, its answer and its category.
+
+        Raises InputProblems: empty prompt, longer than the context, NUL bytes, an answer without
+        tokens or one that merges with the end of the prompt.
+        """
+        text = self._text(prompt)
+        token_ids = self._ids(text)
+        problems = self._text_problems(prompt, token_ids)
+        if problems:
+            raise InputProblems(problems)
+        spaced, bare = (" ", "") if not text[-1].isspace() else ("", " ")
+        words = {
+            "answer": self._word(prompt, text, token_ids, spaced, prompt.answer),
+            "category": self._word(prompt, text, token_ids, spaced, prompt.category),
+            "null_category": self._word(prompt, text, token_ids, spaced, null_category),
+        }
+        return EncodedPrompt(
+            prompt,
+            text,
+            self.template,
+            token_ids,
+            **words,
+            answer_bare=self._bare(text, token_ids, bare, prompt.answer),
+        )
+
+    def _text(self, prompt: Prompt) -> str:
+        """The prompt itself, or the start of a chat answer that begins with it."""
+        if self.template == "plain":
+            return prompt.prompt
+        turns = [
+            {"role": "user", "content": f"Complete this sentence: {prompt.prompt}"},
+            {"role": "assistant", "content": prompt.prompt},
+        ]
+        return str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        # A chat template writes its own BOS.
+        plain = self.template == "plain"
+        return tuple(self.tokenizer(text, add_special_tokens=plain).input_ids)
+
+    def _text_problems(self, prompt: Prompt, token_ids: Sequence[int]) -> list[Problem]:
+        found = []
+        if not prompt.prompt.strip():
+            found.append(("the prompt is empty", "Write a prompt or delete the row."))
+        if "\0" in prompt.prompt + (prompt.answer or ""):
+            found.append(("there is a NUL byte in it", "Save the file as plain UTF-8 text."))
+        if len(token_ids) > self.n_ctx:
+            length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
+            found.append((f"the prompt has {length}", "Shorten it."))
+        return [self._problem(prompt, what, remedy) for what, remedy in found]
+
+    def _problem(self, prompt: Prompt, what: str, remedy: str) -> Problem:
+        row = f"row {prompt.row}, " if prompt.row else ""
+        where = f"{self.where}, {row}id {prompt.id}"
+        return Problem(where, what, remedy, prompt_id=prompt.id)
+
+    def _word(
+        self, prompt: Prompt, text: str, token_ids: tuple[int, ...], joint: str, word: str | None
+    ) -> Word | None:
+        """`word` as the tokens that really follow the prompt, in its context."""
+        if word is None:
+            return None
+        whole = self._ids(text + joint + word)
+        tokens = self._following(token_ids, whole)
+        if tokens is None:
+            what = f"'{word}' merges with the end of the prompt when tokenised"
+            remedy = "End the prompt at a word boundary, without a trailing space."
+            raise InputProblems([self._problem(prompt, what, remedy)])
+        if not tokens or not word.strip():
+            what = f"'{word}' has no tokens of its own"
+            raise InputProblems([self._problem(prompt, what, "Give a word that can be said.")])
+        return Word(word, tokens)
+
+    def _bare(
+        self, text: str, token_ids: tuple[int, ...], joint: str, word: str | None
+    ) -> Word | None:
+        """The other form of the answer, or None where it merges with the prompt ("isBerlin")."""
+        tokens = self._following(token_ids, self._ids(text + joint + word)) if word else None
+        return Word(word, tokens) if word and tokens else None
+
+    def _following(
+        self, start: tuple[int, ...], whole: tuple[int, ...]
+    ) -> tuple[int, ...] | None:
+        """The tokens after `start`, without a closing special token; None if `start` changed."""
+        if start and start[-1] == self.tokenizer.eos_token_id and whole[-1] == start[-1]:
+            start, whole = start[:-1], whole[:-1]
+        return whole[len(start) :] if whole[: len(start)] == start else None
+
+
+def encode_all(
+    encoder: Encoder, prompts: Iterable[Prompt]
+) -> tuple[list[EncodedPrompt], list[Problem]]:
+    """Encode a set. Prompts that cannot be encoded become problems and the rest goes on."""
+    prompts = list(prompts)
+    null_of = null_categories(prompts)
+    encoded, problems = [], []
+    for prompt in prompts:
+        try:
+            encoded.append(encoder.encode(prompt, null_of.get(prompt.category or "")))
+        except InputProblems as error:
+            problems += error.problems
+    return mark_shared(encoded), problems
+
+
+def null_categories(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """For each category word another one of the set, as the chance level it is compared with."""
+    words = sorted({prompt.category for prompt in prompts if prompt.category})
+    if len(words) < 2:
+        return {}
+    return dict(zip(words, words[1:] + words[:1], strict=True))
+
+
+def mark_shared(encoded: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """Note on each prompt another answer of the set that starts with the same token, if any.
+
+    Such answers cannot be told apart by their first token, which is the one that is scored.
+    """
+    answers: dict[int, set[str]] = {}
+    for item in encoded:
+        if item.answer:
+            answers.setdefault(item.answer.id, set()).add(item.answer.text)
+    marked = []
+    for item in encoded:
+        others = sorted(answers[item.answer.id] - {item.answer.text}) if item.answer else []
+        marked.append(replace(item, shared_with=others[0]) if others else item)
+    return marked
+
+
+class TokenText:
+    """Token ids as the text they add, leading space included, whatever the tokenizer's kind.
+
+    SentencePiece tokenizers drop the leading space of a token decoded alone, so each is decoded
+    after an anchor and the anchor's text is taken off again.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._anchor = tokenizer("a", add_special_tokens=False).input_ids[-1:]
+        self._skip = len(tokenizer.decode(self._anchor))
+        self._text = lru_cache(maxsize=None)(self._decode)
+
+    def __call__(self, token_id: int) -> str:
+        """The text of one token."""
+        return self._text(token_id)
+
+    def _decode(self, token_id: int) -> str:
+        ids = [*self._anchor, token_id]
+        text = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return str(text)[self._skip :]

@@ -1,0 +1,127 @@
+"""Mid-layer top tokens that nothing in the prompt explains, measured against a stated chance."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lensbench.report.curves import first_or_none, own_and_chance
+from lensbench.report.groups import base_prompts, by_layer
+from lensbench.report.load import Record
+from lensbench.report.statistics import Estimate, clustered_bootstrap
+
+MIDDLE = (0.25, 0.75)  # relative depths that count as mid layers
+FREQUENT = 0.05  # a token on top for this share of a layer's prompts says nothing about one prompt
+FREQUENT_AT_LEAST = 2  # prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Anomalies:
+    """How often, and where exactly."""
+
+    shares: pd.DataFrame  # one row a measure
+    rows: pd.DataFrame  # one row a cell, the most confident first
+
+
+def find_anomalies(record: Record) -> Anomalies:
+    """Cells at mid layers whose top token is neither prompt, answer, category nor frequent."""
+    base = base_prompts(record)
+    tops = by_layer(record, "top_tokens", base, record.main_lens).map(first_or_none)
+    middle = [
+        layer for layer in tops if MIDDLE[0] <= layer / record.n_layers <= MIDDLE[1]
+    ]
+    tops = tops[middle].dropna()
+    prompts = base.reindex(tops.index)
+    related = [_related(prompt) for _, prompt in prompts.iterrows()]
+    odd, chance = pd.DataFrame(index=tops.index), pd.DataFrame(index=tops.index)
+    for layer in middle:
+        words = [_word(token) for token in tops[layer]]
+        explained = [own | _frequent(words) for own in related]
+        seen, by_chance = own_and_chance(words, explained)
+        odd[layer], chance[layer] = 1 - seen, 1 - by_chance
+    return Anomalies(_shares(odd, chance, prompts["relation"]), _rows(record, prompts, odd))
+
+
+def _word(token: str) -> str:
+    """A token's text without surrounding space and case: ` Berlin` and `berlin` are one word."""
+    return token.strip().casefold()
+
+
+def _related(prompt: pd.Series) -> frozenset[str]:
+    """The words that a prompt itself explains: its tokens, its answer, its category."""
+    named = [prompt["answer"], prompt["answer_token"], prompt["category"], prompt["subject"]]
+    return frozenset(_word(t) for t in [*prompt["tokens"], *named] if isinstance(t, str))
+
+
+def _frequent(words: list[str]) -> frozenset[str]:
+    """Words on top for many of a layer's prompts, and those without a letter or digit."""
+    at_least = max(FREQUENT * len(words), FREQUENT_AT_LEAST)
+    return frozenset(w for w, n in Counter(words).items() if n >= at_least or not _has_text(w))
+
+
+def _has_text(word: str) -> bool:
+    """Whether anything in it is more than punctuation, space or an unprintable character."""
+    return any(unicodedata.category(character)[0] not in "PZC" for character in word)
+
+
+def _shares(odd: pd.DataFrame, chance: pd.DataFrame, relation: pd.Series) -> pd.DataFrame:
+    """Observed and chance share of cells, and their difference, over prompts."""
+    columns = {
+        "observed_share": odd.mean(axis=1),
+        "chance_share": chance.mean(axis=1),
+        "observed_minus_chance_points": odd.mean(axis=1) - chance.mean(axis=1),
+    }
+    nothing = "no mid layers recorded"
+    row: dict[str, object] = {
+        "cells": int(odd.size),
+        "anomalies": int(np.nansum(odd.to_numpy())) if odd.size else 0,
+    }
+    row |= {name: clustered_bootstrap(v, relation, nothing=nothing) for name, v in columns.items()}
+    return pd.DataFrame([row])
+
+
+def reading(shares: pd.DataFrame) -> str:
+    """What the observed share means beside chance, in words."""
+    difference: Estimate = shares["observed_minus_chance_points"].iloc[0]
+    if difference.low is None or difference.high is None:
+        return f"cannot tell ({difference.reason})"
+    if difference.high < 0:
+        return (
+            "fewer than chance: the mid-layer tokens belong to their own prompts more than to "
+            "other prompts of the set"
+        )
+    if difference.low > 0:
+        return "more than chance: the mid-layer tokens lead away from their own prompts"
+    return (
+        "no different from chance: another prompt's mid-layer token would look as odd here, so "
+        "these tokens are no evidence about single prompts"
+    )
+
+
+def _rows(record: Record, prompts: pd.DataFrame, odd: pd.DataFrame) -> pd.DataFrame:
+    """The anomalous cells themselves: prompt, layer, token and its probability."""
+    columns = ["prompt_id", "relation", "prompt", "layer", "depth", "token", "prob"]
+    cells = odd.stack()
+    chosen = cells[cells == 1].index
+    tokens = by_layer(record, "top_tokens", prompts, record.main_lens)
+    probs = by_layer(record, "top_probs", prompts, record.main_lens)
+    rows = [
+        (
+            prompt_id,
+            prompts.at[prompt_id, "relation"],
+            prompts.at[prompt_id, "prompt"],
+            int(layer),
+            int(layer) / record.n_layers,
+            tokens.at[prompt_id, layer][0],
+            float(probs.at[prompt_id, layer][0]),
+        )
+        for prompt_id, layer in chosen
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values(
+        ["prob", "prompt_id", "layer"], ascending=[False, True, True], ignore_index=True
+    )

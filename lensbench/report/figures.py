@@ -1,0 +1,302 @@
+"""Figures as SVG: transparent, in mid-tones that read on a white and on a dark page alike."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from lensbench.escape import printable, visible
+from lensbench.report.load import Record
+from lensbench.report.statistics import LATE_BINDING
+
+GREY = "#768390"
+# Mid-tones after Okabe & Ito's colour-blind safe palette.
+COLOURS = ("#2f81c7", "#d55e00", "#009e73", "#b8860b", "#c06a9c", "#56a0b5")
+DASHES = ("-", "--", "-.", ":")
+WIDTH = 9.6  # inches
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "lensbench",  # the same ids in every run
+    "text.parse_math": False,  # a token may contain $
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    **{
+        key: GREY
+        for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    },
+}
+
+
+def to_svg(draw: Callable[..., Figure], *arguments: object) -> bytes:
+    """Draw a figure in the house style; the same arguments give the same bytes."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # The viewer's fonts show the text; that ours lack a glyph only blurs the layout.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        target = io.BytesIO()
+        draw(*arguments).savefig(target, format="svg", metadata={"Date": None}, transparent=True)
+    return target.getvalue()
+
+
+def depth_curves(frame: pd.DataFrame) -> Figure:
+    """Entropy, KL and answer probability by relative depth."""
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+    panels = {
+        "entropy_bits": "entropy (bits)",
+        "kl_bits": "KL(model ‖ lens) (bits)",
+        "answer_prob": "probability of the answer",
+    }
+    for i, (axis, (column, title)) in enumerate(zip(figure.subplots(1, 3), panels.items())):
+        _ribbon(axis, frame["depth"], frame[column], COLOURS[i])
+        _depth_axis(axis, title)
+    return figure
+
+
+def emergence(frame: pd.DataFrame) -> Figure:
+    """Share of prompts with the answer at rank 1 by depth, facts against controls."""
+    curves = {
+        "answer_rank1_share": "answer at rank 1",
+        "answer_stays_share": "answer at rank 1 from here on",
+        "control_rank1_share": "controls: the same answer, another subject",
+    }
+    return _shares(frame, curves, "share of prompts", band=True)
+
+
+def category(frame: pd.DataFrame) -> Figure:
+    """Share of prompts with the category, another relation's category, the answer in the top 10."""
+    curves = {
+        "category_top10_share": "category",
+        "answer_top10_share": "answer",
+        "null_category_top10_share": "another relation's category (chance)",
+    }
+    return _shares(frame, curves, "share of prompts, in the top 10")
+
+
+def copying(frame: pd.DataFrame) -> Figure:
+    """Share of prompts whose top token is one of their own tokens, beside chance."""
+    curves = {"copied_share": "top token is in the prompt", "chance_share": "chance"}
+    return _shares(frame, curves, "share of prompts")
+
+
+def relations(frame: pd.DataFrame) -> Figure:
+    """Median emergence depth per relation, with intervals and how many are answered."""
+    answered = [round(e.value * n) for e, n in zip(frame["answered_share"], frame["count"])]
+    labels = [
+        f"{printable(name)}  ({k}/{n})"
+        for name, k, n in zip(frame["relation"], answered, frame["count"])
+    ]
+    return _forest(frame, labels, "median depth (in brackets: answered prompts)")
+
+
+def models_forest(frame: pd.DataFrame) -> Figure:
+    """Median emergence depth per model, with intervals, against the claimed band."""
+    return _forest(frame, [printable(name) for name in frame["model"]], "median depth")
+
+
+def models_curves(frame: pd.DataFrame) -> Figure:
+    """Four curves of every model on equal relative depth."""
+    figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]
+    panels = {
+        "answer_rank1_share": "share with the answer at rank 1",
+        "answer_prob": "probability of the answer",
+        "entropy_bits": "entropy (bits)",
+        "kl_bits": "KL(model ‖ lens) (bits)",
+    }
+    for axis, (column, title) in zip(figure.subplots(2, 2).flat, panels.items()):
+        stem, unit = column.rsplit("_", 1)
+        for i, (model, rows) in enumerate(frame.groupby("model", sort=False)):
+            low, high = rows[f"{stem}_low_{unit}"], rows[f"{stem}_high_{unit}"]
+            colour = COLOURS[i % len(COLOURS)]
+            axis.fill_between(rows["depth"], low, high, color=colour, alpha=0.2, linewidth=0)
+            style = DASHES[i % len(DASHES)]
+            axis.plot(rows["depth"], rows[column], style, color=colour, label=printable(str(model)))
+        _depth_axis(axis, title)
+        if unit == "share":
+            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3))
+    return figure
+
+
+def heat_map(record: Record, prompt_id: str, most_positions: int = 12) -> Figure:
+    """Layer x position: the top token in each cell, coloured by its probability.
+
+    A frame marks the cells in which the answer is at rank 1. Long prompts: the last positions.
+    """
+    cells = heat_map_cells(record, prompt_id)
+    positions = sorted(cells["position"].unique())[-most_positions:]
+    cells = cells[cells["position"].isin(positions)]
+    n, width = record.n_layers + 1, len(positions)
+    figure = Figure(figsize=(max(1.02 * width, 3) + 1.8, 0.27 * n + 1.2), layout="constrained")
+    axis = figure.subplots()
+    colours, grid = mpl.colormaps["viridis"], np.full((n, width), np.nan)
+    for row in cells.itertuples():
+        x, y = positions.index(row.position), int(row.layer)
+        grid[y, x] = row.top_probs[0]
+        axis.text(
+            x,
+            y,
+            shortened(row.top_tokens[0]),
+            color=_readable_on(colours(grid[y, x])),
+            ha="center",
+            va="center",
+            fontsize=9,
+            clip_on=True,
+        )
+        if row.answer_rank == 1:
+            frame = (x - 0.47, y - 0.44)
+            axis.add_patch(Rectangle(frame, 0.94, 0.88, fill=False, edgecolor="#ff7f2a", lw=1.8))
+    edges = np.arange(width + 1) - 0.5, np.arange(n + 1) - 0.5
+    mesh = axis.pcolormesh(
+        *edges, grid, cmap=colours, vmin=0, vmax=1, edgecolors="face", linewidth=0.2
+    )
+    _heat_map_axes(axis, record, cells, positions)
+    bar = figure.colorbar(mesh, ax=axis, label="probability of the top token", aspect=30, pad=0.02)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def heat_map_cells(record: Record, prompt_id: str) -> pd.DataFrame:
+    """All positions of one prompt, by the main lens, at the embedding and after each block."""
+    rows = record.lens
+    return rows[
+        (rows["prompt_id"] == prompt_id)
+        & (rows["lens"] == record.main_lens)
+        & rows["point"].isin(["embed", "resid_post"])
+    ].sort_values(["layer", "position"])
+
+
+def heat_map_prompts(record: Record, most: int = 4) -> list[str]:
+    """The first prompts that have more than their last position recorded."""
+    rows = record.lens[~record.lens["is_last"]]
+    return list(dict.fromkeys(rows["prompt_id"]))[:most]
+
+
+def shortened(token: str, width: int = 9) -> str:
+    """A token made visible and cut to `width` columns; wide characters count as two."""
+    text, used = visible(token), 0
+    for i, character in enumerate(text):
+        used += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if used > width:
+            return text[: max(i - 1, 1)] + "…"
+    return text
+
+
+def _heat_map_axes(
+    axis: Axes, record: Record, cells: pd.DataFrame, positions: Sequence[int]
+) -> None:
+    tokens = cells.drop_duplicates("position").set_index("position")["token"]
+    names = [shortened(tokens[position], 10) for position in positions]
+    axis.set_xticks(range(len(positions)), names, fontsize=9.5)
+    step = 1 if record.n_layers <= 40 else 2
+    axis.set_yticks(range(0, record.n_layers + 1, step))
+    axis.tick_params(length=0)
+    axis.set(xlim=(-0.5, len(positions) - 0.5), ylim=(-0.5, record.n_layers + 0.5))
+    axis.set(xlabel="position (its token)", ylabel="layer (0: embedding)")
+    axis.spines[:].set_visible(False)
+
+
+def _readable_on(colour: tuple[float, float, float, float]) -> str:
+    """Near-black or near-white, whichever stands out (relative luminance, ITU-R BT.709)."""
+    red, green, blue = (c**2.2 for c in colour[:3])
+    return "#111111" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "#f4f4f4"
+
+
+def _shares(
+    frame: pd.DataFrame, curves: dict[str, str], title: str, band: bool = False
+) -> Figure:
+    """Curves of shares with ribbons, in one panel with the legend above."""
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    axis = figure.subplots()
+    for i, (column, label) in enumerate(curves.items()):
+        if any(e.value is not None for e in frame[column]):
+            _ribbon(axis, frame["depth"], frame[column], COLOURS[i], label, DASHES[i])
+    if band:
+        _band(axis)
+    _depth_axis(axis, "")
+    axis.set_ylabel(title)
+    axis.set_ylim(-0.02, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _forest(frame: pd.DataFrame, labels: list[str], title: str) -> Figure:
+    """A row each: two median depths with their intervals, against the claimed band."""
+    names = {"answer_first_depth": "first at rank 1", "answer_stays_depth": "stays at rank 1"}
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(labels)), layout="constrained")
+    axis = figure.subplots()
+    for i, (column, name) in enumerate(names.items()):
+        points = [(y, e) for y, e in enumerate(frame[column]) if e.value is not None]
+        for y, e in points:
+            if e.low is not None:
+                axis.plot([e.low, e.high], [y + 0.3 * i - 0.15] * 2, color=COLOURS[i], alpha=0.65)
+        axis.plot(
+            [e.value for _, e in points],
+            [y + 0.3 * i - 0.15 for y, _ in points],
+            "os"[i],
+            color=COLOURS[i],
+            label=name,
+        )
+    for y, e in enumerate(frame["answer_first_depth"]):
+        if e.value is None:
+            axis.text(0.02, y, f"n/a ({e.reason})", va="center", fontsize=9)
+    _band(axis)
+    _depth_axis(axis, "")
+    axis.set_xlabel(title)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def _band(axis: Axes) -> None:
+    """The published claim: answers emerge between these depths."""
+    axis.axvspan(*LATE_BINDING, color=GREY, alpha=0.22, linewidth=0, label="claimed: 75-85 %")
+
+
+def _ribbon(
+    axis: Axes,
+    depth: pd.Series,
+    points: pd.Series,
+    colour: str,
+    label: str | None = None,
+    dashes: str = "-",
+) -> None:
+    """A curve of Estimates with its 95 % interval as a ribbon."""
+    parts = [
+        [np.nan if (v := getattr(e, part)) is None else v for e in points]
+        for part in ("value", "low", "high")
+    ]
+    axis.fill_between(depth, parts[1], parts[2], color=colour, alpha=0.22, linewidth=0)
+    axis.plot(depth, parts[0], dashes, color=colour, label=label)
+
+
+def _depth_axis(axis: Axes, title: str) -> None:
+    axis.set_title(title)
+    axis.set_xlim(-0.01, 1.01)
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_xlabel("depth")
+    axis.grid(True, axis="both")

@@ -1,0 +1,78 @@
+"""Capture: one forward pass that keeps only the residual vectors somebody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.models.model import LensModel
+from lensbench.models.readout import Site
+from lensbench.residuals.batch import Batch
+
+Cell = tuple[int, int]  # (row of the batch, column of the batch)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """`stream[s, c]` is the residual vector of cell c at site s; `logits` are the model's own."""
+
+    sites: list[Site]
+    cells: list[Cell]
+    stream: Float[Tensor, "site cell d_model"]
+    logits: Float[Tensor, "batch pos d_vocab"]
+
+    def at(self, site: Site) -> Float[Tensor, "cell d_model"]:
+        """The residual vectors of all cells at one site."""
+        return self.stream[self.sites.index(site)]
+
+    def model_logits(self, cells: slice) -> Float[Tensor, "cell d_vocab"]:
+        """The model's own logits at some of the cells, float32."""
+        rows, columns = zip(*self.cells[cells], strict=True)
+        return self.logits[list(rows), list(columns)].float()
+
+
+def capture(
+    model: LensModel, batch: Batch, sites: Sequence[Site], cells: Sequence[Cell]
+) -> Residuals:
+    """Run `batch` once and keep the residual stream at `sites`, for `cells` only.
+
+    Memory beyond the forward pass itself: `len(sites) * len(cells) * d_model` numbers.
+    """
+    sites, cells = list(sites), list(cells)
+    rows, columns = (list(part) for part in zip(*cells, strict=True))
+    stream = torch.empty(
+        (len(sites), len(cells), model.d_model), dtype=torch.float32, device=model.device
+    )
+
+    def keep(index: int) -> Callable[..., None]:
+        def hook(resid: Float[Tensor, "batch pos d_model"], hook: object) -> None:
+            stream[index] = resid[rows, columns].detach()
+
+        return hook
+
+    hooks = [(_hook_name(site), keep(index)) for index, site in enumerate(sites)]
+    with torch.inference_mode():
+        logits = _forward(model, batch, hooks)
+    return Residuals(sites, cells, stream, logits)
+
+
+def _forward(
+    model: LensModel, batch: Batch, hooks: list[tuple[str, Callable[..., None]]]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The model's own logits. TransformerLens 3's HookedTransformer makes its own position ids."""
+    inputs = {"attention_mask": batch.attention_mask.to(model.device)}
+    if type(model.bridge).__name__ != "HookedTransformer":
+        inputs["position_ids"] = batch.position_ids.to(model.device)
+    ids = batch.token_ids.to(model.device)
+    return model.bridge.run_with_hooks(ids, fwd_hooks=hooks, return_type="logits", **inputs)
+
+
+def _hook_name(site: Site) -> str:
+    if site.point == "embed":
+        return "blocks.0.hook_resid_pre"
+    kind = "mid" if site.point == "resid_mid" else "post"
+    return f"blocks.{site.layer - 1}.hook_resid_{kind}"
