@@ -1,4 +1,4 @@
-"""Synthetic records for the tests of the reports: made by rule, with tokens meant to break things."""
+"""Synthetic records for the tests of the reports, with tokens that are meant to break things."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def _relation(r: int, settings: Settings, word: Vocabulary) -> list[dict[str, An
         subject, answer = f"Sub{r}{i}", f"Ans{r}{i}"
         base = f"r{r}-{i:02d}"
         nasty = NASTY[(r * settings.per_relation + i) % len(NASTY)]
-        rows.append(_prompt(base, r, ["The", f" rel{r}", " of", f" {subject}", nasty], answer, word))
+        rows.append(
+            _prompt(base, r, ["The", f" rel{r}", " of", f" {subject}", nasty], answer, word)
+        )
         if i % 2 == 0:
             other = ["The", f" rel{r}", " of", " Nowhere", " is"]
             rows.append(_prompt(f"{base}-c", r, other, answer, word, control_of=base))
@@ -211,7 +213,9 @@ def _lens_rows(
                     "answer_rank": rank,
                     "answer_margin_bits": math.log2(prob) + 1,
                     "category_rank": category if prompt["category"] else None,
-                    "null_category_rank": int(8 + rng.integers(900)) if prompt["category"] else None,
+                    "null_category_rank": int(8 + rng.integers(900))
+                    if prompt["category"]
+                    else None,
                     "resid_norm": 1.0 + layer,
                     "cos_final": layer / n,
                     "top_ids": [word(t) for t in tokens],
@@ -236,7 +240,9 @@ def _milestones(
         "category_top10": lambda row: (row["category_rank"] or 99) <= 10,
         "null_category_top10": lambda row: (row["null_category_rank"] or 99) <= 10,
     }
-    found = {name: next((r["layer"] for r in rows if test(r)), None) for name, test in tests.items()}
+    found = {
+        name: next((r["layer"] for r in rows if test(r)), None) for name, test in tests.items()
+    }
     stays = settings.n_layers + 1
     while stays > 0 and rows[stays - 1]["answer_rank"] == 1:
         stays -= 1

@@ -39,7 +39,8 @@ class LensSettings:
     """What is read where. The same settings and prompts give the same numbers.
 
     `layers` counts from 0 (embedding) to n_layers (after the last block); None is all of them.
-    `positions` is "last", "all", or indices into the prompt (negative from its end).
+    `positions` is "last", "all", "earlier" (all but the last), or indices into the prompt (negative
+    ones from its end).
     """
 
     lenses: tuple[Lens, ...] = ("final",)
@@ -119,6 +120,8 @@ def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
         return list(range(length))
     if positions == "last":
         return [length - 1]
+    if positions == "earlier":
+        return list(range(length - 1))
     chosen = [int(p) + length if int(p) < 0 else int(p) for p in positions]
     strange = [p for p in chosen if not 0 <= p < length]
     if strange:

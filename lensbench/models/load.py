@@ -203,14 +203,17 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 
 @contextmanager
 def _private_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Iterator[PreTrainedTokenizerBase]:
-    """A copy for TransformerLens, which rewrites BOS settings and reloads from a saved folder.
+    """A copy for TransformerLens, which rewrites BOS settings; lensbench tokenises by itself.
 
-    lensbench tokenises by itself, with the tokenizer as its authors made it.
+    TransformerLens reloads a tokenizer that has a BOS token and does not say that it adds it, so
+    one that adds it anyway says so here, and any other comes from a saved folder.
     """
     from transformers import AutoTokenizer
 
-    if tokenizer.bos_token is None or getattr(tokenizer, "add_bos_token", False):
-        yield copy.deepcopy(tokenizer)
+    if tokenizer.bos_token is None or tokenizer("a").input_ids[0] == tokenizer.bos_token_id:
+        own = copy.deepcopy(tokenizer)
+        own.init_kwargs["add_bos_token"] = True
+        yield own
         return
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

@@ -48,7 +48,7 @@ LENS = pa.schema(
         ("lens", pa.string()),  # LENSES
         ("point", pa.string()),  # POINTS
         ("layer", pa.int16()),  # 0 = embedding, i = in or after block i (1-based)
-        ("depth", pa.float32()),  # layer / n_layers; resid_mid: (layer - 1/2) / n_layers
+        ("depth", pa.float64()),  # layer / n_layers; resid_mid: (layer - 1/2) / n_layers
         ("position", pa.int32()),  # 0-based, counted without padding
         ("is_last", pa.bool_()),  # the prompt's last position: where the answer is predicted
         ("token_id", pa.int32()),  # the token at `position`
@@ -98,7 +98,7 @@ MILESTONE_TABLE = pa.schema(
         for name in MILESTONES
         for field in (
             (f"{name}_layer", pa.int16()),
-            (f"{name}_depth", pa.float32()),
+            (f"{name}_depth", pa.float64()),
             (f"{name}_reason", pa.string()),  # why the layer is null; null when it is not
         )
     ]

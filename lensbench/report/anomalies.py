@@ -31,17 +31,15 @@ def find_anomalies(record: Record) -> Anomalies:
     """Cells at mid layers whose top token is neither prompt, answer, category nor frequent."""
     base = base_prompts(record)
     tops = by_layer(record, "top_tokens", base, record.main_lens).map(first_or_none)
-    middle = [
-        layer for layer in tops if MIDDLE[0] <= layer / record.n_layers <= MIDDLE[1]
-    ]
-    tops = tops[middle].dropna()
+    depth = tops.columns.to_numpy(dtype=float) / record.n_layers
+    tops = tops.loc[:, (depth >= MIDDLE[0]) & (depth <= MIDDLE[1])].dropna()
     prompts = base.reindex(tops.index)
     related = [_related(prompt) for _, prompt in prompts.iterrows()]
     odd, chance = pd.DataFrame(index=tops.index), pd.DataFrame(index=tops.index)
-    for layer in middle:
+    for layer in tops:
         words = [_word(token) for token in tops[layer]]
-        explained = [own | _frequent(words) for own in related]
-        seen, by_chance = own_and_chance(words, explained)
+        frequent = _frequent(words)
+        seen, by_chance = own_and_chance(words, [own | frequent for own in related])
         odd[layer], chance[layer] = 1 - seen, 1 - by_chance
     return Anomalies(_shares(odd, chance, prompts["relation"]), _rows(record, prompts, odd))
 
@@ -105,21 +103,20 @@ def reading(shares: pd.DataFrame) -> str:
 def _rows(record: Record, prompts: pd.DataFrame, odd: pd.DataFrame) -> pd.DataFrame:
     """The anomalous cells themselves: prompt, layer, token and its probability."""
     columns = ["prompt_id", "relation", "prompt", "layer", "depth", "token", "prob"]
-    cells = odd.stack()
-    chosen = cells[cells == 1].index
-    tokens = by_layer(record, "top_tokens", prompts, record.main_lens)
+    tops = by_layer(record, "top_tokens", prompts, record.main_lens)
     probs = by_layer(record, "top_probs", prompts, record.main_lens)
     rows = [
         (
             prompt_id,
             prompts.at[prompt_id, "relation"],
             prompts.at[prompt_id, "prompt"],
-            int(layer),
-            int(layer) / record.n_layers,
-            tokens.at[prompt_id, layer][0],
-            float(probs.at[prompt_id, layer][0]),
+            layer,
+            layer / record.n_layers,
+            tops[layer][prompt_id][0],
+            float(probs[layer][prompt_id][0]),
         )
-        for prompt_id, layer in chosen
+        for layer in map(int, odd.columns)
+        for prompt_id in odd.index[odd[layer] == 1]
     ]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(

@@ -19,7 +19,7 @@ from lensbench.report.statistics import (
 
 
 def models_table(records: Sequence[Record]) -> pd.DataFrame:
-    """The headlines of every model: coverage, emergence depth, verdict, category before instance."""
+    """The headlines of every model: coverage, emergence, verdict, category before instance."""
     rows = []
     for record in records:
         first, stays = (milestone_depth(record, name) for name in EMERGENCE)
@@ -65,8 +65,8 @@ def _pair(a: Record, b: Record) -> dict[str, object]:
         ),
     }
     for name in EMERGENCE:
-        depths = [m[f"{name}_depth"].where(solved(m) == 1) for m in (right, left)]
-        row[f"{name}_difference_points"] = paired_difference(*depths, relation, "median")
+        ours, theirs = (m[f"{name}_depth"].where(solved(m) == 1) for m in (right, left))
+        row[f"{name}_difference_points"] = paired_difference(ours, theirs, relation, "median")
     return row
 
 

@@ -126,9 +126,9 @@ def on_grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _at_most(record: Record, column: str, prompts: pd.DataFrame, rank: int) -> pd.DataFrame:
-    """1 where the rank is `rank` or better, else 0 (also where there is no rank)."""
-    ranks = by_layer(record, column, prompts, record.main_lens)
-    return (ranks.astype(float) <= rank).astype(float)
+    """1 where the rank is `rank` or better, 0 where not, NaN where there is no rank."""
+    ranks = by_layer(record, column, prompts, record.main_lens).astype(float)
+    return (ranks <= rank).astype(float).where(ranks.notna())
 
 
 def _with_depth(record: Record, columns: dict[str, pd.Series]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
@@ -26,7 +27,7 @@ COLOURS = ("#2f81c7", "#d55e00", "#009e73", "#b8860b", "#c06a9c", "#56a0b5")
 DASHES = ("-", "--", "-.", ":")
 WIDTH = 9.6  # inches
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lensbench",  # the same ids in every run
     "text.parse_math": False,  # a token may contain $
@@ -42,10 +43,11 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.8,
     "grid.color": GREY,
     "grid.alpha": 0.25,
-    **{
-        key: GREY
-        for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    },
+    "text.color": GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
 }
 
 
@@ -67,7 +69,9 @@ def depth_curves(frame: pd.DataFrame) -> Figure:
         "kl_bits": "KL(model ‖ lens) (bits)",
         "answer_prob": "probability of the answer",
     }
-    for i, (axis, (column, title)) in enumerate(zip(figure.subplots(1, 3), panels.items())):
+    for i, (axis, (column, title)) in enumerate(
+        zip(figure.subplots(1, 3), panels.items(), strict=True)
+    ):
         _ribbon(axis, frame["depth"], frame[column], COLOURS[i])
         _depth_axis(axis, title)
     return figure
@@ -101,10 +105,10 @@ def copying(frame: pd.DataFrame) -> Figure:
 
 def relations(frame: pd.DataFrame) -> Figure:
     """Median emergence depth per relation, with intervals and how many are answered."""
-    answered = [round(e.value * n) for e, n in zip(frame["answered_share"], frame["count"])]
     labels = [
-        f"{printable(name)}  ({k}/{n})"
-        for name, k, n in zip(frame["relation"], answered, frame["count"])
+        f"{printable(row['relation'])} ({round((row['answered_share'].value or 0) * row['count'])}"
+        f"/{row['count']})"
+        for row in frame.to_dict("records")
     ]
     return _forest(frame, labels, "median depth (in brackets: answered prompts)")
 
@@ -116,15 +120,14 @@ def models_forest(frame: pd.DataFrame) -> Figure:
 
 def models_curves(frame: pd.DataFrame) -> Figure:
     """Four curves of every model on equal relative depth."""
-    figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]
+    figure = Figure(figsize=(WIDTH, 6.4), layout=ConstrainedLayoutEngine(h_pad=0.12))
     panels = {
         "answer_rank1_share": "share with the answer at rank 1",
         "answer_prob": "probability of the answer",
         "entropy_bits": "entropy (bits)",
         "kl_bits": "KL(model ‖ lens) (bits)",
     }
-    for axis, (column, title) in zip(figure.subplots(2, 2).flat, panels.items()):
+    for axis, (column, title) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         stem, unit = column.rsplit("_", 1)
         for i, (model, rows) in enumerate(frame.groupby("model", sort=False)):
             low, high = rows[f"{stem}_low_{unit}"], rows[f"{stem}_high_{unit}"]
@@ -145,27 +148,27 @@ def heat_map(record: Record, prompt_id: str, most_positions: int = 12) -> Figure
 
     A frame marks the cells in which the answer is at rank 1. Long prompts: the last positions.
     """
-    cells = heat_map_cells(record, prompt_id)
+    cells = heat_map_cells(record, record.lens[record.lens["prompt_id"] == prompt_id])
     positions = sorted(cells["position"].unique())[-most_positions:]
     cells = cells[cells["position"].isin(positions)]
     n, width = record.n_layers + 1, len(positions)
     figure = Figure(figsize=(max(1.02 * width, 3) + 1.8, 0.27 * n + 1.2), layout="constrained")
     axis = figure.subplots()
     colours, grid = mpl.colormaps["viridis"], np.full((n, width), np.nan)
-    for row in cells.itertuples():
-        x, y = positions.index(row.position), int(row.layer)
-        grid[y, x] = row.top_probs[0]
+    for row in cells.to_dict("records"):
+        x, y = positions.index(row["position"]), int(row["layer"])
+        grid[y, x] = row["top_probs"][0]
         axis.text(
             x,
             y,
-            shortened(row.top_tokens[0]),
+            shortened(row["top_tokens"][0]),
             color=_readable_on(colours(grid[y, x])),
             ha="center",
             va="center",
             fontsize=9,
             clip_on=True,
         )
-        if row.answer_rank == 1:
+        if row["answer_rank"] == 1:
             frame = (x - 0.47, y - 0.44)
             axis.add_patch(Rectangle(frame, 0.94, 0.88, fill=False, edgecolor="#ff7f2a", lw=1.8))
     edges = np.arange(width + 1) - 0.5, np.arange(n + 1) - 0.5
@@ -178,14 +181,10 @@ def heat_map(record: Record, prompt_id: str, most_positions: int = 12) -> Figure
     return figure
 
 
-def heat_map_cells(record: Record, prompt_id: str) -> pd.DataFrame:
-    """All positions of one prompt, by the main lens, at the embedding and after each block."""
-    rows = record.lens
-    return rows[
-        (rows["prompt_id"] == prompt_id)
-        & (rows["lens"] == record.main_lens)
-        & rows["point"].isin(["embed", "resid_post"])
-    ].sort_values(["layer", "position"])
+def heat_map_cells(record: Record, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of one prompt's lens rows: the main lens, at the embedding and after each block."""
+    kept = (rows["lens"] == record.main_lens) & rows["point"].isin(["embed", "resid_post"])
+    return rows[kept].sort_values(["layer", "position"])
 
 
 def heat_map_prompts(record: Record, most: int = 4) -> list[str]:
@@ -224,9 +223,7 @@ def _readable_on(colour: tuple[float, float, float, float]) -> str:
     return "#111111" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "#f4f4f4"
 
 
-def _shares(
-    frame: pd.DataFrame, curves: dict[str, str], title: str, band: bool = False
-) -> Figure:
+def _shares(frame: pd.DataFrame, curves: dict[str, str], title: str, band: bool = False) -> Figure:
     """Curves of shares with ribbons, in one panel with the legend above."""
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axis = figure.subplots()

@@ -15,6 +15,7 @@ from lensbench.report.groups import (
 from lensbench.report.load import Record
 from lensbench.report.statistics import (
     Estimate,
+    Statistic,
     clustered_bootstrap,
     late_binding_verdict,
     overlap,
@@ -25,8 +26,8 @@ EMERGENCE = {"answer_first": "reaches rank 1", "answer_stays": "stays at rank 1"
 
 
 def solved(rows: pd.DataFrame) -> pd.Series:
-    """Whether the model's own output has the answer at rank 1, as 0 and 1."""
-    return rows["solved"].fillna(False).astype(bool).astype(float)
+    """1 where the model's own output has the answer at rank 1, else 0; NaN without an answer."""
+    return rows["solved"].astype(float)
 
 
 def coverage(record: Record, prompts: pd.DataFrame) -> Estimate:
@@ -68,7 +69,7 @@ def coverage_table(record: Record) -> pd.DataFrame:
 
 
 def milestones_table(record: Record) -> pd.DataFrame:
-    """Per lens and milestone: median depth over the answered base prompts, and how many reach it."""
+    """Per lens and milestone: median depth over the answered base prompts, and who reach it."""
     rows = []
     for lens in record.lenses:
         answered = milestones_of(record, lens, base_prompts(record))
@@ -177,7 +178,7 @@ def _outcomes(record: Record, ids: pd.Series) -> pd.DataFrame:
     rows = rows.set_index("prompt_id").reindex(ids.to_numpy()).set_axis(ids.index)
     answered = solved(rows)
     depths = {f"{name}_depth": rows[f"{name}_depth"].where(answered == 1) for name in EMERGENCE}
-    return pd.DataFrame({"answered_share": answered.where(rows["solved"].notna()), **depths})
+    return pd.DataFrame({"answered_share": answered, **depths})
 
 
 def _paired_table(
@@ -187,17 +188,19 @@ def _paired_table(
     relation = linked["relation"]
     base, own = _outcomes(record, base_ids), _outcomes(record, linked.index.to_series())
     nothing = f"no {names[1]} prompts" if linked.empty else "no answered prompts"
-    kinds = {c: "mean" if c.endswith("share") else "median" for c in base}
+    kinds: dict[str, Statistic] = {
+        str(c): "mean" if str(c).endswith("share") else "median" for c in base
+    }
     rows: list[dict[str, object]] = [
-        {"measure": name}
-        | {c: clustered_bootstrap(side[c], relation, kinds[c], nothing) for c in side}
+        dict[str, object](measure=name)
+        | {c: clustered_bootstrap(side[c], relation, kind, nothing) for c, kind in kinds.items()}
         for name, side in zip(names, (base, own), strict=True)
     ]
     difference = {
         f"{c.rsplit('_', 1)[0]}_difference_points": paired_difference(
-            own[c], base[c], relation, kinds[c]
+            own[c], base[c], relation, kind
         )
-        for c in base
+        for c, kind in kinds.items()
     }
     return pd.DataFrame([*rows, {"measure": f"{names[1]} minus {names[0]}"} | difference])
 

@@ -1,4 +1,4 @@
-"""Records found and read: complete and of a schema this version knows, or an error with a remedy."""
+"""Records found and read: complete and of a known schema, or an error with a remedy."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
-            raise RecordsError(f"{path}: no such folder. Name a run folder made by `lensbench run`.")
+            raise RecordsError(
+                f"{path}: no such folder. Name a run folder made by `lensbench run`."
+            )
         for manifest in sorted(path.rglob(MANIFEST)):
             found.setdefault(manifest.parent.resolve(), manifest.parent)
     if not found:

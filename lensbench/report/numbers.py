@@ -14,7 +14,7 @@ _UNITS: dict[str, tuple[float, str, str]] = {
     "points": (100, "+.1f", " points"),
     "share": (100, ".1f", " %"),
     "depth": (100, ".1f", " %"),
-    "bits": (1, ".2f", " bits"),
+    "bits": (1, ".2f", ""),  # the column name says bits
     "prob": (1, ".3f", ""),
 }
 
@@ -29,10 +29,11 @@ def number(value: object, unit: str = "") -> str:
     """A number as text: shares and depths in per cent, counts whole, others in 4 digits."""
     if not isinstance(value, numbers.Real) or math.isnan(value):
         return "n/a (not recorded)"
+    plain = float(value)
     if not unit:
-        return f"{int(value)}" if float(value).is_integer() else f"{float(value):.4g}"
+        return f"{plain:.0f}" if plain.is_integer() else f"{plain:.4g}"
     scale, form, suffix = _UNITS[unit]
-    return f"{_plain(scale * float(value), form)}{suffix}"
+    return f"{_plain(scale * plain, form)}{suffix}"
 
 
 def estimate(value: Estimate, unit: str = "") -> str:
@@ -47,11 +48,11 @@ def estimate(value: Estimate, unit: str = "") -> str:
 
 
 def _plain(value: float, form: str) -> str:
-    """Formatted, and never a negative zero."""
+    """Formatted, and zero without a sign."""
     text = format(value, form)
-    return text.replace("-", "+" if "+" in form else "") if float(text) == 0 else text
+    return text.lstrip("+-") if float(text) == 0 else text
 
 
 def is_missing(value: object) -> bool:
     """None, NaN or NA: a cell without a value."""
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

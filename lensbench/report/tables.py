@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ class Table:
     frame: pd.DataFrame
     note: str = ""
 
-    def row(self, **labels: object) -> dict[str, object]:
+    def row(self, **labels: object) -> dict[str, Any]:
         """The one row with these labels, as column -> cell: how prose refers to a number."""
         frame = self.frame
         for column, label in labels.items():
@@ -203,5 +204,5 @@ _PARTS = {
 def layers_shown(table: Table, steps: int = 11) -> pd.DataFrame:
     """About `steps` rows of a curve at even depths, ends included: enough to read in text."""
     n = len(table.frame)
-    rows = np.unique(np.linspace(0, n - 1, min(steps, n)).round().astype(int)) if n else []
-    return table.frame.iloc[rows]
+    rows = np.linspace(0, max(n - 1, 0), min(steps, n)).round().astype(int)
+    return table.frame.iloc[np.unique(rows)]

@@ -1,0 +1,38 @@
+"""`lensbench report`: every report of a run, from its records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders; all records beneath them are used."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where the reports go. Default: the first run folder."),
+    ] = None,
+) -> None:
+    """Rebuild all reports of one or more runs from their records. No model and no torch needed.
+
+    Writes a Markdown report with figures and tables per model, cross-model.md when there are two
+    models or more, and one interactive report.html. The same records give the same bytes.
+
+    Examples:
+
+        lensbench report runs/facts
+
+        lensbench report runs/fp32 runs/int8 --out reports/quantised
+    """
+    from rich.console import Console
+
+    from lensbench.report.build import build_report
+
+    console = Console()
+    for path in build_report(runs, out):
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,173 @@
+"""Milestones: for each prompt, the layer at which something first becomes true. No torch here.
+
+Read at the prompt's last position, where the answer is predicted, over the embedding and the
+residual after each block. What never happens, or cannot be asked, is null with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from lensbench.records import schema
+
+_TOP = 10
+_KL_BITS = 1.0
+
+
+@dataclass(frozen=True)
+class Track:
+    """One prompt under one lens: a value per layer, embedding first.
+
+    Arrays over layers hold NaN where nothing was measured; `prompt` is its row of the prompt table.
+    """
+
+    prompt: dict[str, Any]
+    layers: np.ndarray
+    answer_rank: np.ndarray
+    category_rank: np.ndarray
+    null_category_rank: np.ndarray
+    kl_bits: np.ndarray
+    top_id: np.ndarray
+
+
+Reached = int | str  # an index into Track.layers, or why there is none
+
+
+def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Table) -> pa.Table:
+    """One row per prompt x lens (records/schema.py: MILESTONE_TABLE)."""
+    by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
+    solved = _solved(lens, n_layers)
+    rows = []
+    for (prompt_id, lens_name), track in _tracks(lens, by_id):
+        row: dict[str, Any] = {
+            "model": model,
+            "prompt_id": prompt_id,
+            "relation": track.prompt["relation"],
+            "lens": lens_name,
+            "n_layers": n_layers,
+            "solved": solved.get(prompt_id),
+        }
+        for name, reach in _MILESTONES.items():
+            row |= _columns(name, reach(track), track.layers, n_layers)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=schema.MILESTONE_TABLE)
+
+
+def _solved(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
+    """Whether the model's own output has the answer first: the final lens at the last layer."""
+    frame = lens.select(["prompt_id", "lens", "layer", "point", "is_last", "answer_rank"]).to_pandas()
+    output = frame[(frame.lens == "final") & (frame.layer == n_layers) & frame.is_last]
+    output = output[output.point == "resid_post"]
+    ranks = zip(output.prompt_id, output.answer_rank, strict=True)
+    return {prompt_id: None if pd.isna(rank) else bool(rank == 1) for prompt_id, rank in ranks}
+
+
+def _tracks(
+    lens: pa.Table, prompts: dict[str, dict[str, Any]]
+) -> Iterator[tuple[tuple[str, str], Track]]:
+    columns = ["answer_rank", "category_rank", "null_category_rank", "kl_bits"]
+    keys = ["prompt_id", "lens", "layer", "point", "is_last", "top_ids"]
+    frame = lens.select([*keys, *columns]).to_pandas()
+    frame = frame[frame.is_last & (frame.point != "resid_mid")]
+    order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
+    lens_order = {name: i for i, name in enumerate(schema.LENSES)}
+    groups = frame.groupby(["prompt_id", "lens"], sort=False)
+    for key in sorted(groups.groups, key=lambda k: (order[k[0]], lens_order[k[1]])):
+        part = groups.get_group(key).sort_values("layer")
+        values = {name: part[name].to_numpy(dtype=float) for name in columns}
+        top_id = np.array([ids[0] for ids in part.top_ids])
+        yield key, Track(prompts[key[0]], part.layer.to_numpy(), top_id=top_id, **values)
+
+
+def _columns(name: str, reached: Reached, layers: np.ndarray, n_layers: int) -> dict[str, Any]:
+    if isinstance(reached, str):
+        return {f"{name}_layer": None, f"{name}_depth": None, f"{name}_reason": reached}
+    layer = int(layers[reached])
+    return {f"{name}_layer": layer, f"{name}_depth": layer / n_layers, f"{name}_reason": None}
+
+
+def _first(hit: np.ndarray, otherwise: str) -> Reached:
+    return int(hit.argmax()) if hit.any() else otherwise
+
+
+def _needs_answer(reach: Callable[[Track], Reached]) -> Callable[[Track], Reached]:
+    def guarded(track: Track) -> Reached:
+        if track.prompt["answer_id"] is None:
+            return "the prompt has no answer"
+        return reach(track)
+
+    return guarded
+
+
+def _needs_category(
+    reach: Callable[[Track], Reached], word: str
+) -> Callable[[Track], Reached]:
+    """A category that stands in the prompt could be copied, so it says nothing about knowing."""
+
+    def guarded(track: Track) -> Reached:
+        token = track.prompt[f"{word}_id"]
+        if token is None:
+            return "the relation has no category word"
+        if token in track.prompt["token_ids"]:
+            return "the category word stands in the prompt"
+        return reach(track)
+
+    return guarded
+
+
+def _answer_first(track: Track) -> Reached:
+    return _first(track.answer_rank == 1, "the answer is never at rank 1")
+
+
+def _answer_stays(track: Track) -> Reached:
+    """The start of the unbroken run of rank 1 that ends at the last layer."""
+    if track.answer_rank[-1] != 1:
+        return "the answer is not at rank 1 after the last layer"
+    below = np.flatnonzero(track.answer_rank != 1)
+    return int(below[-1]) + 1 if below.size else 0
+
+
+def _answer_top10(track: Track) -> Reached:
+    return _first(track.answer_rank <= _TOP, "the answer is never in the top 10")
+
+
+def _kl_1bit(track: Track) -> Reached:
+    return _first(track.kl_bits <= _KL_BITS, "never within 1 bit of the model's output")
+
+
+def _copy_first(track: Track) -> Reached:
+    copied = np.isin(track.top_id, track.prompt["token_ids"])
+    return _first(copied, "the top token is never one of the prompt")
+
+
+def _category_over_answer(track: Track) -> Reached:
+    better = track.category_rank < track.answer_rank
+    return _first(better, "the category never outranks the answer")
+
+
+def _category_top10(track: Track) -> Reached:
+    return _first(track.category_rank <= _TOP, "the category is never in the top 10")
+
+
+def _null_category_top10(track: Track) -> Reached:
+    hit = track.null_category_rank <= _TOP
+    return _first(hit, "the other category is never in the top 10")
+
+
+# To add a milestone: one function here and one line in records/schema.py.
+_MILESTONES: dict[str, Callable[[Track], Reached]] = {
+    "answer_first": _needs_answer(_answer_first),
+    "answer_stays": _needs_answer(_answer_stays),
+    "answer_top10": _needs_answer(_answer_top10),
+    "kl_1bit": _kl_1bit,
+    "copy_first": _copy_first,
+    "category_over_answer": _needs_answer(_needs_category(_category_over_answer, "category")),
+    "category_top10": _needs_category(_category_top10, "category"),
+    "null_category_top10": _needs_category(_null_category_top10, "null_category"),
+}

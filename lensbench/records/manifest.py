@@ -1,0 +1,92 @@
+"""The manifest: how a record was made, enough to make it again. No torch here."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from lensbench.records.schema import SCHEMA_VERSION
+from lensbench.version import __version__
+
+_PACKAGES = ("torch", "transformers", "transformer-lens", "tokenizers", "numpy", "scipy", "pyarrow")
+
+
+def new_manifest(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """A manifest at the start of a run; `status` is "running" until every table is written.
+
+    `model` and `settings` decide the numbers: a folder can only be resumed with equal ones.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "running",
+        "lensbench_version": __version__,
+        "versions": versions(),
+        "git": git_state(),
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
+        "model": model,
+        "settings": settings,
+        "gate": [],
+        "problems": 0,
+        "wall_s": 0.0,
+        "peak_memory_bytes": None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        found[package] = importlib.metadata.version(package)
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of lensbench's own checkout; None when it was installed as a package."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no commit yet
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """The machine, for anyone who compares times."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "os": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name; Linux has it in /proc, elsewhere platform knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def peak_memory_bytes() -> int:
+    """The process' peak resident memory; Linux counts it in kibibytes, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

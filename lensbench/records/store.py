@@ -1,0 +1,153 @@
+"""A record on disk: written batch by batch, resumable, locked while somebody writes it.
+
+While a run goes on, each batch is a whole file in `parts/`; at the end they become one table and
+the manifest says `complete`. Whatever interrupts it, a part is there entirely or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from lensbench.errors import Problem, RecordsError
+from lensbench.files import replacing, write_text
+from lensbench.records.schema import PROBLEMS, SCHEMA_VERSION, TABLES
+
+MANIFEST = "manifest.json"
+_PARTS = "parts"
+
+
+def folder_name(model: str) -> str:
+    """A model's name as a folder: hub names and paths lose their slashes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "model"
+
+
+class RecordStore:
+    """One record folder (one model in one run)."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder = folder
+        self.model = model
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out while this one writes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RecordsError(
+                f"{self.folder}: another process is writing this record. "
+                "Wait for it, or give this run another folder with --out."
+            ) from error
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest as it stands, or None before the first start."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return None
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RecordsError(
+                f"{path}: written with schema {version}, this lensbench writes {SCHEMA_VERSION}. "
+                "Give the run another folder with --out, or use the lensbench that wrote it."
+            )
+        return dict(manifest)
+
+    def start(self, manifest: dict[str, Any]) -> None:
+        """Begin, or go on with, a run of exactly these settings.
+
+        Raises RecordsError naming every difference when the folder holds a run of other settings.
+        """
+        earlier = self.manifest()
+        if earlier is None:
+            self.write_manifest(manifest)
+            return
+        differences = [
+            f"{part}.{key}: {earlier[part].get(key)!r} there, {manifest[part].get(key)!r} now"
+            for part in ("settings", "model")
+            for key in sorted({*earlier[part], *manifest[part]})
+            if earlier[part].get(key) != manifest[part].get(key)
+        ]
+        if differences:
+            lines = "\n".join(f"  - {difference}" for difference in differences)
+            raise RecordsError(
+                f"{self.folder} holds a run made with other settings:\n{lines}\n"
+                "Give this run another folder with --out, or delete that one."
+            )
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest as a whole."""
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+        write_text(self.folder / MANIFEST, text + "\n")
+
+    def has_part(self, number: int) -> bool:
+        """Whether batch `number` was written before."""
+        return self._part(number).exists()
+
+    def write_part(
+        self, number: int, lens: pa.Table, problems: list[Problem], gate_kl_bits: float | None
+    ) -> None:
+        """Write one batch, all or nothing. What is not a table travels in the file's metadata."""
+        notes = {
+            "gate_kl_bits": gate_kl_bits,
+            "problems": [vars(problem) for problem in problems],
+        }
+        metadata = {b"lensbench": json.dumps(notes).encode()}
+        _write_parquet(self._part(number), lens.replace_schema_metadata(metadata))
+
+    def parts(self, count: int) -> tuple[pa.Table, list[Problem], float | None]:
+        """All batches as one table, their problems, and the largest gate error among them."""
+        tables, problems, errors = [], [], []
+        for number in range(count):
+            table = pq.read_table(self._part(number))
+            notes = json.loads((table.schema.metadata or {})[b"lensbench"])
+            tables.append(table.replace_schema_metadata(None))
+            problems += [Problem(**problem) for problem in notes["problems"]]
+            if notes["gate_kl_bits"] is not None:
+                errors.append(float(notes["gate_kl_bits"]))
+        lens = pa.concat_tables(tables) if tables else TABLES["lens"].empty_table()
+        return lens, problems, max(errors, default=None)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write one table of the contract."""
+        _write_parquet(self.folder / f"{name}.parquet", table.cast(TABLES[name]))
+
+    def problems_table(self, problems: list[Problem]) -> pa.Table:
+        """Problems as their table."""
+        rows = [
+            {
+                "model": self.model,
+                "prompt_id": problem.prompt_id,
+                "where": problem.where,
+                "what": problem.what,
+                "remedy": problem.remedy,
+            }
+            for problem in problems
+        ]
+        return pa.Table.from_pylist(rows, schema=PROBLEMS)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """The tables are whole: say so, then drop the parts they were made from."""
+        self.write_manifest({**manifest, "status": "complete"})
+        shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
+
+    def _part(self, number: int) -> Path:
+        return self.folder / _PARTS / f"{number:06d}.parquet"
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    """The same table gives the same bytes (same pyarrow); zstd keeps records small."""
+    with replacing(path) as handle:
+        pq.write_table(table, handle, compression="zstd", compression_level=9)

@@ -1,0 +1,96 @@
+"""A whole report: every file that follows from the records, written or replaced as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lensbench.files import write_bytes
+from lensbench.report import figures
+from lensbench.report.html import interactive_page
+from lensbench.report.load import MANIFEST, Record, load_records
+from lensbench.report.markdown import cross_model_report, model_report
+from lensbench.report.tables import Table, comparison_tables, record_tables, to_csv
+
+_FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
+    "depth_curves": (figures.depth_curves, "depth_curves"),
+    "emergence": (figures.emergence, "emergence"),
+    "relations": (figures.relations, "relations"),
+    "category": (figures.category, "category_curve"),
+    "copying": (figures.copying, "copying"),
+}  # figure -> how it is drawn, from which table
+
+
+def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """Build every report of the records at or beneath `paths`; returns the files written.
+
+    `out` defaults to the first run folder. Files of the same name there are replaced.
+    Raises RecordsError when records are missing, incomplete or of a newer schema.
+    """
+    records = load_records(paths)
+    out = out or _run_folder(paths[0])
+    tables = {record.model: record_tables(record) for record in records}
+    folders = unique_slugs([record.model for record in records])
+    written = []
+    for name, data in _files(records, tables, folders):
+        write_bytes(out / name, data)
+        written.append(out / name)
+    return written
+
+
+def _run_folder(path: Path) -> Path:
+    """Where the reports of `path` go: beside the records, not inside one."""
+    return path.parent if (path / MANIFEST).exists() else path
+
+
+def _files(
+    records: Sequence[Record], tables: dict[str, dict[str, Table]], folders: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file, one at a time."""
+    for record, folder in zip(records, folders, strict=True):
+        for name, data in _model_files(record, tables[record.model]):
+            yield f"{folder}/{name}", data
+    if len(records) > 1:
+        yield from _cross_model_files(records, tables, folders)
+    yield "report.html", interactive_page(records, tables).encode()
+
+
+def _model_files(record: Record, tables: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
+    heat_maps = figures.heat_map_prompts(record)
+    yield "report.md", model_report(record, tables, heat_maps).encode()
+    for table in tables.values():
+        yield f"tables/{table.name}.csv", to_csv(table)
+    for name, (draw, table_name) in _FIGURES.items():
+        if len(tables[table_name].frame):
+            yield f"figures/{name}.svg", figures.to_svg(draw, tables[table_name].frame)
+    for i, prompt_id in enumerate(heat_maps, start=1):
+        data = figures.to_svg(figures.heat_map, record, prompt_id)
+        yield f"figures/heat_map_{i:02d}.svg", data
+
+
+def _cross_model_files(
+    records: Sequence[Record], tables: dict[str, dict[str, Table]], folders: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    shared = comparison_tables(records, tables)
+    yield "cross-model.md", cross_model_report(records, shared, folders).encode()
+    for table in shared.values():
+        yield f"tables/{table.name}.csv", to_csv(table)
+    yield "figures/models.svg", figures.to_svg(figures.models_forest, shared["models"].frame)
+    yield "figures/curves.svg", figures.to_svg(figures.models_curves, shared["curves"].frame)
+
+
+def unique_slugs(names: Sequence[str]) -> list[str]:
+    """Folder-safe names, in order: `org/model` -> `org--model`; equal ones get a number."""
+    slugs: list[str] = []
+    for name in names:
+        slug = (
+            re.sub(r"[^\w.-]+", "-", name.replace("/", "--"), flags=re.ASCII).strip(".-") or "model"
+        )
+        number = 2
+        unique = slug
+        while unique.lower() in {other.lower() for other in slugs}:
+            unique, number = f"{slug}-{number}", number + 1
+        slugs.append(unique)
+    return slugs

@@ -1,0 +1,1 @@
+"""Runs: models x prompts, measured batch by batch into records."""
