@@ -1,1 +1,74 @@
-"""At which depth does a language model know what it is about to say?"""
+"""lensbench: at which depth does a language model know what it is about to say?
+
+>>> import lensbench as lb
+>>> model = lb.load_model("smollm2-135m")
+>>> result = lb.logit_lens(model, "The capital of Germany is")
+>>> result.plot()
+
+Names are imported on first use, so that reading records or building a report needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lensbench.version import __version__
+
+if TYPE_CHECKING:
+    from lensbench.errors import GateError, InputProblems, LensbenchError
+    from lensbench.lens.gate import check_identities
+    from lensbench.lens.result import LensResult, logit_lens
+    from lensbench.models.load import load_model
+    from lensbench.models.model import LensModel
+    from lensbench.prompts.prompt import Prompt
+    from lensbench.prompts.sets import load_prompts
+    from lensbench.report.build import build_report
+    from lensbench.residuals.capture import residual_stream
+    from lensbench.runs.run import run
+    from lensbench.runs.spec import RunSpec
+
+_HOME = {
+    "GateError": "lensbench.errors",
+    "InputProblems": "lensbench.errors",
+    "LensModel": "lensbench.models.model",
+    "LensResult": "lensbench.lens.result",
+    "LensbenchError": "lensbench.errors",
+    "Prompt": "lensbench.prompts.prompt",
+    "RunSpec": "lensbench.runs.spec",
+    "build_report": "lensbench.report.build",
+    "check_identities": "lensbench.lens.gate",
+    "load_model": "lensbench.models.load",
+    "load_prompts": "lensbench.prompts.sets",
+    "logit_lens": "lensbench.lens.result",
+    "residual_stream": "lensbench.residuals.capture",
+    "run": "lensbench.runs.run",
+}
+
+__all__ = [
+    "GateError",
+    "InputProblems",
+    "LensModel",
+    "LensResult",
+    "LensbenchError",
+    "Prompt",
+    "RunSpec",
+    "__version__",
+    "build_report",
+    "check_identities",
+    "load_model",
+    "load_prompts",
+    "logit_lens",
+    "residual_stream",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lensbench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,7 +11,7 @@ _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
 
 def visible(token: str) -> str:
-    """A token as one visible line: spaces as `·`, line ends as `⏎`, control characters as `\\uXXXX`.
+    """A token as one visible line: spaces as `·`, line ends as `⏎`, controls as `\\uXXXX`.
 
     Bidirectional overrides and other format characters (Unicode category C) count as control
     characters: they could reorder or hide the text around them.
@@ -43,5 +43,5 @@ def markdown_token(token: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """`text` for a CSV cell that a spreadsheet must not take for a formula (OWASP CSV injection)."""
+    """`text` for a CSV cell that a spreadsheet does not take for a formula (CSV injection)."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -27,8 +27,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
         sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)

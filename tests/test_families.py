@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lensbench.models.families import (
     FAMILIES,
@@ -118,15 +120,19 @@ SWITCHES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}),
     ("llama", {"head_dim": 16, "hidden_act": "gelu", "rms_norm_eps": 0.1}),
     ("mistral", {"sliding_window": 3}),
-    ("gemma2", {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 2.0}),
+    ("gemma2", {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 0.02}),
     ("gemma2", {"final_logit_softcapping": None, "query_pre_attn_scalar": 3, "sliding_window": 3}),
+    ("gemma2", {"attention_bias": True, "layer_types": ["full_attention", "sliding_attention"]}),
     ("gemma3_text", {"final_logit_softcapping": 5.0, "sliding_window": 3}),
+    ("gemma3_text", {"attention_bias": True, "query_pre_attn_scalar": 3}),
+    ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
     ("qwen3", {"attention_bias": True}),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40}),
-    ("gpt2", {"scale_attn_weights": False, "tie_word_embeddings": False}),
+    ("gpt2", {"reorder_and_upcast_attn": True, "tie_word_embeddings": False}),
+    ("gpt2", {"activation_function": "relu", "layer_norm_epsilon": 0.1}),
     ("gpt_neox", {"use_parallel_residual": False, "rope_parameters": PARTIAL_ROPE}),
-    ("gpt_neox", {"attention_bias": False, "layer_norm_eps": 0.1}),
+    ("gpt_neox", {"layer_norm_eps": 0.1, "tie_word_embeddings": True}),
     ("stablelm", {"use_qkv_bias": True, "qk_layernorm": True}),
     ("stablelm", {"use_parallel_residual": True, "rope_parameters": PARTIAL_ROPE}),
 ]
@@ -149,7 +155,15 @@ def tiny_model(model_type: str, changes: dict[str, Any]) -> Any:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
+    model.config.architectures = [type(model).__name__]
     return model.eval()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Without one, TransformerLens would look for a tokenizer on the hub."""
+    words = {f"w{i}": i for i in range(64)}
+    core = Tokenizer(WordLevel(words, unk_token="w0"))
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="w2", pad_token="w0")
 
 
 @pytest.mark.parametrize(("model_type", "changes"), SWITCHES, ids=str)
@@ -164,14 +178,14 @@ def test_fields_are_honoured_by_the_lens(model_type: str, changes: dict[str, Any
     ids = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         truth = model(ids).logits.log_softmax(-1)
-        bridge = TransformerBridge.boot_transformers(model_type, hf_model=model, device="cpu")
+        bridge = TransformerBridge.boot_transformers(
+            model_type, hf_model=model, tokenizer=tiny_tokenizer(), device="cpu"
+        )
         last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
         _, cache = bridge.run_with_cache(ids, names_filter=lambda name: name == last)
         logits = bridge.ln_final(cache[last]) @ bridge.W_U
         logits = logits if bridge.b_U is None else logits + bridge.b_U
-        cap = changes.get("final_logit_softcapping", getattr(model.config, "x", None))
-        if model_type == "gemma2" and "final_logit_softcapping" not in changes:
-            cap = model.config.final_logit_softcapping
+        cap = getattr(model.config, "final_logit_softcapping", None)
         logits = cap * torch.tanh(logits / cap) if cap else logits
     torch.testing.assert_close(logits.log_softmax(-1), truth, atol=1e-4, rtol=0)
 

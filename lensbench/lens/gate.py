@@ -35,7 +35,7 @@ _REASON = {
 
 @dataclass(frozen=True)
 class Identity:
-    """One identity, its measured error and the bound; `passed` is None where it cannot be tested."""
+    """One identity, its error and the bound; `passed` is None where it cannot be tested."""
 
     identity: str
     error: float | None

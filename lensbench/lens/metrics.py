@@ -38,10 +38,15 @@ class Distribution:
         """Probabilities, 0..1."""
         return self.log_probs.exp()
 
+    @cached_property
+    def entropy(self) -> Float[Tensor, "*cell"]:
+        """Shannon entropy in bits; the Jensen-Shannon divergence needs it too."""
+        return -(self.probs * self.log_probs).sum(-1) / LN_2
+
 
 def entropy_bits(q: Distribution) -> Float[Tensor, "*cell"]:
     """Shannon entropy -sum q log2 q (Shannon 1948), 0..log2(d_vocab) bits."""
-    return -(q.probs * q.log_probs).sum(-1) / LN_2
+    return q.entropy
 
 
 def kl_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
@@ -62,12 +67,10 @@ def js_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
     # Where both underflow to 0, m log m is 0: the smallest normal number stands in for log(0).
     log_mixture = mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log_()
     mixture_bits = -(mixture * log_mixture).sum(-1) / LN_2
-    return (mixture_bits - 0.5 * (entropy_bits(p) + entropy_bits(q))).clamp(min=0.0)
+    return (mixture_bits - 0.5 * (p.entropy + q.entropy)).clamp(min=0.0)
 
 
-def log_prob(
-    q: Distribution, token: Int[Tensor, "*cell"]
-) -> Float[Tensor, "*cell"]:
+def log_prob(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
     """Natural log-probability of one token per cell, -inf..0."""
     return q.log_probs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
 
@@ -87,9 +90,7 @@ def rank(q: Distribution, token: Int[Tensor, "*cell"]) -> Int[Tensor, "*cell"]:
     return better.sum(-1).long() + 1
 
 
-def top_k(
-    q: Distribution, k: int
-) -> tuple[Float[Tensor, "*cell k"], Int[Tensor, "*cell k"]]:
+def top_k(q: Distribution, k: int) -> tuple[Float[Tensor, "*cell k"], Int[Tensor, "*cell k"]]:
     """The k most probable tokens: natural log-probabilities and ids, best first.
 
     Exact in two steps, four times faster than one: the k best tokens lie in the k blocks of the
@@ -108,9 +109,7 @@ def top_k(
     return values, ids
 
 
-def margin_bits(
-    q: Distribution, token: Int[Tensor, "*cell"]
-) -> Float[Tensor, "*cell"]:
+def margin_bits(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
     """log2 q(token) - log2 q(best other token): above 0 exactly when the token is the best."""
     values, ids = top_k(q, 2)
     best_other = torch.where(ids[..., 0] == token, values[..., 1], values[..., 0])

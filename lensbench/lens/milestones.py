@@ -61,7 +61,8 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
 
 def _solved(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
     """Whether the model's own output has the answer first: the final lens at the last layer."""
-    frame = lens.select(["prompt_id", "lens", "layer", "point", "is_last", "answer_rank"]).to_pandas()
+    columns = ["prompt_id", "lens", "layer", "point", "is_last", "answer_rank"]
+    frame = lens.select(columns).to_pandas()
     output = frame[(frame.lens == "final") & (frame.layer == n_layers) & frame.is_last]
     output = output[output.point == "resid_post"]
     ranks = zip(output.prompt_id, output.answer_rank, strict=True)
@@ -105,9 +106,7 @@ def _needs_answer(reach: Callable[[Track], Reached]) -> Callable[[Track], Reache
     return guarded
 
 
-def _needs_category(
-    reach: Callable[[Track], Reached], word: str
-) -> Callable[[Track], Reached]:
+def _needs_category(reach: Callable[[Track], Reached], word: str) -> Callable[[Track], Reached]:
     """A category that stands in the prompt could be copied, so it says nothing about knowing."""
 
     def guarded(track: Track) -> Reached:

@@ -26,7 +26,11 @@ def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa
 
 
 def _one_lens(
-    model: LensModel, readings: BatchReadings, lens: str, statistics: dict[str, Any], text: TokenText
+    model: LensModel,
+    readings: BatchReadings,
+    lens: str,
+    statistics: dict[str, Any],
+    text: TokenText,
 ) -> pa.Table:
     n_sites = len(readings.sites)
     cells = [
@@ -62,9 +66,7 @@ def _one_lens(
     columns["top_probs"] = _lists(statistics["top_probs"].numpy().transpose(1, 0, 2))
     words = [text(int(token)) for token in ids.reshape(-1)]
     columns["top_tokens"] = _lists(np.array(words, dtype=object).reshape(ids.shape))
-    return pa.table(
-        {f.name: columns[f.name].cast(f.type) for f in schema.LENS}, schema=schema.LENS
-    )
+    return pa.table({f.name: columns[f.name].cast(f.type) for f in schema.LENS}, schema=schema.LENS)
 
 
 def _numbers(name: str, values: np.ndarray) -> pa.Array:

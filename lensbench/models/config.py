@@ -33,9 +33,7 @@ _OTHER_HEADS = (
     "id2label label2id num_labels problem_type task_specific_params finetuning_task "
     "summary_activation summary_proj_to_labels summary_type summary_use_proj"
 )
-_OUTPUTS = (
-    "output_attentions output_hidden_states output_scores return_dict_in_generate torchscript"
-)
+_OUTPUTS = "output_attentions output_hidden_states output_scores return_dict_in_generate is_decoder"
 _BACKENDS = (
     "_attn_implementation attn_implementation _attn_implementation_autoset _flash_attn_2_enabled "
     "_experts_implementation experts_implementation keys_to_ignore_at_inference"
@@ -70,23 +68,35 @@ _ONLY: dict[str, tuple[object, str]] = {
     "rope_interleaved": (False, "transformers rotates halves, not neighbouring pairs"),
     "use_bidirectional_attention": (False, "the model would see the tokens after the position"),
 }
+# The same for one architecture: switches that TransformerLens 4.3 was measured to get wrong.
+_ONLY_FOR: dict[tuple[str, str], tuple[object, str]] = {
+    ("gpt2", "scale_attn_weights"): (True, "TransformerLens scales the scores all the same"),
+    ("gemma3_text", "attn_logit_softcapping"): (None, "TransformerLens leaves this cap out"),
+    ("gpt_neox", "attention_bias"): (True, "TransformerLens cannot split attention without biases"),
+}
 _REFUSED = {
     "quantization_config": "the weights are stored quantised; give the unquantised folder, "
     "or load it through the quantised path",
-    "auto_map": "the model brings its own code, and lensbench runs none from a model folder",
+    "auto_map": "the model brings its own code, which runs only with trust_remote_code=True",
 }
 _ROPE_SPELLINGS = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor"})
 
 
 def check_config(
-    source: Path | str | Mapping[str, Any], *, allow: Collection[str] = ()
+    source: Path | str | Mapping[str, Any],
+    *,
+    allow: Collection[str] = (),
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Return the parsed config, or raise one ModelError that names every field not understood.
 
     `source` is a model folder, a config.json or its content. `allow` holds names of fields that
-    the user vouches for (`--allow-field`); it cannot lift what lensbench is unable to run.
+    the user vouches for (`--allow-field`); it cannot lift what lensbench is unable to run. Trusted
+    code that travels with the weights defines its own fields, so there is nothing to compare with.
     """
     config, where = _read(source)
+    if trust_remote_code and config.get("auto_map"):
+        return config
     findings = _findings(config, frozenset(allow))
     if findings:
         lines = "\n".join(f"  - {name}: {why}" for name, why in findings.items())
@@ -123,10 +133,11 @@ def _findings(config: Mapping[str, Any], allow: frozenset[str]) -> dict[str, str
     for name, value in config.items():
         if value is None:
             continue
+        rule = _ONLY_FOR.get((model_type, name)) or _ONLY.get(name)
         if name in _REFUSED:
             found[name] = _REFUSED[name]
-        elif name in _ONLY and value != _ONLY[name][0]:
-            found[name] = f"is {json.dumps(value)}: {_ONLY[name][1]}"
+        elif rule is not None and value != rule[0]:
+            found[name] = f"is {json.dumps(value)}: {rule[1]}"
         elif name == "text_config" and isinstance(value, Mapping):
             found |= {f"{name}.{key}": why for key, why in _findings(value, allow).items()}
         elif name not in known:

@@ -96,7 +96,7 @@ def _count_parameters(config: Any, trust_remote_code: bool) -> int:
 def _load_weights(
     folder: Path, dtype: torch.dtype, device: str, trust_remote_code: bool
 ) -> PreTrainedModel:
-    """Weights straight into `dtype`, at about 1x their size; safetensors or GGUF, never a pickle."""
+    """Weights straight into `dtype`, at about 1x their size; never from a pickle."""
     from transformers import AutoModelForCausalLM
 
     gguf = gguf_file(folder)
@@ -136,7 +136,7 @@ def _require_finite(model: PreTrainedModel, located: Located) -> None:
 def _wrap_object(
     model: Any, tokenizer: PreTrainedTokenizerBase | None, name: str | None
 ) -> LensModel:
-    """A model that exists already: bridge a Hugging Face one, take a TransformerLens one as it is."""
+    """A model that exists already: bridge a Hugging Face one, take TransformerLens' as it is."""
     if hasattr(model, "run_with_hooks"):
         tokenizer = tokenizer or model.tokenizer
         if tokenizer is None:

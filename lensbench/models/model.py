@@ -69,7 +69,7 @@ class LensModel:
 
     @property
     def norm(self) -> str:
-        """"RMS" or "LN": the kind of the final norm."""
+        """ "RMS" or "LN": the kind of the final norm."""
         return "RMS" if str(self.bridge.cfg.normalization_type).startswith("RMS") else "LN"
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -84,7 +84,7 @@ class Readout:
         return self.logits(self.normed(resid, lens, site))
 
 
-def readout_of(bridge: torch.nn.Module, hf_config: object | None) -> Readout:
+def readout_of(bridge: Any, hf_config: object | None) -> Readout:
     """Build the readout of a TransformerLens model (bridge or HookedTransformer).
 
     Raises ModelError when the model has no final norm or head of its own.
@@ -107,7 +107,7 @@ def readout_of(bridge: torch.nn.Module, hf_config: object | None) -> Readout:
     )
 
 
-def _next_norms(bridge: torch.nn.Module) -> dict[Site, Norm]:
+def _next_norms(bridge: Any) -> dict[Site, Norm]:
     """What the next sub-layer applies: ln1 of the next block, ln2 after attention, ln_final last.
 
     Sites whose next norm the model does not expose (parallel attention has no ln2) are left out.

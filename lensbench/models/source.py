@@ -62,6 +62,8 @@ def locate(name: str) -> Located:
     family = family_for_alias(name)
     if family is not None:
         return _locate_family(family)
+    if not name.strip():  # Path("") would be the working directory
+        raise ModelError(_unknown_name(name))
     path = Path(name).expanduser()
     if path.is_dir():
         return Located(name, path)

@@ -61,7 +61,11 @@ class Encoder:
     ) -> None:
         if template == "chat" and not tokenizer.chat_template:
             raise InputProblems(
-                [Problem(where, "this model's tokenizer has no chat template", "Use --template plain")]
+                [
+                    Problem(
+                        where, "this model's tokenizer has no chat template", "Use --template plain"
+                    )
+                ]
             )
         self.tokenizer = tokenizer
         self.n_ctx = n_ctx
@@ -80,17 +84,14 @@ class Encoder:
         if problems:
             raise InputProblems(problems)
         spaced, bare = (" ", "") if not text[-1].isspace() else ("", " ")
-        words = {
-            "answer": self._word(prompt, text, token_ids, spaced, prompt.answer),
-            "category": self._word(prompt, text, token_ids, spaced, prompt.category),
-            "null_category": self._word(prompt, text, token_ids, spaced, null_category),
-        }
         return EncodedPrompt(
             prompt,
             text,
             self.template,
             token_ids,
-            **words,
+            answer=self._word(prompt, text, token_ids, spaced, prompt.answer),
+            category=self._word(prompt, text, token_ids, spaced, prompt.category),
+            null_category=self._word(prompt, text, token_ids, spaced, null_category),
             answer_bare=self._bare(text, token_ids, bare, prompt.answer),
         )
 
@@ -151,9 +152,7 @@ class Encoder:
         tokens = self._following(token_ids, self._ids(text + joint + word)) if word else None
         return Word(word, tokens) if word and tokens else None
 
-    def _following(
-        self, start: tuple[int, ...], whole: tuple[int, ...]
-    ) -> tuple[int, ...] | None:
+    def _following(self, start: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...] | None:
         """The tokens after `start`, without a closing special token; None if `start` changed."""
         if start and start[-1] == self.tokenizer.eos_token_id and whole[-1] == start[-1]:
             start, whole = start[:-1], whole[:-1]

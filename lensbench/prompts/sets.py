@@ -128,7 +128,9 @@ def _csv_rows(text: str, name: str, problems: list[Problem]) -> Iterator[Row]:
 def _require_columns(header: list[str], name: str) -> None:
     missing = [column for column in REQUIRED if column not in header]
     if missing:
-        what = f"the column(s) {', '.join(missing)} are missing; it has {', '.join(header) or 'none'}"
+        what = (
+            f"the column(s) {', '.join(missing)} are missing; it has {', '.join(header) or 'none'}"
+        )
         remedy = f"The header needs {', '.join(REQUIRED)}; optional: {', '.join(_OPTIONAL)}."
         raise InputProblems([Problem(name, what, remedy)])
 

@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of lensbench's own checkout; None when it was installed as a package."""
+    """Commit and dirty flag of lensbench's own checkout; None for an installed package."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

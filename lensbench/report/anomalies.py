@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -58,12 +57,11 @@ def _related(prompt: pd.Series) -> frozenset[str]:
 def _frequent(words: list[str]) -> frozenset[str]:
     """Words on top for many of a layer's prompts, and those without a letter or digit."""
     at_least = max(FREQUENT * len(words), FREQUENT_AT_LEAST)
-    return frozenset(w for w, n in Counter(words).items() if n >= at_least or not _has_text(w))
-
-
-def _has_text(word: str) -> bool:
-    """Whether anything in it is more than punctuation, space or an unprintable character."""
-    return any(unicodedata.category(character)[0] not in "PZC" for character in word)
+    return frozenset(
+        word
+        for word, n in Counter(words).items()
+        if n >= at_least or not any(character.isalnum() for character in word)
+    )
 
 
 def _shares(odd: pd.DataFrame, chance: pd.DataFrame, relation: pd.Series) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lensbench.report.groups import base_prompts, by_layer, control_prompts
+from lensbench.report.groups import base_prompts, by_layer, category_prompts, control_prompts
 from lensbench.report.load import Record
 from lensbench.report.statistics import Estimate, clustered_bootstrap
 
@@ -54,9 +54,8 @@ def emergence_curve(record: Record) -> pd.DataFrame:
 
 
 def category_curve(record: Record) -> pd.DataFrame:
-    """Share of base prompts with the category, the null category, the answer in the top 10."""
-    base = base_prompts(record)
-    base = base[base["category_id"].notna() & base["null_category_id"].notna()]
+    """Share of prompts with the category, the null category, the answer in the top 10."""
+    base = category_prompts(record)
     names = {"category": "category_rank", "null_category": "null_category_rank"}
     names["answer"] = "answer_rank"
     return _with_depth(

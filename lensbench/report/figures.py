@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -74,6 +74,8 @@ def depth_curves(frame: pd.DataFrame) -> Figure:
     ):
         _ribbon(axis, frame["depth"], frame[column], COLOURS[i])
         _depth_axis(axis, title)
+        if column == "kl_bits":
+            _scale_to_blocks(axis, frame["depth"], [e.high or e.value for e in frame[column]])
     return figure
 
 
@@ -136,6 +138,8 @@ def models_curves(frame: pd.DataFrame) -> Figure:
             style = DASHES[i % len(DASHES)]
             axis.plot(rows["depth"], rows[column], style, color=colour, label=printable(str(model)))
         _depth_axis(axis, title)
+        if column == "kl_bits":
+            _scale_to_blocks(axis, frame["depth"], frame["kl_high_bits"].fillna(frame["kl_bits"]))
         if unit == "share":
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     handles, names = axis.get_legend_handles_labels()
@@ -152,7 +156,7 @@ def heat_map(record: Record, prompt_id: str, most_positions: int = 12) -> Figure
     positions = sorted(cells["position"].unique())[-most_positions:]
     cells = cells[cells["position"].isin(positions)]
     n, width = record.n_layers + 1, len(positions)
-    figure = Figure(figsize=(max(1.02 * width, 3) + 1.8, 0.27 * n + 1.2), layout="constrained")
+    figure = Figure(figsize=(max(1.02 * width, 3) + 1.8, 0.235 * n + 1), layout="constrained")
     axis = figure.subplots()
     colours, grid = mpl.colormaps["viridis"], np.full((n, width), np.nan)
     for row in cells.to_dict("records"):
@@ -170,7 +174,9 @@ def heat_map(record: Record, prompt_id: str, most_positions: int = 12) -> Figure
         )
         if row["answer_rank"] == 1:
             frame = (x - 0.47, y - 0.44)
-            axis.add_patch(Rectangle(frame, 0.94, 0.88, fill=False, edgecolor="#ff7f2a", lw=1.8))
+            axis.add_patch(
+                Rectangle(frame, 0.94, 0.88, fill=False, edgecolor="#ff7f2a", lw=2, zorder=3)
+            )
     edges = np.arange(width + 1) - 0.5, np.arange(n + 1) - 0.5
     mesh = axis.pcolormesh(
         *edges, grid, cmap=colours, vmin=0, vmax=1, edgecolors="face", linewidth=0.2
@@ -189,11 +195,11 @@ def heat_map_cells(record: Record, rows: pd.DataFrame) -> pd.DataFrame:
 
 def heat_map_prompts(record: Record, most: int = 4) -> list[str]:
     """The first prompts that have more than their last position recorded."""
-    rows = record.lens[~record.lens["is_last"]]
-    return list(dict.fromkeys(rows["prompt_id"]))[:most]
+    found = set(record.lens.loc[~record.lens["is_last"], "prompt_id"])
+    return [prompt_id for prompt_id in record.prompts["prompt_id"] if prompt_id in found][:most]
 
 
-def shortened(token: str, width: int = 9) -> str:
+def shortened(token: str, width: int = 11) -> str:
     """A token made visible and cut to `width` columns; wide characters count as two."""
     text, used = visible(token), 0
     for i, character in enumerate(text):
@@ -207,7 +213,7 @@ def _heat_map_axes(
     axis: Axes, record: Record, cells: pd.DataFrame, positions: Sequence[int]
 ) -> None:
     tokens = cells.drop_duplicates("position").set_index("position")["token"]
-    names = [shortened(tokens[position], 10) for position in positions]
+    names = [shortened(tokens[position]) for position in positions]
     axis.set_xticks(range(len(positions)), names, fontsize=9.5)
     step = 1 if record.n_layers <= 40 else 2
     axis.set_yticks(range(0, record.n_layers + 1, step))
@@ -289,6 +295,12 @@ def _ribbon(
     ]
     axis.fill_between(depth, parts[1], parts[2], color=colour, alpha=0.22, linewidth=0)
     axis.plot(depth, parts[0], dashes, color=colour, label=label)
+
+
+def _scale_to_blocks(axis: Axes, depth: pd.Series, high: Iterable[float]) -> None:
+    """Fit the panel to the blocks: the embedding's KL can be five times that of any block."""
+    tallest = max((v for d, v in zip(depth, high, strict=True) if d > 0 and v == v), default=1)
+    axis.set_ylim(-0.03 * tallest, 1.1 * tallest)
 
 
 def _depth_axis(axis: Axes, title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from lensbench.report.load import Record
@@ -11,13 +12,13 @@ LINKS = ("control_of", "paraphrase_of", "reverse_of")
 
 def base_prompts(record: Record) -> pd.DataFrame:
     """The plain questions, indexed by prompt_id: no control, paraphrase or reverse."""
-    prompts = record.prompts.set_index("prompt_id").sort_index()
+    prompts = record.prompts.set_index("prompt_id")
     return prompts[prompts[list(LINKS)].isna().all(axis=1)]
 
 
 def linked_prompts(record: Record, link: str) -> pd.DataFrame:
     """The prompts whose `link` column names a base prompt of this record, indexed by prompt_id."""
-    prompts = record.prompts.set_index("prompt_id").sort_index()
+    prompts = record.prompts.set_index("prompt_id")
     return prompts[prompts[link].isin(base_prompts(record).index)]
 
 
@@ -26,6 +27,18 @@ def control_prompts(record: Record) -> pd.DataFrame:
     controls = linked_prompts(record, "control_of")
     answers = record.prompts.set_index("prompt_id")["answer_id"]
     return controls[controls["answer_id"] == controls["control_of"].map(answers)]
+
+
+def category_prompts(record: Record) -> pd.DataFrame:
+    """Base prompts with a category and a null category, neither of which stands in the prompt.
+
+    A word that stands in the prompt may be copied, so its rank says nothing about knowing.
+    """
+    base = base_prompts(record)
+    base = base[base["category_id"].notna() & base["null_category_id"].notna()]
+    words, tokens = base[["category_id", "null_category_id"]].to_numpy(), base["token_ids"]
+    free = [not set(w) & set(ids.tolist()) for w, ids in zip(words, tokens, strict=True)]
+    return base[np.array(free, dtype=bool)]
 
 
 def milestones_of(record: Record, lens: str, prompts: pd.DataFrame) -> pd.DataFrame:

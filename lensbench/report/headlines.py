@@ -8,6 +8,7 @@ from lensbench.records.schema import MILESTONES
 from lensbench.report.groups import (
     base_prompts,
     by_layer,
+    category_prompts,
     control_prompts,
     linked_prompts,
     milestones_of,
@@ -233,13 +234,11 @@ def controls_table(record: Record) -> pd.DataFrame:
 
 
 def category_flags(record: Record, lens: str) -> pd.DataFrame:
-    """Per base prompt with a category: does it, or the null category, come before the answer?
+    """Per category prompt: does the category, or the null category, come before the answer?
 
     Before: in the top 10 at an earlier layer, or at all where the answer never is.
     """
-    base = base_prompts(record)
-    base = base[base["category_id"].notna() & base["null_category_id"].notna()]
-    rows = milestones_of(record, lens, base)
+    rows = milestones_of(record, lens, category_prompts(record))
     answer = rows["answer_top10_layer"].astype(float).fillna(float("inf"))
     return pd.DataFrame(
         {

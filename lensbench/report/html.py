@@ -73,7 +73,7 @@ def _picker(records: Sequence[Record]) -> list[dict[str, Any]]:
                 },
             )
             entry["full"] |= prompt_id in full
-    ordered = sorted(found.values(), key=lambda p: (not p["full"], p["relation"], p["id"]))
+    ordered = sorted(found.values(), key=lambda p: (not p["full"], p["relation"] * (not p["full"])))
     return ordered[:MOST_PROMPTS]
 
 

@@ -121,7 +121,8 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        md=lambda value: markdown(str(value)),
+        md=lambda value: cell(str(value)),
+        text=lambda value: "n/a (none)" if numbers.is_missing(value) else cell(value),
         code=lambda value: f"`{printable(str(value)).replace('`', '´')}`",
         table=markdown_table,
         share=lambda value: cell(value, "share"),

@@ -64,7 +64,7 @@ def clustered_bootstrap(
     array = np.asarray(values, dtype=np.float64)
     keep = ~np.isnan(array)
     names = np.arange(len(array)) if clusters is None else np.asarray(clusters, dtype=object)
-    array, codes = array[keep], pd.factorize(names[keep], sort=False)[0]
+    array, codes = array[keep], pd.factorize(names[keep], sort=True)[0]
     n, k = len(array), int(codes.max()) + 1 if keep.any() else 0
     if n == 0:
         return Estimate(None, None, None, 0, 0, nothing)

@@ -94,14 +94,15 @@ def record_tables(record: Record) -> dict[str, Table]:
             "category",
             "Category before instance",
             headlines.category_table(record),
-            "Before: in the top 10 at an earlier layer than the answer, or at all where the "
-            "answer never is. Null: the category word of another relation, the chance level.",
+            "Base prompts with a category word that does not stand in the prompt. Before: in the "
+            "top 10 at an earlier layer than the answer, or at all where the answer never is. "
+            "Null: the category word of another relation, the chance level.",
         ),
         Table(
             "category_curve",
             "Category and answer by layer",
             curves.category_curve(record),
-            "Shares of base prompts that have a category word.",
+            "Shares of the base prompts of table Category before instance.",
         ),
         Table(
             "copying",
@@ -130,7 +131,6 @@ def record_tables(record: Record) -> dict[str, Table]:
             "anomalies",
             "Anomalous cells",
             odd.rows,
-            "The most confident first.",
         ),
         Table(
             "sensitivity",

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Site
-from lensbench.residuals.batch import Batch
+from lensbench.models.readout import Point, Site
+from lensbench.residuals.batch import Batch, make_batch
 
 Cell = tuple[int, int]  # (row of the batch, column of the batch)
 
@@ -58,6 +58,20 @@ def capture(
     with torch.inference_mode():
         logits = _forward(model, batch, hooks)
     return Residuals(sites, cells, stream, logits)
+
+
+def residual_stream(
+    model: LensModel,
+    prompt: str | Sequence[int],
+    points: Sequence[Point] = ("embed", "resid_post"),
+) -> Residuals:
+    """The whole residual stream of one prompt (text or token ids), for looking around.
+
+    `stream` is [site, pos, d_model], float32; `logits` is [1, pos, d_vocab].
+    """
+    token_ids = model.tokenizer(prompt).input_ids if isinstance(prompt, str) else list(prompt)
+    batch = make_batch([0], [token_ids])
+    return capture(model, batch, model.sites(points), [(0, p) for p in range(len(token_ids))])
 
 
 def _forward(

@@ -95,10 +95,10 @@ def _prompt_set(spec: RunSpec) -> PromptSet:
 def _run_model(
     spec: RunSpec, prompt_set: PromptSet, store: RecordStore, progress: Progress
 ) -> list[Problem]:
-    """One model from start, or from where it stopped, to a complete record. Returns its problems."""
+    """One model, from where it stopped, to a complete record. Returns its problems."""
     started = time.monotonic()
     folder = locate(store.model).require_folder()
-    hashes = {"weights_sha256": _weights_sha256(folder), "tokenizer_sha256": _tokenizer_sha256(folder)}
+    hashes = _hashes(folder)
     prompts = choose(prompt_set.prompts, spec.limit)
     settings = spec.settings() | {
         "prompts_sha256": prompt_set.sha256,
@@ -175,9 +175,7 @@ def _batched(prompts: Sequence[EncodedPrompt], settings: LensSettings) -> Iterat
         yield Job([prompts[item] for item in items], settings)
 
 
-def _measure(
-    model: LensModel, jobs: Sequence[Job], store: RecordStore, progress: Progress
-) -> int:
+def _measure(model: LensModel, jobs: Sequence[Job], store: RecordStore, progress: Progress) -> int:
     """Write every batch that is not there yet. Returns how many were there already."""
     text = TokenText(model.tokenizer)
     kept = 0
@@ -245,12 +243,16 @@ def _public_source(model: LensModel) -> str:
     return located.hub_name or Path(model.source).name
 
 
-def _weights_sha256(folder: Path) -> str:
-    return _combined([*folder.glob("*.safetensors"), *folder.glob("*.gguf")])
-
-
-def _tokenizer_sha256(folder: Path) -> str:
-    return _combined([*folder.glob("tokenizer*"), *folder.glob("vocab*"), *folder.glob("merges.txt")])
+def _hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the weights and of the tokenizer, whatever files they consist of."""
+    patterns = {
+        "weights_sha256": ("*.safetensors", "*.gguf"),
+        "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
+    }
+    return {
+        name: _combined([path for pattern in some for path in folder.glob(pattern)])
+        for name, some in patterns.items()
+    }
 
 
 def _combined(files: Sequence[Path]) -> str:

@@ -83,7 +83,7 @@ def read_analysis(folder: Path) -> RunSpec:
     problems = list(_key_problems(content, where))
     if problems:
         raise InputProblems(problems)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     if values.get("limit") == 0:  # TOML has no null: 0 stands for all
         values["limit"] = None
     spec = RunSpec(name=path.parent.resolve().name, **values)

@@ -1,0 +1,63 @@
+"""Where the program speaks: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lensbench.errors import Problem
+
+INTERRUPTED = 130
+_SHOWN_PROBLEMS = 20
+
+results = Console()
+messages = Console(stderr=True)
+
+
+def failure(error: object) -> None:
+    """One error, unwrapped so that it can be copied."""
+    messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def show_problems(problems: Sequence[Problem]) -> None:
+    """Items that were left out; the first ones in words, the rest counted."""
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        messages.print(f"[yellow]left out:[/] {escape(str(problem))}", highlight=False)
+    rest = len(problems) - _SHOWN_PROBLEMS
+    if rest > 0:
+        messages.print(f"[yellow]... and {rest} more[/]; all are in problems.parquet")
+
+
+@contextmanager
+def batch_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar per model; yields the callback (model, batches done, batches in all)."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=messages) as progress:
+        tasks: dict[str, int] = {}
+
+        def update(model: str, done: int, total: int) -> None:
+            if model not in tasks:
+                tasks[model] = progress.add_task(model, total=total)
+            progress.update(tasks[model], completed=done)  # type: ignore[arg-type]
+
+        yield update
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends in one line that says that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        messages.print("Interrupted. Run the same command again: it goes on where it stopped.")
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,56 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class LensName(StrEnum):
+    """The lenses."""
+
+    final = "final"
+    next = "next"
+    raw = "raw"
+
+
+class TemplateName(StrEnum):
+    """How a prompt is put to the model."""
+
+    plain = "plain"
+    chat = "chat"
+
+
+class DtypeName(StrEnum):
+    """Number formats."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Dtype = Annotated[
+    DtypeName | None,
+    typer.Option(
+        help="Default: float32 on a CPU and up to 2e9 parameters, else half precision.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps. Default: the first there is of cuda, mps, cpu."),
+]
+AllowField = Annotated[
+    list[str] | None,
+    typer.Option(help="A config field unknown to lensbench that you know to be harmless."),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run code that came with the weights. Mind who made it."
+    ),
+]
+Template = Annotated[
+    TemplateName, typer.Option(help="chat: the prompt as the start of a chat answer.")
+]

@@ -1,0 +1,80 @@
+"""`lensbench run`: an analysis from its declaration to its reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lensbench.cli.options import Device, Dtype
+
+if TYPE_CHECKING:
+    from lensbench.runs.spec import RunSpec
+
+
+def run(
+    analysis: Annotated[Path, typer.Argument(help="A folder with an analysis.toml.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder. Default: reports/<name of the analysis>."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Base prompts to ask, spread over relations.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ask every prompt.")] = False,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> None:
+    """Run an analysis, or go on with it, and write its records and reports.
+
+    Everything measured is written batch by batch: interrupt it at any time and run it again. A
+    model or a prompt that cannot be measured is reported and the rest goes on (exit status 1).
+
+    Examples:
+
+        lensbench run analyses/001_when_does_it_know
+
+        lensbench run analyses/001_when_does_it_know --all --out runs/everything
+    """
+    import dataclasses
+
+    from lensbench.runs.spec import read_analysis
+
+    if everything and limit is not None:
+        raise typer.BadParameter("give --all or --limit, not both")
+    spec = read_analysis(analysis)
+    if everything or limit is not None:
+        spec = dataclasses.replace(spec, limit=limit)
+    if dtype is not None or device is not None:
+        spec = dataclasses.replace(spec, dtype=dtype and dtype.value, device=device)
+    run_and_report(spec, out or Path("reports") / spec.name)
+
+
+def run_and_report(spec: RunSpec, out: Path) -> None:
+    """Measure, then build every report of what is complete. Exits with 1 if something failed."""
+    from lensbench.cli.console import (
+        batch_progress,
+        failure,
+        interruptible,
+        messages,
+        results,
+        show_problems,
+    )
+    from lensbench.report.build import build_report
+    from lensbench.runs.run import run as measure
+
+    with interruptible():
+        with batch_progress() as progress:
+            outcome = measure(spec, out, progress)
+        show_problems(outcome.problems)
+        for name, error in outcome.failed.items():
+            failure(f"{name}: {error}")
+        if outcome.folders:
+            with messages.status("writing reports"):
+                written = build_report(outcome.folders, out)
+            for path in written:
+                if path.suffix in {".md", ".html"}:
+                    results.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    if not outcome.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,149 @@
+"""The logit lens as one call, and its result as an object that reads well in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pyarrow as pa
+
+from lensbench.errors import InputProblems, Problem
+from lensbench.escape import visible
+from lensbench.lens.gate import lens_identity, require
+from lensbench.lens.logit import LensSettings, Positions, read_batches
+from lensbench.lens.table import lens_table, prompts_table
+from lensbench.models.model import LensModel
+from lensbench.models.readout import Lens, Point
+from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
+from lensbench.prompts.prompt import Prompt, as_prompts
+from lensbench.residuals.batch import PaddingSide
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class LensResult:
+    """Readings of one model: `table` and `prompts` follow records/schema.py (LENS, PROMPTS).
+
+    `gate_kl_bits` is the largest KL(model || final lens at the last layer) over everything read.
+    """
+
+    model: str
+    table: pa.Table
+    prompts: pa.Table
+    gate_kl_bits: float
+    problems: list[Problem]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per lens x prompt x position x site; units are in the column names."""
+        return self.table.to_pandas()
+
+    def plot(self, prompt_id: str | None = None, value: str = "entropy_bits") -> Figure:
+        """A heat map, layer x position, of one prompt; top tokens in the cells and on hover.
+
+        Args:
+            prompt_id: which prompt; the first one by default.
+            value: any numeric column of the table, such as "kl_bits" or "answer_prob".
+        """
+        from lensbench.lens.plot import heat_map
+
+        ids = self.prompts["prompt_id"].to_pylist()
+        chosen = ids[0] if prompt_id is None else prompt_id
+        if chosen not in ids:
+            remedy = f"Choose from: {', '.join(ids[:10])}."
+            raise InputProblems([Problem("prompt_id", f"there is no prompt {chosen!r}", remedy)])
+        return heat_map(self.to_pandas(), chosen, value, f"{self.model}: {chosen}")
+
+    def __repr__(self) -> str:
+        n_lenses = len(set(self.table["lens"].to_pylist()))
+        lines = [
+            f"LensResult({self.model}: {self.prompts.num_rows} prompt(s), "
+            f"{self.table.num_rows:,} rows, {n_lenses} lens(es), "
+            f"last layer = model within {self.gate_kl_bits:.1e} bits)"
+        ]
+        frame = self.to_pandas()
+        last = frame[frame.is_last & (frame.point == "resid_post")]
+        for prompt_id, part in list(last.groupby("prompt_id", sort=False))[:5]:
+            row = part.sort_values("layer").iloc[-1]
+            token = visible(row.top_tokens[0])
+            lines.append(f"  {prompt_id}: {token!r} at p = {row.top_probs[0]:.2f}")
+        return "\n".join(lines)
+
+
+def logit_lens(
+    model: LensModel,
+    prompts: str | Prompt | Sequence[str | Prompt],
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Positions = "all",
+    lens: Lens | Sequence[Lens] = "final",
+    points: Sequence[Point] = ("embed", "resid_post"),
+    top_k: int = 5,
+    template: Template = "plain",
+    padding_side: PaddingSide = "right",
+    batch_tokens: int = 512,
+) -> LensResult:
+    """What each residual vector would predict if the model stopped there.
+
+    The logit lens of nostalgebraist (2020), with the model's own final norm recomputed at each
+    layer, gated: the last layer must reproduce the model.
+
+    Args:
+        layers: 0 (embedding) to n_layers (after the last block); all by default.
+        positions: "all", "last", "earlier" (all but the last) or indices into the prompt.
+        lens: "final" (the lens of the model's output), or "next" and "raw" for sensitivity.
+        points: "embed", "resid_mid" (after attention), "resid_post" (after each block).
+        top_k: how many top tokens to keep per cell.
+        template: "chat" puts the prompt at the start of a chat answer.
+        batch_tokens: tokens per forward pass, padding included.
+
+    Raises:
+        GateError: the lens does not reproduce this model.
+        InputProblems: no prompt could be encoded, or unknown layers or positions.
+    """
+    lenses = (lens,) if isinstance(lens, str) else tuple(lens)
+    settings = LensSettings(
+        lenses=lenses,
+        points=tuple(points),
+        layers=None if layers is None else tuple(layers),
+        positions=positions,
+        top_k=top_k,
+        batch_tokens=batch_tokens,
+        padding_side=padding_side,
+    )
+    encoder = Encoder(model.tokenizer, model.n_ctx, template)
+    encoded, problems = encode_all(encoder, as_prompts(prompts))
+    if not encoded:
+        raise InputProblems(problems)
+    return read(model, encoded, settings, problems)
+
+
+def read(
+    model: LensModel,
+    encoded: Sequence[EncodedPrompt],
+    settings: LensSettings,
+    problems: Sequence[Problem] = (),
+) -> LensResult:
+    """The lens over prompts that are encoded already."""
+    text = TokenText(model.tokenizer)
+    tables, found, errors = [], list(problems), []
+    for readings in read_batches(model, encoded, settings):
+        tables.append(lens_table(model, readings, text))
+        found += readings.problems
+        if readings.gate_kl_bits is not None:
+            errors.append(readings.gate_kl_bits)
+    if not errors:
+        raise InputProblems(found)
+    require([lens_identity(model, max(errors))])
+    failed = {problem.prompt_id for problem in found}
+    measured = [item for item in encoded if item.prompt.id not in failed]
+    return LensResult(
+        model=model.name,
+        table=pa.concat_tables(tables),
+        prompts=prompts_table(model, measured, text),
+        gate_kl_bits=max(errors),
+        problems=found,
+    )

@@ -1,0 +1,86 @@
+"""The rules for device and dtype, and the sum that refuses a model that does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from lensbench.errors import ModelError
+from lensbench.models import devices
+from lensbench.models.devices import memory_available, pick_device, pick_dtype, require_fit
+
+HUGE = 10**15
+
+
+def test_best_device_first() -> None:
+    best = pick_device()
+    assert best == ("cuda" if torch.cuda.is_available() else pick_device(best))
+    assert pick_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "xpu", "abacus"])
+def test_absent_devices_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=name):
+        pick_device(name)
+
+
+def test_dtype_rule() -> None:
+    assert pick_dtype(None, "cpu", 10**11) == torch.float32
+    assert pick_dtype(None, "cuda", 1_100_000_000) == torch.float32
+    assert pick_dtype(None, "cuda", None) == torch.float32
+    assert pick_dtype(None, "cuda", 8_030_261_248) in (torch.bfloat16, torch.float16)
+    assert pick_dtype("bfloat16", "cpu") == torch.bfloat16
+    with pytest.raises(ModelError, match="float32, bfloat16, float16"):
+        pick_dtype("int3", "cpu")
+
+
+def test_memory_is_within_the_machine() -> None:
+    assert 0 < memory_available("cpu") <= psutil.virtual_memory().total
+
+
+def test_container_limit_counts(tmp_path: Path) -> None:
+    assert devices._container_memory(tmp_path) > HUGE
+    (tmp_path / "memory.current").write_text("600\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 100\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices._container_memory(tmp_path) > HUGE
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert devices._container_memory(tmp_path) == 500
+
+
+def test_fit_shows_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_fit(1_000, "float32", "cpu")
+    monkeypatch.setattr(devices, "memory_available", lambda device: 22_900_000_000)
+    with pytest.raises(ModelError) as caught:
+        require_fit(8_030_261_248, torch.float32, "cpu")
+    message = str(caught.value)
+    assert "8.03e+09 parameters x 4 bytes (float32) = 32.1 GB" in message
+    assert "22.9 GB are available on cpu" in message
+    assert "--dtype bfloat16 (16.1 GB)" in message
+
+
+def test_fit_without_a_dtype_that_helps() -> None:
+    with pytest.raises(ModelError, match="Take a smaller model"):
+        require_fit(HUGE, "bfloat16", "cpu")
+
+
+def test_doctor_reports_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    from lensbench.cli.doctor import doctor
+
+    doctor(as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["devices"][-1]["device"] == "cpu"
+    assert sum(device["default"] for device in facts["devices"]) == 1
+    assert set(facts["extras"]) == {"quant", "rag", "bench", "dev"}
+    assert "pytest" in facts["extras"]["dev"]["packages"]
+    doctor()
+    shown = capsys.readouterr().out
+    assert "GB available, used by default" in shown
+    for name, extra in facts["extras"].items():
+        assert extra["install"] in (None, f'pip install "lensbench[{name}]"')
+        assert extra["install"] is None or extra["install"] in shown

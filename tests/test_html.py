@@ -1,0 +1,168 @@
+"""The interactive page in a real browser: offline, hovered, clicked, another prompt picked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from records_fixture import Settings, write_run
+
+from lensbench.report.build import build_report
+
+pytestmark = pytest.mark.browser
+
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1400,1600",
+)
+
+
+def programs() -> tuple[str, str]:
+    """Chromium and its driver; without them the test skips, or fails where CI is set."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    browser = browser or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if browser and driver:
+        return browser, driver
+    reason = "no Chromium with chromedriver here: apt-get install chromium chromium-driver"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """report.html of two models, open in a fresh browser."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    browser, driver = programs()
+    run = tmp_path_factory.mktemp("runs") / "two"
+    write_run(run, Settings(n_layers=6), Settings(model="tiny-b", n_layers=4, seed=3))
+    build_report([run])
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.get((run / "report.html").as_uri())
+    yield chrome
+    errors = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
+    chrome.quit()
+    assert errors == []
+
+
+def cell(page: Any, heat_map: int, layer: int, position: int) -> tuple[int, int]:
+    """Where a cell's centre is on the screen, from the axes that Plotly drew."""
+    x, y = page.execute_script(
+        "const box = document.getElementById(arguments[0]), l = box._fullLayout,"
+        "at = box.getBoundingClientRect();"
+        "return [at.left + l.xaxis._offset + l.xaxis.d2p(arguments[2]),"
+        "        at.top + l.yaxis._offset + l.yaxis.d2p(arguments[1])];",
+        f"heatmap-{heat_map}",
+        layer,
+        position,
+    )
+    return round(x), round(y)
+
+
+def point_at(page: Any, place: tuple[int, int], click: bool = False) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    actions = ActionChains(page)
+    actions.w3c_actions.pointer_action.move_to_location(*place)
+    if click:
+        actions.click()
+    actions.perform()
+
+
+def wait_for(page: Any, script: str, *arguments: object) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page, 20).until(lambda p: p.execute_script(script, *arguments))
+
+
+def top_token(page: Any, heat_map: int, layer: int, position: int) -> str:
+    """The token that the embedded data holds for a cell of the chosen prompt."""
+    return page.execute_script(
+        "const m = data.models[arguments[0]];"
+        "const p = m.prompts[document.getElementById('prompt-picker').value];"
+        "return m.words[p.top[arguments[1]][arguments[2]][0]];",
+        heat_map,
+        layer,
+        position,
+    )
+
+
+def test_hover_shows_the_top_tokens_and_numbers(page: Any) -> None:
+    for heat_map, layer, position in [(0, 2, 1), (1, 3, 2)]:
+        token = top_token(page, heat_map, layer, position)
+        point_at(page, cell(page, heat_map, layer, position))
+        text = wait_for(
+            page,
+            "const box = document.getElementById('heatmap-' + arguments[0]);"
+            "const t = box.querySelector('.hoverlayer .hovertext');"
+            "return t && t.textContent.includes(arguments[1]) && t.textContent;",
+            heat_map,
+            token,
+        )
+        assert f"layer {layer}" in text
+        for words in ("entropy (bits)", "KL(model ‖ lens) (bits)", "rank of the answer"):
+            assert words in text
+
+
+def test_click_keeps_a_cell_as_text(page: Any) -> None:
+    token = top_token(page, 0, 4, 2)
+    point_at(page, cell(page, 0, 4, 2), click=True)
+    text = wait_for(page, "return document.getElementById('cell-0').innerText;")
+    assert "layer 4" in text
+    assert token in text
+    assert page.execute_script("return document.querySelectorAll('#cell-0 script').length") == 0
+
+
+def test_another_prompt_changes_the_plots(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    shape = "return document.getElementById('heatmap-1').data[0].z.map((row) => row.length);"
+    texts = "return JSON.stringify(document.getElementById('heatmap-0').data[0].text);"
+    curve = "return JSON.stringify(document.getElementById('prompt-curves').data[0].y);"
+    before = page.execute_script(texts), page.execute_script(curve)
+    assert page.execute_script(shape) == [5] * 5  # layers x positions
+    picker = Select(page.find_element(By.ID, "prompt-picker"))
+    assert len(picker.options) == 32
+    picker.select_by_value("r3-07")  # recorded at its last position only
+    wait_for(page, texts.replace("return ", "return arguments[0] !== "), before[0])
+    assert page.execute_script(shape) == [1] * 5
+    assert page.execute_script(curve) != before[1]
+
+
+def test_colour_can_be_another_measure(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    Select(page.find_element(By.ID, "colour-picker")).select_by_value("kl_bits")
+    assert wait_for(page, "return document.getElementById('heatmap-0').data[0].reversescale;")
+
+
+def test_the_page_loads_nothing_from_elsewhere(page: Any) -> None:
+    loaded = page.execute_script(
+        "return performance.getEntriesByType('resource').map((e) => e.name);"
+    )
+    assert [name for name in loaded if not name.startswith(("data:", "blob:", "file:"))] == []
+
+
+def test_no_token_became_markup(page: Any) -> None:
+    assert page.execute_script("return document.scripts.length;") == 3
+    assert page.execute_script("return document.querySelectorAll('#heatmap-0 b').length;") == 0
