@@ -7,6 +7,7 @@ import unicodedata
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_UNSEEN = ("C", "Zl", "Zp")  # controls, formats, unassigned; line and paragraph separator
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
 
@@ -22,7 +23,7 @@ def visible(token: str) -> str:
 def _visible_character(character: str) -> str:
     if character in _VISIBLE:
         return _VISIBLE[character]
-    if unicodedata.category(character).startswith("C"):
+    if unicodedata.category(character).startswith(_UNSEEN):
         return f"\\u{ord(character):04x}"
     return character
 

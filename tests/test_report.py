@@ -16,7 +16,16 @@ import pytest
 from records_fixture import NASTY, Settings, write_run
 
 from lensbench.errors import RecordsError
-from lensbench.report import anomalies, curves, figures, headlines, numbers
+from lensbench.report import (
+    anomalies,
+    contrasts,
+    curves,
+    figures,
+    headlines,
+    heatmaps,
+    numbers,
+    sensitivity,
+)
 from lensbench.report.build import build_report, unique_slugs
 from lensbench.report.html import embedded_json
 from lensbench.report.load import load_records
@@ -138,8 +147,8 @@ def test_tokens_and_prompts_cannot_break_out(built: Path) -> None:
 
 def test_figures_keep_tokens_as_text(run: Path) -> None:
     record = load_records([run])[0]
-    prompt_id = figures.heat_map_prompts(record)[1]
-    svg = figures.to_svg(figures.heat_map, record, prompt_id).decode()
+    prompt_id = heatmaps.heat_map_prompts(record)[1]
+    svg = figures.to_svg(heatmaps.heat_map, record, prompt_id).decode()
     assert "<script>" not in svg
     assert "&lt;script" in svg
     assert "\u202e" not in svg
@@ -224,7 +233,7 @@ def test_category_before_instance_by_hand(tmp_path: Path) -> None:
         return row | {f"{n}_layer": layer for n, layer in zip(names, found, strict=True)}
 
     edited(run, "milestones", edit)
-    row = headlines.category_table(load_records([run])[0]).iloc[0]
+    row = contrasts.category_table(load_records([run])[0]).iloc[0]
     assert row["category_first_share"].value == 0.5
     assert row["null_first_share"].value == 0.5
     assert row["difference_points"].value == 0
@@ -243,12 +252,12 @@ def test_chance_is_the_mean_over_all_deals() -> None:
 
 def test_anomalies_are_the_unexplained_middle_cells(run: Path) -> None:
     record = load_records([run])[1]
-    found = anomalies.find_anomalies(record)
+    cells, shares = anomalies.cells_table(record), anomalies.share_table(record)
     prompts = record.prompts.set_index("prompt_id")
-    assert len(found.rows) == found.shares["anomalies"].iloc[0] > 0
-    assert found.rows["depth"].between(0.25, 0.75).all()
-    assert found.rows["prob"].is_monotonic_decreasing
-    for row in found.rows.to_dict("records"):
+    assert len(cells) == shares["anomalies"].iloc[0] > 0
+    assert cells["depth"].between(0.25, 0.75).all()
+    assert cells["prob"].is_monotonic_decreasing
+    for row in cells.to_dict("records"):
         prompt = prompts.loc[row["prompt_id"]]
         assert row["token"] not in {*prompt["tokens"], prompt["answer_token"], "|"}
 
@@ -256,7 +265,7 @@ def test_anomalies_are_the_unexplained_middle_cells(run: Path) -> None:
 def test_sensitivity_flags_the_lens_that_changes_the_conclusion(tmp_path: Path) -> None:
     settings = Settings(model="m", n_layers=12, relations=8, per_relation=8, heatmap_prompts=0)
     record = load_records([write_run(tmp_path / "run", settings)])[0]
-    table = headlines.sensitivity_table(record).set_index("lens")
+    table = sensitivity.sensitivity_table(record).set_index("lens")
     assert table.loc["final", "changes"] == "reference"
     assert table.loc["next", "changes"] == "no"
     assert table.loc["raw", "changes"].startswith("yes: ")

@@ -38,7 +38,7 @@ def check(
 
         lensbench check smollm2-135m --norm raw   (fails: the raw lens is not the model)
     """
-    from lensbench.cli.console import messages, results
+    from lensbench.cli.console import literal, messages, results
     from lensbench.lens.gate import check_identities
     from lensbench.models.load import load_model
 
@@ -53,7 +53,7 @@ def check(
     with messages.status("measuring"):
         token_ids = [loaded.tokenizer(prompt).input_ids for prompt in _PROMPTS]
         identities = check_identities(loaded, token_ids, norm.value)
-    results.print(repr(loaded), markup=False, highlight=False)
+    results.print(literal(repr(loaded)), highlight=False)
     results.print(_table(identities))
     if any(identity.passed is False for identity in identities):
         results.print("[bold red]FAILED[/]: nothing read this way would be reported.")

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lensbench.errors import Problem
+from lensbench.escape import printable
 
 INTERRUPTED = 130
 _SHOWN_PROBLEMS = 20
@@ -19,15 +20,20 @@ results = Console()
 messages = Console(stderr=True)
 
 
+def literal(text: object) -> str:
+    """Somebody's text as rich markup that shows it as it is: no tags, no control characters."""
+    return "\n".join(escape(printable(line)) for line in str(text).split("\n"))
+
+
 def failure(error: object) -> None:
     """One error, unwrapped so that it can be copied."""
-    messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    messages.print(f"[bold red]error:[/] {literal(error)}", highlight=False, soft_wrap=True)
 
 
 def show_problems(problems: Sequence[Problem]) -> None:
     """Items that were left out; the first ones in words, the rest counted."""
     for problem in problems[:_SHOWN_PROBLEMS]:
-        messages.print(f"[yellow]left out:[/] {escape(str(problem))}", highlight=False)
+        messages.print(f"[yellow]left out:[/] {literal(problem)}", highlight=False)
     rest = len(problems) - _SHOWN_PROBLEMS
     if rest > 0:
         messages.print(f"[yellow]... and {rest} more[/]; all are in problems.parquet")
@@ -47,7 +53,7 @@ def batch_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def update(model: str, done: int, total: int) -> None:
             if model not in tasks:
-                tasks[model] = progress.add_task(model, total=total)
+                tasks[model] = progress.add_task(printable(model), total=total)
             progress.update(tasks[model], completed=done)  # type: ignore[arg-type]
 
         yield update

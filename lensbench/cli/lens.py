@@ -97,12 +97,12 @@ def lens(
     if len(arguments) < 2:
         raise typer.BadParameter('give a model and a prompt: lensbench lens MODEL "PROMPT"')
     *models, prompt = arguments
-    from lensbench.cli.console import messages
+    from lensbench.cli.console import literal, messages
     from lensbench.models.load import load_model
 
     collected: list[dict[str, Any]] = []
     for name in models:
-        with messages.status(f"loading {name}"):
+        with messages.status(f"loading {literal(name)}"):
             model = load_model(
                 name,
                 dtype=dtype,
@@ -185,16 +185,21 @@ def _show(model: LensModel, result: LensResult, position: int) -> None:
     frame = _at(result, position)
     followed = visible(TokenText(model.tokenizer)(int(frame.answer_id.iloc[0])))
     at = f"position {frame.position.iloc[0]}, {visible(frame.token.iloc[0])!r}"
-    results.print(Text(f"{result.model}: {printable(result.prompts['text'][0].as_py())} ({at})"))
+    results.print(
+        Text(f"{printable(result.model)}: {printable(result.prompts['text'][0].as_py())} ({at})")
+    )
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for heading in ("layer", "top tokens", "p", "entropy", "KL", f"p({followed})", "rank"):
         justify: JustifyMethod = "left" if heading == "top tokens" else "right"
-        table.add_column(Text(heading), justify=justify, no_wrap=True, overflow="ellipsis")
+        table.add_column(Text(heading), justify=justify, no_wrap=True)
+    room = max(results.width - 58, 16)  # what the numbers leave for the tokens
     for row in frame.itertuples():
         name = f"{row.layer} mid" if row.point == "resid_mid" else str(row.layer)
+        tokens = Text(" ".join(visible(token) for token in row.top_tokens))
+        tokens.truncate(room, overflow="ellipsis")
         table.add_row(
             name,
-            Text(" ".join(visible(token) for token in row.top_tokens)),
+            tokens,
             f"{row.top_probs[0]:.3f}",
             f"{row.entropy_bits:.2f}",
             f"{row.kl_bits:.2f}",

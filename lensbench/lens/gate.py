@@ -6,7 +6,7 @@ months with "calibration gaps" of 1.01-1.14 bits that were a forgotten soft cap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from lensbench.lens.logit import last_layer_kl_bits
 from lensbench.lens.metrics import Distribution, kl_bits
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens
-from lensbench.residuals.batch import make_batch
+from lensbench.residuals.batch import PaddingSide, make_batch
 from lensbench.residuals.capture import Residuals, capture
 
 # Bounds per dtype. Their reason: the spacing of the number format (float32 2^-24, float16 2^-11,
@@ -65,7 +65,7 @@ def check_identities(
         lens: the lens tested as a reading of the model's output; "raw" fails on RMSNorm models.
     """
     alone = [_run(model, [ids]) for ids in token_ids]
-    error = max(float(last_layer_kl_bits(model, residuals, lens).max()) for residuals in alone)
+    error = worst(float(last_layer_kl_bits(model, residuals, lens).max()) for residuals in alone)
     return [
         lens_identity(model, error, lens),
         _padding_identity(model, token_ids, alone),
@@ -87,13 +87,20 @@ def require(identities: Sequence[Identity]) -> None:
         )
 
 
+def worst(errors: Iterable[float]) -> float:
+    """The largest error; NaN if any is NaN, which Python's max would pass over."""
+    return float(torch.tensor(list(errors), dtype=torch.float64).max())
+
+
 def _identity(name: str, error: float, bound: float, unit: str, reason: str) -> Identity:
     # NaN compares false with everything, so it fails too.
     return Identity(name, error, bound, unit, bool(error <= bound), reason)
 
 
-def _run(model: LensModel, token_ids: Sequence[Sequence[int]], side: str = "right") -> Residuals:
-    batch = make_batch(range(len(token_ids)), token_ids, "left" if side == "left" else "right")
+def _run(
+    model: LensModel, token_ids: Sequence[Sequence[int]], side: PaddingSide = "right"
+) -> Residuals:
+    batch = make_batch(range(len(token_ids)), token_ids, side)
     cells = [
         (row, batch.column(row, position))
         for row, ids in enumerate(token_ids)
@@ -105,21 +112,25 @@ def _run(model: LensModel, token_ids: Sequence[Sequence[int]], side: str = "righ
 def _padding_identity(
     model: LensModel, token_ids: Sequence[Sequence[int]], alone: Sequence[Residuals]
 ) -> Identity:
-    """A padded batch gives each prompt what it gets alone: KL(alone || batched), the worst cell."""
+    """A padded batch gives each prompt what it gets alone: KL(alone || batched), the worst cell.
+
+    Padding on the left is the hard side: on the right, the causal mask hides it anyway.
+    """
     name = "a padded batch = one prompt at a time"
     bound, reason = _PADDING_KL_BITS[model.dtype], "other shapes, other order of the same sums"
     if len({len(ids) for ids in token_ids}) < 2:
         why = "needs prompts of at least two lengths"
         return Identity(name, None, bound, "bits", None, why)
-    together = _run(model, token_ids)
-    error, start = 0.0, 0
-    for residuals in alone:
-        for cell in range(len(residuals.cells)):
-            p = Distribution.from_logits(residuals.model_logits(slice(cell, cell + 1)))
-            batched = together.model_logits(slice(start, start + 1))
-            error = max(error, float(kl_bits(p, Distribution.from_logits(batched))))
-            start += 1
-    return _identity(name, error, bound, "bits", reason)
+    errors = []
+    for together in (_run(model, token_ids, "right"), _run(model, token_ids, "left")):
+        start = 0
+        for residuals in alone:
+            for cell in range(len(residuals.cells)):
+                p = Distribution.from_logits(residuals.model_logits(slice(cell, cell + 1)))
+                batched = together.model_logits(slice(start, start + 1))
+                errors.append(float(kl_bits(p, Distribution.from_logits(batched))))
+                start += 1
+    return _identity(name, worst(errors), bound, "bits", reason)
 
 
 def _stream_identities(model: LensModel, token_ids: Sequence[int]) -> list[Identity]:
@@ -143,12 +154,13 @@ def _sum_identity(model: LensModel, cache: Any, names: list[str]) -> Identity:
     if missing:
         why = f"this architecture does not expose {', '.join(missing)}"
         return Identity(name, None, bound, "relative", None, why)
-    error = 0.0
+    errors = []
     for start in range(0, len(names), 4):
         before, attention, mlp, after = (cache[n].float() for n in names[start : start + 4])
         off = (before + attention + mlp - after).norm(dim=-1) / after.norm(dim=-1)
-        error = max(error, float(off.max()))
-    return _identity(name, error, bound, "relative", "one rounding of the stream per addition")
+        errors.append(float(off.max()))
+    reason = "one rounding of the stream per addition"
+    return _identity(name, worst(errors), bound, "relative", reason)
 
 
 def _pattern_identity(model: LensModel, cache: Any, patterns: list[str]) -> Identity:
@@ -158,5 +170,5 @@ def _pattern_identity(model: LensModel, cache: Any, patterns: list[str]) -> Iden
     if len(there) < len(patterns):
         why = f"{len(patterns) - len(there)} of {len(patterns)} layers expose no attention pattern"
         return Identity(name, None, bound, "absolute", None, why)
-    error = max(float((pattern.sum(-1) - 1).abs().max()) for pattern in there)
+    error = worst(float((pattern.sum(-1) - 1).abs().max()) for pattern in there)
     return _identity(name, error, bound, "absolute", "each weight is rounded once")

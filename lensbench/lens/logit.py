@@ -193,22 +193,23 @@ def _read_group(
     readout = model.readout
     stream = [residuals.at(site)[cells] for site in sites]  # each [cell, d_model]
     normed = torch.stack(
-        [readout.normed(resid, lens, site) for resid, site in zip(stream, sites, strict=True)]
+        [readout.normed(resid, lens, site) for resid, site in zip(stream, sites, strict=True)],
+        dim=1,
     )
-    final = residuals.at(model.final_site)[cells]
+    final = residuals.at(model.final_site)[cells].unsqueeze(1)
     final_normed = readout.normed(final, "final", model.final_site)
-    logits = readout.logits(normed)  # [site, cell, d_vocab]
+    logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
     model_logits = residuals.model_logits(cells)  # [cell, d_vocab]
     geometry = {
-        "resid_norm": torch.stack(stream).norm(dim=-1),
+        "resid_norm": torch.stack(stream, dim=1).norm(dim=-1),
         "cos_final": metrics.cosine(normed, final_normed),
     }
     readings = []
     for i, cell in enumerate(range(cells.start, cells.stop)):
         p = Distribution.from_logits(model_logits[i : i + 1])  # broadcasts over sites
-        q = Distribution.from_logits(logits[:, i])
+        q = Distribution.from_logits(logits[i])
         statistics = cell_statistics(p, q, targets, cell, k)
-        readings.append(statistics | {name: value[:, i] for name, value in geometry.items()})
+        readings.append(statistics | {name: value[i] for name, value in geometry.items()})
     return readings
 
 

@@ -61,12 +61,12 @@ def kl_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
 def js_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
     """Jensen-Shannon divergence (Lin 1991), symmetric, 0..1 bit.
 
-    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, written as H(m) - (H(p) + H(q)) / 2.
+    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, written as H(m) - (H(p) + H(q)) / 2, where
+    H(m) = 1 - sum (2m) log2(2m) / 2.
     """
-    mixture = (p.probs + q.probs).mul_(0.5)
     # Where both underflow to 0, m log m is 0: the smallest normal number stands in for log(0).
-    log_mixture = mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log_()
-    mixture_bits = -(mixture * log_mixture).sum(-1) / LN_2
+    double = p.probs.clamp(min=torch.finfo(p.probs.dtype).tiny) + q.probs
+    mixture_bits = 1.0 - 0.5 * (double * double.log()).sum(-1) / LN_2
     return (mixture_bits - 0.5 * (p.entropy + q.entropy)).clamp(min=0.0)
 
 

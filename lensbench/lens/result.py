@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
-from lensbench.lens.gate import lens_identity, require
+from lensbench.lens.gate import lens_identity, require, worst
 from lensbench.lens.logit import LensSettings, Positions, read_batches
 from lensbench.lens.table import lens_table, prompts_table
 from lensbench.models.model import LensModel
@@ -137,13 +137,13 @@ def read(
             errors.append(readings.gate_kl_bits)
     if not errors:
         raise InputProblems(found)
-    require([lens_identity(model, max(errors))])
+    require([lens_identity(model, worst(errors))])
     failed = {problem.prompt_id for problem in found}
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(
         model=model.name,
         table=pa.concat_tables(tables),
         prompts=prompts_table(model, measured, text),
-        gate_kl_bits=max(errors),
+        gate_kl_bits=worst(errors),
         problems=found,
     )

@@ -78,7 +78,7 @@ def _config(folder: Path, allow_fields: Collection[str], trust_remote_code: bool
     gguf = gguf_file(folder)
     if gguf is not None:
         return AutoConfig.from_pretrained(folder, gguf_file=gguf.name)
-    check_config(folder, allow=allow_fields)
+    check_config(folder, allow=allow_fields, trust_remote_code=trust_remote_code)
     return AutoConfig.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import functional_call
 
 from lensbench.errors import ModelError
 
@@ -122,15 +123,20 @@ def _next_norms(bridge: Any) -> dict[Site, Norm]:
 
 
 def _float32_norm(module: torch.nn.Module) -> Norm:
-    """TransformerLens' norm modules compute in float32 and keep the input's shape and dtype.
+    """The module's norm in float32, whatever the dtype of its weights.
 
-    They expect [batch, position, d_model]; statistics are per vector, so cells may stand as
-    positions.
+    The modules expect [batch, position, d_model]; statistics are per vector, so cells may stand as
+    positions. Half-precision weights are lifted, because torch's LayerNorm refuses to mix dtypes.
     """
+    lifted = {
+        name: weight.detach().float()
+        for name, weight in module.named_parameters()
+        if weight.dtype != torch.float32
+    }
 
     def norm(resid: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_model"]:
         flat = resid.reshape(1, -1, resid.shape[-1])
-        return module(flat).reshape(resid.shape)
+        return functional_call(module, lifted, (flat,)).reshape(resid.shape)
 
     return norm
 

@@ -79,8 +79,11 @@ class Encoder:
         tokens or one that merges with the end of the prompt.
         """
         text = self._text(prompt)
-        token_ids = self._ids(text)
-        problems = self._text_problems(prompt, token_ids)
+        problems = self._text_problems(prompt)
+        token_ids = () if problems else self._ids(text)
+        if len(token_ids) > self.n_ctx:
+            length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
+            problems.append(self._problem(prompt, f"the prompt has {length}", "Shorten it."))
         if problems:
             raise InputProblems(problems)
         spaced, bare = (" ", "") if not text[-1].isspace() else ("", " ")
@@ -112,15 +115,15 @@ class Encoder:
         plain = self.template == "plain"
         return tuple(self.tokenizer(text, add_special_tokens=plain).input_ids)
 
-    def _text_problems(self, prompt: Prompt, token_ids: Sequence[int]) -> list[Problem]:
+    def _text_problems(self, prompt: Prompt) -> list[Problem]:
         found = []
+        words = prompt.prompt + (prompt.answer or "") + (prompt.category or "")
         if not prompt.prompt.strip():
             found.append(("the prompt is empty", "Write a prompt or delete the row."))
-        if "\0" in prompt.prompt + (prompt.answer or ""):
+        if "\0" in words:
             found.append(("there is a NUL byte in it", "Save the file as plain UTF-8 text."))
-        if len(token_ids) > self.n_ctx:
-            length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
-            found.append((f"the prompt has {length}", "Shorten it."))
+        if any("\ud800" <= character <= "\udfff" for character in words):
+            found.append(("there is half a character (a lone surrogate) in it", "Write it whole."))
         return [self._problem(prompt, what, remedy) for what, remedy in found]
 
     def _problem(self, prompt: Prompt, what: str, remedy: str) -> Problem:
@@ -202,7 +205,8 @@ class TokenText:
     """Token ids as the text they add, leading space included, whatever the tokenizer's kind.
 
     SentencePiece tokenizers drop the leading space of a token decoded alone, so each is decoded
-    after an anchor and the anchor's text is taken off again.
+    after an anchor and the anchor's text is taken off again. An id without any text, such as the
+    unused ones at the end of many vocabularies, is written as `<id>`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -218,4 +222,4 @@ class TokenText:
     def _decode(self, token_id: int) -> str:
         ids = [*self._anchor, token_id]
         text = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        return str(text)[self._skip :]
+        return str(text)[self._skip :] or f"<{token_id}>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,7 +22,9 @@ from lensbench.prompts.prompt import Prompt
 REQUIRED = ("id", "relation", "prompt", "answer")
 _OPTIONAL = ("category", "subject", "control_of", "paraphrase_of", "reverse_of")
 _LINKS = ("control_of", "paraphrase_of", "reverse_of")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it; nothing can tokenise it
 _MAX_CELL = 100_000  # characters; no context window of a model here holds more
+_SAVE_AS = "Save the file as UTF-8; spreadsheets call it 'CSV UTF-8'."
 _DATA = resources.files("lensbench").joinpath("prompts", "data")
 
 Row = tuple[int, dict[str, str]]  # the line it starts on, and its cells
@@ -93,20 +96,26 @@ def _read_file(path: Path, name: str) -> PromptSet:
 def _text_of(path: Path, name: str) -> str:
     """The file's text; a byte order mark is taken off."""
     data = path.read_bytes()
+    if b"\0" in data[:4]:  # UTF-16 without a mark is valid, if senseless, UTF-8
+        what = "it is UTF-16 or UTF-32, not UTF-8"
+        raise InputProblems([Problem(name, what, _SAVE_AS)])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         what = f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x})"
-        remedy = "Save the file as UTF-8; spreadsheets call it 'CSV UTF-8'."
-        raise InputProblems([Problem(name, what, remedy)]) from error
+        raise InputProblems([Problem(name, what, _SAVE_AS)]) from error
 
 
 def _csv_rows(text: str, name: str, problems: list[Problem]) -> Iterator[Row]:
     """Rows of a CSV, cells with line ends in them included."""
     csv.field_size_limit(max(len(text), csv.field_size_limit()))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = [cell.strip() for cell in next(reader, [])]
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+    except csv.Error as error:
+        problem = Problem(f"{name}, row 1", f"the header is not CSV ({error})", "Close the quotes.")
+        raise InputProblems([problem]) from error
     _require_columns(header, name)
     start = reader.line_num + 1
     try:
@@ -143,7 +152,7 @@ def _jsonl_rows(text: str, name: str, problems: list[Problem]) -> Iterator[Row]:
         where = f"{name}, row {line}"
         try:
             row = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(Problem(where, f"it is not JSON ({error})", "One object a line."))
             continue
         missing = [key for key in REQUIRED if key not in row] if isinstance(row, dict) else ["id"]
@@ -194,6 +203,8 @@ def _row_problems(cells: dict[str, str], seen: dict[str, int]) -> Iterator[tuple
             yield what, f"At most {_MAX_CELL:,} are taken; a quote may be missing before it."
         if "\0" in cell:
             yield f"there is a NUL byte in '{column}'", "Save the file as plain UTF-8 text."
+        if not cell.isascii() and _SURROGATE.search(cell):
+            yield f"there is half a character (a lone surrogate) in '{column}'", "Write it whole."
 
 
 def _linked(prompts: list[Prompt], name: str, problems: list[Problem]) -> list[Prompt]:

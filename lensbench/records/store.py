@@ -24,6 +24,7 @@ from lensbench.records.schema import PROBLEMS, SCHEMA_VERSION, TABLES
 
 MANIFEST = "manifest.json"
 _PARTS = "parts"
+_DELETE = "Delete its folder and run the same command again."
 
 
 def folder_name(model: str) -> str:
@@ -56,13 +57,19 @@ class RecordStore:
         path = self.folder / MANIFEST
         if not path.exists():
             return None
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest.get("schema_version")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecordsError(f"{path}: it is damaged ({error}). {_DELETE}") from error
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise RecordsError(
                 f"{path}: written with schema {version}, this lensbench writes {SCHEMA_VERSION}. "
                 "Give the run another folder with --out, or use the lensbench that wrote it."
             )
+        missing = [key for key in ("status", "model", "settings") if key not in manifest]
+        if missing:
+            raise RecordsError(f"{path}: it is damaged (no {', '.join(missing)}). {_DELETE}")
         return dict(manifest)
 
     def start(self, manifest: dict[str, Any]) -> None:
@@ -86,6 +93,8 @@ class RecordStore:
                 f"{self.folder} holds a run made with other settings:\n{lines}\n"
                 "Give this run another folder with --out, or delete that one."
             )
+        if earlier["status"] == "complete":  # but a table was lost
+            self.write_manifest(manifest)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest as a whole."""
@@ -124,6 +133,15 @@ class RecordStore:
         """Write one table of the contract."""
         _write_parquet(self.folder / f"{name}.parquet", table.cast(TABLES[name]))
 
+    def has_tables(self) -> bool:
+        """Whether every table of the contract is there."""
+        return all((self.folder / f"{name}.parquet").exists() for name in TABLES)
+
+    def problems(self) -> list[Problem]:
+        """The problems of a complete record."""
+        rows = pq.read_table(self.folder / "problems.parquet").drop_columns("model").to_pylist()
+        return [Problem(**row) for row in rows]
+
     def problems_table(self, problems: list[Problem]) -> pa.Table:
         """Problems as their table."""
         rows = [
@@ -139,9 +157,11 @@ class RecordStore:
         return pa.Table.from_pylist(rows, schema=PROBLEMS)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """The tables are whole: say so, then drop the parts they were made from."""
+        """The tables are whole: say so, then drop the parts and what killed writers left behind."""
         self.write_manifest({**manifest, "status": "complete"})
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
+        for torn in self.folder.glob(".*.part"):
+            torn.unlink(missing_ok=True)
 
     def _part(self, number: int) -> Path:
         return self.folder / _PARTS / f"{number:06d}.parquet"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,16 +17,11 @@ FREQUENT = 0.05  # a token on top for this share of a layer's prompts says nothi
 FREQUENT_AT_LEAST = 2  # prompts
 
 
-@dataclass(frozen=True, eq=False)
-class Anomalies:
-    """How often, and where exactly."""
+def find_anomalies(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cells at mid layers whose top token is neither prompt, answer, category nor frequent.
 
-    shares: pd.DataFrame  # one row a measure
-    rows: pd.DataFrame  # one row a cell, the most confident first
-
-
-def find_anomalies(record: Record) -> Anomalies:
-    """Cells at mid layers whose top token is neither prompt, answer, category nor frequent."""
+    Two frames, base prompt x mid layer: 1 where that is so, and the chance of it.
+    """
     base = base_prompts(record)
     tops = by_layer(record, "top_tokens", base, record.main_lens).map(first_or_none)
     depth = tops.columns.to_numpy(dtype=float) / record.n_layers
@@ -40,7 +34,7 @@ def find_anomalies(record: Record) -> Anomalies:
         frequent = _frequent(words)
         seen, by_chance = own_and_chance(words, [own | frequent for own in related])
         odd[layer], chance[layer] = 1 - seen, 1 - by_chance
-    return Anomalies(_shares(odd, chance, prompts["relation"]), _rows(record, prompts, odd))
+    return odd, chance
 
 
 def _word(token: str) -> str:
@@ -64,8 +58,10 @@ def _frequent(words: list[str]) -> frozenset[str]:
     )
 
 
-def _shares(odd: pd.DataFrame, chance: pd.DataFrame, relation: pd.Series) -> pd.DataFrame:
+def share_table(record: Record) -> pd.DataFrame:
     """Observed and chance share of cells, and their difference, over prompts."""
+    odd, chance = find_anomalies(record)
+    relation = base_prompts(record)["relation"].reindex(odd.index)
     columns = {
         "observed_share": odd.mean(axis=1),
         "chance_share": chance.mean(axis=1),
@@ -98,8 +94,9 @@ def reading(shares: pd.DataFrame) -> str:
     )
 
 
-def _rows(record: Record, prompts: pd.DataFrame, odd: pd.DataFrame) -> pd.DataFrame:
+def cells_table(record: Record) -> pd.DataFrame:
     """The anomalous cells themselves: prompt, layer, token and its probability."""
+    odd, prompts = find_anomalies(record)[0], base_prompts(record)
     columns = ["prompt_id", "relation", "prompt", "layer", "depth", "token", "prob"]
     tops = by_layer(record, "top_tokens", prompts, record.main_lens)
     probs = by_layer(record, "top_probs", prompts, record.main_lens)

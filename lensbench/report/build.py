@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.files import write_bytes
-from lensbench.report import figures
+from lensbench.report import figures, heatmaps
 from lensbench.report.html import interactive_page
 from lensbench.report.load import MANIFEST, Record, load_records
 from lensbench.report.markdown import cross_model_report, model_report
@@ -58,7 +58,7 @@ def _files(
 
 
 def _model_files(record: Record, tables: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    heat_maps = figures.heat_map_prompts(record)
+    heat_maps = heatmaps.heat_map_prompts(record)
     yield "report.md", model_report(record, tables, heat_maps).encode()
     for table in tables.values():
         yield f"tables/{table.name}.csv", to_csv(table)
@@ -66,7 +66,7 @@ def _model_files(record: Record, tables: dict[str, Table]) -> Iterator[tuple[str
         if len(tables[table_name].frame):
             yield f"figures/{name}.svg", figures.to_svg(draw, tables[table_name].frame)
     for i, prompt_id in enumerate(heat_maps, start=1):
-        data = figures.to_svg(figures.heat_map, record, prompt_id)
+        data = figures.to_svg(heatmaps.heat_map, record, prompt_id)
         yield f"figures/heat_map_{i:02d}.svg", data
 
 

@@ -8,8 +8,9 @@ from itertools import combinations
 import pandas as pd
 
 from lensbench.report import curves
+from lensbench.report.contrasts import category_flags
 from lensbench.report.groups import base_prompts, milestones_of
-from lensbench.report.headlines import EMERGENCE, category_flags, coverage, milestone_depth, solved
+from lensbench.report.headlines import EMERGENCE, coverage, milestone_depth, solved
 from lensbench.report.load import Record
 from lensbench.report.statistics import (
     clustered_bootstrap,

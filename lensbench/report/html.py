@@ -13,8 +13,8 @@ import plotly.offline
 from markupsafe import Markup
 
 from lensbench.escape import printable, visible
-from lensbench.report.figures import heat_map_cells
 from lensbench.report.groups import base_prompts
+from lensbench.report.heatmaps import heat_map_cells
 from lensbench.report.load import Record
 from lensbench.report.tables import Table
 

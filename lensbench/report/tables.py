@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.escape import csv_cell
-from lensbench.report import anomalies, comparison, curves, headlines
+from lensbench.report import anomalies, comparison, contrasts, curves, headlines, sensitivity
 from lensbench.report.load import Record
 from lensbench.report.statistics import Estimate
 
@@ -34,113 +34,116 @@ class Table:
         return {str(column): cell for column, cell in frame.iloc[0].items()}
 
 
+# name, title, how it is made, note: in the order of the report. To add a table: one entry.
+_TABLES: tuple[tuple[str, str, Callable[[Record], pd.DataFrame], str], ...] = (
+    (
+        "coverage",
+        "Coverage",
+        headlines.coverage_table,
+        "Answered: the model's own output has the answer's first token at rank 1.",
+    ),
+    (
+        "late_binding",
+        "Late binding",
+        headlines.verdict_table,
+        "The claim: answers emerge at 75-85 % of depth. Inside or outside only when the whole "
+        "interval of the median is.",
+    ),
+    (
+        "milestones",
+        "Milestones",
+        headlines.milestones_table,
+        "Base prompts that the model answers. Depth is layer / number of layers; 0 % is the "
+        "embedding. The median is over the prompts that reach the milestone (count).",
+    ),
+    (
+        "depth_curves",
+        "Depth curves",
+        curves.depth_curves,
+        "Means over all base prompts at the last position.",
+    ),
+    (
+        "emergence",
+        "Emergence",
+        curves.emergence_curve,
+        "Shares of all base prompts, answered or not; controls ask about another subject.",
+    ),
+    (
+        "relations",
+        "Relations",
+        headlines.relations_table,
+        "Base prompts; depths over the answered ones. Within a relation each prompt stands "
+        "for itself in the interval.",
+    ),
+    (
+        "reverse",
+        "Forward and reverse",
+        contrasts.reverse_table,
+        "Each reverse question with its base question; the depth differences are medians over "
+        "pairs of which both are answered.",
+    ),
+    (
+        "paraphrases",
+        "Paraphrases",
+        contrasts.paraphrase_table,
+        "Each paraphrase with its base prompt (a base prompt counts once per paraphrase).",
+    ),
+    (
+        "category",
+        "Category before instance",
+        contrasts.category_table,
+        "Base prompts with a category word that does not stand in the prompt. Before: in the "
+        "top 10 at an earlier layer than the answer, or at all where the answer never is. "
+        "Null: the category word of another relation, the chance level.",
+    ),
+    (
+        "category_curve",
+        "Category and answer by layer",
+        curves.category_curve,
+        "Shares of the base prompts of table Category before instance.",
+    ),
+    (
+        "copying",
+        "Copying",
+        curves.copying_curve,
+        "Base prompts. Chance: the layer's top tokens dealt out to the prompts at random, "
+        "averaged over all deals.",
+    ),
+    (
+        "controls",
+        "Controls",
+        contrasts.controls_table,
+        "The base prompt's answer, looked for after the same template with another subject: "
+        "should be rare.",
+    ),
+    (
+        "anomaly_share",
+        "Anomalies",
+        anomalies.share_table,
+        "Cells at 25-75 % of depth whose top token is neither in the prompt, nor the answer, "
+        "nor the category, nor frequent (on top for 5 % of the layer's prompts, at least 2, "
+        "or without a letter or digit). Chance: the same count after the layer's top tokens "
+        "are dealt out to the prompts at random, averaged over all deals.",
+    ),
+    (
+        "anomalies",
+        "Anomalous cells",
+        anomalies.cells_table,
+        "The most confident first.",
+    ),
+    (
+        "sensitivity",
+        "Sensitivity to the lens",
+        sensitivity.sensitivity_table,
+        "Each headline by each lens. Answered share: answered by the model and read by that "
+        "lens at the last layer.",
+    ),
+)
+
+
 def record_tables(record: Record) -> dict[str, Table]:
     """All tables of one model, by name, in the order of the report."""
-    odd = anomalies.find_anomalies(record)
-    tables = [
-        Table(
-            "coverage",
-            "Coverage",
-            headlines.coverage_table(record),
-            "Answered: the model's own output has the answer's first token at rank 1.",
-        ),
-        Table(
-            "late_binding",
-            "Late binding",
-            headlines.verdict_table(record),
-            "The claim: answers emerge at 75-85 % of depth. Inside or outside only when the whole "
-            "interval of the median is.",
-        ),
-        Table(
-            "milestones",
-            "Milestones",
-            headlines.milestones_table(record),
-            "Base prompts that the model answers. Depth is layer / number of layers; 0 % is the "
-            "embedding. The median is over the prompts that reach the milestone (count).",
-        ),
-        Table(
-            "depth_curves",
-            "Depth curves",
-            curves.depth_curves(record),
-            "Means over all base prompts at the last position.",
-        ),
-        Table(
-            "emergence",
-            "Emergence",
-            curves.emergence_curve(record),
-            "Shares of all base prompts, answered or not; controls ask about another subject.",
-        ),
-        Table(
-            "relations",
-            "Relations",
-            headlines.relations_table(record),
-            "Base prompts; depths over the answered ones. Within a relation each prompt stands "
-            "for itself in the interval.",
-        ),
-        Table(
-            "reverse",
-            "Forward and reverse",
-            headlines.reverse_table(record),
-            "Each reverse question with its base question; the depth differences are medians over "
-            "pairs of which both are answered.",
-        ),
-        Table(
-            "paraphrases",
-            "Paraphrases",
-            headlines.paraphrase_table(record),
-            "Each paraphrase with its base prompt (a base prompt counts once per paraphrase).",
-        ),
-        Table(
-            "category",
-            "Category before instance",
-            headlines.category_table(record),
-            "Base prompts with a category word that does not stand in the prompt. Before: in the "
-            "top 10 at an earlier layer than the answer, or at all where the answer never is. "
-            "Null: the category word of another relation, the chance level.",
-        ),
-        Table(
-            "category_curve",
-            "Category and answer by layer",
-            curves.category_curve(record),
-            "Shares of the base prompts of table Category before instance.",
-        ),
-        Table(
-            "copying",
-            "Copying",
-            curves.copying_curve(record),
-            "Base prompts. Chance: the layer's top tokens dealt out to the prompts at random, "
-            "averaged over all deals.",
-        ),
-        Table(
-            "controls",
-            "Controls",
-            headlines.controls_table(record),
-            "The base prompt's answer, looked for after the same template with another subject: "
-            "should be rare.",
-        ),
-        Table(
-            "anomaly_share",
-            "Anomalies",
-            odd.shares,
-            "Cells at 25-75 % of depth whose top token is neither in the prompt, nor the answer, "
-            "nor the category, nor frequent (on top for 5 % of the layer's prompts, at least 2, "
-            "or without a letter or digit). Chance: the same count after the layer's top tokens "
-            "are dealt out to the prompts at random, averaged over all deals.",
-        ),
-        Table(
-            "anomalies",
-            "Anomalous cells",
-            odd.rows,
-        ),
-        Table(
-            "sensitivity",
-            "Sensitivity to the lens",
-            headlines.sensitivity_table(record),
-            "Each headline by each lens. Answered share: answered by the model and read by that "
-            "lens at the last layer.",
-        ),
-    ]
-    return {table.name: table for table in tables}
+    return {name: Table(name, title, make(record), note) for name, title, make, note in _TABLES}
 
 
 def comparison_tables(
@@ -166,7 +169,7 @@ def comparison_tables(
             "curves",
             "Curves on equal relative depth",
             comparison.grid_table(frames),
-            "Means over base prompts, interpolated linearly between layers.",
+            "Means over each model's base prompts, interpolated linearly between layers.",
         ),
     ]
     return {table.name: table for table in tables}

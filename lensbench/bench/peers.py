@@ -1,0 +1,169 @@
+"""The same job done four ways: every layer x position of one prompt, read over the vocabulary.
+
+Each peer is a function that prepares and returns the job. What is counted as the job: entropy,
+KL to the model's output and the top 5 tokens of every cell. lensbench computes all its metrics
+(also Jensen-Shannon, ranks, margins, surprisal, cosine and norm) in the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.errors import MissingExtraError
+
+Job = Callable[[], object]
+_K = 5
+
+
+def token_ids(n_tokens: int, d_vocab: int) -> Tensor:
+    """A fixed random prompt, [1, n_tokens]; the work does not depend on what it says."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(5, d_vocab, (1, n_tokens), generator=generator)
+
+
+def _hugging_face(folder: Path) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def forward(folder: Path, n_tokens: int) -> Job:
+    """Plain Hugging Face forward pass: what everybody pays."""
+    model = _hugging_face(folder)
+    ids = token_ids(n_tokens, model.config.vocab_size)
+
+    def job() -> object:
+        with torch.inference_mode():
+            return model(ids).logits
+
+    return job
+
+
+def floor(folder: Path, n_tokens: int) -> Job:
+    """Forward pass plus the bare float32 head products of all layers: what nobody can avoid."""
+    model = _hugging_face(folder)
+    ids = token_ids(n_tokens, model.config.vocab_size)
+    W_U = model.get_output_embeddings().weight
+
+    def job() -> object:
+        with torch.inference_mode():
+            states = model(ids, output_hidden_states=True).hidden_states
+            for state in states:
+                torch.nn.functional.linear(state[0], W_U)
+
+    return job
+
+
+def lensbench(folder: Path, n_tokens: int) -> Job:
+    """lensbench, all metrics."""
+    from lensbench.lens.logit import LensSettings, read_batch
+    from lensbench.models.load import load_model
+    from lensbench.prompts.encode import EncodedPrompt, Word
+    from lensbench.prompts.prompt import Prompt
+
+    model = load_model(folder, dtype="float32", device="cpu")
+    ids = tuple(token_ids(n_tokens, model.d_vocab)[0].tolist())
+    prompt = EncodedPrompt(Prompt("p", "-"), "-", "plain", ids, answer=Word("-", (ids[0],)))
+    settings = LensSettings(positions="all", top_k=_K)
+    return lambda: read_batch(model, [prompt], settings)
+
+
+def transformer_lens_tool(folder: Path, n_tokens: int) -> Job:
+    """TransformerLens 4: run_with_cache, then tools.analysis.logit_lens (entropy, top 5; no KL)."""
+    from transformer_lens.tools.analysis import logit_lens
+
+    bridge = _bridge(folder)
+    ids = token_ids(n_tokens, bridge.cfg.d_vocab)
+
+    def job() -> object:
+        with torch.inference_mode():
+            return logit_lens(bridge, ids, positions=None, top_k=_K)
+
+    return job
+
+
+def transformer_lens_stack(folder: Path, n_tokens: int) -> Job:
+    """TransformerLens: accumulated_resid and one unembedding; all log-probabilities are kept."""
+    bridge = _bridge(folder)
+    ids = token_ids(n_tokens, bridge.cfg.d_vocab)
+    names = ["blocks.0.hook_resid_pre"]
+    names += [f"blocks.{i}.hook_resid_post" for i in range(bridge.cfg.n_layers)]
+
+    def job() -> object:
+        with torch.inference_mode():
+            logits, cache = bridge.run_with_cache(ids, names_filter=names)
+            stack = torch.stack([cache[name][0] for name in names])  # [layer, pos, d_model]
+            lens = bridge.ln_final(stack) @ bridge.W_U + bridge.b_U
+            return _statistics(logits[0], lens)
+
+    return job
+
+
+def hugging_face_loop(folder: Path, n_tokens: int) -> Job:
+    """Plain Hugging Face: output_hidden_states, then norm, head and log_softmax layer by layer."""
+    model = _hugging_face(folder)
+    ids = token_ids(n_tokens, model.config.vocab_size)
+    norm, head = model.model.norm, model.get_output_embeddings()
+
+    def job() -> object:
+        with torch.inference_mode():
+            output = model(ids, output_hidden_states=True)
+            states = [norm(state) for state in output.hidden_states[:-1]]
+            states.append(output.hidden_states[-1])  # Hugging Face has normed this one already
+            return [_statistics(output.logits[0], head(state[0])) for state in states]
+
+    return job
+
+
+def nnterp(folder: Path, n_tokens: int) -> Job:
+    """nnterp: trace, then project_on_vocab layer by layer."""
+    try:
+        from nnterp import StandardizedTransformer
+    except ImportError as error:
+        raise MissingExtraError("nnterp", "bench") from error
+    model = StandardizedTransformer(str(folder), dtype=torch.float32, device_map="cpu")
+    ids = token_ids(n_tokens, model.vocab_size)
+
+    def job() -> object:
+        with torch.inference_mode(), model.trace(ids):
+            states = [model.token_embeddings.save()]
+            states += [model.layers_output[i].save() for i in range(model.num_layers)]
+            logits = model.logits.save()
+        with torch.inference_mode():
+            return [_statistics(logits[0], model.project_on_vocab(state)[0]) for state in states]
+
+    return job
+
+
+def _bridge(folder: Path) -> torch.nn.Module:
+    from lensbench.models.load import load_model
+
+    return load_model(folder, dtype="float32", device="cpu").bridge
+
+
+def _statistics(
+    model_logits: Float[Tensor, "pos d_vocab"], lens_logits: Float[Tensor, "*layer pos d_vocab"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Entropy, KL and top 5, as one would write them."""
+    log_p = torch.log_softmax(model_logits, -1)
+    log_q = torch.log_softmax(lens_logits, -1)
+    entropy = -(log_q.exp() * log_q).sum(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return entropy, kl, log_q.topk(_K, -1).indices
+
+
+FORWARD, FLOOR = "forward pass", "forward + bare head products"
+PEERS: dict[str, Callable[[Path, int], Job]] = {
+    FORWARD: forward,
+    FLOOR: floor,
+    "lensbench": lensbench,
+    "TransformerLens tools.analysis.logit_lens": transformer_lens_tool,
+    "TransformerLens run_with_cache + unembed": transformer_lens_stack,
+    "Hugging Face output_hidden_states loop": hugging_face_loop,
+    "nnterp trace + project_on_vocab": nnterp,
+}

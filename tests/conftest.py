@@ -1,0 +1,89 @@
+"""Fixtures that need a model: one tiny checkpoint per family, and the real demo models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from tiny import TINY, Case, save
+
+if TYPE_CHECKING:
+    from lensbench.models.model import LensModel
+
+# Both before torch and transformers are imported. Nothing in the tests may reach a hub; and on
+# tensors this small, a second thread costs more than it brings, many times more on a busy machine.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, and no time limit on any: a busy machine is no failure.
+settings.register_profile("lensbench", deadline=None, derandomize=True, database=None)
+settings.load_profile("lensbench")
+
+
+@pytest.fixture(scope="session")
+def tiny_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """A family's checkpoint by its name in `TINY`, made once a session."""
+    cases: dict[str, Case] = {}
+
+    def get(name: str) -> Case:
+        if name not in cases:
+            folder = tmp_path_factory.mktemp("tiny") / name
+            cases[name] = Case(name, TINY[name], save(TINY[name], folder))
+        return cases[name]
+
+    return get
+
+
+@pytest.fixture(scope="session", params=list(TINY))
+def family(request: pytest.FixtureRequest, tiny_case: Callable[[str], Case]) -> Case:
+    """Every family in turn."""
+    return tiny_case(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_case: Callable[[str], Case]) -> Case:
+    """One family, where one is enough. Its tokenizer is of SentencePiece's kind, with BOS."""
+    return tiny_case("llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2(tiny_case: Callable[[str], Case]) -> Case:
+    """A LayerNorm family. Its tokenizer is a byte-level BPE without BOS."""
+    return tiny_case("gpt2")
+
+
+def real_folder(alias: str) -> Path:
+    """The folder of a demo model; skips the test where it was not pulled, but fails in CI."""
+    from lensbench.models.source import locate
+
+    folder = locate(alias).folder
+    if folder is None:
+        message = f"{alias} is not in the cache; fetch it with: lensbench pull {alias}"
+        if os.environ.get("CI") and alias == "smollm2-135m":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm_folder() -> Path:
+    """The demo model's folder. Use with @pytest.mark.real."""
+    return real_folder("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def smollm(smollm_folder: Path) -> LensModel:
+    """The demo model in float32. Use with @pytest.mark.real."""
+    from lensbench.models.load import load_model
+
+    return load_model("smollm2-135m", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def gemma3_folder() -> Path:
+    """Gemma 3 270M, where somebody fetched it. Use with @pytest.mark.real."""
+    return real_folder("gemma3-270m")

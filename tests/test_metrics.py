@@ -1,0 +1,244 @@
+"""The metrics against closed forms, against scipy and torch, and their float32 error."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
+from torch import Tensor
+
+from lensbench.lens import metrics
+from lensbench.lens.metrics import Distribution
+
+# Logits on a grid, so that ties occur; two rows of one width.
+rows = hnp.arrays(
+    np.float32,
+    st.tuples(st.just(2), st.integers(2, 200)),
+    elements=st.integers(-240, 240).map(lambda i: i / 8),
+)
+
+
+def of(logits: object) -> Distribution:
+    return Distribution.from_logits(torch.as_tensor(logits))
+
+
+def of_probs(*probs: float) -> Distribution:
+    return Distribution(torch.tensor(probs, dtype=torch.float64).log())
+
+
+# Closed forms.
+
+
+@pytest.mark.parametrize("width", [2, 64, 1000])
+def test_uniform(width: int) -> None:
+    q = of(torch.full((width,), 7.0))
+    assert metrics.entropy_bits(q) == pytest.approx(math.log2(width), abs=5e-6)
+    token = torch.tensor(1)
+    assert metrics.surprisal_bits(q, token) == pytest.approx(math.log2(width), abs=1e-6)
+    assert metrics.rank(q, token) == 1
+    assert metrics.margin_bits(q, token) == 0
+
+
+def test_one_hot() -> None:
+    logits = torch.zeros(100)
+    logits[42] = 1000.0
+    q, uniform = of(logits), of(torch.zeros(100))
+    assert metrics.entropy_bits(q) == 0
+    assert metrics.surprisal_bits(q, torch.tensor(42)) == 0
+    assert metrics.kl_bits(q, uniform) == pytest.approx(math.log2(100), abs=1e-6)
+    assert metrics.rank(q, torch.tensor(42)) == 1
+    assert metrics.rank(q, torch.tensor(0)) == 2
+    assert metrics.margin_bits(q, torch.tensor(42)) == pytest.approx(1000 / math.log(2))
+    assert metrics.margin_bits(q, torch.tensor(0)) == pytest.approx(-1000 / math.log(2))
+
+
+def test_two_points() -> None:
+    p, q = of_probs(0.25, 0.75), of_probs(0.5, 0.5)
+    h_quarter = 0.25 * 2 + 0.75 * math.log2(4 / 3)
+    assert metrics.entropy_bits(p) == pytest.approx(h_quarter)
+    assert metrics.kl_bits(p, q) == pytest.approx(1 - h_quarter)
+    h_mixture = -(0.375 * math.log2(0.375) + 0.625 * math.log2(0.625))
+    assert metrics.js_bits(p, q) == pytest.approx(h_mixture - (h_quarter + 1) / 2)
+    assert metrics.surprisal_bits(p, torch.tensor(0)) == pytest.approx(2.0)
+    assert metrics.margin_bits(p, torch.tensor(1)) == pytest.approx(math.log2(3))
+    assert metrics.margin_bits(p, torch.tensor(0)) == pytest.approx(-math.log2(3))
+
+
+def test_disjoint_distributions_are_one_bit_apart() -> None:
+    p, q = of([500.0, 0.0, 0.0]), of([0.0, 0.0, 500.0])
+    assert metrics.js_bits(p, q) == pytest.approx(1.0, abs=1e-6)
+    assert metrics.kl_bits(p, q) == pytest.approx(500 / math.log(2), rel=1e-6)
+
+
+def test_cosine() -> None:
+    x, y = torch.tensor([3.0, 0.0]), torch.tensor([4.0, 4.0])
+    assert metrics.cosine(x, y) == pytest.approx(math.sqrt(0.5))
+    assert metrics.cosine(x, -2 * x) == pytest.approx(-1.0)
+    assert metrics.cosine(x, torch.zeros(2)).isnan()
+
+
+# Against scipy and torch.
+
+
+@given(rows)
+def test_against_scipy(logits: np.ndarray) -> None:
+    p, q = of(logits[0]), of(logits[1])
+    exact = np.exp(logits.astype(float) - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    exact /= exact.sum(1, keepdims=True)
+    assert metrics.entropy_bits(q) == pytest.approx(entropy(exact[1], base=2), abs=2e-5)
+    assert metrics.kl_bits(p, q) == pytest.approx(entropy(*exact, base=2), abs=2e-5, rel=1e-5)
+    js = np.nan_to_num(jensenshannon(*exact, base=2)) ** 2  # its root of -1e-17 is NaN
+    assert metrics.js_bits(p, q) == pytest.approx(js, abs=2e-6)
+
+
+@given(rows)
+def test_against_torch_distributions(logits: np.ndarray) -> None:
+    p, q = (torch.distributions.Categorical(logits=torch.tensor(x).double()) for x in logits)
+    ours = of(logits)
+    assert metrics.entropy_bits(ours)[1] == pytest.approx(
+        float(q.entropy() / math.log(2)), abs=2e-5
+    )
+    kl = float(torch.distributions.kl_divergence(p, q) / math.log(2))
+    assert metrics.kl_bits(of(logits[0]), of(logits[1])) == pytest.approx(kl, abs=2e-5, rel=1e-5)
+    token = torch.tensor([0, logits.shape[1] - 1])
+    log_prob = [float(d.log_prob(t)) for d, t in zip((p, q), token, strict=True)]
+    np.testing.assert_allclose(metrics.log_prob(ours, token), log_prob, atol=1e-5, rtol=1e-6)
+
+
+@given(rows)
+def test_js_is_symmetric_and_bounded(logits: np.ndarray) -> None:
+    p, q = of(logits[0]), of(logits[1])
+    js = metrics.js_bits(p, q)
+    assert js == metrics.js_bits(q, p)
+    assert 0 <= js <= 1 + 1e-6
+    assert metrics.js_bits(p, of(logits[0])) == pytest.approx(0.0, abs=2e-6)
+
+
+@given(rows)
+def test_kl_of_equals_is_exactly_zero_and_never_negative(logits: np.ndarray) -> None:
+    p, q = of(logits[0]), of(logits[1])
+    assert metrics.kl_bits(p, of(logits[0])) == 0
+    assert metrics.kl_bits(p, q) >= -1e-5  # equal up to rounding may fall below 0 by rounding
+
+
+@given(rows, st.data())
+def test_rank_and_margin_agree(logits: np.ndarray, data: st.DataObject) -> None:
+    token = data.draw(st.integers(0, logits.shape[1] - 1))
+    q = of(logits[0])
+    rank = int(metrics.rank(q, torch.tensor(token)))
+    assert rank == 1 + int((logits[0] > logits[0, token]).sum())
+    margin = float(metrics.margin_bits(q, torch.tensor(token)))
+    assert (margin >= 0) == (rank == 1)
+    alone = int((logits[0] == logits[0, token]).sum()) == 1
+    assert (margin > 0) == (rank == 1 and alone)
+
+
+def test_ties_share_the_better_rank() -> None:
+    q = of([1.0, 3.0, 3.0, 2.0, 1.0])
+    ranks = metrics.rank(Distribution(q.log_probs.expand(5, 5)), torch.arange(5))
+    assert ranks.tolist() == [4, 1, 1, 3, 4]
+
+
+# top_k is written in two steps; it must be torch.topk.
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 50])
+@pytest.mark.parametrize("width", [50, 63, 64, 65, 128, 640, 1000, 64 * 64, 49_152, 50_257])
+def test_top_k_is_torch_topk(width: int, k: int) -> None:
+    logits = torch.randn(3, 2, width, generator=torch.Generator().manual_seed(width + k))
+    q = of(logits)
+    values, ids = metrics.top_k(q, k)
+    assert values.shape == ids.shape == (3, 2, k)
+    wanted = q.log_probs.topk(k, dim=-1)
+    assert torch.equal(values, wanted.values)
+    assert torch.equal(ids, wanted.indices)
+
+
+@given(rows, st.integers(1, 20))
+def test_top_k_with_ties_keeps_the_values(logits: np.ndarray, k: int) -> None:
+    wide = torch.tensor(logits[0]).repeat(64)  # always a multiple of 64, and every value ties
+    q = of(wide)
+    values, ids = metrics.top_k(q, k)
+    assert torch.equal(values, q.log_probs.topk(k).values)
+    assert torch.equal(q.log_probs[ids], values)
+    assert len(set(ids.tolist())) == k
+
+
+def test_top_k_finds_all_in_one_block() -> None:
+    logits = torch.zeros(64 * 10)
+    logits[3 * 64 : 3 * 64 + 8] = torch.arange(1.0, 9.0)
+    _, ids = metrics.top_k(of(logits), 8)
+    assert ids.tolist() == [3 * 64 + i for i in range(7, -1, -1)]
+
+
+# Float32.
+
+
+def _exact(logits: Tensor) -> Distribution:
+    return Distribution.from_logits(logits.double())
+
+
+def _hard_rows(offset: float) -> Tensor:
+    """Logits of magnitude 30 over 50,257 tokens, from nearly flat to nearly one-hot."""
+    generator = torch.Generator().manual_seed(7)
+    scales = torch.tensor([0.1, 1.0, 3.0, 10.0, 30.0]).unsqueeze(-1)
+    return scales * torch.randn(5, 50_257, generator=generator) + offset
+
+
+# How far off float32 may be: 40 roundings of 1e-6 bits, the spacing of float32 at 10 bits, and as
+# many at the size of the value itself. Half of that was seen.
+BITS, RELATIVE = 4e-5, 3e-6
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, -300.0, 10_000.0])
+def test_float32_error_at_full_vocabulary(offset: float) -> None:
+    p, q = _hard_rows(offset), _hard_rows(offset).flip(0)
+    token = torch.arange(5) * 10_000
+    arguments = {
+        metrics.entropy_bits: (p,),
+        metrics.kl_bits: (p, q),
+        metrics.js_bits: (p, q),
+        metrics.surprisal_bits: (p, token),
+        metrics.margin_bits: (p, token),
+    }
+    for metric, args in arguments.items():
+        fast = metric(*(of(x) if x.is_floating_point() else x for x in args))
+        exact = metric(*(_exact(x) if x.is_floating_point() else x for x in args))
+        torch.testing.assert_close(
+            fast.double(), exact, atol=BITS, rtol=RELATIVE, msg=lambda m, f=metric: f"{f}: {m}"
+        )
+    assert float((of(p).probs.sum(-1) - 1).abs().max()) < 1e-5
+
+
+def test_uncentred_float32_would_be_worse() -> None:
+    """Why `Distribution` centres: log Z - sum p z cancels two numbers of the offset's size."""
+    logits = _hard_rows(-300.0)
+    exact = metrics.entropy_bits(_exact(logits))
+    log_z = logits.logsumexp(-1)
+    p = (logits - log_z.unsqueeze(-1)).exp()
+    uncentred = (log_z - (p * logits).sum(-1)) / math.log(2)
+    assert (uncentred - exact).abs().max() > 1e-3
+    assert (metrics.entropy_bits(of(logits)) - exact).abs().max() < BITS
+
+
+@given(st.sampled_from([1e4, 1e6, 1e30]), st.integers(2, 300))
+def test_extreme_logits_stay_finite(size: float, width: int) -> None:
+    logits = torch.full((2, width), -size)
+    logits[0, 0] = size
+    logits[1, width - 1] = size
+    p, q = of(logits[0]), of(logits[1])
+    token = torch.tensor(0)
+    assert metrics.entropy_bits(p) == 0
+    assert metrics.js_bits(p, q) == pytest.approx(1.0)
+    assert metrics.rank(q, token) == 2
+    bits = 2 * size / math.log(2)
+    assert metrics.kl_bits(p, q) == pytest.approx(bits)
+    assert metrics.surprisal_bits(q, token) == pytest.approx(bits)
+    assert metrics.margin_bits(p, token) == pytest.approx(bits)

@@ -1,0 +1,242 @@
+"""The layout as a test: arrows point down only, and some things are nowhere in the package."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lensbench
+
+ROOT = Path(lensbench.__file__).parent
+MODULES = {
+    ".".join(("lensbench", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+BOTTOM = {"errors", "files", "escape", "version", "records"}
+# package (or module) -> what it may import of lensbench besides itself
+MAY_IMPORT = {
+    "errors": set(),
+    "version": set(),
+    "files": {"errors"},
+    "escape": {"errors"},
+    "records": BOTTOM,
+    "models": BOTTOM,
+    "prompts": BOTTOM,
+    "residuals": BOTTOM | {"models"},
+    "lens": BOTTOM | {"models", "prompts", "residuals"},
+    "report": BOTTOM,
+    "runs": BOTTOM | {"models", "prompts", "residuals", "lens"},
+    "quantized": BOTTOM | {"prompts"},  # the second path: meets the first one in tables only
+}
+TOP = {"cli", "bench", ""}  # users of the rest: verbs, benchmarks, and the public names
+
+MAX_LINES = 60
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
+FORBIDDEN_CALLS = {"eval", "exec", "print", "compile", "__import__"}
+
+
+def package_of(module: str) -> str:
+    """lensbench.report.build -> report; lensbench itself -> ''."""
+    return (*module.split("."), "")[1]
+
+
+def imports(module: str) -> Iterator[tuple[str, int]]:
+    """Every module of lensbench that `module` imports anywhere, with the line."""
+    here = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = ".".join(here.split(".")[: len(here.split(".")) - node.level + 1])
+            names = [f"{base}.{node.module}" if node.module else base]
+        elif isinstance(node, ast.ImportFrom):
+            whole = node.module or ""
+            submodules = [f"{whole}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else whole for name in submodules]
+        else:
+            continue
+        yield from ((name, node.lineno) for name in names if name.split(".")[0] == "lensbench")
+
+
+def everywhere(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    """Every node of a kind in the package, with where it stands."""
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, kind):
+                yield f"{module}:{getattr(node, 'lineno', 0)}", node
+
+
+def test_every_package_has_its_place() -> None:
+    assert {package_of(module) for module in MODULES} <= set(MAY_IMPORT) | TOP
+
+
+def test_arrows_point_down_only() -> None:
+    wrong = [
+        f"{module}:{line} imports {name}"
+        for module in MODULES
+        if package_of(module) not in TOP
+        for name, line in imports(module)
+        if package_of(name) not in MAY_IMPORT[package_of(module)] | {package_of(module)}
+    ]
+    assert wrong == []
+
+
+def test_the_imports_are_really_seen() -> None:
+    assert ("lensbench.lens.logit", "lensbench.models.readout") in {
+        (module, name) for module in MODULES for name, _ in imports(module)
+    }
+
+
+def test_the_order_has_no_circle() -> None:
+    placed: set[str] = set()
+    rest = dict(MAY_IMPORT)
+    while rest:
+        ready = {p for p, below in rest.items() if below - {p} - {"records"} <= placed}
+        assert ready, f"a circle among {sorted(rest)}"
+        placed |= ready
+        rest = {p: below for p, below in rest.items() if p not in ready}
+
+
+HEAVY = ("torch", "transformers", "transformer_lens")
+LIGHT = (
+    ["lensbench"]
+    + [name for name in MODULES if package_of(name) in BOTTOM | {"report"}]
+    + ["lensbench.prompts.prompt", "lensbench.prompts.sets", "lensbench.lens.milestones"]
+    + ["lensbench.cli", "lensbench.runs.spec"]
+)
+
+
+def test_records_reports_and_prompt_sets_need_no_torch() -> None:
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        f"    found = set(sys.modules) & {set(HEAVY)!r}\n"
+        "    if found: sys.exit(f'{name} imports {found}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *LIGHT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", lensbench.__all__)
+def test_every_public_name_can_be_imported(name: str) -> None:
+    value = getattr(lensbench, name)
+    assert name == "__version__" or value.__doc__
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        importlib.import_module("lensbench").no_such_name  # noqa: B018
+
+
+def test_no_module_is_called_utils() -> None:
+    vague = {"utils", "util", "helpers", "helper", "misc", "common"}
+    assert [name for name in MODULES if vague & set(name.split("."))] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [module for module, tree in TREES.items() if tree.body and not ast.get_docstring(tree)]
+    assert silent == []
+
+
+def test_no_handler_swallows_everything() -> None:
+    wrong = [where for where, node in everywhere(ast.ExceptHandler) if is_blanket(node)]
+    assert wrong == []
+
+
+def is_blanket(handler: ast.AST) -> bool:
+    """Catches everything and does not raise it again."""
+    assert isinstance(handler, ast.ExceptHandler)
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {"BaseException" if kind is None else ast.unparse(kind) for kind in kinds}
+    raises_again = any(
+        isinstance(node, ast.Raise) and node.exc is None for node in ast.walk(handler)
+    )
+    return bool(names & {"Exception", "BaseException"}) and not raises_again
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("except:\n  pass", True),
+        ("except Exception:\n  x = 1", True),
+        ("except (OSError, Exception):\n  pass", True),
+        ("except BaseException:\n  raise", False),
+        ("except OSError:\n  pass", False),
+    ],
+)
+def test_a_blanket_handler_is_recognised(handler: str, expected: bool) -> None:
+    (statement,) = ast.parse(f"try:\n  pass\n{handler}").body
+    assert isinstance(statement, ast.Try)
+    assert is_blanket(statement.handlers[0]) is expected
+
+
+def test_functions_are_short() -> None:
+    functions = [*everywhere(ast.FunctionDef), *everywhere(ast.AsyncFunctionDef)]
+    long = [
+        f"{where} {node.name}: {length} lines"  # type: ignore[attr-defined]
+        for where, node in functions
+        if (length := body_lines(node)) >= MAX_LINES
+    ]
+    assert long == []
+
+
+def body_lines(node: ast.AST) -> int:
+    """Lines of a function from its first statement on: neither signature nor docstring count."""
+    body = node.body  # type: ignore[attr-defined]
+    documented = ast.get_docstring(node) is not None and len(body) > 1  # type: ignore[arg-type]
+    first = body[1] if documented else body[0]
+    return int(body[-1].end_lineno) - int(first.lineno) + 1
+
+
+def test_nothing_is_printed_evaluated_or_unpickled() -> None:
+    calls = [
+        f"{where} {ast.unparse(node.func)}"
+        for where, node in everywhere(ast.Call)
+        if isinstance(node, ast.Call) and is_forbidden(node.func)
+    ]
+    imported = [
+        f"{where} imports {name}"
+        for kind in (ast.Import, ast.ImportFrom)
+        for where, node in everywhere(kind)
+        for name in imported_names(node)
+        if name.split(".")[0] in FORBIDDEN_IMPORTS
+    ]
+    assert calls + imported == []
+
+
+def is_forbidden(function: ast.expr) -> bool:
+    name = ast.unparse(function)
+    return name in FORBIDDEN_CALLS or name == "torch.load"
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return [alias.name for alias in node.names]  # type: ignore[attr-defined]
+
+
+def test_logits_are_made_in_one_module() -> None:
+    """The head matrix meets a vector in one place; the benchmark's other tools aside."""
+    products = [
+        where
+        for where, node in everywhere(ast.BinOp)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+        if "W_U" in ast.unparse(node)
+    ]
+    places = {where.split(":")[0] for where in products}
+    assert {place for place in places if package_of(place) != "bench"} == {
+        "lensbench.models.readout"
+    }
