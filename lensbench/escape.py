@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+_INLINE = re.compile(r"([\\`*_\[\]<>|~$&])")  # means something anywhere in a line
+_LINE_START = re.compile(r"^( *)([-+#=]|\d+[.)])")  # starts a list, heading or rule
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-_UNSEEN = ("C", "Zl", "Zp")  # controls, formats, unassigned; line and paragraph separator
+_UNSEEN = ("C", "Z")  # controls, formats, unassigned; separators such as the no-break space
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
 
@@ -35,12 +36,17 @@ def printable(text: str) -> str:
 
 def markdown(text: str) -> str:
     """`text` as literal text inside a Markdown paragraph or table cell."""
-    return _MARKDOWN.sub(r"\\\1", printable(text))
+    return _markdown(printable(text))
 
 
 def markdown_token(token: str) -> str:
     """A token as literal, visible text inside a Markdown table cell."""
-    return _MARKDOWN.sub(r"\\\1", visible(token))
+    return _markdown(visible(token))
+
+
+def _markdown(line: str) -> str:
+    escaped = _INLINE.sub(r"\\\1", line)
+    return _LINE_START.sub(lambda m: f"{m[1]}{m[2][:-1]}\\{m[2][-1]}", escaped)
 
 
 def csv_cell(text: str) -> str:

@@ -70,13 +70,16 @@ class Reference:
         return received, out.logits[0].numpy().astype(np.float64)
 
     def logits(self, resid: torch.Tensor, lens: str, key: Key) -> Array:
-        """[pos, d_vocab], float64: norm, head, bias, Gemma's final soft cap, each by hand."""
+        """[pos, d_vocab], float64: norm, head, bias, scale and soft cap, each by hand."""
         with torch.no_grad():
             normed = self.norm(lens, key)(resid[None])[0].double()
             head = self.hf.get_output_embeddings()
             logits = normed @ head.weight.double().T
             if head.bias is not None:
                 logits = logits + head.bias.double()
+        # Cohere multiplies by one, Granite divides by the other.
+        logits = logits * getattr(self.hf.config, "logit_scale", 1.0)
+        logits = logits / getattr(self.hf.config, "logits_scaling", 1.0)
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return (logits if cap is None else cap * torch.tanh(logits / cap)).numpy()
 

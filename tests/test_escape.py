@@ -32,6 +32,7 @@ NASTY = [
     "trailing \\",
     "=HYPERLINK(1)",
 ]
+COMMONMARK = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 anything = st.text() | st.text(st.sampled_from("\\`*_{}[]()<>#+!|~$&-. 1a\n\t\"':=@/^"))
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
@@ -81,11 +82,24 @@ def inline_text(tokens: list[Token]) -> str:
 @given(anything)
 @example("".join(NASTY))
 def test_markdown_in_a_paragraph_is_literal(text: str) -> None:
-    tokens = (
-        MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(f"x {markdown(text)} y")
-    )
+    tokens = COMMONMARK.parse(f"x {markdown(text)} y")
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert inline_text(tokens) == f"x {printable(text)} y"
+
+
+@given(anything.filter(str.strip))
+@example("1. list")
+@example("12) list")
+@example("- list")
+@example("# heading")
+@example("---")
+@example("===")
+@example("+")
+@example("[a]: http://example.org")
+def test_markdown_at_the_start_of_a_paragraph_is_literal(text: str) -> None:
+    tokens = COMMONMARK.parse(markdown(text.lstrip()))
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    assert inline_text(tokens) == printable(text.lstrip()).strip(" ")
 
 
 @pytest.mark.parametrize("nasty", NASTY)
@@ -100,7 +114,7 @@ def test_markdown_of_nasty_text_is_literal(nasty: str) -> None:
 @example("a\\", "b")
 def test_markdown_in_a_table_cell_is_literal(left: str, right: str) -> None:
     page = f"| a | b |\n| --- | --- |\n| x{markdown(left)}x | x{markdown_token(right)}x |\n"
-    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(page)
+    tokens = COMMONMARK.parse(page)
     cells = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "td_open"]
     assert [inline_text([cell]) for cell in cells] == [
         f"x{printable(left)}x",

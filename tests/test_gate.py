@@ -22,7 +22,7 @@ from lensbench.lens.gate import Identity, lens_identity, require
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Norm, Site
 
-RMS = [name for name, row in TINY.items() if row.model_type not in ("gpt2", "gpt_neox", "stablelm")]
+RMS = [name for name, row in TINY.items() if row.norm == "RMS"]
 GEMMA = [name for name, row in TINY.items() if row.model_type.startswith("gemma")]
 Get = Callable[[str], Case]
 
@@ -290,7 +290,7 @@ def failed(model: LensModel, case: Case) -> list[bool]:
 
 
 def test_a_block_that_does_more_than_add_fails_the_sum(family: Case) -> None:
-    """A residual multiplier, as Granite has: the lens holds, parts of the stream mean nothing."""
+    """A forgotten residual multiplier: the lens holds, but the parts do not make the stream."""
     model = hooked(family, "blocks.1.hook_out", lambda x: 0.9 * x)
     assert failed(model, family) == [False, False, True, False]
 

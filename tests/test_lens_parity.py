@@ -7,6 +7,7 @@ the folder a second time, because bridging changes the one it is given.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from reference import Array, Reference, is_top_k, possible_ranks, statistics
 from scipy.special import log_softmax
 from tiny import PROMPTS, Case
 
-from lensbench import Prompt, logit_lens, residual_stream
+from lensbench import InputProblems, Prompt, logit_lens, residual_stream
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Site
 
@@ -152,6 +153,45 @@ def test_the_public_call_is_gated_at_the_last_layer(family: Case) -> None:
     result = logit_lens(family.model, PROMPTS[0], layers=[1])
     assert set(result.to_pandas().layer) == {1}
     assert 0 <= result.gate_kl_bits < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lens": "tuned"}, "lens: there is no 'tuned'. Choose from final, next, raw"),
+        ({"lens": ()}, "lens: is empty"),
+        ({"points": ["mlp_out"]}, "points: there is no 'mlp_out'"),
+        ({"positions": "first"}, "positions: there is no 'first'"),
+        ({"positions": [99]}, "no 99"),
+        ({"positions": []}, "there is nothing to read"),
+        ({"layers": [4, -1]}, "has no layer 4, -1"),
+        ({"layers": []}, "none of the points"),
+        ({"padding_side": "both"}, "padding_side: there is no 'both'"),
+        ({"top_k": 0}, "top_k: is 0"),
+        ({"top_k": 385}, "top_k: is 385, llama has 384 tokens"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_read(llama: Case, settings: dict[str, Any], words: str) -> None:
+    """A lens that does not exist must not quietly become another."""
+    with pytest.raises(InputProblems) as caught:
+        logit_lens(llama.model, PROMPTS[0], **settings)
+    assert words in str(caught.value)
+
+
+def test_all_bad_settings_are_named_at_once(llama: Case) -> None:
+    with pytest.raises(InputProblems) as caught:
+        logit_lens(llama.model, PROMPTS[0], lens="tuned", positions="first", top_k=0)
+    assert [problem.where for problem in caught.value.problems] == ["lens", "positions", "top_k"]
+
+
+def test_no_prompt_and_no_earlier_position(gpt2: Case) -> None:
+    with pytest.raises(InputProblems, match="nothing to read"):
+        logit_lens(gpt2.model, [])
+    with pytest.raises(InputProblems, match="nothing to read"):
+        logit_lens(gpt2.model, "T", positions="earlier")
+    result = logit_lens(gpt2.model, ["T", PROMPTS[0]], positions="earlier", batch_tokens=1)
+    assert set(result.to_pandas().prompt_id) == {"p2"}
 
 
 @pytest.mark.real

@@ -22,6 +22,7 @@ import pytest
 from tiny import TINY, Case, save
 
 from lensbench.errors import InputProblems, RecordsError
+from lensbench.files import sha256_of
 from lensbench.prompts.sets import load_prompts
 from lensbench.records.schema import MILESTONES, TABLES
 from lensbench.runs.run import Outcome, run
@@ -169,7 +170,9 @@ def test_each_prompt_has_its_milestones(done: Path) -> None:
     assert (milestones.solved.notna()).all()
 
 
-def test_the_manifest_says_how_to_make_the_record_again(done: Path, llama: Case) -> None:
+def test_the_manifest_says_how_to_make_the_record_again(
+    done: Path, llama: Case, facts: Path
+) -> None:
     found = manifest(done)
     assert found["status"] == "complete"
     assert found["problems"] == found["resumed_batches"] == 0
@@ -178,7 +181,8 @@ def test_the_manifest_says_how_to_make_the_record_again(done: Path, llama: Case)
     assert (found["model"]["dtype"], found["model"]["device"]) == ("float32", "cpu")
     for key in ("weights_sha256", "tokenizer_sha256"):
         assert len(found["model"][key]) == 64
-    assert found["settings"]["prompts_sha256"] == load_prompts(found["settings"]["prompts"]).sha256
+    assert found["settings"]["prompts"] == facts.name  # not where it lies on this machine
+    assert found["settings"]["prompts_sha256"] == sha256_of(facts)
     assert found["settings"]["n_prompts"] == N_ROWS
     assert [check["passed"] for check in found["gate"]] == [True] * 4
     assert found["gate"][0]["error"] < found["gate"][0]["bound"] == 1e-4
@@ -218,6 +222,20 @@ def test_a_second_run_does_nothing(
     outcome = run(spec(), out)
     assert outcome.ok
     assert [folder.name for folder in outcome.folders] == [done.name]
+    assert contents(out) == before
+
+
+def test_another_path_to_the_same_prompt_file_is_the_same_run(
+    done: Path,
+    tmp_path: Path,
+    spec: Callable[..., RunSpec],
+    facts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = copied(done, tmp_path)
+    before = contents(out)
+    monkeypatch.chdir(facts.parent)
+    assert run(spec(prompts=facts.name), out).ok
     assert contents(out) == before
 
 
@@ -726,6 +744,7 @@ def test_two_processes_on_one_run_folder(
     assert table_bytes(record_in(tmp_path)) == table_bytes(undisturbed)
 
 
+@pytest.mark.slow
 def test_the_command_line_is_interrupted_and_goes_on(
     small_analysis: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

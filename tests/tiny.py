@@ -50,6 +50,7 @@ class Tiny:
     final_norm: str = "norm"
     ln1: str = "input_layernorm"
     ln2: str | None = "post_attention_layernorm"
+    norm: str = "RMS"
     logit_std: float = 3.0
 
 
@@ -76,7 +77,13 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-_GPT2 = {"vocab_size": 390, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+_GRANITE = {
+    "logits_scaling": 4.0,
+    "residual_multiplier": 0.5,
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+}
+_GPT2 = {"vocab_size": 390, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}
 
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", _GQA, "spaces"),
@@ -102,11 +109,24 @@ TINY: dict[str, Tiny] = {
         final_norm="ln_f",
         ln1="ln_1",
         ln2="ln_2",
+        norm="LN",
     ),
     "gpt_neox": Tiny(
-        "gpt_neox", _DECODER, "bytes", backbone="gpt_neox", final_norm="final_layer_norm", ln2=None
+        "gpt_neox",
+        _DECODER,
+        "bytes",
+        backbone="gpt_neox",
+        final_norm="final_layer_norm",
+        ln2=None,
+        norm="LN",
     ),
-    "stablelm": Tiny("stablelm", _GQA | {"use_qkv_bias": True}, "bytes"),
+    "stablelm": Tiny("stablelm", _GQA | {"use_qkv_bias": True}, "bytes", norm="LN"),
+    # Not in lensbench's table, but the only ones with a bias at the head, or a scale after it.
+    "phi": Tiny("phi", _DECODER, "bytes", final_norm="final_layernorm", ln2=None, norm="LN"),
+    "cohere": Tiny(
+        "cohere", _GQA | {"logit_scale": 0.25}, "bytes+bos", ln2=None, norm="LN", logit_std=12.0
+    ),
+    "granite": Tiny("granite", _GQA | _GRANITE, "bytes", logit_std=12.0),
 }
 TOKENIZERS = ("bytes", "bytes+bos", "spaces")
 CHAT_TEMPLATE = (

@@ -16,7 +16,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def round_robin(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each job, A B C A B C ..., after one warm-up, so that drift hits all alike."""
+    """Wall seconds of each job, A B C A B C ... after a warm-up, so that drift hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
         job()

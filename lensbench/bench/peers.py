@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,7 @@ def token_ids(n_tokens: int, d_vocab: int) -> Tensor:
     return torch.randint(5, d_vocab, (1, n_tokens), generator=generator)
 
 
-def _hugging_face(folder: Path) -> torch.nn.Module:
+def _hugging_face(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -53,8 +54,9 @@ def floor(folder: Path, n_tokens: int) -> Job:
     def job() -> object:
         with torch.inference_mode():
             states = model(ids, output_hidden_states=True).hidden_states
-            for state in states:
+            for state in states:  # each product is dropped at once
                 torch.nn.functional.linear(state[0], W_U)
+            return None
 
     return job
 
@@ -140,7 +142,7 @@ def nnterp(folder: Path, n_tokens: int) -> Job:
     return job
 
 
-def _bridge(folder: Path) -> torch.nn.Module:
+def _bridge(folder: Path) -> Any:
     from lensbench.models.load import load_model
 
     return load_model(folder, dtype="float32", device="cpu").bridge

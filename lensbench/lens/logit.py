@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +23,7 @@ from lensbench.lens.metrics import Distribution
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point, Site
 from lensbench.prompts.encode import EncodedPrompt
-from lensbench.residuals.batch import Batch, PaddingSide, make_batch, plan_batches
+from lensbench.residuals.batch import PaddingSide, make_batch, plan_batches
 from lensbench.residuals.capture import Residuals, capture
 
 # One group of logits. The head's product wants at least about 64 rows to run at full speed; more
@@ -51,15 +52,43 @@ class LensSettings:
     batch_tokens: int = 512
     padding_side: PaddingSide = "right"
 
+    def __post_init__(self) -> None:
+        """Raises InputProblems with every setting that no model could be read with."""
+        found = [
+            *_strange("lens", self.lenses, get_args(Lens)),
+            *_strange("points", self.points, get_args(Point)),
+            *_strange("padding_side", [self.padding_side], get_args(PaddingSide)),
+        ]
+        if isinstance(self.positions, str):
+            found += _strange("positions", [self.positions], ["all", "last", "earlier"])
+        if self.top_k < 1:
+            found.append(Problem("top_k", f"is {self.top_k}", "Give 1 or more."))
+        if found:
+            raise InputProblems(found)
+
     def sites(self, model: LensModel) -> list[Site]:
-        """The residual sites to read. Raises InputProblems when a layer does not exist."""
+        """The residual sites to read. Raises InputProblems when the model cannot give them."""
         wanted = range(model.n_layers + 1) if self.layers is None else self.layers
         strange = [layer for layer in wanted if not 0 <= layer <= model.n_layers]
         if strange:
             what = f"{model.name} has no layer {', '.join(map(str, strange))}"
             remedy = f"Choose from 0 (embedding) to {model.n_layers} (after the last block)."
             raise InputProblems([Problem("layers", what, remedy)])
-        return [site for site in model.sites(self.points) if site.layer in set(wanted)]
+        if self.top_k > model.d_vocab:
+            what = f"is {self.top_k}, {model.name} has {model.d_vocab} tokens"
+            raise InputProblems([Problem("top_k", what, "Give fewer.")])
+        sites = [site for site in model.sites(self.points) if site.layer in set(wanted)]
+        if not sites:
+            what = f"{model.name} has none of the points {', '.join(self.points)} there"
+            raise InputProblems([Problem("layers", what, "Choose other layers or points.")])
+        return sites
+
+
+def _strange(name: str, given: Sequence[str], known: Sequence[str]) -> list[Problem]:
+    remedy = f"Choose from {', '.join(known)}."
+    if not given:
+        return [Problem(name, "is empty", remedy)]
+    return [Problem(name, f"there is no {x!r}", remedy) for x in given if x not in known]
 
 
 @dataclass(frozen=True)
@@ -100,9 +129,11 @@ def read_batch(
         for row, positions in enumerate(wanted)
         for position in positions
     ]
+    if not cells:  # such as the earlier positions of one-token prompts
+        return BatchReadings([], [], [], {}, None)
     captured = [*sites, model.final_site] if model.final_site not in sites else sites
     residuals = capture(model, batch, captured, cells)
-    broken = _not_finite(residuals, batch)
+    broken = _not_finite(residuals)
     if broken:
         return _without(model, prompts, settings, broken)
     targets = _targets(prompts, wanted, model.device)
@@ -110,6 +141,9 @@ def read_batch(
         lens: _read(model, residuals, sites, lens, targets, settings.top_k)
         for lens in settings.lenses
     }
+    broken = _not_readable(residuals, lenses)
+    if broken:
+        return _without(model, prompts, settings, broken)
     gate_kl = _gate_kl_bits(model, residuals, sites, lenses)
     return BatchReadings(list(prompts), wanted, sites, lenses, gate_kl)
 
@@ -284,7 +318,7 @@ def last_layer_kl_bits(
     return torch.cat(values)
 
 
-def _not_finite(residuals: Residuals, batch: Batch) -> set[int]:
+def _not_finite(residuals: Residuals) -> set[int]:
     """Rows whose residual stream or logits hold NaN or Inf at a cell that was asked for."""
     bad_stream = ~residuals.stream.isfinite().all(-1).all(0)  # [cell]
     rows = {row for (row, _), bad in zip(residuals.cells, bad_stream.tolist(), strict=True) if bad}
@@ -292,6 +326,13 @@ def _not_finite(residuals: Residuals, batch: Batch) -> set[int]:
         if not bool(residuals.logits[row, column].isfinite().all()):
             rows.add(row)
     return rows
+
+
+def _not_readable(residuals: Residuals, lenses: dict[Lens, dict[str, Tensor]]) -> set[int]:
+    """Rows for which a lens gave NaN: the head's float16 product overflows on a large residual."""
+    bad = [~statistics["entropy_bits"].isfinite().all(0) for statistics in lenses.values()]
+    cells = torch.stack(bad).any(0).tolist()
+    return {row for (row, _), is_bad in zip(residuals.cells, cells, strict=True) if is_bad}
 
 
 def _without(

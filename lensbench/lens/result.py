@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
+_NOTHING = Problem("prompts", "there is nothing to read", "Give a prompt and a position of it.")
+
+
 @dataclass(frozen=True, eq=False)
 class LensResult:
     """Readings of one model: `table` and `prompts` follow records/schema.py (LENS, PROMPTS).
@@ -117,7 +120,7 @@ def logit_lens(
     encoder = Encoder(model.tokenizer, model.n_ctx, template)
     encoded, problems = encode_all(encoder, as_prompts(prompts))
     if not encoded:
-        raise InputProblems(problems)
+        raise InputProblems(problems or [_NOTHING])
     return read(model, encoded, settings, problems)
 
 
@@ -136,7 +139,7 @@ def read(
         if readings.gate_kl_bits is not None:
             errors.append(readings.gate_kl_bits)
     if not errors:
-        raise InputProblems(found)
+        raise InputProblems(found or [_NOTHING])
     require([lens_identity(model, worst(errors))])
     failed = {problem.prompt_id for problem in found}
     measured = [item for item in encoded if item.prompt.id not in failed]

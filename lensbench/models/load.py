@@ -14,17 +14,13 @@ import torch
 
 from lensbench.errors import ModelError
 from lensbench.models.config import check_config
-from lensbench.models.devices import pick_device, pick_dtype, require_fit
+from lensbench.models.devices import DTYPES, pick_device, pick_dtype, require_fit
 from lensbench.models.model import LensModel
 from lensbench.models.readout import readout_of
 from lensbench.models.source import Located, gguf_file, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# transformers names the text half of Gemma 3 in config.json's model_type only; TransformerLens
-# looks at the architecture.
-_ARCHITECTURE = {"gemma3_text": "Gemma3ForCausalLM"}
 
 
 def load_model(
@@ -128,8 +124,9 @@ def _require_finite(model: PreTrainedModel, located: Located) -> None:
     if broken:
         shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
         raise ModelError(
-            f"{located.name}: NaN or Inf in the weights of {shown}. The file is damaged or was "
-            "converted with too small a range: fetch it again, or convert it from float32."
+            f"{located.name}: NaN or Inf in the weights of {shown}. Either they exceed the range "
+            f"of {model.dtype} (try --dtype bfloat16 or float32), or the file is damaged (fetch it "
+            "again)."
         )
 
 
@@ -165,8 +162,11 @@ def _bridged(
     folder: Path | None,
 ) -> LensModel:
     model_type = hf_model.config.model_type
-    if model_type in _ARCHITECTURE:
-        hf_model.config.architectures = [_ARCHITECTURE[model_type]]
+    if hf_model.dtype not in DTYPES.values():
+        formats = ", ".join(DTYPES)
+        raise ModelError(f"{name} is in {hf_model.dtype}. Convert it to one of {formats} first.")
+    # TransformerLens goes by this; a config that was never saved, or came from a GGUF, lacks it.
+    hf_model.config.architectures = [type(hf_model).__name__]
     return LensModel(
         name=name,
         source=source,
@@ -194,8 +194,9 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
             )
     except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
         kind = hf_model.config.model_type
+        reason = str(error).split(". ")[0]  # the rest lists all architectures there are
         raise ModelError(
-            f"TransformerLens cannot bridge {name} (model type {kind}): {error}. Check that the "
+            f"TransformerLens cannot bridge {name} (model type {kind}): {reason}. Check that the "
             "architecture is one that the installed transformer-lens supports."
         ) from error
     return bridge.eval()
@@ -212,7 +213,7 @@ def _private_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Iterator[PreTraine
 
     if tokenizer.bos_token is None or tokenizer("a").input_ids[0] == tokenizer.bos_token_id:
         own = copy.deepcopy(tokenizer)
-        own.init_kwargs["add_bos_token"] = True
+        own.init_kwargs |= {"add_bos_token": True, "name_or_path": ""}
         yield own
         return
     with tempfile.TemporaryDirectory() as folder:

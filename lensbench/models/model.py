@@ -54,8 +54,12 @@ class LensModel:
 
     @property
     def n_params(self) -> int:
-        """Number of parameters, tied ones once."""
-        return sum(parameter.numel() for parameter in set(self.bridge.parameters()))
+        """Number of parameters, tied ones once.
+
+        TransformerLens keeps a joint q/k/v matrix beside the three that it splits it into.
+        """
+        named = self.bridge.named_parameters()
+        return sum(weight.numel() for name, weight in named if ".qkv." not in name)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensbench.files import write_bytes
+from lensbench.records.store import folder_name
 from lensbench.report import figures, heatmaps
 from lensbench.report.html import interactive_page
 from lensbench.report.load import MANIFEST, Record, load_records
@@ -82,14 +82,11 @@ def _cross_model_files(
 
 
 def unique_slugs(names: Sequence[str]) -> list[str]:
-    """Folder-safe names, in order: `org/model` -> `org--model`; equal ones get a number."""
+    """Folder names of models, in order; equal ones get a number."""
     slugs: list[str] = []
     for name in names:
-        slug = (
-            re.sub(r"[^\w.-]+", "-", name.replace("/", "--"), flags=re.ASCII).strip(".-") or "model"
-        )
+        unique = slug = folder_name(name)
         number = 2
-        unique = slug
         while unique.lower() in {other.lower() for other in slugs}:
             unique, number = f"{slug}-{number}", number + 1
         slugs.append(unique)

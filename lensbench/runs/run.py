@@ -104,6 +104,7 @@ def _run_model(
     hashes = _hashes(folder)
     prompts = choose(prompt_set.prompts, spec.limit)
     settings = spec.settings() | {
+        "prompts": prompt_set.name,
         "prompts_sha256": prompt_set.sha256,
         "n_prompts": len(prompts),
         "seed": 0,
