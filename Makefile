@@ -34,7 +34,8 @@ test-all: models  ## all tests, the slow ones too
 
 test-tl3:  ## the wrapper over a HookedTransformer, in an environment of its own
 	$(PYTHON) -m venv .venv-tl3
-	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-tl3.txt -e '.[dev]'
+	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' $(CONSTRAINTS) > .venv-tl3/constraints.txt
+	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt -e '.[dev]'
 	.venv-tl3/bin/python -m pytest tests/tl3
 
 lint: $(READY)  ## ruff and mypy

@@ -132,11 +132,14 @@ def nnterp(folder: Path, n_tokens: int) -> Job:
     ids = token_ids(n_tokens, model.vocab_size)
 
     def job() -> object:
-        with torch.inference_mode(), model.trace(ids):
-            states = [model.token_embeddings.save()]
-            states += [model.layers_output[i].save() for i in range(model.num_layers)]
-            logits = model.logits.save()
         with torch.inference_mode():
+            # Named one by one: nnsight rewrites this block's source and saves what it can see.
+            with model.trace(ids):
+                states = list().save()  # noqa: C408
+                states.append(model.token_embeddings)
+                for i in range(model.num_layers):
+                    states.append(model.layers_output[i])  # noqa: PERF401
+                logits = model.logits.save()
             return [_statistics(logits[0], model.project_on_vocab(state)[0]) for state in states]
 
     return job

@@ -113,7 +113,10 @@ class Encoder:
     def _ids(self, text: str) -> tuple[int, ...]:
         # A chat template writes its own BOS.
         plain = self.template == "plain"
-        return tuple(self.tokenizer(text, add_special_tokens=plain).input_ids)
+        ids = tuple(self.tokenizer(text, add_special_tokens=plain).input_ids)
+        # Some tokenizers close a text with EOS; what comes next is asked before that.
+        closed = plain and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
+        return ids[:-1] if closed and not text.endswith(self.tokenizer.eos_token) else ids
 
     def _text_problems(self, prompt: Prompt) -> list[Problem]:
         found = []
@@ -156,9 +159,7 @@ class Encoder:
         return Word(word, tokens) if word and tokens else None
 
     def _following(self, start: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The tokens after `start`, without a closing special token; None if `start` changed."""
-        if start and start[-1] == self.tokenizer.eos_token_id and whole[-1] == start[-1]:
-            start, whole = start[:-1], whole[:-1]
+        """The tokens after `start`; None if `start` changed."""
         return whole[len(start) :] if whole[: len(start)] == start else None
 
 

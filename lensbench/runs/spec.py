@@ -58,6 +58,9 @@ class RunSpec:
             value = getattr(self, key)
             if value is not None and value < minimum:
                 found.append(Problem(where, f"{key} = {value}", f"Give at least {minimum}."))
+        if not {"embed", "resid_post"} <= set(self.points):
+            what = f"points = {', '.join(self.points)} leaves out embed or resid_post"
+            found.append(Problem(where, what, "Milestones are read there: name both."))
         if not self.models:
             found.append(Problem(where, "no model is named", "Name at least one model."))
         doubled = sorted({m for m in self.models if self.models.count(m) > 1})
@@ -86,6 +89,9 @@ def read_analysis(folder: Path) -> RunSpec:
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     if values.get("limit") == 0:  # TOML has no null: 0 stands for all
         values["limit"] = None
+    beside = path.parent / values.get("prompts", "")
+    if beside.is_file():  # a prompt file is looked up beside the analysis that names it first
+        values["prompts"] = str(beside)
     spec = RunSpec(name=path.parent.resolve().name, **values)
     if found := spec.problems(where):
         raise InputProblems(found)
