@@ -14,8 +14,9 @@
 # %% [markdown]
 # # The residual stream of one prompt
 #
-# A transformer writes its thoughts into one vector per token, the residual stream. Here we load a
-# small model, watch that vector grow and turn, read it by hand, and check our hand against the gate.
+# A transformer keeps one vector per token, the residual stream, and every block adds to it. Here we
+# load a small model, watch that vector grow and turn, read it by hand, and check our hand against
+# the gate.
 
 # %%
 import plotly.express as px

@@ -138,7 +138,7 @@ def nnterp(folder: Path, n_tokens: int) -> Job:
                 states = list().save()  # noqa: C408
                 states.append(model.token_embeddings)
                 for i in range(model.num_layers):
-                    states.append(model.layers_output[i])  # noqa: PERF401
+                    states.append(model.layers_output[i])
                 logits = model.logits.save()
             return [_statistics(logits[0], model.project_on_vocab(state)[0]) for state in states]
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(MAJOR > 3, reason="TransformerLens 4 has no Hook
 
 
 @pytest.fixture(params=["RMS", "LN"])
-def hooked(request: pytest.FixtureRequest):  # noqa: ANN201
+def hooked(request: pytest.FixtureRequest):
     from tiny import tokenizer
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -40,7 +40,7 @@ def hooked(request: pytest.FixtureRequest):  # noqa: ANN201
     return model.eval(), tokenizer("bytes+bos")
 
 
-def test_the_lens_reproduces_a_hooked_transformer(hooked) -> None:  # noqa: ANN001
+def test_the_lens_reproduces_a_hooked_transformer(hooked) -> None:
     import lensbench as lb
     from lensbench.lens.gate import check_identities
 
