@@ -133,9 +133,9 @@ def nnterp(folder: Path, n_tokens: int) -> Job:
 
     def job() -> object:
         with torch.inference_mode():
-            # Named one by one: nnsight rewrites this block's source and saves what it can see.
+            # nnsight runs this block from its source; only what is saved outlives it.
             with model.trace(ids):
-                states = list().save()  # noqa: C408
+                states = list().save()  # type: ignore[attr-defined]  # noqa: C408
                 states.append(model.token_embeddings)
                 for i in range(model.num_layers):
                     states.append(model.layers_output[i])
