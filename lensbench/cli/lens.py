@@ -76,6 +76,11 @@ def lens(
 
         lensbench lens smollm2-135m gemma3-270m --prompts facts --limit 60
     """
+    alone: dict[str, Any] = {"--answer": answer, "--json": json, "--html": html}
+    alone |= {"--allow-field": allow_field, "--trust-remote-code": trust_remote_code}
+    together: dict[str, Any] = {"--relation": relation, "--limit": limit, "--out": out}
+    _refuse("with", alone if prompts is not None else {})
+    _refuse("without", together if prompts is None else {})
     if prompts is not None:
         from lensbench.cli.run import run_and_report
         from lensbench.runs.spec import RunSpec
@@ -119,6 +124,13 @@ def lens(
             _write_html(result, _html_path(html, name, many=len(models) > 1))
     if json:
         typer.echo(jsonlib.dumps(collected, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _refuse(how: str, options: dict[str, Any]) -> None:
+    """An option that would have no effect is an error, not a surprise."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)} has no effect {how} --prompts")
 
 
 def _read(
