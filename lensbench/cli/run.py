@@ -72,7 +72,8 @@ def run_and_report(spec: RunSpec, out: Path) -> None:
             failure(f"{name}: {error}")
         if outcome.folders:
             with messages.status("writing reports"):
-                written = build_report(outcome.folders, out)
+                # Sorted as `lensbench report` finds them, so that both give the same bytes.
+                written = build_report(sorted(outcome.folders), out)
             for path in written:
                 if path.suffix in {".md", ".html"}:
                     results.print(str(path), markup=False, highlight=False, soft_wrap=True)
