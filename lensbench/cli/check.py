@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.cli.options import AllowField, Device, Dtype, LensName, TrustRemoteCode
+from lensbench.cli.options import AllowField, Device, Dtype, LensName, TrustRemoteCode, load
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,16 +40,8 @@ def check(
     """
     from lensbench.cli.console import literal, messages, results
     from lensbench.lens.gate import check_identities
-    from lensbench.models.load import load_model
 
-    with messages.status("loading"):
-        loaded = load_model(
-            model,
-            dtype=dtype,
-            device=device,
-            allow_fields=allow_field or (),
-            trust_remote_code=trust_remote_code,
-        )
+    loaded = load(model, dtype, device, allow_field, trust_remote_code)
     with messages.status("measuring"):
         token_ids = [loaded.tokenizer(prompt).input_ids for prompt in _PROMPTS]
         identities = check_identities(loaded, token_ids, norm.value)

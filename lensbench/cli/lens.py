@@ -16,6 +16,7 @@ from lensbench.cli.options import (
     Template,
     TemplateName,
     TrustRemoteCode,
+    load,
 )
 
 if TYPE_CHECKING:
@@ -102,19 +103,10 @@ def lens(
     if len(arguments) < 2:
         raise typer.BadParameter('give a model and a prompt: lensbench lens MODEL "PROMPT"')
     *models, prompt = arguments
-    from lensbench.cli.console import literal, messages
-    from lensbench.models.load import load_model
 
     collected: list[dict[str, Any]] = []
     for name in models:
-        with messages.status(f"loading {literal(name)}"):
-            model = load_model(
-                name,
-                dtype=dtype,
-                device=device,
-                allow_fields=allow_field or (),
-                trust_remote_code=trust_remote_code,
-            )
+        model = load(name, dtype, device, allow_field, trust_remote_code)
         result = _read(model, prompt, answer, lens_name, top_k, mid, template)
         if json:
             collected += _rows(result, position)

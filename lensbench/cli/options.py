@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lensbench.models.model import LensModel
 
 
 class LensName(StrEnum):
@@ -54,3 +57,24 @@ TrustRemoteCode = Annotated[
 Template = Annotated[
     TemplateName, typer.Option(help="chat: the prompt as the start of a chat answer.")
 ]
+
+
+def load(
+    name: str,
+    dtype: DtypeName | None,
+    device: str | None,
+    allow_field: list[str] | None,
+    trust_remote_code: bool,
+) -> LensModel:
+    """The model that these options ask for; a line on standard error says that it is coming."""
+    from lensbench.cli.console import literal, messages
+    from lensbench.models.load import load_model
+
+    with messages.status(f"loading {literal(name)}"):
+        return load_model(
+            name,
+            dtype=dtype,
+            device=device,
+            allow_fields=allow_field or (),
+            trust_remote_code=trust_remote_code,
+        )

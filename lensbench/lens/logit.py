@@ -10,7 +10,7 @@ beyond the forward pass is the residual stream of the cells, plus one group of l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
@@ -205,11 +205,12 @@ def _read(
 ) -> dict[str, Tensor]:
     """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
     n_cells = len(residuals.cells)
-    group = max(_GROUP_BYTES // (4 * model.d_vocab), _GROUP_ROWS) // max(len(sites), 1)
+    rows = max(_GROUP_BYTES // (4 * model.d_vocab), _GROUP_ROWS)
+    group = max(rows // len(sites), 1)
     parts = []
     with torch.inference_mode():
-        for start in range(0, n_cells, max(group, 1)):
-            cells = slice(start, min(start + max(group, 1), n_cells))
+        for start in range(0, n_cells, group):
+            cells = slice(start, min(start + group, n_cells))
             parts += _read_group(model, residuals, sites, lens, targets, k, cells)
     return {name: torch.stack([part[name] for part in parts], dim=1).cpu() for name in parts[0]}
 
@@ -361,11 +362,4 @@ def _without(
     if not rest:
         return BatchReadings([], [], [], {}, None, problems)
     readings = read_batch(model, rest, settings)
-    return BatchReadings(
-        readings.prompts,
-        readings.positions,
-        readings.sites,
-        readings.lenses,
-        readings.gate_kl_bits,
-        problems + readings.problems,
-    )
+    return replace(readings, problems=problems + readings.problems)

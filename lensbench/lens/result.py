@@ -140,13 +140,14 @@ def read(
             errors.append(readings.gate_kl_bits)
     if not errors:
         raise InputProblems(found or [_NOTHING])
-    require([lens_identity(model, worst(errors))])
+    gate_kl_bits = worst(errors)
+    require([lens_identity(model, gate_kl_bits)])
     failed = {problem.prompt_id for problem in found}
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(
         model=model.name,
         table=pa.concat_tables(tables),
         prompts=prompts_table(model, measured, text),
-        gate_kl_bits=worst(errors),
+        gate_kl_bits=gate_kl_bits,
         problems=found,
     )

@@ -60,13 +60,8 @@ class Encoder:
         where: str = "prompts",
     ) -> None:
         if template == "chat" and not tokenizer.chat_template:
-            raise InputProblems(
-                [
-                    Problem(
-                        where, "this model's tokenizer has no chat template", "Use --template plain"
-                    )
-                ]
-            )
+            what = "this model's tokenizer has no chat template"
+            raise InputProblems([Problem(where, what, "Use --template plain")])
         self.tokenizer = tokenizer
         self.n_ctx = n_ctx
         self.template = template

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.files import write_bytes
-from lensbench.records.store import folder_name
+from lensbench.records.store import MANIFEST, folder_name
 from lensbench.report import figures, heatmaps
 from lensbench.report.html import interactive_page
-from lensbench.report.load import MANIFEST, Record, load_records
+from lensbench.report.load import Record, load_records
 from lensbench.report.markdown import cross_model_report, model_report
 from lensbench.report.tables import Table, comparison_tables, record_tables, to_csv
 

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from lensbench.errors import RecordsError
 from lensbench.records.schema import MILESTONES, SCHEMA_VERSION, TABLES
-
-MANIFEST = "manifest.json"
+from lensbench.records.store import MANIFEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ def load_record(folder: Path) -> Record:
     """Read one record folder; RecordsError names the file and the remedy."""
     manifest = read_manifest(folder / MANIFEST)
     tables = {name: _read_table(folder / f"{name}.parquet", name) for name in TABLES}
-    for name in MILESTONES:  # in float64: the stored float32 of 17/20 is above 0.85
+    for name in MILESTONES:  # from the layers: what a verdict rests on is derived, not trusted
         layer = tables["milestones"][f"{name}_layer"].astype(float)
         tables["milestones"][f"{name}_depth"] = layer / manifest["model"]["n_layers"]
     return Record(model=manifest["model"]["name"], folder=folder, manifest=manifest, **tables)
