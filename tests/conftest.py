@@ -60,7 +60,7 @@ def gpt2(tiny_case: Callable[[str], Case]) -> Case:
 
 def real_folder(alias: str) -> Path:
     """The folder of a demo model; skips the test where it was not pulled, but fails in CI."""
-    from lensbench.models.source import locate
+    from lensbench.checkpoints.source import locate
 
     folder = locate(alias).folder
     if folder is None:

@@ -15,7 +15,7 @@ from tiny import PROMPTS, Case
 from lensbench import Prompt, logit_lens
 from lensbench.lens.metrics import Distribution
 from lensbench.models.model import LensModel
-from lensbench.residuals.batch import PaddingSide, make_batch, plan_batches
+from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
 from lensbench.residuals.capture import capture
 
 KEY = ["prompt_id", "point", "layer", "position"]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
+from lensbench.checkpoints.config import NEUTRAL_FIELDS, check_config
+from lensbench.checkpoints.families import FAMILIES
 from lensbench.errors import ModelError
-from lensbench.models.config import NEUTRAL_FIELDS, check_config
-from lensbench.models.families import FAMILIES
 
 CONFIGS = Path(__file__).parent / "configs"
 aliases = pytest.mark.parametrize("alias", [family.alias for family in FAMILIES])

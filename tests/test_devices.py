@@ -9,9 +9,9 @@ import psutil
 import pytest
 import torch
 
+from lensbench.checkpoints import devices
+from lensbench.checkpoints.devices import memory_available, pick_device, pick_dtype, require_fit
 from lensbench.errors import ModelError
-from lensbench.models import devices
-from lensbench.models.devices import memory_available, pick_device, pick_dtype, require_fit
 
 HUGE = 10**15
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lensbench.models.families import (
+from lensbench.checkpoints.families import (
     FAMILIES,
     Family,
     family_for_alias,

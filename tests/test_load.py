@@ -20,7 +20,7 @@ from lensbench.errors import ModelError
 from lensbench.lens.gate import require
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Site
-from lensbench.residuals.batch import make_batch
+from lensbench.prompts.batch import make_batch
 from lensbench.residuals.capture import capture
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -194,7 +194,9 @@ def test_a_model_that_cannot_fit_is_refused_with_the_sum(
     """Before any weight is read: there are none of that size in this folder."""
     folder = shutil.copytree(llama.folder, tmp_path / "big")
     shutil.copy(CONFIGS / "llama3-8b.json", folder / "config.json")
-    monkeypatch.setattr("lensbench.models.devices.memory_available", lambda device: int(available))
+    monkeypatch.setattr(
+        "lensbench.checkpoints.devices.memory_available", lambda device: int(available)
+    )
     with pytest.raises(ModelError) as caught:
         load_model(folder, device="cpu", dtype="float32")
     message = str(caught.value)

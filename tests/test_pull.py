@@ -22,12 +22,12 @@ import pytest
 from filelock import FileLock
 from huggingface_hub.utils import filter_repo_objects
 
+from lensbench.checkpoints import families
+from lensbench.checkpoints import pull as pulling
+from lensbench.checkpoints.families import Family, Wheel, family_for_alias
+from lensbench.checkpoints.pull import is_complete, join_members, pull
+from lensbench.checkpoints.source import model_folder
 from lensbench.errors import ModelError
-from lensbench.models import families
-from lensbench.models import pull as pulling
-from lensbench.models.families import Family, Wheel, family_for_alias
-from lensbench.models.pull import is_complete, join_members, pull
-from lensbench.models.source import model_folder
 
 WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 48
 
@@ -338,7 +338,7 @@ def pull_apart(name: str, folder: Path, **environment: str) -> str:
     """Pull in a process of its own (the hub client reads its settings when it is imported)."""
     code = (
         "import sys\nfrom lensbench.errors import ModelError\n"
-        "from lensbench.models.pull import pull\n"
+        "from lensbench.checkpoints.pull import pull\n"
         "try: pull(sys.argv[1])\nexcept ModelError as error: sys.stdout.write(str(error))"
     )
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lensbench.checkpoints.source import cache_dir, check_folder, damage, gguf_file, locate
 from lensbench.errors import InputProblems, ModelError
-from lensbench.models.source import cache_dir, check_folder, damage, gguf_file, locate
 
 
 @pytest.fixture

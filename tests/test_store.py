@@ -18,7 +18,7 @@ import pytest
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, sha256_of, write_bytes, write_text
 from lensbench.records.manifest import new_manifest
-from lensbench.records.schema import LENS, LENSES, POINTS, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import ACTIVATIONS, LENS, LENSES, POINTS, SCHEMA_VERSION, TABLES
 from lensbench.records.store import RecordStore, folder_name
 
 PROBLEM = Problem("set.csv, row 3, id b", "the prompt is empty", "Write a prompt.", "b")
@@ -195,41 +195,50 @@ def test_a_damaged_manifest_is_refused_by_name(store: RecordStore, content: str)
 # --- parts --------------------------------------------------------------------------------------
 
 
-def test_parts_come_back_in_order_with_their_problems_and_worst_gate(store: RecordStore) -> None:
-    store.write_part(1, lens_table(2), [], 3e-6)
-    store.write_part(0, lens_table(0, 1), [PROBLEM], 2e-6)
-    lens, problems, gate = store.parts(2)
+def test_parts_come_back_in_order_with_their_problems_and_notes(store: RecordStore) -> None:
+    store.write_part(1, {"lens": lens_table(2)}, [], {"gate": 3e-6})
+    store.write_part(0, {"lens": lens_table(0, 1)}, [PROBLEM], {"gate": 2e-6})
+    lens, problems, notes = store.parts(2, "lens")
     assert lens["layer"].to_pylist() == [0, 1, 2]
     assert lens.schema.equals(LENS)
     assert lens.schema.metadata is None
-    assert (problems, gate) == ([PROBLEM], 3e-6)
+    assert (problems, notes) == ([PROBLEM], [{"gate": 2e-6}, {"gate": 3e-6}])
 
 
-def test_a_part_of_problems_alone_has_no_rows_and_no_gate(store: RecordStore) -> None:
-    store.write_part(0, LENS.empty_table(), [PROBLEM], None)
-    lens, problems, gate = store.parts(1)
-    assert (lens.num_rows, problems, gate) == (0, [PROBLEM], None)
+def test_a_part_of_problems_alone_has_no_rows_and_no_notes(store: RecordStore) -> None:
+    store.write_part(0, {"lens": LENS.empty_table()}, [PROBLEM])
+    lens, problems, notes = store.parts(1, "lens")
+    assert (lens.num_rows, problems, notes) == (0, [PROBLEM], [{}])
 
 
 def test_no_part_gives_an_empty_table(store: RecordStore) -> None:
-    lens, problems, gate = store.parts(0)
+    lens, problems, notes = store.parts(0, "lens")
     assert lens.equals(LENS.empty_table())
-    assert (problems, gate) == ([], None)
+    assert (problems, notes) == ([], [])
+
+
+def test_a_batch_is_there_only_when_all_its_tables_are(store: RecordStore) -> None:
+    activations = ACTIVATIONS.empty_table()
+    store.write_part(0, {"lens": lens_table(0), "activations": activations})
+    assert store.other_parts(1, "activations").equals(activations)
+    main = store.folder / "parts" / "000000.parquet"
+    main.unlink()
+    assert not store.has_part(0)
 
 
 def test_a_torn_temporary_file_is_no_part(store: RecordStore) -> None:
-    store.write_part(0, lens_table(0), [], 0.0)
+    store.write_part(0, {"lens": lens_table(0)})
     parts = next(path for path in store.folder.iterdir() if path.is_dir())
     (parts / ".000001.parquet.abc123.part").write_bytes(b"PAR1 half of it")
     assert store.has_part(0)
     assert not store.has_part(1)
-    assert store.parts(1)[0].num_rows == 1
+    assert store.parts(1, "lens")[0].num_rows == 1
 
 
 def test_the_end_says_complete_and_drops_the_parts(store: RecordStore) -> None:
     store.start(manifest())
-    store.write_part(0, lens_table(0), [], 0.0)
-    store.write_table("lens", store.parts(1)[0])
+    store.write_part(0, {"lens": lens_table(0)})
+    store.write_table("lens", store.parts(1, "lens")[0])
     store.finish(manifest() | {"wall_s": 1.5})
     found = store.manifest()
     assert found is not None

@@ -30,13 +30,14 @@ MAY_IMPORT = {
     "files": {"errors"},
     "escape": {"errors"},
     "records": BOTTOM,
-    "models": BOTTOM,
+    "checkpoints": BOTTOM,
     "prompts": BOTTOM,
-    "residuals": BOTTOM | {"models"},
-    "lens": BOTTOM | {"models", "prompts", "residuals"},
+    "models": BOTTOM | {"checkpoints"},
+    "residuals": BOTTOM | {"models", "prompts"},
+    "lens": BOTTOM | {"checkpoints", "models", "prompts", "residuals"},
+    "quantized": BOTTOM | {"checkpoints", "prompts"},  # meets the lens in tables only
     "report": BOTTOM,
-    "runs": BOTTOM | {"models", "prompts", "residuals", "lens"},
-    "quantized": BOTTOM | {"prompts"},  # the second path: meets the first one in tables only
+    "runs": BOTTOM | {"checkpoints", "models", "prompts", "residuals", "lens", "quantized"},
 }
 TOP = {"cli", "bench", ""}  # users of the rest: verbs, benchmarks, and the public names
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from lensbench.bench.measure import peak_beyond_forward, round_robin
 from lensbench.bench.peers import FLOOR, PEERS
+from lensbench.checkpoints.source import locate
 from lensbench.errors import MissingExtraError
 from lensbench.files import write_text
-from lensbench.models.source import locate
 from lensbench.records.manifest import machine, versions
 
 _console = Console(stderr=True)

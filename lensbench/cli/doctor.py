@@ -53,7 +53,7 @@ def doctor(
 
 def report() -> dict[str, Any]:
     """Everything `doctor` says, as plain data."""
-    from lensbench.models.source import cache_dir
+    from lensbench.checkpoints.source import cache_dir
 
     cache = cache_dir()
     return {
@@ -91,7 +91,7 @@ def _devices() -> list[dict[str, Any]]:
     """Every device a model can run on; the first one is what is used when none is named."""
     import torch
 
-    from lensbench.models.devices import memory_available, pick_device
+    from lensbench.checkpoints.devices import memory_available, pick_device
 
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     names += ["mps"] if torch.backends.mps.is_available() else []

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lensbench.models.families import FAMILIES, Family, weight_bytes
-from lensbench.models.source import locate
+from lensbench.checkpoints.families import FAMILIES, Family, weight_bytes
+from lensbench.checkpoints.source import locate
 
 _DTYPES = ("float32", "bfloat16", "int8")
 _NUMBERS = ("layers", "width", "vocab", "cap", "fp32 GB", "bf16", "int8")

@@ -26,8 +26,8 @@ def pull(
 
         lensbench pull tinyllama Qwen/Qwen3-0.6B
     """
-    from lensbench.models.pull import pull as fetch
-    from lensbench.models.source import locate
+    from lensbench.checkpoints.pull import pull as fetch
+    from lensbench.checkpoints.source import locate
 
     for name in names:  # a typing error in the last name shows before the first gigabyte
         locate(name)

@@ -17,7 +17,7 @@ from lensbench.lens.logit import last_layer_kl_bits
 from lensbench.lens.metrics import Distribution, kl_bits
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens
-from lensbench.residuals.batch import PaddingSide, make_batch
+from lensbench.prompts.batch import PaddingSide, make_batch
 from lensbench.residuals.capture import Residuals, capture
 
 # Bounds per dtype. Their reason: the spacing of the number format (float32 2^-24, float16 2^-11,

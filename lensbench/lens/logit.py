@@ -22,8 +22,8 @@ from lensbench.lens import metrics
 from lensbench.lens.metrics import Distribution
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point, Site
+from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import EncodedPrompt
-from lensbench.residuals.batch import PaddingSide, make_batch, plan_batches
 from lensbench.residuals.capture import Residuals, capture
 
 # One group of logits. The head's product wants at least about 64 rows to run at full speed; more

@@ -16,9 +16,9 @@ from lensbench.lens.logit import LensSettings, Positions, read_batches
 from lensbench.lens.table import lens_table, prompts_table
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point
+from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, as_prompts
-from lensbench.residuals.batch import PaddingSide
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

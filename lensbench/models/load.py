@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype, require_fit
+from lensbench.checkpoints.open import (
+    count_parameters,
+    open_config,
+    open_tokenizer,
+    open_weights,
+    quiet,
+    require_finite,
+)
+from lensbench.checkpoints.source import locate
 from lensbench.errors import ModelError
-from lensbench.models.config import check_config
-from lensbench.models.devices import DTYPES, pick_device, pick_dtype, require_fit
 from lensbench.models.model import LensModel
 from lensbench.models.readout import readout_of
-from lensbench.models.source import Located, gguf_file, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,78 +60,16 @@ def load_model(
         return _wrap_object(model, tokenizer, name)
     located = locate(str(model))
     folder = located.require_folder()
-    config = _config(folder, allow_fields, trust_remote_code)
+    config = open_config(folder, allow_fields, trust_remote_code)
     where = pick_device(device)
-    n_params = _count_parameters(config, trust_remote_code)
+    n_params = count_parameters(config, trust_remote_code)
     number_format = pick_dtype(dtype, where, n_params)
     require_fit(n_params, number_format, where)
-    with _quiet():
-        hf_model = _load_weights(folder, number_format, where, trust_remote_code)
-        tokenizer = tokenizer or _load_tokenizer(folder, trust_remote_code)
-    _require_finite(hf_model, located)
+    with quiet():
+        hf_model = open_weights(folder, number_format, trust_remote_code).to(where).eval()
+        tokenizer = tokenizer or open_tokenizer(folder, trust_remote_code)
+    require_finite(hf_model, located.name)
     return _bridged(hf_model, tokenizer, name or located.name, str(folder), folder)
-
-
-def _config(folder: Path, allow_fields: Collection[str], trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    gguf = gguf_file(folder)
-    if gguf is not None:
-        return AutoConfig.from_pretrained(folder, gguf_file=gguf.name)
-    check_config(folder, allow=allow_fields, trust_remote_code=trust_remote_code)
-    return AutoConfig.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True
-    )
-
-
-def _count_parameters(config: Any, trust_remote_code: bool) -> int:
-    """Parameters of the architecture, counted without allocating any."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return int(empty.num_parameters())
-
-
-def _load_weights(
-    folder: Path, dtype: torch.dtype, device: str, trust_remote_code: bool
-) -> PreTrainedModel:
-    """Weights straight into `dtype`, at about 1x their size; never from a pickle."""
-    from transformers import AutoModelForCausalLM
-
-    gguf = gguf_file(folder)
-    how = {"gguf_file": gguf.name} if gguf is not None else {"use_safetensors": True}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        local_files_only=True,
-        **how,
-    )
-    return model.to(device).eval()
-
-
-def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    gguf = gguf_file(folder)
-    how = {} if gguf is None else {"gguf_file": gguf.name}
-    return AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True, **how
-    )
-
-
-def _require_finite(model: PreTrainedModel, located: Located) -> None:
-    broken = [
-        name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())
-    ]
-    if broken:
-        shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
-        raise ModelError(
-            f"{located.name}: NaN or Inf in the weights of {shown}. Either they exceed the range "
-            f"of {model.dtype} (try --dtype bfloat16 or float32), or the file is damaged (fetch it "
-            "again)."
-        )
 
 
 def _wrap_object(
@@ -183,7 +125,7 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 
     device = str(next(hf_model.parameters()).device)
     try:
-        with _quiet(), _private_tokenizer(tokenizer) as own:
+        with quiet(), _private_tokenizer(tokenizer) as own:
             bridge = TransformerBridge.boot_transformers(
                 # A plain label: TransformerLens would resolve old aliases like "pythia".
                 f"lensbench/{Path(name).name}",
@@ -219,23 +161,3 @@ def _private_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Iterator[PreTraine
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         yield AutoTokenizer.from_pretrained(folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the libraries' progress bars and advice; their errors still come as exceptions."""
-    import transformers
-
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()

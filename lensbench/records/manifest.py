@@ -14,22 +14,28 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from lensbench.records.schema import SCHEMA_VERSION
+from lensbench.records.schema import SCHEMA_VERSION, Kind
 from lensbench.version import __version__
 
-_PACKAGES = ("torch", "transformers", "transformer-lens", "tokenizers", "numpy", "scipy", "pyarrow")
+_PACKAGES: dict[Kind, tuple[str, ...]] = {
+    "lens": ("torch", "transformers", "transformer-lens", "tokenizers", "numpy", "scipy", "pyarrow")
+}
+_SECOND_PATH = ("torch", "transformers", "bitsandbytes", "peft", "tokenizers", "numpy", "pyarrow")
 
 
-def new_manifest(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def new_manifest(
+    model: dict[str, Any], settings: dict[str, Any], kind: Kind = "lens"
+) -> dict[str, Any]:
     """A manifest at the start of a run; `status` is "running" until every table is written.
 
     `model` and `settings` decide the numbers: a folder can only be resumed with equal ones.
     """
     return {
         "schema_version": SCHEMA_VERSION,
+        "kind": kind,
         "status": "running",
         "lensbench_version": __version__,
-        "versions": versions(),
+        "versions": versions(kind),
         "git": git_state(),
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
@@ -42,12 +48,13 @@ def new_manifest(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, A
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return found
+def versions(kind: Kind = "lens") -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers of such a record."""
+    packages = _PACKAGES.get(kind, _SECOND_PATH)
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
 
 
 def git_state() -> dict[str, Any] | None:

@@ -5,12 +5,15 @@ Any change that a reader of old records would notice raises `SCHEMA_VERSION`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
 LENSES = ("final", "next", "raw")
 POINTS = ("embed", "resid_mid", "resid_post")
+STYLES = ("none", "alpaca", "chat")  # how an instruction is put to a model
 
 # One row per model x prompt: what was asked, and how this model's tokenizer saw it.
 PROMPTS = pa.schema(
@@ -115,9 +118,105 @@ PROBLEMS = pa.schema(
     ]
 )
 
+# One row per model x prompt of the second path: what was put to the model, what it said.
+RESPONSES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),  # as written in the user's file
+        ("text", pa.string()),  # as tokenised: with the style's frame and the retrieved context
+        ("style", pa.string()),  # STYLES
+        ("response", pa.string()),
+        ("finish_reason", pa.string()),  # "stop" (end token) or "length"
+        ("n_prompt_tokens", pa.int32()),
+        ("n_generated_tokens", pa.int32()),  # the end token counts
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),  # as generated, end token included
+        ("token_logprob_bits", pa.list_(pa.float32())),  # log2 p of each under the model, T = 1
+        ("entropy_bits", pa.list_(pa.float32())),  # of the distribution each was taken from, T = 1
+        ("seed", pa.int64()),  # of this row's own generator; null when greedy
+        ("batch", pa.int32()),  # the planned batch it belongs to
+        ("batch_ids", pa.list_(pa.string())),  # prompts computed together with it, itself included
+        ("retrieved_ids", pa.list_(pa.string())),  # null without retrieval, best first
+        ("retrieved_scores", pa.list_(pa.float32())),  # cosine similarity, -1..1
+        ("context_start", pa.int32()),  # characters of `text` that are retrieved context
+        ("context_end", pa.int32()),
+        ("context_tokens_cut", pa.int32()),  # taken off the context's end so that the prompt fits
+    ]
+)
+
+PHASES = ("prompt", "generated")
+
+# One row per model x prompt x phase x layer: the residual stream, averaged over tokens.
+ACTIVATIONS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("prompt_id", pa.string()),
+        ("phase", pa.string()),  # PHASES
+        ("point", pa.string()),  # embed or resid_post
+        ("layer", pa.int16()),  # 0 = embedding, i = after block i (1-based)
+        ("depth", pa.float64()),  # layer / n_layers
+        ("n_tokens", pa.int32()),  # averaged over; padding never counts
+        ("mean", pa.list_(pa.float32())),  # d_model values; null where n_tokens is 0
+        ("mean_norm", pa.float32()),  # mean over tokens of the L2 norm
+    ]
+)
+
+# One row per logged optimiser step or evaluation.
+TRAINING = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("epoch", pa.float64()),
+        ("loss", pa.float64()),  # mean over response tokens, nats; null in an evaluation row
+        ("eval_loss", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("tokens_per_s", pa.float64()),  # tokens put through, prompt and response; null on eval
+    ]
+)
+
+# One row per condition x example of an evaluation.
+EVALUATION = pa.schema(
+    [
+        ("model", pa.string()),
+        ("condition", pa.string()),  # "base", "adapter", "rag", "adapter+rag"
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("reference", pa.string()),
+        ("response", pa.string()),
+        ("finish_reason", pa.string()),
+        ("n_generated_tokens", pa.int32()),
+        ("bleu", pa.float64()),  # sentence BLEU, 0..100 (sacrebleu, exponential smoothing)
+        ("bleu_statistics", pa.list_(pa.int32())),  # lengths and n-gram counts: corpus BLEU's terms
+        ("rouge1", pa.float64()),  # F1, 0..1
+        ("rouge2", pa.float64()),
+        ("rougel", pa.float64()),
+        ("reference_nll_bits", pa.float64()),  # sum over the reference's tokens, end token included
+        ("n_reference_tokens", pa.int32()),
+        ("format_ok", pa.bool_()),
+        ("self_check", pa.bool_()),
+        ("duplicated", pa.bool_()),
+    ]
+)
+
 TABLES = {
     "prompts": PROMPTS,
     "lens": LENS,
     "milestones": MILESTONE_TABLE,
     "problems": PROBLEMS,
+    "responses": RESPONSES,
+    "activations": ACTIVATIONS,
+    "training": TRAINING,
+    "evaluation": EVALUATION,
+}
+
+Kind = Literal["lens", "inference", "trace", "training", "evaluation"]
+
+# The tables that a complete record of each kind holds.
+KINDS: dict[Kind, tuple[str, ...]] = {
+    "lens": ("prompts", "lens", "milestones", "problems"),
+    "inference": ("responses", "problems"),
+    "trace": ("responses", "activations", "problems"),
+    "training": ("training", "problems"),
+    "evaluation": ("evaluation", "problems"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
-from lensbench.records.schema import PROBLEMS, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import KINDS, PROBLEMS, SCHEMA_VERSION, TABLES, Kind
 
 MANIFEST = "manifest.json"
 _PARTS = "parts"
@@ -33,11 +33,12 @@ def folder_name(model: str) -> str:
 
 
 class RecordStore:
-    """One record folder (one model in one run)."""
+    """One record folder (one model in one run); its kind says which tables it holds."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, kind: Kind = "lens") -> None:
         self.folder = folder
         self.model = model
+        self.kind = kind
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,36 +107,51 @@ class RecordStore:
         return self._part(number).exists()
 
     def write_part(
-        self, number: int, lens: pa.Table, problems: list[Problem], gate_kl_bits: float | None
+        self,
+        number: int,
+        tables: Mapping[str, pa.Table],
+        problems: Sequence[Problem] = (),
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write one batch, all or nothing. What is not a table travels in the file's metadata."""
-        notes = {
-            "gate_kl_bits": gate_kl_bits,
-            "problems": [vars(problem) for problem in problems],
-        }
-        metadata = {b"lensbench": json.dumps(notes).encode()}
-        _write_parquet(self._part(number), lens.replace_schema_metadata(metadata))
+        """Write one batch of some tables, all or nothing.
 
-    def parts(self, count: int) -> tuple[pa.Table, list[Problem], float | None]:
-        """All batches as one table, their problems, and the largest gate error among them."""
-        tables, problems, errors = [], [], []
-        for number in range(count):
-            table = pq.read_table(self._part(number))
-            notes = json.loads((table.schema.metadata or {})[b"lensbench"])
-            tables.append(table.replace_schema_metadata(None))
-            problems += [Problem(**problem) for problem in notes["problems"]]
-            if notes["gate_kl_bits"] is not None:
-                errors.append(float(notes["gate_kl_bits"]))
-        lens = pa.concat_tables(tables) if tables else TABLES["lens"].empty_table()
-        return lens, problems, max(errors, default=None)
+        What is not a table travels in the metadata of the first one, which is written last: the
+        batch is there when that file is.
+        """
+        all_notes = {**(notes or {}), "problems": [vars(problem) for problem in problems]}
+        metadata = {b"lensbench": json.dumps(all_notes).encode()}
+        main, *others = tables
+        for name in others:
+            _write_parquet(self._part(number, name), tables[name])
+        _write_parquet(self._part(number), tables[main].replace_schema_metadata(metadata))
+
+    def part(self, number: int) -> tuple[pa.Table, list[Problem], dict[str, Any]]:
+        """The first table of one batch, its problems and its notes."""
+        table = pq.read_table(self._part(number))
+        notes = json.loads((table.schema.metadata or {})[b"lensbench"])
+        problems = [Problem(**problem) for problem in notes.pop("problems")]
+        return table.replace_schema_metadata(None), problems, notes
+
+    def parts(self, count: int, name: str) -> tuple[pa.Table, list[Problem], list[dict[str, Any]]]:
+        """The first table of every batch as one table called `name`; all problems; all notes."""
+        read = [self.part(number) for number in range(count)]
+        tables = [table for table, _, _ in read]
+        whole = pa.concat_tables(tables) if tables else TABLES[name].empty_table()
+        problems = [problem for _, found, _ in read for problem in found]
+        return whole, problems, [notes for _, _, notes in read]
+
+    def other_parts(self, count: int, name: str) -> pa.Table:
+        """A further table of every batch, as one."""
+        tables = [pq.read_table(self._part(number, name)) for number in range(count)]
+        return pa.concat_tables(tables) if tables else TABLES[name].empty_table()
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write one table of the contract."""
         _write_parquet(self.folder / f"{name}.parquet", table.cast(TABLES[name]))
 
     def has_tables(self) -> bool:
-        """Whether every table of the contract is there."""
-        return all((self.folder / f"{name}.parquet").exists() for name in TABLES)
+        """Whether every table of the record's kind is there."""
+        return all((self.folder / f"{name}.parquet").exists() for name in KINDS[self.kind])
 
     def problems(self) -> list[Problem]:
         """The problems of a complete record."""
@@ -163,8 +179,9 @@ class RecordStore:
         for torn in self.folder.glob(".*.part"):
             torn.unlink(missing_ok=True)
 
-    def _part(self, number: int) -> Path:
-        return self.folder / _PARTS / f"{number:06d}.parquet"
+    def _part(self, number: int, name: str = "") -> Path:
+        suffix = f".{name}.parquet" if name else ".parquet"
+        return self.folder / _PARTS / f"{number:06d}{suffix}"
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

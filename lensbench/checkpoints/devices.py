@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from lensbench.checkpoints.families import weight_bytes
 from lensbench.errors import ModelError
-from lensbench.models.families import weight_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL_MODEL = 2e9  # parameters; below this, float32 fits on any accelerator in use today

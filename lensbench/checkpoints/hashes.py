@@ -1,0 +1,28 @@
+"""What a checkpoint is, in two hashes: the weights and the tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lensbench.files import sha256_of
+
+_FILES = {
+    "weights_sha256": ("*.safetensors", "*.gguf"),
+    "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
+}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the weights and of the tokenizer, whatever files they consist of."""
+    return {
+        name: _combined([path for pattern in patterns for path in folder.glob(pattern)])
+        for name, patterns in _FILES.items()
+    }
+
+
+def _combined(files: Sequence[Path]) -> str:
+    """One hash over the names and contents of some files."""
+    lines = [f"{path.name} {sha256_of(path)}\n" for path in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,62 @@
+"""Styles: how an instruction, with retrieved context, becomes the text that a model continues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lensbench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Style = Literal["none", "alpaca", "chat"]
+
+# The frame that retrieved context stands in, before the instruction it belongs to.
+CONTEXT_FRAME = "Use this context if it helps.\n\nContext:\n{context}\n\nQuestion:\n{instruction}"
+ALPACA = "### Instruction:\n{instruction}\n\n### Response:\n"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is put to a model. `context` is the span of characters of `text` that was retrieved."""
+
+    text: str
+    style: Style
+    context: tuple[int, int] | None = None
+
+
+def ask(
+    tokenizer: PreTrainedTokenizerBase, style: Style, instruction: str, context: str | None = None
+) -> Question:
+    """The instruction in the model's style, with the retrieved context inside it, if any.
+
+    Raises ModelError for style "chat" with a tokenizer that has no chat template.
+    """
+    body = instruction
+    if context is not None:
+        body = CONTEXT_FRAME.format(context=context, instruction=instruction)
+    text = _framed(tokenizer, style, body)
+    if context is None:
+        return Question(text, style)
+    before = CONTEXT_FRAME.partition("{context}")[0]
+    start = text.index(before + context) + len(before)
+    return Question(text, style, (start, start + len(context)))
+
+
+def _framed(tokenizer: PreTrainedTokenizerBase, style: Style, body: str) -> str:
+    if style == "none":
+        return body
+    if style == "alpaca":
+        return ALPACA.replace("{instruction}", body)
+    if not tokenizer.chat_template:
+        raise ModelError("This model's tokenizer has no chat template. Use --style alpaca or none.")
+    turn = [{"role": "user", "content": body}]
+    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[int]:
+    """The question's tokens. A chat template writes its own BOS; some tokenizers add an EOS."""
+    ids = list(tokenizer(question.text, add_special_tokens=question.style != "chat").input_ids)
+    closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and question.style != "chat"
+    return ids[:-1] if closed else ids
