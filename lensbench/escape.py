@@ -7,7 +7,7 @@ import unicodedata
 
 _INLINE = re.compile(r"([\\`*_\[\]<>|~$&])")  # means something anywhere in a line
 _LINE_START = re.compile(r"^( *)([-+#=]|\d+[.)])")  # starts a list, heading or rule
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # behind any number of quotes
 _UNSEEN = ("C", "Z")  # controls, formats, unassigned; separators such as the no-break space
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return "".join(c if c == " " else _visible_character(c) for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Running text with its line ends; other control characters are shown, not obeyed."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def markdown(text: str) -> str:
     """`text` as literal text inside a Markdown paragraph or table cell."""
     return _markdown(printable(text))
@@ -50,5 +55,13 @@ def _markdown(line: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """`text` for a CSV cell that a spreadsheet does not take for a formula (CSV injection)."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    """`text` for a CSV cell that a spreadsheet does not take for a formula (CSV injection).
+
+    A text that looks escaped already gets one more quote, so that `csv_text` always gives it back.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def csv_text(cell: str) -> str:
+    """The text that `csv_cell` made this cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

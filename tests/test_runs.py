@@ -24,12 +24,14 @@ from tiny import TINY, Case, save
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.files import sha256_of
 from lensbench.prompts.sets import load_prompts
-from lensbench.records.schema import MILESTONES, TABLES
+from lensbench.records.schema import KINDS, MILESTONES, TABLES
+from lensbench.runs.adapter_spec import AdapterSpec
+from lensbench.runs.analysis import read_analysis
 from lensbench.runs.run import Outcome, run
-from lensbench.runs.spec import RunSpec, read_analysis
+from lensbench.runs.spec import RunSpec
 
 REPO = Path(__file__).parents[1]
-TABLE_FILES = [f"{name}.parquet" for name in TABLES]
+TABLE_FILES = [f"{name}.parquet" for name in KINDS["lens"]]
 COLUMNS = ("id", "relation", "prompt", "answer", "category", "control_of", "paraphrase_of")
 FACTS = {
     "capital": ("The capital of {} is", "city", {"Germany": "Berlin", "France": "Paris"}),
@@ -85,7 +87,7 @@ def spec(llama: Case, facts: Path) -> Callable[..., RunSpec]:
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    return {name: pq.read_table(folder / f"{name}.parquet").to_pandas() for name in TABLES}
+    return {name: pq.read_table(folder / f"{name}.parquet").to_pandas() for name in KINDS["lens"]}
 
 
 def table_bytes(folder: Path) -> dict[str, bytes]:
@@ -109,7 +111,7 @@ def done(llama: Case, facts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return outcome.folders[0]
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", KINDS["lens"])
 def test_each_table_follows_its_schema(done: Path, name: str) -> None:
     table = pq.read_table(done / f"{name}.parquet")
     assert table.schema.equals(TABLES[name])
@@ -478,6 +480,15 @@ def analysis(folder: Path, content: str) -> Path:
         ("", ["the key 'models' is missing"]),
         ('name = "x"\nmodels = ["a"]', ["the key 'name' is not known"]),
         ("models = [", ["it is not TOML"]),
+        ('kind = "guess"', ["kind = 'guess' is not known", "lens, adapter"]),
+        ('kind = "adapter"', ["the key 'model' is missing"]),
+        ('kind = "adapter"\nmodel = "a"\nmodels = ["a"]', ["the key 'models' is not known"]),
+        ('kind = "adapter"\nmodel = "a"\ndropout = "high"', ["'dropout' is 'high'", "a number"]),
+        ('kind = "adapter"\nmodel = "a"\ncache_prefix = 1', ["true or false"]),
+        (
+            'kind = "adapter"\nmodel = "a"\nbits = 7\nrank = 0\ndropout = 1\ndata = []',
+            ["bits = 7", "4, 8, 16, 32", "rank = 0", "dropout = 1", "data is empty"],
+        ),
     ],
 )
 def test_a_problem_of_an_analysis_names_file_key_and_remedy(
@@ -517,6 +528,8 @@ ANALYSES = sorted((REPO / "analyses").glob("*/analysis.toml"))
 def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
     spec = read_analysis(path.parent)
     assert spec.problems(str(path)) == []
+    if isinstance(spec, AdapterSpec):
+        return
     assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations
 
 
@@ -527,7 +540,7 @@ FORKING = """
 import json, os, resource, sys
 from pathlib import Path
 import lensbench.runs.run as runs
-from lensbench.runs.spec import read_analysis
+from lensbench.runs.analysis import read_analysis
 for model in read_analysis(Path(sys.argv[1])).models:
     runs.load_model(model)  # transformers imports half of itself only now
 for line in sys.stdin:

@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
+from lensbench.cli.chat import chat
 from lensbench.cli.check import check
 from lensbench.cli.doctor import doctor
 from lensbench.cli.lens import lens
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, pull, check, lens, run, report, doctor):
+for verb in (models, pull, check, lens, run, report, chat, doctor):
     app.command()(verb)
 
 

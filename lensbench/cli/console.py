@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lensbench.errors import Problem
-from lensbench.escape import printable
+from lensbench.escape import printable, printable_lines
 
 INTERRUPTED = 130
 _SHOWN_PROBLEMS = 20
@@ -22,7 +22,7 @@ messages = Console(stderr=True)
 
 def literal(text: object) -> str:
     """Somebody's text as rich markup that shows it as it is: no tags, no control characters."""
-    return "\n".join(escape(printable(line)) for line in str(text).split("\n"))
+    return escape(printable_lines(str(text)))
 
 
 def failure(error: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,45 @@ class DtypeName(StrEnum):
     float16 = "float16"
 
 
+class BitsName(StrEnum):
+    """Bits per weight."""
+
+    four = "4"
+    eight = "8"
+    sixteen = "16"
+    thirty_two = "32"
+
+
+class StyleName(StrEnum):
+    """How an instruction is put to a model on the second path."""
+
+    none = "none"
+    alpaca = "alpaca"
+    chat = "chat"
+
+
+Bits = Annotated[
+    BitsName,
+    typer.Option(help="8: LLM.int8; 4: nf4; 16: bfloat16; 32: float32."),
+]
+Int8Threshold = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="LLM.int8's outlier threshold. 0 makes an answer independent of its batch.",
+    ),
+]
+Adapter = Annotated[
+    Path | None, typer.Option(help="A folder made by `lensbench train`, for this very model.")
+]
+Rag = Annotated[
+    str | None, typer.Option(help="An index made by `lensbench rag build`, or its address.")
+]
+TopK = Annotated[int, typer.Option(min=1, help="How many documents to retrieve. Needs --rag.")]
+Style = Annotated[
+    StyleName | None,
+    typer.Option(help="Default: chat if the model has a chat template, else none."),
+]
 Dtype = Annotated[
     DtypeName | None,
     typer.Option(

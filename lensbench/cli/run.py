@@ -39,7 +39,7 @@ def run(
     """
     import dataclasses
 
-    from lensbench.runs.spec import read_analysis
+    from lensbench.runs.analysis import read_analysis
 
     if everything and limit is not None:
         raise typer.BadParameter("give --all or --limit, not both")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -60,3 +61,27 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[i
     ids = list(tokenizer(question.text, add_special_tokens=question.style != "chat").input_ids)
     closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and question.style != "chat"
     return ids[:-1] if closed else ids
+
+
+def converse(
+    tokenizer: PreTrainedTokenizerBase, style: Style, turns: Sequence[tuple[str, str]], last: str
+) -> list[int]:
+    """Tokens of a conversation: earlier (user, assistant) turns, then the user's `last` words."""
+    if style == "chat":
+        roles = ("user", "assistant")
+        messages = [
+            {"role": role, "content": words}
+            for turn in turns
+            for role, words in zip(roles, turn, strict=True)
+        ]
+        messages.append({"role": "user", "content": last})
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return prompt_ids(tokenizer, Question(str(text), style))
+    said = [_framed(tokenizer, style, user) + assistant for user, assistant in turns]
+    text = "\n\n".join([*said, _framed(tokenizer, style, last)])
+    return prompt_ids(tokenizer, Question(text, style))
+
+
+def default_style(tokenizer: PreTrainedTokenizerBase) -> Style:
+    """The model's own chat template where it has one, else the bare text."""
+    return "chat" if tokenizer.chat_template else "none"
