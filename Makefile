@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-retrieval clean help setup models
 
 help:  ## show this list
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY)  ## make the virtual environment
 
@@ -46,6 +46,9 @@ lint: $(READY)  ## ruff and mypy
 bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnterp
 	$(BIN)/lensbench pull smollm2-135m
 	$(BIN)/python -m lensbench.bench --out reports/bench
+
+bench-retrieval: $(READY)  ## time of a search among 10,000 and 100,000 vectors beside numpy
+	$(BIN)/python -m lensbench.bench.retrieval --out reports/bench
 
 clean:  ## remove environments, caches and runs (not the models)
 	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

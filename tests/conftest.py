@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from tiny import TINY, Case, save
 
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
+    from lensbench.quantized.rag.embedding import Embedder
 
 # Both before torch and transformers are imported. Nothing in the tests may reach a hub; and on
 # tensors this small, a second thread costs more than it brings, many times more on a busy machine.
@@ -89,3 +91,33 @@ def smollm(smollm_folder: Path) -> LensModel:
 def gemma3_folder() -> Path:
     """Gemma 3 270M, where somebody fetched it. Use with @pytest.mark.real."""
     return real_folder("gemma3-270m")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """A tiny random embedding model on disk and loaded."""
+    from tiny_bert import save_bert
+
+    from lensbench.quantized.rag.embedding import load_embedder
+
+    return load_embedder(str(save_bert(tmp_path_factory.mktemp("bert"))), "cpu")
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """An empty folder that other users may enter: root's PostgreSQL runs as one of them."""
+    with tempfile.TemporaryDirectory(prefix="lensbench test ", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def database_address() -> Iterator[str]:
+    """A PostgreSQL server with pgvector, reached by its address."""
+    from lensbench.quantized.rag.server import serving
+
+    with tempfile.TemporaryDirectory(prefix="lensbench-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        with serving(Path(name)) as address:
+            socket = dict(part.split("=", 1) for part in address.split())["host"]
+            yield f"postgresql://postgres@/postgres?host={socket}&port=5432"

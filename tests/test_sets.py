@@ -165,8 +165,8 @@ def test_a_link_may_lead_to_a_later_row(tmp_path: Path) -> None:
     ("line", "what"),
     [
         ("{not json", "it is not JSON"),
-        ('["a", "list"]', "missing"),
-        ("7", "missing"),
+        ('["a", "list"]', "it is no JSON object"),
+        ("7", "it is no JSON object"),
         ('{"id": "b", "prompt": "x"}', "the key(s) relation, answer are missing"),
         ("[" * 100_000, "it is not JSON"),
     ],

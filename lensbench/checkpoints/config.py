@@ -75,8 +75,8 @@ _ONLY_FOR: dict[tuple[str, str], tuple[object, str]] = {
     ("gpt_neox", "attention_bias"): (True, "TransformerLens cannot split attention without biases"),
 }
 _REFUSED = {
-    "quantization_config": "the weights are stored quantised; give the unquantised folder, "
-    "or load it through the quantised path",
+    "quantization_config": "the weights are stored quantised; give the folder of the unquantised "
+    "model (--bits quantises while it loads)",
     "auto_map": "the model brings its own code, which runs only with trust_remote_code=True",
 }
 _ROPE_SPELLINGS = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor"})

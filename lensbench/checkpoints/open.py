@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lensbench.checkpoints.config import check_config
 from lensbench.checkpoints.source import gguf_file
@@ -33,13 +34,17 @@ def open_config(
     )
 
 
-def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
-    """Parameters of the architecture, counted without allocating any."""
+def empty_model(config: Any, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The architecture with all its shapes and no weights: it takes no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return int(empty.num_parameters())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
+    """Parameters of the architecture, counted without allocating any."""
+    return int(empty_model(config, trust_remote_code).num_parameters())
 
 
 def open_weights(
@@ -71,17 +76,34 @@ def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 def require_finite(model: PreTrainedModel, name: str) -> None:
     """Raise ModelError naming the weights that hold NaN or Inf."""
-    broken = [
-        weight_name
-        for weight_name, weight in model.named_parameters()
-        if weight.is_floating_point() and not bool(weight.isfinite().all())
-    ]
+    broken = [key for key, weight in model.named_parameters() if not _is_finite(weight)]
+    _refuse_broken(
+        broken,
+        name,
+        f"Either they exceed the range of {model.dtype} (try bfloat16 or float32), or the file "
+        "is damaged (fetch it again).",
+    )
+
+
+def require_finite_files(folder: Path, name: str) -> None:
+    """The same for the files, one tensor at a time: quantising makes ordinary numbers of NaN."""
+    from safetensors import safe_open
+
+    broken = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            broken += [key for key in tensors.keys() if not _is_finite(tensors.get_tensor(key))]  # noqa: SIM118
+    _refuse_broken(broken, name, "The file is damaged: fetch it again, or save the model again.")
+
+
+def _is_finite(weight: Tensor) -> bool:
+    return not weight.is_floating_point() or bool(weight.isfinite().all())
+
+
+def _refuse_broken(broken: list[str], name: str, remedy: str) -> None:
     if broken:
         shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
-        raise ModelError(
-            f"{name}: NaN or Inf in the weights of {shown}. Either they exceed the range "
-            f"of {model.dtype} (try bfloat16 or float32), or the file is damaged (fetch it again)."
-        )
+        raise ModelError(f"{name}: NaN or Inf in the weights of {shown}. {remedy}")
 
 
 @contextmanager

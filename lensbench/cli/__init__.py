@@ -14,12 +14,17 @@ import typer
 
 from lensbench.cli.chat import chat
 from lensbench.cli.check import check
+from lensbench.cli.data import data
 from lensbench.cli.doctor import doctor
+from lensbench.cli.eval import evaluate
+from lensbench.cli.infer import infer
 from lensbench.cli.lens import lens
 from lensbench.cli.models import models
 from lensbench.cli.pull import pull
+from lensbench.cli.rag import rag
 from lensbench.cli.report import report
 from lensbench.cli.run import run
+from lensbench.cli.train import train
 from lensbench.errors import LensbenchError
 from lensbench.version import __version__
 
@@ -31,8 +36,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, pull, check, lens, run, report, chat, doctor):
+for verb in (models, pull, check, lens, run, report, infer, chat, train, doctor):
     app.command()(verb)
+app.command("eval")(evaluate)
+app.add_typer(rag, name="rag")
+app.add_typer(data, name="data")
 
 
 def _version(show: bool) -> None:

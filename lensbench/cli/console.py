@@ -14,7 +14,7 @@ from lensbench.errors import Problem
 from lensbench.escape import printable, printable_lines
 
 INTERRUPTED = 130
-_SHOWN_PROBLEMS = 20
+SHOWN = 20  # lines of a list; the rest is counted
 
 results = Console()
 messages = Console(stderr=True)
@@ -30,13 +30,13 @@ def failure(error: object) -> None:
     messages.print(f"[bold red]error:[/] {literal(error)}", highlight=False, soft_wrap=True)
 
 
-def show_problems(problems: Sequence[Problem]) -> None:
+def show_problems(problems: Sequence[Problem], kept_in: str = "problems.parquet") -> None:
     """Items that were left out; the first ones in words, the rest counted."""
-    for problem in problems[:_SHOWN_PROBLEMS]:
+    for problem in problems[:SHOWN]:
         messages.print(f"[yellow]left out:[/] {literal(problem)}", highlight=False)
-    rest = len(problems) - _SHOWN_PROBLEMS
+    rest = len(problems) - SHOWN
     if rest > 0:
-        messages.print(f"[yellow]... and {rest} more[/]; all are in problems.parquet")
+        messages.print(f"[yellow]... and {rest} more[/]; all are in {literal(kept_in)}")
 
 
 @contextmanager

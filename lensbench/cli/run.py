@@ -10,6 +10,7 @@ import typer
 from lensbench.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
+    from lensbench.runs.adapter_spec import AdapterSpec
     from lensbench.runs.spec import RunSpec
 
 
@@ -20,7 +21,7 @@ def run(
         typer.Option("--out", "-o", help="Run folder. Default: reports/<name of the analysis>."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Base prompts to ask, spread over relations.")
+        int | None, typer.Option(min=1, help="Prompts to ask (pairs to take, in an adapter study).")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Ask every prompt.")] = False,
     dtype: Dtype = None,
@@ -39,16 +40,27 @@ def run(
     """
     import dataclasses
 
+    from lensbench.runs.adapter_spec import AdapterSpec
     from lensbench.runs.analysis import read_analysis
 
     if everything and limit is not None:
         raise typer.BadParameter("give --all or --limit, not both")
     spec = read_analysis(analysis)
+    folder = out or Path("reports") / spec.name
     if everything or limit is not None:
         spec = dataclasses.replace(spec, limit=limit)
-    if dtype is not None or device is not None:
-        spec = dataclasses.replace(spec, dtype=dtype and dtype.value, device=device)
-    run_and_report(spec, out or Path("reports") / spec.name)
+    if device is not None:
+        spec = dataclasses.replace(spec, device=device)
+    if isinstance(spec, AdapterSpec):
+        if dtype is not None:
+            raise typer.BadParameter(
+                "this analysis has bits and train_bits in its file"
+            )
+        study_and_report(spec, folder)
+        return
+    if dtype is not None:
+        spec = dataclasses.replace(spec, dtype=dtype.value)
+    run_and_report(spec, folder)
 
 
 def run_and_report(spec: RunSpec, out: Path) -> None:
@@ -78,4 +90,28 @@ def run_and_report(spec: RunSpec, out: Path) -> None:
                 if path.suffix in {".md", ".html"}:
                     results.print(str(path), markup=False, highlight=False, soft_wrap=True)
     if not outcome.ok:
+        raise typer.Exit(1)
+
+
+def study_and_report(spec: AdapterSpec, out: Path) -> None:
+    """Run every stage of an adapter study, then its report. Exits with 1 if a row was left out."""
+    from lensbench.cli.console import (
+        batch_progress,
+        interruptible,
+        literal,
+        messages,
+        results,
+        show_problems,
+    )
+    from lensbench.report.build import build_report
+    from lensbench.runs.adapter_study import run_study
+
+    with interruptible():
+        with batch_progress() as progress:
+            problems = run_study(spec, out, progress, lambda text: messages.print(literal(text)))
+        show_problems(problems)
+        for path in build_report([out / "adapter", out / "evaluation"], out):
+            if path.suffix in {".md", ".html"}:
+                results.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    if problems:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lensbench.errors import InputProblems, Problem
 
@@ -24,6 +24,7 @@ class Columns(NamedTuple):
 
     required: Sequence[str]
     optional: Sequence[str]
+    empty: bool  # whether rows without any content are wanted
 
 
 def read_rows(
@@ -32,10 +33,12 @@ def read_rows(
     problems: list[Problem],
     required: Sequence[str],
     optional: Sequence[str] = (),
+    empty: bool = False,
 ) -> Iterator[Row]:
     """The rows of a .csv or .jsonl file, one at a time; `problems` grows by those that are no rows.
 
     Cells come as text; a JSON null is an empty one. Cells are not looked into (`cell_problems`).
+    Rows of a CSV that hold nothing but commas come only with `empty`.
     Raises InputProblems when the file cannot be read at all or lacks a required column.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
@@ -43,7 +46,7 @@ def read_rows(
         what = f"'{path.suffix}' is no known kind of file for this"
         raise InputProblems([Problem(name, what, "Save it as .csv or .jsonl.")])
     reader = readers[path.suffix.lower()]
-    return reader(text_of(path, name), name, problems, Columns(required, optional))
+    return reader(text_of(path, name), name, problems, Columns(required, optional, empty))
 
 
 def cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -86,7 +89,7 @@ def _csv_rows(text: str, name: str, problems: list[Problem], columns: Columns) -
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
-            if not any(cells):
+            if not cells or not (any(cells) or columns.empty):
                 continue
             if len(cells) != len(header):
                 what = f"it has {len(cells)} cells, the header {len(header)}"
@@ -112,6 +115,20 @@ def _require_columns(header: list[str], name: str, columns: Columns) -> None:
 
 def _jsonl_rows(text: str, name: str, problems: list[Problem], columns: Columns) -> Iterator[Row]:
     """One JSON object a line."""
+    for line, row in json_objects(text, name, problems):
+        missing = [key for key in columns.required if key not in row]
+        if missing:
+            what = f"the key(s) {', '.join(missing)} are missing"
+            remedy = f"Each line needs {', '.join(columns.required)}."
+            problems.append(Problem(f"{name}, row {line}", what, remedy))
+            continue
+        yield line, {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def json_objects(
+    text: str, name: str, problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL text, with their lines; `problems` grows by lines that hold none."""
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -121,11 +138,7 @@ def _jsonl_rows(text: str, name: str, problems: list[Problem], columns: Columns)
         except (ValueError, RecursionError) as error:
             problems.append(Problem(where, f"it is not JSON ({error})", "One object a line."))
             continue
-        missing = (
-            [key for key in columns.required if key not in row] if isinstance(row, dict) else ["id"]
-        )
-        if missing:
-            what = f"the key(s) {', '.join(missing)} are missing"
-            problems.append(Problem(where, what, f"Each line needs {', '.join(columns.required)}."))
-            continue
-        yield line, {key: "" if value is None else str(value) for key, value in row.items()}
+        if isinstance(row, dict):
+            yield line, row
+        else:
+            problems.append(Problem(where, "it is no JSON object", 'Write {"id": ..., ...}.'))

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
 class Hit(Protocol):
     """A retrieved document."""
 
-    id: str
-    text: str
-    score: float
+    @property
+    def id(self) -> str:
+        """What it is called in its index."""
+
+    @property
+    def text(self) -> str:
+        """What is put into the prompt."""
+
+    @property
+    def score(self) -> float:
+        """Cosine similarity to the question."""
 
 
 Retrieve = Callable[[str], Sequence[Hit]]

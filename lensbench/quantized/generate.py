@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.open import quiet
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.prompts.batch import Batch, make_batch
 
@@ -101,7 +102,7 @@ def generate(
     picker = _Picker(prompts, decoding, seeds, ends, tracer, model.device)
     config = _generation_config(decoding, ends, pad)
     watched = tracer.watching(batch.attention_mask) if tracer is not None else nullcontext()
-    with torch.no_grad(), _only(config, model.base), watched:
+    with quiet(), torch.no_grad(), _only(config, model.base), watched:
         output = model.base.generate(
             batch.token_ids.to(model.device),
             attention_mask=batch.attention_mask.to(model.device),

@@ -28,16 +28,21 @@ class Question:
 
 
 def ask(
-    tokenizer: PreTrainedTokenizerBase, style: Style, instruction: str, context: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    style: Style,
+    instruction: str,
+    context: str | None = None,
+    system: str = "",
 ) -> Question:
     """The instruction in the model's style, with the retrieved context inside it, if any.
 
+    Only a chat template has a place for a `system` message; other styles leave it out.
     Raises ModelError for style "chat" with a tokenizer that has no chat template.
     """
     body = instruction
     if context is not None:
         body = CONTEXT_FRAME.format(context=context, instruction=instruction)
-    text = _framed(tokenizer, style, body)
+    text = _framed(tokenizer, style, body, system)
     if context is None:
         return Question(text, style)
     before = CONTEXT_FRAME.partition("{context}")[0]
@@ -45,15 +50,16 @@ def ask(
     return Question(text, style, (start, start + len(context)))
 
 
-def _framed(tokenizer: PreTrainedTokenizerBase, style: Style, body: str) -> str:
+def _framed(tokenizer: PreTrainedTokenizerBase, style: Style, body: str, system: str = "") -> str:
     if style == "none":
         return body
     if style == "alpaca":
         return ALPACA.replace("{instruction}", body)
     if not tokenizer.chat_template:
         raise ModelError("This model's tokenizer has no chat template. Use --style alpaca or none.")
-    turn = [{"role": "user", "content": body}]
-    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": body})
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[int]:
@@ -85,3 +91,33 @@ def converse(
 def default_style(tokenizer: PreTrainedTokenizerBase) -> Style:
     """The model's own chat template where it has one, else the bare text."""
     return "chat" if tokenizer.chat_template else "none"
+
+
+def response_ids(
+    tokenizer: PreTrainedTokenizerBase, question: Question, response: str, ends: Sequence[int]
+) -> list[int]:
+    """The tokens that answer `question` with `response`, the token that ends it last.
+
+    They are what follows the question's own tokens in the tokens of both texts together, so that
+    a model learns to go on exactly as it is asked to. Where a tokenizer would merge across the
+    border, the response is tokenised by itself. `ends` are the tokens at which generation stops;
+    a chat template may write one of them itself, otherwise it is the first.
+    """
+    text = response + _closing(tokenizer, question, response)
+    asked = prompt_ids(tokenizer, question)
+    both = prompt_ids(tokenizer, Question(question.text + text, question.style))
+    if both[: len(asked)] == asked:
+        ids = both[len(asked) :]
+    else:
+        ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    return ids if ids and ids[-1] in ends else [*ids, ends[0]]
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase, question: Question, response: str) -> str:
+    """What the chat template writes after an assistant's words, line ends left off."""
+    if question.style != "chat":
+        return ""
+    turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": response}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    _, found, after = text.rpartition(response.strip())
+    return after.strip() if found else ""

@@ -1,7 +1,7 @@
 """Tracing: the residual stream of a model at work, averaged over tokens as they pass.
 
-Layer 0 is what enters the first block (point "embed"); layer i is what leaves block i ("resid_post",
-1-based): the names of the lens path.
+Layer 0 is what enters the first block (point "embed"); layer i is what leaves block i, counted from
+1 ("resid_post"): the names of the lens path.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ResidualMeans:
         self._keep = tuple(keep)
         self._phases: dict[str, _Phase] = {}
         self._now: tuple[str, Bool[Tensor, "batch pos"]] | None = None
-        self._kept: dict[int, list[list[Tensor]]] = {}
+        self._kept: dict[int, list[Tensor]] = {}
+        self._counted: list[Tensor] = []
 
     @contextmanager
     def watching(self, attention_mask: Int[Tensor, "batch pos"]) -> Iterator[None]:
@@ -68,7 +69,8 @@ class ResidualMeans:
         n_rows, device = len(attention_mask), self._model.device
         shape = (self._model.n_layers + 1, n_rows, self._model.d_model, device)
         self._phases = {phase: _Phase(*shape) for phase in PHASES}
-        self._kept = {layer: [[] for _ in range(n_rows)] for layer in self._keep}
+        self._kept = {layer: [] for layer in self._keep}
+        self._counted = []
         self.expect("prompt", attention_mask.bool().to(device))
         blocks = self._model.blocks
         with ExitStack() as hooks:
@@ -99,11 +101,14 @@ class ResidualMeans:
 
     def kept(self, layer: int, row: int) -> Float[Tensor, "pos d_model"]:
         """One row's whole residual stream at a layer: its prompt, then its response."""
-        return torch.cat(self._kept[layer][row])
+        passes = zip(self._kept[layer], self._counted, strict=True)
+        return torch.cat([resid[row, counted[row]] for resid, counted in passes])
 
     def _entered(self, block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         phase, counted = self._expected()
         self._phases[phase].n_tokens += counted.sum(-1)
+        if self._kept:
+            self._counted.append(counted.cpu())
         self._add(0, args[0] if args else kwargs["hidden_states"])
 
     def _left(self, layer: int) -> Callable[..., None]:
@@ -126,8 +131,7 @@ class ResidualMeans:
         state.stream.add(layer, values.sum(1))
         state.norms.add(layer, values.norm(dim=-1).sum(1))
         if layer in self._kept:
-            for row, tokens in enumerate(self._kept[layer]):
-                tokens.append(resid[row, counted[row]].detach().cpu())
+            self._kept[layer].append(resid.detach().cpu())
 
 
 @contextmanager

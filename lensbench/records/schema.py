@@ -162,6 +162,22 @@ ACTIVATIONS = pa.schema(
     ]
 )
 
+# One row per model x prompt x layer whose whole residual stream was kept: where it is.
+RESIDUAL_INDEX = pa.schema(
+    [
+        ("model", pa.string()),
+        ("prompt_id", pa.string()),
+        ("point", pa.string()),  # embed or resid_post
+        ("layer", pa.int16()),  # 0 = embedding, i = after block i (1-based)
+        ("depth", pa.float64()),  # layer / n_layers
+        ("file", pa.string()),  # safetensors, from the record's folder
+        ("tensor", pa.string()),  # [tokens of several prompts, d_model]
+        ("first_row", pa.int64()),  # of the tensor; then the prompt's tokens, then the response's
+        ("n_prompt_tokens", pa.int32()),
+        ("n_generated_tokens", pa.int32()),
+    ]
+)
+
 # One row per logged optimiser step or evaluation.
 TRAINING = pa.schema(
     [
@@ -206,6 +222,7 @@ TABLES = {
     "problems": PROBLEMS,
     "responses": RESPONSES,
     "activations": ACTIVATIONS,
+    "residual_index": RESIDUAL_INDEX,
     "training": TRAINING,
     "evaluation": EVALUATION,
 }
@@ -216,7 +233,7 @@ Kind = Literal["lens", "inference", "trace", "training", "evaluation"]
 KINDS: dict[Kind, tuple[str, ...]] = {
     "lens": ("prompts", "lens", "milestones", "problems"),
     "inference": ("responses", "problems"),
-    "trace": ("responses", "activations", "problems"),
+    "trace": ("responses", "activations", "residual_index", "problems"),
     "training": ("training", "problems"),
     "evaluation": ("evaluation", "problems"),
 }

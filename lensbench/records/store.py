@@ -145,6 +145,16 @@ class RecordStore:
         tables = [pq.read_table(self._part(number, name)) for number in range(count)]
         return pa.concat_tables(tables) if tables else TABLES[name].empty_table()
 
+    def join_parts(self, count: int, name: str) -> None:
+        """Make one table of a further table of every batch, without holding them all in memory."""
+        schema, how = TABLES[name], {"compression": "zstd", "compression_level": 9}
+        with (
+            replacing(self.folder / f"{name}.parquet") as handle,
+            pq.ParquetWriter(handle, schema, **how) as writer,
+        ):
+            for number in range(count):
+                writer.write_table(pq.read_table(self._part(number, name)).cast(schema))
+
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write one table of the contract."""
         _write_parquet(self.folder / f"{name}.parquet", table.cast(TABLES[name]))

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
 from lensbench.records.store import MANIFEST, folder_name
 from lensbench.report import figures, heatmaps
 from lensbench.report.html import interactive_page
-from lensbench.report.load import Record, load_records
+from lensbench.report.load import Record, load_records, load_second, read_manifest
 from lensbench.report.markdown import cross_model_report, model_report
+from lensbench.report.second import second_files
 from lensbench.report.tables import Table, comparison_tables, record_tables, to_csv
 
 _FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
@@ -29,20 +31,37 @@ def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     `out` defaults to the first run folder. Files of the same name there are replaced.
     Raises RecordsError when records are missing, incomplete or of a newer schema.
     """
-    records = load_records(paths)
+    records, others = load_records(paths), load_second(paths)
     out = out or _run_folder(paths[0])
     tables = {record.model: record_tables(record) for record in records}
     folders = unique_slugs([record.model for record in records])
+    _require_room(folders, [record.name for record in others])
+    lens_reports = [(r.model, folder) for r, folder in zip(records, folders, strict=True)]
     written = []
-    for name, data in _files(records, tables, folders):
+    for name, data in (
+        *_files(records, tables, folders),
+        *second_files(others, lens_reports),
+    ):
         write_bytes(out / name, data)
         written.append(out / name)
     return written
 
 
 def _run_folder(path: Path) -> Path:
-    """Where the reports of `path` go: beside the records, not inside one."""
-    return path.parent if (path / MANIFEST).exists() else path
+    """Where the reports of `path` go: a lens record's beside it, any other's into it."""
+    alone = (path / MANIFEST).exists()
+    beside = alone and read_manifest(path / MANIFEST).get("kind", "lens") == "lens"
+    return path.parent if beside else path
+
+
+def _require_room(lens: Sequence[str], second: Sequence[str]) -> None:
+    """No report may take another's place."""
+    taken = sorted({*lens} & {*second})
+    if taken:
+        raise RecordsError(
+            f"two reports would both go to {taken[0]}/: a lens record's model and another record's "
+            "folder have that name. Report on them separately."
+        )
 
 
 def _files(
@@ -54,7 +73,8 @@ def _files(
             yield f"{folder}/{name}", data
     if len(records) > 1:
         yield from _cross_model_files(records, tables, folders)
-    yield "report.html", interactive_page(records, tables).encode()
+    if records:
+        yield "report.html", interactive_page(records, tables).encode()
 
 
 def _model_files(record: Record, tables: dict[str, Table]) -> Iterator[tuple[str, bytes]]:

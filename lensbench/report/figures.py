@@ -69,8 +69,8 @@ def depth_curves(frame: pd.DataFrame) -> Figure:
     for i, (axis, (column, title)) in enumerate(
         zip(figure.subplots(1, 3), panels.items(), strict=True)
     ):
-        _ribbon(axis, frame["depth"], frame[column], COLOURS[i])
-        _depth_axis(axis, title)
+        ribbon(axis, frame["depth"], frame[column], COLOURS[i])
+        depth_axis(axis, title)
         if column == "kl_bits":
             _scale_to_blocks(axis, frame["depth"], [e.high or e.value for e in frame[column]])
     return figure
@@ -134,7 +134,7 @@ def models_curves(frame: pd.DataFrame) -> Figure:
             axis.fill_between(rows["depth"], low, high, color=colour, alpha=0.2, linewidth=0)
             style = DASHES[i % len(DASHES)]
             axis.plot(rows["depth"], rows[column], style, color=colour, label=printable(str(model)))
-        _depth_axis(axis, title)
+        depth_axis(axis, title)
         if column == "kl_bits":
             _scale_to_blocks(axis, frame["depth"], frame["kl_high_bits"].fillna(frame["kl_bits"]))
         if unit == "share":
@@ -150,10 +150,10 @@ def _shares(frame: pd.DataFrame, curves: dict[str, str], title: str, band: bool 
     axis = figure.subplots()
     for i, (column, label) in enumerate(curves.items()):
         if any(e.value is not None for e in frame[column]):
-            _ribbon(axis, frame["depth"], frame[column], COLOURS[i], label, DASHES[i])
+            ribbon(axis, frame["depth"], frame[column], COLOURS[i], label, DASHES[i])
     if band:
         _band(axis)
-    _depth_axis(axis, "")
+    depth_axis(axis, "")
     axis.set_ylabel(title)
     axis.set_ylim(-0.02, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -182,7 +182,7 @@ def _forest(frame: pd.DataFrame, labels: list[str], title: str) -> Figure:
         if e.value is None:
             axis.text(0.02, y, f"n/a ({e.reason})", va="center", fontsize=9)
     _band(axis)
-    _depth_axis(axis, "")
+    depth_axis(axis, "")
     axis.set_xlabel(title)
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
@@ -195,7 +195,7 @@ def _band(axis: Axes) -> None:
     axis.axvspan(*LATE_BINDING, color=GREY, alpha=0.22, linewidth=0, label="claimed: 75-85 %")
 
 
-def _ribbon(
+def ribbon(
     axis: Axes,
     depth: pd.Series,
     points: pd.Series,
@@ -218,7 +218,8 @@ def _scale_to_blocks(axis: Axes, depth: pd.Series, high: Iterable[float]) -> Non
     axis.set_ylim(-0.03 * tallest, 1.1 * tallest)
 
 
-def _depth_axis(axis: Axes, title: str) -> None:
+def depth_axis(axis: Axes, title: str) -> None:
+    """Relative depth in per cent along the bottom."""
     axis.set_title(title)
     axis.set_xlim(-0.01, 1.01)
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lensbench.escape import markdown
 from lensbench.report import numbers
 from lensbench.report.groups import base_prompts
@@ -136,8 +138,13 @@ def _measurement(record: Record) -> list[str]:
         lines.append(
             f"Items that could not be measured: {len(record.problems)} (listed under Problems)."
         )
+    return lines + unpinned_code(manifest)
+
+
+def unpinned_code(manifest: dict[str, Any]) -> list[str]:
+    """What holds for every kind of record that was measured by code no commit pins."""
     git = manifest.get("git")
-    if not git or git.get("dirty"):
-        state = "had uncommitted changes" if git else "is not from a git checkout"
-        lines.append(f"The code that measured this {state}, so the version may not pin it.")
-    return lines
+    if git and not git.get("dirty"):
+        return []
+    state = "had uncommitted changes" if git else "is not from a git checkout"
+    return [f"The code that measured this {state}, so the version may not pin it."]

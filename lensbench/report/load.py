@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensbench.errors import RecordsError
-from lensbench.records.schema import KINDS, MILESTONES, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import KINDS, MILESTONES, SCHEMA_VERSION, TABLES, Kind
 from lensbench.records.store import MANIFEST
 
 
@@ -46,6 +46,27 @@ class Record:
         return "final" if "final" in self.lenses else self.lenses[0]
 
 
+@dataclass(frozen=True, eq=False)
+class SecondRecord:
+    """What one run of the second path left behind: its kind, manifest and that kind's tables."""
+
+    name: str  # its folder as seen from the run folder; "" is the run folder itself
+    folder: Path
+    kind: Kind
+    manifest: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+    @property
+    def model(self) -> str:
+        """The name of the model that was run."""
+        return str(self.manifest["model"]["name"])
+
+    @property
+    def problems(self) -> pd.DataFrame:
+        """Items that could not be measured."""
+        return self.tables["problems"]
+
+
 def find_records(paths: Sequence[Path]) -> list[Path]:
     """All record folders at or beneath `paths`, each once, sorted within a path."""
     found: dict[Path, Path] = {}
@@ -55,7 +76,8 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
                 f"{path}: no such folder. Name a run folder made by `lensbench run`."
             )
         for manifest in sorted(path.rglob(MANIFEST)):
-            found.setdefault(manifest.parent.resolve(), manifest.parent)
+            if not _is_foreign(manifest):
+                found.setdefault(manifest.parent.resolve(), manifest.parent)
     if not found:
         names = ", ".join(str(path) for path in paths)
         raise RecordsError(
@@ -65,9 +87,18 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def _is_foreign(path: Path) -> bool:
+    """Whether a manifest says that it is of something else, such as an index for retrieval."""
+    try:
+        return "format" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):  # damaged: `read_manifest` says so
+        return False
+
+
 def load_records(paths: Sequence[Path]) -> list[Record]:
-    """Read every record beneath `paths`; equal model names get their run folder's name added."""
-    records = [load_record(folder) for folder in find_records(paths)]
+    """Read every lens record beneath `paths`; equal names get their run folder's name added."""
+    folders = [folder for folder in find_records(paths) if _kind_of(folder) == "lens"]
+    records = [load_record(folder) for folder in folders]
     seen = Counter(record.model for record in records)
     records = [
         replace(record, model=f"{record.model} ({record.folder.resolve().parent.name})")
@@ -92,6 +123,52 @@ def load_record(folder: Path) -> Record:
         layer = tables["milestones"][f"{name}_layer"].astype(float)
         tables["milestones"][f"{name}_depth"] = layer / manifest["model"]["n_layers"]
     return Record(model=manifest["model"]["name"], folder=folder, manifest=manifest, **tables)
+
+
+def load_second(paths: Sequence[Path]) -> list[SecondRecord]:
+    """Read every record beneath `paths` that is not a lens record, named by its place there."""
+    folders = find_records(paths)
+    return [
+        _second_record(folder, _place(folder, paths, alone=len(folders) == 1))
+        for folder in folders
+        if _kind_of(folder) != "lens"
+    ]
+
+
+def _second_record(folder: Path, name: str) -> SecondRecord:
+    manifest, kind = read_manifest(folder / MANIFEST), _kind_of(folder)
+    missing = [key for key in _NEEDS.get(kind, ()) if key not in manifest]
+    if missing:
+        raise RecordsError(
+            f"{folder / MANIFEST}: no {', '.join(missing)} in it. Make the record again."
+        )
+    tables = {table: _read_table(folder / f"{table}.parquet", table) for table in KINDS[kind]}
+    return SecondRecord(name, folder, kind, manifest, tables)
+
+
+_NEEDS: dict[Kind, tuple[str, ...]] = {
+    "training": ("adapter",),
+    "evaluation": ("context_cut",),
+}  # entries of a manifest of that kind
+
+
+def _kind_of(folder: Path) -> Kind:
+    """The kind that a record's manifest names; manifests older than kinds are of the lens."""
+    kind: Kind = read_manifest(folder / MANIFEST).get("kind", "lens")
+    if kind not in KINDS:
+        raise RecordsError(
+            f"{folder / MANIFEST}: records of kind {kind!r} are not known here. Upgrade lensbench."
+        )
+    return kind
+
+
+def _place(folder: Path, paths: Sequence[Path], alone: bool) -> str:
+    """Where a record's report goes beneath the report folder."""
+    path = next(path for path in paths if folder.is_relative_to(path))
+    inside = folder.relative_to(path).as_posix()
+    if inside == ".":
+        return "" if alone else folder.resolve().name
+    return inside if len(paths) == 1 else f"{path.resolve().name}/{inside}"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import pandas as pd
@@ -16,13 +17,14 @@ from lensbench.report.statistics import Estimate
 from lensbench.report.tables import Table, layers_shown
 
 SHOWN_ANOMALIES = 20
+MOST_CHARACTERS = 1500  # of a text of many lines; the rest is cut, and said
 
 
 def model_report(record: Record, tables: dict[str, Table], heat_maps: Sequence[str]) -> str:
     """`report.md` of one model; `heat_maps`: the prompt ids that have one, in figure order."""
     prompts = record.prompts.set_index("prompt_id")
     return (
-        _environment()
+        environment()
         .get_template("report.md.j2")
         .render(
             record=record,
@@ -35,7 +37,7 @@ def model_report(record: Record, tables: dict[str, Table], heat_maps: Sequence[s
             anomaly_reading=anomalies.reading(tables["anomaly_share"].frame),
             limitations=limitations(record, tables),
             gate=pd.DataFrame([_gate_row(check) for check in record.manifest["gate"]]),
-            provenance=pd.DataFrame(_flat(record.manifest), columns=["key", "value"]),
+            provenance=pd.DataFrame(flat(record.manifest), columns=["key", "value"]),
         )
     )
 
@@ -45,7 +47,7 @@ def cross_model_report(
 ) -> str:
     """`cross-model.md` for two models or more; `folders`: where each model's report is."""
     return (
-        _environment()
+        environment()
         .get_template("cross-model.md.j2")
         .render(reports=list(zip(records, folders, strict=True)), tables=tables)
     )
@@ -76,6 +78,20 @@ def cell(value: object, column: str = "") -> str:
     return numbers.number(value, numbers.unit_of(column))
 
 
+def line_cell(text: str) -> str:
+    """A text of many lines as one Markdown table cell; long ones are cut, which is said."""
+    cut = len(text) - MOST_CHARACTERS
+    kept = text if cut <= 0 else text[:MOST_CHARACTERS]
+    shown = "<br>".join(map(_line, kept.split("\n")))
+    return shown if cut <= 0 else f"{shown}<br>({cut} more characters)"
+
+
+def _line(line: str) -> str:
+    """One line, its indentation kept."""
+    indent = len(line) - len(line.lstrip(" "))
+    return "&nbsp;" * indent + markdown(line[indent:])
+
+
 def _is_numeric(column: pd.Series) -> bool:
     return not any(isinstance(value, str) for value in column)
 
@@ -98,19 +114,19 @@ def _two_digits(value: float | None, unit: str) -> str:
     return "–" if value is None else f"{value:.2g}{unit}"
 
 
-def _flat(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: object, key: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as dotted keys; the gate has a table of its own."""
     if isinstance(value, dict):
         for name in value:
             if (key, name) != ("", "gate"):
-                yield from _flat(value[name], f"{key}.{name}" if key else str(name))
+                yield from flat(value[name], f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         yield key, ", ".join(str(item) for item in value) or "none"
     else:
         yield key, "none" if value is None else str(value)
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Templates of this package. Autoescape is for HTML; here every datum passes a filter."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lensbench.report"),
@@ -128,6 +144,8 @@ def _environment() -> jinja2.Environment:
         share=lambda value: cell(value, "share"),
         depth=lambda value: cell(value, "depth"),
         points=lambda value: cell(value, "points"),
+        path=quote,
+        lines=line_cell,
         layers_shown=layers_shown,
     )
     return environment

@@ -17,8 +17,8 @@ class AdapterSpec:
     """One model, base against adapter against retrieval against both, on held-out pairs.
 
     `data` names where instruction pairs come from: `general` and `docstrings` ship with lensbench;
-    a .jsonl file; or a data set on the hub (org/name). `limit` caps the pairs taken from all of
-    them together, `test_limit` those that are asked.
+    a .jsonl file; or a data set on the hub (org/name). `limit` caps the pairs taken from each of
+    them, `test_limit` those that are asked.
     """
 
     name: str

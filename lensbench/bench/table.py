@@ -1,0 +1,26 @@
+"""What the benches' tables share: Markdown, and the line that says how they were made."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+
+from lensbench.records.manifest import machine, versions
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def made_by(target: str, more: dict[str, str] | None = None) -> str:
+    """The command, the day, the machine and the versions; `more` names other packages."""
+    host = machine()
+    packages = versions("responses") | (more or {})
+    return (
+        f"Made by `make {target}` on {datetime.datetime.now(datetime.UTC).date()}: {host['cpu']}, "
+        f"{host['cores']} cores, {host['memory_bytes'] / 2**30:.0f} GiB; "
+        + ", ".join(f"{package} {version}" for package, version in packages.items())
+        + "."
+    )

@@ -1,0 +1,163 @@
+"""`lensbench infer`: a file of prompts in, a file of responses out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lensbench.cli.options import Adapter, Bits, BitsName, Device, Int8Threshold, Rag, Style
+
+if TYPE_CHECKING:
+    from lensbench.quantized.infer import InferenceSpec, ModelChoice, Progress
+
+
+def infer(
+    model: Annotated[str, typer.Argument(help="Alias, hub name or folder.")],
+    prompts: Annotated[Path, typer.Argument(help="A .csv or .jsonl with id and prompt.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The CSV of responses; its record goes beside it."),
+    ],
+    bits: Bits = BitsName.eight,
+    int8_threshold: Int8Threshold = 6.0,
+    adapter: Adapter = None,
+    style: Style = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a response at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from this share of probability.")] = 1.0,
+    sample_top_k: Annotated[
+        int, typer.Option(help="Sample from so many best tokens; 0: all. (--top-k is --rag's.)")
+    ] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: tokens that stood before become less likely.")
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(help="Of sampling; with the row's id it decides the row's chance.")
+    ] = 0,
+    rag: Rag = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="With --rag: documents to retrieve. Default: 1.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Also record mean activations per prompt and layer, in this folder."),
+    ] = None,
+    trace_layers: Annotated[
+        str | None,
+        typer.Option(help="With --trace: keep all of these layers, as in 15-20 or 0,3,15-20."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Prompts at a time. Default: by the memory that is free.")
+    ] = None,
+    pause: Annotated[
+        float, typer.Option(help="Seconds to cool down between batches, for small GPUs.")
+    ] = 0.0,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    device: Device = None,
+) -> None:
+    """Answer every prompt of a file. Interrupt it at any time and run it again: it goes on.
+
+    The CSV has id, prompt, response, finish_reason, token counts, what was retrieved, and the
+    further columns of the input. Token ids, probabilities and batches are in the record beside it.
+    A row that cannot be answered is reported and the rest goes on (exit status 1).
+
+    Examples:
+
+        lensbench infer smollm2-135m prompts.csv -o responses.csv
+
+        lensbench infer smollm2-135m prompts.csv -o warm.csv --temperature 0.7 --top-p 0.9
+
+        lensbench infer smollm2-135m prompts.csv -o rag.csv --rag runs/index --trace runs/rag
+    """
+    from lensbench.quantized.generate import Decoding
+    from lensbench.quantized.infer import InferenceSpec, ModelChoice
+
+    if top_k is not None and rag is None:
+        raise typer.BadParameter("--top-k has no effect without --rag; see --sample-top-k")
+    if trace_layers is not None and trace is None:
+        raise typer.BadParameter("--trace-layers has no effect without --trace")
+    spec = InferenceSpec(
+        prompts=prompts,
+        out=out,
+        decoding=Decoding(
+            max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed
+        ),
+        style=style.value if style else None,
+        batch_size=batch_size,
+        pause_s=pause,
+        trace=trace,
+        trace_layers=_layers(trace_layers),
+        rag=rag,
+        top_k=top_k or 1,
+        limit=limit,
+    )
+    choice = ModelChoice(model, _bits(bits), adapter, device, int8_threshold)
+    _run(choice, spec)
+
+
+def _bits(bits: BitsName) -> Any:
+    return int(bits.value)
+
+
+def _layers(text: str | None) -> tuple[int, ...]:
+    """`0,3,15-20` as numbers, each once."""
+    layers: set[int] = set()
+    for part in text.split(",") if text is not None else ():
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise typer.BadParameter(f"--trace-layers {text!r}: write it as 15-20 or 0,3,15-20")
+        layers |= set(range(int(first), int(last if dash else first) + 1))
+    return tuple(sorted(layers))
+
+
+def _run(choice: ModelChoice, spec: InferenceSpec) -> None:
+    from lensbench.cli.console import interruptible, literal, messages, results, show_problems
+    from lensbench.quantized.infer import run_inference
+
+    def notify(text: str) -> None:
+        messages.print(f"[yellow]note:[/] {literal(text)}", highlight=False)
+
+    with interruptible():
+        with _progress(choice.name) as progress:
+            outcome = run_inference(choice, spec, progress, notify)
+        show_problems(outcome.problems)
+        results.print(str(outcome.csv), markup=False, highlight=False, soft_wrap=True)
+        results.print(str(outcome.folder), markup=False, highlight=False, soft_wrap=True)
+    if not outcome.ok:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar over rows, with the session's tokens per second and the time that is left."""
+    from rich import progress as bars
+
+    from lensbench.cli.console import messages
+    from lensbench.escape import printable
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[speed]}", markup=False),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=messages) as bar:
+        loading = bar.add_task(f"loading {printable(name)}", total=None, speed="")
+        tasks: list[bars.TaskID] = []
+
+        def update(now: Progress) -> None:
+            if not tasks:
+                bar.update(loading, visible=False)
+                tasks.append(bar.add_task(printable(name), speed=""))
+            speed = f"{now.n_new_tokens / now.wall_s:.1f} tokens/s" if now.wall_s else ""
+            bar.update(tasks[0], total=now.n_total, completed=now.n_done, speed=speed)
+
+        try:
+            yield update
+        finally:
+            bar.remove_task(loading)

@@ -1,0 +1,58 @@
+"""Retrieved context, cut from its end so that prompt and response fit the model's window."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lensbench.quantized.style import Question, Style, ask, prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A question as tokens, and how many of its context's tokens had to go."""
+
+    question: Question
+    token_ids: list[int]
+    context_tokens_cut: int = 0
+
+
+def fit(
+    tokenizer: PreTrainedTokenizerBase,
+    style: Style,
+    instruction: str,
+    context: str | None,
+    room: int,
+) -> Fitted:
+    """The question with as much of `context` as `room` tokens hold, whole tokens from its start.
+
+    Where not one token of it fits, the question goes without context. The instruction itself is
+    never cut: the result may still exceed `room`, and it is for the caller to refuse it.
+    """
+
+    def put(kept: str | None, cut: int = 0) -> Fitted:
+        question = ask(tokenizer, style, instruction, kept)
+        return Fitted(question, prompt_ids(tokenizer, question), cut)
+
+    if context is None:
+        return put(None)
+    whole = put(context)
+    if len(whole.token_ids) <= room:
+        return whole
+    ends = _token_ends(tokenizer, context)
+    n = bisect_right(range(len(ends)), room, key=lambda i: len(put(context[: ends[i]]).token_ids))
+    for kept in range(n, 0, -1):  # a merge across the cut may cost a token: step back over it
+        cut = put(context[: ends[kept - 1]], len(ends) - kept)
+        if len(cut.token_ids) <= room:
+            return cut
+    return put(None, len(ends))
+
+
+def _token_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Where each token of `text` ends, in characters."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [end for _, end in encoded.offset_mapping]

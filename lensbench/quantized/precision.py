@@ -1,0 +1,196 @@
+"""Precisions: the bytes that each one needs, and whether a device can run it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lensbench.checkpoints.devices import memory_available, pick_dtype
+from lensbench.checkpoints.open import empty_model, quiet
+from lensbench.errors import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    from lensbench.checkpoints.families import Family
+
+Bits = Literal[4, 8, 16, 32]
+PRECISIONS: dict[Bits, str] = {32: "float32", 16: "bfloat16", 8: "int8", 4: "nf4"}
+# Of one weight in a linear layer. nf4 stores a scale of one byte for 64 weights, and for 256 of
+# these scales one of four bytes. LLM.int8's one scale a row is less than 1 % and left out.
+_LINEAR_BYTES: dict[Bits, float] = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
+_HUGE = 10**12  # parameters: enough for `pick_dtype` to choose half precision
+
+ALTERNATIVE = (
+    "torchao's int8 weights run in plain PyTorch: pip install torchao, then "
+    "AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.bfloat16, "
+    "quantization_config=TorchAoConfig(Int8WeightOnlyConfig())). Or load it unquantised: --bits 16"
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What decides the memory that a model needs. Quantisation touches linear layers only."""
+
+    n_linear: int  # weights of linear layers, the head aside
+    n_other: int  # embedding, head, norms, biases: in 16 bits at least
+    n_cached: int  # numbers that the cache holds for a token: keys and values of all layers
+
+    def weight_bytes(self, bits: Bits) -> int:
+        """Bytes of all weights; right to 1 % for layers that are at least 512 wide."""
+        return int(self.n_linear * _LINEAR_BYTES[bits] + self.n_other * _other_bytes(bits))
+
+    def cache_bytes(self, bits: Bits, n_tokens: int) -> int:
+        """Bytes of keys and values for `n_tokens` tokens, counted over all rows of a batch."""
+        return self.n_cached * n_tokens * _other_bytes(bits)
+
+
+def _other_bytes(bits: Bits) -> int:
+    return 4 if bits == 32 else 2
+
+
+def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
+    """Sizes of the architecture that `config` describes, without allocating any of it."""
+    model = empty_model(config, trust_remote_code)
+    head = model.get_output_embeddings()
+    n_linear = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if is_linear(module) and module is not head
+    )
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    n_cached = 2 * text.num_hidden_layers * heads * width
+    return Sizes(n_linear, int(model.num_parameters()) - n_linear, n_cached)
+
+
+def sizes_of_family(family: Family) -> Sizes:
+    """The same from a row of the table, right to 1 %: biases and norms count as linear."""
+    n_other = family.d_vocab * family.d_model * (1 if family.tied else 2)
+    return Sizes(family.n_params - n_other, n_other, 2 * family.n_layers * family.d_kv)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether quantisation applies to this kind of layer. GPT-2 calls its own Conv1D."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def half_precision(device: str) -> torch.dtype:
+    """bfloat16; float16 on an accelerator without it. On a CPU float16 is slower than float32."""
+    return torch.bfloat16 if device == "cpu" else pick_dtype(None, device, _HUGE)
+
+
+def require_room(sizes: Sizes, bits: Bits, device: str) -> None:
+    """Raise ModelError, with the sum, when the weights alone exceed the memory that is there."""
+    needed, available = sizes.weight_bytes(bits), memory_available(device)
+    if needed <= available:
+        return
+    smaller = [b for b in PRECISIONS if b < bits and sizes.weight_bytes(b) <= available]
+    way_out = "Take a smaller model (`lensbench models`) or a machine with more memory."
+    if smaller:
+        way_out = f"Try --bits {smaller[0]} ({_gb(sizes.weight_bytes(smaller[0]))})."
+    raise ModelError(
+        f"{sizes.n_linear:.3g} weights x {_LINEAR_BYTES[bits]:.3g} bytes ({PRECISIONS[bits]}) + "
+        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {_gb(needed)}, but "
+        f"{_gb(available)} are available on {device}. {way_out}"
+    )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def require_precision(bits: Bits, device: str) -> None:
+    """Raise when this precision does not run on `device`, with what does.
+
+    Raises MissingExtraError without bitsandbytes, and ModelError where it does not work.
+    """
+    reason = obstacle(bits, device)
+    if reason is not None:
+        raise ModelError(
+            f"bitsandbytes cannot run {PRECISIONS[bits]} on {device}: {reason}. {ALTERNATIVE}."
+        )
+
+
+def obstacle(bits: Bits, device: str) -> str | None:
+    """Why linear layers of this precision cannot run on `device`, or None when they can.
+
+    A tiny layer is quantised and its output compared with the float one, for a library that loads
+    may still lack this device's kernels, or get them wrong.
+    """
+    if bits in (16, 32):
+        return None
+    layer = nn.Linear(64, 64, bias=False)
+    generator = torch.Generator().manual_seed(0)
+    nn.init.normal_(layer.weight, generator=generator)
+    vectors = torch.randn(2, 64, generator=generator)  # [batch, d_in]
+    try:
+        with quiet(), torch.inference_mode():
+            quantised = _quantised(layer, bits).to(device).eval()
+            outputs = quantised(vectors.to(device, half_precision(device))).float().cpu()
+    except (RuntimeError, ImportError, OSError, ValueError, AttributeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    wanted = vectors @ layer.weight.detach().T
+    wrong = float((outputs - wanted).norm() / wanted.norm())
+    return None if wrong < 0.25 else f"its results are off by {wrong:.0%}"  # nf4 itself: 9 %
+
+
+def _quantised(layer: nn.Linear, bits: Bits) -> nn.Module:
+    """A copy of a layer that becomes quantised when it is moved to its device."""
+    bitsandbytes = require_bitsandbytes()
+    if bits == 8:
+        copy = bitsandbytes.nn.Linear8bitLt(64, 64, False, has_fp16_weights=False, threshold=6.0)
+    else:
+        copy = bitsandbytes.nn.Linear4bit(64, 64, False, quant_type="nf4")
+    copy.load_state_dict(layer.state_dict())
+    return copy  # type: ignore[no-any-return]
+
+
+def require_bitsandbytes() -> Any:
+    """The module; MissingExtraError when it or what it needs is not installed."""
+    try:
+        import accelerate  # noqa: F401
+        import bitsandbytes
+    except ModuleNotFoundError as error:
+        if error.name in ("accelerate", "bitsandbytes"):
+            raise MissingExtraError(error.name, "quant") from error
+        raise
+    # LLM.int8 casts its inputs to float16 and says so at every layer of every forward pass.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return bitsandbytes
+
+
+def quantised_types(bits: Bits) -> tuple[type[nn.Module], ...]:
+    """The class of the quantised layers; none for 16 and 32 bits, which need no bitsandbytes."""
+    if bits in (16, 32):
+        return ()
+    layers = require_bitsandbytes().nn
+    return (layers.Linear8bitLt,) if bits == 8 else (layers.Linear4bit,)
+
+
+def scales(layer: Any) -> list[Tensor]:
+    """What a quantised layer keeps besides its weights, wherever the library puts it."""
+    state = getattr(layer.weight, "quant_state", None)
+    if state is None:  # int8; the first forward pass moves the scales from weight to state
+        kept = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+        return [kept]
+    nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
+    return [state.absmax, state.code, *nested]
+
+
+def never_repack(model: nn.Module) -> None:
+    """Keep nf4 weights as they are, on every CPU.
+
+    On a CPU with AVX512-BF16, the first forward pass repacks them for a faster kernel, and
+    state_dict(), which saving or loading an adapter calls, unpacks them with other scales: 0.4 % off
+    with double quantisation, ruined without it. The kernel also refuses layers whose width is no
+    multiple of 64.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

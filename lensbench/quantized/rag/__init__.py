@@ -1,0 +1,1 @@
+"""Retrieval: documents, embedded and kept in PostgreSQL with pgvector, searched by meaning."""

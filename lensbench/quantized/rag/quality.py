@@ -1,0 +1,99 @@
+"""Quality of retrieval: is the document that answers a question among the first k found?
+
+Recall@k is the share of questions whose document is among the first k; the reciprocal rank is
+1 / its place, 0 beyond the last place looked at (Voorhees 1999, TREC-8 question answering).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lensbench.errors import Problem
+from lensbench.prompts.rows import cell_problems, read_rows
+from lensbench.quantized.rag.index import Index
+
+DEPTHS = (1, 3, 5, 10)
+DEEPEST = max(DEPTHS)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A question, and the document that answers it."""
+
+    id: str
+    question: str
+    document_id: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a question's document was found: 1 is first, None beyond `DEEPEST`."""
+
+    id: str
+    rank: int | None
+
+    @property
+    def reciprocal_rank(self) -> float:
+        """1 / rank, 0 when it was not found."""
+        return 1 / self.rank if self.rank is not None else 0.0
+
+    def within(self, depth: int) -> bool:
+        """Whether it is among the first `depth`."""
+        return self.rank is not None and self.rank <= depth
+
+
+def read_labelled(path: Path, index: Index, problems: list[Problem]) -> list[Labelled]:
+    """Labelled questions of a .csv or .jsonl with the columns id, question, document_id.
+
+    `problems` grows by rows that cannot be used, an unknown document among the reasons.
+    """
+    columns = ("id", "question", "document_id")
+    rows = list(read_rows(path, path.name, problems, columns))
+    known = index.known([cells["document_id"] for _, cells in rows])
+    labelled: dict[str, Labelled] = {}
+    for line, cells in rows:
+        row = Labelled(*(cells[column].strip() for column in columns))
+        found = list(cell_problems({column: cells[column] for column in columns}))
+        found += [(f"{column} is empty", "Fill it in.") for column in columns if not cells[column]]
+        if row.document_id not in known:
+            found.append((f"the index has no document {row.document_id!r}", "Add it first."))
+        if row.id in labelled:
+            found.append((f"the id {row.id!r} is there already", "Give each row its own."))
+        problems += [Problem(f"{path.name}, row {line}", *what, prompt_id=row.id) for what in found]
+        if not found:
+            labelled[row.id] = row
+    return list(labelled.values())
+
+
+def by_meaning(index: Index, labelled: Sequence[Labelled]) -> list[Placed]:
+    """Places by the index's own search."""
+    found = index.search([row.question for row in labelled], DEEPEST)
+    return [
+        _place(row, [hit.id for hit in hits]) for row, hits in zip(labelled, found, strict=True)
+    ]
+
+
+def by_words(index: Index, labelled: Sequence[Labelled]) -> list[Placed]:
+    """Places by tf-idf over words, cosine similarity: what retrieval does without a model."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = index.texts()
+    ids = list(texts)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    documents = vectorizer.fit_transform(texts.values())
+    questions = vectorizer.transform([row.question for row in labelled])
+    scores = (questions @ documents.T).toarray()  # [question, document]
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :DEEPEST]  # ties by id
+    return [_place(row, [ids[j] for j in best]) for row, best in zip(labelled, order, strict=True)]
+
+
+def _place(row: Labelled, ids: Sequence[str]) -> Placed:
+    """The first hit that is the document, or one that it was cut into."""
+    own = re.compile(re.escape(row.document_id) + r"(#\d+)?")
+    ranks = [rank for rank, found in enumerate(ids, start=1) if own.fullmatch(found)]
+    return Placed(row.id, ranks[0] if ranks else None)

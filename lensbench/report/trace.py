@@ -1,0 +1,93 @@
+"""The report of a traced run: the responses, and the residual stream under them by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from lensbench.records.schema import PHASES
+from lensbench.report import inference
+from lensbench.report.figures import COLOURS, DASHES, WIDTH, depth_axis, ribbon, to_svg
+from lensbench.report.inference import headline
+from lensbench.report.load import SecondRecord
+from lensbench.report.statistics import clustered_bootstrap
+from lensbench.report.tables import Table
+
+__all__ = ["files", "headline", "limitations", "norms_figure", "tables"]
+
+
+def tables(record: SecondRecord) -> dict[str, Table]:
+    """The tables of the responses, and the norms by layer."""
+    norms = Table(
+        "norms",
+        "Residual stream by layer",
+        norms_by_layer(record),
+        "L2 norms, means over prompts. Token norm: averaged over the phase's tokens. Norm of the "
+        "mean: of the averaged vector; the closer to the token norm, the more the tokens agree.",
+    )
+    return inference.tables(record) | {norms.name: norms}
+
+
+def norms_by_layer(record: SecondRecord) -> pd.DataFrame:
+    """Per phase and layer, over prompts: the mean token norm and the norm of the mean."""
+    cells = record.tables["activations"]
+    cells = cells.assign(norm_of_mean=[_norm(mean) for mean in cells["mean"]])
+    rows = [
+        {
+            "phase": phase,
+            "layer": layer,
+            "depth": own["depth"].iloc[0],
+            "count": int((own["n_tokens"] > 0).sum()),
+            "token_norm": clustered_bootstrap(own["mean_norm"], nothing="no tokens"),
+            "norm_of_mean": clustered_bootstrap(own["norm_of_mean"], nothing="no tokens"),
+        }
+        for phase in PHASES
+        for layer, own in cells[cells["phase"] == phase].groupby("layer", sort=True)
+    ]
+    columns = ["phase", "layer", "depth", "count", "token_norm", "norm_of_mean"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _norm(mean: object) -> float:
+    """L2 norm of a mean vector; NaN where there was no token to average."""
+    return np.nan if mean is None else float(np.linalg.norm(np.asarray(mean, dtype=np.float64)))
+
+
+def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
+    """The figures of the responses and of the norms."""
+    yield from inference.files(record, made)
+    if len(made["norms"].frame):
+        yield "figures/norms.svg", to_svg(norms_figure, made["norms"].frame)
+
+
+def norms_figure(frame: pd.DataFrame) -> Figure:
+    """Both norms by depth, prompt and generated tokens apart, on logarithmic axes."""
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    panels = {"token_norm": "mean norm of a token", "norm_of_mean": "norm of the mean"}
+    for axis, (column, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for i, phase in enumerate(PHASES):
+            own = frame[frame["phase"] == phase]
+            ribbon(axis, own["depth"], own[column], COLOURS[i], f"{phase} tokens", DASHES[i])
+        depth_axis(axis, title)
+        axis.set_yscale("log")
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which(LogFormatter(minor_thresholds=(2, 0.5)))  # plain numbers, no maths markup
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=2)
+    return figure
+
+
+def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
+    """Those of the responses, and prompts that have no generated token to trace."""
+    lines = inference.limitations(record, made)
+    cells = record.tables["activations"]
+    silent = cells[(cells["phase"] == "generated") & (cells["n_tokens"] == 0)][
+        "prompt_id"
+    ].nunique()
+    if silent:
+        lines.append(f"No generated token to trace in {silent} responses: they count in no mean.")
+    return lines
