@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-retrieval clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-retrieval bench-training bench-inference bench-precision bench-memory clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,20 @@ lint: $(READY)  ## ruff and mypy
 bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnterp
 	$(BIN)/lensbench pull smollm2-135m
 	$(BIN)/python -m lensbench.bench --out reports/bench
+
+bench-inference: $(READY)  ## tokens per second beside Hugging Face generate and CTranslate2
+	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/python -m lensbench.bench.inference --out reports/bench
+
+bench-precision: $(READY)  ## what 16, 8 and 4 bits cost and save, against float32
+	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/python -m lensbench.bench.precision --out reports/bench
+
+bench-memory: $(READY)  ## memory of TinyLlama in 8 bits, 10 prompts, 200 new tokens (up to an hour)
+	$(BIN)/python -m lensbench.bench.memory --out reports/bench
+
+bench-training: $(READY)  ## time and memory of training upper layers beside PEFT
+	$(BIN)/python -m lensbench.bench.training --out reports/bench
 
 bench-retrieval: $(READY)  ## time of a search among 10,000 and 100,000 vectors beside numpy
 	$(BIN)/python -m lensbench.bench.retrieval --out reports/bench

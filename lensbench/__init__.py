@@ -5,6 +5,9 @@
 >>> result = lb.logit_lens(model, "The capital of Germany is")
 >>> result.plot()
 
+The second path (8-bit inference, retrieval, adapters) starts at `load_quantized`, `generate` and
+`train`.
+
 Names are imported on first use, so that reading records or building a report needs no torch.
 """
 
@@ -23,44 +26,61 @@ if TYPE_CHECKING:
     from lensbench.models.model import LensModel
     from lensbench.prompts.prompt import Prompt
     from lensbench.prompts.sets import load_prompts
+    from lensbench.quantized.generate import Decoding, generate
+    from lensbench.quantized.load import load_quantized
+    from lensbench.quantized.lora import Lora
+    from lensbench.quantized.train import train
+    from lensbench.quantized.train_spec import TrainSpec
     from lensbench.report.build import build_report
     from lensbench.residuals.capture import residual_stream
     from lensbench.runs.run import run
     from lensbench.runs.spec import RunSpec
 
 _HOME = {
+    "Decoding": "lensbench.quantized.generate",
     "GateError": "lensbench.errors",
     "InputProblems": "lensbench.errors",
     "LensModel": "lensbench.models.model",
     "LensResult": "lensbench.lens.result",
     "LensbenchError": "lensbench.errors",
+    "Lora": "lensbench.quantized.lora",
     "Prompt": "lensbench.prompts.prompt",
     "RunSpec": "lensbench.runs.spec",
+    "TrainSpec": "lensbench.quantized.train_spec",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
+    "generate": "lensbench.quantized.generate",
     "load_model": "lensbench.models.load",
     "load_prompts": "lensbench.prompts.sets",
+    "load_quantized": "lensbench.quantized.load",
     "logit_lens": "lensbench.lens.result",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.runs.run",
+    "train": "lensbench.quantized.train",
 }
 
 __all__ = [
+    "Decoding",
     "GateError",
     "InputProblems",
     "LensModel",
     "LensResult",
     "LensbenchError",
+    "Lora",
     "Prompt",
     "RunSpec",
+    "TrainSpec",
     "__version__",
     "build_report",
     "check_identities",
+    "generate",
     "load_model",
     "load_prompts",
+    "load_quantized",
     "logit_lens",
     "residual_stream",
     "run",
+    "train",
 ]
 
 

@@ -103,8 +103,20 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     return load_embedder(str(save_bert(tmp_path_factory.mktemp("bert"))), "cpu")
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> None:
+    """Skips the test where root's PostgreSQL, run as another user, may not enter this checkout."""
+    from lensbench.errors import RecordsError
+    from lensbench.quantized.rag.server import require_programs
+
+    try:
+        require_programs()
+    except RecordsError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="module")
-def open_folder() -> Iterator[Path]:
+def open_folder(postgresql: None) -> Iterator[Path]:
     """An empty folder that other users may enter: root's PostgreSQL runs as one of them."""
     with tempfile.TemporaryDirectory(prefix="lensbench test ", dir="/tmp") as name:
         Path(name).chmod(0o755)
@@ -112,7 +124,7 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def database_address() -> Iterator[str]:
+def database_address(postgresql: None) -> Iterator[str]:
     """A PostgreSQL server with pgvector, reached by its address."""
     from lensbench.quantized.rag.server import serving
 

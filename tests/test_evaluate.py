@@ -197,6 +197,11 @@ def test_base_and_adapter_differ(run: Path) -> None:
     assert not (base["reference_nll_bits"] == own["reference_nll_bits"]).any()
 
 
+def written_at(folder: Path) -> dict[str, int]:
+    """When each batch of an unfinished record was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("*.parquet")}
+
+
 class Stop(Exception):
     """The test's own interruption."""
 
@@ -214,8 +219,11 @@ def test_interrupted_runs_go_on_to_the_same_table(
     with pytest.raises(Stop):
         evaluate(model, spec, tmp_path / "out", interrupt)
     assert not (tmp_path / "out" / "evaluation.parquet").exists()
-    steps: list[int] = []
-    evaluate(model, spec, tmp_path / "out", lambda _, done, __: steps.append(done))
+    kept = written_at(tmp_path / "out")
+    assert len(kept) == at
+    seen: list[dict[str, int]] = []
+    evaluate(model, spec, tmp_path / "out", lambda *_: seen.append(written_at(tmp_path / "out")))
+    assert {name: seen[-1][name] for name in kept} == kept  # not made again
     assert table(tmp_path / "out").equals(table(run))
     assert (tmp_path / "out" / "evaluation.parquet").read_bytes() == (
         run / "evaluation.parquet"

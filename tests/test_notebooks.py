@@ -8,6 +8,7 @@ import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from tiny import TINY, save
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
@@ -22,12 +23,25 @@ def test_the_notebook_is_its_source(source: Path) -> None:
     ]
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_the_notebook_runs(source: Path, smollm_folder: Path) -> None:
-    notebook = jupytext.read(source)
+def printed(name: str) -> str:
+    """All outputs of a notebook that runs without an error."""
+    notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert "passed: True" in str(outputs)
-    assert "passed: False" in str(outputs)  # the raw lens
+    return str(outputs)
+
+
+@pytest.mark.real
+def test_the_residual_stream_notebook_runs(smollm_folder: Path) -> None:
+    outputs = printed("01_residual_stream")
+    assert "passed: True" in outputs
+    assert "passed: False" in outputs  # the raw lens
+
+
+def test_the_adapter_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(TINY["llama"], tmp_path, {"max_position_embeddings": 512})
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))
+    outputs = printed("03_adapter_training")
+    assert "base again: True, changed: True" in outputs
+    assert "learning_rate: 0.001 there, 0.002 now" in outputs

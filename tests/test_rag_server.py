@@ -45,6 +45,14 @@ def server_pid(folder: Path) -> int | None:
     return int(file.read_text().split()[0]) if file.exists() else None
 
 
+def kill_server(pid: int) -> None:
+    """kill -9, and wait for its own processes to notice."""
+    server = psutil.Process(pid)
+    family = [server, *server.children()]
+    server.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
 def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]:
     """Another process at work (the loaded model goes with it), and a line to it."""
     context = multiprocessing.get_context("fork")
@@ -78,8 +86,7 @@ def test_a_killed_build_loses_nothing_and_the_same_call_finishes(
     server = server_pid(folder)
     assert server is not None
     if server_too:
-        os.kill(server, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(server)] if psutil.pid_exists(server) else [], timeout=30)
+        kill_server(server)
     with open_index(folder) as index:
         assert index.count() == batches * BATCH
         assert index.facts()["complete"] is False
@@ -134,8 +141,7 @@ def test_a_server_that_died_leaves_nothing_behind(built: Path) -> None:
         sockets = Path(index._database.connection.info.host)
         pid = server_pid(built)
         assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+        kill_server(pid)
         index.count()
     assert not sockets.exists()
     with open_index(built) as index:

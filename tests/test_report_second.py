@@ -108,7 +108,7 @@ def test_figures_are_svg_with_text_that_stays_text(built: Path) -> None:
         ElementTree.fromstring(figure.read_bytes())
     flow = (built / "train" / "figures" / "lora_flow.svg").read_text(encoding="utf-8")
     assert "2.25 M of 1.10 B (0.20 %)" in flow
-    assert flow.count(">q_proj<") == fixture.N_LAYERS
+    assert flow.count(">q<") == fixture.N_LAYERS
     norms = (built / "trace" / "figures" / "norms.svg").read_text(encoding="utf-8")
     assert "mathdefault" not in norms
 
@@ -362,14 +362,15 @@ def test_limitations_of_responses_follow_from_them(tmp_path: Path) -> None:
 def test_norms_by_hand(tmp_path: Path) -> None:
     """The fixture's means are (3, 4, 0, 0) x (layer + 1); token norms 6 (layer + 1) + i."""
     frame = trace.tables(record(fixture.write_trace(tmp_path)))["norms"].frame
-    assert len(frame) == 2 * (fixture.N_LAYERS + 1)
+    assert frame["layer"].tolist() == list(range(fixture.N_LAYERS + 1))
     for row in frame.to_dict("records"):
-        n = 8 if row["phase"] == "prompt" else 7
-        assert row["count"] == n
-        assert row["norm_of_mean"].value == pytest.approx(5 * (row["layer"] + 1))
-        expected = 6 * (row["layer"] + 1) + (n - 1) / 2
-        assert row["token_norm"].value == pytest.approx(expected)
-        assert row["token_norm"].low < expected < row["token_norm"].high
+        for phase, n in (("prompt", 8), ("generated", 7)):
+            mean, token = row[f"{phase}_norm_of_mean"], row[f"{phase}_token_norm"]
+            assert (mean.n, token.n) == (n, n)
+            assert mean.value == pytest.approx(5 * (row["layer"] + 1))
+            expected = 6 * (row["layer"] + 1) + (n - 1) / 2
+            assert token.value == pytest.approx(expected)
+            assert token.low < expected < token.high
     assert "in 1 responses" in said(tmp_path)
 
 

@@ -45,11 +45,12 @@ def _measure(name: str, folder: Path, n_tokens: int) -> int:
     job = forward if name == FORWARD else PEERS[name](folder, n_tokens)
     # Warmed up so that buffers which libraries keep for good count for neither.
     forward(), forward()
-    plain = _high_water(forward)
-    return max(_high_water(job) - plain, 0)
+    plain = high_water(forward)
+    return max(high_water(job) - plain, 0)
 
 
-def _high_water(job: Job) -> int:
+def high_water(job: Job) -> int:
+    """Bytes of resident memory at a job's peak, by the kernel's own mark; Linux only."""
     _CLEAR.write_text("5")  # resets the mark (proc(5))
     job()
     line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM:"))

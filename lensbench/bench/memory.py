@@ -21,7 +21,7 @@ from lensbench.bench.table import made_by, markdown_table
 from lensbench.files import write_text
 from lensbench.records.manifest import peak_memory_bytes
 
-_D_VOCAB = 1000  # of prompts; every model has as many tokens
+_D_VOCAB = 300  # words in the prompts; every model has as many tokens
 _SHARD = "500MB"
 
 
@@ -116,8 +116,8 @@ def _markdown(name: str, facts: dict[str, Any]) -> str:
             f"# Memory of a run in {facts['bits']} bits",
             "",
             f"{name}, the published config with random weights, on the CPU: {facts['rows']} "
-            f"prompts of {facts['prompt_tokens']} tokens in one batch, {min(new)} to {max(new)} new "
-            "tokens each. Peaks are of the whole process' resident memory.",
+            f"prompts of {facts['prompt_tokens']} tokens in one batch, {min(new)} to {max(new)} "
+            "new tokens each. Peaks are of the whole process' resident memory.",
             "",
             *markdown_table(("what", "GB"), [(what, f"{size / 1e9:.2f}") for what, size in rows]),
             "",

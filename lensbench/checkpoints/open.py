@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from lensbench.checkpoints.config import check_config
 from lensbench.checkpoints.source import gguf_file
@@ -76,8 +75,12 @@ def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 def require_finite(model: PreTrainedModel, name: str) -> None:
     """Raise ModelError naming the weights that hold NaN or Inf."""
-    broken = [key for key, weight in model.named_parameters() if not _is_finite(weight)]
-    _refuse_broken(
+    broken = [
+        weight_name
+        for weight_name, weight in model.named_parameters()
+        if weight.is_floating_point() and not bool(weight.isfinite().all())
+    ]
+    refuse_broken(
         broken,
         name,
         f"Either they exceed the range of {model.dtype} (try bfloat16 or float32), or the file "
@@ -85,22 +88,8 @@ def require_finite(model: PreTrainedModel, name: str) -> None:
     )
 
 
-def require_finite_files(folder: Path, name: str) -> None:
-    """The same for the files, one tensor at a time: quantising makes ordinary numbers of NaN."""
-    from safetensors import safe_open
-
-    broken = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as tensors:
-            broken += [key for key in tensors.keys() if not _is_finite(tensors.get_tensor(key))]  # noqa: SIM118
-    _refuse_broken(broken, name, "The file is damaged: fetch it again, or save the model again.")
-
-
-def _is_finite(weight: Tensor) -> bool:
-    return not weight.is_floating_point() or bool(weight.isfinite().all())
-
-
-def _refuse_broken(broken: list[str], name: str, remedy: str) -> None:
+def refuse_broken(broken: list[str], name: str, remedy: str) -> None:
+    """Raise ModelError when there are names of weights in `broken`."""
     if broken:
         shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
         raise ModelError(f"{name}: NaN or Inf in the weights of {shown}. {remedy}")

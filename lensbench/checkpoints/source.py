@@ -10,7 +10,7 @@ from pathlib import Path
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias, nearest_aliases
 from lensbench.errors import InputProblems, ModelError, Problem
 
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_HEADER = 100_000_000  # the limit in the safetensors library itself
@@ -167,8 +167,8 @@ def _tokenizer_problems(folder: Path, again: str) -> list[Problem]:
 
 def _missing_weights(folder: Path, again: str) -> list[Problem]:
     """No weights at all, weights in a format that is not loaded, or shards that are not there."""
-    if (folder / _INDEX).is_file():
-        return _missing_shards(folder / _INDEX, again)
+    if (folder / INDEX).is_file():
+        return _missing_shards(folder / INDEX, again)
     if any(folder.glob("*.safetensors")):
         return []
     if len(list(folder.glob("*.gguf"))) > 1:

@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
+from lensbench.cli.adapters import adapters
 from lensbench.cli.chat import chat
 from lensbench.cli.check import check
 from lensbench.cli.data import data
@@ -41,6 +42,7 @@ for verb in (models, pull, check, lens, run, report, infer, chat, train, doctor)
 app.command("eval")(evaluate)
 app.add_typer(rag, name="rag")
 app.add_typer(data, name="data")
+app.add_typer(adapters, name="adapters")
 
 
 def _version(show: bool) -> None:

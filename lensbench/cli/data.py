@@ -304,7 +304,7 @@ def _leave_out(problems: Sequence[Problem], path: Path) -> None:
         path.unlink(missing_ok=True)  # of an earlier run
         return
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(("id", "where", "what", "remedy"))
     for problem in problems:
         cells = (problem.prompt_id or "", problem.where, problem.what, problem.remedy)

@@ -344,6 +344,6 @@ def _show_measures(measures: Sequence[dict[str, Any]], n_questions: int) -> None
 
 
 def _cell(estimate: dict[str, Any]) -> str:
-    if estimate["low"] is None:
+    if estimate["low"] == estimate["high"]:  # no interval, or no spread to make one from
         return f"{estimate['value']:.2f}"
     return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"

@@ -53,9 +53,7 @@ def run(
         spec = dataclasses.replace(spec, device=device)
     if isinstance(spec, AdapterSpec):
         if dtype is not None:
-            raise typer.BadParameter(
-                "this analysis has bits and train_bits in its file"
-            )
+            raise typer.BadParameter("this analysis has bits and train_bits in its file")
         study_and_report(spec, folder)
         return
     if dtype is not None:

@@ -167,8 +167,8 @@ def _progress() -> Iterator[Callable[[str, int, int, float | None], None]]:
         task = bar.add_task("reading the data", total=None, loss="")
 
         def report(what: str, done: int, total: int, loss: float | None) -> None:
-            said = {} if loss is None else {"loss": f"loss {loss:.3f}"}
-            what = printable(what)
-            bar.update(task, description=what, completed=done, total=total or None, **said)
+            bar.update(task, description=printable(what), completed=done, total=total or None)
+            if loss is not None:
+                bar.update(task, loss=f"loss {loss:.3f}")
 
         yield report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.near import NEAR, near_pairs, normalise
+from lensbench.quantized.near import NEAR, near_pairs, normalise, pair_text
 from lensbench.quantized.pairs import Pair, PairSet
 from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
 
@@ -62,15 +62,17 @@ def matches(data: PairSet, against: Sequence[PairSet] = (), near: float = NEAR) 
     `near.near_pairs`). A row is reported against the first one that it equals.
     """
     places = [
-        _Place(file, pairs.name, pair, normalise(pair.question), _text(pair))
+        _Place(
+            file,
+            pairs.name,
+            pair,
+            normalise(pair.question),
+            pair_text(pair.question, pair.response),
+        )
         for file, pairs in enumerate([data, *against])
         for pair in pairs.pairs
     ]
     return [*_equal(places), *_near(places, near), *_shared_groups(places)]
-
-
-def _text(pair: Pair) -> str:
-    return normalise(f"{pair.question}\n{pair.response}")
 
 
 def _equal(places: Sequence[_Place]) -> Iterator[Match]:

@@ -44,12 +44,10 @@ def fit(
     if len(whole.token_ids) <= room:
         return whole
     ends = _token_ends(tokenizer, context)
-    n = bisect_right(range(len(ends)), room, key=lambda i: len(put(context[: ends[i]]).token_ids))
-    for kept in range(n, 0, -1):  # a merge across the cut may cost a token: step back over it
-        cut = put(context[: ends[kept - 1]], len(ends) - kept)
-        if len(cut.token_ids) <= room:
-            return cut
-    return put(None, len(ends))
+    kept = bisect_right(
+        range(len(ends)), room, key=lambda i: len(put(context[: ends[i]]).token_ids)
+    )
+    return put(context[: ends[kept - 1]] if kept else None, len(ends) - kept)
 
 
 def _token_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

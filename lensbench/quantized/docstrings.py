@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lensbench.quantized.near import near_pairs
+from lensbench.quantized.near import near_pairs, pair_text
 from lensbench.quantized.pairs import Pair
 from lensbench.quantized.stdlib import Item, items
 
@@ -106,7 +106,8 @@ def _kind(pair: Pair) -> str:
 def _apart(pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs without those that are nearly the same as an earlier one."""
     dropped: set[int] = set()
-    for first, second, _ in sorted(near_pairs([f"{p.question}\n{p.response}" for p in pairs])):
+    texts = [pair_text(pair.question, pair.response) for pair in pairs]
+    for first, second, _ in sorted(near_pairs(texts)):
         if first not in dropped:
             dropped.add(second)
     return [pair for i, pair in enumerate(pairs) if i not in dropped]

@@ -355,7 +355,7 @@ def _too_big(ready: Ready, decoding: Decoding) -> Problem:
     n_tokens = len(ready.fitted.token_ids)
     what = f"memory ran out on it alone ({n_tokens:,} prompt tokens and up to "
     what += f"{decoding.max_new_tokens:,} new ones)"
-    remedy = "Shorten it, lower --max-new-tokens, or free memory."
+    remedy = "Shorten it or lower --max-new-tokens; or free memory, delete the record, run again."
     return Problem(ready.asked.where, what, remedy, ready.asked.id)
 
 

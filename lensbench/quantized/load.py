@@ -19,10 +19,10 @@ from lensbench.checkpoints.open import (
     open_weights,
     quiet,
     require_finite,
-    require_finite_files,
 )
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.source import gguf_file, locate, public_source
+from lensbench.checkpoints.tensors import open_quantised
 from lensbench.errors import ModelError
 from lensbench.quantized.precision import (
     PRECISIONS,
@@ -39,6 +39,7 @@ from lensbench.quantized.precision import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True, eq=False)
 class AdaptedModel:
@@ -204,7 +205,7 @@ def _require_settings(bits: Bits, int8_threshold: float) -> None:
 def _open(
     folder: Path, name: str, bits: Bits, int8_threshold: float, device: str, trust: bool
 ) -> PreTrainedModel:
-    """The weights on `device`, checked before quantising makes ordinary numbers of NaN.
+    """The weights on `device`, all of them numbers.
 
     transformers quantises no GGUF file, so one is converted first, in a temporary folder.
     """
@@ -216,9 +217,8 @@ def _open(
             convert_gguf(gguf, Path(converted))
             return _open(Path(converted), name, bits, int8_threshold, device, trust)
     else:
-        require_finite_files(folder, name)
         settings = _quantisation(bits, int8_threshold, dtype)
-        hf = open_weights(folder, dtype, trust, device_map=device, quantization_config=settings)
+        hf = open_quantised(folder, dtype, settings, device, trust)
         _require_quantised(hf, bits, name)
         never_repack(hf)
     require_finite(hf, name)
@@ -229,7 +229,7 @@ def _quantisation(bits: Bits, int8_threshold: float, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=int8_threshold)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(int8_threshold))
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -243,5 +243,7 @@ def _require_quantised(hf: PreTrainedModel, bits: Bits, name: str) -> None:
     kinds, head = quantised_types(bits), hf.get_output_embeddings()
     left = [m for m in hf.modules() if is_linear(m) and m is not head and not isinstance(m, kinds)]
     if left or isinstance(head, kinds):
-        what = "quantised the head" if isinstance(head, kinds) else f"passed over {len(left)} layers"
+        what = (
+            "quantised the head" if isinstance(head, kinds) else f"passed over {len(left)} layers"
+        )
         raise ModelError(f"{name}: bitsandbytes {what}. Use --bits 16, or another model.")

@@ -24,6 +24,11 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
 
 
+def pair_text(question: str, response: str) -> str:
+    """Question and response as the one text by which pairs are compared."""
+    return f"{normalise(question)} {normalise(response)}"
+
+
 def near_pairs(texts: Sequence[str], threshold: float = NEAR) -> Iterator[tuple[int, int, float]]:
     """Every (i, j, similarity), i < j, with a Jaccard similarity of at least `threshold`.
 

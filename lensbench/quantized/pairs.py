@@ -88,7 +88,7 @@ def write_jsonl(path: Path, pairs: Iterable[Pair], form: Form = "alpaca") -> Non
 def write_csv(path: Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as a CSV that no spreadsheet takes for formulas and `read_pairs` reads back."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone \\r needs them
     writer.writerow(("id", "prompt", "response", *_OPTIONAL))
     for pair in pairs:
         cells = (pair.id, pair.instruction, pair.response, pair.input, pair.system)
@@ -144,7 +144,7 @@ def _pairs(
             problems += [Problem(where, what, remedy, item or None) for what, remedy in found]
             continue
         seen[item] = line
-        cells = _from_messages(row["messages"]) | row if "messages" in row else row
+        cells = _cells(row)
         yield Pair(
             id=item,
             instruction=cells[_key(cells, INSTRUCTION)[0]],
@@ -163,13 +163,11 @@ def _key(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 def _row_problems(row: dict[str, Any], seen: dict[str, int]) -> Iterator[tuple[str, str]]:
     """What is wrong with one row, and what to do."""
     yield from id_problems(row.get("id"), seen)
-    cells = row
-    if "messages" in row:
-        wrong = list(_message_problems(row["messages"]))
-        yield from wrong
-        if wrong:
-            return
-        cells = _from_messages(row["messages"]) | row
+    wrong = list(_message_problems(row)) if "messages" in row else []
+    yield from wrong
+    if wrong:
+        return
+    cells = _cells(row)
     for what, names in (("instruction", INSTRUCTION), ("response", RESPONSE)):
         yield from _text_problems(cells, what, names)
     for key in _OPTIONAL:
@@ -206,7 +204,11 @@ def _text_problems(
         yield f"the {keys[0]} is {_kind(text)}, not text", "Put it in quotes."
 
 
-def _message_problems(messages: object) -> Iterator[tuple[str, str]]:
+def _message_problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    messages = row["messages"]
+    both = [key for key in (*INSTRUCTION, *RESPONSE, "input", "system") if key in row]
+    if both:
+        yield f"it has 'messages' and also {', '.join(map(repr, both))}", "Keep one of the two."
     remedy = 'Write [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}].'
     if not isinstance(messages, list):
         yield f"'messages' is {_kind(messages)}, not a list", remedy
@@ -223,10 +225,10 @@ def _message_problems(messages: object) -> Iterator[tuple[str, str]]:
         )
 
 
-def _from_messages(messages: list[dict[str, str]]) -> dict[str, str]:
-    """The texts of a checked list of messages under the names that the other form has."""
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, its checked messages under the names that the other form has."""
     names = {"system": "system", "user": "instruction", "assistant": "response"}
-    return {names[message["role"]]: message["content"] for message in messages}
+    return row | {names[turn["role"]]: turn["content"] for turn in row.get("messages", [])}
 
 
 def _kind(value: object) -> str:

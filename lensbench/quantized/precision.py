@@ -68,7 +68,7 @@ def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
 
 
 def sizes_of_family(family: Family) -> Sizes:
-    """The same from a row of the table, right to 1 %: biases and norms count as linear."""
+    """The same from a row of the table, right to 2 %: learned positions count as linear."""
     n_other = family.d_vocab * family.d_model * (1 if family.tied else 2)
     return Sizes(family.n_params - n_other, n_other, 2 * family.n_layers * family.d_kv)
 
@@ -132,6 +132,7 @@ def obstacle(bits: Bits, device: str) -> str | None:
     try:
         with quiet(), torch.inference_mode():
             quantised = _quantised(layer, bits).to(device).eval()
+            never_repack(quantised)
             outputs = quantised(vectors.to(device, half_precision(device))).float().cpu()
     except (RuntimeError, ImportError, OSError, ValueError, AttributeError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
@@ -143,12 +144,13 @@ def obstacle(bits: Bits, device: str) -> str | None:
 def _quantised(layer: nn.Linear, bits: Bits) -> nn.Module:
     """A copy of a layer that becomes quantised when it is moved to its device."""
     bitsandbytes = require_bitsandbytes()
+    copy: nn.Module
     if bits == 8:
         copy = bitsandbytes.nn.Linear8bitLt(64, 64, False, has_fp16_weights=False, threshold=6.0)
     else:
         copy = bitsandbytes.nn.Linear4bit(64, 64, False, quant_type="nf4")
     copy.load_state_dict(layer.state_dict())
-    return copy  # type: ignore[no-any-return]
+    return copy
 
 
 def require_bitsandbytes() -> Any:
@@ -187,10 +189,11 @@ def never_repack(model: nn.Module) -> None:
     """Keep nf4 weights as they are, on every CPU.
 
     On a CPU with AVX512-BF16, the first forward pass repacks them for a faster kernel, and
-    state_dict(), which saving or loading an adapter calls, unpacks them with other scales: 0.4 % off
-    with double quantisation, ruined without it. The kernel also refuses layers whose width is no
-    multiple of 64.
+    state_dict(), which saving or loading an adapter calls, unpacks them with other scales: 0.4 %
+    off with double quantisation, ruined without it. The kernel also refuses layers whose width is
+    no multiple of 64.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False

@@ -104,17 +104,22 @@ def obstacle(blocks: nn.ModuleList, backbone: nn.Module, first: int) -> str | No
         return "block 0 is trained, and below it there is only the embedding"
     above = {id(module) for block in [*blocks][first:] for module in block.modules()}
     for name, module in backbone.named_modules():
-        if id(module) not in above and (rate := _dropout(module)) > 0:
-            return f"{name} has dropout {rate:g}, so what it puts out changes in every epoch"
+        if id(module) not in above and (chance := _chance(module)) is not None:
+            return f"{name} has {chance}, so what it puts out changes in every epoch"
     return None
 
 
-def _dropout(module: nn.Module) -> float:
-    """The dropout that a module applies itself: its own rate, or one it hands to a function."""
+def _chance(module: nn.Module) -> str | None:
+    """What makes a module's output random in training, and how much of it, or None.
+
+    A dropout module; or a rate that the module hands to a function (attention_dropout, layerdrop,
+    the jitter of a router).
+    """
     if isinstance(module, nn.Dropout):
-        return module.p
-    rates = [v for k, v in vars(module).items() if "dropout" in k and isinstance(v, float)]
-    return max(rates, default=0.0)
+        return f"dropout {module.p:g}" if module.p else None
+    rates = {k: v for k, v in vars(module).items() if "drop" in k or "jitter" in k}
+    found = [f"{k} {v:g}" for k, v in rates.items() if isinstance(v, float) and v > 0]
+    return found[0] if found else None
 
 
 def state_file(

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.near import NEAR, near_pairs, normalise
+from lensbench.quantized.near import NEAR, near_pairs, normalise, pair_text
 from lensbench.quantized.pairs import Pair
 
 
@@ -41,7 +41,7 @@ def split(
 
 def _bunches(pairs: Sequence[Pair], near: float) -> list[int]:
     """A number for each pair; pairs that must not be parted have the same one."""
-    texts = [normalise(f"{pair.question}\n{pair.response}") for pair in pairs]
+    texts = [pair_text(pair.question, pair.response) for pair in pairs]
     first: dict[Hashable, int] = {}
     ties = [
         (first.setdefault(key, i), i)

@@ -14,7 +14,7 @@ from lensbench.escape import printable
 from lensbench.report.figures import COLOURS, GREY, WIDTH
 
 ROW = 0.27  # inches that a block takes
-_BLOCKS_AT, _CELL, _CELLS_AT = 0.9, 0.78, 2.35  # in units of a block's height
+_BLOCKS_AT, _CELLS_AT, _RIGHT = 0.9, 2.4, 10.0  # along the width
 _FROZEN, _TRAINED = GREY, COLOURS[1]
 
 
@@ -30,29 +30,23 @@ def lora_flow(n_layers: int, modules: pd.DataFrame, settings: dict[str, Any], sh
     lowest = min(blocks, default=n_layers)
     figure = Figure(figsize=(WIDTH, max(ROW * (n_layers + 3), 3.4)), layout="constrained")
     axis, detail = figure.subplots(1, 2, width_ratios=[3, 2])
-    width = max((_width(target) for target in targets), default=1)
-    right = _CELLS_AT + len(targets) * width + 0.25
+    width = (_RIGHT - _CELLS_AT) / max(len(targets), 1)
     outside = sorted(modules[modules["block"].isna()]["target"])
-    _end(axis, -1, "embedding", right, "embed_tokens" in outside)
+    _end(axis, -1, "embedding", "embed_tokens" in outside)
     for block in range(n_layers):
-        _block(axis, block, block in blocks, right)
+        _block(axis, block, block in blocks)
         for i, target in enumerate(targets):
             trained = (block, target) in adapted
             _cell(axis, _CELLS_AT + i * width, block, width, target, trained)
-    _end(axis, n_layers, "norm and head", right, "lm_head" in outside)
+    _end(axis, n_layers, "norm and head", "lm_head" in outside)
     _stream(axis, -1, min(lowest, n_layers), _FROZEN)
     _stream(axis, lowest, n_layers, _TRAINED)
     _legend(axis, n_layers, lowest)
-    axis.set_xlim(-0.6, right + 0.2)
+    axis.set_xlim(-0.6, _RIGHT + 0.1)
     axis.set_ylim(-1.7, n_layers + 1.6)
     axis.set_axis_off()
     _inset(detail, settings, share, len(modules), len(blocks), n_layers)
     return figure
-
-
-def _width(target: str) -> float:
-    """Room for a module's name."""
-    return 0.6 + 0.26 * len(target)
 
 
 def _box(axis: Axes, x: float, y: float, width: float, height: float, **style: Any) -> None:
@@ -60,9 +54,9 @@ def _box(axis: Axes, x: float, y: float, width: float, height: float, **style: A
     axis.add_patch(FancyBboxPatch((x, y - height / 2), width, height, boxstyle=shape, **style))
 
 
-def _block(axis: Axes, block: int, trained: bool, right: float) -> None:
+def _block(axis: Axes, block: int, trained: bool) -> None:
     colour = _TRAINED if trained else _FROZEN
-    _box(axis, _BLOCKS_AT, block, right - _BLOCKS_AT, 0.88, fc="none", ec=colour, lw=1.0)
+    _box(axis, _BLOCKS_AT, block, _RIGHT - _BLOCKS_AT, 0.88, fc="none", ec=colour, lw=1.0)
     axis.text(_BLOCKS_AT + 0.2, block, f"block {block}", va="center", fontsize=8, color=colour)
 
 
@@ -70,17 +64,17 @@ def _cell(axis: Axes, x: float, y: float, width: float, target: str, trained: bo
     colour = _TRAINED if trained else _FROZEN
     fill = to_rgba(colour, 0.25) if trained else "none"
     style = "-" if trained else ":"
-    _box(axis, x, y, width - 0.2, _CELL * 0.8, fc=fill, ec=colour, lw=0.9, ls=style)
-    name = printable(target)
-    middle = x + (width - 0.2) / 2
+    _box(axis, x, y, width - 0.15, 0.62, fc=fill, ec=colour, lw=0.9, ls=style)
+    name = printable(target.removesuffix("_proj"))  # q_proj is known as q
+    middle = x + (width - 0.15) / 2
     axis.text(middle, y - 0.02, name, ha="center", va="center", fontsize=7.5, color=colour)
 
 
-def _end(axis: Axes, y: int, name: str, right: float, trained: bool) -> None:
+def _end(axis: Axes, y: int, name: str, trained: bool) -> None:
     """The embedding below the first block, the head above the last one."""
     colour = _TRAINED if trained else _FROZEN
-    _box(axis, _BLOCKS_AT, y, right - _BLOCKS_AT, 0.88, fc="none", ec=colour, lw=1.0, ls="--")
-    axis.text((_BLOCKS_AT + right) / 2, y, name, ha="center", va="center", fontsize=8.5)
+    _box(axis, _BLOCKS_AT, y, _RIGHT - _BLOCKS_AT, 0.88, fc="none", ec=colour, lw=1.0, ls="--")
+    axis.text((_BLOCKS_AT + _RIGHT) / 2, y, name, ha="center", va="center", fontsize=8.5)
 
 
 def _stream(axis: Axes, start: int, end: int, colour: str) -> None:

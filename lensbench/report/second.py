@@ -44,7 +44,7 @@ CHAPTERS: dict[Kind, Chapter] = {
     "inference": inference,
     "trace": trace,
 }  # in the order of the index
-_HIDDEN = ("gate", "adapter.modules")  # of a manifest: empty here; a table of its own
+_HIDDEN = ("gate", "adapter.modules", "adapter.blocks")  # of a manifest: empty, or in a table
 
 
 def second_files(records: Sequence[SecondRecord], others: Sequence[tuple[str, str]]) -> Files:

@@ -17,6 +17,8 @@ from lensbench.report.load import SecondRecord
 from lensbench.report.statistics import clustered_bootstrap
 from lensbench.report.tables import Table
 
+NORMS = {"token_norm": "mean_norm", "norm_of_mean": "norm_of_mean"}  # what -> its column
+
 __all__ = ["files", "headline", "limitations", "norms_figure", "tables"]
 
 
@@ -33,23 +35,19 @@ def tables(record: SecondRecord) -> dict[str, Table]:
 
 
 def norms_by_layer(record: SecondRecord) -> pd.DataFrame:
-    """Per phase and layer, over prompts: the mean token norm and the norm of the mean."""
+    """Per layer and phase, over prompts: the mean token norm and the norm of the mean."""
     cells = record.tables["activations"]
     cells = cells.assign(norm_of_mean=[_norm(mean) for mean in cells["mean"]])
-    rows = [
-        {
-            "phase": phase,
-            "layer": layer,
-            "depth": own["depth"].iloc[0],
-            "count": int((own["n_tokens"] > 0).sum()),
-            "token_norm": clustered_bootstrap(own["mean_norm"], nothing="no tokens"),
-            "norm_of_mean": clustered_bootstrap(own["norm_of_mean"], nothing="no tokens"),
-        }
-        for phase in PHASES
-        for layer, own in cells[cells["phase"] == phase].groupby("layer", sort=True)
-    ]
-    columns = ["phase", "layer", "depth", "count", "token_norm", "norm_of_mean"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = []
+    for layer, own in cells.groupby("layer", sort=True):
+        row: dict[str, object] = {"layer": layer, "depth": own["depth"].iloc[0]}
+        for name, column in NORMS.items():
+            for phase in PHASES:
+                values = own.loc[own["phase"] == phase, column]
+                row[f"{phase}_{name}"] = clustered_bootstrap(values, nothing="no tokens")
+        rows.append(row)
+    columns = [f"{phase}_{name}" for name in NORMS for phase in PHASES]
+    return pd.DataFrame(rows, columns=["layer", "depth", *columns])
 
 
 def _norm(mean: object) -> float:
@@ -70,8 +68,8 @@ def norms_figure(frame: pd.DataFrame) -> Figure:
     panels = {"token_norm": "mean norm of a token", "norm_of_mean": "norm of the mean"}
     for axis, (column, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for i, phase in enumerate(PHASES):
-            own = frame[frame["phase"] == phase]
-            ribbon(axis, own["depth"], own[column], COLOURS[i], f"{phase} tokens", DASHES[i])
+            curve = frame[f"{phase}_{column}"]
+            ribbon(axis, frame["depth"], curve, COLOURS[i], f"{phase} tokens", DASHES[i])
         depth_axis(axis, title)
         axis.set_yscale("log")
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):

@@ -26,6 +26,7 @@ class AdapterSpec:
     data: tuple[str, ...] = ("docstrings", "general")
     limit: int | None = None
     test_limit: int = 100
+    test_batch_size: int = 24  # examples that are asked together
     bits: int = 8  # of the model that answers
     train_bits: int = 32  # of the base that the adapter is trained on
     style: str = "alpaca"
@@ -58,7 +59,7 @@ class AdapterSpec:
                 remedy = f"Choose from: {', '.join(map(str, allowed))}."
                 found.append(Problem(where, what, remedy))
         least = ("limit", "test_limit", "rank", "alpha", "epochs", "batch_size", "top_k")
-        for key in (*least, "max_new_tokens"):
+        for key in (*least, "max_new_tokens", "test_batch_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 found.append(Problem(where, f"{key} = {value}", "Give at least 1."))

@@ -122,4 +122,5 @@ def _eval_spec(spec: AdapterSpec, out: Path) -> EvalSpec:
         top_k=spec.top_k,
         style=cast(Style, spec.style),
         max_new_tokens=spec.max_new_tokens,
+        batch_size=spec.test_batch_size,
     )

@@ -133,6 +133,8 @@ class Database:
 
     def __init__(self, connection: psycopg.Connection[Any], name: str) -> None:
         self.connection = connection
+        # A prepared statement keeps its plan, exact or by HNSW, whatever is asked for later.
+        connection.prepare_threshold = None
         self.schema = f"lensbench_{name}"
         self._run("SELECT set_config('search_path', %s || ', public', false)", self.schema)
 

