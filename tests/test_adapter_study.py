@@ -51,9 +51,7 @@ def ids_of(path: Path) -> dict[str, str]:
     return {row["id"]: row["group"] for row in rows}
 
 
-def test_a_study_runs_from_one_command_and_again_at_no_cost(
-    study: Path, open_folder: Path
-) -> None:
+def test_a_study_runs_from_one_command_and_again_at_no_cost(study: Path, open_folder: Path) -> None:
     out = open_folder / "out"
     done = CliRunner().invoke(app, ["run", str(study), "--out", str(out)])
     assert done.exit_code == 0, done.output

@@ -131,9 +131,11 @@ def test_each_kind_of_leak() -> None:
         (LONG + "Where?", "In Rome."),
         ("Another?", "No."),
         ("Another?", "No."),  # its own duplicates are a matter of checking that file
+        ("Who was it?", "Nobody."),  # but every row that leaks is named
     )
     assert found(train, test) == [
         ("leak", "train, row 1, id train1", "test, row 1, id test1"),
+        ("leak", "train, row 1, id train1", "test, row 5, id test5"),
         ("near leak", "train, row 2, id train2", "test, row 2, id test2"),
     ]
 

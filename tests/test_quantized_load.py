@@ -333,8 +333,10 @@ def test_where_bitsandbytes_fails_the_alternative_is_named(
 
 
 @every_precision
-def test_every_precision_runs_on_a_cpu(bits: Any) -> None:
+def test_every_precision_runs_on_a_cpu_and_trying_it_moves_no_seed(bits: Any) -> None:
+    before = torch.random.get_rng_state()
     require_precision(bits, "cpu")
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 # --- names, other formats, doctor ---
@@ -363,6 +365,7 @@ def test_a_gguf_folder_loads_at_every_precision(tmp_path: Path, bits: Any) -> No
     exact = load_quantized(tmp_path, 32, device="cpu")
     model = load_quantized(tmp_path, bits, device="cpu")
     assert model.folder == tmp_path
+    assert model.hf.name_or_path == str(tmp_path)
     assert (model.quantised_modules > 0) == (bits < 16)
     reference = logits(exact).log_softmax(-1)
     drift = (reference.exp() * (reference - logits(model).log_softmax(-1))).sum(-1) / math.log(2)

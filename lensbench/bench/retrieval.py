@@ -186,7 +186,8 @@ def _markdown(measured: list[Measured], n_queries: int, rounds: int) -> str:
             f"one by one. The vectors are synthetic, in clusters of {_PER_CLUSTER} and topics of "
             f"{_PER_TOPIC} clusters (cosine about .6 and .4 within one); the questions "
             "lie near some of them. Time is a multiple of numpy's over the same vectors in memory, "
-            f"paired within each of {rounds} rounds: median (least to most). Building HNSW is a multiple of storing the vectors.",
+            f"paired within each of {rounds} rounds: median (least to most). Building "
+            "HNSW is a multiple of storing the vectors.",
             "",
             "| n | what | time, times numpy | ms a question | recall@10 | build, times storing |",
             "|---|---|---|---|---|---|",

@@ -57,7 +57,7 @@ def chat(
             index = stack.enter_context(open_index(rag))
             retrieve = lambda question: index.search([question], top_k)[0]  # noqa: E731
         with messages.status(f"loading {literal(model)}"):
-            loaded = load_quantized(model, int(bits), adapter, device, int8_threshold)
+            loaded = load_quantized(model, bits.number, adapter, device, int8_threshold)
         chosen = style.value if style else default_style(loaded.tokenizer)
         decoding = Decoding(max_new_tokens, temperature, seed=seed)
         _talk(Conversation(loaded, chosen, decoding, retrieve))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -80,7 +80,7 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
     )
-    choice = ModelChoice(model, _bits(bits), adapter, device, int8_threshold)
+    choice = ModelChoice(model, bits.number, adapter, device, int8_threshold)
     with interruptible():
         with batch_progress() as progress:
             problems = measure(choice, spec, folder, progress)
@@ -93,10 +93,6 @@ def evaluate(
                 messages.print(str(path), markup=False, highlight=False, soft_wrap=True)
     if problems:
         raise typer.Exit(1)
-
-
-def _bits(bits: BitsName) -> Any:
-    return int(bits.value)
 
 
 def _show(folder: Path) -> None:

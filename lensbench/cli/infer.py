@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -95,12 +95,8 @@ def infer(
         top_k=top_k or 1,
         limit=limit,
     )
-    choice = ModelChoice(model, _bits(bits), adapter, device, int8_threshold)
+    choice = ModelChoice(model, bits.number, adapter, device, int8_threshold)
     _run(choice, spec)
-
-
-def _bits(bits: BitsName) -> Any:
-    return int(bits.value)
 
 
 def _layers(text: str | None) -> tuple[int, ...]:

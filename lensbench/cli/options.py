@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +42,11 @@ class BitsName(StrEnum):
     eight = "8"
     sixteen = "16"
     thirty_two = "32"
+
+    @property
+    def number(self) -> Any:
+        """As `load_quantized` takes it."""
+        return int(self.value)
 
 
 class StyleName(StrEnum):

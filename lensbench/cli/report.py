@@ -20,8 +20,9 @@ def report(
 ) -> None:
     """Rebuild all reports of one or more runs from their records. No model and no torch needed.
 
-    Writes a Markdown report with figures and tables per model, cross-model.md when there are two
-    models or more, and one interactive report.html. The same records give the same bytes.
+    Of lens records: a Markdown report with figures and tables per model, cross-model.md when there
+    are two models or more, and one interactive report.html. Of responses, traces, trainings and
+    evaluations: a report each, with an index over them. The same records give the same bytes.
 
     Examples:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -99,7 +99,7 @@ def train(
         data=data,
         out=out,
         lora=Lora(layers, targets, rank, alpha, dropout),
-        bits=_bits(bits),
+        bits=bits.number,
         int8_threshold=int8_threshold,
         device=device,
         style=style.value if style else None,
@@ -118,10 +118,6 @@ def train(
         n_examples=examples,
     )
     _run(spec)
-
-
-def _bits(bits: BitsName) -> Any:
-    return int(bits.value)
 
 
 def _run(spec: TrainSpec) -> None:

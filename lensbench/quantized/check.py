@@ -56,7 +56,7 @@ class _Place:
 
 
 def matches(data: PairSet, against: Sequence[PairSet] = (), near: float = NEAR) -> list[Match]:
-    """Rows of `data` that are too much like an earlier one, or like one of the other files.
+    """Rows that are too much like an earlier row of `data`, in it or in one of the other files.
 
     Equal means equal after `near.normalise`; near means a similarity of at least `near` (0..1, see
     `near.near_pairs`). A row is reported against the first one that it equals.
@@ -76,17 +76,17 @@ def matches(data: PairSet, against: Sequence[PairSet] = (), near: float = NEAR) 
 
 
 def _equal(places: Sequence[_Place]) -> Iterator[Match]:
-    """Rows with the same question, each against the first such row of its file or another."""
-    texts: dict[tuple[int, str], _Place] = {}
-    questions: dict[tuple[int, str], _Place] = {}
+    """Rows that ask what an earlier row of the checked file asks."""
+    texts: dict[str, _Place] = {}
+    questions: dict[str, _Place] = {}
     for place in places:
-        same_text = texts.setdefault((place.file, place.text), place)
-        same_question = questions.setdefault((place.file, place.question), place)
-        if place.file > 0:
-            own = questions.get((0, place.question))
-            if own is not None and same_question is place:
-                yield Match("leak", str(own), str(place), 1.0)
-        elif same_text is not place:
+        if place.file > 0:  # all rows of the checked file are known by now
+            if place.question in questions:
+                yield Match("leak", str(questions[place.question]), str(place), 1.0)
+            continue
+        same_text = texts.setdefault(place.text, place)
+        same_question = questions.setdefault(place.question, place)
+        if same_text is not place:
             yield Match("duplicate", str(same_text), str(place), 1.0)
         elif same_question is not place:
             yield Match("other response", str(same_question), str(place), 1.0)

@@ -215,7 +215,8 @@ def _open(
     elif (gguf := gguf_file(folder)) is not None:
         with tempfile.TemporaryDirectory() as converted:
             convert_gguf(gguf, Path(converted))
-            return _open(Path(converted), name, bits, int8_threshold, device, trust)
+            hf = _open(Path(converted), name, bits, int8_threshold, device, trust)
+        hf.name_or_path = hf.config.name_or_path = str(folder)
     else:
         settings = _quantisation(bits, int8_threshold, dtype)
         hf = open_quantised(folder, dtype, settings, device, trust)
@@ -243,7 +244,5 @@ def _require_quantised(hf: PreTrainedModel, bits: Bits, name: str) -> None:
     kinds, head = quantised_types(bits), hf.get_output_embeddings()
     left = [m for m in hf.modules() if is_linear(m) and m is not head and not isinstance(m, kinds)]
     if left or isinstance(head, kinds):
-        what = (
-            "quantised the head" if isinstance(head, kinds) else f"passed over {len(left)} layers"
-        )
+        what = f"passed over {len(left)} layers" if left else "quantised the head"
         raise ModelError(f"{name}: bitsandbytes {what}. Use --bits 16, or another model.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lensbench.checkpoints.devices import memory_available, pick_dtype
@@ -125,32 +126,31 @@ def obstacle(bits: Bits, device: str) -> str | None:
     """
     if bits in (16, 32):
         return None
-    layer = nn.Linear(64, 64, bias=False)
-    generator = torch.Generator().manual_seed(0)
-    nn.init.normal_(layer.weight, generator=generator)
-    vectors = torch.randn(2, 64, generator=generator)  # [batch, d_in]
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))  # [batch, d_in]
     try:
         with quiet(), torch.inference_mode():
-            quantised = _quantised(layer, bits).to(device).eval()
-            never_repack(quantised)
-            outputs = quantised(vectors.to(device, half_precision(device))).float().cpu()
+            layer = _quantised(weight, bits).to(device).eval()
+            never_repack(layer)
+            outputs = layer(vectors.to(device, half_precision(device))).float().cpu()
     except (RuntimeError, ImportError, OSError, ValueError, AttributeError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
-    wanted = vectors @ layer.weight.detach().T
+    wanted = vectors @ weight.T
     wrong = float((outputs - wanted).norm() / wanted.norm())
     return None if wrong < 0.25 else f"its results are off by {wrong:.0%}"  # nf4 itself: 9 %
 
 
-def _quantised(layer: nn.Linear, bits: Bits) -> nn.Module:
-    """A copy of a layer that becomes quantised when it is moved to its device."""
-    bitsandbytes = require_bitsandbytes()
-    copy: nn.Module
-    if bits == 8:
-        copy = bitsandbytes.nn.Linear8bitLt(64, 64, False, has_fp16_weights=False, threshold=6.0)
-    else:
-        copy = bitsandbytes.nn.Linear4bit(64, 64, False, quant_type="nf4")
-    copy.load_state_dict(layer.state_dict())
-    return copy
+def _quantised(weight: Float[Tensor, "64 64"], bits: Bits) -> nn.Module:
+    """A layer with these weights, quantised when it is moved to its device."""
+    layers = require_bitsandbytes().nn
+    layer: nn.Module
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights; nobody's seed may notice
+        if bits == 8:
+            layer = layers.Linear8bitLt(64, 64, False, has_fp16_weights=False, threshold=6.0)
+        else:
+            layer = layers.Linear4bit(64, 64, False, quant_type="nf4")
+    layer.load_state_dict({"weight": weight})
+    return layer
 
 
 def require_bitsandbytes() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class Embedder:
     name: str
     place: str
     sha256: str
-    model: Any  # a SentenceTransformer
+    model: Any = field(repr=False)  # a SentenceTransformer
 
     @property
     def dimension(self) -> int:
