@@ -167,6 +167,7 @@ def evaluation_row(i: int, condition: str, score: float) -> dict[str, Any]:
         "model": MODEL,
         "condition": condition,
         "prompt_id": f"p{i:02d}",
+        "group": None,
         "prompt": f"explain {NASTY[i % len(NASTY)]}",
         "reference": f"def f():\n    return {NASTY[i % len(NASTY)]!r}",
         "response": f"{NASTY[(i + 1) % len(NASTY)]}\n\n  | said in {condition}",

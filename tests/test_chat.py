@@ -163,6 +163,17 @@ class Terminal:
                 self.said += os.read(self.fd, 65536).decode(errors="replace")
         self.said = self.said.partition(words)[2]
 
+    def interrupt(self, words: str) -> None:
+        """Press Ctrl-C until it is answered: one pressed just before reading starts waits."""
+        for _ in range(60):
+            self.type("\x03")
+            try:
+                self.until(words, limit_s=2)
+                return
+            except AssertionError:
+                continue
+        raise AssertionError(f"Ctrl-C was never answered with {words!r}")
+
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
@@ -181,8 +192,8 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program(
     terminal.until("you")
     terminal.type(f"/save {tmp_path}/talk.json\n")
     terminal.until("saved")
-    terminal.type("\x03")
-    terminal.until("Ctrl-D or /quit leaves.")
+    terminal.until("you")
+    terminal.interrupt("Ctrl-D or /quit leaves.")
     terminal.type("\x04")
     assert os.waitpid(terminal.pid, 0)[1] == 0
     assert len(json.loads((tmp_path / "talk.json").read_text())["messages"]) == 2

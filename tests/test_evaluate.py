@@ -57,7 +57,7 @@ def spec_of(data: Path, **changes: Any) -> EvalSpec:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four good examples, one that is too long for the tiny window, one without a response."""
     rows: list[dict[str, str]] = [
-        {"id": f"e{i}", "instruction": prompt, "response": response}
+        {"id": f"e{i}", "instruction": prompt, "response": response, "group": f"g{i // 2}"}
         for i, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True))
     ]
     rows.append({"id": "long", "instruction": "gold " * 100, "response": "Au"})
@@ -162,6 +162,9 @@ def test_every_example_in_every_condition_once(run: Path) -> None:
     there = list(zip(found["condition"], found["prompt_id"], strict=True))
     assert len(there) == len(expected)
     assert set(there) == set(expected)
+    assert set(zip(found["prompt_id"], found["group"], strict=True)) == {
+        (f"e{i}", f"g{i // 2}") for i in range(4)
+    }
     problems = pq.read_table(run / "problems.parquet").to_pandas()
     assert set(problems["prompt_id"]) == {"empty", "long"}
 

@@ -806,7 +806,7 @@ def has_parts(out: Path, number: int) -> Callable[[], bool]:
 
 def check_in_step(out: Path) -> None:
     """After an interruption: no row twice, and a part's trace is there with its responses."""
-    whole = [path for path in parts(out) if pq.ParquetFile(path)]
+    whole = parts(out) if not is_complete(out) else []
     ids = [row["prompt_id"] for path in whole for row in pq.read_table(path).to_pylist()]
     assert len(ids) == len(set(ids))
     for path in whole:
@@ -860,8 +860,7 @@ def test_kills_at_random_moments_change_nothing(
 ) -> None:
     interrupt_at_random(runner, tmp_path, seed=0, times=8)
     assert runner.run(tmp_path) == 0
-    left = {name: data for name, data in files(tmp_path).items() if "/parts/" not in name}
-    assert left == undisturbed
+    assert files(tmp_path) == undisturbed
 
 
 @pytest.mark.slow
@@ -871,8 +870,7 @@ def test_many_kills_at_random_moments_change_nothing(
 ) -> None:
     interrupt_at_random(runner, tmp_path, seed, times=15)
     assert runner.run(tmp_path) == 0
-    left = {name: data for name, data in files(tmp_path).items() if "/parts/" not in name}
-    assert left == undisturbed
+    assert files(tmp_path) == undisturbed
 
 
 def test_a_disk_that_fills_up_loses_nothing(
@@ -994,10 +992,10 @@ def test_the_command_line_is_interrupted_and_goes_on(
 ) -> None:
     words = [sys.executable, "-m", "lensbench.cli", "infer", str(llama.folder), str(prompts)]
     words += ["-o", str(tmp_path / "o.csv"), "--bits", "32", "--device", "cpu", "--batch-size", "1"]
-    words += ["--max-new-tokens", "20", "--pause", "0.2"]
+    words += ["--max-new-tokens", "4", "--limit", "6", "--pause", "2"]
     record = tmp_path / "o.records"
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as first:
-        wait_until(lambda: len(list(record.glob("parts/0*.parquet"))) >= 2)
+        wait_until(lambda: len(list(record.glob("parts/0*.parquet"))) >= 2, seconds=400)
         first.send_signal(signal.SIGINT)
         _, message = first.communicate()
     assert first.returncode == 130
@@ -1007,4 +1005,4 @@ def test_the_command_line_is_interrupted_and_goes_on(
     second = subprocess.run(words, capture_output=True, text=True, env=ONE_THREAD, check=False)
     assert second.returncode == 0, second.stderr
     assert manifest(record)["resumed_batches"] >= 2
-    assert [row["id"] for row in rows_of(tmp_path / "o.csv")] == list(PROMPTS)
+    assert [row["id"] for row in rows_of(tmp_path / "o.csv")] == list(PROMPTS)[:6]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import lensbench
 from lensbench.errors import Problem
-from lensbench.quantized.rag.documents import Document
+from lensbench.quantized.rag.documents import Document, Reading, read_documents
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import Index, create_index
 from lensbench.quantized.rag.quality import (
@@ -73,6 +74,20 @@ def test_words_weigh_as_tf_idf_does_by_hand(database_address: str) -> None:
         asked = [Labelled(f"{i}", q, "a") for i, q in enumerate(["red", "an apple", "pear"])]
         # "red" is all of b and only a part of a; "pear" leaves a and b alike, so the id decides.
         assert [placed.rank for placed in by_words(index, asked)] == [2, 1, 2]
+
+
+def test_the_shipped_questions_are_answered_by_meaning(database_address: str) -> None:
+    shipped = Path(lensbench.__file__).parent / "quantized" / "datasets"
+    minilm = load_embedder(device="cpu")
+    with create_index(f"{database_address}#shipped", minilm) as index:
+        reading = Reading(minilm.count, minilm.limit)
+        index.add(read_documents([shipped / "general.csv"], reading, []))
+        rows = read_labelled(shipped / "retrieval.csv", index, [])
+        assert len(rows) >= 100
+        meaning = [placed.within(3) for placed in by_meaning(index, rows)]
+        words = [placed.within(3) for placed in by_words(index, rows)]
+    assert sum(meaning) / len(rows) > 0.9
+    assert sum(meaning) > sum(words)
 
 
 def test_rows_that_cannot_be_used_are_named(index: Index, tmp_path: Path) -> None:

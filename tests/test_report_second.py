@@ -404,7 +404,7 @@ def results(folder: Path) -> pd.DataFrame:
 def test_results_have_the_stated_columns_and_no_bare_mean(built: Path) -> None:
     csv = pd.read_csv(built / "eval" / "tables" / "eval_results.csv")
     assert csv.columns.tolist() == (
-        "condition metric n value low high difference diff_low diff_high reason".split()  # noqa: SIM905
+        "condition metric n groups value low high difference diff_low diff_high reason".split()  # noqa: SIM905
     )
     assert len(csv) == 4 * len(evaluation.METRICS)
     assert csv[["n", "value", "low", "high"]].notna().all().all()
@@ -493,6 +493,32 @@ def test_a_condition_that_was_never_measured_leaves_nothing_to_compare(tmp_path:
     assert set(found["reason"]) == {"no examples"}
     build_report([tmp_path])
     assert "n/a (no examples)" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_whole_groups_are_drawn(tmp_path: Path) -> None:
+    """Four copies of each example in one group tell no more than one: the same interval."""
+    alone = [fixture.evaluation_row(i, "base", (i % 7) / 8) for i in range(12)]
+    copies = [
+        row | {"prompt_id": f"{row['prompt_id']}-{k}", "group": row["prompt_id"]}
+        for row in alone
+        for k in range(4)
+    ]
+    one = results(fixture.write(tmp_path / "a", "evaluation", {"evaluation": alone}))
+    four = results(fixture.write(tmp_path / "b", "evaluation", {"evaluation": copies}))
+    assert set(four.loc["rouge1", "n"]) == {48}
+    assert set(four.loc["rouge1", "groups"]) == {12}
+    for name in ("corpus_bleu", "rouge1", "perplexity", "generated_tokens"):
+        for part in ("value", "low", "high"):
+            expected = one.at[(name, "base"), part]
+            assert four.at[(name, "base"), part] == pytest.approx(expected), (name, part)
+    assert "Few groups: the 48 examples are of 12" in said(tmp_path / "b")
+
+
+def test_one_group_has_no_interval(tmp_path: Path) -> None:
+    rows = [fixture.evaluation_row(i, "base", 0.5) | {"group": "g"} for i in range(5)]
+    found = results(fixture.write(tmp_path, "evaluation", {"evaluation": rows}))
+    assert set(found["reason"]) == {"1 group of examples: no interval"}
+    assert found["low"].isna().all()
 
 
 def test_verdicts_take_the_direction_of_the_metric(tmp_path: Path) -> None:

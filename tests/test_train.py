@@ -26,6 +26,7 @@ from lensbench.checkpoints.open import empty_model
 from lensbench.errors import InputProblems, ModelError, RecordsError
 from lensbench.quantized.arithmetic import bfloat16_slowdown, prepare_base
 from lensbench.quantized.examples import MASKED, batch_of, encode, end_tokens, style_of
+from lensbench.quantized.learn import drop_torn
 from lensbench.quantized.load import load_quantized
 from lensbench.quantized.lora import Lora, adapt, match, ranges
 from lensbench.quantized.pairs import Pair
@@ -151,6 +152,26 @@ def test_an_example_with_no_label_is_left_out_and_nothing_but_them_is_refused() 
     assert found.problems[0].where == "pairs.jsonl, row 1, id long"
     with pytest.raises(InputProblems, match="all labels masked"):
         encode(words, [2], pairs[:1], "alpaca", 60, "pairs.jsonl")
+
+
+def test_a_prompt_that_leaves_room_for_no_label_is_left_out() -> None:
+    words, pair = tokenizer("bytes"), Pair("a", "Hi", "Yo", row=1)
+    n_prompt = encode(words, [2], [pair], "alpaca", 99, "x").examples[0].n_prompt
+    (example,) = encode(words, [2], [pair], "alpaca", n_prompt + 1, "x").examples
+    assert len(example.token_ids) == n_prompt + 1
+    with pytest.raises(InputProblems, match="all labels masked"):
+        encode(words, [2], [pair], "alpaca", n_prompt, "x")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_prompt_and_response_are_tokenised_as_one_text(kind: str) -> None:
+    """As a model meets them when it goes on: SentencePiece would start a text of its own with ▁."""
+    words, found = encoded_with(kind, "alpaca")
+    for example in found.examples:
+        text = (
+            f"### Instruction:\n{example.pair.question}\n\n### Response:\n{example.pair.response}"
+        )
+        assert list(example.token_ids) == [*words(text).input_ids, words.eos_token_id]
 
 
 def test_a_system_message_needs_a_chat_template() -> None:
@@ -449,6 +470,21 @@ def test_quantised_bases_train_with_the_arithmetic_of_inference(
     assert curve.eval_loss.dropna().iloc[-1] < curve.eval_loss.dropna().iloc[0]
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_base_computes_in_float32_on_a_cpu(bits: Any, llama: Case) -> None:
+    model = load_quantized(llama.folder, bits, None, "cpu")
+    quantised = prepare_base(model)
+    assert len(quantised) == model.quantised_modules == 3 * 7
+    dtypes = {t.dtype for t in (*model.hf.parameters(), *model.hf.buffers())}
+    assert dtypes - {torch.int8, torch.uint8} == {torch.float32}
+    seen = []
+    for module in quantised:
+        module.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    model.hf(input_ids=torch.tensor([[1, 5, 9]]))
+    assert set(seen) == {torch.float32}
+    assert prepare_base(load_quantized(llama.folder, 16, None, "cpu")) == []
+
+
 def test_gradients_flow_through_quantised_layers_by_their_dequantised_weights(llama: Case) -> None:
     """Against a float model whose linear weights are those that int8 stands for."""
     from torch import nn
@@ -540,6 +576,16 @@ def test_a_torn_checkpoint_is_not_gone_on_from(
     train(spec)
     require_same(spec.out, undisturbed)
     assert manifest_of(spec.out)["resumed_from_step"] == 3
+
+
+def test_torn_checkpoints_are_cleared_away_since_they_would_push_out_whole_ones(
+    tmp_path: Path,
+) -> None:
+    for number, name in ((3, "whole"), (6, "optimizer.pt")):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / name).touch()
+    drop_torn(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
 def test_a_run_whose_record_was_not_finished_only_finishes_it(
@@ -672,13 +718,17 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert manifest_of(spec.out)["resumed_from_step"] == 3
 
 
+@pytest.mark.parametrize(
+    ("learning_rate", "what"), [(1e30, "The loss is"), (1e12, "The gradient norm is")]
+)
 def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(
-    llama: Case, data: Path, tmp_path: Path
+    learning_rate: float, what: str, llama: Case, data: Path, tmp_path: Path
 ) -> None:
-    spec = spec_of(llama, data, None, tmp_path / "a", learning_rate=1e12, warmup=0.0)
+    spec = spec_of(llama, data, None, tmp_path / "a", learning_rate=learning_rate, warmup=0.0)
     with pytest.raises(ModelError) as caught:
         train(replace(spec, checkpoint_every=1))
     said = str(caught.value)
+    assert said.startswith(f"{what} nan in step 2, so")
     assert "training stopped; the last good checkpoint is" in said
     assert "smaller --learning-rate" in said
     kept = sorted((spec.out / "checkpoints").glob("checkpoint-*/whole"))

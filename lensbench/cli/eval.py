@@ -106,7 +106,13 @@ def _show(folder: Path) -> None:
     from lensbench.report.markdown import cell
 
     frame = shown(read_results(folder))
-    table = Table(*map(str, frame), box=SIMPLE_HEAD, pad_edge=False)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(cell(value)) for value in row))
+    results.print(
+        f"{frame['n'].max()} examples in {frame['groups'].max()} groups, 95 % intervals in brackets"
+    )
+    columns = ["metric", "condition", "value", "difference to base"]
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    last = ""
+    for metric, *rest in frame[columns].itertuples(index=False):
+        table.add_row(*(Text(cell(value)) for value in (metric if metric != last else "", *rest)))
+        last = metric
     results.print(table, highlight=False)

@@ -244,8 +244,15 @@ def _measure(
         store.write_part(number, {"evaluation": table}, too_big)
     progress(model.name, len(jobs), len(jobs))
     whole, problems, _ = store.parts(len(jobs), "evaluation")
-    store.write_table("evaluation", whole)
+    store.write_table("evaluation", _with_groups(whole, examples["base"]))
     return problems
+
+
+def _with_groups(table: pa.Table, examples: Sequence[Example]) -> pa.Table:
+    """The batches' rows with the group that the data give each example."""
+    groups = {example.pair.id: example.pair.group for example in examples}
+    column = pa.array([groups[i] for i in table["prompt_id"].to_pylist()], pa.string())
+    return table.append_column("group", column).select(EVALUATION.names)
 
 
 def _context_cut(examples: dict[str, list[Example]]) -> dict[str, int]:
@@ -291,7 +298,8 @@ def _worker(
 
 def _table(model: str, condition: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     own = {"model": model, "condition": condition}
-    return pa.Table.from_pylist([own | row for row in rows], schema=EVALUATION)
+    schema = EVALUATION.remove(EVALUATION.get_field_index("group"))  # the data's, not measured
+    return pa.Table.from_pylist([own | row for row in rows], schema=schema)
 
 
 def _too_big(example: Example, condition: str) -> Problem:

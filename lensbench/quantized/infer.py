@@ -146,7 +146,9 @@ def run_inference(
     if store.manifest() is None:
         require_own(spec.out, store.folder)
     with store.locked():
-        if not _is_complete(store, identity, settings):
+        if _is_complete(store, identity, settings):
+            store.tidy()  # it may have been killed on its last step
+        else:
             run = _prepared(model, spec, store, csv, questions, retrieved, settings, notify)
             run.problems = bad_rows + run.problems
             with _disk_errors_explained(store.folder):

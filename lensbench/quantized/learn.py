@@ -56,7 +56,7 @@ def learn(
     _mention_arithmetic(model, notify)
     manifest = new_manifest(model.facts(), settings, "training")
     store.start(manifest)
-    _drop_torn(spec.out / CHECKPOINTS)
+    drop_torn(spec.out / CHECKPOINTS)
     set_seed(spec.seed)
     with quiet():
         adapted = adapt(model.hf, matched, spec.lora, _public_name(spec))
@@ -198,8 +198,11 @@ def _arguments(spec: TrainSpec, n_train: int, fresh: bool) -> TrainingArguments:
     )
 
 
-def _drop_torn(folder: Path) -> None:
-    """Remove checkpoints that something interrupted the writing of."""
+def drop_torn(folder: Path) -> None:
+    """Remove checkpoints that something interrupted the writing of.
+
+    The Trainer counts them when it makes room, and would drop a whole one in their place.
+    """
     from lensbench.quantized.trainer import WHOLE
 
     for path in folder.glob("checkpoint-*"):

@@ -88,7 +88,7 @@ def write_jsonl(path: Path, pairs: Iterable[Pair], form: Form = "alpaca") -> Non
 def write_csv(path: Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as a CSV that no spreadsheet takes for formulas and `read_pairs` reads back."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone \\r needs them
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # for a lone \r
     writer.writerow(("id", "prompt", "response", *_OPTIONAL))
     for pair in pairs:
         cells = (pair.id, pair.instruction, pair.response, pair.input, pair.system)

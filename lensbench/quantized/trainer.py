@@ -123,7 +123,7 @@ class ResponseTrainer(Trainer):
         assert num_items_in_batch is not None
         loss = self.response_nats(model, inputs) / num_items_in_batch
         if not bool(loss.isfinite()):
-            self._refuse("loss", float(loss))
+            self._refuse("loss", float(loss), self.state.global_step + 1)
         return loss
 
     def response_nats(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -165,17 +165,16 @@ class ResponseTrainer(Trainer):
         """Keep a row; a loss row with its speed, and never one that is not finite."""
         if "loss" in logs:
             if not math.isfinite(logs["grad_norm"]):
-                self._refuse("gradient norm", logs["grad_norm"])
+                self._refuse("gradient norm", logs["grad_norm"], self.state.global_step)
             logs["tokens_per_s"] = self._tokens / (time.perf_counter() - self._started)
         super().log(logs, start_time)
 
-    def _refuse(self, what: str, value: float) -> NoReturn:
+    def _refuse(self, what: str, value: float, step: int) -> NoReturn:
         """Stop before anything that came of it is kept."""
         kept = latest(Path(self.args.output_dir))
         where = f"the last good checkpoint is {kept}" if kept else "no checkpoint was due before"
         raise ModelError(
-            f"The {what} is {value} in step {self.state.global_step + 1}, so training stopped; "
-            f"{where}. Train into another folder with a smaller --learning-rate, more --warmup or "
+            f"The {what} is {value} in step {step}, so training stopped; {where}. Train into another folder with a smaller --learning-rate, more --warmup or "
             "--bits 32."
         )
 

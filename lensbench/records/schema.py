@@ -197,6 +197,7 @@ EVALUATION = pa.schema(
         ("model", pa.string()),
         ("condition", pa.string()),  # "base", "adapter", "rag", "adapter+rag"
         ("prompt_id", pa.string()),
+        ("group", pa.string()),  # examples about one thing; null where one stands for itself
         ("prompt", pa.string()),
         ("reference", pa.string()),
         ("response", pa.string()),

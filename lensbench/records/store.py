@@ -95,6 +95,7 @@ class RecordStore:
                 "Give this run another folder with --out, or delete that one."
             )
         if earlier["status"] == "complete":  # but a table was lost
+            self.tidy()
             self.write_manifest(manifest)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -183,10 +184,14 @@ class RecordStore:
         return pa.Table.from_pylist(rows, schema=PROBLEMS)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """The tables are whole: say so, then drop the parts and what killed writers left behind."""
+        """The tables are whole: say so, then tidy up."""
         self.write_manifest({**manifest, "status": "complete"})
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop the parts of a complete record, and what killed writers left behind."""
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
-        for torn in self.folder.glob(".*.part"):
+        for torn in self.folder.rglob(".*.part"):
             torn.unlink(missing_ok=True)
 
     def _part(self, number: int, name: str = "") -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lensbench.report.tables import Table
 BASE = "base"
 CONDITIONS = (BASE, "adapter", "rag", "adapter+rag")
 FEW = 100  # examples
+FEW_GROUPS = 20
 SHOWN_EXAMPLES = 3  # in the report itself; examples.md has more
 
 
@@ -83,7 +84,8 @@ def tables(record: SecondRecord) -> dict[str, Table]:
         "Results",
         results(record),
         "Means over the same examples in every condition; differences are paired with the base, "
-        "example by example. Corpus BLEU and perplexity follow from sums over examples.",
+        "example by example. Groups: examples that the data call one group, or single ones; "
+        "intervals draw whole groups. Corpus BLEU and perplexity follow from sums over examples.",
     )
     return {table.name: table}
 
@@ -91,14 +93,15 @@ def tables(record: SecondRecord) -> dict[str, Table]:
 def results(record: SecondRecord) -> pd.DataFrame:
     """One row per metric and condition, intervals and paired differences in columns of numbers."""
     examples_of = by_condition(record)
+    groups = _groups(next(iter(examples_of.values())))
     rows = []
     for name, metric in METRICS.items():
         terms = {c: metric.terms(own) for c, own in examples_of.items()}
         for condition, own in terms.items():
-            value = summed_bootstrap(own, metric.of_sums)
+            value = summed_bootstrap(own, metric.of_sums, groups)
             difference = None
             if condition != BASE:
-                difference = _difference(own, terms[BASE], metric.of_sums)
+                difference = _difference(own, terms[BASE], metric.of_sums, groups)
             rows.append(_row(condition, name, value, difference))
     return pd.DataFrame(rows)
 
@@ -119,11 +122,22 @@ def by_condition(record: SecondRecord) -> dict[str, pd.DataFrame]:
     return {condition: own.loc[shared] for condition, own in found.items()}
 
 
-def _difference(own: Floats, base: Floats, of_sums: Callable[[Floats], Floats]) -> Estimate:
+def _groups(rows: pd.DataFrame) -> list[str]:
+    """The group that each example is drawn with: the data's, or the example itself."""
+    own = [f"example {i}" for i in rows.index]
+    named = rows["group"].tolist()
+    return [o if numbers.is_missing(g) else f"group {g}" for o, g in zip(own, named, strict=True)]
+
+
+def _difference(
+    own: Floats, base: Floats, of_sums: Callable[[Floats], Floats], groups: Sequence[str]
+) -> Estimate:
     """The metric minus the base's, both from the same drawn examples."""
     k = own.shape[1]
     both = np.hstack([own, base])
-    return summed_bootstrap(both, lambda sums: of_sums(sums[..., :k]) - of_sums(sums[..., k:]))
+    return summed_bootstrap(
+        both, lambda sums: of_sums(sums[..., :k]) - of_sums(sums[..., k:]), groups
+    )
 
 
 def _row(
@@ -134,6 +148,7 @@ def _row(
         "condition": condition,
         "metric": metric,
         "n": value.n,
+        "groups": value.n_clusters,
         "value": value.value,
         "low": value.low,
         "high": value.high,
@@ -156,7 +171,7 @@ def difference_of(row: Mapping[Any, Any]) -> Estimate:
 
 def _estimate(row: Mapping[Any, Any], *columns: str) -> Estimate:
     value, low, high = (None if numbers.is_missing(row[c]) else float(row[c]) for c in columns)
-    return Estimate(value, low, high, row["n"], row["n"], row["reason"] or "the base itself")
+    return Estimate(value, low, high, row["n"], row["groups"], row["reason"] or "the base itself")
 
 
 def shown(table: Table) -> pd.DataFrame:
@@ -167,6 +182,7 @@ def shown(table: Table) -> pd.DataFrame:
                 "metric": METRICS[row["metric"]].label,
                 "condition": row["condition"],
                 "n": row["n"],
+                "groups": row["groups"],
                 "value": value_of(row),
                 "difference to base": None if row["condition"] == BASE else difference_of(row),
             }
@@ -265,6 +281,12 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
     n, lines = int(frame["n"].max()), []
     if n < FEW:
         lines.append(f"Few examples: {n} (table Results).")
+    groups = int(frame["groups"].max())
+    if groups < FEW_GROUPS and n:
+        lines.append(
+            f"Few groups: the {n} examples are of {groups} (table Results); intervals over so few "
+            "are too narrow."
+        )
     cut = record.manifest["context_cut"]
     if cut["examples"]:
         lines.append(

@@ -138,36 +138,44 @@ def paired_difference(
     )
 
 
-def summed_bootstrap(terms: ArrayLike, of_sums: Callable[[Floats], Floats]) -> Estimate:
+def summed_bootstrap(
+    terms: ArrayLike, of_sums: Callable[[Floats], Floats], clusters: Sequence[object] | None = None
+) -> Estimate:
     """A number that follows from the examples' sums, with a 95 % interval over examples.
 
     `terms` [n, k] are each example's terms; `of_sums` takes their sums [..., k] to the number
     [...]: a mean from (value, 1), perplexity from (bits, tokens), corpus BLEU from its counts. Two
     conditions' terms side by side make it a paired difference. Rows with a NaN are left out.
+    `clusters` names the group of each example, drawn as a whole; None lets each stand for itself.
     """
     array = np.asarray(terms, dtype=np.float64)
-    array = array[~np.isnan(array).any(axis=1)]
-    n, k = array.shape
+    keep = ~np.isnan(array).any(axis=1)
+    names = np.arange(len(array)) if clusters is None else np.asarray(clusters, dtype=object)
+    codes, own = pd.factorize(names[keep], sort=True)
+    n, k = int(keep.sum()), len(own)
     if n == 0:
         return Estimate(None, None, None, 0, 0, "no examples")
-    value = float(of_sums(array.sum(0)))
-    if n < 2:
-        return Estimate(value, None, None, n, n, "1 example: no interval")
+    sums = np.zeros((k, array.shape[1]))
+    np.add.at(sums, codes, array[keep])  # [cluster, term]
+    value = float(of_sums(sums.sum(0)))
+    if k < 2:
+        what = "example" if n == 1 else "group of examples"
+        return Estimate(value, None, None, n, k, f"1 {what}: no interval")
 
     def resampled(drawn: NDArray[np.intp], axis: int = -1) -> Floats:
-        return of_sums(array[np.moveaxis(drawn, axis, -1)].sum(-2))  # [resamples]
+        return of_sums(sums[np.moveaxis(drawn, axis, -1)].sum(-2))  # [resamples]
 
     interval = stats.bootstrap(
-        (np.arange(n),),
+        (np.arange(k),),
         resampled,
         n_resamples=N_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
-        batch=max(1, _MOST_DRAWN // (n * k)),
+        batch=max(1, _MOST_DRAWN // sums.size),
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), n, n)
+    return Estimate(value, float(interval.low), float(interval.high), n, k)
 
 
 def late_binding_verdict(estimate: Estimate) -> Verdict:
