@@ -123,7 +123,7 @@ class ResponseTrainer(Trainer):
         assert num_items_in_batch is not None
         loss = self.response_nats(model, inputs) / num_items_in_batch
         if not bool(loss.isfinite()):
-            self._refuse("loss", float(loss), self.state.global_step + 1)
+            self._refuse("loss", loss.item(), self.state.global_step + 1)
         return loss
 
     def response_nats(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -174,8 +174,8 @@ class ResponseTrainer(Trainer):
         kept = latest(Path(self.args.output_dir))
         where = f"the last good checkpoint is {kept}" if kept else "no checkpoint was due before"
         raise ModelError(
-            f"The {what} is {value} in step {step}, so training stopped; {where}. Train into another folder with a smaller --learning-rate, more --warmup or "
-            "--bits 32."
+            f"The {what} is {value} in step {step}, so training stopped; {where}. Train into "
+            "another folder with a smaller --learning-rate, more --warmup or --bits 32."
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
