@@ -205,7 +205,7 @@ def test_merging_gives_back_what_was_asked_and_what_was_said(
 
 
 def test_what_cannot_be_merged_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
-    prompts = "id,prompt,group\na,Ask a,g\nb,Ask b,\na,Again,\nc,,\nd,Ask d,\n,nobody,\n,,\ne,x\n"
+    prompts = "id,prompt,group\na,Ask a,g\nb,Ask b,\na,Again,\nc,,\nd,Ask d,\n,nobody,\n,,\ne,x\na,Third,\n"
     responses = "id,response,score\nb,B,1\na,A,2\nz,Z,3\nc,C,4\nb,B2,5\nd, ,6\n"
     merged, problems = merge(saved(tmp_path, prompts, "p.csv"), saved(tmp_path, responses, "r.csv"))
     assert merged == [Pair("a", "Ask a", "A", group="g"), Pair("b", "Ask b", "B")]
@@ -216,6 +216,7 @@ def test_what_cannot_be_merged_is_listed_and_the_rest_goes_on(tmp_path: Path) ->
         ("p.csv, row 8", "the id is missing or empty"),
         ("p.csv, row 8", "the prompt is empty"),
         ("p.csv, row 9", "it has 2 cells, the header 3"),
+        ("p.csv, row 10, id a", "the id was used in row 2 before"),
         ("r.csv, row 6, id b", "the id was used in row 2 before"),
         ("r.csv, row 7, id d", "the response is empty"),
         ("r.csv, row 4, id z", "no prompt has this id in p.csv"),

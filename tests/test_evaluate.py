@@ -27,7 +27,7 @@ from lensbench.quantized.infer import ModelChoice
 from lensbench.quantized.likelihood import response_bits
 from lensbench.quantized.load import load_quantized
 from lensbench.quantized.questions import Retrieved
-from lensbench.records.schema import EVALUATION
+from lensbench.records.schema import EVALUATION, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +81,8 @@ def adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if "lora_" in name:
                 weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
     peft_model.save_pretrained(folder)
-    manifest = {"model": hashes(llama.folder), "settings": {"style": "none"}}
+    manifest = {"schema_version": SCHEMA_VERSION, "kind": "training", "status": "complete"}
+    manifest |= {"model": hashes(llama.folder), "settings": {"style": "none"}}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
@@ -319,6 +320,24 @@ def test_an_adapter_of_another_base_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match="other weights"):
         evaluate(choice(gpt2.folder, adapter), spec_of(data), tmp_path / "out")
+
+
+def test_a_folder_without_an_adapter_is_named(llama: Case, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere holds no adapter"):
+        evaluate(choice(llama.folder, tmp_path / "nowhere"), spec_of(data, style=None), tmp_path)
+
+
+def test_an_adapter_of_unknown_style_is_asked_in_the_models(
+    llama: Case, adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "adapter"
+    copy.mkdir()
+    for file in adapter.iterdir():
+        if file.name != "manifest.json":
+            (copy / file.name).write_bytes(file.read_bytes())
+    evaluate(choice(llama.folder, copy), spec_of(data, style=None, limit=1), tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["settings"]["style"] == "none"
 
 
 def test_examples_none_of_which_fits_are_an_input_problem(llama: Case, tmp_path: Path) -> None:

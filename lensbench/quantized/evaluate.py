@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import locate
 from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.adapter import MANIFEST
+from lensbench.quantized.adapter import read_config
 from lensbench.quantized.batching import in_pieces, plan
 from lensbench.quantized.examples import end_tokens
 from lensbench.quantized.generate import Decoding, generate
@@ -165,11 +164,12 @@ def _settings(
 
 
 def _own_style(model: ModelChoice | AdaptedModel) -> str:
-    """The style that the adapter was trained in; without one, the model's default."""
+    """The style that the adapter was trained in; where that is not known, the model's default."""
     if model.adapter is not None:
-        manifest = json.loads((model.adapter / MANIFEST).read_text(encoding="utf-8"))
-        if "style" in manifest["settings"]:
-            return str(manifest["settings"]["style"])
+        read_config(model.adapter)  # there is an adapter at all
+        trained = RecordStore(model.adapter, model.name, "training").manifest()
+        if trained is not None and "style" in trained["settings"]:
+            return str(trained["settings"]["style"])
     with quiet():
         return default_style(open_tokenizer(_folder(model)))
 
