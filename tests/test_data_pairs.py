@@ -205,7 +205,8 @@ def test_merging_gives_back_what_was_asked_and_what_was_said(
 
 
 def test_what_cannot_be_merged_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
-    prompts = "id,prompt,group\na,Ask a,g\nb,Ask b,\na,Again,\nc,,\nd,Ask d,\n,nobody,\n,,\ne,x\na,Third,\n"
+    prompts = "id,prompt,group\na,Ask a,g\nb,Ask b,\na,Again,\nc,,\n"
+    prompts += "d,Ask d,\n,nobody,\n,,\ne,x\na,Third,\n"
     responses = "id,response,score\nb,B,1\na,A,2\nz,Z,3\nc,C,4\nb,B2,5\nd, ,6\n"
     merged, problems = merge(saved(tmp_path, prompts, "p.csv"), saved(tmp_path, responses, "r.csv"))
     assert merged == [Pair("a", "Ask a", "A", group="g"), Pair("b", "Ask b", "B")]

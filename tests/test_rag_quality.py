@@ -69,11 +69,13 @@ def test_the_place_is_that_of_the_first_piece(index: Index) -> None:
 
 def test_words_weigh_as_tf_idf_does_by_hand(database_address: str) -> None:
     texts = {"a": "red red apple", "b": "red", "c": "green pear"}
+    texts |= {f"x{i:02d}": "something else" for i in range(30)}
     with create_index(f"{database_address}#words", load_embedder(device="cpu")) as index:
         index.add([Document(name, text, {}, name) for name, text in texts.items()])
         asked = [Labelled(f"{i}", q, "a") for i, q in enumerate(["red", "an apple", "pear"])]
-        # "red" is all of b and only a part of a; "pear" leaves a and b alike, so the id decides.
-        assert [placed.rank for placed in by_words(index, asked)] == [2, 1, 2]
+        # "red" is all of b and a part of a; "pear" leaves a and b alike, so the id decides.
+        asked.append(Labelled("3", "pear", "x05"))
+        assert [placed.rank for placed in by_words(index, asked)] == [2, 1, 2, 9]
 
 
 def test_the_shipped_questions_are_answered_by_meaning(database_address: str) -> None:

@@ -9,6 +9,8 @@ import os
 import pwd
 import shutil
 import signal
+import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -53,12 +55,21 @@ def kill_server(pid: int) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
+def wait_for_stop(folder: Path) -> None:
+    """Nobody does anything, and the server goes."""
+    deadline = time.monotonic() + 120
+    while server_pid(folder) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]:
     """Another process at work (the loaded model goes with it), and a line to it."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there, *arguments))
     process.start()
+    there.close()  # or nobody would notice when the process dies
     return process, here
 
 
@@ -81,12 +92,14 @@ def test_a_killed_build_loses_nothing_and_the_same_call_finishes(
         line.recv()
         line.send("go on")
     assert line.recv() == batches * BATCH
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
     server = server_pid(folder)
     assert server is not None
     if server_too:
         kill_server(server)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    if not server_too:
+        wait_for_stop(folder)
     with open_index(folder) as index:
         assert index.count() == batches * BATCH
         assert index.facts()["complete"] is False
@@ -209,6 +222,7 @@ def as_nobody(line: Connection, folder: Path, bert: Embedder) -> None:
     nobody = pwd.getpwnam("nobody")
     os.setgid(nobody.pw_gid)
     os.setuid(nobody.pw_uid)
+    sys.executable = shutil.which("true")  # root's own Python may be out of this user's reach
     with create_index(folder / "index", bert) as index:
         index.add(DOCUMENTS[:5])
         line.send(index.count())

