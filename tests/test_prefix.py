@@ -282,7 +282,7 @@ def test_losses_are_those_of_a_run_without_it(
 def test_the_same_in_fewer_bits(
     bits: Any, llama: Case, data: Path, held_out: Path, tmp_path: Path
 ) -> None:
-    spec = spec_of(llama, data, held_out, tmp_path, bits=bits, int8_threshold=0.0)
+    spec = spec_of(llama, data, held_out, tmp_path, bits=bits)
     require_close(both(spec, tmp_path), 1e-3)
 
 

@@ -67,7 +67,7 @@ def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]
     """Another process at work (the loaded model goes with it), and a line to it."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    process = context.Process(target=work, args=(there, *arguments))
+    process = context.Process(target=work, args=(there, *arguments), daemon=True)
     process.start()
     there.close()  # or nobody would notice when the process dies
     return process, here

@@ -28,20 +28,20 @@ from lensbench.quantized.lora import Lora, adapt, block_list, match
 from lensbench.quantized.pairs import Pair
 from lensbench.quantized.trainer import Frozen, ResponseTrainer
 
-# TinyLlama's shape with every width divided by four; random weights take as long as learned ones.
+# TinyLlama's shape with every width halved; random weights take as long as learned ones.
 SHAPE = {
-    "vocab_size": 8000,
-    "hidden_size": 512,
-    "intermediate_size": 1408,
+    "vocab_size": 16000,
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
     "num_hidden_layers": 22,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 1,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
 LORA = Lora(layers="15-20", dropout=0.05)
-N_EXAMPLES, N_TOKENS, N_PROMPT, BATCH = 16, 128, 64, 4
+N_EXAMPLES, N_TOKENS, N_PROMPT, BATCH = 8, 128, 64, 4
 PLAIN, RECIPE, OURS = "PEFT, plain Trainer", "the k-bit recipe", "lensbench --cache-prefix"
 
 Job = Callable[[], Any]
@@ -66,7 +66,7 @@ PEERS = (
 
 
 def bench(
-    rounds: Annotated[int, typer.Option(min=1, help="Timed epochs after a warm-up.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed epochs after a warm-up.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
     memory_of: Annotated[int | None, typer.Option(hidden=True)] = None,
     model: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -113,10 +113,10 @@ def prepare(peer: Peer, folder: Path) -> Job:
     """
     torch.manual_seed(0)
     loaded = load_quantized(folder, peer.bits, None, "cpu")  # type: ignore[arg-type]
-    quantised = prepare_base(loaded)
+    prepare_base(loaded)
     arguments = _arguments()
     if peer.name == OURS:
-        trainer = _ours(loaded, quantised, arguments, folder)
+        trainer = _ours(loaded, arguments, folder)
     else:
         trainer = _plain(loaded, arguments, checkpointing=peer.name == RECIPE)
     trainer.remove_callback(PrinterCallback)
@@ -150,9 +150,7 @@ def _inputs(examples: Sequence[Example], items: Sequence[int]) -> dict[str, Any]
     return inputs | {"use_cache": False}
 
 
-def _ours(
-    loaded: AdaptedModel, quantised: Sequence[Any], arguments: TrainingArguments, folder: Path
-) -> Trainer:
+def _ours(loaded: AdaptedModel, arguments: TrainingArguments, folder: Path) -> Trainer:
     examples = _examples()
     matched = match(loaded.hf, LORA)
     adapted = adapt(loaded.hf, matched, LORA, "bench")
@@ -162,7 +160,7 @@ def _ours(
     states = prefix.state_file(where, ids, 2048, loaded.d_model, torch.float32, {})
     prefix.write_states(states, loaded.hf, blocks[first], ids, 2048)
     frozen = Frozen(states, prefix.release(blocks, first))
-    return ResponseTrainer(adapted, arguments, examples, N_EXAMPLES, 2048, quantised, frozen)
+    return ResponseTrainer(adapted, arguments, examples, N_EXAMPLES, 2048, frozen)
 
 
 def _examples() -> list[Example]:
@@ -211,7 +209,7 @@ def _markdown(rounds: int, seconds: Sequence[Sequence[float]], memory: Sequence[
             "",
             f"LoRA of rank {LORA.rank} on q, k, v, o of blocks {LORA.layers} of "
             f"{SHAPE['num_hidden_layers']}, in a random model of TinyLlama's shape with every "
-            f"width divided by four (width {SHAPE['hidden_size']}, vocabulary "
+            f"width halved (width {SHAPE['hidden_size']}, vocabulary "
             f"{SHAPE['vocab_size']:,}); {N_EXAMPLES} examples of {N_TOKENS} tokens, half of them "
             f"response, {BATCH} at a time. Time is of a later epoch, the cache being written, as a "
             f"multiple of lensbench's at the same precision, paired within each of {rounds} "
@@ -223,9 +221,8 @@ def _markdown(rounds: int, seconds: Sequence[Sequence[float]], memory: Sequence[
             ),
             "",
             "The k-bit recipe is prepare_model_for_kbit_training with gradient checkpointing. "
-            "Whatever is not quantised computes in float32, in all of them. In 8 bits the peers "
-            "leave activations unquantised while they train (bitsandbytes' own choice on a CPU); "
-            "lensbench computes as inference does.",
+            "In 8 bits all of them take int8 weights times float32 activations, as bitsandbytes "
+            "trains on a CPU; whatever is not quantised is in float32.",
             "",
             made_by("bench-training"),
             "",

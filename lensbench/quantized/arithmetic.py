@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from lensbench.quantized.precision import quantised_types
 
@@ -17,24 +16,26 @@ _TOKENS = 64  # rows of the product that is timed
 _ROUNDS = 3
 
 
-def prepare_base(model: AdaptedModel) -> list[nn.Module]:
-    """Make a base ready to train on, in place; returns the modules to keep in inference mode.
+def prepare_base(model: AdaptedModel) -> None:
+    """Make a quantised base ready to train on, in place: one arithmetic in all that follows.
 
-    Those are the quantised ones: bitsandbytes would otherwise train with other arithmetic than
-    that of inference (on a CPU, int8 layers then leave activations unquantised). Gradients flow
-    through them all the same, by the dequantised weights. On a CPU, whatever is not quantised
-    computes in float32, since the backward pass in bfloat16 is many times slower there.
+    On a CPU, bitsandbytes takes int8 weights times unquantised activations while a layer is in
+    training mode, and quantises activations otherwise. Its layers are held in training mode here,
+    so that training, evaluation and cached states agree, and no row depends on its neighbours. (On
+    an accelerator it makes no difference.) Gradients flow through the dequantised weights. Whatever
+    is not quantised computes in float32 on a CPU: a backward pass in bfloat16 is many times slower.
     """
     kinds = quantised_types(model.bits)
-    quantised = [module for module in model.base.modules() if isinstance(module, kinds)]
+    quantised: list[Any] = [m for m in model.base.modules() if isinstance(m, kinds)]
+    for module in quantised:
+        module.training = True
+        module.train = lambda mode=True, own=module: own
     if quantised and model.device.type == "cpu":
         for tensor in [*model.base.parameters(), *model.base.buffers()]:
             if tensor.is_floating_point():
                 tensor.data = tensor.data.float()
-        if model.bits == 4:
-            for module in quantised:
-                module.compute_dtype = torch.float32  # type: ignore[assignment]
-    return quantised
+        for module in quantised:
+            module.compute_dtype = torch.float32  # nf4's; int8 computes in what comes in
 
 
 def bfloat16_slowdown(d_model: int) -> float:

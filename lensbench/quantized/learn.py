@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.source import locate
+from lensbench.errors import ModelError
 from lensbench.quantized import prefix
 from lensbench.quantized.arithmetic import bfloat16_slowdown, prepare_base
+from lensbench.quantized.batching import is_out_of_memory
 from lensbench.quantized.examples import TrainingData
 from lensbench.quantized.load import AdaptedModel, load_quantized
 from lensbench.quantized.lora import Matched, adapt, block_list
@@ -23,7 +26,6 @@ from lensbench.records.store import RecordStore
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import nn
     from transformers import TrainingArguments
 
     from lensbench.quantized.trainer import Frozen, ResponseTrainer
@@ -52,7 +54,7 @@ def learn(
 
     report(f"loading {spec.model}", 0, 0, None)
     model = load_quantized(spec.model, spec.bits, None, spec.device, spec.int8_threshold)
-    quantised = prepare_base(model)
+    prepare_base(model)
     _mention_arithmetic(model, notify)
     manifest = new_manifest(model.facts(), settings, "training")
     store.start(manifest)
@@ -73,10 +75,25 @@ def learn(
     checkpoint = latest(spec.out / CHECKPOINTS)
     manifest["resumed_from_step"] = _step(checkpoint) if checkpoint else None
     if checkpoint is None or not _is_last(checkpoint):
-        trainer = _trainer(spec, data, adapted, quantised, frozen, checkpoint, report)
-        with quiet():
+        trainer = _trainer(spec, data, adapted, frozen, checkpoint, report)
+        with quiet(), _enough_memory():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return manifest
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say what takes less memory when there is too little of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            "There is too little memory for a training step. Try a smaller --batch-size with more "
+            "--gradient-accumulation (the same steps), a smaller --max-length, upper --layers with "
+            "--cache-prefix, or fewer --bits. Give another folder, for these are other settings."
+        ) from error
 
 
 def _public_name(spec: TrainSpec) -> str:
@@ -123,7 +140,7 @@ def _freeze(
         spec.out / PREFIX, token_ids, BATCH_TOKENS, model.d_model, model.base.dtype, facts
     )
     notify(f"prefix cache: {states.n_tokens:,} tokens, {states.n_bytes / 1e6:,.1f} MB on disk")
-    if spec.bits == 8 and spec.int8_threshold:
+    if spec.bits == 8 and spec.int8_threshold and model.device.type != "cpu":
         notify(
             "LLM.int8 picks outlier columns over a whole batch, so cached states differ a little "
             "from those of a training batch; --int8-threshold 0 makes them equal"
@@ -143,7 +160,6 @@ def _trainer(
     spec: TrainSpec,
     data: TrainingData,
     adapted: PeftModel,
-    quantised: Sequence[nn.Module],
     frozen: Frozen | None,
     checkpoint: Path | None,
     report: Report,
@@ -159,7 +175,6 @@ def _trainer(
         data.examples,
         data.n_train,
         BATCH_TOKENS,
-        in_inference_mode=quantised,
         frozen=frozen,
         report=lambda step, steps, loss: report("training", step, steps, loss),
     )

@@ -72,16 +72,11 @@ class ResponseTrainer(Trainer):
         examples: Sequence[Example],
         n_train: int,
         eval_tokens: int,
-        in_inference_mode: Sequence[nn.Module] = (),
         frozen: Frozen | None = None,
         report: Report = lambda *_: None,
     ) -> None:
-        """The first `n_train` of `examples` are trained on, the others evaluated.
-
-        `in_inference_mode` are modules that compute as in inference while the others train.
-        """
+        """The first `n_train` of `examples` are trained on, the others evaluated."""
         self.examples, self.n_train, self.frozen = examples, n_train, frozen
-        self.in_inference_mode = in_inference_mode
         self.control: Any
         self.eval_batches = self._plan_evaluation(eval_tokens)
         super().__init__(
@@ -128,8 +123,6 @@ class ResponseTrainer(Trainer):
 
     def response_nats(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """-ln p of all response tokens of a batch, summed."""
-        for module in self.in_inference_mode:
-            module.training = False
         labels = inputs["labels"][:, 1:]  # [batch, pos - 1]: what position t should say next
         if self.frozen is not None:
             states = self.frozen.states.batch(inputs["items"].tolist())
