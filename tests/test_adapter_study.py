@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lensbench.cli import app
 from lensbench.quantized.pairs import Pair
 from lensbench.quantized.rag.index import open_index
-from lensbench.quantized.sources import general_pairs
+from lensbench.quantized.shipped import general_pairs
 from lensbench.runs.adapter_spec import AdapterSpec
 from lensbench.runs.adapter_study import run_study, shuffled
 

@@ -9,7 +9,8 @@ import pytest
 
 from lensbench.errors import InputProblems, ModelError
 from lensbench.quantized.pairs import Pair
-from lensbench.quantized.sources import general_pairs, pairs_of
+from lensbench.quantized.shipped import general_pairs
+from lensbench.quantized.sources import pairs_of
 
 
 def test_the_general_pairs_ship_and_are_whole() -> None:

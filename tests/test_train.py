@@ -778,6 +778,14 @@ def test_a_second_process_is_kept_out(
 # --- bad input ----------------------------------------------------------------------------------
 
 
+def test_the_longest_example_follows_a_model_with_little_room(
+    llama: Case, data: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(llama, data, None, tmp_path / "a", max_length=None, max_steps=1)
+    train(spec)
+    assert manifest_of(spec.out)["settings"]["max_length"] == 64
+
+
 def test_all_problems_come_at_once(llama: Case, tmp_path: Path) -> None:
     rows = [{"id": "a", "instruction": "word " * 99, "response": "x"}]
     data = write_rows(tmp_path / "long.jsonl", rows)

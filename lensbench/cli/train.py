@@ -43,8 +43,12 @@ def train(
         typer.Option(help="Default: chat for rows of messages, else alpaca."),
     ] = None,
     max_length: Annotated[
-        int, typer.Option(help="Tokens of an example; a longer response is cut, and listed.")
-    ] = 512,
+        int | None,
+        typer.Option(
+            help="Tokens of an example; a longer response is cut, and listed. Default: 512, or the "
+            "model's context where that is shorter."
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Times through the data.")] = 3,
     max_steps: Annotated[
         int | None, typer.Option(help="Stop after so many steps, whatever the epochs.")
@@ -133,7 +137,7 @@ def _run(spec: TrainSpec) -> None:
             trained = learn(spec, report, notify)
         show_problems(trained.problems)
         if trained.cut:
-            notify(f"{len(trained.cut)} examples were cut to --max-length {spec.max_length}:")
+            notify(f"{len(trained.cut)} examples were cut to fit (--max-length):")
             for problem in trained.cut[:5]:
                 notify(f"  {problem.where}: {problem.what}")
         with messages.status("writing the report"):

@@ -160,19 +160,19 @@ class TrainingData:
     settings: dict[str, Any]
 
 
-def training_data(spec: TrainSpec, folder: Path) -> TrainingData:
-    """Both files read, parted and tokenised."""
+def training_data(spec: TrainSpec, folder: Path, n_ctx: int) -> TrainingData:
+    """Both files read, parted and tokenised, for a model with room for `n_ctx` tokens."""
     train_set = read_pairs(spec.data)
     eval_set = read_pairs(spec.eval_data) if spec.eval_data is not None else None
     style = spec.style or style_of(spec.data)
     train_pairs, eval_pairs = _parted(spec, train_set, eval_set)
     with quiet():
         tokenizer = open_tokenizer(folder)
-    ends = end_tokens(tokenizer, folder)
-    parts = [encode(tokenizer, ends, train_pairs, style, spec.max_length, train_set.name)]
+    ends, max_length = end_tokens(tokenizer, folder), spec.length_in(n_ctx)
+    parts = [encode(tokenizer, ends, train_pairs, style, max_length, train_set.name)]
     if eval_pairs:
         name = (eval_set or train_set).name
-        parts.append(encode(tokenizer, ends, eval_pairs, style, spec.max_length, name))
+        parts.append(encode(tokenizer, ends, eval_pairs, style, max_length, name))
     return TrainingData(
         examples=[example for part in parts for example in part.examples],
         n_train=len(parts[0].examples),
@@ -180,6 +180,7 @@ def training_data(spec: TrainSpec, folder: Path) -> TrainingData:
         problems=_left_out(train_set, eval_set, parts),
         settings={
             "style": style,
+            "max_length": max_length,
             "data": train_set.name,
             "data_sha256": train_set.sha256,
             "eval_data": eval_set.name if eval_set else None,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.quantized.docstrings import docstring_pairs
 from lensbench.quantized.pairs import Pair, read_pairs
+from lensbench.quantized.shipped import general_pairs
 
 GENERAL, DOCSTRINGS = "general", "docstrings"
-_DATA = resources.files("lensbench").joinpath("quantized", "datasets")
 _COLUMNS = ("instruction", "output")  # of an Alpaca data set; `input` is optional
 
 
@@ -36,13 +34,6 @@ def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
     what = "there is no such file, shipped set or data set on the hub"
     remedy = f"Give {GENERAL}, {DOCSTRINGS}, a .jsonl or .csv file, or org/name."
     raise InputProblems([Problem(source, what, remedy)])
-
-
-def general_pairs() -> list[Pair]:
-    """The general questions and answers written for lensbench; each is a group of its own."""
-    text = _DATA.joinpath(f"{GENERAL}.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return [Pair(row["id"], row["question"], row["answer"]) for row in rows]
 
 
 def _hub_pairs(name: str) -> tuple[list[Pair], list[Problem]]:

@@ -100,13 +100,13 @@ def _checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
     config = open_config(folder)
     found: list[Any] = []
     n_ctx = int(config.get_text_config().max_position_embeddings)
-    if spec.max_length > n_ctx:
+    if spec.length_in(n_ctx) > n_ctx:
         remedy = f"Give at most {n_ctx}."
         problems.append(Problem("max_length", f"the model has room for {n_ctx} tokens", remedy))
     with _gathering(problems), quiet():
         found.append(match(empty_model(config), spec.lora))
     with _gathering(problems):
-        found.append(training_data(spec, folder))
+        found.append(training_data(spec, folder, n_ctx))
     if problems:
         raise InputProblems(list(dict.fromkeys(problems)))
     return found[1], found[0]
@@ -128,7 +128,6 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
         **data.settings,
         "bits": spec.bits,
         "int8_threshold": spec.int8_threshold if spec.bits == 8 else None,
-        "max_length": spec.max_length,
         "epochs": spec.epochs,
         "max_steps": spec.max_steps,
         "batch_size": spec.batch_size,

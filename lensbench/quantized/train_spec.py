@@ -11,12 +11,15 @@ from lensbench.quantized.lora import Lora
 from lensbench.quantized.precision import Bits
 from lensbench.quantized.style import Style
 
+DEFAULT_LENGTH = 512  # tokens
+
 
 @dataclass(frozen=True)
 class TrainSpec:
     """What is trained on what, and how.
 
-    `style` None is chat for rows of messages, else alpaca. A step counts `batch_size` times
+    `style` None is chat for rows of messages, else alpaca; `max_length` None is 512 tokens, or the
+    model's context where that is shorter. A step counts `batch_size` times
     `gradient_accumulation` examples; `max_steps` ends training early. `warmup` is the share of
     steps in which the learning rate rises; then it falls by a cosine to zero. Evaluation is on
     `eval_data`, else on a share of the data.
@@ -30,7 +33,7 @@ class TrainSpec:
     int8_threshold: float = 6.0
     device: str | None = None
     style: Style | None = None
-    max_length: int = 512
+    max_length: int | None = None
     epochs: int = 3
     max_steps: int | None = None
     batch_size: int = 8
@@ -43,6 +46,10 @@ class TrainSpec:
     cache_prefix: bool = False
     checkpoint_every: int = 50
     n_examples: int = 4
+
+    def length_in(self, n_ctx: int) -> int:
+        """Most tokens of an example, for a model with room for `n_ctx`."""
+        return min(DEFAULT_LENGTH, n_ctx) if self.max_length is None else self.max_length
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the numbers."""

@@ -133,8 +133,6 @@ def how_made(manifest: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores, {gib:.0f} GiB, {machine['os']}; "
         f"{manifest['created']}, {manifest['wall_s']:.0f} s.",
     ]
-    if manifest.get("command"):
-        lines.append(f"Command: {manifest['command']}")
     return [markdown(line) for line in lines]
 
 
