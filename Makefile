@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Several files of tests at once; those of one file stay together, for they share what is slow to make.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
@@ -27,10 +29,10 @@ demo: models  ## the main job on two real models: records, reports, figures
 
 test: $(READY)  ## the tests, in under 10 minutes
 	$(BIN)/lensbench pull smollm2-135m
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: models  ## all tests, the slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-tl3:  ## the wrapper over a HookedTransformer, in an environment of its own
 	$(PYTHON) -m venv .venv-tl3

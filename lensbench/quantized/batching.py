@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 
 from lensbench.checkpoints.devices import memory_available
+from lensbench.quantized.precision import cached_numbers
 
 if TYPE_CHECKING:
     from lensbench.quantized.load import AdaptedModel
@@ -39,11 +40,8 @@ def default_batch_size(model: AdaptedModel, n_prompt_tokens: int, max_new_tokens
 def row_bytes(model: AdaptedModel, n_prompt_tokens: int, max_new_tokens: int) -> int:
     """Bytes that one row takes at most: its key/value cache, its widest activations, its logits."""
     config, width = model.base.config.get_text_config(), model.base.dtype.itemsize
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    cache = 2 * model.n_layers * kv_heads * head_dim * width * (n_prompt_tokens + max_new_tokens)
+    cache = cached_numbers(config) * width * (n_prompt_tokens + max_new_tokens)
     activations = (3 * inner + 4 * config.hidden_size) * width * n_prompt_tokens
     return int(cache + activations + _LOGIT_COPIES * 4 * config.vocab_size)
 

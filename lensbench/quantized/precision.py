@@ -61,11 +61,15 @@ def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
         for module in model.modules()
         if is_linear(module) and module is not head
     )
+    return Sizes(n_linear, int(model.num_parameters()) - n_linear, cached_numbers(config))
+
+
+def cached_numbers(config: Any) -> int:
+    """How many numbers the cache holds for a token: keys and values of all layers."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    n_cached = 2 * text.num_hidden_layers * heads * width
-    return Sizes(n_linear, int(model.num_parameters()) - n_linear, n_cached)
+    return 2 * int(text.num_hidden_layers * heads * width)
 
 
 def sizes_of_family(family: Family) -> Sizes:
