@@ -6,6 +6,8 @@ import datetime
 import statistics
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from lensbench.records.manifest import machine, versions
 
 
@@ -22,12 +24,16 @@ def ratios(seconds: Sequence[float], other: Sequence[float]) -> str:
 
 
 def made_by(target: str, more: dict[str, str] | None = None) -> str:
-    """The command, the day, the machine and the versions; `more` names other packages."""
+    """The command, the day, the machine and the versions; `more` names other packages.
+
+    The instruction set is what quantised kernels depend on most.
+    """
     host = machine()
     packages = versions("inference") | (more or {})
     return (
         f"Made by `make {target}` on {datetime.datetime.now(datetime.UTC).date()}: {host['cpu']}, "
-        f"{host['cores']} cores, {host['memory_bytes'] / 2**30:.0f} GiB; "
+        f"{host['cores']} cores, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{host['memory_bytes'] / 2**30:.0f} GiB; "
         + ", ".join(f"{package} {version}" for package, version in packages.items())
         + "."
     )
