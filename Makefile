@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-retrieval bench-training bench-inference bench-precision bench-memory clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-retrieval bench-recall bench-training bench-inference bench-precision bench-memory clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -65,6 +65,9 @@ bench-training: $(READY)  ## time and memory of training upper layers beside PEF
 
 bench-retrieval: $(READY)  ## time of a search among 10,000 and 100,000 vectors beside numpy
 	$(BIN)/python -m lensbench.bench.retrieval --out reports/bench
+
+bench-recall: $(READY)  ## does retrieval find the right document? beside a search by words
+	$(BIN)/python -m lensbench.bench.recall --out reports/bench
 
 clean:  ## remove environments, caches and runs (not the models)
 	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

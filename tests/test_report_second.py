@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
@@ -29,6 +31,7 @@ from lensbench.report.load import SecondRecord, load_second
 from lensbench.report.markdown import line_cell
 from lensbench.report.second import CHAPTERS, limitations
 from lensbench.report.statistics import summed_bootstrap
+from lensbench.report.tables import Table, to_csv
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +127,21 @@ def test_texts_cannot_break_out_of_their_cells(built: Path) -> None:
             assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
 
 
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", 'say "\r\n"', ",", "\n", ""])
+def test_any_text_comes_back_out_of_a_csv(text: str) -> None:
+    frame = pd.DataFrame({"token": [text, "z"], "count": [1, 2]})
+    written = to_csv(Table("t", "T", frame, "")).decode()
+    assert list(csv.reader(io.StringIO(written, newline="")))[1:] == [[text, "1"], ["z", "2"]]
+    assert written.startswith("token,count\n")
+    assert written.endswith("\nz,2\n")
+
+
 def test_texts_in_csv_are_no_formulas(tmp_path: Path) -> None:
     asked = fixture.responses()
     asked[0]["prompt_id"] = "=1+1"
     build_report([fixture.write(tmp_path, "inference", {"responses": asked})])
-    csv = pd.read_csv(tmp_path / "tables" / "responses.csv")
-    assert csv["prompt_id"][0] == "'=1+1"
+    table = pd.read_csv(tmp_path / "tables" / "responses.csv")
+    assert table["prompt_id"][0] == "'=1+1"
 
 
 def test_lines_keep_their_indentation_and_long_texts_say_that_they_are_cut() -> None:

@@ -224,11 +224,11 @@ def check(
     _show_problems(problems)
     if not rows:
         raise typer.BadParameter(f"{labelled.name} has no question that can be used")
-    measures = _measures(*placed)
+    found = measures(*placed)
     if json:
-        typer.echo(jsonlib.dumps(measures, indent=1, allow_nan=False))
+        typer.echo(jsonlib.dumps(found, indent=1, allow_nan=False))
     else:
-        _show_measures(measures, len(rows))
+        _show_measures(found, len(rows))
     if problems:
         raise typer.Exit(1)
 
@@ -307,7 +307,7 @@ def _filters(having: Sequence[str] | None) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs} or None
 
 
-def _measures(meaning: Sequence[Placed], words: Sequence[Placed]) -> list[dict[str, Any]]:
+def measures(meaning: Sequence[Placed], words: Sequence[Placed]) -> list[dict[str, Any]]:
     """Each measure under both searches, and the paired difference, with 95 % intervals."""
     from lensbench.quantized.rag.quality import DEEPEST, DEPTHS
     from lensbench.report.statistics import clustered_bootstrap
@@ -326,7 +326,7 @@ def _measures(meaning: Sequence[Placed], words: Sequence[Placed]) -> list[dict[s
     return rows
 
 
-def _show_measures(measures: Sequence[dict[str, Any]], n_questions: int) -> None:
+def _show_measures(found: Sequence[dict[str, Any]], n_questions: int) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -336,14 +336,15 @@ def _show_measures(measures: Sequence[dict[str, Any]], n_questions: int) -> None
     table.add_column("measure")
     for heading in ("by meaning", "by words (tf-idf)", "difference"):
         table.add_column(heading, justify="right")
-    for row in measures:
-        cells = [_cell(row[kind]) for kind in ("meaning", "words", "difference")]
+    for row in found:
+        cells = [measure_cell(row[kind]) for kind in ("meaning", "words", "difference")]
         table.add_row(row["measure"], *cells)
     results.print(table)
     results.print(f"{n_questions} questions; 95 % intervals", highlight=False)
 
 
-def _cell(estimate: dict[str, Any]) -> str:
+def measure_cell(estimate: dict[str, Any]) -> str:
+    """An estimate with its interval, in words."""
     if estimate["low"] == estimate["high"]:  # no interval, or no spread to make one from
         return f"{estimate['value']:.2f}"
     return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,11 +176,16 @@ def comparison_tables(
     return {table.name: table for table in tables}
 
 
+_QUOTED_OR_END = re.compile(r'("(?:[^"]|"")*")|\r\n')
+
+
 def to_csv(table: Table) -> bytes:
     """The table as CSV: an Estimate becomes value, low, high, n, clusters and reason columns."""
     text = io.StringIO()
-    _expanded(table.frame).to_csv(text, index=False, lineterminator="\n", float_format="%.9g")
-    return text.getvalue().encode("utf-8", errors="backslashreplace")
+    # With the line ends of RFC 4180 a lone "\r" in a cell is quoted too; with "\n" it is not.
+    _expanded(table.frame).to_csv(text, index=False, lineterminator="\r\n", float_format="%.9g")
+    rows = _QUOTED_OR_END.sub(lambda found: found[1] or "\n", text.getvalue())
+    return rows.encode("utf-8", errors="backslashreplace")
 
 
 def _expanded(frame: pd.DataFrame) -> pd.DataFrame:
