@@ -20,6 +20,7 @@ from lensbench.version import __version__
 
 if TYPE_CHECKING:
     from lensbench.errors import GateError, InputProblems, LensbenchError
+    from lensbench.lens.cached import lens_from_cache
     from lensbench.lens.gate import check_identities
     from lensbench.lens.result import LensResult, logit_lens
     from lensbench.models.load import load_model
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lensbench.quantized.train import train
     from lensbench.quantized.train_spec import TrainSpec
     from lensbench.report.build import build_report
+    from lensbench.residuals.cache import open_cache
     from lensbench.residuals.capture import residual_stream
     from lensbench.runs.run import run
     from lensbench.runs.spec import RunSpec
@@ -50,10 +52,12 @@ _HOME = {
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
     "generate": "lensbench.quantized.generate",
+    "lens_from_cache": "lensbench.lens.cached",
     "load_model": "lensbench.models.load",
     "load_prompts": "lensbench.prompts.sets",
     "load_quantized": "lensbench.quantized.load",
     "logit_lens": "lensbench.lens.result",
+    "open_cache": "lensbench.residuals.cache",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.runs.run",
     "train": "lensbench.quantized.train",
@@ -74,10 +78,12 @@ __all__ = [
     "build_report",
     "check_identities",
     "generate",
+    "lens_from_cache",
     "load_model",
     "load_prompts",
     "load_quantized",
     "logit_lens",
+    "open_cache",
     "residual_stream",
     "run",
     "train",

@@ -15,7 +15,7 @@ from lensbench.quantized.pairs import Pair
 from lensbench.quantized.rag.index import open_index
 from lensbench.quantized.shipped import general_pairs
 from lensbench.runs.adapter_spec import AdapterSpec
-from lensbench.runs.adapter_study import run_study, shuffled
+from lensbench.runs.adapter_study import run_adapter_study, shuffled
 
 CITIES = ("Berlin", "Paris", "Rome", "Oslo", "Madrid", "Vienna", "Prague", "Lisbon")
 
@@ -86,7 +86,7 @@ def test_bits_are_in_the_file_and_dtype_is_refused(study: Path, tmp_path: Path) 
 def test_an_unknown_source_stops_before_any_model_is_loaded(tmp_path: Path) -> None:
     spec = AdapterSpec("x", "no-such-model", data=("generl",))
     with pytest.raises(Exception, match="generl"):
-        run_study(spec, tmp_path)
+        run_adapter_study(spec, tmp_path)
 
 
 def test_more_pairs_leave_the_order_of_the_others_alone() -> None:

@@ -20,8 +20,9 @@ from lensbench.prompts.encode import TokenText
 from lensbench.version import __version__
 
 PROMPT = "The capital of Germany is"
-VERBS = ["models", "pull", "check", "lens", "run", "report", "infer", "chat", "train", "doctor"]
-VERBS += ["eval", "rag build", "rag add", "rag query", "rag info", "rag check"]
+VERBS = ["models", "pull", "check", "lens", "cache", "run", "report", "infer", "chat", "train"]
+VERBS += ["correlate", "diff", "doctor", "eval"]
+VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]
 VERBS += ["data shipped", "adapters show", "adapters diff", "adapters merge"]
 NASTY = "\x1b[31mred\x07 [bold]x[/bold] [/] \u202e</script><b> is"

@@ -39,6 +39,17 @@ def test_the_residual_stream_notebook_runs(smollm_folder: Path) -> None:
     assert "passed: False" in outputs  # the raw lens
 
 
+def test_the_correlation_notebook_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: None
+) -> None:
+    save(TINY["llama"], tmp_path, {"max_position_embeddings": 512})
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_PROMPTS", "12")
+    outputs = printed("02_layer_correlation")
+    assert "same lengths in tokens: True" in outputs
+    assert "cosine 1 at all 4 layers: True" in outputs
+
+
 def test_the_adapter_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(TINY["llama"], tmp_path, {"max_position_embeddings": 512})
     monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))

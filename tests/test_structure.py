@@ -36,8 +36,10 @@ MAY_IMPORT = {
     "residuals": BOTTOM | {"models", "prompts"},
     "lens": BOTTOM | {"checkpoints", "models", "prompts", "residuals"},
     "quantized": BOTTOM | {"checkpoints", "prompts"},  # meets the lens in tables only
+    "activations": BOTTOM,
     "report": BOTTOM,
-    "runs": BOTTOM | {"checkpoints", "models", "prompts", "residuals", "lens", "quantized"},
+    "runs": BOTTOM
+    | {"activations", "checkpoints", "models", "prompts", "residuals", "lens", "quantized"},
 }
 TOP = {"cli", "bench", ""}  # users of the rest: verbs, benchmarks, and the public names
 

@@ -13,9 +13,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from lensbench.cli.adapters import adapters
+from lensbench.cli.cache import cache
 from lensbench.cli.chat import chat
 from lensbench.cli.check import check
+from lensbench.cli.correlate import correlate
 from lensbench.cli.data import data
+from lensbench.cli.diff import diff
 from lensbench.cli.doctor import doctor
 from lensbench.cli.eval import evaluate
 from lensbench.cli.infer import infer
@@ -37,7 +40,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, pull, check, lens, run, report, infer, chat, train, doctor):
+for verb in (
+    models,
+    pull,
+    check,
+    lens,
+    cache,
+    run,
+    report,
+    infer,
+    chat,
+    train,
+    correlate,
+    diff,
+    doctor,
+):
     app.command()(verb)
 app.command("eval")(evaluate)
 app.add_typer(rag, name="rag")

@@ -18,7 +18,7 @@ _PROMPTS = ("The capital of Germany is", "Two plus two is four, and three plus t
 
 
 def check(
-    model: Annotated[str, typer.Argument(help="Alias, hub name or local folder.")],
+    model: Annotated[str, typer.Argument(help="Alias, hub name or folder; @BITS+ADAPTER.")],
     norm: Annotated[
         LensName, typer.Option(help="The lens to test as a reading of the model's output.")
     ] = LensName.final,

@@ -48,6 +48,7 @@ class ShippedName(StrEnum):
 
     general = "general"
     retrieval = "retrieval"
+    python_reference = "python_reference"
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write.")]
@@ -263,7 +264,10 @@ def docstrings(
 def shipped(
     name: Annotated[
         ShippedName,
-        typer.Argument(help="general: questions and answers; retrieval: labelled questions."),
+        typer.Argument(
+            help="general: questions and answers; python_reference: about Python; "
+            "retrieval: labelled questions."
+        ),
     ],
     out: Out,
 ) -> None:

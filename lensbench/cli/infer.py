@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.cli.options import Adapter, Bits, BitsName, Device, Int8Threshold, Rag, Style
+from lensbench.cli.options import (
+    Adapter,
+    Bits,
+    BitsName,
+    Device,
+    Int8Threshold,
+    Rag,
+    Style,
+    layer_numbers,
+)
 
 if TYPE_CHECKING:
     from lensbench.quantized.infer import InferenceSpec, ModelChoice, Progress
 
 
+class ControlName(StrEnum):
+    """What can stand in for retrieved context."""
+
+    irrelevant = "irrelevant"
+    shuffled = "shuffled"
+
+
 def infer(
     model: Annotated[str, typer.Argument(help="Alias, hub name or folder.")],
-    prompts: Annotated[Path, typer.Argument(help="A .csv or .jsonl with id and prompt.")],
+    prompts: Annotated[
+        str,
+        typer.Argument(help="A shipped set (general, python), or a .csv or .jsonl: id, prompt."),
+    ],
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="The CSV of responses; its record goes beside it."),
@@ -41,6 +61,19 @@ def infer(
     rag: Rag = None,
     top_k: Annotated[
         int | None, typer.Option(min=1, help="With --rag: documents to retrieve. Default: 1.")
+    ] = None,
+    control: Annotated[
+        ControlName | None,
+        typer.Option(
+            help="With --rag: put other text, as long in tokens, in place of what was retrieved. "
+            "shuffled: what other prompts retrieved; irrelevant: general questions and answers."
+        ),
+    ] = None,
+    rebatch: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="A seed: the same prompts with other neighbours in their batches."
+        ),
     ] = None,
     trace: Annotated[
         Path | None,
@@ -71,17 +104,22 @@ def infer(
 
         lensbench infer smollm2-135m prompts.csv -o warm.csv --temperature 0.7 --top-p 0.9
 
-        lensbench infer smollm2-135m prompts.csv -o rag.csv --rag runs/index --trace runs/rag
+        lensbench infer smollm2-135m python -o rag.csv --rag runs/index --trace runs/rag
+
+        lensbench infer smollm2-135m python -o other.csv --rag runs/index --control shuffled
     """
+    from lensbench.prompts.sets import prompt_file
     from lensbench.quantized.generate import Decoding
     from lensbench.quantized.infer import InferenceSpec, ModelChoice
 
     if top_k is not None and rag is None:
         raise typer.BadParameter("--top-k has no effect without --rag; see --sample-top-k")
+    if control is not None and rag is None:
+        raise typer.BadParameter("--control has no effect without --rag")
     if trace_layers is not None and trace is None:
         raise typer.BadParameter("--trace-layers has no effect without --trace")
     spec = InferenceSpec(
-        prompts=prompts,
+        prompts=prompt_file(prompts),
         out=out,
         decoding=Decoding(
             max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed
@@ -90,24 +128,17 @@ def infer(
         batch_size=batch_size,
         pause_s=pause,
         trace=trace,
-        trace_layers=_layers(trace_layers),
+        trace_layers=(
+            layer_numbers(trace_layers, "--trace-layers") if trace_layers is not None else ()
+        ),
         rag=rag,
         top_k=top_k or 1,
+        control=control.value if control else None,
+        rebatch=rebatch,
         limit=limit,
     )
     choice = ModelChoice(model, bits.number, adapter, device, int8_threshold)
     _run(choice, spec)
-
-
-def _layers(text: str | None) -> tuple[int, ...]:
-    """`0,3,15-20` as numbers, each once."""
-    layers: set[int] = set()
-    for part in text.split(",") if text is not None else ():
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise typer.BadParameter(f"--trace-layers {text!r}: write it as 15-20 or 0,3,15-20")
-        layers |= set(range(int(first), int(last if dash else first) + 1))
-    return tuple(sorted(layers))
 
 
 def _run(choice: ModelChoice, spec: InferenceSpec) -> None:

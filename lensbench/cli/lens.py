@@ -30,7 +30,8 @@ def lens(
         list[str],
         typer.Argument(
             metavar='MODEL... ["PROMPT"]',
-            help="One or more models, then the prompt; with --prompts only models.",
+            help="One or more models (NAME, or NAME@BITS+ADAPTER), then the prompt; with --prompts "
+            "only models.",
         ),
     ],
     answer: Annotated[
@@ -58,10 +59,25 @@ def lens(
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --prompts: base prompts to ask. Default: all.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="A folder made by `lensbench cache`, in place of prompts and passes."),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="With --prompts: run folder. Default: runs/<prompt set>."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="With --prompts or --cache: run folder. Default: runs/<its name>.",
+        ),
     ] = None,
+    keep_residuals: Annotated[
+        bool,
+        typer.Option(
+            "--keep-residuals",
+            help="With --prompts: keep the residual vectors at the last positions, for `diff`.",
+        ),
+    ] = False,
     dtype: Dtype = None,
     device: Device = None,
     allow_field: AllowField = None,
@@ -76,12 +92,23 @@ def lens(
         lensbench lens smollm2-135m "The capital of Germany is" --answer Berlin --html berlin.html
 
         lensbench lens smollm2-135m gemma3-270m --prompts facts --limit 60
+
+        lensbench lens smollm2-135m smollm2-135m@8 --prompts facts --keep-residuals
+
+        lensbench lens smollm2-135m --cache runs/cache
     """
     alone: dict[str, Any] = {"--answer": answer, "--json": json, "--html": html}
     alone |= {"--allow-field": allow_field, "--trust-remote-code": trust_remote_code}
-    together: dict[str, Any] = {"--relation": relation, "--limit": limit, "--out": out}
-    _refuse("with", alone if prompts is not None else {})
-    _refuse("without", together if prompts is None else {})
+    together: dict[str, Any] = {"--relation": relation, "--limit": limit}
+    together["--keep-residuals"] = keep_residuals
+    if cache is not None:
+        fixed = {"--prompts": prompts, "--mid": mid, "--dtype": dtype}
+        fixed |= {"--template": template is not TemplateName.plain}
+        _refuse("with --cache", alone | together | fixed)
+        _from_cache(arguments, cache, out or Path("runs") / f"{cache.name}-lens", top_k, device)
+        return
+    _refuse("with --prompts", alone if prompts is not None else {})
+    _refuse("without --prompts", together | {"--out": out} if prompts is None else {})
     if prompts is not None:
         from lensbench.cli.run import run_and_report
         from lensbench.runs.spec import RunSpec
@@ -97,6 +124,7 @@ def lens(
             points=_points(mid),
             dtype=dtype and dtype.value,
             device=device,
+            keep_residuals=keep_residuals,
         )
         run_and_report(spec, out or Path("runs") / spec.name)
         return
@@ -122,7 +150,24 @@ def _refuse(how: str, options: dict[str, Any]) -> None:
     """An option that would have no effect is an error, not a surprise."""
     given = [name for name, value in options.items() if value]
     if given:
-        raise typer.BadParameter(f"{', '.join(given)} has no effect {how} --prompts")
+        raise typer.BadParameter(f"{', '.join(given)} has no effect {how}")
+
+
+def _from_cache(models: list[str], cache: Path, out: Path, top_k: int, device: str | None) -> None:
+    """The record of a live run of the cache's prompts, and its reports."""
+    from lensbench.cli.console import batch_progress, interruptible, show_problems
+    from lensbench.cli.run import show_reports
+    from lensbench.runs.cached import run_cached
+
+    if len(models) != 1:
+        raise typer.BadParameter("--cache goes with the one model it is of and no prompt")
+    with interruptible():
+        with batch_progress() as progress:
+            folder, problems = run_cached(models[0], cache, out, top_k, device, progress)
+        show_problems(problems)
+        show_reports([folder], out)
+    if problems:
+        raise typer.Exit(1)
 
 
 def _read(

@@ -104,6 +104,17 @@ Template = Annotated[
 ]
 
 
+def layer_numbers(text: str, option: str) -> tuple[int, ...]:
+    """`0,3,15-20` as numbers, each once."""
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise typer.BadParameter(f"{option} {text!r}: write it as 15-20 or 0,3,15-20")
+        layers |= set(range(int(first), int(last if dash else first) + 1))
+    return tuple(sorted(layers))
+
+
 def load(
     name: str,
     dtype: DtypeName | None,
@@ -113,10 +124,10 @@ def load(
 ) -> LensModel:
     """The model that these options ask for; a line on standard error says that it is coming."""
     from lensbench.cli.console import literal, messages
-    from lensbench.models.load import load_model
+    from lensbench.runs.variant import open_variant
 
     with messages.status(f"loading {literal(name)}"):
-        return load_model(
+        return open_variant(
             name,
             dtype=dtype,
             device=device,

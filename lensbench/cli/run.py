@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from lensbench.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
-    from lensbench.runs.adapter_spec import AdapterSpec
+    from lensbench.runs.analysis import Spec
     from lensbench.runs.spec import RunSpec
 
 
@@ -40,8 +41,8 @@ def run(
     """
     import dataclasses
 
-    from lensbench.runs.adapter_spec import AdapterSpec
     from lensbench.runs.analysis import read_analysis
+    from lensbench.runs.spec import RunSpec
 
     if everything and limit is not None:
         raise typer.BadParameter("give --all or --limit, not both")
@@ -51,9 +52,9 @@ def run(
         spec = dataclasses.replace(spec, limit=limit)
     if device is not None:
         spec = dataclasses.replace(spec, device=device)
-    if isinstance(spec, AdapterSpec):
+    if not isinstance(spec, RunSpec):
         if dtype is not None:
-            raise typer.BadParameter("this analysis has bits and train_bits in its file")
+            raise typer.BadParameter("this analysis has bits in its file, not a dtype")
         study_and_report(spec, folder)
         return
     if dtype is not None:
@@ -67,11 +68,8 @@ def run_and_report(spec: RunSpec, out: Path) -> None:
         batch_progress,
         failure,
         interruptible,
-        messages,
-        results,
         show_problems,
     )
-    from lensbench.report.build import build_report
     from lensbench.runs.run import run as measure
 
     with interruptible():
@@ -81,35 +79,40 @@ def run_and_report(spec: RunSpec, out: Path) -> None:
         for name, error in outcome.failed.items():
             failure(f"{name}: {error}")
         if outcome.folders:
-            with messages.status("writing reports"):
-                # Sorted as `lensbench report` finds them, so that both give the same bytes.
-                written = build_report(sorted(outcome.folders), out)
-            for path in written:
-                if path.suffix in {".md", ".html"}:
-                    results.print(str(path), markup=False, highlight=False, soft_wrap=True)
+            # Sorted as `lensbench report` finds them, so that both give the same bytes.
+            show_reports(sorted(outcome.folders), out)
     if not outcome.ok:
         raise typer.Exit(1)
 
 
-def study_and_report(spec: AdapterSpec, out: Path) -> None:
-    """Run every stage of an adapter study, then its report. Exits with 1 if a row was left out."""
+def show_reports(folders: Sequence[Path], out: Path) -> None:
+    """Build the reports of some records and say which files to read."""
+    from lensbench.cli.console import messages, results
+    from lensbench.report.build import build_report
+
+    with messages.status("writing reports"):
+        written = build_report(folders, out)
+    for path in written:
+        if path.suffix in {".md", ".html"}:
+            results.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def study_and_report(spec: Spec, out: Path) -> None:
+    """Run every stage of a study, then its reports. Exits with 1 if something was left out."""
     from lensbench.cli.console import (
         batch_progress,
         interruptible,
         literal,
         messages,
-        results,
         show_problems,
     )
-    from lensbench.report.build import build_report
-    from lensbench.runs.adapter_study import run_study
+    from lensbench.runs.study import run_study
 
     with interruptible():
         with batch_progress() as progress:
-            problems = run_study(spec, out, progress, lambda text: messages.print(literal(text)))
-        show_problems(problems)
-        for path in build_report([out / "adapter", out / "evaluation"], out):
-            if path.suffix in {".md", ".html"}:
-                results.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    if problems:
+            outcome = run_study(spec, out, progress, lambda text: messages.print(literal(text)))
+        show_problems(outcome.problems)
+        if outcome.folders:
+            show_reports([out], out)
+    if outcome.problems:
         raise typer.Exit(1)

@@ -55,6 +55,13 @@ def lens_identity(model: LensModel, error: float, lens: Lens = "final") -> Ident
     return _identity(name, error, _KL_BITS[model.dtype], "bits", _REASON[model.dtype])
 
 
+def stored_identity(model: LensModel, error: float, dtype: torch.dtype) -> Identity:
+    """The lens at the last layer as it is on disk, in `dtype`, is the model: the worst cell."""
+    coarser = max(dtype, model.dtype, key=_KL_BITS.__getitem__)
+    name = "lens 'final' at the last layer on disk = the model's output"
+    return _identity(name, error, _KL_BITS[coarser], "bits", _REASON[coarser])
+
+
 def check_identities(
     model: LensModel, token_ids: Sequence[Sequence[int]], lens: Lens = "final"
 ) -> list[Identity]:

@@ -24,6 +24,7 @@ from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point, Site
 from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import EncodedPrompt
+from lensbench.residuals.cache import CachedResiduals, ResidualCache
 from lensbench.residuals.capture import Residuals, capture
 
 # One group of logits. The head's product wants at least about 64 rows to run at full speed; more
@@ -51,6 +52,7 @@ class LensSettings:
     top_k: int = 5
     batch_tokens: int = 512
     padding_side: PaddingSide = "right"
+    keep_stream: bool = False  # hand the residual vectors out with what was read from them
 
     def __post_init__(self) -> None:
         """Raises InputProblems with every setting that no model could be read with."""
@@ -105,37 +107,45 @@ class BatchReadings:
     lenses: dict[Lens, dict[str, Tensor]]
     gate_kl_bits: float | None
     problems: list[Problem] = field(default_factory=list)
+    stream: Float[Tensor, "site cell d_model"] | None = None  # only if it was to be kept
 
 
 def read_batches(
-    model: LensModel, prompts: Sequence[EncodedPrompt], settings: LensSettings
+    model: LensModel,
+    prompts: Sequence[EncodedPrompt],
+    settings: LensSettings,
+    cache: ResidualCache | None = None,
 ) -> Iterator[BatchReadings]:
     """Read all prompts, batch by batch, prompts of similar length together."""
     lengths = [len(prompt.token_ids) for prompt in prompts]
     for items in plan_batches(lengths, settings.batch_tokens):
-        yield read_batch(model, [prompts[item] for item in items], settings)
+        yield read_batch(model, [prompts[item] for item in items], settings, cache)
 
 
 def read_batch(
-    model: LensModel, prompts: Sequence[EncodedPrompt], settings: LensSettings
+    model: LensModel,
+    prompts: Sequence[EncodedPrompt],
+    settings: LensSettings,
+    cache: ResidualCache | None = None,
 ) -> BatchReadings:
-    """Run one batch and measure every requested cell at every requested site and lens."""
+    """Measure every requested cell of one batch at every requested site and lens.
+
+    The residuals come from one forward pass, or from `cache`: then the model's own logits are made
+    from its last layer, and the gate is the one that was measured when the cache was made.
+    """
     sites = settings.sites(model)
     wanted = [_positions(prompt, settings.positions) for prompt in prompts]
-    token_ids = [prompt.token_ids for prompt in prompts]
-    batch = make_batch(range(len(prompts)), token_ids, settings.padding_side)
-    cells = [
-        (row, batch.column(row, position))
-        for row, positions in enumerate(wanted)
-        for position in positions
-    ]
-    if not cells:  # such as the earlier positions of one-token prompts
+    if not any(wanted):  # such as the earlier positions of one-token prompts
         return BatchReadings([], [], [], {}, None)
     captured = [*sites, model.final_site] if model.final_site not in sites else sites
-    residuals = capture(model, batch, captured, cells)
-    broken = _not_finite(residuals)
+    residuals = (
+        _live(model, prompts, wanted, captured, settings.padding_side)
+        if cache is None
+        else cache.residuals(model, [prompt.prompt.id for prompt in prompts], wanted, captured)
+    )
+    broken = residuals.broken_rows()
     if broken:
-        return _without(model, prompts, settings, broken)
+        return _without(model, prompts, settings, broken, cache)
     targets = _targets(prompts, wanted, model.device)
     lenses: dict[Lens, dict[str, Tensor]] = {
         lens: _read(model, residuals, sites, lens, targets, settings.top_k)
@@ -143,9 +153,28 @@ def read_batch(
     }
     broken = _not_readable(residuals, lenses)
     if broken:
-        return _without(model, prompts, settings, broken)
-    gate_kl = _gate_kl_bits(model, residuals, sites, lenses)
-    return BatchReadings(list(prompts), wanted, sites, lenses, gate_kl)
+        return _without(model, prompts, settings, broken, cache)
+    gate_kl = cache.gate_kl_bits if cache else _gate_kl_bits(model, residuals, sites, lenses)
+    kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
+    return BatchReadings(list(prompts), wanted, sites, lenses, gate_kl, stream=kept)
+
+
+def _live(
+    model: LensModel,
+    prompts: Sequence[EncodedPrompt],
+    wanted: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    padding_side: PaddingSide,
+) -> Residuals:
+    """One forward pass over the prompts; the residuals at the wanted positions."""
+    token_ids = [prompt.token_ids for prompt in prompts]
+    batch = make_batch(range(len(prompts)), token_ids, padding_side)
+    cells = [
+        (row, batch.column(row, position))
+        for row, positions in enumerate(wanted)
+        for position in positions
+    ]
+    return capture(model, batch, sites, cells)
 
 
 def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
@@ -197,7 +226,7 @@ def _targets(
 
 def _read(
     model: LensModel,
-    residuals: Residuals,
+    residuals: Residuals | CachedResiduals,
     sites: Sequence[Site],
     lens: Lens,
     targets: Targets,
@@ -217,7 +246,7 @@ def _read(
 
 def _read_group(
     model: LensModel,
-    residuals: Residuals,
+    residuals: Residuals | CachedResiduals,
     sites: Sequence[Site],
     lens: Lens,
     targets: Targets,
@@ -294,7 +323,7 @@ _TOKEN_STATISTICS = {
 
 def _gate_kl_bits(
     model: LensModel,
-    residuals: Residuals,
+    residuals: Residuals | CachedResiduals,
     sites: Sequence[Site],
     lenses: dict[Lens, dict[str, Tensor]],
 ) -> float:
@@ -305,31 +334,25 @@ def _gate_kl_bits(
 
 
 def last_layer_kl_bits(
-    model: LensModel, residuals: Residuals, lens: Lens = "final"
+    model: LensModel, residuals: Residuals | CachedResiduals, lens: Lens = "final"
 ) -> Float[Tensor, " cell"]:
     """KL(model || lens at the last layer) per cell: 0 for a lens that reproduces the model."""
     final = residuals.at(model.final_site)
+    rows = max(_GROUP_BYTES // (4 * model.d_vocab), 1)
     values = []
     with torch.inference_mode():
-        for cell in range(len(residuals.cells)):
-            one = slice(cell, cell + 1)
-            logits = model.readout(final[one], lens, model.final_site)
-            p = Distribution.from_logits(residuals.model_logits(one))
-            values.append(metrics.kl_bits(p, Distribution.from_logits(logits)))
-    return torch.cat(values)
+        for start in range(0, len(residuals.cells), rows):
+            cells = slice(start, min(start + rows, len(residuals.cells)))
+            logits = model.readout(final[cells], lens, model.final_site)
+            for own, read in zip(residuals.model_logits(cells), logits, strict=True):
+                p, q = Distribution.from_logits(own), Distribution.from_logits(read)
+                values.append(metrics.kl_bits(p, q))
+    return torch.stack(values)
 
 
-def _not_finite(residuals: Residuals) -> set[int]:
-    """Rows whose residual stream or logits hold NaN or Inf at a cell that was asked for."""
-    bad_stream = ~residuals.stream.isfinite().all(-1).all(0)  # [cell]
-    rows = {row for (row, _), bad in zip(residuals.cells, bad_stream.tolist(), strict=True) if bad}
-    for row, column in residuals.cells:
-        if not bool(residuals.logits[row, column].isfinite().all()):
-            rows.add(row)
-    return rows
-
-
-def _not_readable(residuals: Residuals, lenses: dict[Lens, dict[str, Tensor]]) -> set[int]:
+def _not_readable(
+    residuals: Residuals | CachedResiduals, lenses: dict[Lens, dict[str, Tensor]]
+) -> set[int]:
     """Rows for which a lens gave NaN: the head's float16 product overflows on a large residual."""
     bad = [~statistics["entropy_bits"].isfinite().all(0) for statistics in lenses.values()]
     cells = torch.stack(bad).any(0).tolist()
@@ -341,25 +364,25 @@ def _without(
     prompts: Sequence[EncodedPrompt],
     settings: LensSettings,
     broken: set[int],
+    cache: ResidualCache | None,
 ) -> BatchReadings:
     """The batch again without the prompts that gave NaN or Inf, which become problems."""
+    problems = [not_finite_problem(model, prompts[row]) for row in sorted(broken)]
+    rest = [prompt for row, prompt in enumerate(prompts) if row not in broken]
+    if not rest:
+        return BatchReadings([], [], [], {}, None, problems)
+    readings = read_batch(model, rest, settings, cache)
+    return replace(readings, problems=problems + readings.problems)
+
+
+def not_finite_problem(model: LensModel, prompt: EncodedPrompt) -> Problem:
+    """A prompt for which the model gives NaN or Inf, and what may help."""
     dtype = str(model.dtype).removeprefix("torch.")
     remedy = (
         "float16 overflows above 65,504: use --dtype bfloat16 or float32."
         if model.dtype == torch.float16
         else "The weights may be damaged: run `lensbench check` on the model."
     )
-    problems = [
-        Problem(
-            f"prompt {prompts[row].prompt.id}",
-            f"{model.name} in {dtype} gives NaN or Inf for it",
-            remedy,
-            prompt_id=prompts[row].prompt.id,
-        )
-        for row in sorted(broken)
-    ]
-    rest = [prompt for row, prompt in enumerate(prompts) if row not in broken]
-    if not rest:
-        return BatchReadings([], [], [], {}, None, problems)
-    readings = read_batch(model, rest, settings)
-    return replace(readings, problems=problems + readings.problems)
+    item = prompt.prompt.id
+    what = f"{model.name} in {dtype} gives NaN or Inf for it"
+    return Problem(f"prompt {item}", what, remedy, prompt_id=item)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
-from lensbench.lens.gate import lens_identity, require, worst
+from lensbench.lens.gate import lens_identity, require, stored_identity, worst
 from lensbench.lens.logit import LensSettings, Positions, read_batches
 from lensbench.lens.table import lens_table, prompts_table
 from lensbench.models.model import LensModel
@@ -19,6 +19,7 @@ from lensbench.models.readout import Lens, Point
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, as_prompts
+from lensbench.residuals.cache import ResidualCache
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -129,11 +130,12 @@ def read(
     encoded: Sequence[EncodedPrompt],
     settings: LensSettings,
     problems: Sequence[Problem] = (),
+    cache: ResidualCache | None = None,
 ) -> LensResult:
-    """The lens over prompts that are encoded already."""
+    """The lens over prompts that are encoded already; with a cache, from its residuals."""
     text = TokenText(model.tokenizer)
     tables, found, errors = [], list(problems), []
-    for readings in read_batches(model, encoded, settings):
+    for readings in read_batches(model, encoded, settings, cache):
         tables.append(lens_table(model, readings, text))
         found += readings.problems
         if readings.gate_kl_bits is not None:
@@ -141,7 +143,13 @@ def read(
     if not errors:
         raise InputProblems(found or [_NOTHING])
     gate_kl_bits = worst(errors)
-    require([lens_identity(model, gate_kl_bits)])
+    require(
+        [
+            lens_identity(model, gate_kl_bits)
+            if cache is None
+            else stored_identity(model, gate_kl_bits, cache.dtype)
+        ]
+    )
     failed = {problem.prompt_id for problem in found}
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(

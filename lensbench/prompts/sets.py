@@ -1,4 +1,4 @@
-"""Prompt sets: CSV or JSONL files, and the one that ships with lensbench (`facts`).
+"""Prompt sets: CSV or JSONL files, and those that ship with lensbench.
 
 A bad row is reported with its file, row and remedy, and the rest goes on; a file that cannot be
 read at all raises.
@@ -59,15 +59,20 @@ def load_prompts(source: str | Path) -> PromptSet:
     Raises:
         InputProblems: no such file, wrong encoding, missing columns, or not one usable row.
     """
+    path = prompt_file(source)
+    return _read_file(path, str(source) if str(source) in shipped() else path.name)
+
+
+def prompt_file(source: str | Path) -> Path:
+    """The file of a prompt set, by shipped name or path. Raises InputProblems: no such file."""
     if str(source) in shipped():
-        with resources.as_file(_DATA.joinpath(f"{source}.csv")) as path:
-            return _read_file(path, str(source))
+        return Path(str(_DATA.joinpath(f"{source}.csv")))
     path = Path(source)
     if not path.is_file():
         what = "there is no such file, nor a shipped prompt set of that name"
         remedy = f"Shipped sets: {', '.join(shipped())}. Or give a .csv or .jsonl file."
         raise InputProblems([Problem(str(source), what, remedy)])
-    return _read_file(path, path.name)
+    return path
 
 
 def _read_file(path: Path, name: str) -> PromptSet:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from lensbench.checkpoints.devices import memory_available
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from lensbench.quantized.load import AdaptedModel
 
 MAX_BATCH = 24  # beyond it, decoding on small machines gains little and waits long
+_WINDOW = 4  # batches among which prompts change places: few, for their lengths to be alike
 _SHARE = 0.5  # of the free memory; the rest is for what is not counted here
 _LOGIT_COPIES = 6  # float32 rows of the vocabulary alive at once: scores, log-softmax, softmax ...
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -28,6 +31,31 @@ def plan(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Prompts by number, those of similar length together. Depends on its arguments alone."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def rebatched(batches: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+    """The same prompts in batches of the same sizes, with other neighbours.
+
+    Within windows of up to `_WINDOW` consecutive batches, each batch's prompts, in an order drawn
+    with `seed`, are dealt round the window's batches like cards: of a batch, no more stay together
+    than there have to. Prompts of similar length stay close, so widths change as little as dealing
+    allows. The order within a batch is by input number, as nothing depends on it.
+    """
+    draw = np.random.default_rng(seed)
+    windows = [list(batches[i : i + _WINDOW]) for i in range(0, len(batches), _WINDOW)]
+    if len(windows) > 1 and len(windows[-1]) == 1:
+        alone = windows.pop()
+        windows[-1] += alone
+    return [batch for window in windows for batch in _dealt(window, draw)]
+
+
+def _dealt(window: Sequence[Sequence[int]], draw: np.random.Generator) -> list[list[int]]:
+    dealt: list[list[int]] = [[] for _ in window]
+    places = cycle(range(len(window)))
+    for batch in window:
+        for item in draw.permutation(batch):
+            dealt[next(i for i in places if len(dealt[i]) < len(window[i]))].append(int(item))
+    return [sorted(batch) for batch in dealt]
 
 
 def default_batch_size(model: AdaptedModel, n_prompt_tokens: int, max_new_tokens: int) -> int:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_MERGED = 3  # cuts around the border that are looked at: lengths are monotone but for merges
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A question as tokens, and how many of its context's tokens had to go."""
@@ -48,6 +51,26 @@ def fit(
         range(len(ends)), room, key=lambda i: len(put(context[: ends[i]]).token_ids)
     )
     return put(context[: ends[kept - 1]] if kept else None, len(ends) - kept)
+
+
+def fit_to(
+    tokenizer: PreTrainedTokenizerBase, style: Style, instruction: str, context: str, n_tokens: int
+) -> Fitted:
+    """The question with as much of `context` as makes it `n_tokens` long, and never longer.
+
+    Whole tokens of the context are kept from its start. Where tokens merge across its end no cut
+    may give that number; then it is the nearest below, if need be without context.
+    """
+
+    def put(end: int) -> Fitted:
+        question = ask(tokenizer, style, instruction, context[:end] or None)
+        return Fitted(question, prompt_ids(tokenizer, question))
+
+    ends = [0, *_token_ends(tokenizer, context)]
+    over = bisect_right(ends, n_tokens, key=lambda end: len(put(end).token_ids))
+    near = [put(end) for end in ends[max(0, over - _MERGED) : over + _MERGED]]
+    fitting = [one for one in (*near, put(0)) if len(one.token_ids) <= n_tokens]
+    return max(fitting, key=lambda one: len(one.token_ids))
 
 
 def _token_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -21,13 +21,14 @@ from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import locate
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.files import sha256_of
-from lensbench.quantized.batching import default_batch_size, in_pieces, plan
+from lensbench.quantized.batching import default_batch_size, in_pieces, plan, rebatched
+from lensbench.quantized.controls import CONTROLS, Control
 from lensbench.quantized.generate import Decoding, Generation, generate, row_seed
 from lensbench.quantized.load import AdaptedModel, Bits, load_quantized
 from lensbench.quantized.questions import Asked, Ready, Retrieved, prepare, read_questions, retrieve
 from lensbench.quantized.responses_csv import RESERVED, ResponsesCsv, require_own
 from lensbench.quantized.style import Style, default_style
-from lensbench.quantized.tables import TracedBatch, responses_table
+from lensbench.quantized.tables import TracedBatch, controls_table, responses_table
 from lensbench.quantized.trace import ResidualMeans
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.schema import RESPONSES
@@ -68,6 +69,8 @@ class InferenceSpec:
     trace_layers: tuple[int, ...] = ()  # whose whole residual stream is kept as well
     rag: str | None = None  # an index folder or address
     top_k: int = 1  # documents to retrieve
+    control: Control | None = None  # other text, as long, in place of what was retrieved
+    rebatch: int | None = None  # a seed: the same prompts with other neighbours in their batches
     limit: int | None = None  # the first so many prompts
 
     @property
@@ -78,10 +81,22 @@ class InferenceSpec:
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the settings."""
         found = self.decoding.problems()
-        for name, least in (("batch_size", 1), ("pause_s", 0), ("top_k", 1), ("limit", 1)):
+        for name, least in (
+            ("batch_size", 1),
+            ("pause_s", 0),
+            ("top_k", 1),
+            ("limit", 1),
+            ("rebatch", 0),
+        ):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 found.append(Problem(name, f"{value} is out of range", f"Give at least {least}."))
+        if self.control is not None and self.control not in CONTROLS:
+            remedy = f"Choose from: {', '.join(CONTROLS)}."
+            found.append(Problem("control", f"{self.control!r} is not known", remedy))
+        if self.control is not None and self.rag is None:
+            what = "there is no retrieved context to replace"
+            found.append(Problem("control", what, "Give --rag too."))
         if self.trace_layers and self.trace is None:
             what = "layers are to be kept, but nothing is traced"
             found.append(Problem("trace_layers", what, "Give --trace too."))
@@ -138,7 +153,9 @@ def run_inference(
     if problems := spec.problems():
         raise InputProblems(problems)
     questions, bad_rows = read_questions(spec.prompts, spec.limit, RESERVED)
-    retrieved = retrieve(spec.rag, questions, spec.top_k) if spec.rag is not None else None
+    retrieved = (
+        retrieve(spec.rag, questions, spec.top_k, spec.control) if spec.rag is not None else None
+    )
     identity = _identity(model)
     store = RecordStore(spec.folder, identity["name"], "trace" if spec.trace else "inference")
     csv = ResponsesCsv(spec.out, questions, retrieved is not None)
@@ -215,6 +232,9 @@ class _Run:
         tables = {"responses": responses}
         if spec.trace:
             tables |= traced.tables(self.store.folder, number)
+        if spec.control:
+            answered = [ready for together, _ in pieces.done for ready in together]
+            tables["controls"] = controls_table(self.store.model, answered)
         too_big = [_too_big(ready, spec.decoding) for ready in pieces.too_big]
         self.store.write_part(number, tables, too_big, {"limit": self.limit})
         self.csv.append(responses)
@@ -235,7 +255,8 @@ class _Run:
         responses = responses.take(pa.array(by_input, pa.int64()))
         problems = self.problems + too_big
         self.store.write_table("responses", responses)
-        for name in TRACED if self.spec.trace else ():
+        further = (*TRACED,) if self.spec.trace else ()
+        for name in (*further, "controls") if self.spec.control else further:
             self.store.join_parts(count, name)
         self.store.write_table("problems", self.store.problems_table(problems))
         self.csv.write(responses)
@@ -270,6 +291,9 @@ def _prepared(
     store.start(manifest)
     _tell(loaded, ready, batch_size, notify)
     batches, limit = plan(lengths, batch_size), min(batch_size, spec.batch_size or batch_size)
+    if spec.rebatch is not None:
+        _require_neighbours(batches, limit)
+        batches = rebatched(batches, spec.rebatch)
     return _Run(loaded, spec, store, csv, ready, problems, manifest, batches, limit)
 
 
@@ -288,6 +312,15 @@ def _require_layers(layers: Sequence[int], n_layers: int) -> None:
         what = f"the model has no layer {', '.join(map(str, outside))}"
         remedy = f"Give 0 (the embedding) to {n_layers}."
         raise InputProblems([Problem("trace_layers", what, remedy)])
+
+
+def _require_neighbours(batches: Sequence[Sequence[int]], limit: int) -> None:
+    """Prompts can only get other neighbours where there are some to change."""
+    if len(batches) < 2 or limit < 2:
+        many = "every prompt is alone" if limit < 2 else "all prompts are in one batch"
+        what = f"{many}, so there are no other neighbours to give them"
+        remedy = "Set --batch-size between 2 and half the number of prompts."
+        raise InputProblems([Problem("rebatch", what, remedy)])
 
 
 def _tell(model: AdaptedModel, ready: list[Ready], batch_size: int, notify: Notify) -> None:
@@ -322,18 +355,24 @@ def _settings(
 ) -> dict[str, Any]:
     """What decides the responses, but for the model and the batch size."""
     decoding = asdict(spec.decoding)
+    chosen = {"control": spec.control, "rebatch": spec.rebatch}
+    controls = {key: value for key, value in chosen.items() if value is not None}
     sample_top_k = decoding.pop("top_k")  # the name without more is retrieval's
-    return decoding | {
-        "prompts": spec.prompts.name,
-        "prompts_sha256": sha256_of(spec.prompts),
-        "limit": spec.limit,
-        "style": spec.style or default_style(_tokenizer(model)),
-        "adapter_sha256": hashes(model.adapter)["weights_sha256"] if model.adapter else None,
-        "trace_layers": list(spec.trace_layers),
-        "sample_top_k": sample_top_k,
-        "top_k": spec.top_k if retrieved is not None else None,
-        "rag": retrieved.facts if retrieved is not None else None,
-    }
+    return (
+        decoding
+        | controls
+        | {
+            "prompts": spec.prompts.name,
+            "prompts_sha256": sha256_of(spec.prompts),
+            "limit": spec.limit,
+            "style": spec.style or default_style(_tokenizer(model)),
+            "adapter_sha256": hashes(model.adapter)["weights_sha256"] if model.adapter else None,
+            "trace_layers": list(spec.trace_layers),
+            "sample_top_k": sample_top_k,
+            "top_k": spec.top_k if retrieved is not None else None,
+            "rag": retrieved.facts if retrieved is not None else None,
+        }
+    )
 
 
 def _tokenizer(model: ModelChoice | AdaptedModel) -> PreTrainedTokenizerBase:

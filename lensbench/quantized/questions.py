@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.rows import cell_problems, read_rows
-from lensbench.quantized.context import Fitted, fit
+from lensbench.quantized.context import Fitted, fit, fit_to
+from lensbench.quantized.controls import Control, substitutes
 from lensbench.quantized.style import Style
 
 if TYPE_CHECKING:
     from lensbench.quantized.load import AdaptedModel
     from lensbench.quantized.rag.index import Hit
+
+_BETWEEN = "\n\n"  # documents of one context
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,30 @@ class Asked:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """What an index found for every question, best first, and what the index is."""
+    """What an index found for every question, best first, and what the index is.
+
+    With a control, `substitutes` are the documents that take the place of a question's hits.
+    """
 
     hits: list[list[Hit]]
     facts: dict[str, Any]
+    control: Control | None = None
+    substitutes: list[list[Hit]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A question as the model gets it. `hits` is None without retrieval."""
+    """A question as the model gets it. `hits` is None without retrieval.
+
+    Under a control they are the documents that were put in, and `length_difference` says by how
+    many tokens the prompt is longer than with what was retrieved.
+    """
 
     asked: Asked
     fitted: Fitted
     hits: list[Hit] | None = None
+    control: Control | None = None
+    length_difference: int | None = None
 
 
 def read_questions(
@@ -82,13 +97,17 @@ def _row_problems(cells: dict[str, str], asked: dict[str, Asked]) -> Iterator[tu
         yield "the prompt is empty", "Write one or delete the row."
 
 
-def retrieve(index_at: str, questions: Sequence[Asked], top_k: int) -> Retrieved:
-    """Search an index for every question. Raises what the index raises."""
+def retrieve(
+    index_at: str, questions: Sequence[Asked], top_k: int, control: Control | None = None
+) -> Retrieved:
+    """Search an index for every question. Raises what the index and `substitutes` raise."""
     from lensbench.quantized.rag.index import open_index
 
+    prompts = [question.prompt for question in questions]
     with open_index(index_at) as index:
-        hits = index.search([question.prompt for question in questions], top_k)
-        return Retrieved(hits, index.facts())
+        hits = index.search(prompts, top_k)
+        others = substitutes(control, prompts, hits, index.embedder) if control else []
+        return Retrieved(hits, index.facts(), control, others)
 
 
 def prepare(
@@ -103,13 +122,38 @@ def prepare(
     ready, problems = [], []
     for i, asked in enumerate(questions):
         hits = retrieved.hits[i] if retrieved is not None else None
-        context = "\n\n".join(hit.text for hit in hits) if hits else None
-        fitted = fit(model.tokenizer, style, asked.prompt, context, room)
+        context = _joined(hits) if hits else None
+        one = Ready(asked, fit(model.tokenizer, style, asked.prompt, context, room), hits)
+        fitted = one.fitted
         if 0 < len(fitted.token_ids) <= room:
-            ready.append(Ready(asked, fitted, hits))
+            if retrieved is not None and retrieved.control is not None:
+                others = retrieved.substitutes[i]
+                one = _controlled(model, style, one, retrieved.control, others)
+            ready.append(one)
         else:
             problems.append(_unfit(asked, len(fitted.token_ids), max_new_tokens, model.n_ctx))
     return ready, problems
+
+
+def _controlled(
+    model: AdaptedModel, style: Style, ready: Ready, control: Control, others: Sequence[Hit]
+) -> Ready:
+    """The question with other documents, as many tokens long as with its own."""
+    real = ready.fitted
+    if real.question.context is None:  # no token of it had room
+        return replace(ready, hits=[], control=control, length_difference=0)
+    text, n_tokens = _joined(others), len(real.token_ids)
+    put = fit_to(model.tokenizer, style, ready.asked.prompt, text, n_tokens)
+    start, end = put.question.context or (0, 0)
+    starts = accumulate((len(hit.text) + len(_BETWEEN) for hit in others), initial=0)
+    hits = [hit for hit, first in zip(others, starts, strict=False) if first < end - start]
+    fitted = replace(put, context_tokens_cut=real.context_tokens_cut)
+    return Ready(ready.asked, fitted, hits, control, len(put.token_ids) - n_tokens)
+
+
+def _joined(hits: Sequence[Hit]) -> str:
+    """Documents as one context."""
+    return _BETWEEN.join(hit.text for hit in hits)
 
 
 def _unfit(asked: Asked, n_tokens: int, max_new_tokens: int, n_ctx: int) -> Problem:

@@ -10,7 +10,7 @@ from lensbench.errors import Problem
 from lensbench.prompts.rows import read_rows
 from lensbench.quantized.pairs import Pair, read_pairs
 
-NAMES = ("general", "retrieval")
+NAMES = ("general", "retrieval", "python_reference")
 
 
 class RetrievalQuestion(NamedTuple):
@@ -29,6 +29,14 @@ def dataset(name: str) -> Path:
 def general_pairs() -> list[Pair]:
     """About a hundred general questions and answers, written for lensbench (CC0-1.0)."""
     return read_pairs(dataset("general")).pairs
+
+
+def python_reference() -> list[Pair]:
+    """What the prompt set `python` asks for: questions and answers about Python (CC0-1.0).
+
+    Each prompt's `document_id` names the one that helps it.
+    """
+    return read_pairs(dataset("python_reference")).pairs
 
 
 def retrieval_questions() -> list[RetrievalQuestion]:

@@ -8,14 +8,16 @@ from typing import Any
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.quantized.docstrings import docstring_pairs
 from lensbench.quantized.pairs import Pair, read_pairs
-from lensbench.quantized.shipped import general_pairs
+from lensbench.quantized.shipped import general_pairs, python_reference
 
-GENERAL, DOCSTRINGS = "general", "docstrings"
+GENERAL, DOCSTRINGS, PYTHON = "general", "docstrings", "python_reference"
 _COLUMNS = ("instruction", "output")  # of an Alpaca data set; `input` is optional
 
 
 def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
-    """The pairs of a source: `general`, `docstrings`, a .jsonl or .csv file, or org/name on a hub.
+    """The pairs of a source: a shipped one, a .jsonl or .csv file, or org/name on a hub.
+
+    Shipped are `general`, `docstrings` and `python_reference`.
 
     Raises:
         InputProblems: no such source, or a file without a usable row.
@@ -25,6 +27,8 @@ def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
         return general_pairs(), []
     if source == DOCSTRINGS:
         return docstring_pairs(), []
+    if source == PYTHON:
+        return python_reference(), []
     path = Path(source).expanduser()
     if path.is_file():
         found = read_pairs(path)
@@ -32,7 +36,7 @@ def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
     if path.is_dir() or (source.count("/") == 1 and all(source.split("/"))):
         return _hub_pairs(source)
     what = "there is no such file, shipped set or data set on the hub"
-    remedy = f"Give {GENERAL}, {DOCSTRINGS}, a .jsonl or .csv file, or org/name."
+    remedy = f"Give {GENERAL}, {DOCSTRINGS}, {PYTHON}, a .jsonl or .csv file, or org/name."
     raise InputProblems([Problem(source, what, remedy)])
 
 

@@ -12,13 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.files import write_bytes
 from lensbench.quantized.generate import Generation
 from lensbench.quantized.questions import Ready
 from lensbench.quantized.trace import ResidualMeans
-from lensbench.records.schema import ACTIVATIONS, PHASES, RESIDUAL_INDEX, RESPONSES
-
-_RESIDUALS = "residuals"
+from lensbench.records.residuals import shard_name, tensor_name, write_shard
+from lensbench.records.schema import ACTIVATIONS, CONTROLS, PHASES, RESIDUAL_INDEX, RESPONSES
 
 
 def responses_table(
@@ -36,6 +34,20 @@ def responses_table(
         for ready, generation in zip(together, generations, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=RESPONSES)
+
+
+def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
+    """One row per prompt of a run under a control."""
+    rows = [
+        {
+            "model": model,
+            "prompt_id": ready.asked.id,
+            "control": ready.control,
+            "length_difference": ready.length_difference,
+        }
+        for ready in answered
+    ]
+    return pa.Table.from_pylist(rows, schema=CONTROLS)
 
 
 def _response(model: str, ready: Ready, generation: Generation) -> dict[str, Any]:
@@ -104,7 +116,7 @@ class TracedBatch:
 
     def _keep_stream(self, place: dict[str, Any], stream: Float[Tensor, "pos d_model"]) -> None:
         kept = self._kept[place["layer"]]
-        tensor = f"{place['point']}.{place['layer']}"
+        tensor = tensor_name(place["point"], place["layer"])
         first = sum(map(len, kept))
         self._index.append(place | {"tensor": tensor, "first_row": first})
         kept.append(stream)
@@ -115,19 +127,17 @@ class TracedBatch:
         means = _lists(np.concatenate(self._means)) if self._means else []
         column = ACTIVATIONS.get_field_index("mean")
         cells = cells.set_column(column, ACTIVATIONS.field("mean"), means)
-        index = [row | {"file": _shard(batch)} for row in self._index]
+        index = [row | {"file": shard_name(batch)} for row in self._index]
         if index:
-            self._write_shard(folder / _shard(batch))
+            self._write_shard(folder, batch)
         return {
             "activations": cells,
             "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
         }
 
-    def _write_shard(self, path: Path) -> None:
-        from safetensors.torch import save
-
+    def _write_shard(self, folder: Path, batch: int) -> None:
         tensors = {row["tensor"]: torch.cat(self._kept[row["layer"]]) for row in self._index}
-        write_bytes(path, save(tensors))
+        write_shard(folder, batch, tensors, self.model)
 
     def _place(self, item: str, layer: int) -> dict[str, Any]:
         return {
@@ -137,10 +147,6 @@ class TracedBatch:
             "layer": layer,
             "depth": layer / self.n_layers,
         }
-
-
-def _shard(batch: int) -> str:
-    return f"{_RESIDUALS}/{batch:06d}.safetensors"
 
 
 def _lists(rows: Float[np.ndarray, "row value"]) -> pa.ListArray:

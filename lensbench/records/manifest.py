@@ -18,7 +18,26 @@ from lensbench.records.schema import SCHEMA_VERSION, Kind
 from lensbench.version import __version__
 
 _PACKAGES: dict[Kind, tuple[str, ...]] = {
-    "lens": ("torch", "transformers", "transformer-lens", "tokenizers", "numpy", "scipy", "pyarrow")
+    "lens": (
+        "torch",
+        "transformers",
+        "transformer-lens",
+        "tokenizers",
+        "numpy",
+        "scipy",
+        "pyarrow",
+    ),
+    "diff": (
+        "torch",
+        "transformers",
+        "transformer-lens",
+        "tokenizers",
+        "numpy",
+        "scipy",
+        "pyarrow",
+    ),
+    "cache": ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors", "pyarrow"),
+    "correlation": ("numpy", "scipy", "pyarrow"),
 }
 _SECOND_PATH = ("torch", "transformers", "bitsandbytes", "peft", "tokenizers", "numpy", "pyarrow")
 

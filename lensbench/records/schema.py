@@ -145,6 +145,16 @@ RESPONSES = pa.schema(
     ]
 )
 
+# One row per model x prompt of a run in which other text stands in for what was retrieved.
+CONTROLS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("prompt_id", pa.string()),
+        ("control", pa.string()),  # "irrelevant" or "shuffled"
+        ("length_difference", pa.int32()),  # prompt tokens more than with the retrieved text
+    ]
+)
+
 PHASES = ("prompt", "generated")
 
 # One row per model x prompt x phase x layer: the residual stream, averaged over tokens.
@@ -175,6 +185,17 @@ RESIDUAL_INDEX = pa.schema(
         ("first_row", pa.int64()),  # of the tensor; then the prompt's tokens, then the response's
         ("n_prompt_tokens", pa.int32()),
         ("n_generated_tokens", pa.int32()),
+    ]
+)
+
+# One row per model x prompt x position of a residual cache, in the order of the shards' rows: what
+# the rows are that `residual_index` counts.
+RESIDUAL_CELLS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("prompt_id", pa.string()),
+        ("position", pa.int32()),  # 0-based, without padding; from n_tokens on: the answer's
+        ("token_id", pa.int32()),  # the token at `position`
     ]
 )
 
@@ -216,19 +237,222 @@ EVALUATION = pa.schema(
     ]
 )
 
+# What a correlation study measures: name -> what it compares.
+SIMILARITY_MEASURES = {
+    "pearson": "Pearson correlation of the mean vectors",
+    "cosine": "cosine of a prompt's two vectors, mean over prompts",
+    "cka": "linear CKA, debiased",
+    "cka_biased": "linear CKA as first published",
+    "rsa": "RSA: Spearman of dissimilarities",
+    "procrustes": "Procrustes distance (0 is the same)",
+}
+# ... and on which form of the activations.
+VARIANTS = {
+    "as_is": "as they are",
+    "without_massive": "without massive dimensions",
+    "centred": "centred over all prompts and conditions",
+}
+
+# One row per held-out example x arm x repetition of a placement study: adapters of one size in
+# different blocks. The rows of the model without an adapter come once.
+PLACEMENT = pa.schema(
+    [
+        ("model", pa.string()),
+        ("arm", pa.string()),  # "base", "suggested", "random block", "complement", "all blocks"
+        ("repetition", pa.int16()),  # 0-based, a seed of its own; null for the base
+        ("blocks", pa.list_(pa.int16())),  # 0-based, those with an adapter
+        ("rank", pa.int16()),  # of the adapter; null for the base
+        ("prompt_id", pa.string()),
+        ("group", pa.string()),  # as in EVALUATION
+        ("reference_nll_bits", pa.float64()),
+        ("n_reference_tokens", pa.int32()),
+    ]
+)
+
+# One row per phase x condition x measure x variant x layer of a correlation study: the condition
+# against the reference at the same layer.
+SIMILARITY = pa.schema(
+    [
+        ("phase", pa.string()),  # PHASES
+        ("condition", pa.string()),
+        ("role", pa.string()),  # "condition" or "control"
+        ("measure", pa.string()),  # a key of SIMILARITY_MEASURES
+        ("variant", pa.string()),  # a key of VARIANTS
+        ("layer", pa.int16()),  # 0 = embedding, i = after block i (1-based)
+        ("depth", pa.float64()),
+        ("n_prompts", pa.int32()),
+        ("value", pa.float64()),  # null where it cannot be measured
+        ("low", pa.float64()),  # 95 % interval over prompts
+        ("high", pa.float64()),
+        ("reason", pa.string()),  # why there is no value, or no interval
+    ]
+)
+
+# One row per phase x condition x measure x variant x pair of layers, each pair once.
+LAYER_MAP = pa.schema(
+    [
+        ("phase", pa.string()),
+        ("condition", pa.string()),
+        ("measure", pa.string()),
+        ("variant", pa.string()),
+        ("layer_a", pa.int16()),
+        ("layer_b", pa.int16()),
+        ("value", pa.float64()),
+    ]
+)
+
+# One row per phase x condition x control x measure x variant x layer: its change from the
+# reference, less the control's.
+LAYER_RANKING = pa.schema(
+    [
+        ("phase", pa.string()),
+        ("condition", pa.string()),
+        ("control", pa.string()),  # null without one
+        ("measure", pa.string()),
+        ("variant", pa.string()),
+        ("layer", pa.int16()),
+        ("block", pa.int16()),  # 0-based: the block that puts this layer out
+        ("depth", pa.float64()),
+        ("rank", pa.int16()),  # 1 = changed most
+        ("change", pa.float64()),  # 1 - similarity, or a distance; less the control's
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("statistic", pa.float64()),
+        ("p", pa.float64()),
+        ("p_adjusted", pa.float64()),  # over the layers: Westfall & Young
+        ("p_bh", pa.float64()),  # over the layers: Benjamini & Hochberg
+        ("reason", pa.string()),  # why there is no change, or no interval
+        ("p_reason", pa.string()),  # why there is no p
+    ]
+)
+
+# One row per phase x condition x measure x variant: the contiguous blocks that changed most.
+LAYER_CHOICE = pa.schema(
+    [
+        ("phase", pa.string()),
+        ("condition", pa.string()),
+        ("measure", pa.string()),
+        ("variant", pa.string()),
+        ("n_blocks", pa.int16()),
+        ("first_block", pa.int16()),  # 0-based
+        ("last_block", pa.int16()),
+        ("change", pa.float64()),  # mean over their outputs; with controls, above the strictest
+        ("again_share", pa.float64()),  # of bootstrap draws that choose the same blocks
+        ("overlap_share", pa.float64()),  # of the blocks that a draw's choice shares, on average
+        ("runner_up_first_block", pa.int16()),
+        ("runner_up_change", pa.float64()),
+        ("apart_first_block", pa.int16()),  # the best that shares no block
+        ("apart_change", pa.float64()),
+        ("stable_layer", pa.int16()),  # from here on the curve stays where it ends; null if nowhere
+        ("reason", pa.string()),  # why there is no choice, or no bootstrap
+    ]
+)
+
+# One row per phase x condition x dimension that holds massive activations.
+MASSIVE_DIMENSIONS = pa.schema(
+    [
+        ("phase", pa.string()),
+        ("condition", pa.string()),
+        ("dimension", pa.int32()),
+        ("layer", pa.int16()),  # where it stands out most
+        ("n_layers", pa.int16()),  # layers at which it is massive
+        ("magnitude", pa.float64()),  # there, median over prompts
+        ("times_median", pa.float64()),  # of the magnitudes of its vector, median over prompts
+    ]
+)
+
+# One row per base prompt x layer of two lens records: a is the first, b the second, at the prompt's
+# last position under the lens `final`. A change is b minus a.
+DIFF_CELLS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("relation", pa.string()),
+        ("layer", pa.int16()),  # null where the models differ in depth: then only `depth` compares
+        ("depth", pa.float64()),  # layer / n_layers
+    ]
+    + [
+        field
+        for name in ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")
+        for field in ((f"{name}_a", pa.float64()), (f"{name}_b", pa.float64()))
+    ]
+    + [
+        ("answer_rank_log2_change", pa.float64()),  # log2(rank b / rank a)
+        ("top1_same", pa.bool_()),  # both lenses have the same top token
+        ("resid_cosine", pa.float64()),  # of the two residual vectors; null unless both were kept
+        ("resid_change", pa.float64()),  # ||b - a|| / ||a||; the same
+        ("lens_kl_bits", pa.float64()),  # KL(lens a || lens b); the same
+    ]
+)
+
+# One row per base prompt of both records: what each model answers, and when.
+DIFF_PROMPTS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("relation", pa.string()),
+        ("prompt", pa.string()),  # as the first record has it
+        ("answer", pa.string()),
+        ("solved_a", pa.bool_()),
+        ("solved_b", pa.bool_()),
+    ]
+    + [
+        field
+        for name in MILESTONES
+        for side in ("a", "b")
+        for field in (
+            (f"{name}_layer_{side}", pa.int16()),
+            (f"{name}_depth_{side}", pa.float64()),
+        )
+    ]
+)
+
+# One row per measure x layer: is the change more than chance, all layers considered?
+DIFF_LAYERS = pa.schema(
+    [
+        ("measure", pa.string()),
+        ("layer", pa.int16()),  # null as in DIFF_CELLS
+        ("depth", pa.float64()),
+        ("mean_change", pa.float64()),  # over prompts
+        ("n_prompts", pa.int32()),
+        ("n_relations", pa.int32()),
+        ("p_adjusted", pa.float64()),  # null where it cannot be tested
+        ("reason", pa.string()),  # why it is null; null when it is not
+    ]
+)
+
 TABLES = {
     "prompts": PROMPTS,
     "lens": LENS,
     "milestones": MILESTONE_TABLE,
     "problems": PROBLEMS,
     "responses": RESPONSES,
+    "controls": CONTROLS,
     "activations": ACTIVATIONS,
     "residual_index": RESIDUAL_INDEX,
+    "residual_cells": RESIDUAL_CELLS,
     "training": TRAINING,
     "evaluation": EVALUATION,
+    "placement": PLACEMENT,
+    "diff_cells": DIFF_CELLS,
+    "diff_prompts": DIFF_PROMPTS,
+    "diff_layers": DIFF_LAYERS,
+    "similarity": SIMILARITY,
+    "layer_map": LAYER_MAP,
+    "layer_ranking": LAYER_RANKING,
+    "layer_choice": LAYER_CHOICE,
+    "massive_dimensions": MASSIVE_DIMENSIONS,
 }
 
-Kind = Literal["lens", "inference", "trace", "training", "evaluation"]
+Kind = Literal[
+    "lens",
+    "inference",
+    "trace",
+    "training",
+    "evaluation",
+    "cache",
+    "correlation",
+    "diff",
+    "placement",
+]
 
 # The tables that a complete record of each kind holds.
 KINDS: dict[Kind, tuple[str, ...]] = {
@@ -237,4 +461,15 @@ KINDS: dict[Kind, tuple[str, ...]] = {
     "trace": ("responses", "activations", "residual_index", "problems"),
     "training": ("training", "problems"),
     "evaluation": ("evaluation", "problems"),
+    "placement": ("placement", "problems"),
+    "cache": ("prompts", "residual_index", "residual_cells", "problems"),
+    "correlation": (
+        "similarity",
+        "layer_map",
+        "layer_ranking",
+        "layer_choice",
+        "massive_dimensions",
+        "problems",
+    ),
+    "diff": ("diff_cells", "diff_prompts", "diff_layers", "problems"),
 }

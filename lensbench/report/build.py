@@ -32,6 +32,11 @@ def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     Raises RecordsError when records are missing, incomplete or of a newer schema.
     """
     records, others = load_records(paths), load_second(paths)
+    if not records and not others:
+        raise RecordsError(
+            f"{paths[0]} holds residual caches only, which have no report. Make a record of one: "
+            "lensbench lens MODEL --cache DIR."
+        )
     out = out or _run_folder(paths[0])
     tables = {record.model: record_tables(record) for record in records}
     folders = unique_slugs([record.model for record in records])

@@ -68,7 +68,10 @@ class SecondRecord:
 
 
 def find_records(paths: Sequence[Path]) -> list[Path]:
-    """All record folders at or beneath `paths`, each once, sorted within a path."""
+    """All record folders at or beneath `paths`, each once, sorted within a path.
+
+    Hidden folders are passed over.
+    """
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
@@ -76,7 +79,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
                 f"{path}: no such folder. Name a run folder made by `lensbench run`."
             )
         for manifest in sorted(path.rglob(MANIFEST)):
-            if not _is_foreign(manifest):
+            if not _is_hidden(manifest.relative_to(path)) and not _is_foreign(manifest):
                 found.setdefault(manifest.parent.resolve(), manifest.parent)
     if not found:
         names = ", ".join(str(path) for path in paths)
@@ -85,6 +88,11 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
             "Name a run folder made by `lensbench run` or `lensbench lens --prompts`."
         )
     return list(found.values())
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether it lies in a folder such as `.runs`: records that others were made of."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -126,12 +134,15 @@ def load_record(folder: Path) -> Record:
 
 
 def load_second(paths: Sequence[Path]) -> list[SecondRecord]:
-    """Read every record beneath `paths` that is not a lens record, named by its place there."""
+    """Read every record beneath `paths` that is not a lens record, named by its place there.
+
+    Residual caches are passed over: what they hold is for `lens --cache` and `correlate` to read.
+    """
     folders = find_records(paths)
     return [
         _second_record(folder, _place(folder, paths, alone=len(folders) == 1))
         for folder in folders
-        if _kind_of(folder) != "lens"
+        if _kind_of(folder) not in ("lens", "cache")
     ]
 
 

@@ -36,7 +36,7 @@ def model_report(record: Record, tables: dict[str, Table], heat_maps: Sequence[s
             anomalies_shown=tables["anomalies"].frame.head(SHOWN_ANOMALIES),
             anomaly_reading=anomalies.reading(tables["anomaly_share"].frame),
             limitations=limitations(record, tables),
-            gate=pd.DataFrame([_gate_row(check) for check in record.manifest["gate"]]),
+            gate=pd.DataFrame([gate_row(check) for check in record.manifest["gate"]]),
             provenance=pd.DataFrame(flat(record.manifest), columns=["key", "value"]),
         )
     )
@@ -96,7 +96,7 @@ def _is_numeric(column: pd.Series) -> bool:
     return not any(isinstance(value, str) for value in column)
 
 
-def _gate_row(check: dict[str, Any]) -> dict[str, str]:
+def gate_row(check: dict[str, Any]) -> dict[str, str]:
     """A gate result as text: errors span many orders, so they are written in 2 digits."""
     reason = check.get("reason") or ""
     passed = {True: "yes", False: "no", None: f"n/a ({reason or 'not measured'})"}

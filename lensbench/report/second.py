@@ -9,7 +9,16 @@ import pandas as pd
 
 from lensbench.escape import markdown
 from lensbench.records.schema import Kind
-from lensbench.report import conditions, evaluation, inference, trace, training
+from lensbench.report import (
+    conditions,
+    correlation,
+    diff,
+    evaluation,
+    inference,
+    placement,
+    trace,
+    training,
+)
 from lensbench.report.limitations import unpinned_code
 from lensbench.report.load import SecondRecord
 from lensbench.report.markdown import environment, flat
@@ -43,6 +52,9 @@ CHAPTERS: dict[Kind, Chapter] = {
     "evaluation": evaluation,
     "inference": inference,
     "trace": trace,
+    "correlation": correlation,
+    "diff": diff,
+    "placement": placement,
 }  # in the order of the index
 _HIDDEN = ("gate", "adapter.modules", "adapter.blocks")  # of a manifest: empty, or in a table
 

@@ -34,6 +34,15 @@ class Residuals:
         rows, columns = zip(*self.cells[cells], strict=True)
         return self.logits[list(rows), list(columns)].float()
 
+    def broken_rows(self) -> set[int]:
+        """Rows whose residual stream or logits hold NaN or Inf at one of the cells."""
+        bad = ~self.stream.isfinite().all(-1).all(0)  # [cell]
+        rows = {row for (row, _), is_bad in zip(self.cells, bad.tolist(), strict=True) if is_bad}
+        for row, column in self.cells:
+            if not bool(self.logits[row, column].isfinite().all()):
+                rows.add(row)
+        return rows
+
 
 def capture(
     model: LensModel, batch: Batch, sites: Sequence[Site], cells: Sequence[Cell]

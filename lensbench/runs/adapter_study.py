@@ -6,7 +6,7 @@ Each stage leaves a folder that says when it is whole, so an interrupted study g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,50 +16,47 @@ from lensbench.quantized.infer import ModelChoice
 from lensbench.quantized.lora import Lora
 from lensbench.quantized.pairs import Pair, write_jsonl
 from lensbench.quantized.precision import Bits
-from lensbench.quantized.rag.documents import Document
-from lensbench.quantized.rag.embedding import load_embedder
-from lensbench.quantized.rag.index import create_index
 from lensbench.quantized.sources import pairs_of
 from lensbench.quantized.split import split
 from lensbench.quantized.style import Style
 from lensbench.quantized.train import TrainSpec, train
 from lensbench.runs.adapter_spec import AdapterSpec
-
-Progress = Callable[[str, int, int], None]  # (stage, done, in all)
-Notify = Callable[[str], None]
+from lensbench.runs.stages import Notify, Progress, StudyOutcome, build_index
 
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 
 
-def run_study(
+def run_adapter_study(
     spec: AdapterSpec,
     out: Path,
     progress: Progress = lambda *_: None,
     notify: Notify = lambda _: None,
-) -> list[Problem]:
-    """Run every stage of a study into `out`; returns what was left out on the way.
+) -> StudyOutcome:
+    """Run every stage of a study into `out`.
 
     The index holds every pair but the asked ones, so retrieval can find other pairs about the same
     thing and never the question itself. Whole groups go to one split: the adapter sees no pair of
     a group that is asked about.
 
-    Raises what `pairs_of`, `train`, `evaluate` and `create_index` raise.
+    Raises what `pairs_of`, `train`, `evaluate` and `build_index` raise.
     """
-    pairs, problems = _pairs(spec)
+    pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
     parts = split(pairs, SHARES, spec.seed)
     asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
     files = {"train": parts["train"], "eval": parts["eval"], "test": asked}
     for name, part in files.items():
         write_jsonl(out / "data" / f"{name}.jsonl", part)
     notify(", ".join(f"{len(part):,} pairs for {name}" for name, part in files.items()))
-    _index(out / "index", pairs, {pair.id for pair in asked}, progress)
+    held_out = {pair.id for pair in asked}
+    build_index(out / "index", [pair for pair in pairs if pair.id not in held_out], progress)
     trained = train(
         _train_spec(spec, out),
         lambda what, done, total, _: progress(what, done, total),
         notify,
     )
     left_out = evaluate(_choice(spec, out), _eval_spec(spec, out), out / "evaluation", progress)
-    return [*problems, *trained.problems, *left_out]
+    problems += [*trained.problems, *left_out]
+    return StudyOutcome([out / "adapter", out / "evaluation"], problems)
 
 
 def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
@@ -67,30 +64,18 @@ def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     return sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}:{pair.id}".encode()).digest())
 
 
-def _pairs(spec: AdapterSpec) -> tuple[list[Pair], list[Problem]]:
+def chosen_pairs(
+    sources: Sequence[str], limit: int | None, seed: int
+) -> tuple[list[Pair], list[Problem]]:
+    """At most `limit` pairs of each source, and what was wrong with others."""
     pairs: list[Pair] = []
     problems: list[Problem] = []
-    for source in spec.data:
+    for source in sources:
         found, wrong = pairs_of(source)
-        chosen = {pair.id for pair in shuffled(found, spec.seed)[: spec.limit]}
+        chosen = {pair.id for pair in shuffled(found, seed)[:limit]}
         pairs += [pair for pair in found if pair.id in chosen]
         problems += wrong
     return pairs, problems
-
-
-def _index(folder: Path, pairs: Sequence[Pair], asked: set[str], progress: Progress) -> None:
-    """Bring the index up to date with the pairs that are not asked."""
-    documents = [
-        Document(pair.id, f"{pair.question}\n{pair.response}", {"source": "pairs"})
-        for pair in pairs
-        if pair.id not in asked
-    ]
-    with create_index(folder, load_embedder()) as index:
-        index.add(
-            documents,
-            delete_missing=True,
-            progress=lambda done, total: progress("index", done, total),
-        )
 
 
 def _train_spec(spec: AdapterSpec, out: Path) -> TrainSpec:

@@ -9,12 +9,26 @@ from typing import Any, get_type_hints
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.runs.adapter_spec import AdapterSpec
+from lensbench.runs.correlation_spec import CorrelationStudySpec
+from lensbench.runs.diff_spec import DiffSpec
+from lensbench.runs.placement_spec import PlacementSpec
 from lensbench.runs.spec import RunSpec
 
 ANALYSIS = "analysis.toml"
-Spec = RunSpec | AdapterSpec
-_KINDS: dict[str, type[Spec]] = {"lens": RunSpec, "adapter": AdapterSpec}
-_FILES = ("prompts", "data")  # keys that may name a file beside the analysis
+Spec = RunSpec | AdapterSpec | CorrelationStudySpec | DiffSpec | PlacementSpec
+KINDS: dict[str, type[Spec]] = {
+    "lens": RunSpec,
+    "adapter": AdapterSpec,
+    "correlation": CorrelationStudySpec,
+    "diff": DiffSpec,
+    "placement": PlacementSpec,
+}
+_FILES = (
+    "prompts",
+    "other_prompts",
+    "documents",
+    "data",
+)  # keys that may name a file beside the analysis
 
 
 def read_analysis(folder: Path) -> Spec:
@@ -25,14 +39,14 @@ def read_analysis(folder: Path) -> Spec:
     path = folder / ANALYSIS if folder.is_dir() else folder
     content = _content(path)
     kind = content.pop("kind", "lens")
-    if kind not in _KINDS:
-        remedy = f"Choose from: {', '.join(_KINDS)}."
+    if kind not in KINDS:
+        remedy = f"Choose from: {', '.join(KINDS)}."
         raise InputProblems([Problem(str(path), f"kind = {kind!r} is not known", remedy)])
-    problems = list(_key_problems(content, str(path), _KINDS[kind]))
+    problems = list(_key_problems(content, str(path), KINDS[kind]))
     if problems:
         raise InputProblems(problems)
     values = {key: _value(key, value, path.parent) for key, value in content.items()}
-    spec = _KINDS[kind](name=path.parent.resolve().name, **values)
+    spec = KINDS[kind](name=path.parent.resolve().name, **values)
     if found := spec.problems(str(path)):
         raise InputProblems(found)
     return spec

@@ -10,24 +10,28 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
-from lensbench.checkpoints.hashes import hashes
-from lensbench.checkpoints.source import locate, public_source
+from lensbench.checkpoints.source import public_source
+from lensbench.checkpoints.variant import Variant, parse_variant
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
-from lensbench.lens.logit import LensSettings, read_batch
+from lensbench.lens.logit import BatchReadings, LensSettings, read_batch
 from lensbench.lens.milestones import milestones_table
 from lensbench.lens.table import lens_table, prompts_table
-from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
-from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.manifest import new_manifest, peak_memory_bytes, versions
+from lensbench.records.residuals import shards_of
 from lensbench.records.store import RecordStore, folder_name
+from lensbench.residuals.cache import ResidualCache, keep, write_kept
+from lensbench.runs.kept import RESIDUAL_TABLES, has_residuals
 from lensbench.runs.spec import RunSpec
+from lensbench.runs.variant import open_variant, variant_facts
 
 Progress = Callable[[str, int, int], None]  # (model, batches done, batches in all)
 
@@ -62,45 +66,62 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
     Raises:
         InputProblems: unknown models, prompt set, relation or settings, before anything is loaded.
     """
-    prompt_set = _prompt_set(spec)
+    variants, prompt_set = _checked(spec)
     outcome = Outcome(problems=list(prompt_set.problems))
-    for name in spec.models:
+    for variant in variants:
+        name = str(variant)
         store = RecordStore(out / folder_name(name), name)
         try:
-            outcome.problems += _run_model(spec, prompt_set, store, progress)
+            outcome.problems += _run_model(spec, variant, prompt_set, store, progress)
             outcome.folders.append(store.folder)
         except LensbenchError as error:
             outcome.failed[name] = error
         except OSError as error:
-            outcome.failed[name] = _disk_error(store.folder, error)
+            outcome.failed[name] = disk_error(store.folder, error)
     return outcome
 
 
-def _prompt_set(spec: RunSpec) -> PromptSet:
-    """The prompts of the run; every problem with the spec is raised at once, before any work."""
+def _checked(spec: RunSpec) -> tuple[list[Variant], PromptSet]:
+    """Models and prompts; every problem with the spec is raised at once, before any work."""
     problems = spec.problems("settings")
+    variants = []
     for name in spec.models:
         try:
-            locate(name)
+            variants.append(parse_variant(name))
         except InputProblems as error:
             problems += error.problems
         except LensbenchError as error:
             problems.append(Problem(f"model {name}", str(error).rstrip("."), ""))
+    problems += _same_name(variants)
     if problems:
         raise InputProblems(problems)
     prompt_set = load_prompts(spec.prompts)
     if spec.relations:
         prompt_set = prompt_set.only(spec.relations)
-    return prompt_set
+    return variants, prompt_set
+
+
+def _same_name(variants: Sequence[Variant]) -> list[Problem]:
+    """Adapters in folders of one name would be one record."""
+    names = [str(variant) for variant in variants if variant.adapter is not None]
+    remedy = "Rename one adapter's folder, or run them into folders of their own."
+    return [
+        Problem(f"model {name}", "two adapters of that name were given", remedy)
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
 
 
 def _run_model(
-    spec: RunSpec, prompt_set: PromptSet, store: RecordStore, progress: Progress
+    spec: RunSpec,
+    variant: Variant,
+    prompt_set: PromptSet,
+    store: RecordStore,
+    progress: Progress,
 ) -> list[Problem]:
     """One model, from where it stopped, to a complete record. Returns its own problems."""
     started = time.monotonic()
-    folder = locate(store.model).require_folder()
-    files = hashes(folder)
+    files = variant_facts(variant, spec.dtype, spec.device)
     prompts = choose(prompt_set.prompts, spec.limit)
     settings = spec.settings() | {
         "prompts": prompt_set.name,
@@ -109,23 +130,28 @@ def _run_model(
         "seed": 0,
     }
     with store.locked():
-        if _is_complete(store, settings, files):
+        if is_complete(store, settings, files):
             return [p for p in store.problems() if p not in prompt_set.problems]
-        model = load_model(store.model, dtype=spec.dtype, device=spec.device)
-        encoded, problems = _encode(model, prompts, spec, prompt_set.name)
-        manifest = new_manifest(_model_facts(model) | files, settings)
+        model = open_variant(variant, dtype=spec.dtype, device=spec.device)
+        encoded, problems = encode_prompts(model, prompts, spec.template, prompt_set.name)
+        manifest = new_manifest(model_facts(model, variant) | files, settings)
+        if not variant.plain:
+            manifest["versions"] |= versions("inference")
         store.start(manifest)
-        identities = check_identities(model, _gate_prompts(encoded))
+        identities = check_identities(model, gate_prompts(encoded))
         require(identities)
-        jobs = list(_jobs(spec, encoded))
-        kept = _measure(model, jobs, store, progress)
+        jobs = list(lens_jobs(spec, encoded))
+        kept = measure(model, jobs, store, manifest, progress)
+        if spec.keep_residuals:
+            for name in RESIDUAL_TABLES:
+                store.join_parts(len(jobs), name)
         lens, found, notes = store.parts(len(jobs), "lens")
         gate_kl = max(
             (n["gate_kl_bits"] for n in notes if n["gate_kl_bits"] is not None), default=None
         )
         problems = list(dict.fromkeys(problems + found))  # a heat map prompt is read twice
         left_out = prompt_set.problems + problems
-        _write_tables(model, store, encoded, lens, left_out)
+        write_tables(model, store, encoded, lens, left_out)
         store.finish(
             manifest
             | {
@@ -139,32 +165,35 @@ def _run_model(
     return problems
 
 
-def _is_complete(store: RecordStore, settings: dict[str, Any], files: dict[str, str]) -> bool:
+def is_complete(store: RecordStore, settings: dict[str, Any], files: dict[str, Any]) -> bool:
     """The same run was finished before: nothing to do, not even to load the model."""
     earlier = store.manifest()
     if earlier is None or earlier["status"] != "complete" or not store.has_tables():
+        return False
+    if settings.get("keep_residuals") and not has_residuals(store.folder):
         return False
     same_model = all(earlier["model"].get(key) == value for key, value in files.items())
     return same_model and earlier["settings"] == settings
 
 
-def _encode(
-    model: LensModel, prompts: Sequence[Prompt], spec: RunSpec, where: str
+def encode_prompts(
+    model: LensModel, prompts: Sequence[Prompt], template: str, where: str
 ) -> tuple[list[EncodedPrompt], list[Problem]]:
-    encoder = Encoder(model.tokenizer, model.n_ctx, cast(Template, spec.template), where)
+    """Prompts as the model's tokenizer sees them. Raises InputProblems when none can be encoded."""
+    encoder = Encoder(model.tokenizer, model.n_ctx, cast(Template, template), where)
     encoded, problems = encode_all(encoder, prompts)
     if not encoded:
         raise InputProblems(problems)
     return encoded, problems
 
 
-def _gate_prompts(encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
+def gate_prompts(encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
     """A short and a long prompt of the run, so that padding is tested too."""
     by_length = sorted((prompt.token_ids for prompt in encoded), key=lambda ids: (len(ids), ids))
     return [by_length[0], by_length[-1]] if len(by_length) > 1 else by_length
 
 
-def _jobs(spec: RunSpec, encoded: Sequence[EncodedPrompt]) -> Iterator[Job]:
+def lens_jobs(spec: RunSpec, encoded: Sequence[EncodedPrompt]) -> Iterator[Job]:
     """What is read: every prompt at its last position, some at all positions for heat maps.
 
     Headlines, and so their sensitivity to the lens, come from base prompts; the rows that go with
@@ -181,8 +210,14 @@ def _jobs(spec: RunSpec, encoded: Sequence[EncodedPrompt]) -> Iterator[Job]:
 
 
 def _settings(spec: RunSpec, lenses: tuple[Lens, ...], positions: str) -> LensSettings:
-    points = cast(tuple[Point, ...], spec.points)
-    return LensSettings(lenses, points, None, positions, spec.top_k, spec.batch_tokens)
+    return LensSettings(
+        lenses,
+        cast(tuple[Point, ...], spec.points),
+        positions=positions,
+        top_k=spec.top_k,
+        batch_tokens=spec.batch_tokens,
+        keep_stream=spec.keep_residuals and positions == "last",
+    )
 
 
 def _batched(prompts: Sequence[EncodedPrompt], settings: LensSettings) -> Iterator[Job]:
@@ -191,7 +226,14 @@ def _batched(prompts: Sequence[EncodedPrompt], settings: LensSettings) -> Iterat
         yield Job([prompts[item] for item in items], settings)
 
 
-def _measure(model: LensModel, jobs: Sequence[Job], store: RecordStore, progress: Progress) -> int:
+def measure(
+    model: LensModel,
+    jobs: Sequence[Job],
+    store: RecordStore,
+    manifest: dict[str, Any],
+    progress: Progress,
+    cache: ResidualCache | None = None,
+) -> int:
     """Write every batch that is not there yet. Returns how many were there already."""
     text = TokenText(model.tokenizer)
     kept = 0
@@ -200,23 +242,42 @@ def _measure(model: LensModel, jobs: Sequence[Job], store: RecordStore, progress
         if store.has_part(number):
             kept += 1
             continue
-        readings = read_batch(model, job.prompts, job.settings)
-        if readings.gate_kl_bits is not None:
+        readings = read_batch(model, job.prompts, job.settings, cache)
+        if cache is None and readings.gate_kl_bits is not None:
             require([lens_identity(model, readings.gate_kl_bits)])
-        table = lens_table(model, readings, text)
+        tables = {"lens": lens_table(model, readings, text)}
+        if manifest["settings"].get("keep_residuals"):
+            tables |= _kept(model, store.folder, number, readings, shards_of(manifest))
         notes = {"gate_kl_bits": readings.gate_kl_bits}
-        store.write_part(number, {"lens": table}, readings.problems, notes)
+        store.write_part(number, tables, readings.problems, notes)
     progress(store.model, len(jobs), len(jobs))
     return kept
 
 
-def _write_tables(
+def _kept(
+    model: LensModel, folder: Path, number: int, readings: BatchReadings, record: str
+) -> dict[str, pa.Table]:
+    """Write the residual vectors of one batch; the tables that say where each one is.
+
+    Heat maps' cells are not kept. What is bfloat16 in the model is bfloat16 on disk: no rounding.
+    """
+    if readings.stream is None:
+        return write_kept(folder, number, model, [], {}, record)
+    prompts = [keep(prompt, "last", model.n_ctx) for prompt in readings.prompts]
+    half = readings.stream.to(torch.bfloat16)
+    stream = half if torch.equal(half.float(), readings.stream) else readings.stream
+    by_site = dict(zip(readings.sites, stream, strict=True))
+    return write_kept(folder, number, model, prompts, by_site, record)
+
+
+def write_tables(
     model: LensModel,
     store: RecordStore,
     encoded: Sequence[EncodedPrompt],
     lens: pa.Table,
     problems: list[Problem],
 ) -> None:
+    """The record's four tables, from the lens' readings of every batch."""
     there = set(lens.filter(lens["is_last"])["prompt_id"].to_pylist())
     measured = [item for item in encoded if item.prompt.id in there]
     lens = lens.filter(pc.is_in(lens["prompt_id"], pa.array(sorted(there), pa.string())))
@@ -236,10 +297,11 @@ def _with_run_identity(
     return [lens_identity(model, gate_kl), *identities[1:]]
 
 
-def _model_facts(model: LensModel) -> dict[str, Any]:
+def model_facts(model: LensModel, variant: Variant) -> dict[str, Any]:
+    """What a manifest says of a model, besides the hashes of its files."""
     return {
         "name": model.name,
-        "source": public_source(model.name, model.source),
+        "source": public_source(variant.name, model.source),
         "model_type": model.model_type,
         "n_layers": model.n_layers,
         "d_model": model.d_model,
@@ -253,7 +315,8 @@ def _model_facts(model: LensModel) -> dict[str, Any]:
     }
 
 
-def _disk_error(folder: Path, error: OSError) -> RecordsError:
+def disk_error(folder: Path, error: OSError) -> RecordsError:
+    """A disk that is full, or another trouble with a file, in words."""
     what = f"{error.filename or folder}: {error.strerror or error}"
     return RecordsError(
         f"{what}. What was written before is kept: mend this (free some space?) and run the same "

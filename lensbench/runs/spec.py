@@ -18,6 +18,8 @@ class RunSpec:
 
     `limit` is how many base prompts are asked, spread over relations, each with its paraphrases,
     reverses and controls; None asks all. `heatmap_prompts` of them are read at every position.
+    `models` may name variants (NAME@BITS+ADAPTER). `keep_residuals` keeps the residual vectors at
+    the last positions beside the record, for `lensbench diff`.
     """
 
     name: str
@@ -33,11 +35,14 @@ class RunSpec:
     batch_tokens: int = 512
     dtype: str | None = None
     device: str | None = None
+    keep_residuals: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, for the manifest; models and name do not."""
         fields = dataclasses.asdict(self)
         del fields["name"], fields["models"]
+        if not self.keep_residuals:  # records made before it was a setting are the same record
+            del fields["keep_residuals"]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
 
     def problems(self, where: str) -> list[Problem]:

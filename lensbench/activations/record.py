@@ -1,0 +1,294 @@
+"""A correlation study from runs on disk to a record, and the files of chosen blocks beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from lensbench.activations.conditions import Aligned, Run, align, open_runs
+from lensbench.activations.correlation import Resampling
+from lensbench.activations.layer_choice import Choice, choice_file
+from lensbench.activations.resampling import codes_of
+from lensbench.activations.similarity import MEASURES
+from lensbench.activations.study import Findings, Study, known_measures, run_study
+from lensbench.activations.variants import (
+    MassiveDimension,
+    massive_dimensions,
+    massive_masks,
+)
+from lensbench.errors import InputProblems, Problem
+from lensbench.files import sha256_of, write_text
+from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.schema import KINDS, PHASES, TABLES, VARIANTS
+from lensbench.records.store import RecordStore, folder_name
+
+Progress = Callable[[str, int, int], None]
+MAIN = ("cosine", "without_massive")  # measure and variant that choose the blocks
+SIGNIFICANT = 0.05
+LEAST_RESAMPLES = 100
+
+
+@dataclass(frozen=True)
+class CorrelationSpec:
+    """What is compared with what, and how."""
+
+    runs: tuple[str, ...]  # FOLDER or NAME=FOLDER; the first is the reference
+    out: Path
+    controls: tuple[str, ...] = ()
+    phases: tuple[str, ...] = PHASES
+    measures: tuple[str, ...] = tuple(MEASURES)
+    n_blocks: int | None = None  # to suggest
+    resamples: int = 2000
+    seed: int = 0
+    relative_depth: bool = False
+    groups: Path | None = None  # a .csv with id and group: prompts that are drawn together
+
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with the settings."""
+        found = []
+        if len(self.runs) < 2:
+            what = f"{len(self.runs)} run(s)"
+            remedy = "Give the reference and at least one condition to compare it with."
+            found.append(Problem("RUN", what, remedy))
+        found += [
+            Problem("--measure", f"no measure {name!r}", f"There are {', '.join(MEASURES)}.")
+            for name in self.measures
+            if name not in MEASURES
+        ]
+        found += [
+            Problem("--phase", f"no phase {name!r}", f"There are {', '.join(PHASES)}.")
+            for name in self.phases
+            if name not in PHASES
+        ]
+        if self.n_blocks is not None and MAIN[0] not in self.measures:
+            what = f"blocks are chosen by {MAIN[0]}, which is not measured"
+            found.append(Problem("--suggest-layers", what, f"Add --measure {MAIN[0]}."))
+        if self.resamples < LEAST_RESAMPLES:
+            remedy = f"Give at least {LEAST_RESAMPLES}."
+            found.append(Problem("--resamples", f"it is {self.resamples}", remedy))
+        return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a study."""
+
+    folder: Path  # the record
+    tables: dict[str, pa.Table]
+    suggested: dict[tuple[str, str], Path]  # by phase and condition: the file for training
+    problems: list[Problem]
+
+
+def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Outcome:
+    """Compare runs layer by layer and write the record.
+
+    Raises:
+        InputProblems: settings out of range; folders that hold no activations; runs that do not
+            match, named with what does not.
+        RecordsError: a table is damaged; the record's folder holds another study.
+    """
+    started = time.monotonic()
+    if problems := spec.problems():
+        raise InputProblems(problems)
+    runs = open_runs([*spec.runs, *spec.controls])
+    _require_blocks(spec, runs[0])
+    aligned = [align(runs, phase, spec.relative_depth) for phase in spec.phases]
+    massive = {one.phase: _massive(one) for one in aligned}
+    studies = _studies(spec, aligned, massive)
+    store = RecordStore(spec.out, runs[0].name, "correlation")
+    manifest = new_manifest(runs[0].model, _settings(spec, runs), "correlation")
+    with store.locked():
+        store.start(manifest)
+        findings = {study.aligned.phase: run_study(study, progress) for study in studies}
+        problems = [problem for one in aligned for problem in one.problems]
+        tables = _tables(store, findings, massive, problems)
+        suggested = _suggest(spec, runs, findings, tables["layer_ranking"])
+        manifest |= {
+            "problems": len(problems),
+            "wall_s": round(time.monotonic() - started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "paired": {study.aligned.phase: _pairing(study) for study in studies},
+        }
+        store.finish(manifest)
+    return Outcome(spec.out, tables, suggested, problems)
+
+
+def _require_blocks(spec: CorrelationSpec, reference: Run) -> None:
+    """The reference has as many blocks as are to be suggested."""
+    there = int(reference.model["n_layers"])
+    if spec.n_blocks is not None and not 1 <= spec.n_blocks <= there:
+        what = f"{spec.n_blocks} blocks are to be suggested, {reference.name} has {there}"
+        raise InputProblems([Problem("--suggest-layers", what, f"Give 1 to {there}.")])
+
+
+def _massive(aligned: Aligned) -> dict[str, list[MassiveDimension]]:
+    return {name: massive_dimensions(own) for name, own in aligned.values.items()}
+
+
+def _studies(
+    spec: CorrelationSpec,
+    aligned: Sequence[Aligned],
+    massive: dict[str, dict[str, list[MassiveDimension]]],
+) -> list[Study]:
+    """One study for each phase, without the massive dimensions of all phases."""
+    groups = _read_groups(spec.groups) if spec.groups else None
+    masks = massive_masks(
+        (one.values[name].shape[-1], dimensions)
+        for one in aligned
+        for name, dimensions in massive[one.phase].items()
+    )
+    n_conditions = len(spec.runs)
+    return [
+        Study(
+            aligned=one,
+            conditions=one.names[1:n_conditions],
+            controls=one.names[n_conditions:],
+            measures=known_measures(spec.measures),
+            how=Resampling(_codes(one, groups), spec.resamples, spec.seed),
+            massive=masks,
+            n_blocks=spec.n_blocks,
+        )
+        for one in aligned
+    ]
+
+
+def _read_groups(path: Path) -> dict[str, str]:
+    """The group of each prompt id. Raises InputProblems when the file has no such columns."""
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.DictReader(handle)
+        missing = [name for name in ("id", "group") if name not in (reader.fieldnames or ())]
+        if missing:
+            what, remedy = f"no column {', '.join(missing)}", "Give a .csv with id and group."
+            raise InputProblems([Problem(str(path), what, remedy)])
+        return {row["id"]: row["group"] or row["id"] for row in reader}
+
+
+def _codes(aligned: Aligned, groups: dict[str, str] | None) -> Int[np.ndarray, "prompt"]:
+    ids = aligned.prompt_ids
+    if groups is None:
+        return codes_of(None, len(ids))
+    lacking = [item for item in ids if item not in groups]
+    if lacking:
+        what = f"no group for {len(lacking)} prompts, {lacking[0]!r} first"
+        raise InputProblems([Problem("--groups", what, "Give every prompt a row in the file.")])
+    return codes_of([groups[item] for item in ids], len(ids))
+
+
+def _settings(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[str, Any]:
+    """What decides the numbers, every input with what identifies it."""
+    n_conditions = len(spec.runs)
+    roles = ["reference"] + ["condition"] * (n_conditions - 1)
+    roles += ["control"] * len(spec.controls)
+    return {
+        "inputs": {
+            run.name: run.facts() | {"role": role} for run, role in zip(runs, roles, strict=True)
+        },
+        "phases": list(spec.phases),
+        "measures": list(spec.measures),
+        "variants": list(VARIANTS),
+        "chosen_by": list(MAIN),
+        "n_blocks": spec.n_blocks,
+        "resamples": spec.resamples,
+        "seed": spec.seed,
+        "relative_depth": spec.relative_depth,
+        "groups_sha256": sha256_of(spec.groups) if spec.groups else None,
+    }
+
+
+def _pairing(study: Study) -> dict[str, Any]:
+    """How many prompts were paired, of what length, at which layers of each condition."""
+    aligned = study.aligned
+    return {
+        "prompts": len(aligned.prompt_ids),
+        "groups": study.how.n_groups,
+        "mean_tokens": {
+            name: round(float(tokens.mean()), 2) for name, tokens in aligned.n_tokens.items()
+        },
+        "layers": {name: list(layers) for name, layers in aligned.layers.items()},
+    }
+
+
+def _tables(
+    store: RecordStore,
+    findings: dict[str, Findings],
+    massive: dict[str, dict[str, list[MassiveDimension]]],
+    problems: list[Problem],
+) -> dict[str, pa.Table]:
+    """Write every table of the record, and return them."""
+    names = [name for name in KINDS["correlation"] if name in Findings().rows]
+    rows = {
+        name: [row for found in findings.values() for row in found.rows[name]] for name in names
+    }
+    rows["massive_dimensions"] = [
+        {"phase": phase, "condition": name} | asdict(one)
+        for phase, by_condition in massive.items()
+        for name, dimensions in by_condition.items()
+        for one in dimensions
+    ]
+    tables = {name: pa.Table.from_pylist(own, schema=TABLES[name]) for name, own in rows.items()}
+    tables["problems"] = store.problems_table(problems)
+    for name, table in tables.items():
+        store.write_table(name, table)
+    return tables
+
+
+def _suggest(
+    spec: CorrelationSpec, runs: Sequence[Run], findings: dict[str, Findings], ranking: pa.Table
+) -> dict[tuple[str, str], Path]:
+    """One file of chosen blocks for each phase and condition."""
+    written = {}
+    every = ranking.to_pylist()
+    for phase, found in findings.items():
+        for (condition, measure, variant), choice in found.choices.items():
+            if (measure, variant) != MAIN:
+                continue
+            own = [
+                row
+                for row in every
+                if (row["phase"], row["condition"]) == (phase, condition)
+                and (row["measure"], row["variant"]) == MAIN
+            ]
+            facts: dict[str, Any] = {
+                "phase": phase,
+                "condition": condition,
+                "reference": runs[0].name,
+            }
+            facts |= {"controls": [run.name for run in runs[len(spec.runs) :]]}
+            facts |= {"measure": measure, "variant": variant, "settings": _settings(spec, runs)}
+            data = choice_file(choice, why(choice, own), facts)
+            path = spec.out / f"layers-{folder_name(condition)}-{phase}.json"
+            write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+            written[phase, condition] = path
+    return written
+
+
+def why(choice: Choice, ranking: Sequence[dict[str, Any]]) -> str:
+    """Why these blocks, in one sentence of numbers; `ranking` is the condition's rows."""
+    worst: dict[int, float] = {}  # layer -> the largest adjusted p over the controls
+    for row in ranking:
+        p = 1.0 if row["p_adjusted"] is None else row["p_adjusted"]
+        worst[row["layer"]] = max(p, worst.get(row["layer"], 0.0))
+    firm = sum(worst[block + 1] < SIGNIFICANT for block in choice.blocks)
+    controls = [row["control"] for row in ranking if row["control"] is not None]
+    against = " above every control" if controls else " (no control)"
+    text = (
+        f"blocks {choice.blocks[0]}-{choice.blocks[-1]} (layers {choice.blocks[0] + 1}-"
+        f"{choice.blocks[-1] + 1} of a record) changed most: mean cosine distance "
+        f"{choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} layers have an "
+        f"adjusted p below {SIGNIFICANT:g}"
+    )
+    if choice.again_share is not None:
+        text += (
+            f"; the bootstrap picks the same blocks in {100 * choice.again_share:.0f} % of draws "
+            f"and shares {100 * (choice.overlap_share or 0):.0f} % of them on average"
+        )
+    return text

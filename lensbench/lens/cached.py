@@ -1,0 +1,124 @@
+"""The lens from a residual cache: the statistics of the live lens, without a forward pass.
+
+Residuals kept in float32 are those of the live run. The model's own logits are not kept: they are
+made from the last layer by the model's readout, which the gate compared with the model's output
+when the cache was made (`gate_kl_bits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lensbench.checkpoints.hashes import hashes
+from lensbench.errors import RecordsError
+from lensbench.lens.logit import LensSettings
+from lensbench.lens.result import LensResult, read
+from lensbench.models.model import LensModel
+from lensbench.models.readout import Lens
+from lensbench.prompts.encode import EncodedPrompt, Encoder
+from lensbench.prompts.prompt import Prompt
+from lensbench.residuals.cache import ResidualCache
+
+_OF_PROMPT = ("prompt", "relation", "answer", "category", "subject")
+_LINKS = ("control_of", "paraphrase_of", "reverse_of")
+
+
+def lens_from_cache(
+    cache: ResidualCache,
+    model: LensModel,
+    *,
+    layers: Sequence[int] | None = None,
+    lens: Lens | Sequence[Lens] = "final",
+    top_k: int = 5,
+    batch_tokens: int = 512,
+) -> LensResult:
+    """What `logit_lens` gives for the cached prompts, at the cached positions of each prompt.
+
+    Args:
+        model: the one the cache is of; its readout is needed, and no forward pass is run.
+        layers: of the cached ones; all of them by default.
+        lens, top_k, batch_tokens: as for `logit_lens`; with equal `batch_tokens` the cells are
+            grouped alike, and what does not involve the model's own logits is the same to the bit.
+
+    Raises:
+        RecordsError: a cache of another model, without the last layer or the layers asked for, or
+            with a shard that is missing or altered.
+        GateError: the last layer as it is on disk does not reproduce the model's output.
+    """
+    require_same(cache, _facts(model))
+    require_last(cache, model)
+    if not len(cache.cells):
+        raise RecordsError(f"{cache.folder}: no prompt of it could be cached; see its problems.")
+    everywhere = cache.manifest["settings"]["positions"] == "all"
+    kept = sorted({site.layer for site in cache.sites})
+    settings = LensSettings(
+        lenses=(lens,) if isinstance(lens, str) else tuple(lens),
+        points=tuple(dict.fromkeys(site.point for site in cache.sites)),
+        layers=tuple(kept if layers is None else layers),
+        positions="all" if everywhere else "last",
+        top_k=top_k,
+        batch_tokens=batch_tokens,
+    )
+    return read(model, cached_prompts(cache, model), settings, cache=cache)
+
+
+def require_same(cache: ResidualCache, now: Mapping[str, Any]) -> None:
+    """Raise RecordsError, with every difference, unless the cache is of a model of these facts."""
+    there = cache.manifest["model"]
+    differences = [
+        f"  - {key}: {there.get(key)} there, {value} now"
+        for key, value in now.items()
+        if there.get(key) != value
+    ]
+    if differences:
+        lines = "\n".join(differences)
+        raise RecordsError(
+            f"{cache.folder} is a cache of another model:\n{lines}\n"
+            f"Give {there['name']} as it was, or make a cache of this one."
+        )
+
+
+def require_last(cache: ResidualCache, model: LensModel) -> None:
+    """Raise RecordsError unless the cache holds the layer that the model's logits are made from."""
+    last = model.final_site
+    if last not in cache.sites:
+        raise RecordsError(
+            f"{cache.folder} lacks layer {last.layer}, the last one, from which the lens makes the "
+            f"model's own output. Make a cache that keeps it: --layers ...,{last.layer}."
+        )
+
+
+def _facts(model: LensModel) -> dict[str, Any]:
+    """What tells one loaded model from another. Raises RecordsError for one without a folder."""
+    if model.folder is None:
+        raise RecordsError(
+            f"{model.name} came as an object, so nobody can tell whether a cache is of it. Load it "
+            "by its name or folder."
+        )
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"name": model.name, "dtype": dtype, **hashes(model.folder)}
+
+
+def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt]:
+    """The cache's prompts as they went through the model, in the order of their set.
+
+    Raises RecordsError when the tokenizer sees one of them in another way now.
+    """
+    encoder = Encoder(model.tokenizer, model.n_ctx, cache.manifest["settings"]["template"])
+    rows = pq.read_table(cache.folder / "prompts.parquet").to_pylist()
+    return [_encoded(encoder, row) for row in rows]
+
+
+def _encoded(encoder: Encoder, row: dict[str, Any]) -> EncodedPrompt:
+    fields = {key: row[key] for key in (*_OF_PROMPT, *_LINKS)}
+    prompt = encoder.encode(Prompt(id=row["prompt_id"], **fields), row["null_category"])
+    if list(prompt.token_ids) != row["token_ids"]:
+        raise RecordsError(
+            f"prompt '{row['prompt_id']}' has other tokens now than in the cache. The tokenizer's "
+            "library was changed: make the cache again."
+        )
+    return replace(prompt, shared_with=row["answer_shared_with"])

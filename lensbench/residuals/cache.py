@@ -1,0 +1,274 @@
+"""The residual cache: which positions are kept, one batch to disk, and back as `Residuals`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.errors import InputProblems, Problem, RecordsError
+from lensbench.models.model import LensModel
+from lensbench.models.readout import Readout, Site
+from lensbench.prompts.batch import make_batch
+from lensbench.prompts.encode import EncodedPrompt
+from lensbench.records.residuals import (
+    ResidualFiles,
+    shard_name,
+    shards_of,
+    tensor_name,
+    write_shard,
+)
+from lensbench.records.schema import RESIDUAL_CELLS, RESIDUAL_INDEX
+from lensbench.records.store import MANIFEST, RecordStore
+from lensbench.residuals.capture import Cell, Residuals, capture
+
+Kept = Literal["last", "all", "answer"]
+KEPT: tuple[Kept, ...] = ("last", "all", "answer")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class KeptPrompt:
+    """A prompt as it goes through the model for the cache, and the positions that are kept."""
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    positions: range
+
+    @property
+    def n_of_prompt(self) -> int:
+        """Kept positions that are the prompt's own."""
+        return sum(position < len(self.prompt.token_ids) for position in self.positions)
+
+
+def keep(prompt: EncodedPrompt, positions: Kept, n_ctx: int) -> KeptPrompt:
+    """What is kept of a prompt of n tokens.
+
+    "last": position n - 1, which predicts the answer. "all": positions 0 to n - 1. "answer": the
+    positions that predict each of the answer's k tokens when the answer stands in the text, n - 1
+    to n + k - 2; the model reads the prompt and, appended, the answer but for its last token. A
+    prompt without an answer keeps position n - 1 then.
+
+    Raises InputProblems when prompt and answer are longer than the context.
+    """
+    n, ids = len(prompt.token_ids), prompt.token_ids
+    if positions == "last":
+        return KeptPrompt(prompt, ids, range(n - 1, n))
+    if positions == "all":
+        return KeptPrompt(prompt, ids, range(n))
+    ids += prompt.answer.token_ids[:-1] if prompt.answer else ()
+    if len(ids) > n_ctx:
+        what = f"with its answer it has {len(ids):,} tokens, the model's context holds {n_ctx:,}"
+        remedy = "Shorten it, or keep --positions last."
+        item = prompt.prompt.id
+        raise InputProblems([Problem(f"prompt {item}", what, remedy, prompt_id=item)])
+    return KeptPrompt(prompt, ids, range(n - 1, len(ids)))
+
+
+def capture_kept(model: LensModel, kept: Sequence[KeptPrompt], sites: Sequence[Site]) -> Residuals:
+    """Run prompts as one batch; the residuals of their kept positions, prompt after prompt."""
+    batch = make_batch(range(len(kept)), [item.token_ids for item in kept])
+    cells = [(row, position) for row, item in enumerate(kept) for position in item.positions]
+    return capture(model, batch, sites, cells)
+
+
+def write_kept(
+    folder: Path,
+    number: int,
+    model: LensModel,
+    kept: Sequence[KeptPrompt],
+    stream: dict[Site, Float[Tensor, "cell d_model"]],
+    record: str,
+) -> dict[str, pa.Table]:
+    """Write one batch's shard; returns what the index says of it.
+
+    Args:
+        stream: by site, rows prompt after prompt as `capture_kept` gives them, in the number
+            format that goes to disk.
+        record: what the shard is of (see `write_shard`).
+    """
+    if kept:
+        tensors = {tensor_name(site.point, site.layer): rows for site, rows in stream.items()}
+        write_shard(folder, number, tensors, record)
+    first = np.cumsum([0, *(len(item.positions) for item in kept)]).tolist()
+    index = [
+        {
+            "model": model.name,
+            "prompt_id": item.prompt.prompt.id,
+            "point": site.point,
+            "layer": site.layer,
+            "depth": site.depth(model.n_layers),
+            "file": shard_name(number),
+            "tensor": tensor_name(site.point, site.layer),
+            "first_row": start,
+            "n_prompt_tokens": item.n_of_prompt,
+            "n_generated_tokens": len(item.positions) - item.n_of_prompt,
+        }
+        for start, item in zip(first, kept, strict=False)
+        for site in stream
+    ]
+    cells = [
+        {
+            "model": model.name,
+            "prompt_id": item.prompt.prompt.id,
+            "position": position,
+            "token_id": item.token_ids[position],
+        }
+        for item in kept
+        for position in item.positions
+    ]
+    return {
+        "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
+        "residual_cells": pa.Table.from_pylist(cells, schema=RESIDUAL_CELLS),
+    }
+
+
+def open_cache(folder: str | Path) -> ResidualCache:
+    """Open a complete residual cache; no residual is read yet.
+
+    Raises RecordsError when the folder holds none, or one that is not complete.
+    """
+    folder = Path(folder)
+    manifest = RecordStore(folder, "", "cache").manifest() if folder.is_dir() else None
+    if manifest is None or manifest.get("kind") != "cache":
+        raise RecordsError(f"{folder}: no residual cache. Make one with: lensbench cache")
+    if manifest["status"] != "complete":
+        raise RecordsError(
+            f"{folder / MANIFEST}: the cache is not complete. Run the same `lensbench cache` "
+            "again: it goes on where it stopped."
+        )
+    return ResidualCache(folder, manifest)
+
+
+class ResidualCache:
+    """Residual vectors of one model over one prompt set, read from disk a layer at a time.
+
+    >>> cache = open_cache("runs/cache")
+    >>> cache.layer(7).shape  # after block 7: [cell, d_model]
+    >>> cache.cells  # prompt_id, position and token_id of each row
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.files = ResidualFiles(folder, shards_of(manifest))
+        self.sites = [Site(point, layer) for point, layer in self.files.sites]  # type: ignore[arg-type]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """prompt_id, position (0-based, without padding) and token_id of each row of a layer."""
+        return self.files.cells
+
+    def layer(self, site: Site | int) -> Float[Tensor, "cell d_model"]:
+        """All residual vectors at a site, float32; a number is the site after that block.
+
+        Only this site's bytes are read. Raises RecordsError for a site that was not kept, and
+        names a shard that is missing, truncated or altered.
+        """
+        chosen = _site(site)
+        return torch.from_numpy(self.files.layer(chosen.point, chosen.layer))
+
+    def residuals(
+        self,
+        model: LensModel,
+        prompt_ids: Sequence[str],
+        wanted: Sequence[Sequence[int]],
+        sites: Sequence[Site],
+    ) -> CachedResiduals:
+        """The residuals of some prompts at the wanted positions of each, for the lens.
+
+        `sites` hold the model's last one: its logits are made from that.
+        """
+        cells = [(row, position) for row, positions in enumerate(wanted) for position in positions]
+        rows = np.array([self._row(prompt_ids[row], position) for row, position in cells])
+        stream = [torch.from_numpy(self.files.at(s.point, s.layer, rows)) for s in sites]
+        whole = torch.stack(stream).to(model.device)
+        return CachedResiduals(list(sites), cells, whole, model.readout, model.final_site)
+
+    def _row(self, prompt_id: str, position: int) -> int:
+        row = self._rows.get((prompt_id, position))
+        if row is None:
+            raise RecordsError(
+                f"{self.folder} does not hold position {position} of prompt '{prompt_id}': it "
+                f"keeps --positions {self.manifest['settings']['positions']}. Make one of others."
+            )
+        return row
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format on disk."""
+        return DTYPES[self.manifest["settings"]["residual_dtype"]]
+
+    @property
+    def gate_kl_bits(self) -> float:
+        """KL(model || the readout of the last layer as it is on disk), the worst cell.
+
+        NaN where there is no cell at all.
+        """
+        found = self.manifest["stored_kl_bits"]
+        return math.nan if found is None else float(found)
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], int]:
+        pairs = zip(self.cells.prompt_id, self.cells.position.tolist(), strict=True)
+        return {pair: row for row, pair in enumerate(pairs)}
+
+    def facts(self) -> list[str]:
+        """What is here, in words, for people."""
+        made, model = self.manifest["settings"], self.manifest["model"]
+        return [
+            f"model {model['name']}, {model['dtype']}, weights {model['weights_sha256'][:16]}, "
+            f"tokenizer {model['tokenizer_sha256'][:16]}",
+            f"prompts {made['prompts']}, {made['template']}, {made['prompts_sha256'][:16]}; "
+            f"left out: {self.manifest['problems']}",
+            "sites " + " ".join(tensor_name(site.point, site.layer) for site in self.sites),
+            f"{self.files.n_bytes / 1e6:,.1f} MB; the last layer on disk is the model within "
+            f"{self.gate_kl_bits:.1e} bits",
+        ]
+
+    def __repr__(self) -> str:
+        settings = self.manifest["settings"]
+        return (
+            f"ResidualCache({self.manifest['model']['name']}: {len(self.cells):,} cells of "
+            f"{self.cells.prompt_id.nunique():,} prompts x {len(self.sites)} sites, positions "
+            f"{settings['positions']}, {settings['residual_dtype']}, {self.folder})"
+        )
+
+
+@dataclass(frozen=True)
+class CachedResiduals:
+    """`Residuals` from disk. The model's logits are made from its last layer, by its readout."""
+
+    sites: list[Site]
+    cells: list[Cell]
+    stream: Float[Tensor, "site cell d_model"]
+    readout: Readout
+    last: Site
+
+    def at(self, site: Site) -> Float[Tensor, "cell d_model"]:
+        """The residual vectors of all cells at one site."""
+        return self.stream[self.sites.index(site)]
+
+    def model_logits(self, cells: slice) -> Float[Tensor, "cell d_vocab"]:
+        """The model's logits at some of the cells, float32."""
+        return self.readout(self.at(self.last)[cells], "final", self.last)
+
+    def broken_rows(self) -> set[int]:
+        """Rows that hold NaN or Inf: none, they were left out when the cache was made."""
+        return set()
+
+
+def _site(site: Site | int) -> Site:
+    if isinstance(site, Site):
+        return site
+    return Site("embed", 0) if site == 0 else Site("resid_post", site)

@@ -1,0 +1,66 @@
+"""Stages that studies share, and what became of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lensbench.checkpoints.variant import Variant, parse_variant
+from lensbench.errors import InputProblems, Problem
+from lensbench.quantized.infer import ModelChoice
+from lensbench.quantized.pairs import Pair
+from lensbench.quantized.rag.documents import Document
+from lensbench.quantized.rag.embedding import load_embedder
+from lensbench.quantized.rag.index import create_index
+
+Progress = Callable[[str, int, int], None]  # (stage, done, in all)
+Notify = Callable[[str], None]
+
+RUNS = ".runs"  # beneath a study's folder: records that others are made of; reports pass over it
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """The records that a study's reports are made of, and what was left out on the way."""
+
+    folders: list[Path]
+    problems: list[Problem]
+
+
+def build_index(folder: Path, pairs: Sequence[Pair], progress: Progress) -> None:
+    """Bring an index up to date with these pairs, each one a document."""
+    documents = [
+        Document(pair.id, f"{pair.question}\n{pair.response}", {"source": "pairs"})
+        for pair in pairs
+    ]
+    with create_index(folder, load_embedder()) as index:
+        index.add(
+            documents,
+            delete_missing=True,
+            progress=lambda done, total: progress("index", done, total),
+        )
+
+
+def parse_variants(names: Sequence[str], where: str = "models") -> list[Variant]:
+    """Models as NAME[@BITS][+ADAPTER]. Raises InputProblems with all that is wrong with them."""
+    found: list[Variant] = []
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            found.append(parse_variant(name))
+        except InputProblems as error:
+            problems += error.problems
+    labels = [str(variant) for variant in found]
+    problems += [
+        Problem(where, f"{label} stands twice", "Name it once.")
+        for label in sorted({label for label in labels if labels.count(label) > 1})
+    ]
+    if problems:
+        raise InputProblems(problems)
+    return found
+
+
+def choice(variant: Variant, device: str | None) -> ModelChoice:
+    """A variant as the second path loads it; without bits in float32."""
+    return ModelChoice(variant.name, variant.bits or 32, variant.adapter, device)
