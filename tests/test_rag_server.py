@@ -142,9 +142,10 @@ def test_an_interrupt_stops_the_server(built: Path) -> None:
     assert server_pid(built) is None
 
 
-@pytest.mark.parametrize("stale", [f"{os.getpid()}\n/some/folder\n", "99999999\n", "", "torn"])
+@pytest.mark.parametrize("stale", ["{own}\n/some/folder\n", "99999999\n", "", "torn"])
 def test_a_stale_process_file_is_survived(built: Path, stale: str) -> None:
-    (built / "postgres" / "postmaster.pid").write_text(stale)
+    text = stale.format(own=os.getpid())
+    (built / "postgres" / "postmaster.pid").write_text(text)
     with open_index(built) as index:
         assert index.count() == 20
 

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.variant import Bits
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.files import sha256_of
 from lensbench.quantized.batching import default_batch_size, in_pieces, plan, rebatched
 from lensbench.quantized.controls import CONTROLS, Control
 from lensbench.quantized.generate import Decoding, Generation, generate, row_seed
-from lensbench.quantized.load import AdaptedModel, Bits, load_quantized
+from lensbench.quantized.load import AdaptedModel, load_quantized
 from lensbench.quantized.questions import Asked, Ready, Retrieved, prepare, read_questions, retrieve
 from lensbench.quantized.responses_csv import RESERVED, ResponsesCsv, require_own
 from lensbench.quantized.style import Style, default_style

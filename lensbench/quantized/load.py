@@ -23,10 +23,10 @@ from lensbench.checkpoints.open import (
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.source import gguf_file, locate, public_source
 from lensbench.checkpoints.tensors import open_quantised
+from lensbench.checkpoints.variant import Bits
 from lensbench.errors import ModelError
 from lensbench.quantized.precision import (
     PRECISIONS,
-    Bits,
     half_precision,
     is_linear,
     never_repack,

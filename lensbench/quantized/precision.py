@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from lensbench.checkpoints.devices import memory_available, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
+from lensbench.checkpoints.variant import Bits
 from lensbench.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     from lensbench.checkpoints.families import Family
 
-Bits = Literal[4, 8, 16, 32]
 PRECISIONS: dict[Bits, str] = {32: "float32", 16: "bfloat16", 8: "int8", 4: "nf4"}
 # Of one weight in a linear layer. nf4 stores a scale of one byte for 64 weights, and for 256 of
 # these scales one of four bytes. LLM.int8's one scale a row is less than 1 % and left out.

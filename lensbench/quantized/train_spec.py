@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lensbench.checkpoints.variant import Bits
 from lensbench.errors import Problem
 from lensbench.quantized.lora import Lora
-from lensbench.quantized.precision import Bits
 from lensbench.quantized.style import Style
 
 DEFAULT_LENGTH = 512  # tokens

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from lensbench.checkpoints.variant import Bits
 from lensbench.errors import Problem
 from lensbench.quantized.evaluate import EvalSpec, evaluate
 from lensbench.quantized.infer import ModelChoice
 from lensbench.quantized.lora import Lora
 from lensbench.quantized.pairs import Pair, write_jsonl
-from lensbench.quantized.precision import Bits
 from lensbench.quantized.sources import pairs_of
 from lensbench.quantized.split import split
 from lensbench.quantized.style import Style

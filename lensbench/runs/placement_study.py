@@ -14,11 +14,11 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lensbench.checkpoints.variant import Bits
 from lensbench.errors import Problem, RecordsError
 from lensbench.quantized.evaluate import EvalSpec, evaluate
 from lensbench.quantized.infer import ModelChoice
 from lensbench.quantized.pairs import write_jsonl
-from lensbench.quantized.precision import Bits
 from lensbench.quantized.split import split
 from lensbench.quantized.style import Style
 from lensbench.quantized.train import TrainSpec, train
