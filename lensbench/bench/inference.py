@@ -135,8 +135,8 @@ def peers(name: str) -> dict[str, Peer]:
 
 def bench(
     model: Annotated[str, typer.Option(help="Alias or folder.")] = "smollm2-135m",
-    new_tokens: Annotated[int, typer.Option(min=1, help="Length of each response.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 3,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Length of each response.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
 ) -> None:
     """Tokens per second of lensbench, plain Hugging Face and CTranslate2, as ratios."""

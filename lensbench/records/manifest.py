@@ -17,25 +17,18 @@ import psutil  # type: ignore[import-untyped]
 from lensbench.records.schema import SCHEMA_VERSION, Kind
 from lensbench.version import __version__
 
+_LENS_PATH = (
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "pyarrow",
+)
 _PACKAGES: dict[Kind, tuple[str, ...]] = {
-    "lens": (
-        "torch",
-        "transformers",
-        "transformer-lens",
-        "tokenizers",
-        "numpy",
-        "scipy",
-        "pyarrow",
-    ),
-    "diff": (
-        "torch",
-        "transformers",
-        "transformer-lens",
-        "tokenizers",
-        "numpy",
-        "scipy",
-        "pyarrow",
-    ),
+    "lens": _LENS_PATH,
+    "diff": _LENS_PATH,
     "cache": ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors", "pyarrow"),
     "correlation": ("numpy", "scipy", "pyarrow"),
 }
