@@ -25,7 +25,6 @@ from lensbench.errors import InputProblems, RecordsError
 from lensbench.files import sha256_of
 from lensbench.prompts.sets import load_prompts
 from lensbench.records.schema import KINDS, MILESTONES, TABLES
-from lensbench.runs.adapter_spec import AdapterSpec
 from lensbench.runs.analysis import read_analysis
 from lensbench.runs.run import Outcome, run
 from lensbench.runs.spec import RunSpec
@@ -220,7 +219,7 @@ def test_a_second_run_does_nothing(
     def unwanted(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("lensbench.runs.run.load_model", unwanted)
+    monkeypatch.setattr("lensbench.runs.run.open_variant", unwanted)
     outcome = run(spec(), out)
     assert outcome.ok
     assert [folder.name for folder in outcome.folders] == [done.name]
@@ -528,9 +527,8 @@ ANALYSES = sorted((REPO / "analyses").glob("*/analysis.toml"))
 def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
     spec = read_analysis(path.parent)
     assert spec.problems(str(path)) == []
-    if isinstance(spec, AdapterSpec):
-        return
-    assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations
+    if isinstance(spec, RunSpec):
+        assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations
 
 
 # --- interruptions ------------------------------------------------------------------------------
@@ -542,7 +540,7 @@ from pathlib import Path
 import lensbench.runs.run as runs
 from lensbench.runs.analysis import read_analysis
 for model in read_analysis(Path(sys.argv[1])).models:
-    runs.load_model(model)  # transformers imports half of itself only now
+    runs.open_variant(model)  # transformers imports half of itself only now
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
