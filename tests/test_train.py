@@ -855,7 +855,7 @@ def test_a_real_model_learns_a_form_of_answer_in_8_bits(
         Lora(layers="24-29"),
         bits=8,
         device="cpu",
-        epochs=2,
+        epochs=4,
         batch_size=6,
         learning_rate=2e-3,
         eval_share=0.2,
