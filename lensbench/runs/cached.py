@@ -56,6 +56,7 @@ def run_cached(
     facts = variant_facts(variant, cache.manifest["settings"]["dtype"], device)
     with store.locked():
         if not is_complete(store, settings, facts):
+            require_same(cache, facts | {"name": str(variant)})
             model = _open(variant, cache, device)
             try:
                 _run(cache, model, store, settings, progress)
@@ -85,10 +86,8 @@ def _tuple(value: Any) -> Any:
 
 
 def _open(variant: Variant, cache: ResidualCache, device: str | None) -> LensModel:
-    """The model, if it is the cache's."""
-    dtype = cache.manifest["settings"]["dtype"]
-    require_same(cache, variant_facts(variant, dtype, device) | {"name": str(variant)})
-    model = open_variant(variant, dtype=dtype, device=device)
+    """The model, if the cache holds what a record is made of."""
+    model = open_variant(variant, dtype=cache.manifest["settings"]["dtype"], device=device)
     require_last(cache, model)
     missing = [site for site in model.sites() if site not in cache.sites]
     if missing:

@@ -29,11 +29,9 @@ def run_diff_study(
     A variant that cannot be read is named by `notify` and in the problems; the others go on.
     Raises what `parse_variants`, `run` and `run_diff` raise.
     """
-    texts = {model: [f"{model}{variant}" for variant in spec.variants] for model in spec.models}
-    variants = parse_variants([text for own in texts.values() for text in own])
-    measured = run(
-        _lens_spec(spec, tuple(t for own in texts.values() for t in own)), out / RUNS, progress
-    )
+    texts = tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
+    variants = parse_variants(texts)
+    measured = run(_lens_spec(spec, texts), out / RUNS, progress)
     problems = list(measured.problems)
     for name, error in measured.failed.items():
         notify(f"{name}: {error}")
