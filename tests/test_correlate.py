@@ -91,7 +91,11 @@ def test_the_record_holds_the_tables_of_its_kind_and_names_its_inputs(
     }
     assert inputs["rag"]["prompts_sha256"] == "d" * 64
     assert (made["settings"]["seed"], made["settings"]["resamples"]) == (7, 200)
-    assert made["paired"]["prompt"]["prompts"] == N_PROMPTS
+    assert made["phases"]["prompt"]["prompts"] == {
+        "plain": N_PROMPTS,
+        "rag": N_PROMPTS,
+        "irrelevant": N_PROMPTS,
+    }
 
 
 def test_the_same_runs_and_seed_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_other_depths_are_compared_at_relative_depth_when_asked(tmp_path: Path) 
     assert cosine.loc[1, "value"] < 0.9
     made = json.loads((outcome.folder / "manifest.json").read_text(encoding="utf-8"))
     assert made["settings"]["relative_depth"] is True
-    assert made["paired"]["prompt"]["layers"]["b"] == list(aligned.layers["b"])
+    assert made["phases"]["prompt"]["layers"]["b"] == list(aligned.layers["b"])
 
 
 def test_models_of_another_width_have_no_cosine_but_a_cka(tmp_path: Path) -> None:

@@ -124,8 +124,8 @@ def test_limitations_follow_from_the_record(record: SecondRecord) -> None:
     assert "Only" not in lines  # 20 prompts
     record.manifest["settings"]["inputs"]["other"]["role"] = "condition"
     record.manifest["settings"]["relative_depth"] = True
-    record.manifest["paired"]["prompt"]["prompts"] = 7
-    record.manifest["paired"]["prompt"]["mean_tokens"]["other"] = 50
+    record.manifest["phases"]["prompt"]["prompts"] = dict.fromkeys(("plain", NASTY, "other"), 7)
+    record.manifest["phases"]["prompt"]["mean_tokens"]["other"] = 50
     lines = " ".join(correlation.limitations(record, correlation.tables(record)))
     for part in ("No control", "convention", "Only 7 prompts", "differ in length"):
         assert part in lines

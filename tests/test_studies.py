@@ -141,8 +141,10 @@ def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: P
         "rebatched",
     ]
     found = list(comparisons(spec, parse_variants(spec.models), tmp_path))
-    assert len(found) == len({one.out for one in found}) == 3 + 2 * 3
-    context, alone = found[0], found[4]
+    assert len(found) == len({one.out for one in found}) == 2 * 3 + 2 * 3
+    context, topics, alone = found[0], found[1], found[7]
+    assert topics.unpaired
+    assert [run.split("=")[0] for run in topics.runs] == ["general", "python", "python+rag"]
     assert [run.split("=")[0] for run in (*context.runs, *context.controls)] == [
         "python",
         "python+rag",

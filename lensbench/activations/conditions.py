@@ -68,12 +68,13 @@ class Activations:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Conditions with the same prompts in the same order, and the reference's layers."""
+    """Conditions at the reference's layers: with the same prompts in the same order, if paired."""
 
     phase: str
+    paired: bool
     names: tuple[str, ...]  # the reference first
     values: dict[str, Float[np.ndarray, "layer prompt d"]]
-    prompt_ids: tuple[str, ...]
+    prompt_ids: dict[str, tuple[str, ...]]
     n_tokens: dict[str, Int[np.ndarray, "prompt"]]
     layers: dict[str, tuple[int, ...]]  # each condition's own layer at each of the reference's
     problems: tuple[Problem, ...]  # prompts that were left out
@@ -232,30 +233,33 @@ def _from_cache(run: Run, phase: str) -> Activations:
     return Activations(values.astype(np.float64), ids, files.n_tokens(phase))
 
 
-def align(runs: Sequence[Run], phase: str, relative_depth: bool = False) -> Aligned:
+def align(
+    runs: Sequence[Run], phase: str, relative_depth: bool = False, paired: bool = True
+) -> Aligned:
     """Every run's vectors, over the prompts that all have, at the first run's layers.
 
     With `relative_depth`, a run of another depth is read at its layer nearest to the same share of
-    the depth. Raises InputProblems when the runs do not match or share no prompt.
+    the depth. Without `paired`, every run keeps all its prompts. Raises InputProblems when the runs
+    do not match, or share no prompt to be paired by.
     """
     require_comparable(runs, relative_depth)
     read = {run.name: read_activations(run, phase) for run in runs}
     problems = [problem for _, found in read.values() for problem in found]
     every = {name: activations for name, (activations, _) in read.items()}
-    shared = _shared(every, problems)
-    if not shared:
-        raise InputProblems([*problems, _nothing_shared(every, phase)])
+    if paired:
+        shared = _shared(every, problems)
+        if not shared:
+            raise InputProblems([*problems, _nothing_shared(every, phase)])
+        every = {n: a.taken([a.prompt_ids.index(i) for i in shared]) for n, a in every.items()}
     n_layers = int(runs[0].model["n_layers"])
     layers = {run.name: _layers_at(n_layers, int(run.model["n_layers"])) for run in runs}
-    taken = {
-        name: a.taken([a.prompt_ids.index(item) for item in shared]).at_layers(layers[name])
-        for name, a in every.items()
-    }
+    taken = {name: a.at_layers(layers[name]) for name, a in every.items()}
     return Aligned(
         phase=phase,
+        paired=paired,
         names=tuple(taken),
         values={name: a.values for name, a in taken.items()},
-        prompt_ids=tuple(shared),
+        prompt_ids={name: a.prompt_ids for name, a in taken.items()},
         n_tokens={name: a.n_tokens for name, a in taken.items()},
         layers=layers,
         problems=tuple(problems),
@@ -282,7 +286,8 @@ def _nothing_shared(every: dict[str, Activations], phase: str) -> Problem:
         for name, a in every.items()
     )
     what = f"the runs share no prompt id in the {phase} phase ({shown})"
-    return Problem("pairing", what, "Give the prompts of every run the same ids.")
+    remedy = "Give the prompts of every run the same ids, or compare their means with --unpaired."
+    return Problem("pairing", what, remedy)
 
 
 def _layers_at(reference: int, own: int) -> tuple[int, ...]:

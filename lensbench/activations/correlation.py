@@ -38,12 +38,18 @@ class Resampling:
 
     codes: Int[np.ndarray, "prompt"]
     resamples: int
-    seed: int
+    seed: int | tuple[int, ...]
 
     @property
     def n_groups(self) -> int:
         """Prompts, or groups of linked prompts."""
         return int(self.codes.max()) + 1
+
+    def weights(self) -> Float[np.ndarray, "draw prompt"]:
+        """Weights of every prompt: all alike first, then of each bootstrap draw."""
+        n = len(self.codes)
+        drawn = bootstrap_weights(self.codes, self.resamples, self.seed)
+        return np.concatenate([np.full((1, n), 1 / n), drawn])
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +101,14 @@ def curves(
     reference: Float[np.ndarray, "layer prompt d"],
     others: Mapping[str, Float[np.ndarray, "layer prompt d"]],
     how: Resampling,
+    hows: Mapping[str, Resampling] | None = None,
 ) -> dict[str, Curve]:
-    """`measure` of each of `others` against the reference, layer by layer, with resamples."""
+    """`measure` of each of `others` against the reference, layer by layer, with resamples.
+
+    `hows`: of the others, where these have other prompts than the reference; only for a measure
+    that is not paired. They are then drawn apart.
+    """
+    assert hows is None or not measure.paired
     made: dict[str, Curve] = {}
     for name, values in others.items():
         reason = why_not(measure, reference[0], values[0])
@@ -105,14 +117,15 @@ def curves(
     left = {name: values for name, values in others.items() if name not in made}
     if not left:
         return made
-    if how.n_groups < 2:
+    hows = hows or dict.fromkeys(left, how)
+    if min(one.n_groups for one in (how, *hows.values())) < 2:
         alone = "1 prompt, or 1 group of them: no interval"
         found = {
             name: Curve(values, no_interval=alone)
             for name, values in _values(measure, reference, left).items()
         }
     elif measure.name == "pearson":
-        found = _mean_vector_curves(reference, left, how)
+        found = _mean_vector_curves(reference, left, how, hows)
     elif measure.name == "cosine":
         found = _mean_of_prompts_curves(reference, left, how)
     else:
@@ -137,7 +150,10 @@ def _values(
 
 
 def _mean_vector_curves(
-    reference: Floats, others: Mapping[str, Floats], how: Resampling
+    reference: Floats,
+    others: Mapping[str, Floats],
+    how: Resampling,
+    hows: Mapping[str, Resampling],
 ) -> dict[str, Curve]:
     """Pearson of mean vectors: a draw of prompts is a weighted mean of their vectors.
 
@@ -145,13 +161,12 @@ def _mean_vector_curves(
     correlation: so the interval is the basic one (Davison & Hinkley 1997, "Bootstrap methods and
     their application", section 5.2). The percentile interval would mostly lie below the value.
     """
-    n = reference.shape[1]
-    drawn = bootstrap_weights(how.codes, how.resamples, how.seed)
-    weights = np.concatenate([np.full((1, n), 1 / n), drawn])  # [draw, prompt], all prompts first
+    own = how.weights()
+    weights = {name: own if one is how else one.weights() for name, one in hows.items()}
     found = {
         name: np.stack(
             [
-                pearson_of_means(weights, mine, weights, theirs)
+                pearson_of_means(own, mine, weights[name], theirs)
                 for mine, theirs in zip(reference, values, strict=True)
             ],
             axis=1,

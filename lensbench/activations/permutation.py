@@ -14,6 +14,9 @@ statistic is the part of ||sum of differences||^2 that pairs of prompts make up,
 deviation under the null: large where prompts move in a common direction. A context of any kind
 moves a residual stream, so this only says that something moved, not that the context mattered.
 
+Between different prompts. Null: the prompts of both sides are drawn from one population, so the
+labels of the sides could be dealt out again. The statistic is 1 - Pearson of the two mean vectors.
+
 The correction over layers is Westfall & Young's step-down maxT (1993; algorithm of Ge, Dudoit &
 Speed 2003): an adjusted p below a level keeps the chance of any false finding over all layers
 below it, whatever the dependence between layers.
@@ -32,7 +35,9 @@ Floats = NDArray[np.float64]
 ROUNDING = 1e-6  # cosine distances of float32 activations mean nothing below this
 
 
-def sign_flips(n_units: int, resamples: int, seed: int) -> Float[np.ndarray, "draw unit"]:
+def sign_flips(
+    n_units: int, resamples: int, seed: int | tuple[int, ...]
+) -> Float[np.ndarray, "draw unit"]:
     """Signs of each unit, the true ones first; all of them when there are no more than asked.
 
     A p-value that counts the true one among the draws is never too small (Phipson & Smyth 2010).
@@ -118,6 +123,33 @@ def swap_null(
     deviation = np.sqrt((null**2).mean(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.abs(null).max(0) > ROUNDING, null / deviation, np.nan)
+
+
+def label_null(
+    reference: Float[np.ndarray, "layer a d"],
+    condition: Float[np.ndarray, "layer b d"],
+    codes: tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]],
+    draws: int,
+    seed: int | tuple[int, ...],
+) -> Float[np.ndarray, "draw layer"]:
+    """1 - Pearson of the mean vectors when the labels of the sides are dealt out again.
+
+    The true labels first; linked prompts (of one code) keep together. Each layer is in standard
+    deviations over the draws, from their mean, so that layers compare; NaN where all are rounding.
+    """
+    units = np.concatenate([codes[0], codes[0].max() + 1 + codes[1]])
+    first = np.arange(units.max() + 1) <= codes[0].max()
+    rng = np.random.default_rng(seed)
+    dealt = np.stack([first, *(rng.permutation(first) for _ in range(draws))])[:, units]
+    weights = [side / side.sum(1, keepdims=True) for side in (dealt, ~dealt)]
+    columns = []
+    for layer in zip(reference, condition, strict=True):
+        both = np.concatenate(layer)
+        columns.append(1.0 - pearson_of_means(weights[0], both, weights[1], both))
+    null = np.stack(columns, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        standard = (null - null.mean(0)) / null.std(0)
+    return np.where(null.max(0) > ROUNDING, standard, np.nan)
 
 
 def p_values(null: Float[np.ndarray, "draw layer"]) -> Float[np.ndarray, "layer"]:

@@ -19,7 +19,7 @@ from lensbench.activations.correlation import Resampling
 from lensbench.activations.layer_choice import Choice, choice_file
 from lensbench.activations.resampling import codes_of
 from lensbench.activations.similarity import MEASURES
-from lensbench.activations.study import Findings, Study, known_measures, run_study
+from lensbench.activations.study import MAPPED, Findings, Study, known_measures, run_study
 from lensbench.activations.variants import (
     MassiveDimension,
     massive_dimensions,
@@ -32,7 +32,8 @@ from lensbench.records.schema import KINDS, PHASES, TABLES, VARIANTS
 from lensbench.records.store import RecordStore, folder_name
 
 Progress = Callable[[str, int, int], None]
-MAIN = ("cosine", "without_massive")  # measure and variant that choose the blocks
+MAIN_VARIANT = "without_massive"  # that chooses the blocks
+WORDS = {"cosine": "mean cosine distance", "pearson": "1 - Pearson of the mean vectors"}
 SIGNIFICANT = 0.05
 LEAST_RESAMPLES = 100
 
@@ -45,33 +46,71 @@ class CorrelationSpec:
     out: Path
     controls: tuple[str, ...] = ()
     phases: tuple[str, ...] = PHASES
-    measures: tuple[str, ...] = tuple(MEASURES)
+    measures: tuple[str, ...] | None = None  # all that apply
     n_blocks: int | None = None  # to suggest
     resamples: int = 2000
     seed: int = 0
     relative_depth: bool = False
+    unpaired: bool = False  # runs of different prompts: their mean vectors alone are compared
     groups: Path | None = None  # a .csv with id and group: prompts that are drawn together
+
+    @property
+    def main(self) -> tuple[str, str]:
+        """The measure and variant that choose the blocks."""
+        return ("pearson" if self.unpaired else "cosine"), MAIN_VARIANT
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The measures, in the order of `MEASURES`; those of layer maps too where unpaired."""
+        every = MAPPED if self.unpaired else tuple(MEASURES)
+        return every if self.measures is None else self.measures
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the settings."""
+        return [*self._measure_problems(), *self._unpaired_problems(), *self._number_problems()]
+
+    def _measure_problems(self) -> list[Problem]:
+        asked = self.measures or ()
+        found = [
+            Problem("--measure", f"no measure {name!r}", f"There are {', '.join(MEASURES)}.")
+            for name in asked
+            if name not in MEASURES
+        ]
+        main, _ = self.main
+        if self.n_blocks is not None and self.measures is not None and main not in asked:
+            what = f"blocks are chosen by {main}, which is not measured"
+            found.append(Problem("--suggest-layers", what, f"Add --measure {main}."))
+        return found
+
+    def _unpaired_problems(self) -> list[Problem]:
+        if not self.unpaired:
+            return []
+        found = [
+            Problem(
+                "--measure",
+                f"{name} compares prompt by prompt, and --unpaired runs share no prompts",
+                "Leave it out: mean vectors are compared by pearson.",
+            )
+            for name in self.measures or ()
+            if name in MEASURES and MEASURES[name].paired
+        ]
+        if self.controls:
+            what = "a control is set against a condition prompt by prompt"
+            remedy = "Leave it out: the test deals the prompts of both runs out again."
+            found.append(Problem("--control", what, remedy))
+        return found
+
+    def _number_problems(self) -> list[Problem]:
         found = []
         if len(self.runs) < 2:
             what = f"{len(self.runs)} run(s)"
             remedy = "Give the reference and at least one condition to compare it with."
             found.append(Problem("RUN", what, remedy))
         found += [
-            Problem("--measure", f"no measure {name!r}", f"There are {', '.join(MEASURES)}.")
-            for name in self.measures
-            if name not in MEASURES
-        ]
-        found += [
             Problem("--phase", f"no phase {name!r}", f"There are {', '.join(PHASES)}.")
             for name in self.phases
             if name not in PHASES
         ]
-        if self.n_blocks is not None and MAIN[0] not in self.measures:
-            what = f"blocks are chosen by {MAIN[0]}, which is not measured"
-            found.append(Problem("--suggest-layers", what, f"Add --measure {MAIN[0]}."))
         if self.resamples < LEAST_RESAMPLES:
             remedy = f"Give at least {LEAST_RESAMPLES}."
             found.append(Problem("--resamples", f"it is {self.resamples}", remedy))
@@ -101,7 +140,8 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
         raise InputProblems(problems)
     runs = open_runs([*spec.runs, *spec.controls])
     _require_blocks(spec, runs[0])
-    aligned = [align(runs, phase, spec.relative_depth) for phase in spec.phases]
+    paired = not spec.unpaired
+    aligned = [align(runs, phase, spec.relative_depth, paired) for phase in spec.phases]
     massive = {one.phase: _massive(one) for one in aligned}
     studies = _studies(spec, aligned, massive)
     store = RecordStore(spec.out, runs[0].name, "correlation")
@@ -116,7 +156,7 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
             "problems": len(problems),
             "wall_s": round(time.monotonic() - started, 1),
             "peak_memory_bytes": peak_memory_bytes(),
-            "paired": {study.aligned.phase: _pairing(study) for study in studies},
+            "phases": {study.aligned.phase: _phase_facts(study) for study in studies},
         }
         store.finish(manifest)
     return Outcome(spec.out, tables, suggested, problems)
@@ -152,8 +192,8 @@ def _studies(
             aligned=one,
             conditions=one.names[1:n_conditions],
             controls=one.names[n_conditions:],
-            measures=known_measures(spec.measures),
-            how=Resampling(_codes(one, groups), spec.resamples, spec.seed),
+            measures=known_measures(spec.measured),
+            how=_resampling(spec, one, groups),
             massive=masks,
             n_blocks=spec.n_blocks,
         )
@@ -172,8 +212,20 @@ def _read_groups(path: Path) -> dict[str, str]:
         return {row["id"]: row["group"] or row["id"] for row in reader}
 
 
-def _codes(aligned: Aligned, groups: dict[str, str] | None) -> Int[np.ndarray, "prompt"]:
-    ids = aligned.prompt_ids
+def _resampling(
+    spec: CorrelationSpec, aligned: Aligned, groups: dict[str, str] | None
+) -> dict[str, Resampling]:
+    """How each condition's prompts are drawn again: all alike where paired, else each by itself."""
+    if aligned.paired:
+        codes = _codes(aligned.prompt_ids[aligned.names[0]], groups)
+        return dict.fromkeys(aligned.names, Resampling(codes, spec.resamples, spec.seed))
+    return {
+        name: Resampling(_codes(aligned.prompt_ids[name], groups), spec.resamples, (spec.seed, i))
+        for i, name in enumerate(aligned.names)
+    }
+
+
+def _codes(ids: Sequence[str], groups: dict[str, str] | None) -> Int[np.ndarray, "prompt"]:
     if groups is None:
         return codes_of(None, len(ids))
     lacking = [item for item in ids if item not in groups]
@@ -193,23 +245,24 @@ def _settings(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[str, Any]:
             run.name: run.facts() | {"role": role} for run, role in zip(runs, roles, strict=True)
         },
         "phases": list(spec.phases),
-        "measures": list(spec.measures),
+        "measures": list(spec.measured),
         "variants": list(VARIANTS),
-        "chosen_by": list(MAIN),
+        "chosen_by": list(spec.main),
         "n_blocks": spec.n_blocks,
         "resamples": spec.resamples,
         "seed": spec.seed,
         "relative_depth": spec.relative_depth,
+        "unpaired": spec.unpaired,
         "groups_sha256": sha256_of(spec.groups) if spec.groups else None,
     }
 
 
-def _pairing(study: Study) -> dict[str, Any]:
-    """How many prompts were paired, of what length, at which layers of each condition."""
+def _phase_facts(study: Study) -> dict[str, Any]:
+    """How many prompts of each condition were compared, of what length, at which layers."""
     aligned = study.aligned
     return {
-        "prompts": len(aligned.prompt_ids),
-        "groups": study.how.n_groups,
+        "prompts": {name: len(ids) for name, ids in aligned.prompt_ids.items()},
+        "groups": {name: how.n_groups for name, how in study.how.items()},
         "mean_tokens": {
             name: round(float(tokens.mean()), 2) for name, tokens in aligned.n_tokens.items()
         },
@@ -249,13 +302,13 @@ def _suggest(
     every = ranking.to_pylist()
     for phase, found in findings.items():
         for (condition, measure, variant), choice in found.choices.items():
-            if (measure, variant) != MAIN:
+            if (measure, variant) != spec.main:
                 continue
             own = [
                 row
                 for row in every
                 if (row["phase"], row["condition"]) == (phase, condition)
-                and (row["measure"], row["variant"]) == MAIN
+                and (row["measure"], row["variant"]) == spec.main
             ]
             facts: dict[str, Any] = {
                 "phase": phase,
@@ -264,15 +317,18 @@ def _suggest(
             }
             facts |= {"controls": [run.name for run in runs[len(spec.runs) :]]}
             facts |= {"measure": measure, "variant": variant, "settings": _settings(spec, runs)}
-            data = choice_file(choice, why(choice, own), facts)
+            data = choice_file(choice, why(choice, own, WORDS[measure]), facts)
             path = spec.out / f"layers-{folder_name(condition)}-{phase}.json"
             write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
             written[phase, condition] = path
     return written
 
 
-def why(choice: Choice, ranking: Sequence[dict[str, Any]]) -> str:
-    """Why these blocks, in one sentence of numbers; `ranking` is the condition's rows."""
+def why(choice: Choice, ranking: Sequence[dict[str, Any]], changed: str) -> str:
+    """Why these blocks, in one sentence of numbers.
+
+    `ranking`: the condition's rows; `changed`: what the change is, in words.
+    """
     worst: dict[int, float] = {}  # layer -> the largest adjusted p over the controls
     for row in ranking:
         p = 1.0 if row["p_adjusted"] is None else row["p_adjusted"]
@@ -282,7 +338,7 @@ def why(choice: Choice, ranking: Sequence[dict[str, Any]]) -> str:
     against = " above every control" if controls else " (no control)"
     text = (
         f"blocks {choice.blocks[0]}-{choice.blocks[-1]} (layers {choice.blocks[0] + 1}-"
-        f"{choice.blocks[-1] + 1} of a record) changed most: mean cosine distance "
+        f"{choice.blocks[-1] + 1} of a record) changed most: {changed} "
         f"{choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} layers have an "
         f"adjusted p below {SIGNIFICANT:g}"
     )

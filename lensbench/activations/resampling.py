@@ -23,7 +23,7 @@ def codes_of(groups: Sequence[object] | None, n: int) -> Int[np.ndarray, "prompt
 
 
 def bootstrap_weights(
-    codes: Int[np.ndarray, "prompt"], resamples: int, seed: int
+    codes: Int[np.ndarray, "prompt"], resamples: int, seed: int | tuple[int, ...]
 ) -> Float[np.ndarray, "draw prompt"]:
     """Weights of each bootstrap draw, summing to 1: whole groups drawn with replacement.
 
@@ -43,7 +43,9 @@ def percentiles(draws: Float[np.ndarray, "draw *rest"]) -> tuple[Floats, Floats]
     return low, high
 
 
-def left_out(codes: Int[np.ndarray, "prompt"], seed: int) -> list[Int[np.ndarray, "kept"]]:
+def left_out(
+    codes: Int[np.ndarray, "prompt"], seed: int | tuple[int, ...]
+) -> list[Int[np.ndarray, "kept"]]:
     """The prompts that stay when each part of the groups is left out in turn."""
     n_groups = int(codes.max()) + 1
     parts = min(n_groups, LEFT_OUT_GROUPS)

@@ -1,6 +1,7 @@
 """How alike two sets of activations are: five measures over the same prompts.
 
-`x` and `y` hold one vector for each prompt, in the same order. A measure first turns each side
+`x` and `y` hold one vector for each prompt, in the same order; Pearson of mean vectors also takes
+different prompts on both sides. A measure first turns each side
 into a representation (`prepare`), then compares two of those (`compare`), so a map of all layers
 against all prepares each layer once. All arithmetic is in float64.
 """
@@ -45,6 +46,7 @@ class Measure:
     is_distance: bool = False
     own_centre: bool = False  # centres each side by itself: centring before changes nothing
     of_pairs: bool = True  # of pairs of prompts or all at once: no mean over prompts
+    paired: bool = True  # whether both sides must hold the same prompts
 
     def change(self, value: float) -> float:
         """The value as a change: 0 is the same, larger is further apart."""
@@ -174,6 +176,7 @@ MEASURES: dict[str, Measure] = {
             high=1,
             least=1,
             same_width=True,
+            paired=False,
         ),
         Measure(
             "cosine",
@@ -254,10 +257,10 @@ def compared(measure: Measure, a: Floats, b: Floats) -> Value:
 
 def why_not(measure: Measure, x: Floats, y: Floats) -> str | None:
     """Why this measure cannot be taken, or None."""
-    if len(x) != len(y):
+    if measure.paired and len(x) != len(y):
         return f"{len(x)} prompts on one side, {len(y)} on the other"
-    if len(x) < measure.least:
-        return f"{len(x)} prompt(s): {measure.name} needs {measure.least}"
+    if (least := min(len(x), len(y))) < measure.least:
+        return f"{least} prompt(s): {measure.name} needs {measure.least}"
     if measure.same_width and x.shape[-1] != y.shape[-1]:
         return f"{x.shape[-1]} dimensions on one side, {y.shape[-1]} on the other"
     if not (np.isfinite(x).all() and np.isfinite(y).all()):

@@ -27,6 +27,7 @@ from lensbench.activations.permutation import (
     adjusted_p_values,
     contrast_null,
     false_discovery,
+    label_null,
     p_values,
     shift_null,
     sign_flips,
@@ -56,7 +57,7 @@ class Study:
     conditions: tuple[str, ...]
     controls: tuple[str, ...]
     measures: tuple[Measure, ...]
-    how: Resampling
+    how: Mapping[str, Resampling]  # by condition; where paired, one and the same for all
     massive: dict[int, Bool[np.ndarray, "d"]]  # by width: the dimensions to leave out
     n_blocks: int | None = None
 
@@ -122,30 +123,39 @@ def _one(study: Study, measure: Measure, variant: str, values: Mapping[str, Floa
     """One measure of one variant."""
     found = Findings()
     labels = {"phase": study.aligned.phase, "measure": measure.name, "variant": variant}
-    others = {name: values[name] for name in (*study.conditions, *study.controls)}
-    if measure.name == "pearson" and variant == "centred":
-        nothing = Curve(np.full(study.aligned.n_layers + 1, np.nan), reason=CENTRING_TAKES_IT)
-        made = dict.fromkeys(others, nothing)
-    else:
-        made = curves(measure, values[study.reference], others, study.how)
+    made = _curves(study, measure, variant, values)
     for name, curve in made.items():
         role = "control" if name in study.controls else "condition"
-        rows = list(_curve_rows(study, curve))
+        rows = list(_curve_rows(study, name, curve))
         found.add("similarity", rows, **labels, condition=name, role=role)
     if measure.name in MAPPED and (measure.name, variant) != ("pearson", "centred"):
         for name, own in values.items():
             found.add("layer_map", list(_map_rows(measure, own)), **labels, condition=name)
     changes = {name: change(measure, curve) for name, curve in made.items()}
-    for condition in study.conditions:
+    for condition in study.conditions if made else ():
         _rank(study, found, labels, measure, condition, changes, values)
     return found
 
 
-def _curve_rows(study: Study, curve: Curve) -> Iterator[dict[str, Any]]:
+def _curves(
+    study: Study, measure: Measure, variant: str, values: Mapping[str, Floats]
+) -> dict[str, Curve]:
+    """Every other condition against the reference; none, where the measure needs pairs."""
+    others = {name: values[name] for name in (*study.conditions, *study.controls)}
+    if measure.paired and not study.aligned.paired:
+        return {}
+    if measure.name == "pearson" and variant == "centred":
+        nothing = Curve(np.full(study.aligned.n_layers + 1, np.nan), reason=CENTRING_TAKES_IT)
+        return dict.fromkeys(others, nothing)
+    hows = None if study.aligned.paired else study.how
+    return curves(measure, values[study.reference], others, study.how[study.reference], hows)
+
+
+def _curve_rows(study: Study, name: str, curve: Curve) -> Iterator[dict[str, Any]]:
     low, high = curve.interval()
     for layer, value in enumerate(curve.values):
         yield study.place(layer) | {
-            "n_prompts": len(study.aligned.prompt_ids),
+            "n_prompts": len(study.aligned.prompt_ids[name]),
             "value": _number(value),
             "low": _number(low[layer]),
             "high": _number(high[layer]),
@@ -192,28 +202,31 @@ def _null(
     values: Mapping[str, Floats],
 ) -> Floats | str:
     """The test's statistic under each draw [draw, layer], or why there is no test."""
-    reference, own, codes = values[study.reference], values[condition], study.how.codes
-    if study.how.n_groups < 2:
+    reference, own = values[study.reference], values[condition]
+    how, theirs = study.how[study.reference], study.how[condition]
+    if min(how.n_groups, theirs.n_groups) < 2:
         return "1 prompt, or 1 group of them: no test"
     if measure.name not in ("pearson", "cosine"):
         return NO_TEST
     if measure.name == "pearson" and variant == "centred":
         return CENTRING_TAKES_IT
-    if control is None and measure.name == "pearson":
+    if control is None and measure.name == "pearson" and study.aligned.paired:
         return NO_CONTROL
     widths = {v.shape[-1] for v in (reference, own, values[control] if control else own)}
     if len(widths) > 1:
         return "other dimensions on the other side: no test"
-    signs = sign_flips(study.how.n_groups, study.how.resamples, study.how.seed)
+    if not study.aligned.paired:
+        return label_null(reference, own, (how.codes, theirs.codes), how.resamples, theirs.seed)
+    signs = sign_flips(how.n_groups, how.resamples, how.seed)
     if control is None:
-        null = shift_null(own - reference, codes, signs)
+        null = shift_null(own - reference, how.codes, signs)
         same = 1.0 - cosine_by_prompt(reference, own).min(0) <= ROUNDING
         null[:, same] = np.nan
         return null
     if measure.name == "cosine":
         contrasts = cosine_by_prompt(reference, values[control]) - cosine_by_prompt(reference, own)
-        return contrast_null(unit_sums(contrasts, codes), signs)
-    return swap_null(reference, own, values[control], signs[:, codes])
+        return contrast_null(unit_sums(contrasts, how.codes), signs)
+    return swap_null(reference, own, values[control], signs[:, how.codes])
 
 
 def _ranking_rows(study: Study, contrast: Curve, null: Floats | str) -> Iterator[dict[str, Any]]:

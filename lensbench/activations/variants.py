@@ -81,5 +81,5 @@ def varied(
 
 def _common_mean(values: Mapping[str, Floats], width: int) -> Float[np.ndarray, "layer 1 d"]:
     alike = [own.mean(1, keepdims=True) for own in values.values() if own.shape[-1] == width]
-    mean: Floats = np.mean(alike, axis=0)  # every condition has the same prompts
+    mean: Floats = np.mean(alike, axis=0)  # every condition counts alike
     return mean

@@ -79,6 +79,13 @@ def correlate(
             help="Compare models of different depth or tokenizer, at equal shares of the depth.",
         ),
     ] = False,
+    unpaired: Annotated[
+        bool,
+        typer.Option(
+            "--unpaired",
+            help="Compare runs of different prompts: by Pearson of their mean vectors alone.",
+        ),
+    ] = False,
 ) -> None:
     """Compare the activations of runs, layer by layer, with intervals and a test.
 
@@ -94,6 +101,8 @@ def correlate(
             --suggest-layers 6
 
         lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --phase generated
+
+        lensbench correlate runs/general runs/python -o runs/topics --unpaired
     """
     from lensbench.activations.record import CorrelationSpec
 
@@ -110,6 +119,7 @@ def correlate(
         resamples=resamples,
         seed=seed,
         relative_depth=relative_depth,
+        unpaired=unpaired,
         groups=groups,
         **chosen,
     )
@@ -126,7 +136,7 @@ def _run(spec: CorrelationSpec) -> None:
         with batch_progress() as progress:
             outcome = compare(spec, progress)
         show(outcome.problems)
-        _show_ranking(outcome)
+        _show_ranking(outcome, spec.main)
         with messages.status("writing the report"):
             written = build_report([outcome.folder])
         paths = [outcome.folder, *outcome.suggested.values()]
@@ -136,7 +146,7 @@ def _run(spec: CorrelationSpec) -> None:
         raise typer.Exit(1)
 
 
-def _show_ranking(outcome: Outcome) -> None:
+def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
     """The layers that changed most, by the measure and variant that choose blocks."""
     import json
 
@@ -144,14 +154,13 @@ def _show_ranking(outcome: Outcome) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lensbench.activations.record import MAIN
     from lensbench.cli.console import results
     from lensbench.escape import printable
 
     rows = [
         row
         for row in outcome.tables["layer_ranking"].to_pylist()
-        if (row["measure"], row["variant"]) == MAIN and row["rank"] is not None
+        if (row["measure"], row["variant"]) == main and row["rank"] is not None
     ]
     kinds = dict.fromkeys((row["phase"], row["condition"], row["control"]) for row in rows)
     for phase, condition, control in kinds:

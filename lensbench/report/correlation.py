@@ -10,7 +10,7 @@ import pandas as pd
 from lensbench.escape import markdown
 from lensbench.records.schema import PHASES, VARIANTS
 from lensbench.report import numbers
-from lensbench.report.correlation_figures import correlation_figures
+from lensbench.report.correlation_figures import RANKS_BY, correlation_figures, main_rows
 from lensbench.report.load import SecondRecord
 from lensbench.report.numbers import is_missing
 from lensbench.report.statistics import MIN_PROMPTS, Estimate
@@ -44,7 +44,8 @@ def tables(record: SecondRecord) -> dict[str, Table]:
             estimates(every["layer_ranking"].query("measure in @TESTED"), "change", n),
             "Change: 1 - similarity (or the distance) to the reference, less that of the control. "
             "Block: counted from 0, as training counts. P-values are one-sided; statistic: "
-            "Student's t (cosine with a control), or in standard deviations of its null.",
+            "Student's t (cosine with a control), or in standard deviations of its null. Between "
+            "different prompts: labels dealt out again.",
         ),
         Table(
             "choice",
@@ -87,14 +88,14 @@ def tables(record: SecondRecord) -> dict[str, Table]:
 
 def compared(record: SecondRecord) -> pd.DataFrame:
     """One row per run: its part, its model, how many prompts and tokens."""
-    paired, rows = record.manifest.get("paired", {}), []
+    counted, rows = record.manifest.get("phases", {}), []
     inputs = record.manifest["settings"].get("inputs", {})
     for name, facts in sorted(inputs.items(), key=lambda item: _ROLES.index(item[1]["role"])):
         row = {"condition": name, "role": facts["role"], "model": facts["name"]}
         row |= {"weights": f"{facts['bits']} bits", "adapter": facts["adapter"] or "none"}
-        for phase in (phase for phase in PHASES if phase in paired):
-            row[f"prompts_{phase}"] = paired[phase]["prompts"]
-            row[f"mean_tokens_{phase}"] = paired[phase]["mean_tokens"][name]
+        for phase in (phase for phase in PHASES if phase in counted):
+            row[f"prompts_{phase}"] = counted[phase]["prompts"][name]
+            row[f"mean_tokens_{phase}"] = counted[phase]["mean_tokens"][name]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -179,30 +180,32 @@ def spans(layers: Sequence[int]) -> str:
 def findings(record: SecondRecord, made: dict[str, Table]) -> list[str]:
     """What survives, one Markdown sentence for each phase and condition."""
     return [
-        _finding(made, phase, condition)
+        _finding(record, made, phase, condition)
         for phase in phases(made)
         for condition in _conditions(made)
     ]
 
 
-def _finding(made: dict[str, Table], phase: str, condition: str) -> str:
+def _finding(record: SecondRecord, made: dict[str, Table], phase: str, condition: str) -> str:
     frame = made["survivors"].frame
     own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
-    cosine = own[own["measure"] == "cosine"].set_index("variant")
+    measure = next((name for name in RANKS_BY if (own["measure"] == name).any()), None)
     start = f"**{markdown(condition)}, {phase} tokens.**"
-    if cosine.empty:
-        return f"{start} No layer could be tested by cosine."
+    if measure is None:
+        return f"{start} No layer could be tested by {' or '.join(RANKS_BY)}."
+    tested = own[own["measure"] == measure].set_index("variant")
     each = "; ".join(
         f"{VARIANTS[str(variant)]} {_layers(row['layers'])} of {row['tested_layers']}"
-        for variant, row in cosine.iterrows()
+        for variant, row in tested.iterrows()
     )
-    controls = cosine["controls"].iloc[0]
-    what = (
-        f"Changed more than under {markdown(controls)}"
-        if controls != "none"
-        else "Changed, with no control to compare with"
-    )
-    return f"{start} {what}, by cosine: {each}. {_agreed(made, phase, condition)}"
+    controls = tested["controls"].iloc[0]
+    what = "Changed, with no control to compare with"
+    if controls != "none":
+        what = f"Changed more than under {markdown(controls)}"
+    elif record.manifest["settings"].get("unpaired"):
+        what = "Differs by more than the same prompts dealt out at random"
+    blocks = f" {_agreed(made, phase, condition)}" if len(made["choice"].frame) else ""
+    return f"{start} {what}, by {measure}: {each}.{blocks}"
 
 
 def _layers(text: str) -> str:
@@ -214,7 +217,7 @@ def _agreed(made: dict[str, Table], phase: str, condition: str) -> str:
     frame = made["choice"].frame
     own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
     own = own[own["first_block"].notna()]
-    main = _main(own)
+    main = main_rows(own)
     if main.empty:
         return "No blocks were chosen."
     chosen = main.iloc[0]
@@ -241,21 +244,25 @@ def _conditions(made: dict[str, Table]) -> list[str]:
 
 
 def _n_prompts(record: SecondRecord) -> dict[str, int]:
-    return {phase: own["prompts"] for phase, own in record.manifest.get("paired", {}).items()}
+    """Prompts in each phase, of the condition with the fewest: the same for all where paired."""
+    counted = record.manifest.get("phases", {})
+    return {phase: min(own["prompts"].values()) for phase, own in counted.items()}
 
 
 def chosen(made: dict[str, Table]) -> pd.DataFrame:
     """The blocks of the measure and variant that choose, one row a phase and condition."""
-    return _main(made["choice"].frame).drop(columns=["measure", "variant", "n_blocks"])
+    return main_rows(made["choice"].frame).drop(columns=["measure", "variant", "n_blocks"])
 
 
-def _main(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[(frame["measure"] == "cosine") & (frame["variant"] == "without_massive")]
+def ranked_by(made: dict[str, Table]) -> str:
+    """The change by which layers are ranked, in words."""
+    measures = set(main_rows(made["ranking"].frame)["measure"])
+    return "1 - Pearson of the mean vectors" if measures == {"pearson"} else "1 - cosine"
 
 
 def top_layers(made: dict[str, Table]) -> pd.DataFrame:
     """The layers that changed most, by the measure and variant that choose the blocks."""
-    own = _main(made["ranking"].frame)
+    own = main_rows(made["ranking"].frame)
     own = own[own["rank"] <= SHOWN_LAYERS].sort_values(
         ["phase", "condition", "control", "rank"], kind="stable"
     )
@@ -284,7 +291,12 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
         "the first token, which often holds massive activations, weighs less in a longer prompt.",
     ]
     roles = {facts["role"] for facts in settings.get("inputs", {}).values()}
-    if "control" not in roles:
+    if settings.get("unpaired"):
+        lines.append(
+            "The conditions have different prompts, so only their mean vectors were compared: a "
+            "layer that differs may do so by topic, wording or length."
+        )
+    elif "control" not in roles:
         lines.append(
             "No control was given: any added text, and any other rounding, changes a residual "
             "stream; that a layer changed does not say that the content mattered."

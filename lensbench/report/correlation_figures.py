@@ -21,6 +21,7 @@ from lensbench.report.tables import Table
 
 SIGNIFICANT = 0.05
 MAIN = "without_massive"
+RANKS_BY = ("cosine", "pearson")  # the second between different prompts, which have no cosines
 VARIED = ("pearson", "cosine", "rsa")  # measures that the variants can change
 _MOST_TICKS = 8
 
@@ -41,8 +42,9 @@ def correlation_figures(made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
 
 
 def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
-    """Each condition's change by layer, above each control, by cosine without massive dims."""
-    frame, choice = (_main(f) for f in (frame, choice))
+    """Each condition's change by layer, above each control, by the measure that ranks."""
+    frame, choice = main_rows(frame), main_rows(choice)
+    measure = str(next(iter(frame["measure"]), RANKS_BY[0]))
     conditions = list(dict.fromkeys(frame["condition"]))
     n = max(len(conditions), 1)
     figure = Figure(figsize=(WIDTH, 0.8 + 2.7 * n), layout="constrained")
@@ -57,13 +59,15 @@ def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
         axis.axhline(0, color=GREY, linewidth=1)
         _shade(axis, choice[choice["condition"] == condition])
         _layer_axis(axis, printable(condition))
-        axis.set_ylabel("change of cosine")
+        axis.set_ylabel(f"change of {measure}")
         axis.legend(loc="best")
     return figure
 
 
-def _main(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[(frame["measure"] == "cosine") & (frame["variant"] == MAIN)]
+def main_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows by which layers are ranked: of the first of `RANKS_BY` that was measured."""
+    there = [name for name in RANKS_BY if (frame["measure"] == name).any()]
+    return frame[(frame["measure"] == (there or RANKS_BY)[0]) & (frame["variant"] == MAIN)]
 
 
 def _shade(axis: Axes, choice: pd.DataFrame) -> None:
@@ -77,9 +81,10 @@ def measures(frame: pd.DataFrame) -> Figure:
     """Every measure by layer, a curve for each condition and control."""
     frame = frame[frame["variant"] == MAIN]
     names = [name for name in SIMILARITY_MEASURES if (frame["measure"] == name).any()]
-    rows = -(-len(names) // 3)
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         _conditions(axis, frame[frame["measure"] == name])
         _layer_axis(axis, _short(SIMILARITY_MEASURES[name]))
@@ -147,13 +152,13 @@ def maps(frame: pd.DataFrame) -> Figure:
     axes = figure.subplots(*shape, squeeze=False)
     for i, name in enumerate(names):
         own = frame[frame["measure"] == name]
-        grids = {c: _grid(own[own["condition"] == c]) for c in conditions}
+        grids = {c: layer_grid(own[own["condition"] == c]) for c in conditions}
         _map_row(figure, axes[2 * i], grids, name)
         _difference_row(figure, axes[2 * i + 1], grids, name)
     return figure
 
 
-def _grid(rows: pd.DataFrame) -> np.ndarray:
+def layer_grid(rows: pd.DataFrame) -> np.ndarray:
     """The pairs as a square, both ways round."""
     n = int(rows["layer_b"].max()) + 1
     grid = np.full((n, n), np.nan)

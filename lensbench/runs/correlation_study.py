@@ -2,9 +2,10 @@
 
 The traces are in `.runs/<model>/<condition>`; every one is resumable, and a finished one is not
 made again. Compared are, for each model, the prompts alone with the same prompts and retrieved
-context (`context-<model>`, against all controls), and, for each further model and condition, that
-model with the first one (`precision-<condition>-<model>`; for the prompts alone the control is the
-model with itself in other batches).
+context (`context-<model>`, against all controls), the other prompts with both (`prompts-<model>`,
+unpaired), and, for each further model and condition, that model with the first one
+(`precision-<condition>-<model>`; for the prompts alone the control is the model with itself in
+other batches).
 """
 
 from __future__ import annotations
@@ -99,6 +100,12 @@ def comparisons(
             controls=tuple(_named(out, variant, name) for name in controls),
             out=out / f"context-{folder_name(str(variant))}",
             n_blocks=spec.suggest_layers,
+            **_how(spec),
+        )
+        yield CorrelationSpec(
+            runs=tuple(_named(out, variant, name) for name in (others, plain, rag)),
+            out=out / f"prompts-{folder_name(str(variant))}",
+            unpaired=True,
             **_how(spec),
         )
     for variant in further:
