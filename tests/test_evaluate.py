@@ -299,6 +299,19 @@ def test_system_messages_are_left_out_and_said(llama: Case, tmp_path: Path) -> N
     assert table(tmp_path / "out")["prompt_id"].tolist() == ["plain"]
 
 
+def test_one_condition_alone_is_the_same_as_among_all(
+    run: Path, llama: Case, adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    every = table(run)
+    for only, model in (("adapter", choice(llama.folder, adapter)), ("base", choice(llama.folder))):
+        evaluate(model, spec_of(data, only=only), tmp_path / only)
+        own, among = table(tmp_path / only), every[every["condition"] == only]
+        assert own["reference_nll_bits"].tolist() == among["reference_nll_bits"].tolist()
+        assert set(own["condition"]) == {only}
+    with pytest.raises(InputProblems, match="no condition 'rag'"):
+        evaluate(choice(llama.folder, adapter), spec_of(data, only="rag"), tmp_path / "rag")
+
+
 def test_settings_out_of_range_come_all_at_once(llama: Case, data: Path, tmp_path: Path) -> None:
     spec = spec_of(data, max_new_tokens=0, batch_size=0, limit=0)
     with pytest.raises(InputProblems) as caught:

@@ -272,7 +272,7 @@ def test_two_adapters_of_one_name_are_refused_before_any_work(
     models = (f"{llama.folder}+{adapter}", f"{llama.folder}+{other}", f"{llama.folder}@3")
     with pytest.raises(InputProblems) as caught:
         run(RunSpec("test", models), tmp_path / "out")
-    assert "two adapters of that name" in str(caught.value)
+    assert "two models of that name" in str(caught.value)
     assert "'3' after the @" in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -15,6 +15,7 @@ import pytest
 from tiny import TINY, save
 from typer.testing import CliRunner
 
+from lensbench.checkpoints.variant import parse_variants
 from lensbench.cli import app
 from lensbench.errors import InputProblems
 from lensbench.report.load import SecondRecord
@@ -33,7 +34,6 @@ from lensbench.runs.placement_arms import (
     random_block,
 )
 from lensbench.runs.placement_spec import PlacementSpec
-from lensbench.runs.stages import parse_variants
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
 CITIES = ("Berlin", "Paris", "Rome", "Oslo", "Madrid", "Vienna", "Prague", "Lisbon")
@@ -140,7 +140,7 @@ def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: P
         "shuffled",
         "rebatched",
     ]
-    found = list(comparisons(spec, parse_variants(spec.models), tmp_path))
+    found = list(comparisons(spec, parse_variants(spec.models)[0], tmp_path))
     assert len(found) == len({one.out for one in found}) == 2 * 3 + 2 * 3
     context, topics, alone = found[0], found[1], found[7]
     assert topics.unpaired

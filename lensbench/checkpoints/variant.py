@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -70,6 +71,27 @@ def parse_variant(text: str) -> Variant:
         cast(Bits, int(bits)) if bits is not None else None,
         Path(adapter).expanduser() if adapter is not None else None,
     )
+
+
+def parse_variants(names: Sequence[str]) -> tuple[list[Variant], list[Problem]]:
+    """Every model that can be told, and all that is wrong with the others.
+
+    Two of one `str()`, such as adapters in folders of one name, would be one record: a problem too.
+    """
+    found: list[Variant] = []
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            found.append(parse_variant(name))
+        except InputProblems as error:
+            problems += error.problems
+        except LensbenchError as error:
+            problems.append(Problem(f"model {name}", str(error).rstrip("."), ""))
+    labels = [str(variant) for variant in found]
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        remedy = "Name it once; if they are two adapters, rename the folder of one."
+        problems.append(Problem(f"model {label}", "two models of that name were given", remedy))
+    return found, problems
 
 
 def _parts(text: str) -> dict[str, str | None] | None:

@@ -44,6 +44,7 @@ class EvalSpec:
     max_new_tokens: int = 200
     batch_size: int = 8  # examples that go through the model together at most
     limit: int | None = None  # the first so many examples
+    only: str | None = None  # one of the conditions that model and index allow; None: all
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the settings."""
@@ -77,7 +78,7 @@ def evaluate(
     the same call goes on where it stopped. Returns the examples that were left out.
 
     Raises:
-        InputProblems: no usable example, settings out of range.
+        InputProblems: no usable example, settings out of range, no such condition.
         ModelError: no such model, an adapter of another base, NaN.
         RecordsError: `out` holds another evaluation, or somebody is writing it.
     """
@@ -92,7 +93,7 @@ def evaluate(
     settings = _settings(model, spec, data, len(pairs), retrieved)
     store = RecordStore(out, model.name, "evaluation")
     with store.locked():
-        if not _is_complete(store, settings, hashes(_folder(model))):
+        if not store.is_complete(settings, hashes(_folder(model))):
             loaded = model.load() if isinstance(model, ModelChoice) else model
             manifest = new_manifest(loaded.facts(), settings, "evaluation")
             store.start(manifest)
@@ -129,7 +130,13 @@ def _without_system(data: PairSet) -> tuple[list[Pair], list[Problem]]:
 def _conditions(model: ModelChoice | AdaptedModel, spec: EvalSpec) -> list[str]:
     """What the examples are put to, in order."""
     adapter, rag = model.adapter is not None, spec.rag is not None
-    return ["base"] + ["adapter"] * adapter + ["rag"] * rag + ["adapter+rag"] * (adapter and rag)
+    every = ["base"] + ["adapter"] * adapter + ["rag"] * rag + ["adapter+rag"] * (adapter and rag)
+    if spec.only is None:
+        return every
+    if spec.only not in every:
+        what, remedy = f"there is no condition {spec.only!r}", f"There are {', '.join(every)}."
+        raise InputProblems([Problem("only", what, remedy)])
+    return [spec.only]
 
 
 def _folder(model: ModelChoice | AdaptedModel) -> Path:
@@ -172,15 +179,6 @@ def _own_style(model: ModelChoice | AdaptedModel) -> str:
             return str(trained["settings"]["style"])
     with quiet():
         return default_style(open_tokenizer(_folder(model)))
-
-
-def _is_complete(store: RecordStore, settings: dict[str, Any], files: dict[str, str]) -> bool:
-    """The same evaluation was finished before: there is no need to load the model."""
-    earlier = store.manifest()
-    if earlier is None or earlier["status"] != "complete" or not store.has_tables():
-        return False
-    same_model = all(earlier["model"].get(key) == value for key, value in files.items())
-    return same_model and earlier["settings"] == settings
 
 
 def _examples(
@@ -227,7 +225,8 @@ def _measure(
     progress: Progress,
 ) -> list[Problem]:
     """Write every batch that is not there yet, then the table. Returns what memory ran out on."""
-    lengths = [len(example.ready.fitted.token_ids) for example in examples["base"]]
+    first = next(iter(examples.values()))  # the same examples in each condition
+    lengths = [len(example.ready.fitted.token_ids) for example in first]
     batches = plan(lengths, spec.batch_size)
     jobs = [(condition, batch) for condition in examples for batch in batches]
     limit = spec.batch_size
@@ -244,7 +243,7 @@ def _measure(
         store.write_part(number, {"evaluation": table}, too_big)
     progress(model.name, len(jobs), len(jobs))
     whole, problems, _ = store.parts(len(jobs), "evaluation")
-    store.write_table("evaluation", _with_groups(whole, examples["base"]))
+    store.write_table("evaluation", _with_groups(whole, first))
     return problems
 
 

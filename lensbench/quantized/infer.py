@@ -164,7 +164,7 @@ def run_inference(
     if store.manifest() is None:
         require_own(spec.out, store.folder)
     with store.locked():
-        if _is_complete(store, identity, settings):
+        if store.is_complete(settings, identity, apart=("batch_size",)):
             store.tidy()  # it may have been killed on its last step
         else:
             run = _prepared(model, spec, store, csv, questions, retrieved, settings, notify)
@@ -381,16 +381,6 @@ def _tokenizer(model: ModelChoice | AdaptedModel) -> PreTrainedTokenizerBase:
         return model.tokenizer
     with quiet():
         return open_tokenizer(locate(model.name).require_folder())
-
-
-def _is_complete(store: RecordStore, identity: dict[str, Any], settings: dict[str, Any]) -> bool:
-    """The same run was finished before: nothing to do, not even to load the model."""
-    earlier = store.manifest()
-    if earlier is None or earlier["status"] != "complete" or not store.has_tables():
-        return False
-    same_model = all(earlier["model"].get(key) == value for key, value in identity.items())
-    kept = {key: value for key, value in earlier["settings"].items() if key != "batch_size"}
-    return same_model and kept == settings
 
 
 def _too_big(ready: Ready, decoding: Decoding) -> Problem:

@@ -73,7 +73,8 @@ def train(
     store = RecordStore(spec.out, located.name, "training")
     trained = Trained(spec.out, data.cut, data.problems)
     with store.locked():
-        if not _is_complete(store, settings, hashes(folder)):
+        trained_before = all((spec.out / name).exists() for name in (CONFIG, WEIGHTS))
+        if not (trained_before and store.is_complete(settings, hashes(folder))):
             manifest = learn(spec, data, matched, store, settings, report, notify)
             _finish(spec, data, store, manifest, started, report)
         for name in (CHECKPOINTS, PREFIX):
@@ -140,16 +141,6 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
         "seed": spec.seed,
         "cache_prefix": spec.cache_prefix,
     }
-
-
-def _is_complete(store: RecordStore, settings: dict[str, Any], files: dict[str, str]) -> bool:
-    """The same run was finished before: there is nothing to load."""
-    earlier = store.manifest()
-    there = all((store.folder / name).exists() for name in (CONFIG, WEIGHTS))
-    if earlier is None or earlier["status"] != "complete" or not (there and store.has_tables()):
-        return False
-    same_model = all(earlier["model"].get(key) == value for key, value in files.items())
-    return same_model and earlier["settings"] == settings
 
 
 # --- the record ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,23 @@ class RecordStore:
         if missing:
             raise RecordsError(f"{path}: it is damaged (no {', '.join(missing)}). {_DELETE}")
         return dict(manifest)
+
+    def is_complete(
+        self,
+        settings: Mapping[str, Any],
+        model: Mapping[str, Any],
+        apart: Collection[str] = (),
+    ) -> bool:
+        """Whether this very run was finished before: nothing to do, not even to load the model.
+
+        `model`: facts of the manifest's model that must be the same; `apart`: names of its settings
+        that may differ, left out of `settings`.
+        """
+        earlier = self.manifest()
+        if earlier is None or earlier["status"] != "complete" or not self.has_tables():
+            return False
+        kept = {key: value for key, value in earlier["settings"].items() if key not in apart}
+        return kept == settings and all(earlier["model"].get(k) == v for k, v in model.items())
 
     def start(self, manifest: dict[str, Any]) -> None:
         """Begin, or go on with, a run of exactly these settings.

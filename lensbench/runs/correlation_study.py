@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lensbench.activations.record import CorrelationSpec, correlate
-from lensbench.checkpoints.variant import Variant
+from lensbench.checkpoints.variant import Variant, parse_variants
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.controls import CONTROLS
@@ -32,7 +32,6 @@ from lensbench.runs.stages import (
     StudyOutcome,
     build_index,
     choice,
-    parse_variants,
 )
 
 REBATCHED = "rebatched"
@@ -46,9 +45,12 @@ def run_correlation_study(
 ) -> StudyOutcome:
     """Trace every condition with every model, and compare them into records beneath `out`.
 
-    Raises what `parse_variants`, `pairs_of`, `build_index`, `run_inference` and `correlate` raise.
+    Raises InputProblems with all that is wrong with the models, and what `pairs_of`,
+    `build_index`, `run_inference` and `correlate` raise.
     """
-    variants = parse_variants(spec.models)
+    variants, problems = parse_variants(spec.models)
+    if problems:
+        raise InputProblems(problems)
     asked = conditions(spec, out)
     pairs, problems = pairs_of(spec.documents)
     build_index(out / RUNS / "index", pairs, progress)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lensbench.checkpoints.variant import Variant
-from lensbench.errors import Problem
+from lensbench.checkpoints.variant import Variant, parse_variants
+from lensbench.errors import InputProblems, Problem
 from lensbench.records.store import folder_name
 from lensbench.runs.diff import run_diff
 from lensbench.runs.diff_spec import DiffSpec
 from lensbench.runs.run import run
 from lensbench.runs.spec import RunSpec
-from lensbench.runs.stages import RUNS, Notify, Progress, StudyOutcome, parse_variants
+from lensbench.runs.stages import RUNS, Notify, Progress, StudyOutcome
 
 
 def run_diff_study(
@@ -27,10 +27,13 @@ def run_diff_study(
     """Read every variant, then compare each with its model's first one.
 
     A variant that cannot be read is named by `notify` and in the problems; the others go on.
-    Raises what `parse_variants`, `run` and `run_diff` raise.
+    Raises InputProblems with all that is wrong with the models, and what `run` and `run_diff`
+    raise.
     """
     texts = tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
-    variants = parse_variants(texts)
+    variants, problems = parse_variants(texts)
+    if problems:
+        raise InputProblems(problems)
     measured = run(_lens_spec(spec, texts), out / RUNS, progress)
     problems = list(measured.problems)
     for name, error in measured.failed.items():

@@ -53,7 +53,8 @@ def run_placement_study(
     for name, part in {"train": parts["train"], "test": asked}.items():
         write_jsonl(out / RUNS / "data" / f"{name}.jsonl", part)
     notify(f"{len(parts['train']):,} pairs to train on, {len(asked):,} held out")
-    rows: list[dict[str, Any]] = []
+    problems += _evaluate(spec, out, None, out / RUNS / BASE, progress)
+    rows = _rows(out / RUNS / BASE, arm=BASE, repetition=None, blocks=[], rank=None)
     for number, arm in planned:
         stage = f"{arm.name}, repetition {number + 1}"
         notify(f"{stage}: blocks {arm.lora.layers}, rank {arm.lora.rank}")
@@ -63,14 +64,16 @@ def run_placement_study(
             lambda what, done, total, _, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
         )
         problems += trained.problems
-        problems += evaluate(
-            ModelChoice(spec.model, cast(Bits, spec.train_bits), folder / "adapter", spec.device),
-            _eval_spec(spec, out),
+        problems += _evaluate(
+            spec,
+            out,
+            folder / "adapter",
             folder / "evaluation",
             lambda what, done, total, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
         )
         _require_budget(folder / "adapter", arm)
-        rows += _rows(folder / "evaluation", arm, number, with_base=not rows)
+        place = {"arm": arm.name, "blocks": list(arm.blocks), "rank": arm.lora.rank}
+        rows += _rows(folder / "evaluation", repetition=number, **place)
     record = _write(spec, out, planned, rows, problems, started)
     return StudyOutcome([record], list(dict.fromkeys(problems)))
 
@@ -97,14 +100,19 @@ def _train_spec(
     )
 
 
-def _eval_spec(spec: PlacementSpec, out: Path) -> EvalSpec:
-    """How likely the references are is what counts: what is said instead is one token long."""
-    return EvalSpec(
+def _evaluate(
+    spec: PlacementSpec, out: Path, adapter: Path | None, to: Path, progress: Progress
+) -> list[Problem]:
+    """How likely the held-out responses are: what is said instead is one token long."""
+    how = EvalSpec(
         data=out / RUNS / "data" / "test.jsonl",
         style=cast(Style, spec.style),
         max_new_tokens=1,
         batch_size=spec.test_batch_size,
+        only="base" if adapter is None else "adapter",
     )
+    model = ModelChoice(spec.model, cast(Bits, spec.train_bits), adapter, spec.device)
+    return evaluate(model, how, to, progress)
 
 
 def _require_budget(adapter: Path, arm: Arm) -> None:
@@ -118,24 +126,11 @@ def _require_budget(adapter: Path, arm: Arm) -> None:
         )
 
 
-def _rows(evaluation: Path, arm: Arm, repetition: int, with_base: bool) -> list[dict[str, Any]]:
-    """The arm's rows of the record, and once those of the model without an adapter."""
-    place = {
-        "adapter": {
-            "arm": arm.name,
-            "repetition": repetition,
-            "blocks": list(arm.blocks),
-            "rank": arm.lora.rank,
-        },
-        "base": {"arm": BASE, "repetition": None, "blocks": [], "rank": None},
-    }
-    columns = ["condition", "prompt_id", "group", "reference_nll_bits", "n_reference_tokens"]
-    table = pq.read_table(evaluation / "evaluation.parquet", columns=columns).to_pylist()
-    return [
-        place[condition] | row
-        for row in table
-        if (condition := row.pop("condition")) == "adapter" or with_base
-    ]
+def _rows(evaluation: Path, **place: Any) -> list[dict[str, Any]]:
+    """An evaluation's rows, as the record has them: of this arm, repetition, blocks and rank."""
+    columns = ["prompt_id", "group", "reference_nll_bits", "n_reference_tokens"]
+    table = pq.read_table(evaluation / "evaluation.parquet", columns=columns)
+    return [place | row for row in table.to_pylist()]
 
 
 def _write(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from lensbench.checkpoints.source import public_source
-from lensbench.checkpoints.variant import Variant, parse_variant
+from lensbench.checkpoints.variant import Variant, parse_variants
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
 from lensbench.lens.logit import BatchReadings, LensSettings, read_batch
@@ -83,33 +83,14 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
 
 def _checked(spec: RunSpec) -> tuple[list[Variant], PromptSet]:
     """Models and prompts; every problem with the spec is raised at once, before any work."""
-    problems = spec.problems("settings")
-    variants = []
-    for name in spec.models:
-        try:
-            variants.append(parse_variant(name))
-        except InputProblems as error:
-            problems += error.problems
-        except LensbenchError as error:
-            problems.append(Problem(f"model {name}", str(error).rstrip("."), ""))
-    problems += _same_name(variants)
+    variants, problems = parse_variants(spec.models)
+    problems = [*spec.problems("settings"), *problems]
     if problems:
         raise InputProblems(problems)
     prompt_set = load_prompts(spec.prompts)
     if spec.relations:
         prompt_set = prompt_set.only(spec.relations)
     return variants, prompt_set
-
-
-def _same_name(variants: Sequence[Variant]) -> list[Problem]:
-    """Adapters in folders of one name would be one record."""
-    names = [str(variant) for variant in variants if variant.adapter is not None]
-    remedy = "Rename one adapter's folder, or run them into folders of their own."
-    return [
-        Problem(f"model {name}", "two adapters of that name were given", remedy)
-        for name in sorted(set(names))
-        if names.count(name) > 1
-    ]
 
 
 def _run_model(
@@ -166,14 +147,9 @@ def _run_model(
 
 
 def is_complete(store: RecordStore, settings: dict[str, Any], files: dict[str, Any]) -> bool:
-    """The same run was finished before: nothing to do, not even to load the model."""
-    earlier = store.manifest()
-    if earlier is None or earlier["status"] != "complete" or not store.has_tables():
-        return False
-    if settings.get("keep_residuals") and not has_residuals(store.folder):
-        return False
-    same_model = all(earlier["model"].get(key) == value for key, value in files.items())
-    return same_model and earlier["settings"] == settings
+    """The same run was finished before, its residuals included if they are to be kept."""
+    kept = not settings.get("keep_residuals") or has_residuals(store.folder)
+    return kept and store.is_complete(settings, files)
 
 
 def encode_prompts(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensbench.checkpoints.variant import Variant, parse_variant
-from lensbench.errors import InputProblems, Problem
+from lensbench.checkpoints.variant import Variant
+from lensbench.errors import Problem
 from lensbench.quantized.infer import ModelChoice
 from lensbench.quantized.pairs import Pair
 from lensbench.quantized.rag.documents import Document
@@ -40,25 +40,6 @@ def build_index(folder: Path, pairs: Sequence[Pair], progress: Progress) -> None
             delete_missing=True,
             progress=lambda done, total: progress("index", done, total),
         )
-
-
-def parse_variants(names: Sequence[str], where: str = "models") -> list[Variant]:
-    """Models as NAME[@BITS][+ADAPTER]. Raises InputProblems with all that is wrong with them."""
-    found: list[Variant] = []
-    problems: list[Problem] = []
-    for name in names:
-        try:
-            found.append(parse_variant(name))
-        except InputProblems as error:
-            problems += error.problems
-    labels = [str(variant) for variant in found]
-    problems += [
-        Problem(where, f"{label} stands twice", "Name it once.")
-        for label in sorted({label for label in labels if labels.count(label) > 1})
-    ]
-    if problems:
-        raise InputProblems(problems)
-    return found
 
 
 def choice(variant: Variant, device: str | None) -> ModelChoice:
