@@ -150,6 +150,32 @@ def test_of_several_controls_the_strictest_counts(runs: Path, tmp_path: Path) ->
     assert abs(change) < 0.1
 
 
+def test_a_condition_that_changes_less_than_its_control_is_found_too(
+    runs: Path, tmp_path: Path
+) -> None:
+    how = {"controls": ("rag",), "n_blocks": 3, "out": tmp_path / "out"}
+    outcome = correlate(spec(runs, "plain", "irrelevant", **how))
+    ranking = frame(outcome.folder, "layer_ranking")
+    firm = ranking[ranking["p_adjusted"] < 0.05]
+    assert set(firm["layer"]) == set(PLANTED)
+    assert (firm["change"] < 0).all()
+    assert (firm["statistic"] < 0).all()
+    data = json.loads(outcome.suggested["prompt", "irrelevant"].read_text(encoding="utf-8"))
+    assert "0 of 3 layers changed by more than chance" in data["why"]
+    assert not set(data["record_layers"]) & set(PLANTED)
+
+
+def test_blocks_that_changed_less_than_the_control_are_not_sold_as_changed(
+    runs: Path, tmp_path: Path
+) -> None:
+    write_trace(tmp_path / "all", planted(base(), 9, layers=range(1, N_LAYERS + 1)))
+    how: dict[str, Any] = {"controls": (str(tmp_path / "all"),), "n_blocks": 3, **FAST}
+    both = (str(runs / "plain"), str(runs / "irrelevant"))
+    outcome = correlate(CorrelationSpec(both, tmp_path / "out", **how))
+    data = json.loads(outcome.suggested["prompt", "irrelevant"].read_text(encoding="utf-8"))
+    assert data["why"].startswith("no 3 contiguous blocks changed more than under a control")
+
+
 def test_linked_prompts_widen_the_interval(runs: Path, tmp_path: Path) -> None:
     """Each prompt four times over is no more data, once the copies are one group."""
     copies = [f"p{i}-{k}" for i in range(N_PROMPTS) for k in range(4)]

@@ -55,6 +55,7 @@ def test_the_sentences_say_which_layers_survive(record: SecondRecord) -> None:
     prompt, generated = correlation.findings(record, correlation.tables(record))
     assert prompt.count("layers 5-7 of 12") == 3  # each variant
     assert "more than under other" in prompt
+    assert "other: more at layers 5-7, less at no layer" in prompt
     assert "The blocks that changed most are 4-6" in prompt
     assert generated.count("no layer of 12") == 3
 
@@ -70,6 +71,21 @@ def test_survivors_need_every_control() -> None:
     (row,) = correlation.survivors(frame).to_dict("records")
     assert (row["layers"], row["changed_layers"], row["tested_layers"]) == ("1", 1, 3)
     assert row["controls"] == "x, y"
+
+
+def test_each_control_has_its_own_more_and_less() -> None:
+    rows = [
+        {"phase": "prompt", "condition": "c", "measure": "cosine", "variant": "as_is"}
+        | {"control": control, "layer": layer, "p_adjusted": p, "change": change}
+        for control, cells in (
+            ("x", ((0.01, 0.1), (0.01, -0.1), (0.2, -0.1))),
+            ("y", ((0.04, -0.1), (0.3, 0.1), (0.01, -0.1))),
+        )
+        for layer, (p, change) in enumerate(cells, start=1)
+    ]
+    found = correlation.against(pd.DataFrame(rows)).set_index("control")
+    assert found["more_layers"].to_dict() == {"x": "1", "y": "none"}
+    assert found["less_layers"].to_dict() == {"x": "2", "y": "1, 3"}
 
 
 def test_spans() -> None:

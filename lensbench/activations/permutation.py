@@ -6,8 +6,8 @@ With a control. A prompt has a distance from the reference under the condition a
 the control. Null: the two could be swapped within each prompt, at all its layers together, without
 changing their joint distribution. A swap turns the sign of the prompt's contrast (condition minus
 control), so the null distribution is that of the contrasts with random signs. The statistic is
-Student's t, larger is more change under the condition; studentised, it is also right for large
-samples when only the mean of the contrast is 0 (Janssen 1997).
+Student's t, positive for more change under the condition, and its size counts; studentised, it is
+also right for large samples when only the mean of the contrast is 0 (Janssen 1997).
 
 Without a control. Null: the prompt's two vectors, of reference and condition, could be swapped. The
 statistic is the part of ||sum of differences||^2 that pairs of prompts make up, over its standard

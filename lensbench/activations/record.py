@@ -324,24 +324,31 @@ def _suggest(
     return written
 
 
+def _proven(row: dict[str, Any]) -> bool:
+    """A layer changed, and by more than chance."""
+    p = row["p_adjusted"]
+    return p is not None and p < SIGNIFICANT and row["change"] > 0
+
+
 def why(choice: Choice, ranking: Sequence[dict[str, Any]], changed: str) -> str:
     """Why these blocks, in one sentence of numbers.
 
     `ranking`: the condition's rows; `changed`: what the change is, in words.
     """
-    worst: dict[int, float] = {}  # layer -> the largest adjusted p over the controls
-    for row in ranking:
-        p = 1.0 if row["p_adjusted"] is None else row["p_adjusted"]
-        worst[row["layer"]] = max(p, worst.get(row["layer"], 0.0))
-    firm = sum(worst[block + 1] < SIGNIFICANT for block in choice.blocks)
+    unproven = {row["layer"] for row in ranking if not _proven(row)}  # by one control at least
+    firm = sum(block + 1 not in unproven for block in choice.blocks)
     controls = [row["control"] for row in ranking if row["control"] is not None]
-    against = " above every control" if controls else " (no control)"
+    against = " above the strictest control" if controls else " (no control)"
     text = (
         f"blocks {choice.blocks[0]}-{choice.blocks[-1]} (layers {choice.blocks[0] + 1}-"
         f"{choice.blocks[-1] + 1} of a record) changed most: {changed} "
-        f"{choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} layers have an "
-        f"adjusted p below {SIGNIFICANT:g}"
+        f"{choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} layers changed by more "
+        f"than chance (adjusted p below {SIGNIFICANT:g})"
     )
+    if choice.mean_change <= 0:
+        text = (
+            f"no {len(choice.blocks)} contiguous blocks changed more than under a control: {text}"
+        )
     if choice.again_share is not None:
         text += (
             f"; the bootstrap picks the same blocks in {100 * choice.again_share:.0f} % of draws "

@@ -187,7 +187,7 @@ def _rank(
             contrast = contrast - changes[control]
         contrasts.append(contrast)
         null = _null(study, measure, labels["variant"], condition, control, values)
-        rows = list(_ranking_rows(study, contrast, null))
+        rows = list(_ranking_rows(study, contrast, null, two_sided=control is not None))
         found.add("layer_ranking", rows, **labels, condition=condition, control=control)
     if study.n_blocks is not None:
         _choose(study, found, labels, condition, strictest(contrasts))
@@ -229,12 +229,18 @@ def _null(
     return swap_null(reference, own, values[control], signs[:, how.codes])
 
 
-def _ranking_rows(study: Study, contrast: Curve, null: Floats | str) -> Iterator[dict[str, Any]]:
-    """Layers from 1 on: layer 0, the embedding, is no block's output and is not tested."""
+def _ranking_rows(
+    study: Study, contrast: Curve, null: Floats | str, two_sided: bool
+) -> Iterator[dict[str, Any]]:
+    """Layers from 1 on: layer 0, the embedding, is no block's output and is not tested.
+
+    Against a control the test is two-sided: a condition may also change less than its control.
+    """
     low, high = contrast.interval()
     places = ranks(contrast.values[1:].tolist())
     tested = null[:, 1:] if not isinstance(null, str) else None
-    p, adjusted, discovery = _p_columns(tested, len(places))
+    sided = np.abs(tested) if tested is not None and two_sided else tested
+    p, adjusted, discovery = _p_columns(sided, len(places))
     for layer in range(1, len(contrast.values)):
         i = layer - 1
         none = null if isinstance(null, str) else NO_DIFFERENCE if np.isnan(p[i]) else None

@@ -10,7 +10,12 @@ import pandas as pd
 from lensbench.escape import markdown
 from lensbench.records.schema import PHASES, VARIANTS
 from lensbench.report import numbers
-from lensbench.report.correlation_figures import RANKS_BY, correlation_figures, main_rows
+from lensbench.report.correlation_figures import (
+    MAIN,
+    RANKS_BY,
+    correlation_figures,
+    main_rows,
+)
 from lensbench.report.load import SecondRecord
 from lensbench.report.numbers import is_missing
 from lensbench.report.statistics import MIN_PROMPTS, Estimate
@@ -39,11 +44,19 @@ def tables(record: SecondRecord) -> dict[str, Table]:
             f"adjusted p below {SIGNIFICANT:g}; Westfall-Young over the layers.",
         ),
         Table(
+            "against",
+            "Against each control",
+            against(every["layer_ranking"]),
+            "Layers that changed more, and less, than under this one, with an adjusted p below "
+            f"{SIGNIFICANT:g}.",
+        ),
+        Table(
             "ranking",
             "Ranked layers",
             estimates(every["layer_ranking"].query("measure in @TESTED"), "change", n),
             "Change: 1 - similarity (or the distance) to the reference, less that of the control. "
-            "Block: counted from 0, as training counts. P-values are one-sided; statistic: "
+            "Block: counted from 0, as training counts. P-values: two-sided against a control, "
+            "else one-sided; statistic: "
             "Student's t (cosine with a control), or in standard deviations of its null. Between "
             "different prompts: labels dealt out again.",
         ),
@@ -155,15 +168,29 @@ def survivors(ranking: pd.DataFrame) -> pd.DataFrame:
     rows = []
     keys = ["phase", "condition", "measure", "variant"]
     for labels, own in tested.groupby(keys, sort=False):
-        worst = own.groupby("layer")["p_adjusted"].max()
-        changed = own.groupby("layer")["change"].min()
-        layers = [int(layer) for layer in worst.index[(worst < SIGNIFICANT) & (changed > 0)]]
+        by_layer = own.groupby("layer")
+        firm = by_layer["p_adjusted"].max() < SIGNIFICANT
+        layers = [int(layer) for layer in firm.index[firm & (by_layer["change"].min() > 0)]]
         controls = [name for name in own["control"].unique() if isinstance(name, str)]
         row = dict(zip(keys, labels, strict=True))
-        row |= {"controls": ", ".join(controls) or "none", "tested_layers": len(worst)}
+        row |= {"controls": ", ".join(controls) or "none", "tested_layers": len(firm)}
         rows.append(row | {"changed_layers": len(layers), "layers": spans(layers)})
     columns = [*keys, "controls", "tested_layers", "changed_layers", "layers"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def against(ranking: pd.DataFrame) -> pd.DataFrame:
+    """Per phase, condition, measure, variant and control: where the condition changed otherwise."""
+    tested = ranking[ranking["p_adjusted"].notna() & ranking["control"].notna()]
+    keys = ["phase", "condition", "measure", "variant", "control"]
+    rows = []
+    for labels, own in tested.groupby(keys, sort=False):
+        firm = own[own["p_adjusted"] < SIGNIFICANT].sort_values("layer")
+        row: dict[str, object] = dict(zip(keys, labels, strict=True))
+        row["more_layers"] = spans(firm.loc[firm["change"] > 0, "layer"].tolist())
+        row["less_layers"] = spans(firm.loc[firm["change"] < 0, "layer"].tolist())
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[*keys, "more_layers", "less_layers"])
 
 
 def spans(layers: Sequence[int]) -> str:
@@ -205,7 +232,23 @@ def _finding(record: SecondRecord, made: dict[str, Table], phase: str, condition
     elif record.manifest["settings"].get("unpaired"):
         what = "Differs by more than the same prompts dealt out at random"
     blocks = f" {_agreed(made, phase, condition)}" if len(made["choice"].frame) else ""
-    return f"{start} {what}, by {measure}: {each}.{blocks}"
+    return f"{start} {what}, by {measure}: {each}.{_each_control(made, tested, measure)}{blocks}"
+
+
+def _each_control(made: dict[str, Table], tested: pd.DataFrame, measure: str) -> str:
+    """More and less than under each control, in the variant that ranks."""
+    frame, first = main_rows(made["against"].frame), tested.iloc[0]
+    own = frame[
+        (frame["phase"] == first["phase"])
+        & (frame["condition"] == first["condition"])
+        & (frame["measure"] == measure)
+    ]
+    parts = [
+        f"{markdown(row['control'])}: more at {_layers(row['more_layers'])}, "
+        f"less at {_layers(row['less_layers'])}"
+        for row in own.to_dict("records")
+    ]
+    return f" Against each ({VARIANTS[MAIN]}): {'; '.join(parts)}." if parts else ""
 
 
 def _layers(text: str) -> str:
