@@ -406,6 +406,29 @@ def test_groups_must_name_every_prompt(runs: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_finished_study_is_left_alone_until_a_run_or_a_file_changes(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        write_trace(tmp_path / name, base(seed))
+    asked = spec(tmp_path, "a", "b", n_blocks=3)
+    steps: list[str] = []
+
+    def run() -> int:
+        steps.clear()
+        first = correlate(asked, lambda *step: steps.append(step[0]))
+        assert list(first.suggested) == [("prompt", "b")]
+        assert set(first.tables) == set(KINDS["correlation"])
+        return len(steps)
+
+    assert run() > 0
+    assert run() == 0
+    (tmp_path / "out" / "layers-b-prompt.json").unlink()
+    assert run() > 0
+    assert run() == 0
+    write_trace(tmp_path / "b", base(2))
+    with pytest.raises(RecordsError, match="activations_sha256"):
+        run()
+
+
 def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) -> None:
     correlate(spec(runs, "plain", "rag", out=tmp_path / "out"))
     with pytest.raises(RecordsError, match=r"settings\.seed: 0 there, 1 now"):

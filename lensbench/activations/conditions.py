@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from lensbench.errors import InputProblems, Problem, RecordsError
+from lensbench.files import sha256_of
 from lensbench.records.residuals import ResidualFiles
 from lensbench.records.schema import PHASES
 from lensbench.records.store import MANIFEST, RecordStore
 
-READABLE = ("trace", "cache")  # kinds of record that hold activations of conditions
+# Kinds of record that hold activations of conditions, and the table that changes with them.
+READABLE = {"trace": "activations", "cache": "residual_index"}
 _COLUMNS = ["prompt_id", "layer", "n_tokens", "mean"]
 
 
@@ -40,12 +42,23 @@ class Run:
         return dict(self.manifest["model"])
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the run, for the manifest of whatever is made of it."""
+        """What identifies the run, for the manifest of whatever is made of it.
+
+        Raises RecordsError when a table is missing.
+        """
+        path = self.folder / f"{READABLE[self.manifest['kind']]}.parquet"
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise RecordsError(
+                f"{path}: cannot be read ({error}). Make the record again."
+            ) from error
         settings = self.manifest["settings"]
         kept = ("name", "bits", "adapter", "weights_sha256", "tokenizer_sha256", "n_layers")
         facts = {key: self.model.get(key) for key in (*kept, "int8_threshold")}
         facts |= {key: settings.get(key) for key in ("prompts", "prompts_sha256", "batch_size")}
-        return facts | {"kind": self.manifest.get("kind"), "record": self.folder.name}
+        facts |= {"kind": self.manifest["kind"], "record": self.folder.name}
+        return facts | {"activations_sha256": digest}
 
 
 @dataclass(frozen=True, eq=False)

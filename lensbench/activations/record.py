@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from lensbench.activations.conditions import Aligned, Run, align, open_runs
@@ -128,30 +129,52 @@ class Outcome:
 
 
 def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Outcome:
-    """Compare runs layer by layer and write the record.
+    """Compare runs layer by layer and write the record; one that is finished is left alone.
 
     Raises:
         InputProblems: settings out of range; folders that hold no activations; runs that do not
             match, named with what does not.
         RecordsError: a table is damaged; the record's folder holds another study.
     """
-    started = time.monotonic()
     if problems := spec.problems():
         raise InputProblems(problems)
     runs = open_runs([*spec.runs, *spec.controls])
     _require_blocks(spec, runs[0])
+    settings = _settings(spec, runs)
+    store = RecordStore(spec.out, runs[0].name, "correlation")
+    suggested = _suggested_files(spec, runs)
+    there = all(path.exists() for path in suggested.values())
+    if not (there and store.is_complete(settings, runs[0].model)):
+        _study(spec, runs, settings, store, progress)
+    names = KINDS["correlation"]
+    return Outcome(
+        spec.out,
+        {name: pq.read_table(spec.out / f"{name}.parquet") for name in names},
+        {which: path for which, path in suggested.items() if path.exists()},
+        store.problems(),
+    )
+
+
+def _study(
+    spec: CorrelationSpec,
+    runs: Sequence[Run],
+    settings: dict[str, Any],
+    store: RecordStore,
+    progress: Progress,
+) -> None:
+    """Everything from the runs' vectors to a complete record."""
+    started = time.monotonic()
     paired = not spec.unpaired
     aligned = [align(runs, phase, spec.relative_depth, paired) for phase in spec.phases]
     massive = {one.phase: _massive(one) for one in aligned}
     studies = _studies(spec, aligned, massive)
-    store = RecordStore(spec.out, runs[0].name, "correlation")
-    manifest = new_manifest(runs[0].model, _settings(spec, runs), "correlation")
+    manifest = new_manifest(runs[0].model, settings, "correlation")
     with store.locked():
         store.start(manifest)
         findings = {study.aligned.phase: run_study(study, progress) for study in studies}
         problems = [problem for one in aligned for problem in one.problems]
-        tables = _tables(store, findings, massive, problems)
-        suggested = _suggest(spec, runs, findings, tables["layer_ranking"])
+        ranking = _write_tables(store, findings, massive, problems)
+        _suggest(spec, runs, settings, findings, ranking)
         manifest |= {
             "problems": len(problems),
             "wall_s": round(time.monotonic() - started, 1),
@@ -159,7 +182,6 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
             "phases": {study.aligned.phase: _phase_facts(study) for study in studies},
         }
         store.finish(manifest)
-    return Outcome(spec.out, tables, suggested, problems)
 
 
 def _require_blocks(spec: CorrelationSpec, reference: Run) -> None:
@@ -270,13 +292,13 @@ def _phase_facts(study: Study) -> dict[str, Any]:
     }
 
 
-def _tables(
+def _write_tables(
     store: RecordStore,
     findings: dict[str, Findings],
     massive: dict[str, dict[str, list[MassiveDimension]]],
     problems: list[Problem],
-) -> dict[str, pa.Table]:
-    """Write every table of the record, and return them."""
+) -> list[dict[str, Any]]:
+    """Write every table of the record; returns the rows of the ranking."""
     names = [name for name in KINDS["correlation"] if name in Findings().rows]
     rows = {
         name: [row for found in findings.values() for row in found.rows[name]] for name in names
@@ -291,22 +313,36 @@ def _tables(
     tables["problems"] = store.problems_table(problems)
     for name, table in tables.items():
         store.write_table(name, table)
-    return tables
+    return rows["layer_ranking"]
+
+
+def _suggested_files(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[tuple[str, str], Path]:
+    """Where the chosen blocks of each phase and condition are written, if they are asked for."""
+    if spec.n_blocks is None:
+        return {}
+    return {
+        (phase, run.name): spec.out / f"layers-{folder_name(run.name)}-{phase}.json"
+        for phase in spec.phases
+        for run in runs[1 : len(spec.runs)]
+    }
 
 
 def _suggest(
-    spec: CorrelationSpec, runs: Sequence[Run], findings: dict[str, Findings], ranking: pa.Table
-) -> dict[tuple[str, str], Path]:
-    """One file of chosen blocks for each phase and condition."""
-    written = {}
-    every = ranking.to_pylist()
+    spec: CorrelationSpec,
+    runs: Sequence[Run],
+    settings: dict[str, Any],
+    findings: dict[str, Findings],
+    ranking: list[dict[str, Any]],
+) -> None:
+    """Write one file of chosen blocks for each phase and condition."""
+    paths = _suggested_files(spec, runs)
     for phase, found in findings.items():
         for (condition, measure, variant), choice in found.choices.items():
             if (measure, variant) != spec.main:
                 continue
             own = [
                 row
-                for row in every
+                for row in ranking
                 if (row["phase"], row["condition"]) == (phase, condition)
                 and (row["measure"], row["variant"]) == spec.main
             ]
@@ -316,12 +352,10 @@ def _suggest(
                 "reference": runs[0].name,
             }
             facts |= {"controls": [run.name for run in runs[len(spec.runs) :]]}
-            facts |= {"measure": measure, "variant": variant, "settings": _settings(spec, runs)}
+            facts |= {"measure": measure, "variant": variant, "settings": settings}
             data = choice_file(choice, why(choice, own, WORDS[measure]), facts)
-            path = spec.out / f"layers-{folder_name(condition)}-{phase}.json"
-            write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-            written[phase, condition] = path
-    return written
+            text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+            write_text(paths[phase, condition], text)
 
 
 def _proven(row: dict[str, Any]) -> bool:
