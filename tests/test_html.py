@@ -2,95 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from browser import centre, chromium, foreign, point_at, wait_for
 from records_fixture import Settings, write_run
 
 from lensbench.report.build import build_report
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1600",
-)
-
-
-def programs() -> tuple[str, str]:
-    """Chromium and its driver; without them the test skips, or fails where CI is set."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    browser = browser or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if browser and driver:
-        return browser, driver
-    reason = "no Chromium with chromedriver here: apt-get install chromium chromium-driver"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """report.html of two models, open in a fresh browser."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    browser, driver = programs()
     run = tmp_path_factory.mktemp("runs") / "two"
     write_run(run, Settings(n_layers=6), Settings(model="tiny-b", n_layers=4, seed=3))
     build_report([run])
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    chrome.get((run / "report.html").as_uri())
-    yield chrome
-    errors = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
-    chrome.quit()
-    assert errors == []
+    with chromium(tmp_path_factory.mktemp("profile")) as chrome:
+        chrome.get((run / "report.html").as_uri())
+        yield chrome
 
 
 def cell(page: Any, heat_map: int, layer: int, position: int) -> tuple[int, int]:
-    """Where a cell's centre is on the screen, from the axes that Plotly drew."""
-    x, y = page.execute_script(
-        "const box = document.getElementById(arguments[0]), l = box._fullLayout,"
-        "at = box.getBoundingClientRect();"
-        "return [at.left + l.xaxis._offset + l.xaxis.d2p(arguments[2]),"
-        "        at.top + l.yaxis._offset + l.yaxis.d2p(arguments[1])];",
-        f"heatmap-{heat_map}",
-        layer,
-        position,
-    )
-    return round(x), round(y)
-
-
-def point_at(page: Any, place: tuple[int, int], click: bool = False) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    actions = ActionChains(page)
-    actions.w3c_actions.pointer_action.move_to_location(*place)
-    if click:
-        actions.click()
-    actions.perform()
-
-
-def wait_for(page: Any, script: str, *arguments: object) -> Any:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(page, 20).until(lambda p: p.execute_script(script, *arguments))
+    """Where a cell's centre is on the screen."""
+    return centre(page, f"heatmap-{heat_map}", position, layer)
 
 
 def top_token(page: Any, heat_map: int, layer: int, position: int) -> str:
@@ -157,10 +94,7 @@ def test_colour_can_be_another_measure(page: Any) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(page: Any) -> None:
-    loaded = page.execute_script(
-        "return performance.getEntriesByType('resource').map((e) => e.name);"
-    )
-    assert [name for name in loaded if not name.startswith(("data:", "blob:", "file:"))] == []
+    assert foreign(page) == []
 
 
 def test_no_token_became_markup(page: Any) -> None:

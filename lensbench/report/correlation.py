@@ -16,6 +16,7 @@ from lensbench.report.correlation_figures import (
     correlation_figures,
     main_rows,
 )
+from lensbench.report.correlation_page import correlation_page
 from lensbench.report.load import SecondRecord
 from lensbench.report.numbers import is_missing
 from lensbench.report.statistics import MIN_PROMPTS, Estimate
@@ -33,9 +34,17 @@ _ROLES = ("reference", "condition", "control")
 def tables(record: SecondRecord) -> dict[str, Table]:
     """Every number of the report."""
     n = _n_prompts(record)
+    compared_runs = Table(
+        "compared", "Runs", compared(record), "Mean tokens: averaged over by each vector."
+    )
+    made = [compared_runs, *_ranking_tables(record, n), *_similarity_tables(record, n)]
+    return {table.name: table for table in made}
+
+
+def _ranking_tables(record: SecondRecord, n: dict[str, int]) -> list[Table]:
+    """Which layers changed most, against what, and the blocks chosen."""
     every = record.tables
-    made = [
-        Table("compared", "Runs", compared(record), "Mean tokens: averaged over by each vector."),
+    return [
         Table(
             "survivors",
             "What survives",
@@ -74,6 +83,13 @@ def tables(record: SecondRecord) -> dict[str, Table]:
             agreement(every["layer_choice"]),
             "The blocks that each measure would choose on each variant.",
         ),
+    ]
+
+
+def _similarity_tables(record: SecondRecord, n: dict[str, int]) -> list[Table]:
+    """What the rankings were made of."""
+    every = record.tables
+    return [
         Table(
             "similarity",
             "Similarity to the reference by layer",
@@ -96,7 +112,6 @@ def tables(record: SecondRecord) -> dict[str, Table]:
             "of Sun et al. 2024, for means over tokens). Layer: where it stands out most.",
         ),
     ]
-    return {table.name: table for table in made}
 
 
 def compared(record: SecondRecord) -> pd.DataFrame:
@@ -314,7 +329,10 @@ def top_layers(made: dict[str, Table]) -> pd.DataFrame:
 
 
 def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The figures of each phase."""
+    """The interactive page and the figures of each phase."""
+    every = estimates(record.tables["layer_ranking"], "change", _n_prompts(record))
+    if len(made["similarity"].frame):
+        yield "report.html", correlation_page(record.model, made, every)
     yield from correlation_figures(made)
 
 

@@ -14,6 +14,7 @@ from lensbench.escape import markdown
 from lensbench.records.schema import MILESTONES
 from lensbench.report import numbers
 from lensbench.report.diff_figures import changes_figure, curves_figure, milestones_figure
+from lensbench.report.diff_page import diff_page
 from lensbench.report.figures import to_svg
 from lensbench.report.headlines import EMERGENCE
 from lensbench.report.limitations import FEW_PROMPTS, FEW_RELATIONS
@@ -411,7 +412,9 @@ def against_a_layer(record: SecondRecord, moved: Estimate) -> str:
 
 
 def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The figures."""
+    """The interactive page and the figures."""
+    cells, prompts = record.tables["diff_cells"], record.tables["diff_prompts"]
+    yield "report.html", diff_page(names(record), made, cells, prompts)
     changes, curves = made["changes"].frame, made["curves"].frame
     yield "figures/changes.svg", to_svg(changes_figure, changes, TESTED, LEVEL)
     yield "figures/curves.svg", to_svg(curves_figure, curves, names(record))

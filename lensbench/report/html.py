@@ -36,17 +36,26 @@ def interactive_page(records: Sequence[Record], tables: dict[str, dict[str, Tabl
         "measures": MEASURES,
         "models": [_model(record, tables[record.model], ids) for record in records],
     }
+    return rendered(
+        "report.html.j2",
+        data,
+        models=[printable(record.model) for record in records],
+        n_prompts=len(ids),
+        n_all=len({prompt_id for record in records for prompt_id in base_prompts(record).index}),
+    )
+
+
+def rendered(template: str, data: object, **values: object) -> str:
+    """A page of this package's template, with plotly and `data` in it; `values` are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lensbench.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        plotly=Markup(plotly.offline.get_plotlyjs()),
-        data=Markup(embedded_json(data)),
-        models=[printable(record.model) for record in records],
-        n_prompts=len(ids),
-        n_all=len({prompt_id for record in records for prompt_id in base_prompts(record).index}),
+    return environment.get_template(template).render(
+        plotly=Markup(plotly.offline.get_plotlyjs()), data=Markup(embedded_json(data)), **values
     )
 
 

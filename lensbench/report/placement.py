@@ -12,6 +12,7 @@ from lensbench.escape import markdown
 from lensbench.report import numbers
 from lensbench.report.figures import COLOURS, GREY, WIDTH, to_svg
 from lensbench.report.load import SecondRecord
+from lensbench.report.placement_page import placement_page
 from lensbench.report.statistics import Estimate, Floats, summed_bootstrap
 from lensbench.report.tables import Table
 
@@ -144,8 +145,9 @@ def headline(record: SecondRecord, made: dict[str, Table]) -> str:
 
 
 def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The differences, arm by arm."""
+    """The interactive page, and the differences arm by arm."""
     if len(made["differences"].frame):
+        yield "report.html", placement_page(record.model, made, record.tables["placement"])
         yield "figures/differences.svg", to_svg(differences_figure, made["differences"].frame)
 
 
