@@ -39,7 +39,7 @@ def two_sides(seed: int, size: float = 0.0) -> tuple[Floats, Floats]:
     return a, b
 
 
-def null_of(a: Floats, b: Floats, draws: int = 999, seed: int = 0) -> Floats:
+def null_of(a: Floats, b: Floats, draws: int = 999, seed: int | tuple[int, ...] = 0) -> Floats:
     return label_null(a, b, (codes_of(None, N_A), codes_of(None, N_B)), draws, seed)
 
 
@@ -122,8 +122,11 @@ def test_the_record_of_different_prompts(runs: Path, tmp_path: Path) -> None:
     tables = {name: table.to_pandas() for name, table in outcome.tables.items()}
     ranking = tables["layer_ranking"].query("condition == 'python' and variant == 'as_is'")
     assert set(ranking.loc[ranking["p_adjusted"] < ALPHA, "layer"]) == set(PLANTED)
-    similar = tables["similarity"].query("condition == 'python' and variant == 'as_is'")
     a, b = (v.astype(np.float32).astype(float) for v in two_sides(0, 2.0))
+    null = null_of(a, b, draws=300, seed=(0, 1))
+    tested = ranking.query("phase == 'prompt'")["p"]
+    np.testing.assert_allclose(tested, p_values(null)[1:])  # one-sided: no less than no distance
+    similar = tables["similarity"].query("condition == 'python' and variant == 'as_is'")
     own = similar.query("phase == 'prompt'")
     expected = [correlated(x, y) for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(own["value"], expected, atol=1e-9)
