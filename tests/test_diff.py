@@ -241,7 +241,7 @@ def test_residuals_and_lenses_against_hugging_face(
     prompts = pd.read_parquet(records["plain"] / "prompts.parquet").set_index("prompt_id")
     base, tuned = llama.hf, load_quantized(llama.folder, 32, adapter, device="cpu").hf
     norm, head = base.model.norm, base.lm_head
-    for item in cells.index.get_level_values(0).unique()[:4]:
+    for item in cells.index.get_level_values(0).unique():
         ids = torch.tensor([prompts.token_ids[item].tolist()])
         with torch.inference_mode():
             a, b = (
@@ -250,6 +250,7 @@ def test_residuals_and_lenses_against_hugging_face(
             p, q = (head(norm(x)).double().log_softmax(-1) for x in (a, b))
         kl = float((p.exp() * (p - q)).sum() / np.log(2))
         row = cells.loc[(item, 2)]
+        assert row.top1_same == bool(p.argmax() == q.argmax())
         assert row.lens_kl_bits == pytest.approx(kl, rel=1e-3, abs=1e-6)
         assert row.resid_cosine == pytest.approx(
             float(torch.nn.functional.cosine_similarity(a, b, dim=0)), abs=1e-5

@@ -286,10 +286,10 @@ def _agreed(made: dict[str, Table], phase: str, condition: str) -> str:
         if is_missing(chosen["again_share"])
         else (f", as in {numbers.number(chosen['again_share'], 'share')} of the bootstrap draws")
     )
-    return (
-        f"The blocks that changed most are {first}-{last}{again}; {same} of {len(own)} "
-        "combinations of measure and variant choose them."
-    )
+    start = f"The blocks that changed most are {first}-{last}"
+    if float(chosen["change"]) <= 0:
+        start = f"No such blocks changed more than under every control; nearest are {first}-{last}"
+    return f"{start}{again}; {same} of {len(own)} combinations of measure and variant choose them."
 
 
 def phases(made: dict[str, Table]) -> list[str]:
