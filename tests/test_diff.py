@@ -258,6 +258,17 @@ def test_residuals_and_lenses_against_hugging_face(
         assert row.resid_change == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-3)
 
 
+def test_the_same_top_token_is_that_of_both_records(records: dict[str, Path], moved: Path) -> None:
+    cells = frames(moved)["diff_cells"].set_index(["prompt_id", "layer"])
+    tops = []
+    for name in ("plain", "moved"):
+        lens = pd.read_parquet(records[name] / "lens.parquet")
+        own = lens[(lens["lens"] == "final") & lens["is_last"]].set_index(["prompt_id", "layer"])
+        tops.append(own["top_tokens"].map(lambda tokens: tokens[0]).reindex(cells.index))
+    assert cells["top1_same"].tolist() == (tops[0] == tops[1]).tolist()
+    assert 0 < cells["top1_same"].sum() < len(cells)
+
+
 def test_milestones_stand_side_by_side(records: dict[str, Path], moved: Path) -> None:
     prompts = frames(moved)["diff_prompts"].set_index("prompt_id")
     assert len(prompts) == 9

@@ -21,9 +21,9 @@ def report(
     """Rebuild all reports of one or more runs from their records. No model and no torch needed.
 
     Of lens records: a Markdown report with figures and tables per model, cross-model.md when there
-    are two models or more, and one interactive report.html. Of every other record: a report each, with
-    an index over them; of correlations, diffs and placements an interactive report.html each too.
-    The same records give the same bytes.
+    are two models or more, and one interactive report.html. Of every other record: a report each,
+    with an index over them; of correlations, diffs and placements a report.html each too. The same
+    records give the same bytes.
 
     Examples:
 
