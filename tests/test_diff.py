@@ -263,8 +263,8 @@ def test_another_top_token_is_seen_at_its_place(records: dict[str, Path], tmp_pa
         lens = pd.read_parquet(folder / "lens.parquet")
         place = (lens["lens"] == "final") & lens["is_last"] & (lens["layer"] == 2)
         row = lens.index[place][0]
-        first, second, *rest = lens.at[row, "top_ids"]
-        lens.at[row, "top_ids"] = [second, first, *rest]
+        first, second, third, *rest = lens.at[row, "top_ids"]
+        lens.at[row, "top_ids"] = [third, second, first, *rest]
         lens.to_parquet(folder / "lens.parquet")
         found.append((lens.at[row, "prompt_id"], 2))
 
