@@ -64,12 +64,13 @@ def test_survivors_need_every_control() -> None:
     rows = [
         {"phase": "prompt", "condition": "c", "measure": "cosine", "variant": "as_is"}
         | {"control": control, "layer": layer, "p_adjusted": p, "change": 0.1}
-        for control, ps in (("x", (0.01, 0.01, 0.2)), ("y", (0.04, 0.3, 0.01)))
+        for control, ps in (("x", (0.01, 0.01, 0.2, 0.01)), ("y", (0.04, 0.3, 0.01, 0.01)))
         for layer, p in enumerate(ps, start=1)
     ]
     frame = pd.DataFrame(rows)
+    frame.loc[(frame["control"] == "y") & (frame["layer"] == 4), "change"] = -0.1  # firmly less
     (row,) = correlation.survivors(frame).to_dict("records")
-    assert (row["layers"], row["changed_layers"], row["tested_layers"]) == ("1", 1, 3)
+    assert (row["layers"], row["changed_layers"], row["tested_layers"]) == ("1", 1, 4)
     assert row["controls"] == "x, y"
 
 
