@@ -237,7 +237,7 @@ def test_without_cosines_the_page_starts_with_pearson(tmp_path: Path) -> None:
     page = page_in(study(tmp_path, runs=runs, measures=("pearson",)).folder)
     assert "Pearson correlation of the mean vectors" in page.options
     assert not any("cosine" in option for option in page.options)
-    assert page.view(1, 0, 0, 1, 0)["frame"]["names"] == ["no control"]
+    assert page.view(1, 0, 0, 1, 0)["frame"]["names"] == ["from the reference"]
 
 
 def test_a_control_has_no_change_and_the_reference_a_map_only(correlation: SecondRecord) -> None:

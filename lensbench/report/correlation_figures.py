@@ -51,7 +51,7 @@ def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
     for axis, condition in zip(figure.subplots(n, 1, squeeze=False).flat, conditions, strict=False):
         own = frame[frame["condition"] == condition]
         for i, (control, rows) in enumerate(own.groupby("control", sort=False, dropna=False)):
-            label = f"above {printable(control)}" if isinstance(control, str) else "no control"
+            label = f"above {printable(control)}" if isinstance(control, str) else "from the reference"
             colour = COLOURS[i % len(COLOURS)]
             ribbon(axis, rows["layer"], rows["change"], colour, label, DASHES[i % len(DASHES)])
             firm = rows[rows["p_adjusted"] < SIGNIFICANT]
@@ -117,6 +117,7 @@ def _conditions(axis: Axes, frame: pd.DataFrame) -> None:
     if not any(_known(e) for e in frame["value"]):
         reasons = [e.reason for e in frame["value"] if e.reason]
         text = "n/a\n" + "\n".join(textwrap.wrap(reasons[0], 30)) if reasons else "n/a"
+        axis.set_xlim(0, frame["layer"].max() if len(frame) else 1)
         axis.set_yticks([])
         axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, fontsize=9)
 

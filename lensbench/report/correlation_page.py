@@ -131,7 +131,7 @@ def _change(frame: pd.DataFrame, choice: pd.DataFrame) -> View:
     places = _places(frame)
     curves = []
     for control, own in frame.groupby("control", sort=False, dropna=False):
-        name = f"above {control}" if isinstance(control, str) else "no control"
+        name = f"above {control}" if isinstance(control, str) else "from the reference"
         by_layer = own.set_index("layer").reindex(list(places))
         p = _cells(by_layer["p_adjusted"])
         curves.append(Line(name, _points(own, "change", places), p, _cells(by_layer["p_reason"])))
