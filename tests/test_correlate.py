@@ -32,6 +32,7 @@ from lensbench.cli import main
 from lensbench.cli.correlate import MeasureName, PhaseName
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.records.schema import KINDS, PHASES, VARIANTS
+from lensbench.report.build import build_report
 
 FAST = {"phases": ("prompt",), "measures": ("cosine",), "resamples": 200}
 
@@ -256,6 +257,43 @@ def test_constant_activations_are_null_with_a_reason(tmp_path: Path) -> None:
 
 
 # --- a residual cache as a condition
+
+
+def test_prompt_tokens_against_generated_ones(tmp_path: Path) -> None:
+    values = base()
+    write_trace(tmp_path / "one", values, generated=planted(values, 1))
+    write_trace(tmp_path / "two", values, generated=noisy(values, 2))
+    asked = [
+        f"{tmp_path / name}:{phase}" for name, phase in (("one", "prompt"), ("one", "generated"))
+    ]
+    how: dict[str, Any] = FAST | {"phases": ()}
+    control = (f"other={tmp_path / 'two'}:generated",)
+    outcome = correlate(CorrelationSpec(tuple(asked), tmp_path / "out", controls=control, **how))
+    ranking = frame(outcome.folder, "layer_ranking")
+    assert set(ranking["phase"]) == {"mixed"}
+    assert set(ranking["condition"]) == {"one:generated"}
+    assert set(ranking["control"]) == {"other"}
+    assert set(ranking.loc[ranking["p_adjusted"] < 0.05, "layer"]) == set(PLANTED)
+    similar = frame(outcome.folder, "similarity").query("condition == 'one:generated'")
+    x, y = (a.astype(np.float32).astype(float) for a in (values, planted(values, 1)))
+    for row in similar.query("variant == 'as_is'").to_dict("records"):
+        expected = similarity(MEASURES["cosine"], x[row["layer"]], y[row["layer"]]).value
+        assert row["value"] == pytest.approx(expected, abs=1e-9)
+    build_report([outcome.folder])
+    assert "one:generated, mixed tokens" in (outcome.folder / "report.md").read_text("utf-8")
+
+
+def test_runs_name_their_tokens_all_or_none(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_trace(tmp_path / name, base())
+    some = (f"{tmp_path / 'a'}:prompt", str(tmp_path / "b"))
+    with pytest.raises(InputProblems, match="Add :prompt or :generated to every run"):
+        correlate(CorrelationSpec(some, tmp_path / "out"))
+    every = tuple(f"{tmp_path / name}:prompt" for name in ("a", "b"))
+    with pytest.raises(InputProblems, match="--phase: the runs name their own tokens"):
+        correlate(CorrelationSpec(every, tmp_path / "out", phases=("prompt",)))
+    with pytest.raises(InputProblems, match="no record here"):
+        correlate(CorrelationSpec((f"{tmp_path / 'a'}:other", every[1]), tmp_path / "out"))
 
 
 def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Path) -> None:

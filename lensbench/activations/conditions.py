@@ -30,11 +30,15 @@ _COLUMNS = ["prompt_id", "layer", "n_tokens", "mean"]
 
 @dataclass(frozen=True)
 class Run:
-    """A record that is a condition: its name in the comparison, its folder and its manifest."""
+    """A record that is a condition: its name in the comparison, its folder and its manifest.
+
+    `phase`: the tokens that it stands for, where its name says so; None: those of the study.
+    """
 
     name: str
     folder: Path
     manifest: dict[str, Any]
+    phase: str | None = None
 
     @property
     def model(self) -> dict[str, Any]:
@@ -57,7 +61,7 @@ class Run:
         kept = ("name", "bits", "adapter", "weights_sha256", "tokenizer_sha256", "n_layers")
         facts = {key: self.model.get(key) for key in (*kept, "int8_threshold")}
         facts |= {key: settings.get(key) for key in ("prompts", "prompts_sha256", "batch_size")}
-        facts |= {"kind": self.manifest["kind"], "record": self.folder.name}
+        facts |= {"kind": self.manifest["kind"], "record": self.folder.name, "phase": self.phase}
         return facts | {"activations_sha256": digest}
 
 
@@ -104,10 +108,10 @@ class Aligned:
 
 
 def open_runs(paths: Sequence[str]) -> list[Run]:
-    """Runs from `FOLDER` or `NAME=FOLDER`; without a name, the folder's.
+    """Runs from `[NAME=]FOLDER[:PHASE]`; without a name, what the folder is called.
 
-    Raises InputProblems with every folder that is no complete record of activations, and for names
-    that two runs share.
+    Raises InputProblems with every folder that is no complete record of activations, for names
+    that two runs share, and where only some runs say which tokens they stand for.
     """
     problems: list[Problem] = []
     runs = [run for text in paths if (run := _open(text, problems)) is not None]
@@ -116,15 +120,17 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
         Problem(name, "two runs have this name", "Name them: NAME=FOLDER.")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
+    if len({run.phase is None for run in runs}) > 1:
+        without = ", ".join(run.name for run in runs if run.phase is None)
+        remedy = "Add :prompt or :generated to every run, or to none."
+        problems.append(Problem(without, "other runs name their tokens, these do not", remedy))
     if problems:
         raise InputProblems(problems)
     return runs
 
 
 def _open(text: str, problems: list[Problem]) -> Run | None:
-    name, equals, path = text.partition("=")
-    folder = Path(path if equals and not Path(text).exists() else text)
-    name = name if equals and not Path(text).exists() else folder.resolve().name
+    name, folder, phase = _parts(text)
     remedy = "Name a folder that `lensbench infer --trace` or `lensbench cache` wrote."
     if not (folder / MANIFEST).exists():
         problems.append(Problem(str(folder), f"no record here (no {MANIFEST})", remedy))
@@ -143,7 +149,19 @@ def _open(text: str, problems: list[Problem]) -> Run | None:
         what = f"the run is not complete (status {manifest['status']!r})"
         problems.append(Problem(str(folder), what, "Run its command again: it goes on."))
         return None
-    return Run(name, folder, manifest)
+    return Run(name, folder, manifest, phase)
+
+
+def _parts(text: str) -> tuple[str, Path, str | None]:
+    """Name, folder and phase of a run as written; a folder may hold any sign."""
+    name, path, phase = "", text, None
+    if "=" in path and not Path(path).exists():
+        name, _, path = path.partition("=")
+    before, _, after = path.rpartition(":")
+    if after in PHASES and not Path(path).exists():
+        path, phase = before, after
+    own = Path(path).resolve().name
+    return name or (own if phase is None else f"{own}:{phase}"), Path(path), phase
 
 
 def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> None:
@@ -173,12 +191,12 @@ def _short(digest: str | None) -> str:
 
 
 def read_activations(run: Run, phase: str) -> tuple[Activations, list[Problem]]:
-    """One run's vectors in one phase, and the prompts that have none.
+    """One run's vectors in its own phase, or else this one, and the prompts that have none.
 
     A prompt without tokens in the phase, or with NaN in any layer, is left out as a problem.
     Raises InputProblems when nothing is left, RecordsError when the record is damaged.
     """
-    assert phase in PHASES
+    phase = run.phase or phase
     found = _from_cache(run, phase) if run.manifest["kind"] == "cache" else _from_trace(run, phase)
     where = f"{run.name} ({run.folder})"
     silent = found.n_tokens == 0

@@ -6,7 +6,7 @@ import csv
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lensbench.activations.variants import (
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of, write_text
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.schema import KINDS, PHASES, TABLES, VARIANTS
+from lensbench.records.schema import KINDS, MIXED, PHASES, TABLES, VARIANTS
 from lensbench.records.store import RecordStore, folder_name
 
 Progress = Callable[[str, int, int], None]
@@ -43,10 +43,10 @@ LEAST_RESAMPLES = 100
 class CorrelationSpec:
     """What is compared with what, and how."""
 
-    runs: tuple[str, ...]  # FOLDER or NAME=FOLDER; the first is the reference
+    runs: tuple[str, ...]  # [NAME=]FOLDER[:PHASE]; the first is the reference
     out: Path
     controls: tuple[str, ...] = ()
-    phases: tuple[str, ...] = PHASES
+    phases: tuple[str, ...] = ()  # none named: all
     measures: tuple[str, ...] | None = None  # all that apply
     n_blocks: int | None = None  # to suggest
     resamples: int = 2000
@@ -140,6 +140,7 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
         raise InputProblems(problems)
     runs = open_runs([*spec.runs, *spec.controls])
     _require_blocks(spec, runs[0])
+    spec = replace(spec, phases=_phases(spec, runs))
     settings = _settings(spec, runs)
     store = RecordStore(spec.out, runs[0].name, "correlation")
     suggested = _suggested_files(spec, runs)
@@ -182,6 +183,16 @@ def _study(
             "phases": {study.aligned.phase: _phase_facts(study) for study in studies},
         }
         store.finish(manifest)
+
+
+def _phases(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:
+    """What is compared: each phase by itself, or the tokens that every run names."""
+    if runs[0].phase is None:
+        return spec.phases or PHASES
+    if spec.phases:
+        what, remedy = "the runs name their own tokens", "Leave it out."
+        raise InputProblems([Problem("--phase", what, remedy)])
+    return (MIXED,)
 
 
 def _require_blocks(spec: CorrelationSpec, reference: Run) -> None:

@@ -37,7 +37,8 @@ def correlate(
         list[str],
         typer.Argument(
             metavar="RUN RUN...",
-            help="Traced runs, each a folder or NAME=FOLDER; all are compared with the first.",
+            help="Traced runs or caches, each [NAME=]FOLDER[:prompt|:generated]; all are compared "
+            "with the first.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record and its report.")],
@@ -103,6 +104,8 @@ def correlate(
         lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --phase generated
 
         lensbench correlate runs/general runs/python -o runs/topics --unpaired
+
+        lensbench correlate runs/plain:prompt runs/plain:generated -o runs/phases
     """
     from lensbench.activations.record import CorrelationSpec
 

@@ -156,6 +156,7 @@ CONTROLS = pa.schema(
 )
 
 PHASES = ("prompt", "generated")
+MIXED = "mixed"  # in a comparison: each run's own phase, as its name says
 
 # One row per model x prompt x phase x layer: the residual stream, averaged over tokens.
 ACTIVATIONS = pa.schema(

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.schema import PHASES, VARIANTS
+from lensbench.records.schema import VARIANTS
 from lensbench.report import numbers
 from lensbench.report.correlation_figures import (
     MAIN,
@@ -28,6 +28,7 @@ TESTED = ("pearson", "cosine")  # measures that have p-values
 UNEQUAL = 1.1  # ratio of mean lengths above which conditions differ in length
 SHOWN_LAYERS = 10
 
+_TOKENS = "mean_tokens_"  # before the phase, in a column's name
 _ROLES = ("reference", "condition", "control")
 
 
@@ -121,9 +122,9 @@ def compared(record: SecondRecord) -> pd.DataFrame:
     for name, facts in sorted(inputs.items(), key=lambda item: _ROLES.index(item[1]["role"])):
         row = {"condition": name, "role": facts["role"], "model": facts["name"]}
         row |= {"weights": f"{facts['bits']} bits", "adapter": facts["adapter"] or "none"}
-        for phase in (phase for phase in PHASES if phase in counted):
+        for phase in counted:
             row[f"prompts_{phase}"] = counted[phase]["prompts"][name]
-            row[f"mean_tokens_{phase}"] = counted[phase]["mean_tokens"][name]
+            row[f"{_TOKENS}{phase}"] = counted[phase]["mean_tokens"][name]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -377,10 +378,10 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
 def _lengths(frame: pd.DataFrame) -> list[str]:
     """Conditions whose vectors average over clearly more or fewer tokens than the others."""
     lines = []
-    for phase in PHASES:
-        column = f"mean_tokens_{phase}"
-        if column not in frame or frame[column].min() * UNEQUAL >= frame[column].max():
+    for column in (name for name in map(str, frame) if name.startswith(_TOKENS)):
+        if frame[column].min() * UNEQUAL >= frame[column].max():
             continue
+        phase = column.removeprefix(_TOKENS)
         each = ", ".join(
             f"{markdown(str(row['condition']))} {numbers.number(row[column])}"
             for row in frame.to_dict("records")

@@ -51,7 +51,9 @@ def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
     for axis, condition in zip(figure.subplots(n, 1, squeeze=False).flat, conditions, strict=False):
         own = frame[frame["condition"] == condition]
         for i, (control, rows) in enumerate(own.groupby("control", sort=False, dropna=False)):
-            label = f"above {printable(control)}" if isinstance(control, str) else "from the reference"
+            label = (
+                f"above {printable(control)}" if isinstance(control, str) else "from the reference"
+            )
             colour = COLOURS[i % len(COLOURS)]
             ribbon(axis, rows["layer"], rows["change"], colour, label, DASHES[i % len(DASHES)])
             firm = rows[rows["p_adjusted"] < SIGNIFICANT]
