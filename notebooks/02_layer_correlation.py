@@ -28,7 +28,8 @@ from pathlib import Path
 import pandas as pd
 import plotly.express as px
 
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.record import correlate
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.generate import Decoding
 from lensbench.quantized.infer import InferenceSpec, ModelChoice, run_inference

@@ -25,9 +25,11 @@ from correlation_fixture import (
 )
 from tiny import PROMPTS, Case
 
-from lensbench.activations.conditions import align, open_runs
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.conditions import align
+from lensbench.activations.record import correlate
+from lensbench.activations.runs import open_runs
 from lensbench.activations.similarity import MEASURES, similarity
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.cli import main
 from lensbench.cli.correlate import MeasureName, PhaseName
 from lensbench.errors import InputProblems, RecordsError

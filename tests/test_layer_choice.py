@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tiny import TINY, random_model
 
 from lensbench.activations.layer_choice import block_means, choose, stable_from
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.record import correlate
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.quantized.lora import Lora, match
 
 Floats = NDArray[np.float64]

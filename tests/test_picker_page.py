@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from records_fixture import NASTY
 from test_report_diff import cells_of, make, many, prompt
 
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.record import correlate
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.escape import printable
 from lensbench.files import write_bytes
 from lensbench.report import diff, placement

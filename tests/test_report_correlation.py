@@ -12,7 +12,8 @@ import pytest
 import second_fixture
 from correlation_fixture import N_PROMPTS, base, noisy, planted, write_trace
 
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.record import correlate
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.report import correlation
 from lensbench.report.build import build_report
 from lensbench.report.load import SecondRecord, load_second

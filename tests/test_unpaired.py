@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lensbench.activations.permutation import adjusted_p_values, label_null, p_values
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.record import correlate
 from lensbench.activations.resampling import codes_of
 from lensbench.activations.similarity import MEASURES, similarity
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.cli import main
 from lensbench.errors import InputProblems
 from lensbench.report import correlation

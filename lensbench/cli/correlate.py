@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from lensbench.activations.record import CorrelationSpec, Outcome
+    from lensbench.activations.record import Outcome
+    from lensbench.activations.spec import CorrelationSpec
 
 SHOWN_LAYERS = 8  # of a ranking
 
@@ -107,7 +108,7 @@ def correlate(
 
         lensbench correlate runs/plain:prompt runs/plain:generated -o runs/phases
     """
-    from lensbench.activations.record import CorrelationSpec
+    from lensbench.activations.spec import CorrelationSpec
 
     chosen: dict[str, Any] = {}
     if phase:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from lensbench.activations.record import CorrelationSpec, correlate
+from lensbench.activations.record import correlate
+from lensbench.activations.spec import CorrelationSpec
 from lensbench.checkpoints.variant import Variant, parse_variants
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.sets import prompt_file
