@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,24 @@ def made(small: SecondRecord) -> dict[str, Table]:
 
 def parts(estimate: Estimate) -> tuple[Any, ...]:
     return (estimate.value, estimate.low, estimate.high)
+
+
+def test_diffs_stand_side_by_side(small: SecondRecord, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
+    build_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Diffs side by side" in text
+    frame = pd.read_csv(tmp_path / "tables" / "diffs.csv")
+    assert len(frame) == 2
+    row = frame.iloc[0]
+    assert (row["a"], row["b"]) == (A, B)
+    assert row["lens_kl_bits_mean"] == pytest.approx((0.2 + 0.4) / 2)  # at the last layer
+    assert row["top1_same_share"] == 0.75  # all but p4
+    assert row["answered_change_points"] == -0.25  # p1 is no longer answered
+    assert row["first_shift_points"] == 0.5  # median of .5, 0 and .5
+    assert row["parts_from_depth"] == 1.0  # at layer 1 the interval holds the threshold
+    assert row["conclusion_changes"] == diff.answer(diff.tables(small))[0]
 
 
 def test_changes_by_hand(made: dict[str, Table]) -> None:

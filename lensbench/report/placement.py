@@ -141,7 +141,7 @@ def headline(record: SecondRecord, made: dict[str, Table]) -> str:
         f"{word} {markdown(arm)} ({numbers.estimate(estimate)} bits per token)"
         for arm, word, estimate in verdicts(made["differences"])
     ]
-    return f"The suggested block is {'; '.join(said)}."
+    return f"The suggested block is {'; '.join(said)}"
 
 
 def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:

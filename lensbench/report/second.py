@@ -13,6 +13,7 @@ from lensbench.report import (
     conditions,
     correlation,
     diff,
+    diffs,
     evaluation,
     inference,
     placement,
@@ -95,7 +96,7 @@ def _record_files(record: SecondRecord, made: Tables) -> Files:
 def _index_files(
     every: Sequence[tuple[SecondRecord, Tables]], others: Sequence[tuple[str, str]]
 ) -> Files:
-    """`report.md` over all records, and the conditions side by side."""
+    """`report.md` over all records, and what is to be seen side by side."""
     order = list(CHAPTERS)
     every = sorted(every, key=lambda pair: (order.index(pair[0].kind), pair[0].name))
     lines = [
@@ -107,12 +108,20 @@ def _index_files(
         for record, made in every
         if record.kind == "evaluation"
     }
-    asked = [record for record, _ in every if "responses" in record.tables]
-    table = conditions.conditions_table(asked)
-    text = _render("index.md.j2", lines=lines, others=others, conditions=table, verdicts=verdicts)
+    side_by_side = [table for table in _side_by_side(every) if len(table.frame)]
+    text = _render(
+        "index.md.j2", lines=lines, others=others, side_by_side=side_by_side, verdicts=verdicts
+    )
     yield "report.md", text.encode()
-    if len(table.frame):
+    for table in side_by_side:
         yield f"tables/{table.name}.csv", to_csv(table)
+
+
+def _side_by_side(every: Sequence[tuple[SecondRecord, Tables]]) -> list[Table]:
+    """Tables over several records of a kind."""
+    asked = [record for record, _ in every if "responses" in record.tables]
+    compared = [(record, made) for record, made in every if record.kind == "diff"]
+    return [conditions.conditions_table(asked), diffs.diffs_table(compared)]
 
 
 def limitations(record: SecondRecord, made: Tables) -> list[str]:
