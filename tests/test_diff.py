@@ -462,6 +462,27 @@ def test_a_base_that_changed_or_went_leaves_the_lenses_uncompared(
     assert (cells.resid_cosine == 1.0).all()
 
 
+def test_a_finished_diff_is_left_alone_until_a_record_changes(
+    records: dict[str, Path], tmp_path: Path
+) -> None:
+    def other(folder: Path) -> None:
+        lens = pd.read_parquet(folder / "lens.parquet")
+        lens["answer_prob"] /= 2
+        lens.to_parquet(folder / "lens.parquet")
+
+    steps: list[str] = []
+
+    def compare(b: Path) -> int:
+        steps.clear()
+        run_diff(records["plain"], b, tmp_path / "d", progress=lambda *step: steps.append(step[0]))
+        return len(steps)
+
+    assert compare(records["moved"]) > 0
+    assert compare(records["moved"]) == 0
+    with pytest.raises(RecordsError, match="lens_sha256"):
+        compare(edited(records["moved"], tmp_path / "b", other))
+
+
 def test_a_record_that_its_residuals_do_not_give_stops_the_diff(
     records: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from lensbench.activations import diff as maths
 from lensbench.errors import InputProblems, Problem
+from lensbench.files import sha256_of
 from lensbench.lens.gate import require
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.schema import DIFF_CELLS, DIFF_LAYERS, DIFF_PROMPTS, MILESTONES
@@ -42,6 +43,8 @@ def run_diff(
     progress: Progress = lambda *_: None,
 ) -> list[Problem]:
     """Compare lens record `b` with `a` (b minus a) into a record of kind "diff" in `out`.
+
+    One that is finished is left alone.
 
     Args:
         relative_depth: compare models of different depth, at equal shares of their blocks.
@@ -74,8 +77,11 @@ def run_diff(
         "part_bits": part_bits,
         "seed": maths.SEED,
     }
-    manifest = new_manifest(_facts(first, second), settings, "diff")
+    facts = _facts(first, second)
+    manifest = new_manifest(facts, settings, "diff")
     with store.locked():
+        if store.is_complete(settings, facts):
+            return store.problems()
         store.start(manifest)
         moved = compare_residuals(first, second, shared.index, device, progress)
         require(moved.identities)
@@ -111,7 +117,8 @@ def _facts(a: LensRecord, b: LensRecord) -> dict[str, Any]:
 def _side(record: LensRecord) -> dict[str, Any]:
     settings = record.manifest["settings"]
     kept = ("prompts", "prompts_sha256", "template", "limit")
-    return record.model | {key: settings.get(key) for key in kept}
+    facts = record.model | {key: settings.get(key) for key in kept}
+    return facts | {"lens_sha256": sha256_of(record.folder / "lens.parquet")}
 
 
 def _depths(a: LensRecord, b: LensRecord) -> Float[np.ndarray, " layer"]:
