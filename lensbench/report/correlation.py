@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.schema import VARIANTS
+from lensbench.records.schema import MIXED, PHASES, VARIANTS
 from lensbench.report import numbers
 from lensbench.report.correlation_figures import (
     MAIN,
@@ -122,7 +122,7 @@ def compared(record: SecondRecord) -> pd.DataFrame:
     for name, facts in sorted(inputs.items(), key=lambda item: _ROLES.index(item[1]["role"])):
         row = {"condition": name, "role": facts["role"], "model": facts["name"]}
         row |= {"weights": f"{facts['bits']} bits", "adapter": facts["adapter"] or "none"}
-        for phase in counted:
+        for phase in (phase for phase in (*PHASES, MIXED) if phase in counted):
             row[f"prompts_{phase}"] = counted[phase]["prompts"][name]
             row[f"{_TOKENS}{phase}"] = counted[phase]["mean_tokens"][name]
         rows.append(row)
