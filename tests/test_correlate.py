@@ -176,7 +176,7 @@ def test_blocks_that_changed_less_than_the_control_are_not_sold_as_changed(
     both = (str(runs / "plain"), str(runs / "irrelevant"))
     outcome = correlate(CorrelationSpec(both, tmp_path / "out", **how))
     data = json.loads(outcome.suggested["prompt", "irrelevant"].read_text(encoding="utf-8"))
-    assert data["why"].startswith("no 3 contiguous blocks changed more than under a control")
+    assert data["why"].startswith("no 3 contiguous blocks changed more than under every control")
     assert "; 0 of 3 layers changed by more than chance" in data["why"]
 
 

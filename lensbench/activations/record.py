@@ -304,16 +304,18 @@ def why(choice: Choice, ranking: Sequence[dict[str, Any]], changed: str) -> str:
     firm = sum(block + 1 not in unproven for block in choice.blocks)
     controls = [row["control"] for row in ranking if row["control"] is not None]
     against = " above the strictest control" if controls else " (no control)"
-    text = (
+    blocks = (
         f"blocks {choice.blocks[0]}-{choice.blocks[-1]} (layers {choice.blocks[0] + 1}-"
-        f"{choice.blocks[-1] + 1} of a record) changed most: {changed} "
-        f"{choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} layers changed by more "
-        f"than chance (adjusted p below {SIGNIFICANT:g})"
+        f"{choice.blocks[-1] + 1} of a record)"
     )
+    found = f"{blocks} changed most"
     if choice.mean_change <= 0:
-        text = (
-            f"no {len(choice.blocks)} contiguous blocks changed more than under a control: {text}"
-        )
+        n = len(choice.blocks)
+        found = f"no {n} contiguous blocks changed more than under every control, nearest {blocks}"
+    text = (
+        f"{found}: {changed} {choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} "
+        f"layers changed by more than chance (adjusted p below {SIGNIFICANT:g})"
+    )
     if choice.again_share is not None:
         text += (
             f"; the bootstrap picks the same blocks in {100 * choice.again_share:.0f} % of draws "

@@ -181,8 +181,9 @@ def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
         against = f", above {printable(control)}" if control is not None else ", no control"
         results.print(Text(f"{printable(condition)}, {phase} tokens{against}"))
         results.print(table)
-    for path in outcome.suggested.values():
-        results.print(Text(json.loads(path.read_text(encoding="utf-8"))["why"]))
+    for (phase, condition), path in outcome.suggested.items():
+        why = json.loads(path.read_text(encoding="utf-8"))["why"]
+        results.print(Text(f"{printable(condition)}, {phase} tokens: {why}"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
