@@ -7,8 +7,7 @@ step. The CSV is made from it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import locate
 from lensbench.checkpoints.variant import Bits
-from lensbench.errors import InputProblems, Problem, RecordsError
+from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.quantized.batching import default_batch_size, in_pieces, plan, rebatched
 from lensbench.quantized.controls import CONTROLS, Control
@@ -169,9 +168,8 @@ def run_inference(
         else:
             run = _prepared(model, spec, store, csv, questions, retrieved, settings, notify)
             run.problems = bad_rows + run.problems
-            with _disk_errors_explained(store.folder):
-                run.go_on(progress, notify)
-                run.finish(started)
+            run.go_on(progress, notify)
+            run.finish(started)
         responses = pq.read_table(store.folder / "responses.parquet")
         if not spec.out.exists():
             csv.write(responses)
@@ -389,14 +387,3 @@ def _too_big(ready: Ready, decoding: Decoding) -> Problem:
     what += f"{decoding.max_new_tokens:,} new ones)"
     remedy = "Shorten it or lower --max-new-tokens; or free memory, delete the record, run again."
     return Problem(ready.asked.where, what, remedy, ready.asked.id)
-
-
-@contextmanager
-def _disk_errors_explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RecordsError(
-            f"{error.filename or folder}: {error.strerror or error}. What was written before is "
-            "kept: mend this (free some space?) and run the same command again to go on."
-        ) from error

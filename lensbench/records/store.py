@@ -32,6 +32,15 @@ def folder_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "model"
 
 
+def disk_error(folder: Path, error: OSError) -> RecordsError:
+    """A disk that is full, or another trouble with a file, in words."""
+    what = f"{error.filename or folder}: {error.strerror or error}"
+    return RecordsError(
+        f"{what}. What was written before is kept: mend this (free some space?) and run the same "
+        "command again to go on."
+    )
+
+
 class RecordStore:
     """One record folder (one model in one run); its kind says which tables it holds."""
 
@@ -42,7 +51,10 @@ class RecordStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out while this one writes."""
+        """Keep every other process out while this one writes.
+
+        Raises RecordsError for a lock that is taken, and for a full disk or other file trouble.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
@@ -52,6 +64,8 @@ class RecordStore:
                 f"{self.folder}: another process is writing this record. "
                 "Wait for it, or give this run another folder with --out."
             ) from error
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest as it stands, or None before the first start."""

@@ -40,7 +40,6 @@ from lensbench.residuals.cache import DTYPES, Kept, KeptPrompt, capture_kept, ke
 from lensbench.residuals.capture import Residuals
 from lensbench.runs.run import (
     Progress,
-    disk_error,
     encode_prompts,
     gate_prompts,
     is_complete,
@@ -134,10 +133,7 @@ def run_cache(
             )
             if not variant.plain:
                 made.manifest["versions"] |= versions("inference")
-            try:
-                made.go(progress, notify)
-            except OSError as error:
-                raise disk_error(out, error) from error
+            made.go(progress, notify)
         return store.problems()
 
 

@@ -18,7 +18,6 @@ from lensbench.records.store import RecordStore, folder_name
 from lensbench.residuals.cache import ResidualCache, open_cache
 from lensbench.runs.run import (
     Progress,
-    disk_error,
     is_complete,
     lens_jobs,
     measure,
@@ -58,10 +57,7 @@ def run_cached(
         if not is_complete(store, settings, facts):
             require_same(cache, facts | {"name": str(variant)})
             model = _open(variant, cache, device)
-            try:
-                _run(cache, model, store, settings, progress)
-            except OSError as error:
-                raise disk_error(store.folder, error) from error
+            _run(cache, model, store, settings, progress)
         return store.folder, store.problems()
 
 

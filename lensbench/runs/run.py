@@ -14,7 +14,7 @@ import torch
 
 from lensbench.checkpoints.source import public_source
 from lensbench.checkpoints.variant import Variant, parse_variants
-from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
+from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
 from lensbench.lens.logit import BatchReadings, LensSettings, read_batch
 from lensbench.lens.milestones import milestones_table
@@ -27,7 +27,7 @@ from lensbench.prompts.prompt import Prompt, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
 from lensbench.records.manifest import new_manifest, peak_memory_bytes, versions
 from lensbench.records.residuals import shards_of
-from lensbench.records.store import RecordStore, folder_name
+from lensbench.records.store import RecordStore, disk_error, folder_name
 from lensbench.residuals.cache import ResidualCache, keep, write_kept
 from lensbench.runs.kept import RESIDUAL_TABLES, has_residuals
 from lensbench.runs.spec import RunSpec
@@ -289,12 +289,3 @@ def model_facts(model: LensModel, variant: Variant) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
     }
-
-
-def disk_error(folder: Path, error: OSError) -> RecordsError:
-    """A disk that is full, or another trouble with a file, in words."""
-    what = f"{error.filename or folder}: {error.strerror or error}"
-    return RecordsError(
-        f"{what}. What was written before is kept: mend this (free some space?) and run the same "
-        "command again to go on."
-    )
