@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -93,5 +94,6 @@ def main() -> None:
         failure(error)
         sys.exit(2)
     except OSError as error:
-        failure(f"{error.filename or 'the operating system'}: {error.strerror or error}")
+        full = ". Free some space and run the same command again" * (error.errno == errno.ENOSPC)
+        failure(f"{error.filename or 'the operating system'}: {error.strerror or error}{full}.")
         sys.exit(2)
