@@ -115,9 +115,7 @@ def test_a_correlation_study_from_its_file_to_its_reports_and_again(home: Path) 
         assert lengths["rebatched"] == lengths["cities"]
         assert all(lengths["cities+rag"][c] > lengths["cities"][c] for c in CITIES)
     records = sorted(path.parent.name for path in out.glob("*/manifest.json"))
-    assert (
-        len(records) == 2 * 2 + 3
-    )  # context and prompts of each model, precision of each condition
+    assert len(records) == 2 * 2 + 3  # two of each model, and the precision of each condition
     assert all((out / name / "report.md").exists() for name in records)
     context = next(out.glob("context-*-32"))
     assert json.loads(next(context.glob("layers-*-prompt.json")).read_text())["layers"]
