@@ -109,8 +109,8 @@ def measure_lens(cache: ResidualCache, rounds: int, device: str | None) -> Secon
 
 def bench(
     model: Annotated[str, typer.Option(help="The model.")] = "smollm2-135m",
-    limit: Annotated[int, typer.Option(min=1, help="Base prompts.")] = 30,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Base prompts.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 3,
     device: Annotated[str | None, typer.Option(help="cpu, cuda. Default: by rule.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
 ) -> None:
