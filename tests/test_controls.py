@@ -70,6 +70,11 @@ def test_partners_are_the_best_of_all_permutations(rows: list[tuple[int, int]]) 
     assert total(found) == min(map(total, allowed))
 
 
+def test_a_prompt_that_retrieved_nothing_is_not_its_own_partner() -> None:
+    retrieved = [*hits(("a", "x" * 5), ("b", "x" * 5)), []]
+    assert all(partner != own for own, partner in enumerate(partners(retrieved)))
+
+
 def test_prompts_that_all_retrieved_one_document_cannot_be_shuffled() -> None:
     with pytest.raises(InputProblems, match="same documents"):
         partners(hits(("a", "x"), ("a", "x"), ("b", "y")))

@@ -96,7 +96,8 @@ def partners(hits: Sequence[Sequence[Hit]]) -> list[int]:
     ids = [{hit.id for hit in own} for own in hits]
     lengths = np.array([sum(len(hit.text) for hit in own) for own in hits])
     cost = np.abs(lengths[:, None] - lengths).astype(float)
-    forbidden = np.array([[bool(a & b) for b in ids] for a in ids])  # one's own too
+    forbidden = np.array([[bool(a & b) for b in ids] for a in ids])
+    np.fill_diagonal(forbidden, True)
     cost[forbidden] = cost.sum() + 1  # more than any permutation without it
     rows, columns = linear_sum_assignment(cost)
     if forbidden[rows, columns].any():
