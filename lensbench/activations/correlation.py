@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from lensbench.activations.resampling import (
+    Seed,
     bootstrap_weights,
     jackknife_half_width,
     left_out,
@@ -38,7 +39,7 @@ class Resampling:
 
     codes: Int[np.ndarray, "prompt"]
     resamples: int
-    seed: int | tuple[int, ...]
+    seed: Seed
 
     @property
     def n_groups(self) -> int:
@@ -101,14 +102,13 @@ def curves(
     reference: Float[np.ndarray, "layer prompt d"],
     others: Mapping[str, Float[np.ndarray, "layer prompt d"]],
     how: Resampling,
-    hows: Mapping[str, Resampling] | None = None,
+    hows: Mapping[str, Resampling],
 ) -> dict[str, Curve]:
     """`measure` of each of `others` against the reference, layer by layer, with resamples.
 
-    `hows`: of the others, where these have other prompts than the reference; only for a measure
-    that is not paired. They are then drawn apart.
+    `how` is of the reference's prompts, `hows` of the others'; where they are the same prompts it
+    is the very same one, and they are drawn together.
     """
-    assert hows is None or not measure.paired
     made: dict[str, Curve] = {}
     for name, values in others.items():
         reason = why_not(measure, reference[0], values[0])
@@ -117,7 +117,6 @@ def curves(
     left = {name: values for name, values in others.items() if name not in made}
     if not left:
         return made
-    hows = hows or dict.fromkeys(left, how)
     if min(one.n_groups for one in (how, *hows.values())) < 2:
         alone = "1 prompt, or 1 group of them: no interval"
         found = {

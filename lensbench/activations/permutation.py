@@ -29,15 +29,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy import stats
 
+from lensbench.activations.resampling import Seed
 from lensbench.activations.similarity import pearson_of_means
 
 Floats = NDArray[np.float64]
 ROUNDING = 1e-6  # cosine distances of float32 activations mean nothing below this
 
 
-def sign_flips(
-    n_units: int, resamples: int, seed: int | tuple[int, ...]
-) -> Float[np.ndarray, "draw unit"]:
+def sign_flips(n_units: int, resamples: int, seed: Seed) -> Float[np.ndarray, "draw unit"]:
     """Signs of each unit, the true ones first; all of them when there are no more than asked.
 
     A p-value that counts the true one among the draws is never too small (Phipson & Smyth 2010).
@@ -130,7 +129,7 @@ def label_null(
     condition: Float[np.ndarray, "layer b d"],
     codes: tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]],
     draws: int,
-    seed: int | tuple[int, ...],
+    seed: Seed,
 ) -> Float[np.ndarray, "draw layer"]:
     """1 - Pearson of the mean vectors when the labels of the sides are dealt out again.
 

@@ -13,6 +13,7 @@ CONFIDENCE = 0.95
 LEFT_OUT_GROUPS = 20  # parts of the prompts that are left out in turn
 
 Floats = NDArray[np.float64]
+Seed = int | tuple[int, ...]  # what numpy's default_rng takes
 
 
 def codes_of(groups: Sequence[object] | None, n: int) -> Int[np.ndarray, "prompt"]:
@@ -23,7 +24,7 @@ def codes_of(groups: Sequence[object] | None, n: int) -> Int[np.ndarray, "prompt
 
 
 def bootstrap_weights(
-    codes: Int[np.ndarray, "prompt"], resamples: int, seed: int | tuple[int, ...]
+    codes: Int[np.ndarray, "prompt"], resamples: int, seed: Seed
 ) -> Float[np.ndarray, "draw prompt"]:
     """Weights of each bootstrap draw, summing to 1: whole groups drawn with replacement.
 
@@ -43,9 +44,7 @@ def percentiles(draws: Float[np.ndarray, "draw *rest"]) -> tuple[Floats, Floats]
     return low, high
 
 
-def left_out(
-    codes: Int[np.ndarray, "prompt"], seed: int | tuple[int, ...]
-) -> list[Int[np.ndarray, "kept"]]:
+def left_out(codes: Int[np.ndarray, "prompt"], seed: Seed) -> list[Int[np.ndarray, "kept"]]:
     """The prompts that stay when each part of the groups is left out in turn."""
     n_groups = int(codes.max()) + 1
     parts = min(n_groups, LEFT_OUT_GROUPS)

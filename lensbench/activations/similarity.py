@@ -1,9 +1,9 @@
 """How alike two sets of activations are: five measures over the same prompts.
 
 `x` and `y` hold one vector for each prompt, in the same order; Pearson of mean vectors also takes
-different prompts on both sides. A measure first turns each side
-into a representation (`prepare`), then compares two of those (`compare`), so a map of all layers
-against all prepares each layer once. All arithmetic is in float64.
+different prompts on both sides. A measure first turns each side into a representation (`prepare`),
+then compares two of those (`compare`), so a map of all layers against all prepares each layer once.
+All arithmetic is in float64.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def _curves(
     if measure.name == "pearson" and variant == "centred":
         nothing = Curve(np.full(study.aligned.n_layers + 1, np.nan), reason=CENTRING_TAKES_IT)
         return dict.fromkeys(others, nothing)
-    hows = None if study.aligned.paired else study.how
-    return curves(measure, values[study.reference], others, study.how[study.reference], hows)
+    how = study.how[study.reference]
+    return curves(measure, values[study.reference], others, how, study.how)
 
 
 def _curve_rows(study: Study, name: str, curve: Curve) -> Iterator[dict[str, Any]]:

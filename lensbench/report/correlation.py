@@ -15,14 +15,14 @@ from lensbench.report.correlation_figures import (
     RANKS_BY,
     correlation_figures,
     main_rows,
+    ranking_measure,
 )
 from lensbench.report.correlation_page import correlation_page
 from lensbench.report.load import SecondRecord
 from lensbench.report.numbers import is_missing
-from lensbench.report.statistics import MIN_PROMPTS, Estimate
+from lensbench.report.statistics import LEVEL, MIN_PROMPTS, Estimate
 from lensbench.report.tables import Table
 
-SIGNIFICANT = 0.05
 MAPPED = {"pearson": "without_massive", "cka": "as_is"}  # measure of the maps -> its variant
 TESTED = ("pearson", "cosine")  # measures that have p-values
 UNEQUAL = 1.1  # ratio of mean lengths above which conditions differ in length
@@ -51,14 +51,14 @@ def _ranking_tables(record: SecondRecord, n: dict[str, int]) -> list[Table]:
             "What survives",
             survivors(every["layer_ranking"]),
             "Layers that changed more than under every control (or, without one, at all) with an "
-            f"adjusted p below {SIGNIFICANT:g}; Westfall-Young over the layers.",
+            f"adjusted p below {LEVEL:g}; Westfall-Young over the layers.",
         ),
         Table(
             "against",
             "Against each control",
             against(every["layer_ranking"]),
             "Layers that changed more, and less, than under this one, with an adjusted p below "
-            f"{SIGNIFICANT:g}.",
+            f"{LEVEL:g}.",
         ),
         Table(
             "ranking",
@@ -185,7 +185,7 @@ def survivors(ranking: pd.DataFrame) -> pd.DataFrame:
     keys = ["phase", "condition", "measure", "variant"]
     for labels, own in tested.groupby(keys, sort=False):
         by_layer = own.groupby("layer")
-        firm = by_layer["p_adjusted"].max() < SIGNIFICANT
+        firm = by_layer["p_adjusted"].max() < LEVEL
         layers = [int(layer) for layer in firm.index[firm & (by_layer["change"].min() > 0)]]
         controls = [name for name in own["control"].unique() if isinstance(name, str)]
         row = dict(zip(keys, labels, strict=True))
@@ -201,7 +201,7 @@ def against(ranking: pd.DataFrame) -> pd.DataFrame:
     keys = ["phase", "condition", "measure", "variant", "control"]
     rows = []
     for labels, own in tested.groupby(keys, sort=False):
-        firm = own[own["p_adjusted"] < SIGNIFICANT].sort_values("layer")
+        firm = own[own["p_adjusted"] < LEVEL].sort_values("layer")
         row: dict[str, object] = dict(zip(keys, labels, strict=True))
         row["more_layers"] = spans(firm.loc[firm["change"] > 0, "layer"].tolist())
         row["less_layers"] = spans(firm.loc[firm["change"] < 0, "layer"].tolist())
@@ -232,7 +232,7 @@ def findings(record: SecondRecord, made: dict[str, Table]) -> list[str]:
 def _finding(record: SecondRecord, made: dict[str, Table], phase: str, condition: str) -> str:
     frame = made["survivors"].frame
     own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
-    measure = next((name for name in RANKS_BY if (own["measure"] == name).any()), None)
+    measure = ranking_measure(own)
     start = f"**{markdown(condition)}, {phase} tokens.**"
     if measure is None:
         return f"{start} No layer could be tested by {' or '.join(RANKS_BY)}."
@@ -248,21 +248,17 @@ def _finding(record: SecondRecord, made: dict[str, Table], phase: str, condition
     elif record.manifest["settings"].get("unpaired"):
         what = "Differs by more than the same prompts dealt out at random"
     blocks = f" {_agreed(made, phase, condition)}" if len(made["choice"].frame) else ""
-    return f"{start} {what}, by {measure}: {each}.{_each_control(made, tested, measure)}{blocks}"
+    return f"{start} {what}, by {measure}: {each}.{_each_control(made, phase, condition)}{blocks}"
 
 
-def _each_control(made: dict[str, Table], tested: pd.DataFrame, measure: str) -> str:
+def _each_control(made: dict[str, Table], phase: str, condition: str) -> str:
     """More and less than under each control, in the variant that ranks."""
-    frame, first = main_rows(made["against"].frame), tested.iloc[0]
-    own = frame[
-        (frame["phase"] == first["phase"])
-        & (frame["condition"] == first["condition"])
-        & (frame["measure"] == measure)
-    ]
+    frame = made["against"].frame
+    own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
     parts = [
         f"{markdown(row['control'])}: more at {_layers(row['more_layers'])}, "
         f"less at {_layers(row['less_layers'])}"
-        for row in own.to_dict("records")
+        for row in main_rows(own).to_dict("records")
     ]
     return f" Against each ({VARIANTS[MAIN]}): {'; '.join(parts)}." if parts else ""
 
@@ -315,8 +311,8 @@ def chosen(made: dict[str, Table]) -> pd.DataFrame:
 
 def ranked_by(made: dict[str, Table]) -> str:
     """The change by which layers are ranked, in words."""
-    measures = set(main_rows(made["ranking"].frame)["measure"])
-    return "1 - Pearson of the mean vectors" if measures == {"pearson"} else "1 - cosine"
+    by_means = ranking_measure(made["ranking"].frame) == "pearson"
+    return "1 - Pearson of the mean vectors" if by_means else "1 - cosine"
 
 
 def top_layers(made: dict[str, Table]) -> pd.DataFrame:

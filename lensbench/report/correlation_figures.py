@@ -16,10 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from lensbench.escape import printable
 from lensbench.records.schema import SIMILARITY_MEASURES, VARIANTS
 from lensbench.report.figures import COLOURS, DASHES, GREY, WIDTH, ribbon, to_svg
-from lensbench.report.statistics import Estimate
+from lensbench.report.statistics import LEVEL, Estimate
 from lensbench.report.tables import Table
 
-SIGNIFICANT = 0.05
 MAIN = "without_massive"
 RANKS_BY = ("cosine", "pearson")  # the second between different prompts, which have no cosines
 VARIED = ("pearson", "cosine", "rsa")  # measures that the variants can change
@@ -43,8 +42,8 @@ def correlation_figures(made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
 
 def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
     """Each condition's change by layer, above each control, by the measure that ranks."""
+    measure = ranking_measure(frame) or RANKS_BY[0]
     frame, choice = main_rows(frame), main_rows(choice)
-    measure = str(next(iter(frame["measure"]), RANKS_BY[0]))
     conditions = list(dict.fromkeys(frame["condition"]))
     n = max(len(conditions), 1)
     figure = Figure(figsize=(WIDTH, 0.8 + 2.7 * n), layout="constrained")
@@ -56,7 +55,7 @@ def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
             )
             colour = COLOURS[i % len(COLOURS)]
             ribbon(axis, rows["layer"], rows["change"], colour, label, DASHES[i % len(DASHES)])
-            firm = rows[rows["p_adjusted"] < SIGNIFICANT]
+            firm = rows[rows["p_adjusted"] < LEVEL]
             axis.plot(firm["layer"], [e.value for e in firm["change"]], "o", ms=4, color=colour)
         axis.axhline(0, color=GREY, linewidth=1)
         _shade(axis, choice[choice["condition"] == condition])
@@ -66,10 +65,14 @@ def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:
     return figure
 
 
+def ranking_measure(frame: pd.DataFrame) -> str | None:
+    """The measure by which layers are ranked: the first of `RANKS_BY` that was measured."""
+    return next((name for name in RANKS_BY if (frame["measure"] == name).any()), None)
+
+
 def main_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows by which layers are ranked: of the first of `RANKS_BY` that was measured."""
-    there = [name for name in RANKS_BY if (frame["measure"] == name).any()]
-    return frame[(frame["measure"] == (there or RANKS_BY)[0]) & (frame["variant"] == MAIN)]
+    """The rows by which layers are ranked."""
+    return frame[(frame["measure"] == ranking_measure(frame)) & (frame["variant"] == MAIN)]
 
 
 def _shade(axis: Axes, choice: pd.DataFrame) -> None:

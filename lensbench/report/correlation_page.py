@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.records.schema import SIMILARITY_MEASURES, VARIANTS
-from lensbench.report.correlation_figures import MAIN, RANKS_BY, layer_grid
+from lensbench.report.correlation_figures import MAIN, layer_grid, ranking_measure
 from lensbench.report.numbers import is_missing
 from lensbench.report.picker_page import (
     Axis,
@@ -83,10 +83,9 @@ def _pickers(
         f"{m} {v}": f"{m}, {VARIANTS[v]}"
         for m, v in dict.fromkeys(zip(maps["measure"], maps["variant"], strict=True))
     }
-    ranks_by = next((name for name in RANKS_BY if name in measures), None)
     return (
         Picker("Phase", phases),
-        Picker("Measure", measures, ranks_by),
+        Picker("Measure", measures, ranking_measure(similarity)),
         Picker("Variant", variants, MAIN if MAIN in variants else None),
         Picker("Condition", _conditions(similarity, maps)),
         Picker("Map", mapped or {"": "none"}),

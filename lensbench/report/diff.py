@@ -21,6 +21,7 @@ from lensbench.report.limitations import FEW_PROMPTS, FEW_RELATIONS
 from lensbench.report.load import SecondRecord, load_second
 from lensbench.report.markdown import gate_row
 from lensbench.report.statistics import (
+    LEVEL,
     TINY,
     Estimate,
     Verdict,
@@ -32,7 +33,6 @@ from lensbench.report.tables import Table
 
 SIDES = ("a", "b")
 SHOWN_MOVED = 10  # prompts in the table of the most moved
-LEVEL = 0.05  # of adjusted p-values, in words and figures
 _CURVES = ("entropy_bits", "kl_bits", "answer_prob")
 # column of the table of changes -> column of diff_layers with its test
 TESTED = {
@@ -337,7 +337,7 @@ def parted(record: SecondRecord, changes: pd.DataFrame) -> dict[str, Any]:
     return {"layer": place["layer"], "depth": place["depth"], "bits": bits, "reason": None}
 
 
-def answer(made: dict[str, Table]) -> tuple[str, str]:
+def answer(made: Mapping[str, Table]) -> tuple[str, str]:
     """Does the change from a to b change the conclusion of a lens study? Yes, no, cannot tell; why.
 
     Yes: a late-binding verdict turns into another. No: both verdicts, of reaching rank 1 and of

@@ -32,7 +32,7 @@ def _row(record: SecondRecord, made: Mapping[str, Table]) -> dict[str, object]:
     return {
         "a": a,
         "b": b,
-        "conclusion_changes": diff.answer(dict(made))[0],
+        "conclusion_changes": diff.answer(made)[0],
         "answered_change_points": made["answered"].frame.iloc[0]["change_points"],
         "first_shift_points": first,
         "stays_shift_points": stays,

@@ -16,9 +16,8 @@ import numpy as np
 
 from lensbench.escape import printable
 from lensbench.report.html import rendered
-from lensbench.report.statistics import Estimate
+from lensbench.report.statistics import LEVEL, Estimate
 
-LEVEL = 0.05  # adjusted p-values below it are emphasised
 _DIGITS = 4
 _MOST_NAMED = 3  # places that a note names
 

@@ -25,6 +25,7 @@ _MOST_DRAWN = 4_000_000  # numbers held at once while resampling: 32 MB
 
 LATE_BINDING = (0.75, 0.85)  # the published claim, in relative depth
 TINY = 1e-9  # rounding of layer / n_layers
+LEVEL = 0.05  # of adjusted p-values, in words and figures
 MIN_PROMPTS = 20  # fewer answered prompts than this give no verdict
 
 Floats = NDArray[np.float64]
