@@ -265,6 +265,13 @@ def test_a_finished_variant_is_not_run_again_and_another_adapter_is_told_apart(
     assert "adapter_sha256" in str(error)
 
 
+def test_a_model_named_twice_is_one_problem(llama: Case, tmp_path: Path) -> None:
+    with pytest.raises(InputProblems) as caught:
+        run(RunSpec("test", (str(llama.folder), str(llama.folder))), tmp_path / "out")
+    (problem,) = caught.value.problems
+    assert "stands twice" in problem.what
+
+
 def test_two_adapters_of_one_name_are_refused_before_any_work(
     llama: Case, adapter: Path, tmp_path: Path
 ) -> None:

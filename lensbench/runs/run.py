@@ -83,8 +83,8 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
 
 def _checked(spec: RunSpec) -> tuple[list[Variant], PromptSet]:
     """Models and prompts; every problem with the spec is raised at once, before any work."""
-    variants, problems = parse_variants(spec.models)
-    problems = [*spec.problems("settings"), *problems]
+    variants, problems = parse_variants(list(dict.fromkeys(spec.models)))
+    problems = [*spec.problems("settings"), *problems]  # a model named twice is one of the spec's
     if problems:
         raise InputProblems(problems)
     prompt_set = load_prompts(spec.prompts)
