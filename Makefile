@@ -47,31 +47,31 @@ lint: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnterp
 	$(BIN)/lensbench pull smollm2-135m
-	$(BIN)/python -m lensbench.bench --out reports/bench
+	$(BIN)/python -m tests.benchmarks --out reports/bench
 
 bench-inference: $(READY)  ## tokens per second beside Hugging Face generate and CTranslate2
 	$(BIN)/lensbench pull smollm2-135m
-	$(BIN)/python -m lensbench.bench.inference --out reports/bench
+	$(BIN)/python -m tests.benchmarks.inference --out reports/bench
 
 bench-precision: $(READY)  ## what 16, 8 and 4 bits cost and save, against float32
 	$(BIN)/lensbench pull smollm2-135m
-	$(BIN)/python -m lensbench.bench.precision --out reports/bench
+	$(BIN)/python -m tests.benchmarks.precision --out reports/bench
 
 bench-memory: $(READY)  ## memory of TinyLlama in 8 bits, 10 prompts, 200 new tokens (up to an hour)
-	$(BIN)/python -m lensbench.bench.memory --out reports/bench
+	$(BIN)/python -m tests.benchmarks.memory --out reports/bench
 
 bench-training: $(READY)  ## time and memory of training upper layers beside PEFT
-	$(BIN)/python -m lensbench.bench.training --out reports/bench
+	$(BIN)/python -m tests.benchmarks.training --out reports/bench
 
 bench-retrieval: $(READY)  ## time of a search among 10,000 and 100,000 vectors beside numpy
-	$(BIN)/python -m lensbench.bench.retrieval --out reports/bench
+	$(BIN)/python -m tests.benchmarks.retrieval --out reports/bench
 
 bench-recall: $(READY)  ## does retrieval find the right document? beside a search by words
-	$(BIN)/python -m lensbench.bench.recall --out reports/bench
+	$(BIN)/python -m tests.benchmarks.recall --out reports/bench
 
 bench-cache: $(READY)  ## residuals on disk beside the bare disk, their lens beside live
 	$(BIN)/lensbench pull smollm2-135m
-	$(BIN)/python -m lensbench.bench.cache --out reports/bench
+	$(BIN)/python -m tests.benchmarks.cache --out reports/bench
 
 clean:  ## remove environments, caches and runs (not the models)
 	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,40 +27,40 @@ if TYPE_CHECKING:
     from lensbench.models.model import LensModel
     from lensbench.prompts.prompt import Prompt
     from lensbench.prompts.sets import load_prompts
-    from lensbench.quantized.generate import Decoding, generate
-    from lensbench.quantized.load import load_quantized
-    from lensbench.quantized.lora import Lora
-    from lensbench.quantized.train import train
-    from lensbench.quantized.train_spec import TrainSpec
+    from lensbench.quantized.adapters.lora import Lora
+    from lensbench.quantized.generation.generate import Decoding, generate
+    from lensbench.quantized.loading.load import load_quantized
+    from lensbench.quantized.training.spec import TrainSpec
+    from lensbench.quantized.training.train import train
     from lensbench.report.build import build_report
-    from lensbench.residuals.cache import open_cache
     from lensbench.residuals.capture import residual_stream
-    from lensbench.runs.run import run
-    from lensbench.runs.spec import RunSpec
+    from lensbench.residuals.store import open_cache
+    from lensbench.studies.lens import run
+    from lensbench.studies.lens_spec import RunSpec
 
 _HOME = {
-    "Decoding": "lensbench.quantized.generate",
+    "Decoding": "lensbench.quantized.generation.generate",
     "GateError": "lensbench.errors",
     "InputProblems": "lensbench.errors",
     "LensModel": "lensbench.models.model",
     "LensResult": "lensbench.lens.result",
     "LensbenchError": "lensbench.errors",
-    "Lora": "lensbench.quantized.lora",
+    "Lora": "lensbench.quantized.adapters.lora",
     "Prompt": "lensbench.prompts.prompt",
-    "RunSpec": "lensbench.runs.spec",
-    "TrainSpec": "lensbench.quantized.train_spec",
+    "RunSpec": "lensbench.studies.lens_spec",
+    "TrainSpec": "lensbench.quantized.training.spec",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
-    "generate": "lensbench.quantized.generate",
+    "generate": "lensbench.quantized.generation.generate",
     "lens_from_cache": "lensbench.lens.cached",
     "load_model": "lensbench.models.load",
     "load_prompts": "lensbench.prompts.sets",
-    "load_quantized": "lensbench.quantized.load",
+    "load_quantized": "lensbench.quantized.loading.load",
     "logit_lens": "lensbench.lens.result",
-    "open_cache": "lensbench.residuals.cache",
+    "open_cache": "lensbench.residuals.store",
     "residual_stream": "lensbench.residuals.capture",
-    "run": "lensbench.runs.run",
-    "train": "lensbench.quantized.train",
+    "run": "lensbench.studies.lens",
+    "train": "lensbench.quantized.training.train",
 }
 
 __all__ = [

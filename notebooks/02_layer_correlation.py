@@ -28,15 +28,15 @@ from pathlib import Path
 import pandas as pd
 import plotly.express as px
 
-from lensbench.activations.record import correlate
-from lensbench.activations.spec import CorrelationSpec
+from lensbench.compare.correlation.record import correlate
+from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.prompts.sets import prompt_file
-from lensbench.quantized.generate import Decoding
-from lensbench.quantized.infer import InferenceSpec, ModelChoice, run_inference
+from lensbench.quantized.data.shipped import python_reference
+from lensbench.quantized.generation.generate import Decoding
+from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, run_inference
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import create_index
-from lensbench.quantized.shipped import python_reference
 
 name = os.environ.get("LENSBENCH_NOTEBOOK_MODEL", "smollm2-135m")
 n_prompts = int(os.environ.get("LENSBENCH_NOTEBOOK_PROMPTS", "40"))

@@ -29,9 +29,9 @@ import plotly.express as px
 import torch
 
 import lensbench as lb
-from lensbench.quantized.pairs import Pair, write_jsonl
+from lensbench.quantized.adapters.update import read_updates, show
+from lensbench.quantized.data.pairs import Pair, write_jsonl
 from lensbench.quantized.style import ask, prompt_ids
-from lensbench.quantized.update import read_updates, show
 
 name = os.environ.get("LENSBENCH_NOTEBOOK_MODEL", "smollm2-135m")
 folder = Path(tempfile.mkdtemp())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-from tiny import TINY, Case, save
+
+from tests.harness.tiny import TINY, Case, save
 
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
@@ -100,9 +101,8 @@ def gemma3_folder() -> Path:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     """A tiny random embedding model on disk and loaded."""
-    from tiny_bert import save_bert
-
     from lensbench.quantized.rag.embedding import load_embedder
+    from tests.harness.tiny_bert import save_bert
 
     return load_embedder(str(save_bert(tmp_path_factory.mktemp("bert"))), "cpu")
 

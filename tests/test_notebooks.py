@@ -8,7 +8,8 @@ import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from tiny import TINY, save
+
+from tests.harness.tiny import TINY, save
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))

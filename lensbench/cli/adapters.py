@@ -35,8 +35,8 @@ def show(
         lensbench adapters show runs/adapter --model smollm2-135m --json
     """
     from lensbench.cli.console import messages, results
-    from lensbench.quantized.update import base_of, read_updates, totals
-    from lensbench.quantized.update import show as rows_of
+    from lensbench.quantized.adapters.update import base_of, read_updates, totals
+    from lensbench.quantized.adapters.update import show as rows_of
 
     updates = read_updates(adapter)
     with messages.status("measuring"):
@@ -67,8 +67,8 @@ def diff(
         lensbench adapters diff runs/adapter runs/other --json
     """
     from lensbench.cli.console import results
-    from lensbench.quantized.update import diff as rows_of
-    from lensbench.quantized.update import read_updates
+    from lensbench.quantized.adapters.update import diff as rows_of
+    from lensbench.quantized.adapters.update import read_updates
 
     rows = rows_of(read_updates(first), read_updates(second))
     if json:
@@ -95,7 +95,7 @@ def merge(
         lensbench lens runs/merged "The capital of Germany is"
     """
     from lensbench.cli.console import messages, results
-    from lensbench.quantized.merged import merge as merged_into
+    from lensbench.quantized.loading.merged import merge as merged_into
 
     with messages.status("merging and comparing logits"):
         done = merged_into(model, adapter, out)

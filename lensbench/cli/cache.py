@@ -83,7 +83,7 @@ def cache(
         return
     if model is None or out is None:
         raise typer.BadParameter("give a model and a folder: lensbench cache MODEL -o DIR")
-    from lensbench.runs.cache import CacheSpec
+    from lensbench.studies.cache import CacheSpec
 
     spec = CacheSpec(
         model=model,
@@ -104,7 +104,7 @@ def cache(
         results,
         show_problems,
     )
-    from lensbench.runs.cache import run_cache
+    from lensbench.studies.cache import run_cache
 
     def notify(text: str) -> None:
         messages.print(text, markup=False, highlight=False)
@@ -122,7 +122,7 @@ def _check(folder: Path) -> None:
     """Show a cache's facts and read every tensor once. Exits with 1 if a shard is damaged."""
     from lensbench.cli.console import failure, interruptible, messages, results
     from lensbench.escape import printable
-    from lensbench.residuals.cache import open_cache
+    from lensbench.residuals.store import open_cache
 
     opened = open_cache(folder)
     results.print(printable(repr(opened)), markup=False, highlight=False, soft_wrap=True)

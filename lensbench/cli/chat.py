@@ -13,7 +13,7 @@ import typer
 from lensbench.cli.options import Adapter, Bits, BitsName, Device, Int8Threshold, Rag, Style, TopK
 
 if TYPE_CHECKING:
-    from lensbench.quantized.chat import Conversation
+    from lensbench.quantized.generation.chat import Conversation
 
 _HELP = """/reset        forget the conversation
 /save FILE    write it as JSON
@@ -44,9 +44,9 @@ def chat(
         lensbench chat smollm2-135m --bits 8 --adapter runs/adapter --rag runs/index --top-k 2
     """
     from lensbench.cli.console import literal, messages
-    from lensbench.quantized.chat import Conversation
-    from lensbench.quantized.generate import Decoding
-    from lensbench.quantized.load import load_quantized
+    from lensbench.quantized.generation.chat import Conversation
+    from lensbench.quantized.generation.generate import Decoding
+    from lensbench.quantized.loading.load import load_quantized
     from lensbench.quantized.style import default_style
 
     with ExitStack() as stack:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from lensbench.activations.record import Outcome
-    from lensbench.activations.spec import CorrelationSpec
+    from lensbench.compare.correlation.record import Outcome
+    from lensbench.compare.correlation.spec import CorrelationSpec
 
 SHOWN_LAYERS = 8  # of a ranking
 
@@ -108,7 +108,7 @@ def correlate(
 
         lensbench correlate runs/plain:prompt runs/plain:generated -o runs/phases
     """
-    from lensbench.activations.spec import CorrelationSpec
+    from lensbench.compare.correlation.spec import CorrelationSpec
 
     chosen: dict[str, Any] = {}
     if phase:
@@ -131,9 +131,9 @@ def correlate(
 
 
 def _run(spec: CorrelationSpec) -> None:
-    from lensbench.activations.record import correlate as compare
     from lensbench.cli.console import batch_progress, interruptible, messages, results
     from lensbench.cli.console import show_problems as show
+    from lensbench.compare.correlation.record import correlate as compare
     from lensbench.report.build import build_report
 
     with interruptible():

@@ -16,8 +16,8 @@ from lensbench.errors import InputProblems, Problem
 if TYPE_CHECKING:
     import numpy as np
 
-    from lensbench.quantized.check import Match
-    from lensbench.quantized.pairs import Pair, PairSet
+    from lensbench.quantized.data.check import Match
+    from lensbench.quantized.data.pairs import Pair, PairSet
 
 data = typer.Typer(
     no_args_is_help=True,
@@ -76,8 +76,8 @@ def merge(
 
         lensbench data merge prompts.csv responses.csv -o merged.csv
     """
-    from lensbench.quantized.merge import merge as join
-    from lensbench.quantized.pairs import write_csv
+    from lensbench.quantized.data.merge import merge as join
+    from lensbench.quantized.data.pairs import write_csv
 
     _require_new(out, [prompts, responses], ".csv")
     pairs, problems = join(prompts, responses)
@@ -113,7 +113,7 @@ def to_jsonl(
     """
     from dataclasses import replace
 
-    from lensbench.quantized.pairs import read_pairs, write_jsonl
+    from lensbench.quantized.data.pairs import read_pairs, write_jsonl
 
     if system is not None and form is FormName.alpaca:
         raise typer.BadParameter("--system has no effect with --format alpaca")
@@ -160,8 +160,8 @@ def check(
         lensbench data check train.jsonl --against eval.jsonl --against test.jsonl
     """
     from lensbench.cli.console import interruptible, messages
-    from lensbench.quantized.check import FAULTS, matches
-    from lensbench.quantized.pairs import read_pairs
+    from lensbench.quantized.data.check import FAULTS, matches
+    from lensbench.quantized.data.pairs import read_pairs
 
     if model is None and (max_length is not None or style is not None):
         raise typer.BadParameter("--max-length and --style have no effect without --model")
@@ -204,8 +204,8 @@ def split(
     from lensbench.cli.console import interruptible, messages
     from lensbench.files import write_text
     from lensbench.prompts.rows import text_of
-    from lensbench.quantized.pairs import read_pairs
-    from lensbench.quantized.split import split as divide
+    from lensbench.quantized.data.pairs import read_pairs
+    from lensbench.quantized.data.split import split as divide
 
     if pairs.suffix.lower() != ".jsonl":
         remedy = f"Make one with: lensbench data to-jsonl {pairs.name} -o {pairs.stem}.jsonl"
@@ -245,8 +245,8 @@ def docstrings(
     """
     from lensbench.cli.console import interruptible, messages
     from lensbench.files import sha256_of, write_text
-    from lensbench.quantized.docstrings import KINDS, docstring_pairs, provenance
-    from lensbench.quantized.pairs import write_jsonl
+    from lensbench.quantized.data.docstrings import KINDS, docstring_pairs, provenance
+    from lensbench.quantized.data.pairs import write_jsonl
 
     _require_new(out, [], ".jsonl")
     with interruptible(), messages.status("reading the standard library"):
@@ -280,7 +280,7 @@ def shipped(
         lensbench data shipped general -o general.csv
     """
     from lensbench.files import write_bytes
-    from lensbench.quantized.shipped import dataset
+    from lensbench.quantized.data.shipped import dataset
 
     _require_new(out, [], ".csv")
     write_bytes(out, dataset(name.value).read_bytes())
@@ -326,13 +326,13 @@ def _lengths(
     max_length: int | None,
 ) -> dict[str, Any]:
     """Quantiles of the pairs' lengths, the unit, and with a model which pairs are too long."""
-    from lensbench.quantized.check import character_lengths, quantiles, token_lengths
+    from lensbench.quantized.data.check import character_lengths, quantiles, token_lengths
 
     if model is None:
         return {"unit": "characters", "quantiles": quantiles(character_lengths(pairs))}
     from lensbench.checkpoints.open import open_config, open_tokenizer, quiet
     from lensbench.checkpoints.source import locate
-    from lensbench.quantized.examples import style_of
+    from lensbench.quantized.training.examples import style_of
 
     folder = locate(model).require_folder()
     with quiet():
@@ -375,7 +375,7 @@ def _facts(
 
 
 def _counts(alike: Sequence[Match]) -> dict[str, int]:
-    from lensbench.quantized.check import KINDS
+    from lensbench.quantized.data.check import KINDS
 
     return {kind: sum(match.kind == kind for match in alike) for kind in KINDS}
 
@@ -386,7 +386,7 @@ def _show(
     from rich.table import Table
 
     from lensbench.cli.console import literal, results, show_problems
-    from lensbench.quantized.check import KINDS, QUANTILES
+    from lensbench.quantized.data.check import KINDS, QUANTILES
 
     results.print(f"{literal(found.name)}: {len(found.pairs):,} pairs", highlight=False)
     unit = lengths["unit"]

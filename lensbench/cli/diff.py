@@ -51,9 +51,9 @@ def diff(
         results,
         show_problems,
     )
+    from lensbench.compare.diff.record import run_diff
     from lensbench.report.build import build_report
-    from lensbench.report.diff import headline_of
-    from lensbench.runs.diff import run_diff
+    from lensbench.report.diff.section import headline_of
 
     folder = out or Path("runs") / f"diff-{first.resolve().name}-{second.resolve().name}"
     with interruptible():

@@ -63,9 +63,9 @@ def evaluate(
         lensbench eval smollm2-135m --adapter runs/adapter --rag runs/index --data test.jsonl
     """
     from lensbench.cli.console import batch_progress, interruptible, messages, show_problems
-    from lensbench.quantized.evaluate import EvalSpec
-    from lensbench.quantized.evaluate import evaluate as measure
-    from lensbench.quantized.infer import ModelChoice
+    from lensbench.quantized.evaluation.evaluate import EvalSpec
+    from lensbench.quantized.evaluation.evaluate import evaluate as measure
+    from lensbench.quantized.generation.infer import ModelChoice
     from lensbench.report.build import build_report
 
     if top_k is not None and rag is None:
@@ -102,8 +102,8 @@ def _show(folder: Path) -> None:
     from rich.text import Text
 
     from lensbench.cli.console import results
-    from lensbench.report.evaluation import read_results, shown
-    from lensbench.report.markdown import cell
+    from lensbench.report.evaluation.section import read_results, shown
+    from lensbench.report.kit.markdown import cell
 
     frame = shown(read_results(folder))
     results.print(

@@ -22,7 +22,7 @@ from lensbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lensbench.quantized.infer import InferenceSpec, ModelChoice, Progress
+    from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, Progress
 
 
 class ControlName(StrEnum):
@@ -109,8 +109,8 @@ def infer(
         lensbench infer smollm2-135m python -o other.csv --rag runs/index --control shuffled
     """
     from lensbench.prompts.sets import prompt_file
-    from lensbench.quantized.generate import Decoding
-    from lensbench.quantized.infer import InferenceSpec, ModelChoice
+    from lensbench.quantized.generation.generate import Decoding
+    from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice
 
     if top_k is not None and rag is None:
         raise typer.BadParameter("--top-k has no effect without --rag; see --sample-top-k")
@@ -143,7 +143,7 @@ def infer(
 
 def _run(choice: ModelChoice, spec: InferenceSpec) -> None:
     from lensbench.cli.console import interruptible, literal, messages, results, show_problems
-    from lensbench.quantized.infer import run_inference
+    from lensbench.quantized.generation.infer import run_inference
 
     def notify(text: str) -> None:
         messages.print(f"[yellow]note:[/] {literal(text)}", highlight=False)

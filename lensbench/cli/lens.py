@@ -111,7 +111,7 @@ def lens(
     _refuse("without --prompts", together | {"--out": out} if prompts is None else {})
     if prompts is not None:
         from lensbench.cli.run import run_and_report
-        from lensbench.runs.spec import RunSpec
+        from lensbench.studies.lens_spec import RunSpec
 
         spec = RunSpec(
             name=Path(prompts).stem,
@@ -157,7 +157,7 @@ def _from_cache(models: list[str], cache: Path, out: Path, top_k: int, device: s
     """The record of a live run of the cache's prompts, and its reports."""
     from lensbench.cli.console import batch_progress, interruptible, show_problems
     from lensbench.cli.run import show_reports
-    from lensbench.runs.cached import run_cached
+    from lensbench.studies.cached import run_cached
 
     if len(models) != 1:
         raise typer.BadParameter("--cache goes with the one model it is of and no prompt")

@@ -124,7 +124,7 @@ def load(
 ) -> LensModel:
     """The model that these options ask for; a line on standard error says that it is coming."""
     from lensbench.cli.console import literal, messages
-    from lensbench.runs.variant import open_variant
+    from lensbench.lens.variant import open_variant
 
     with messages.status(f"loading {literal(name)}"):
         return open_variant(

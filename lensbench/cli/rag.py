@@ -310,7 +310,7 @@ def _filters(having: Sequence[str] | None) -> dict[str, str] | None:
 def measures(meaning: Sequence[Placed], words: Sequence[Placed]) -> list[dict[str, Any]]:
     """Each measure under both searches, and the paired difference, with 95 % intervals."""
     from lensbench.quantized.rag.quality import DEEPEST, DEPTHS
-    from lensbench.report.statistics import clustered_bootstrap
+    from lensbench.stats.bootstrap import clustered_bootstrap
 
     def values(placed: Sequence[Placed]) -> dict[str, list[float]]:
         recall = {f"recall@{k}": [float(one.within(k)) for one in placed] for k in DEPTHS}

@@ -11,8 +11,8 @@ import typer
 from lensbench.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
-    from lensbench.runs.analysis import Spec
-    from lensbench.runs.spec import RunSpec
+    from lensbench.studies.analysis import Spec
+    from lensbench.studies.lens_spec import RunSpec
 
 
 def run(
@@ -41,8 +41,8 @@ def run(
     """
     import dataclasses
 
-    from lensbench.runs.analysis import read_analysis
-    from lensbench.runs.spec import RunSpec
+    from lensbench.studies.analysis import read_analysis
+    from lensbench.studies.lens_spec import RunSpec
 
     if everything and limit is not None:
         raise typer.BadParameter("give --all or --limit, not both")
@@ -70,7 +70,7 @@ def run_and_report(spec: RunSpec, out: Path) -> None:
         interruptible,
         show_problems,
     )
-    from lensbench.runs.run import run as measure
+    from lensbench.studies.lens import run as measure
 
     with interruptible():
         with batch_progress() as progress:
@@ -106,7 +106,7 @@ def study_and_report(spec: Spec, out: Path) -> None:
         messages,
         show_problems,
     )
-    from lensbench.runs.study import run_study
+    from lensbench.studies.base import run_study
 
     with interruptible():
         with batch_progress() as progress:

@@ -12,7 +12,7 @@ import typer
 from lensbench.cli.options import Bits, BitsName, Device, Int8Threshold, StyleName
 
 if TYPE_CHECKING:
-    from lensbench.quantized.train_spec import TrainSpec
+    from lensbench.quantized.training.spec import TrainSpec
 
 
 def train(
@@ -93,8 +93,8 @@ def train(
 
         lensbench train smollm2-135m pairs.jsonl -o runs/qv --targets q,v --rank 4 --bits 32
     """
-    from lensbench.quantized.lora import Lora
-    from lensbench.quantized.train_spec import TrainSpec
+    from lensbench.quantized.adapters.lora import Lora
+    from lensbench.quantized.training.spec import TrainSpec
 
     if eval_data is not None and eval_share is not None:
         raise typer.BadParameter("give --eval or --eval-share, not both")
@@ -126,7 +126,7 @@ def train(
 
 def _run(spec: TrainSpec) -> None:
     from lensbench.cli.console import interruptible, literal, messages, results, show_problems
-    from lensbench.quantized.train import train as learn
+    from lensbench.quantized.training.train import train as learn
     from lensbench.report.build import build_report
 
     def notify(text: str) -> None:

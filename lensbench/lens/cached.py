@@ -21,7 +21,7 @@ from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
-from lensbench.residuals.cache import ResidualCache
+from lensbench.residuals.store import ResidualCache
 
 _OF_PROMPT = ("prompt", "relation", "answer", "category", "subject")
 _LINKS = ("control_of", "paraphrase_of", "reverse_of")

@@ -24,8 +24,8 @@ from lensbench.models.model import LensModel
 from lensbench.models.readout import Lens, Point, Site
 from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import EncodedPrompt
-from lensbench.residuals.cache import CachedResiduals, ResidualCache
 from lensbench.residuals.capture import Residuals, capture
+from lensbench.residuals.store import CachedResiduals, ResidualCache
 
 # One group of logits. The head's product wants at least about 64 rows to run at full speed; more
 # than 24 MB of them would break the promise of 64 MB beyond the forward pass.

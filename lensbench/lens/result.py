@@ -19,7 +19,7 @@ from lensbench.models.readout import Lens, Point
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, as_prompts
-from lensbench.residuals.cache import ResidualCache
+from lensbench.residuals.store import ResidualCache
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

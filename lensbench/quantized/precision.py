@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lensbench.checkpoints.devices import memory_available, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
-from lensbench.checkpoints.variant import Bits
+from lensbench.checkpoints.ref import Bits
 from lensbench.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:

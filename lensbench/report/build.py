@@ -9,12 +9,13 @@ from typing import Any
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
 from lensbench.records.store import MANIFEST, folder_name
-from lensbench.report import figures, heatmaps
-from lensbench.report.html import interactive_page
+from lensbench.report.kit import figures
+from lensbench.report.kit.html import interactive_page
+from lensbench.report.kit.markdown import cross_model_report, model_report
+from lensbench.report.kit.tables import Table, comparison_tables, record_tables, to_csv
+from lensbench.report.lens import heatmaps
 from lensbench.report.load import Record, load_records, load_second, read_manifest
-from lensbench.report.markdown import cross_model_report, model_report
-from lensbench.report.second import second_files
-from lensbench.report.tables import Table, comparison_tables, record_tables, to_csv
+from lensbench.report.sections import second_files
 
 _FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
     "depth_curves": (figures.depth_curves, "depth_curves"),

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.skipif(MAJOR > 3, reason="TransformerLens 4 has no Hook
 
 @pytest.fixture(params=["RMS", "LN"])
 def hooked(request: pytest.FixtureRequest):
-    from tiny import tokenizer
     from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    from tests.harness.tiny import tokenizer
 
     config = HookedTransformerConfig(
         n_layers=3,

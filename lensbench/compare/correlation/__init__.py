@@ -1,0 +1,1 @@
+"""Correlation of activations: conditions against a reference, layer by layer, into a record."""

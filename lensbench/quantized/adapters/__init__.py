@@ -1,0 +1,1 @@
+"""Adapters: their folder, which modules they train, what they change."""

@@ -1,0 +1,189 @@
+"""An adapter folder: what base it belongs to, and putting it onto that base only.
+
+PEFT warns of weights that are missing and passes over layers that are not there; here everything
+that keeps an adapter from being the one that was trained is an error, all of it at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from lensbench.checkpoints.source import damage
+from lensbench.errors import ModelError
+from lensbench.quantized.adapters.lora import block_list, hushed, ranges
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+MANIFEST = "manifest.json"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+_SHOWN = 5  # names in a message
+
+
+def attach(model: PreTrainedModel, folder: Path, weights_sha256: str) -> Any:
+    """`model` with the adapter in `folder` on it, in evaluation mode.
+
+    An adapter without lensbench's manifest is not known to belong to these weights: a warning says
+    so, and only names and shapes are compared.
+
+    Raises ModelError with everything that is wrong: no adapter there, or only a pickled one; other
+    weights than `weights_sha256` under it; layers that the model does not have; weights missing,
+    left over, misshaped or not finite. The model is as it was then.
+    """
+    config = read_config(folder)
+    weights = read_weights(folder)
+    problems = [*_base_problems(folder, weights_sha256, model, config)]
+    problems += [*_layer_problems(model, config, weights)] or [*_kind_problems(config)]
+    if problems:
+        raise _refused(folder, problems)
+    wrapped = _inject(model, folder)
+    problems = [*_weight_problems(wrapped, weights)]
+    if problems:
+        wrapped.unload()
+        raise _refused(folder, problems)
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(wrapped, dict(weights))
+    return wrapped.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The adapter's config. Raises ModelError when there is none, or a damaged one."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no adapter ({CONFIG} is missing). Give its own folder.")
+    return _json(path)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The adapter's tensors by name. Raises ModelError when they are missing, damaged or pickled.
+
+    Unpickling runs whatever code the file holds, so it is never done.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = f", only {PICKLE}, a pickle, which can run code" if _pickled(folder) else ""
+        raise ModelError(f"{folder} holds no {WEIGHTS}{pickled}. Save it again as safetensors.")
+    found = damage(path)
+    if found is not None:
+        raise ModelError(f"{path} {found}. Copy it from the source again, or train it again.")
+    with safe_open(path, "pt") as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+
+
+def _pickled(folder: Path) -> bool:
+    return (folder / PICKLE).is_file()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path} is damaged ({error}). Copy it from the source again.") from error
+
+
+def trained_on(folder: Path) -> str | None:
+    """The hash of the weights under an adapter, or None when no manifest names it."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    model = _json(path).get("model")
+    return model.get("weights_sha256") if isinstance(model, dict) else None
+
+
+def _base_problems(
+    folder: Path, weights_sha256: str, model: PreTrainedModel, config: Mapping[str, Any]
+) -> Iterator[str]:
+    """Whether the adapter was trained on these weights, as far as that can be known."""
+    base = trained_on(folder)
+    if base is None:
+        named, here = config.get("base_model_name_or_path"), model.config.name_or_path
+        warnings.warn(
+            f"{folder} has no manifest, so nobody can say whether it was trained on these weights. "
+            f"It names its base {named!r}; this is {here!r}. Only names and shapes are compared.",
+            stacklevel=3,
+        )
+    elif base != weights_sha256:
+        yield (
+            f"it was trained on other weights ({base[:12]}) than those loaded "
+            f"({weights_sha256[:12]}); load the model that its {MANIFEST} names"
+        )
+
+
+def _layer_problems(
+    model: PreTrainedModel, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """Layers that the model does not have, and those that are named but have no weights."""
+    name, blocks = block_list(model)
+    pattern = re.compile(rf"\.{re.escape(name)}\.(\d+)\.")
+    there = {int(found[1]) for key in weights if (found := pattern.search(key))}
+    named = config.get("layers_to_transform")
+    named = {named} if isinstance(named, int) else set(named or ())
+    outside = sorted(n for n in there | named if n >= len(blocks))
+    if outside:
+        yield f"it has blocks {ranges(outside)}, but the model has only 0-{len(blocks) - 1}"
+    missing = sorted(named - there)
+    if missing:
+        yield f"the weights of blocks {ranges(missing)} are missing"
+
+
+def _kind_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    if config.get("peft_type") != "LORA":
+        yield f"it is of type {config.get('peft_type')}; only LORA adapters are taken"
+
+
+def _inject(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with PEFT's layers in it, their weights still to be set."""
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    try:
+        with hushed():
+            return PeftModel(model, config)
+    except ValueError as error:  # no module matches
+        raise _refused(folder, [(str(error).splitlines() or ["PEFT refuses it"])[0]]) from error
+
+
+def _weight_problems(wrapped: PeftModel, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Weights that are missing, left over, of another shape, or not finite."""
+    from peft import get_peft_model_state_dict
+
+    # By default PEFT asks the hub whether the base's vocabulary has grown.
+    expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    wanted = {key: tuple(w.shape) for key, w in expected.items()}
+    got = {key: tuple(w.shape) for key, w in weights.items()}
+    if missing := sorted(wanted.keys() - got.keys()):
+        yield f"weights are missing: {_few(missing)}"
+    if extra := sorted(got.keys() - wanted.keys()):
+        yield f"weights have no place in this model: {_few(extra)}"
+    shapes = [
+        f"{key} {got[key]}, not {wanted[key]}"
+        for key in sorted(wanted.keys() & got.keys())
+        if wanted[key] != got[key]
+    ]
+    if shapes:
+        yield f"weights are of another shape: {_few(shapes)}"
+    if broken := sorted(key for key, w in weights.items() if not bool(w.isfinite().all())):
+        yield f"NaN or Inf is in {_few(broken)}"
+
+
+def _few(names: list[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest
+
+
+def _refused(folder: Path, problems: list[str]) -> ModelError:
+    lines = "\n".join(f"  - {problem}." for problem in problems)
+    return ModelError(f"The adapter in {folder} does not belong on this model:\n{lines}")

@@ -1,0 +1,207 @@
+"""What an adapter changes: the update scale * B A of each module, from its two small factors.
+
+With B = Qb Rb and A' = Qa Ra, the update's singular values are those of the rank x rank matrix
+scale * Rb Ra', so the full matrix is never made. All in float64.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.open import open_config, open_weights, quiet
+from lensbench.checkpoints.source import locate
+from lensbench.errors import ModelError
+from lensbench.quantized.adapters.adapter import read_config, read_weights, trained_on
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+
+
+@dataclass(frozen=True)
+class Update:
+    """The update of one module: scale * up @ down (PEFT's B and A)."""
+
+    module: str
+    up: Float[Tensor, "out rank"]
+    down: Float[Tensor, "rank in"]
+    scale: float
+
+    @property
+    def block(self) -> int | None:
+        """The block it is in, counted from 0; None outside the blocks."""
+        found = re.search(r"\.(\d+)\.", self.module)
+        return int(found[1]) if found else None
+
+    @property
+    def rank(self) -> int:
+        """The rank that it may have at most."""
+        return int(self.down.shape[0])
+
+    def singular_values(self) -> Float[Tensor, " rank"]:
+        """Largest first; as many as the rank, the rest of the update's being zero."""
+        up = torch.linalg.qr(self.up, mode="r").R
+        down = torch.linalg.qr(self.down.T, mode="r").R
+        return self.scale * torch.linalg.svdvals(up @ down.T)
+
+    def norm(self) -> float:
+        """Frobenius norm."""
+        return math.sqrt(max(inner(self, self), 0.0))
+
+
+def effective_rank(singular_values: Float[Tensor, " rank"]) -> float | None:
+    """exp of the entropy of the singular values' shares of their sum (Roy & Vetterli 2007).
+
+    From 1 to the rank. None for an update of zeros, which has no spectrum.
+    """
+    total = singular_values.sum()
+    if total == 0:
+        return None
+    shares = singular_values / total
+    return float(torch.exp(torch.special.entr(shares).sum()))
+
+
+def inner(a: Update, b: Update) -> float:
+    """Frobenius inner product of two updates of one module: the trace of a' b."""
+    return float(a.scale * b.scale * ((a.up.T @ b.up) * (a.down @ b.down.T)).sum())
+
+
+def read_updates(folder: Path) -> dict[str, Update]:
+    """The updates of an adapter by module.
+
+    Raises ModelError when it cannot be read, or holds anything besides pairs of factors (as DoRA
+    or trained biases do), for then the update is not their product.
+    """
+    config = read_config(folder)
+    factors: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for key, weight in read_weights(folder).items():
+        found = _KEY.fullmatch(key)
+        if found is None:
+            strange.append(key)
+        else:
+            factors.setdefault(found["module"], {})[found["factor"]] = weight.double()
+    strange += [f"half of {module}" for module, own in factors.items() if len(own) < 2]
+    if strange or config.get("use_dora") or config.get("peft_type") != "LORA":
+        what = ", ".join(sorted(strange)[:5]) or config.get("peft_type")
+        raise ModelError(f"{folder} is no plain LoRA adapter ({what}), so it has no update B A.")
+    return {
+        module: Update(module, own["B"], own["A"], _scale(config, module, own["A"].shape[0]))
+        for module, own in sorted(factors.items(), key=lambda item: _place(item[0]))
+    }
+
+
+def _place(module: str) -> list[Any]:
+    """Blocks in the order of their numbers."""
+    return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in module.split(".")]
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for a rank-stabilised adapter (Kalajdzievski 2023)."""
+    from peft.utils.other import get_pattern_key
+
+    pattern = config.get("alpha_pattern") or {}
+    alpha = pattern.get(get_pattern_key(pattern.keys(), module), config["lora_alpha"])
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def show(updates: Mapping[str, Update], base: nn.Module | None = None) -> list[dict[str, Any]]:
+    """One row a module: norm and effective rank of its update, relative to the base's weight.
+
+    `norm_relative` is null without `base`, `effective_rank` for an update of zeros.
+    """
+    rows = []
+    for update in updates.values():
+        values = update.singular_values()
+        norm = float(values.norm())
+        whole = _weight_norm(base, update.module) if base is not None else None
+        rows.append(
+            {
+                "block": update.block,
+                "module": update.module,
+                "rank": update.rank,
+                "norm": norm,
+                "norm_relative": norm / whole if whole is not None else None,
+                "effective_rank": effective_rank(values),
+            }
+        )
+    return rows
+
+
+def _weight_norm(base: nn.Module, module: str) -> float:
+    """Frobenius norm of a module's own weight."""
+    weight = base.get_submodule(module).get_parameter("weight")
+    return float(weight.detach().double().norm())
+
+
+def diff(a: Mapping[str, Update], b: Mapping[str, Update]) -> list[dict[str, Any]]:
+    """One row a module of either adapter: both norms, the norm of b - a, and their cosine.
+
+    A module that one adapter lacks counts as an update of zeros there; then, as for any update of
+    zeros, the cosine is null. Raises ModelError when a module has other shapes in the two.
+    """
+    rows = []
+    for module in sorted({*a, *b}, key=_place):
+        one, other = a.get(module), b.get(module)
+        norms = [update.norm() if update is not None else 0.0 for update in (one, other)]
+        product = _product(one, other)
+        squared = norms[0] ** 2 + norms[1] ** 2 - 2 * product
+        both = norms[0] * norms[1]
+        rows.append(
+            {
+                "module": module,
+                "in": "both" if one and other else "first" if one else "second",
+                "norm_first": norms[0],
+                "norm_second": norms[1],
+                "norm_difference": math.sqrt(max(squared, 0.0)),
+                "cosine": product / both if both else None,
+            }
+        )
+    return rows
+
+
+def _product(a: Update | None, b: Update | None) -> float:
+    if a is None or b is None:
+        return 0.0
+    if (a.up.shape[0], a.down.shape[1]) != (b.up.shape[0], b.down.shape[1]):
+        raise ModelError(f"{a.module} has other shapes in the two adapters: they share no base.")
+    return inner(a, b)
+
+
+def base_of(name: str, adapter: Path, updates: Sequence[Update]) -> nn.Module:
+    """The model that an adapter was trained on, its weights as they are stored.
+
+    Raises ModelError when its weights are others than those, or lack a module.
+    """
+    folder = locate(name).require_folder()
+    wanted = trained_on(adapter)
+    if wanted is not None and wanted != hashes(folder)["weights_sha256"]:
+        raise ModelError(f"{adapter} was trained on other weights than {name}. Name its own base.")
+    config = open_config(folder)
+    with quiet():
+        model = open_weights(folder, config.dtype or torch.float32)
+    there = {module for module, _ in model.named_modules()}
+    missing = [update.module for update in updates if update.module not in there]
+    if missing:
+        raise ModelError(f"{name} has no module {missing[0]}, which {adapter} updates.")
+    return model
+
+
+def totals(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The norm of each block's updates together: the root of the sum of squares."""
+    blocks: dict[int | None, float] = {}
+    for row in rows:
+        blocks[row["block"]] = blocks.get(row["block"], 0.0) + row["norm"] ** 2
+    for block, squared in blocks.items():
+        yield {"block": block, "norm": math.sqrt(squared)}

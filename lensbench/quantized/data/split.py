@@ -1,0 +1,94 @@
+"""Splitting pairs into train, eval and test so that nothing leaks and nothing moves later."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lensbench.errors import InputProblems, Problem
+from lensbench.quantized.data.near import NEAR, near_pairs, normalise, pair_text
+from lensbench.quantized.data.pairs import Pair
+
+
+def split(
+    pairs: Sequence[Pair], shares: Mapping[str, float], seed: int = 0, near: float = NEAR
+) -> dict[str, list[Pair]]:
+    """Pairs by the name of their split, each in the order given.
+
+    Rows of one group, with the same question, or nearly the same stay together. Where such a bunch
+    goes depends on `seed` and on its first row's group (or id, without a group) alone. So rows that
+    are added at the end never move earlier ones, unless one ties two bunches together.
+
+    Raises InputProblems when shares are negative or do not sum to 1, or when a split that should
+    have rows gets none.
+    """
+    _require_shares(shares)
+    bunches = _bunches(pairs, near)
+    keys: dict[int, str] = {}
+    result: dict[str, list[Pair]] = {name: [] for name in shares}
+    for bunch, pair in zip(bunches, pairs, strict=True):
+        own = f"id {pair.id}" if pair.group is None else f"group {pair.group}"
+        key = keys.setdefault(bunch, own)
+        result[_place(key, shares, seed)].append(pair)
+    _require_rows(result, shares, n_bunches=len(keys))
+    return result
+
+
+def _bunches(pairs: Sequence[Pair], near: float) -> list[int]:
+    """A number for each pair; pairs that must not be parted have the same one."""
+    texts = [pair_text(pair.question, pair.response) for pair in pairs]
+    first: dict[Hashable, int] = {}
+    ties = [
+        (first.setdefault(key, i), i)
+        for i, pair in enumerate(pairs)
+        for key in (("question", normalise(pair.question)), ("group", pair.group))
+        if key != ("group", None)
+    ]
+    unique = list({text: i for i, text in reversed(list(enumerate(texts)))}.values())
+    alike = near_pairs([texts[i] for i in unique], near)
+    ties += [(unique[i], unique[j]) for i, j, _ in alike]
+    ends = np.array(ties).T
+    graph = coo_array((np.ones(len(ties)), ends), shape=(len(pairs), len(pairs)))
+    return list(map(int, connected_components(graph, directed=False)[1]))
+
+
+def _place(key: str, shares: Mapping[str, float], seed: int) -> str:
+    """The split of a key: its hash as a number in 0..1, laid along the shares."""
+    digest = hashlib.sha256(f"{seed}\n{key}".encode()).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64
+    upper = 0.0
+    for name, share in shares.items():
+        upper += share
+        if point < upper:
+            return name
+    return [name for name, share in shares.items() if share > 0][-1]  # the sum rounds below 1
+
+
+def _require_shares(shares: Mapping[str, float]) -> None:
+    given = " + ".join(f"{name} {share:g}" for name, share in shares.items())
+    if not all(0 <= share <= 1 for share in shares.values()):
+        raise InputProblems([Problem(given, "a share is not in 0..1", "Give shares like 0.8.")])
+    if not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-9):
+        what = f"the shares sum to {sum(shares.values()):g}"
+        raise InputProblems([Problem(given, what, "Make them sum to 1.")])
+
+
+def _require_rows(
+    result: Mapping[str, Sequence[Pair]], shares: Mapping[str, float], n_bunches: int
+) -> None:
+    problems = [
+        Problem(
+            name,
+            f"none of the {n_bunches} bunches of rows that stay together falls into it",
+            "Give it a larger share, another --seed, or more rows.",
+        )
+        for name, share in shares.items()
+        if share > 0 and not result[name]
+    ]
+    if problems:
+        raise InputProblems(problems)

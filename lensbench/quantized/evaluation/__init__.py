@@ -1,0 +1,1 @@
+"""Evaluation: the same examples under several conditions."""

@@ -1,0 +1,1 @@
+"""Generation: a file of prompts in, responses out, with retrieval and tracing."""

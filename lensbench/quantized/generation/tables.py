@@ -1,0 +1,155 @@
+"""What generation and tracing leave behind, as rows of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.quantized.generation.generate import Generation
+from lensbench.quantized.generation.questions import Ready
+from lensbench.quantized.generation.trace import ResidualMeans
+from lensbench.records.residuals import shard_name, tensor_name, write_shard
+from lensbench.records.schema import ACTIVATIONS, CONTROLS, PHASES, RESIDUAL_INDEX, RESPONSES
+
+
+def responses_table(
+    model: str,
+    batch: int,
+    computed: Sequence[tuple[Sequence[Ready], Sequence[Generation]]],
+    seeds: Callable[[Ready], int | None],
+) -> pa.Table:
+    """One row per response; `computed` are the prompts that went through the model together."""
+    rows = [
+        _response(model, ready, generation)
+        | {"batch": batch, "batch_ids": [other.asked.id for other in together]}
+        | {"seed": seeds(ready)}
+        for together, generations in computed
+        for ready, generation in zip(together, generations, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=RESPONSES)
+
+
+def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
+    """One row per prompt of a run under a control."""
+    rows = [
+        {
+            "model": model,
+            "prompt_id": ready.asked.id,
+            "control": ready.control,
+            "length_difference": ready.length_difference,
+        }
+        for ready in answered
+    ]
+    return pa.Table.from_pylist(rows, schema=CONTROLS)
+
+
+def _response(model: str, ready: Ready, generation: Generation) -> dict[str, Any]:
+    fitted, question = ready.fitted, ready.fitted.question
+    start, end = question.context or (None, None)
+    retrieved = ready.hits is not None
+    return {
+        "model": model,
+        "prompt_id": ready.asked.id,
+        "prompt": ready.asked.prompt,
+        "text": question.text,
+        "style": question.style,
+        "response": generation.text,
+        "finish_reason": generation.finish_reason,
+        "n_prompt_tokens": generation.n_prompt_tokens,
+        "n_generated_tokens": len(generation.token_ids),
+        "prompt_ids": fitted.token_ids,
+        "token_ids": generation.token_ids,
+        "token_logprob_bits": generation.token_logprob_bits,
+        "entropy_bits": generation.entropy_bits,
+        "retrieved_ids": [hit.id for hit in ready.hits] if ready.hits is not None else None,
+        "retrieved_scores": [hit.score for hit in ready.hits] if ready.hits is not None else None,
+        "context_start": start,
+        "context_end": end,
+        "context_tokens_cut": fitted.context_tokens_cut if retrieved else None,
+    }
+
+
+class TracedBatch:
+    """What a tracer saw of one planned batch, piece by piece, copied off the device."""
+
+    def __init__(self, model: str, n_layers: int, keep: Sequence[int]) -> None:
+        self.model = model
+        self.n_layers = n_layers
+        self.keep = keep
+        self._cells: list[dict[str, Any]] = []
+        self._means: list[Float[np.ndarray, "cell d_model"]] = []
+        self._index: list[dict[str, Any]] = []
+        self._kept: dict[int, list[Float[Tensor, "pos d_model"]]] = {layer: [] for layer in keep}
+
+    def add(self, ids: Sequence[str], tracer: ResidualMeans) -> None:
+        """Take over what `tracer` holds: the rows of these prompts.
+
+        Everything is fetched before anything is kept: when memory runs out on the way, the same
+        prompts come again.
+        """
+        n_tokens = {phase: tracer.n_tokens(phase).tolist() for phase in PHASES}
+        norms = {phase: tracer.mean_norms(phase).cpu().tolist() for phase in PHASES}
+        means = {phase: tracer.means(phase).cpu().numpy() for phase in PHASES}
+        streams = {
+            (layer, row): tracer.kept(layer, row) for layer in self.keep for row in range(len(ids))
+        }
+        for phase in PHASES:
+            by_row = means[phase].transpose(1, 0, 2)  # as the cells below
+            self._means.append(by_row.reshape(-1, by_row.shape[-1]))
+            self._cells += [
+                self._place(item, layer)
+                | {"phase": phase, "n_tokens": n_tokens[phase][row]}
+                | {"mean_norm": norms[phase][layer][row]}
+                for row, item in enumerate(ids)
+                for layer in range(self.n_layers + 1)
+            ]
+        for (layer, row), stream in streams.items():
+            lengths = {f"n_{phase}_tokens": n_tokens[phase][row] for phase in PHASES}
+            self._keep_stream(self._place(ids[row], layer) | lengths, stream)
+
+    def _keep_stream(self, place: dict[str, Any], stream: Float[Tensor, "pos d_model"]) -> None:
+        kept = self._kept[place["layer"]]
+        tensor = tensor_name(place["point"], place["layer"])
+        first = sum(map(len, kept))
+        self._index.append(place | {"tensor": tensor, "first_row": first})
+        kept.append(stream)
+
+    def tables(self, folder: Path, batch: int) -> dict[str, pa.Table]:
+        """The record's tables of this batch; kept residuals go into a file of their own first."""
+        cells = pa.Table.from_pylist(self._cells, schema=ACTIVATIONS)
+        means = _lists(np.concatenate(self._means)) if self._means else []
+        column = ACTIVATIONS.get_field_index("mean")
+        cells = cells.set_column(column, ACTIVATIONS.field("mean"), means)
+        index = [row | {"file": shard_name(batch)} for row in self._index]
+        if index:
+            self._write_shard(folder, batch)
+        return {
+            "activations": cells,
+            "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
+        }
+
+    def _write_shard(self, folder: Path, batch: int) -> None:
+        tensors = {row["tensor"]: torch.cat(self._kept[row["layer"]]) for row in self._index}
+        write_shard(folder, batch, tensors, self.model)
+
+    def _place(self, item: str, layer: int) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt_id": item,
+            "point": "embed" if layer == 0 else "resid_post",
+            "layer": layer,
+            "depth": layer / self.n_layers,
+        }
+
+
+def _lists(rows: Float[np.ndarray, "row value"]) -> pa.ListArray:
+    """A matrix as one list per row, without a Python number for each value."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(offsets, rows.astype(np.float32).ravel())

@@ -1,0 +1,239 @@
+"""The learning itself: from a base and examples to a last checkpoint, or on from an earlier one."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensbench.checkpoints.devices import pick_device
+from lensbench.checkpoints.open import quiet
+from lensbench.checkpoints.source import locate
+from lensbench.errors import ModelError
+from lensbench.quantized.adapters.lora import Matched, adapt, block_list
+from lensbench.quantized.generation.batching import is_out_of_memory
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
+from lensbench.quantized.training import prefix
+from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base
+from lensbench.quantized.training.examples import TrainingData
+from lensbench.quantized.training.spec import TrainSpec
+from lensbench.records.manifest import new_manifest
+from lensbench.records.store import RecordStore
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import TrainingArguments
+
+    from lensbench.quantized.training.trainer import Frozen, ResponseTrainer
+
+Report = Callable[[str, int, int, float | None], None]  # (what, done, in all, loss in nats)
+Notify = Callable[[str], None]
+
+CHECKPOINTS, PREFIX = "checkpoints", "prefix"  # folders that a finished run has no more
+BATCH_TOKENS = 2048  # of a forward pass that needs no gradient
+_SLOW = 3.0  # a bfloat16 product that takes so many times longer is worth a word
+
+
+def learn(
+    spec: TrainSpec,
+    data: TrainingData,
+    matched: Matched,
+    store: RecordStore,
+    settings: dict[str, Any],
+    report: Report,
+    notify: Notify,
+) -> dict[str, Any]:
+    """Train up to the last checkpoint; returns the manifest. The model is gone afterwards."""
+    from transformers import set_seed
+
+    from lensbench.quantized.training.trainer import latest
+
+    report(f"loading {spec.model}", 0, 0, None)
+    model = load_quantized(spec.model, spec.bits, None, spec.device, spec.int8_threshold)
+    prepare_base(model)
+    _mention_arithmetic(model, notify)
+    manifest = new_manifest(model.facts(), settings, "training")
+    store.start(manifest)
+    drop_torn(spec.out / CHECKPOINTS)
+    set_seed(spec.seed)
+    with quiet():
+        adapted = adapt(model.hf, matched, spec.lora, _public_name(spec))
+    trainable, total = adapted.get_nb_trainable_parameters()
+    manifest["adapter"] = {
+        "trainable": trainable,
+        "total": total,
+        "modules": list(matched.modules),
+        "blocks": [{"block": i, "record_layer": i + 1} for i in matched.layers],
+    }
+    for line in (*matched.lines(), f"{trainable:,} of {total:,} parameters are trained"):
+        notify(line)
+    frozen, manifest["prefix"] = _freeze(spec, data, matched, model, report, notify)
+    checkpoint = latest(spec.out / CHECKPOINTS)
+    manifest["resumed_from_step"] = _step(checkpoint) if checkpoint else None
+    if checkpoint is None or not _is_last(checkpoint):
+        trainer = _trainer(spec, data, adapted, frozen, checkpoint, report)
+        with quiet(), _enough_memory():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return manifest
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say what takes less memory when there is too little of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            "There is too little memory for a training step. Try a smaller --batch-size with more "
+            "--gradient-accumulation (the same steps), a smaller --max-length, upper --layers with "
+            "--cache-prefix, or fewer --bits. Give another folder, for these are other settings."
+        ) from error
+
+
+def _public_name(spec: TrainSpec) -> str:
+    """The base by a name that means something elsewhere: no path of this machine."""
+    located = locate(spec.model)
+    return located.hub_name or (located.family.alias if located.family else Path(spec.model).name)
+
+
+def _mention_arithmetic(model: AdaptedModel, notify: Notify) -> None:
+    if model.bits != 16 or model.device.type != "cpu":
+        return
+    times = bfloat16_slowdown(model.d_model)
+    if times > _SLOW:
+        notify(
+            f"training in 16 bits is slow on this processor: a product of the backward pass takes "
+            f"{times:.0f} times as long in bfloat16 as in float32. --bits 32 is faster; so are 8 "
+            "and 4, which train in float32 arithmetic here"
+        )
+
+
+def _freeze(
+    spec: TrainSpec,
+    data: TrainingData,
+    matched: Matched,
+    model: AdaptedModel,
+    report: Report,
+    notify: Notify,
+) -> tuple[Frozen | None, dict[str, Any]]:
+    """The prefix cache, if it is wanted and possible, and what the manifest says of it."""
+    from lensbench.quantized.training.trainer import Frozen
+
+    if not spec.cache_prefix:
+        return None, {"used": False, "reason": "not asked for"}
+    first = matched.layers[0]
+    blocks = block_list(model.base)[1]
+    reason = prefix.obstacle(blocks, model.base.base_model, first)
+    if reason is not None:
+        notify(f"no prefix cache: {reason}")
+        return None, {"used": False, "reason": reason}
+    token_ids = [example.token_ids for example in data.examples]
+    facts: dict[str, Any] = {"first": first, "bits": spec.bits, "threshold": spec.int8_threshold}
+    facts |= {"weights": model.file_hashes["weights_sha256"], "device": model.device.type}
+    states = prefix.state_file(
+        spec.out / PREFIX, token_ids, BATCH_TOKENS, model.d_model, model.base.dtype, facts
+    )
+    notify(f"prefix cache: {states.n_tokens:,} tokens, {states.n_bytes / 1e6:,.1f} MB on disk")
+    if spec.bits == 8 and spec.int8_threshold and model.device.type != "cpu":
+        notify(
+            "LLM.int8 picks outlier columns over a whole batch, so cached states differ a little "
+            "from those of a training batch; --int8-threshold 0 makes them equal"
+        )
+    if not states.path.exists():
+        prefix.require_room(states)
+
+        def done(batch: int, batches: int) -> None:
+            report("prefix cache", batch, batches, None)
+
+        prefix.write_states(states, model.base, blocks[first], token_ids, BATCH_TOKENS, done)
+    entry = prefix.release(blocks, first)
+    return Frozen(states, entry), {"used": True, "bytes": states.n_bytes, "blocks_dropped": first}
+
+
+def _trainer(
+    spec: TrainSpec,
+    data: TrainingData,
+    adapted: PeftModel,
+    frozen: Frozen | None,
+    checkpoint: Path | None,
+    report: Report,
+) -> ResponseTrainer:
+    from transformers import PrinterCallback
+
+    from lensbench.quantized.training.trainer import ResponseTrainer
+
+    adapted.config.use_cache = False
+    trainer = ResponseTrainer(
+        adapted,
+        _arguments(spec, data.n_train, fresh=checkpoint is None),
+        data.examples,
+        data.n_train,
+        BATCH_TOKENS,
+        frozen=frozen,
+        report=lambda step, steps, loss: report("training", step, steps, loss),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(spec: TrainSpec, n_train: int, fresh: bool) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    batches = math.ceil(n_train / spec.batch_size)
+    steps = spec.max_steps or spec.epochs * math.ceil(batches / spec.gradient_accumulation)
+    return TrainingArguments(
+        output_dir=str(spec.out / CHECKPOINTS),
+        per_device_train_batch_size=spec.batch_size,
+        gradient_accumulation_steps=spec.gradient_accumulation,
+        max_steps=steps,
+        optim="adamw_torch",
+        learning_rate=spec.learning_rate,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(spec.warmup * steps),
+        seed=spec.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_on_start=fresh,
+        save_strategy="steps",
+        save_steps=spec.checkpoint_every,
+        save_total_limit=2,
+        use_cpu=pick_device(spec.device) == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def drop_torn(folder: Path) -> None:
+    """Remove checkpoints that something interrupted the writing of.
+
+    The Trainer counts them when it makes room, and would drop a whole one in their place.
+    """
+    from lensbench.quantized.training.trainer import WHOLE
+
+    for path in folder.glob("checkpoint-*"):
+        if not (path / WHOLE).exists():
+            shutil.rmtree(path)
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """What the Trainer says about a checkpoint."""
+    path = checkpoint / "trainer_state.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(state_of(checkpoint)["global_step"])
+
+
+def _is_last(checkpoint: Path) -> bool:
+    return _step(checkpoint) >= int(state_of(checkpoint)["max_steps"])

@@ -1,0 +1,216 @@
+"""Training an adapter: from a model and a file of pairs to a record with the adapter in it.
+
+The Trainer's last checkpoint holds all that the record is made of, so whatever interrupts a run,
+the same command goes on from the newest whole checkpoint, or only finishes the record.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.open import empty_model, open_config, quiet
+from lensbench.checkpoints.source import locate
+from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
+from lensbench.files import write_bytes, write_text
+from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
+from lensbench.quantized.adapters.lora import Matched, match, settings_of
+from lensbench.quantized.generation.generate import Decoding, generate
+from lensbench.quantized.loading.load import load_quantized
+from lensbench.quantized.training.examples import TrainingData, training_data
+from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, Notify, Report, learn, state_of
+from lensbench.quantized.training.spec import TrainSpec
+from lensbench.records.manifest import peak_memory_bytes
+from lensbench.records.schema import TRAINING
+from lensbench.records.store import RecordStore
+
+EXAMPLES = "examples.jsonl"
+_EXAMPLE_TOKENS = 64
+
+
+@dataclass
+class Trained:
+    """What became of a run: the adapter's folder, and what was cut or left out on the way."""
+
+    folder: Path
+    cut: list[Problem]
+    problems: list[Problem]
+
+    @property
+    def ok(self) -> bool:
+        """Every pair was used."""
+        return not self.problems
+
+
+def train(
+    spec: TrainSpec, report: Report = lambda *_: None, notify: Notify = lambda _: None
+) -> Trained:
+    """Train an adapter into `spec.out`; the same call goes on after an interruption.
+
+    Raises:
+        InputProblems: every problem with settings, layers, targets and data at once.
+        ModelError: the model cannot be loaded, or the loss became NaN or infinite (the last good
+            checkpoint is kept).
+        RecordsError: the folder holds another run, or the disk is full.
+        MissingExtraError: no peft or accelerate.
+    """
+    _require_packages()
+    started = time.monotonic()
+    located = locate(spec.model)
+    folder = located.require_folder()
+    data, matched = _checked(spec, folder)
+    settings = _settings(spec, data, matched)
+    store = RecordStore(spec.out, located.name, "training")
+    trained = Trained(spec.out, data.cut, data.problems)
+    with store.locked():
+        trained_before = all((spec.out / name).exists() for name in (CONFIG, WEIGHTS))
+        if not (trained_before and store.is_complete(settings, hashes(folder))):
+            manifest = learn(spec, data, matched, store, settings, report, notify)
+            _finish(spec, data, store, manifest, started, report)
+        for name in (CHECKPOINTS, PREFIX):
+            shutil.rmtree(spec.out / name, ignore_errors=True)
+    return trained
+
+
+def _require_packages() -> None:
+    try:
+        import accelerate  # noqa: F401
+        import peft  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in ("accelerate", "peft"):
+            raise
+        raise MissingExtraError(error.name, "quant") from error
+
+
+# --- before anything is loaded ------------------------------------------------------------------
+
+
+def _checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
+    """The data and the modules; all problems with them and with the settings come at once."""
+    problems = spec.problems()
+    config = open_config(folder)
+    found: list[Any] = []
+    n_ctx = int(config.get_text_config().max_position_embeddings)
+    if spec.length_in(n_ctx) > n_ctx:
+        remedy = f"Give at most {n_ctx}."
+        problems.append(Problem("max_length", f"the model has room for {n_ctx} tokens", remedy))
+    with _gathering(problems), quiet():
+        found.append(match(empty_model(config), spec.lora))
+    with _gathering(problems):
+        found.append(training_data(spec, folder, n_ctx))
+    if problems:
+        raise InputProblems(list(dict.fromkeys(problems)))
+    return found[1], found[0]
+
+
+@contextmanager
+def _gathering(problems: list[Problem]) -> Iterator[None]:
+    """Keep the problems that are raised inside, to go on and find more."""
+    try:
+        yield
+    except InputProblems as error:
+        problems += error.problems
+
+
+def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str, Any]:
+    """What decides the numbers."""
+    return {
+        **settings_of(spec.lora, matched),
+        **data.settings,
+        "bits": spec.bits,
+        "int8_threshold": spec.int8_threshold if spec.bits == 8 else None,
+        "epochs": spec.epochs,
+        "max_steps": spec.max_steps,
+        "batch_size": spec.batch_size,
+        "gradient_accumulation": spec.gradient_accumulation,
+        "optimizer": "adamw",
+        "max_grad_norm": 1.0,
+        "learning_rate": spec.learning_rate,
+        "warmup": spec.warmup,
+        "schedule": "cosine",
+        "seed": spec.seed,
+        "cache_prefix": spec.cache_prefix,
+    }
+
+
+# --- the record ---------------------------------------------------------------------------------
+
+
+def _finish(
+    spec: TrainSpec,
+    data: TrainingData,
+    store: RecordStore,
+    manifest: dict[str, Any],
+    started: float,
+    report: Report,
+) -> None:
+    """Make the record out of the last checkpoint."""
+    from lensbench.quantized.training.trainer import latest
+
+    checkpoint = latest(spec.out / CHECKPOINTS)
+    if checkpoint is None:
+        raise RecordsError(f"{spec.out}: the last checkpoint is gone. Run the same command again.")
+    gc.collect()
+    config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+    config["target_modules"].sort()  # PEFT keeps a set: its order differs from run to run
+    write_text(spec.out / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_bytes(spec.out / WEIGHTS, (checkpoint / WEIGHTS).read_bytes())
+    store.write_table("training", _curve(state_of(checkpoint)["log_history"]))
+    store.write_table("problems", store.problems_table(data.problems + data.cut))
+    if spec.n_examples:
+        report("answering examples", 0, 0, None)
+        write_text(spec.out / EXAMPLES, _before_and_after(spec, data))
+    store.finish(
+        manifest
+        | {
+            "problems": len(data.problems),
+            "examples_cut": len(data.cut),
+            "wall_s": round(time.monotonic() - started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+    )
+
+
+def _curve(history: Sequence[dict[str, Any]]) -> pa.Table:
+    """The Trainer's log as the record's table."""
+    rows = [{name: row.get(name) for name in TRAINING.names} for row in history]
+    return pa.Table.from_pylist(rows, TRAINING)
+
+
+def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:
+    """What base and adapter answer to a few prompts, as JSON Lines.
+
+    The prompts are of the evaluation split where there is one. The adapter is loaded from its
+    folder, as any user would.
+    """
+    held_out = data.examples[data.n_train :]
+    shown = (held_out or data.examples)[: spec.n_examples]
+    model = load_quantized(spec.model, spec.bits, spec.out, spec.device, spec.int8_threshold)
+    prompts = [example.token_ids[: example.n_prompt] for example in shown]
+    room = model.n_ctx - max(map(len, prompts))
+    decoding = Decoding(max_new_tokens=min(_EXAMPLE_TOKENS, room))
+    adapter = generate(model, prompts, decoding)
+    with model.hf.disable_adapter():
+        base = generate(model, prompts, decoding)
+    rows = [
+        {
+            "id": example.pair.id,
+            "split": "eval" if held_out else "train",
+            "instruction": example.pair.question,
+            "reference": example.pair.response,
+            "base": before.text,
+            "adapter": after.text,
+        }
+        for example, before, after in zip(shown, base, adapter, strict=True)
+    ]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,0 +1,1 @@
+"""The reports of a run of prompts, and of a traced one."""

@@ -1,0 +1,147 @@
+"""Base prompts against what belongs to them: reverses, paraphrases, controls, categories."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lensbench.report.lens.groups import (
+    base_prompts,
+    category_prompts,
+    control_prompts,
+    linked_prompts,
+    milestones_of,
+)
+from lensbench.report.lens.headlines import EMERGENCE, solved
+from lensbench.report.load import Record
+from lensbench.stats.bootstrap import (
+    Statistic,
+    clustered_bootstrap,
+    paired_difference,
+)
+
+
+def reverse_table(record: Record) -> pd.DataFrame:
+    """Each reverse question beside the base question it turns round."""
+    linked = linked_prompts(record, "reverse_of")
+    return _paired_table(record, linked, linked["reverse_of"], ("forward", "reverse"))
+
+
+def paraphrase_table(record: Record) -> pd.DataFrame:
+    """Each paraphrase beside its base prompt, and how often the two agree."""
+    linked = linked_prompts(record, "paraphrase_of")
+    base = linked["paraphrase_of"]
+    table = _paired_table(record, linked, base, ("base", "paraphrase"))
+    sides = pd.concat(
+        {"base": _outcomes(record, base), "own": _outcomes(record, linked.index.to_series())},
+        axis=1,
+    )
+    answered = sides.xs("answered_share", axis=1, level=1).dropna()
+    agreement = {
+        "measure": "same outcome (both answered, or neither)",
+        "answered_share": clustered_bootstrap(
+            answered["base"] == answered["own"],
+            linked["relation"].reindex(answered.index),
+            nothing="no paraphrases",
+        ),
+    }
+    return pd.concat([table, pd.DataFrame([agreement])], ignore_index=True)
+
+
+def _outcomes(record: Record, ids: pd.Series) -> pd.DataFrame:
+    """Answered (0 or 1), and emergence depths where answered, of the prompts `ids` (any index)."""
+    rows = record.milestones[record.milestones["lens"] == record.main_lens]
+    rows = rows.set_index("prompt_id").reindex(ids.to_numpy()).set_axis(ids.index)
+    answered = solved(rows)
+    depths = {f"{name}_depth": rows[f"{name}_depth"].where(answered == 1) for name in EMERGENCE}
+    return pd.DataFrame({"answered_share": answered, **depths})
+
+
+def _paired_table(
+    record: Record, linked: pd.DataFrame, base_ids: pd.Series, names: tuple[str, str]
+) -> pd.DataFrame:
+    """Answered share and emergence depth on both sides of a link, and their paired difference."""
+    relation = linked["relation"]
+    base, own = _outcomes(record, base_ids), _outcomes(record, linked.index.to_series())
+    nothing = f"no {names[1]} prompts" if linked.empty else "no answered prompts"
+    kinds: dict[str, Statistic] = {
+        str(c): "mean" if str(c).endswith("share") else "median" for c in base
+    }
+    rows: list[dict[str, object]] = [
+        dict[str, object](measure=name)
+        | {c: clustered_bootstrap(side[c], relation, kind, nothing) for c, kind in kinds.items()}
+        for name, side in zip(names, (base, own), strict=True)
+    ]
+    difference = {
+        f"{c.rsplit('_', 1)[0]}_difference_points": paired_difference(
+            own[c], base[c], relation, kind
+        )
+        for c, kind in kinds.items()
+    }
+    return pd.DataFrame([*rows, {"measure": f"{names[1]} minus {names[0]}"} | difference])
+
+
+def controls_table(record: Record) -> pd.DataFrame:
+    """How often the base prompt's answer comes up although the subject is another one.
+
+    All controls count, whether or not the model answers their base prompt.
+    """
+    controls = control_prompts(record)
+    rows = milestones_of(record, record.main_lens, controls)
+    base = milestones_of(record, record.main_lens, base_prompts(record))
+    measures = {
+        "at rank 1 in the output": lambda m: solved(m),
+        "at rank 1 at any layer": lambda m: m["answer_first_layer"].notna(),
+        "in the top 10 at any layer": lambda m: m["answer_top10_layer"].notna(),
+    }
+    return pd.DataFrame(
+        [
+            {
+                "answer": words,
+                "control_share": clustered_bootstrap(
+                    measure(rows), rows["relation"], nothing="no controls"
+                ),
+                "base_share": clustered_bootstrap(measure(base), base["relation"]),
+            }
+            for words, measure in measures.items()
+        ]
+    )
+
+
+def category_flags(record: Record, lens: str) -> pd.DataFrame:
+    """Per category prompt: does the category, or the null category, come before the answer?
+
+    Before: in the top 10 at an earlier layer, or at all where the answer never is.
+    """
+    rows = milestones_of(record, lens, category_prompts(record))
+    answer = rows["answer_top10_layer"].astype(float).fillna(float("inf"))
+    return pd.DataFrame(
+        {
+            "relation": rows["relation"],
+            "answered": solved(rows) == 1,
+            "category": (rows["category_top10_layer"].astype(float) < answer).astype(float),
+            "null": (rows["null_category_top10_layer"].astype(float) < answer).astype(float),
+        }
+    )
+
+
+def category_table(record: Record) -> pd.DataFrame:
+    """Category before instance, beside the same share for another relation's category word."""
+    flags = category_flags(record, record.main_lens)
+    rows = []
+    for words, group in {"all": flags, "answered": flags[flags["answered"]]}.items():
+        relation = group["relation"]
+        nothing = "no prompts with a category word"
+        rows.append(
+            {
+                "prompts": words,
+                "count": len(group),
+                "category_first_share": clustered_bootstrap(
+                    group["category"], relation, nothing=nothing
+                ),
+                "null_first_share": clustered_bootstrap(group["null"], relation, nothing=nothing),
+                "difference_points": paired_difference(
+                    group["category"], group["null"], relation, "mean"
+                ),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Statistics: estimates with intervals, from plain arrays. No torch, no model."""

@@ -1,0 +1,32 @@
+"""Studies: analyses of any kind but the lens, each run by the function for its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lensbench.studies.adapter import run_adapter_study
+from lensbench.studies.adapter_spec import AdapterSpec
+from lensbench.studies.correlation import run_correlation_study
+from lensbench.studies.correlation_spec import CorrelationStudySpec
+from lensbench.studies.diff import run_diff_study
+from lensbench.studies.diff_spec import DiffSpec
+from lensbench.studies.placement import run_placement_study
+from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.stages import Notify, Progress, StudyOutcome
+
+StudySpec = AdapterSpec | CorrelationStudySpec | DiffSpec | PlacementSpec
+
+# To add a kind: its spec, a function like these, and a line here and in `analysis.KINDS`.
+_RUNNERS: dict[type[StudySpec], Callable[..., StudyOutcome]] = {
+    AdapterSpec: run_adapter_study,
+    CorrelationStudySpec: run_correlation_study,
+    DiffSpec: run_diff_study,
+    PlacementSpec: run_placement_study,
+}
+
+
+def run_study(spec: Any, out: Path, progress: Progress, notify: Notify) -> StudyOutcome:
+    """Run a study into `out`, or go on with it. Raises what its stages raise."""
+    return _RUNNERS[type(spec)](spec, out, progress, notify)

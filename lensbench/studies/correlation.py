@@ -1,0 +1,147 @@
+"""A correlation study: every condition asked and traced, then compared layer by layer.
+
+The traces are in `.runs/<model>/<condition>`; every one is resumable, and a finished one is not
+made again. Compared are, for each model, the prompts alone with the same prompts and retrieved
+context (`context-<model>`, against all controls), the other prompts with both (`prompts-<model>`,
+unpaired), and, for each further model and condition, that model with the first one
+(`precision-<condition>-<model>`; for the prompts alone the control is the model with itself in
+other batches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from lensbench.checkpoints.ref import Variant, parse_variants
+from lensbench.compare.correlation.record import correlate
+from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.sets import prompt_file
+from lensbench.quantized.data.sources import pairs_of
+from lensbench.quantized.generation.controls import CONTROLS
+from lensbench.quantized.generation.generate import Decoding
+from lensbench.quantized.generation.infer import InferenceSpec, run_inference
+from lensbench.quantized.style import Style
+from lensbench.records.store import folder_name
+from lensbench.studies.correlation_spec import CorrelationStudySpec
+from lensbench.studies.stages import (
+    RUNS,
+    Notify,
+    Progress,
+    StudyOutcome,
+    build_index,
+    choice,
+)
+
+REBATCHED = "rebatched"
+
+
+def run_correlation_study(
+    spec: CorrelationStudySpec,
+    out: Path,
+    progress: Progress = lambda *_: None,
+    notify: Notify = lambda _: None,
+) -> StudyOutcome:
+    """Trace every condition with every model, and compare them into records beneath `out`.
+
+    Raises InputProblems with all that is wrong with the models, and what `pairs_of`,
+    `build_index`, `run_inference` and `correlate` raise.
+    """
+    variants, problems = parse_variants(spec.models)
+    if problems:
+        raise InputProblems(problems)
+    asked = conditions(spec, out)
+    pairs, problems = pairs_of(spec.documents)
+    build_index(out / RUNS / "index", pairs, progress)
+    for variant in variants:
+        for name, settings in asked.items():
+            stage = f"{variant}, {name}"
+            done = run_inference(
+                choice(variant, spec.device),
+                _inference(spec, _trace(out, variant, name), settings),
+                lambda now, stage=stage: progress(stage, now.n_done, now.n_total),  # type: ignore[misc]
+                lambda text, stage=stage: notify(f"{stage}: {text}"),  # type: ignore[misc]
+            )
+            problems += done.problems
+    folders = []
+    for comparison in comparisons(spec, variants, out):
+        compared = correlate(comparison, progress)
+        folders.append(compared.folder)
+        problems += compared.problems
+    return StudyOutcome(folders, list(dict.fromkeys(problems)))
+
+
+def conditions(spec: CorrelationStudySpec, out: Path) -> dict[str, dict[str, Any]]:
+    """What is asked under each condition's name. Raises InputProblems: no such prompts."""
+    prompts, others = prompt_file(spec.prompts), prompt_file(spec.other_prompts)
+    rag = {"prompts": prompts, "rag": str(out / RUNS / "index"), "top_k": spec.top_k}
+    names = [others.stem, prompts.stem, f"{prompts.stem}+rag", *CONTROLS, REBATCHED]
+    if len(set(names)) < len(names):
+        what = f"conditions would share a name: {', '.join(names)}"
+        remedy = "Give two files whose names differ, and from the controls' too."
+        raise InputProblems([Problem("prompts, other_prompts", what, remedy)])
+    return {
+        others.stem: {"prompts": others},
+        prompts.stem: {"prompts": prompts},
+        f"{prompts.stem}+rag": rag,
+        **{control: rag | {"control": control} for control in CONTROLS},
+        REBATCHED: {"prompts": prompts, "rebatch": spec.rebatch_seed},
+    }
+
+
+def comparisons(
+    spec: CorrelationStudySpec, variants: list[Variant], out: Path
+) -> Iterator[CorrelationSpec]:
+    """Every comparison that the traces allow, the reference first in each."""
+    others, plain, rag, *controls = conditions(spec, out)
+    first, *further = variants
+    for variant in variants:
+        yield CorrelationSpec(
+            runs=tuple(_named(out, variant, name) for name in (plain, rag)),
+            controls=tuple(_named(out, variant, name) for name in controls),
+            out=out / f"context-{folder_name(str(variant))}",
+            n_blocks=spec.suggest_layers,
+            **_how(spec),
+        )
+        yield CorrelationSpec(
+            runs=tuple(_named(out, variant, name) for name in (others, plain, rag)),
+            out=out / f"prompts-{folder_name(str(variant))}",
+            unpaired=True,
+            **_how(spec),
+        )
+    for variant in further:
+        for name in (others, plain, rag):
+            own = [REBATCHED] if name == plain else []
+            yield CorrelationSpec(
+                runs=tuple(_named(out, v, name, str(v)) for v in (variant, first)),
+                controls=tuple(_named(out, variant, control) for control in own),
+                out=out / f"precision-{folder_name(f'{name}-{variant}')}",
+                **_how(spec),
+            )
+
+
+def _how(spec: CorrelationStudySpec) -> dict[str, Any]:
+    return {"phases": spec.phases, "resamples": spec.resamples, "seed": spec.seed}
+
+
+def _named(out: Path, variant: Variant, condition: str, name: str | None = None) -> str:
+    """A trace as `correlate` takes it."""
+    return f"{name or condition}={_trace(out, variant, condition)}"
+
+
+def _trace(out: Path, variant: Variant, condition: str) -> Path:
+    return out / RUNS / folder_name(str(variant)) / condition
+
+
+def _inference(spec: CorrelationStudySpec, trace: Path, settings: dict[str, Any]) -> InferenceSpec:
+    return InferenceSpec(
+        out=trace.with_name(f"{trace.name}.csv"),
+        trace=trace,
+        decoding=Decoding(spec.max_new_tokens),
+        style=cast(Style | None, spec.style),
+        batch_size=spec.batch_size,
+        limit=spec.limit,
+        **settings,
+    )

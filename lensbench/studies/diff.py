@@ -1,0 +1,76 @@
+"""A diff study: the lens over every variant of every model, and what moved from the first one.
+
+The lens records are in `.runs`, resumable and not made again; beneath the study's folder is one
+comparison for each further variant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lensbench.checkpoints.ref import Variant, parse_variants
+from lensbench.compare.diff.record import run_diff
+from lensbench.errors import InputProblems, Problem
+from lensbench.records.store import folder_name
+from lensbench.studies.diff_spec import DiffSpec
+from lensbench.studies.lens import run
+from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.stages import RUNS, Notify, Progress, StudyOutcome
+
+
+def run_diff_study(
+    spec: DiffSpec,
+    out: Path,
+    progress: Progress = lambda *_: None,
+    notify: Notify = lambda _: None,
+) -> StudyOutcome:
+    """Read every variant, then compare each with its model's first one.
+
+    A variant that cannot be read is named by `notify` and in the problems; the others go on.
+    Raises InputProblems with all that is wrong with the models, and what `run` and `run_diff`
+    raise.
+    """
+    texts = tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
+    variants, problems = parse_variants(texts)
+    if problems:
+        raise InputProblems(problems)
+    measured = run(_lens_spec(spec, texts), out / RUNS, progress)
+    problems = list(measured.problems)
+    for name, error in measured.failed.items():
+        notify(f"{name}: {error}")
+        problems.append(Problem(name, f"it could not be read ({error})", "Mend it, run again."))
+    there = {folder.name: folder for folder in measured.folders}
+    folders = []
+    for first, other in _pairs(variants, len(spec.variants)):
+        a, b = (there.get(folder_name(str(variant))) for variant in (first, other))
+        if a is None or b is None:
+            continue
+        folder = out / folder_name(str(other))
+        problems += run_diff(
+            a, b, folder, part_bits=spec.part_bits, device=spec.device, progress=progress
+        )
+        folders.append(folder)
+    return StudyOutcome(folders, list(dict.fromkeys(problems)))
+
+
+def _pairs(variants: list[Variant], per_model: int) -> list[tuple[Variant, Variant]]:
+    """Each model's first variant with each other one."""
+    return [
+        (variants[start], other)
+        for start in range(0, len(variants), per_model)
+        for other in variants[start + 1 : start + per_model]
+    ]
+
+
+def _lens_spec(spec: DiffSpec, models: tuple[str, ...]) -> RunSpec:
+    return RunSpec(
+        name=spec.name,
+        models=models,
+        prompts=spec.prompts,
+        limit=spec.limit,
+        lenses=("final",),
+        heatmap_prompts=0,
+        batch_tokens=spec.batch_tokens,
+        device=spec.device,
+        keep_residuals=True,
+    )

@@ -1,0 +1,187 @@
+"""A placement study: equal adapters in different blocks, trained and measured on held-out pairs.
+
+Every arm leaves its adapter and its evaluation in `.runs/<arm>-<repetition>`, so an interrupted
+study goes on arm by arm. What the report needs of them is one record, `placement`: how likely each
+arm finds each held-out response.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lensbench.checkpoints.ref import Bits
+from lensbench.errors import Problem, RecordsError
+from lensbench.quantized.data.pairs import write_jsonl
+from lensbench.quantized.data.split import split
+from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
+from lensbench.quantized.generation.infer import ModelChoice
+from lensbench.quantized.style import Style
+from lensbench.quantized.training.train import TrainSpec, train
+from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.schema import PLACEMENT
+from lensbench.records.store import RecordStore
+from lensbench.studies.adapter import chosen_pairs, shuffled
+from lensbench.studies.placement_arms import Arm, arms
+from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.stages import RUNS, Notify, Progress, StudyOutcome
+
+SHARES = {"train": 0.8, "test": 0.2}
+BASE = "base"
+
+
+def run_placement_study(
+    spec: PlacementSpec,
+    out: Path,
+    progress: Progress = lambda *_: None,
+    notify: Notify = lambda _: None,
+) -> StudyOutcome:
+    """Train and measure every arm, repetition by repetition, and write the record.
+
+    All arms of a repetition see the same pairs in the same order; whole groups of pairs are held
+    out. Raises what `pairs_of`, `arms`, `train` and `evaluate` raise.
+    """
+    started = time.monotonic()
+    planned = [(number, arm) for number in range(spec.repetitions) for arm in arms(spec, number)]
+    pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
+    parts = split(pairs, SHARES, spec.seed)
+    asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
+    for name, part in {"train": parts["train"], "test": asked}.items():
+        write_jsonl(out / RUNS / "data" / f"{name}.jsonl", part)
+    notify(f"{len(parts['train']):,} pairs to train on, {len(asked):,} held out")
+    problems += _evaluate(spec, out, None, out / RUNS / BASE, progress)
+    rows = _rows(out / RUNS / BASE, arm=BASE, repetition=None, blocks=[], rank=None)
+    for number, arm in planned:
+        stage = f"{arm.name}, repetition {number + 1}"
+        notify(f"{stage}: blocks {arm.lora.layers}, rank {arm.lora.rank}")
+        folder = out / RUNS / f"{arm.folder}-{number}"
+        trained = train(
+            _train_spec(spec, out, folder, arm, number),
+            lambda what, done, total, _, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
+        )
+        problems += trained.problems
+        problems += _evaluate(
+            spec,
+            out,
+            folder / "adapter",
+            folder / "evaluation",
+            lambda what, done, total, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
+        )
+        _require_budget(folder / "adapter", arm)
+        place = {"arm": arm.name, "blocks": list(arm.blocks), "rank": arm.lora.rank}
+        rows += _rows(folder / "evaluation", repetition=number, **place)
+    record = _write(spec, out, planned, rows, problems, started)
+    return StudyOutcome([record], list(dict.fromkeys(problems)))
+
+
+def _train_spec(
+    spec: PlacementSpec, out: Path, folder: Path, arm: Arm, repetition: int
+) -> TrainSpec:
+    return TrainSpec(
+        model=spec.model,
+        data=out / RUNS / "data" / "train.jsonl",
+        out=folder / "adapter",
+        lora=arm.lora,
+        bits=cast(Bits, spec.train_bits),
+        device=spec.device,
+        style=cast(Style, spec.style),
+        max_length=spec.max_length,
+        epochs=spec.epochs,
+        max_steps=spec.max_steps,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        seed=spec.seed + repetition,
+        eval_share=0.0,
+        n_examples=0,
+    )
+
+
+def _evaluate(
+    spec: PlacementSpec, out: Path, adapter: Path | None, to: Path, progress: Progress
+) -> list[Problem]:
+    """How likely the held-out responses are: what is said instead is one token long."""
+    how = EvalSpec(
+        data=out / RUNS / "data" / "test.jsonl",
+        style=cast(Style, spec.style),
+        max_new_tokens=1,
+        batch_size=spec.test_batch_size,
+        only="base" if adapter is None else "adapter",
+    )
+    model = ModelChoice(spec.model, cast(Bits, spec.train_bits), adapter, spec.device)
+    return evaluate(model, how, to, progress)
+
+
+def _require_budget(adapter: Path, arm: Arm) -> None:
+    """What was trained is as much as was planned. Raises RecordsError."""
+    manifest = RecordStore(adapter, "", "training").manifest()
+    trained = manifest["adapter"]["trainable"] if manifest else None
+    if trained != arm.n_trainable:
+        raise RecordsError(
+            f"{adapter}: {trained} parameters were trained, {arm.n_trainable} were planned. "
+            "Delete its folder and run the same command again."
+        )
+
+
+def _rows(evaluation: Path, **place: Any) -> list[dict[str, Any]]:
+    """An evaluation's rows, as the record has them: of this arm, repetition, blocks and rank."""
+    columns = ["prompt_id", "group", "reference_nll_bits", "n_reference_tokens"]
+    table = pq.read_table(evaluation / "evaluation.parquet", columns=columns)
+    return [place | row for row in table.to_pylist()]
+
+
+def _write(
+    spec: PlacementSpec,
+    out: Path,
+    planned: list[tuple[int, Arm]],
+    rows: list[dict[str, Any]],
+    problems: list[Problem],
+    started: float,
+) -> Path:
+    """The record of the whole study."""
+    first = RecordStore(out / RUNS / f"{planned[0][1].folder}-0" / "adapter", "").manifest()
+    assert first is not None
+    store = RecordStore(out / "placement", first["model"]["name"], "placement")
+    settings = {key: first["settings"][key] for key in _KEPT if key in first["settings"]}
+    settings |= {
+        "suggested": spec.layers,
+        "repetitions": spec.repetitions,
+        "first_seed": spec.seed,
+        "n_trainable": planned[0][1].n_trainable,
+        "n_test": len({row["prompt_id"] for row in rows}),
+    }
+    manifest = new_manifest(first["model"], settings, "placement")
+    with store.locked():
+        store.start(manifest)
+        own = [{"model": store.model} | row for row in rows]
+        store.write_table("placement", pa.Table.from_pylist(own, schema=PLACEMENT))
+        store.write_table("problems", store.problems_table(list(dict.fromkeys(problems))))
+        store.finish(
+            manifest
+            | {
+                "problems": len(set(problems)),
+                "wall_s": round(time.monotonic() - started, 1),
+                "peak_memory_bytes": peak_memory_bytes(),
+            }
+        )
+    return store.folder
+
+
+_KEPT = (
+    "alpha",
+    "targets",
+    "dropout",
+    "bits",
+    "style",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "learning_rate",
+    "max_length",
+    "data",
+    "data_sha256",
+    "n_train",
+)  # of an arm's settings: those that all arms share

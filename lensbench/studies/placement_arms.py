@@ -1,0 +1,93 @@
+"""The arms of a placement study: which blocks, at which rank, so that all train as much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lensbench.checkpoints.open import empty_model, open_config, quiet
+from lensbench.checkpoints.source import locate
+from lensbench.errors import InputProblems, Problem
+from lensbench.quantized.adapters.lora import Lora, match, ranges
+from lensbench.studies.placement_spec import PlacementSpec
+
+SUGGESTED, RANDOM, COMPLEMENT, ALL = "suggested", "random block", "complement", "all blocks"
+ARMS = (SUGGESTED, RANDOM, COMPLEMENT, ALL)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Where an adapter is put, and what it may train."""
+
+    name: str  # one of ARMS
+    blocks: tuple[int, ...]  # 0-based
+    lora: Lora
+    n_trainable: int
+
+    @property
+    def folder(self) -> str:
+        """Its name as a folder."""
+        return self.name.replace(" ", "-")
+
+
+def arms(spec: PlacementSpec, repetition: int) -> list[Arm]:
+    """The arms of one repetition; the random block is another one in each, the rest the same.
+
+    Raises InputProblems when the blocks leave nothing to compare, or no whole rank gives an arm
+    exactly the suggested block's number of trained parameters.
+    """
+    with quiet():
+        model = empty_model(open_config(locate(spec.model).require_folder()))
+    suggested = match(model, _lora(spec, spec.layers, spec.rank))
+    blocks, n_layers = suggested.layers, suggested.n_layers
+    if len(blocks) == n_layers:
+        what = "the suggested block is the whole model, so there is nothing to compare it with"
+        raise InputProblems([Problem("layers", what, "Suggest fewer blocks.")])
+    others = tuple(sorted(set(range(n_layers)) - set(blocks)))
+    drawn = random_block(blocks, n_layers, spec.seed, repetition)
+    placed = dict(zip(ARMS, (blocks, drawn, others, tuple(range(n_layers))), strict=True))
+    budget = len(blocks) * spec.rank
+    uneven = [name for name, own in placed.items() if budget % len(own)]
+    if uneven:
+        raise InputProblems([_uneven(spec, uneven, len(blocks), n_layers)])
+    found = []
+    for name, own in placed.items():
+        lora = _lora(spec, ranges(own), budget // len(own))
+        modules = [model.get_submodule(path) for path in match(model, lora).modules]
+        trained = sum(lora.rank * sum(module.weight.shape) for module in modules)  # A and B
+        found.append(Arm(name, own, lora, trained))
+    if len({arm.n_trainable for arm in found}) > 1:
+        shown = ", ".join(f"{arm.name}: {arm.n_trainable:,}" for arm in found)
+        what = f"the blocks differ in size, so the arms train different numbers ({shown})"
+        raise InputProblems([Problem("layers", what, "Choose targets that are as large in all.")])
+    return found
+
+
+def random_block(
+    blocks: Sequence[int], n_layers: int, seed: int, repetition: int
+) -> tuple[int, ...]:
+    """A contiguous block as large as `blocks`, and another one; a repetition's is not the last's.
+
+    All there are come once, in an order that the seed draws, before any comes again.
+    """
+    k = len(blocks)
+    starts = [s for s in range(n_layers - k + 1) if tuple(range(s, s + k)) != tuple(blocks)]
+    order = np.random.default_rng(seed).permutation(starts)
+    start = int(order[repetition % len(order)])
+    return tuple(range(start, start + k))
+
+
+def _lora(spec: PlacementSpec, layers: str, rank: int) -> Lora:
+    """The scale alpha / rank is the same in every arm."""
+    return Lora(layers, spec.targets, rank, spec.alpha_per_rank * rank, spec.dropout)
+
+
+def _uneven(spec: PlacementSpec, uneven: Sequence[str], k: int, n_layers: int) -> Problem:
+    step = math.lcm(n_layers, n_layers - k) // math.gcd(k, math.lcm(n_layers, n_layers - k))
+    near = step * max(1, round(spec.rank / step))
+    what = f"rank {spec.rank} in {k} of {n_layers} blocks gives no whole rank to: "
+    what += ", ".join(uneven)
+    return Problem("rank", what, f"Give {near}, or another multiple of {step}.")

@@ -1,0 +1,404 @@
+"""Loading at 32, 16, 8 and 4 bits: what is quantised, how well, what it weighs, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
+from lensbench.checkpoints.hashes import hashes
+from lensbench.cli.doctor import doctor, report
+from lensbench.errors import InputProblems, MissingExtraError, ModelError
+from lensbench.quantized import precision
+from lensbench.quantized.loading import load
+from lensbench.quantized.loading.load import AdaptedModel, default_model, load_quantized
+from lensbench.quantized.precision import (
+    ALTERNATIVE,
+    PRECISIONS,
+    obstacle,
+    require_precision,
+    sizes_of,
+    sizes_of_family,
+)
+from tests.checkpoints.test_pull import write_tiny_gguf
+from tests.harness.tiny import TINY, Case, save
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+every_precision = pytest.mark.parametrize("bits", PRECISIONS)
+quantised_only = pytest.mark.parametrize("bits", [8, 4])
+each_family = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.alias)
+
+
+def logits(model: AdaptedModel) -> Tensor:
+    with torch.inference_mode():
+        return model.hf(IDS).logits.float()
+
+
+@every_precision
+def test_every_family_at_every_precision(family: Case, bits: Any) -> None:
+    model = load_quantized(family.folder, bits, device="cpu")
+    assert not model.hf.training
+    assert bool(logits(model).isfinite().all())
+    assert len(model.blocks) == model.n_layers == 3
+    assert model.d_model == 32
+    assert model.n_ctx == (256 if family.name == "gpt2" else 64)
+    assert model.n_params == family.hf.num_parameters()
+    facts = model.facts()
+    assert facts["quantised_modules"] == (0 if bits >= 16 else count_linear(family.hf))
+    assert facts["weight_bytes"] == model.weight_bytes
+    json.dumps(facts)
+
+
+def count_linear(model: nn.Module) -> int:
+    """Matrices inside the blocks: norms and biases are vectors."""
+    in_blocks = [w for name, w in model.named_parameters() if re.search(r"\.\d+\.", name)]
+    return sum(weight.ndim == 2 for weight in in_blocks)
+
+
+def test_32_bits_are_the_model_itself(family: Case) -> None:
+    model = load_quantized(family.folder, 32, device="cpu")
+    with torch.inference_mode():
+        expected = family.hf(IDS).logits
+    assert torch.equal(logits(model), expected)
+
+
+@quantised_only
+def test_quantised_weights_are_the_model_s_own(family: Case, bits: Any) -> None:
+    """Each layer, dequantised by hand, is its float weight to half a step of the code."""
+    model = load_quantized(family.folder, bits, device="cpu")
+    originals = dict(family.hf.named_parameters())
+    for name, module in model.base.named_modules():
+        if isinstance(module, precision.quantised_types(bits)):
+            original = originals[f"{name}.weight"].detach()
+            original = original.T if family.name == "gpt2" else original  # its own Conv1D
+            compare = close_int8 if bits == 8 else close_nf4
+            compare(module, original)
+
+
+def close_int8(module: Any, original: Tensor) -> None:
+    largest = original.abs().amax(1, keepdim=True)  # a scale for each row
+    found = module.weight.data.float() * module.weight.SCB[:, None] / 127
+    rounding = largest / 127 / 2 + largest * 2**-8  # half a step, and bfloat16 before it
+    assert bool(((found - original).abs() <= rounding).all())
+
+
+# The 16 values of nf4 (Dettmers et al. 2023, appendix E).
+NF4 = torch.tensor([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+])  # fmt: skip
+
+
+def close_nf4(module: Any, original: Tensor) -> None:
+    packed = module.weight.data.flatten()
+    codes = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
+    blocks = original.flatten().split(64)  # a scale for each 64
+    for block, code in zip(blocks, codes.split(64), strict=True):
+        nearest = (block[:, None] / block.abs().max() - NF4).abs()
+        slack = 0.02  # bfloat16 may tip a value over the middle between two codes
+        assert bool((nearest.gather(1, code[:, None])[:, 0] <= nearest.amin(1) + slack).all())
+
+
+@every_precision
+def test_head_embedding_and_norms_are_never_quantised(family: Case, bits: Any) -> None:
+    model = load_quantized(family.folder, bits, device="cpu")
+    expected = torch.float32 if bits == 32 else torch.bfloat16
+    assert model.base.get_output_embeddings().weight.dtype == expected
+    assert model.base.get_input_embeddings().weight.dtype == expected
+    vectors = [weight for weight in model.base.parameters() if weight.ndim == 1]
+    assert {weight.dtype for weight in vectors} == {expected}
+
+
+# --- adapters and state_dict ---
+
+
+@pytest.fixture(scope="module")
+def zero_adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter as PEFT starts it: B is zero, so it changes nothing."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("adapter")
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    get_peft_model(llama.fresh_hf(), config).save_pretrained(folder)
+    manifest = {"model": {**hashes(llama.folder), "name": "llama"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@every_precision
+def test_an_adapter_of_zeros_changes_nothing(llama: Case, zero_adapter: Path, bits: Any) -> None:
+    plain = load_quantized(llama.folder, bits, device="cpu")
+    before = logits(plain)
+    adapted = load_quantized(llama.folder, bits, adapter=zero_adapter, device="cpu")
+    assert torch.equal(logits(adapted), before)
+    assert [type(block) for block in adapted.blocks] == [type(block) for block in plain.blocks]
+    assert (adapted.d_model, adapted.n_ctx, adapted.n_params) == (32, 64, plain.n_params)
+    assert adapted.quantised_modules == plain.quantised_modules
+    assert adapted.facts()["adapter"] == zero_adapter.name
+
+
+@every_precision
+def test_state_dict_after_a_forward_pass_harms_nothing(family: Case, bits: Any) -> None:
+    model = load_quantized(family.folder, bits, device="cpu")
+    before = logits(model)
+    model.hf.state_dict()
+    assert torch.equal(logits(model), before)
+
+
+def test_nf4_is_never_repacked(llama: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU with AVX512-BF16, which this one need not be, bitsandbytes would.
+
+    Its packed form wants widths of 64 times something: repacked, this model could not even run.
+    """
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = load_quantized(llama.folder, 4, device="cpu")
+    before = logits(model)
+    model.hf.state_dict()
+    assert torch.equal(logits(model), before)
+
+
+# --- bytes ---
+
+
+@each_family
+def test_a_row_of_the_table_gives_the_sizes_of_its_config(row: Family) -> None:
+    config = AutoConfig.for_model(**json.loads((CONFIGS / f"{row.alias}.json").read_text()))
+    exact, estimated = sizes_of(config), sizes_of_family(row)
+    assert estimated.n_cached == exact.n_cached
+    assert exact.n_linear + exact.n_other == row.n_params
+    for bits in PRECISIONS:
+        assert estimated.weight_bytes(bits) == pytest.approx(exact.weight_bytes(bits), rel=0.02)
+
+
+def test_cached_numbers_are_those_of_a_real_cache(family: Case) -> None:
+    with torch.inference_mode():
+        cache = family.hf(IDS[:, :3], use_cache=True).past_key_values
+    held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert sizes_of(family.hf.config).n_cached * 3 == held
+
+
+def test_tinyllama_in_8_bits_weighs_at_most_1_3_gb() -> None:
+    row = family_for_alias("tinyllama")
+    assert row is not None
+    assert 1.1e9 < sizes_of_family(row).weight_bytes(8) <= 1.3e9
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_weight_bytes_are_those_on_disk(llama: Case, bits: Any) -> None:
+    model = load_quantized(llama.folder, bits, device="cpu")
+    buffers = sum(buffer.nbytes for buffer in model.hf.buffers())
+    on_disk = sum(weight.nbytes for weight in llama.hf.parameters())  # float32
+    assert model.weight_bytes == on_disk * bits // 32 + buffers
+
+
+def test_what_cannot_fit_is_refused_with_the_sum(
+    llama: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "memory_available", lambda device: 80_000)
+    with pytest.raises(ModelError) as caught:
+        load_quantized(llama.folder, 32, device="cpu")
+    sizes = sizes_of(llama.hf.config)
+    message = str(caught.value)
+    assert f"{sizes.n_linear:.3g} weights x 4 bytes (float32)" in message
+    assert f"{sizes.n_other:.3g} x 4 bytes" in message
+    assert "are available on cpu. Try --bits 8" in message
+    monkeypatch.setattr(precision, "memory_available", lambda device: 10)
+    with pytest.raises(ModelError, match="Take a smaller model"):
+        load_quantized(llama.folder, 4, device="cpu")
+
+
+# --- what cannot be loaded ---
+
+
+@every_precision
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bits: Any, bad: float) -> None:
+    folder = save(TINY["llama"], tmp_path)
+
+    def spoil(tensors: dict[str, Tensor]) -> None:
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = bad
+
+    with_tensors(folder, spoil)
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj"):
+        load_quantized(folder, bits, device="cpu")
+
+
+@quantised_only
+def test_missing_weights_are_named(tmp_path: Path, bits: Any) -> None:
+    folder = save(TINY["llama"], tmp_path)
+    with_tensors(folder, lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"))
+    with pytest.raises(ModelError, match=r"weights are missing: model\.layers\.2\.mlp\.up_proj"):
+        load_quantized(folder, bits, device="cpu")
+
+
+def with_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change the stored tensors of a checkpoint."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@every_precision
+def test_shards_generation_settings_and_foreign_files(
+    llama: Case, tmp_path: Path, bits: Any
+) -> None:
+    """Some publishers put the same weights beside their shards once more, under other names."""
+    model = llama.fresh_hf()
+    model.generation_config.eos_token_id = [2, 7]
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    (tmp_path / "tokenizer.json").write_bytes((llama.folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_bytes(
+        (llama.folder / "tokenizer_config.json").read_bytes()
+    )
+    save_file({"other": torch.full((2,), math.nan)}, tmp_path / "consolidated.safetensors")
+    sharded = load_quantized(tmp_path, bits, device="cpu")
+    assert torch.equal(logits(sharded), logits(load_quantized(llama.folder, bits, device="cpu")))
+    assert sharded.hf.generation_config.eos_token_id == [2, 7]
+    assert sharded.hf.name_or_path == str(tmp_path)
+
+
+@pytest.mark.parametrize(("bits", "threshold"), [(5, 6.0), (8, -1.0), (8, float("nan"))])
+def test_settings_out_of_range_are_refused(llama: Case, bits: Any, threshold: float) -> None:
+    with pytest.raises(ModelError, match=r"Give (4, 8, 16 or 32|0 \(no outliers\))"):
+        load_quantized(llama.folder, bits, device="cpu", int8_threshold=threshold)
+
+
+def test_bad_models_are_refused_as_on_the_other_path(llama: Case, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Did you mean tinyllama"):
+        load_quantized("tinylama")
+    with pytest.raises(InputProblems, match=r"config\.json"):
+        load_quantized(tmp_path)
+    folder = save(TINY["llama"], tmp_path / "quantised")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="stored quantised"):
+        load_quantized(folder, 8)
+
+
+@quantised_only
+@pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
+def test_a_missing_package_is_named(
+    llama: Case, bits: Any, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed.*lensbench\[quant\]"):
+        load_quantized(llama.folder, bits, device="cpu")
+    assert load_quantized(llama.folder, 16, device="cpu").quantised_modules == 0
+
+
+def no_kernel(*_: object, **__: object) -> Tensor:
+    raise RuntimeError("no kernel for this device\nsecond line")
+
+
+def all_zero(_: nn.Module, vectors: Tensor) -> Tensor:
+    return torch.zeros_like(vectors)
+
+
+@pytest.mark.parametrize(("bits", "layer"), [(8, "Linear8bitLt"), (4, "Linear4bit")])
+@pytest.mark.parametrize(
+    ("forward", "reason"), [(no_kernel, "no kernel for this device."), (all_zero, "off by 100%")]
+)
+def test_where_bitsandbytes_fails_the_alternative_is_named(
+    llama: Case,
+    bits: Any,
+    layer: str,
+    forward: Callable[..., Tensor],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"bitsandbytes.nn.{layer}.forward", forward)
+    with pytest.raises(ModelError) as caught:
+        load_quantized(llama.folder, bits, device="cpu")
+    message = str(caught.value)
+    assert f"bitsandbytes cannot run {PRECISIONS[bits]} on cpu: " in message
+    assert reason in message
+    assert ALTERNATIVE in message
+    assert obstacle(16, "cpu") is None
+
+
+@every_precision
+def test_every_precision_runs_on_a_cpu_and_trying_it_moves_no_seed(bits: Any) -> None:
+    before = torch.random.get_rng_state()
+    require_precision(bits, "cpu")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# --- names, other formats, doctor ---
+
+
+def test_the_default_model(monkeypatch: pytest.MonkeyPatch, llama: Case) -> None:
+    here = {"tinyllama": None}
+    monkeypatch.setattr(load, "locate", lambda name: SimpleNamespace(folder=here[name]))
+    assert default_model() == "smollm2-135m"
+    here["tinyllama"] = llama.folder
+    assert default_model() == "tinyllama"
+
+
+def test_the_threshold_is_on_record(llama: Case) -> None:
+    assert load_quantized(llama.folder, 8, device="cpu").facts()["int8_threshold"] == 6.0
+    model = load_quantized(llama.folder, 8, device="cpu", int8_threshold=0)
+    assert model.facts()["int8_threshold"] == 0
+    layers = [m for m in model.base.modules() if isinstance(m, precision.quantised_types(8))]
+    assert {layer.state.threshold for layer in layers} == {0}
+    assert load_quantized(llama.folder, 4, device="cpu").facts()["int8_threshold"] is None
+
+
+@every_precision
+def test_a_gguf_folder_loads_at_every_precision(tmp_path: Path, bits: Any) -> None:
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    exact = load_quantized(tmp_path, 32, device="cpu")
+    model = load_quantized(tmp_path, bits, device="cpu")
+    assert model.folder == tmp_path
+    assert model.hf.name_or_path == str(tmp_path)
+    assert (model.quantised_modules > 0) == (bits < 16)
+    reference = logits(exact).log_softmax(-1)
+    drift = (reference.exp() * (reference - logits(model).log_softmax(-1))).sum(-1) / math.log(2)
+    assert float(drift.max()) < {32: 1e-6, 16: 0.01, 8: 0.1, 4: 1.0}[bits]
+
+
+def test_doctor_counts_what_a_model_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = report("tinyllama")
+    needs = facts["memory"]["needs"]
+    assert needs["int8"]["weight_bytes"] <= 1.3e9
+    # 10 rows x 200 tokens x 22 layers x (keys, values) x 4 heads x 64 numbers x 2 bytes
+    assert needs["int8"]["cache_bytes"] == 10 * 200 * 22 * 2 * 4 * 64 * 2
+    assert needs["float32"]["cache_bytes"] == 2 * needs["int8"]["cache_bytes"]
+    states = facts["devices"][-1]["precisions"]
+    assert states["int8"] == {"works": True, "reason": None, "alternative": None}
+    doctor("tinyllama")
+    shown = capsys.readouterr().out
+    assert "runs float32, bfloat16, int8, nf4" in shown
+    assert "1.23 GB" in shown
+
+
+def test_doctor_says_what_is_missing(
+    llama: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    doctor(str(llama.folder))
+    shown = capsys.readouterr().out
+    assert "int8: no, bitsandbytes is not installed" in shown
+    assert 'pip install "lensbench[quant]"' in shown
+    monkeypatch.undo()
+    monkeypatch.setattr("bitsandbytes.nn.Linear8bitLt.forward", no_kernel)
+    doctor(str(llama.folder))
+    assert f"int8: no, no kernel for this device. {ALTERNATIVE}" in capsys.readouterr().out
+    with pytest.raises(ModelError, match="No model is called"):
+        report("no such model")

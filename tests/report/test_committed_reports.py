@@ -1,0 +1,62 @@
+"""What is committed under reports/ is what the committed records give, and the README quotes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensbench.report.build import build_report
+
+ROOT = Path(__file__).parents[2]
+REPORTS = ROOT / "reports"
+RUNS = sorted({manifest.parents[1] for manifest in REPORTS.glob("*/*/manifest.json")})
+
+
+def test_there_are_committed_records() -> None:
+    assert RUNS
+
+
+MANY = 5  # records whose figures take a minute or more
+
+
+def _cases() -> Iterator[Any]:
+    """Every run; of one with many records the last alone too, which is always built."""
+    for run in RUNS:
+        records = sorted(manifest.parent for manifest in run.glob("*/manifest.json"))
+        many = len(records) > MANY
+        yield pytest.param(run, id=run.name, marks=[pytest.mark.slow] if many else [])
+        if many:
+            yield pytest.param(records[-1], id=f"{run.name}/{records[-1].name}")
+
+
+@pytest.mark.parametrize("folder", _cases())
+def test_committed_reports_are_rebuilt_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    written = build_report([folder], tmp_path)
+    assert written
+    for path in written:
+        committed = folder / path.relative_to(tmp_path)
+        if path.name != "report.html":  # 5 MB of plotly: made anew, not committed
+            assert committed.read_bytes() == path.read_bytes(), committed
+
+
+def _tables(text: str) -> set[str]:
+    return {line for line in text.splitlines() if re.match(r"\| (?!-|model|what)", line)}
+
+
+def test_every_table_row_of_the_readme_stands_in_a_committed_report() -> None:
+    quoted = _tables((ROOT / "README.md").read_text(encoding="utf-8"))
+    there = [path.read_text(encoding="utf-8") for path in REPORTS.rglob("*.md")]
+    rows = set().union(*map(_tables, there))
+    assert len(quoted) >= 8
+    assert quoted <= rows, sorted(quoted - rows)
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,0 +1,427 @@
+"""The report of a diff: hand-worked numbers, the verdict's rule, and files that can be trusted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensbench.records.schema import DIFF_PROMPTS, MILESTONES
+from lensbench.report.build import build_report
+from lensbench.report.diff import section as diff
+from lensbench.report.diff.figures import changes_figure
+from lensbench.report.kit.figures import to_svg
+from lensbench.report.kit.tables import Table
+from lensbench.report.load import SecondRecord, load_second
+from lensbench.stats.bootstrap import Estimate
+from tests.harness.lens_records import NASTY
+from tests.harness.second_records import write
+
+A, B = "tiny|a", "tiny|a@8"
+
+
+def side(name: str, n_layers: int, **changes: Any) -> dict[str, Any]:
+    facts = {"name": name, "source": "made by a test", "n_layers": n_layers, "d_model": 4}
+    facts |= {"dtype": "float32", "weights_sha256": "a" * 64, "prompts": "facts", "limit": None}
+    return facts | changes
+
+
+def cell(item: str, relation: str, layer: int, n_layers: int, **values: Any) -> dict[str, Any]:
+    readings = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")
+    both = {f"{name}_{s}": 1.0 for name in readings for s in "ab"}
+    row = {"prompt_id": item, "relation": relation, "layer": layer, "depth": layer / n_layers}
+    row |= both | {"answer_rank_log2_change": 0.0, "top1_same": True}
+    return row | {"resid_cosine": 1.0, "resid_change": 0.0, "lens_kl_bits": 0.0} | values
+
+
+def prompt(item: str, relation: str, a: float | None, b: float | None, **more: Any) -> Any:
+    """A prompt whose answer reaches rank 1 at these depths; None: it is not answered."""
+    row = {"prompt_id": item, "relation": relation, "prompt": f"{item}?", "answer": "yes"}
+    for s, depth in (("a", a), ("b", b)):
+        row |= {f"solved_{s}": depth is not None}
+        for name in MILESTONES:
+            row |= {f"{name}_layer_{s}": None, f"{name}_depth_{s}": depth}
+    return row | more
+
+
+def layers_of(cells: list[dict[str, Any]], p: float = 0.01) -> list[dict[str, Any]]:
+    places = sorted({(c["layer"], c["depth"]) for c in cells})
+    return [
+        {"measure": measure, "layer": layer, "depth": depth, "mean_change": 0.0, "p_adjusted": p}
+        | {"n_prompts": 4, "n_relations": 2}
+        for measure in diff.TESTED.values()
+        for layer, depth in places
+    ]
+
+
+def make(
+    folder: Path, cells: list[Any], prompts: list[Any], n_layers: int, **manifest: Any
+) -> SecondRecord:
+    rows = {"diff_cells": cells, "diff_prompts": prompts, "diff_layers": layers_of(cells)}
+    rows["problems"] = [
+        {"model": "m", "where": "x", "what": NASTY[1], "remedy": "mend | it", "prompt_id": None}
+    ]
+    facts = {
+        "model": {"name": f"{A} to {B}", "a": side(A, n_layers), "b": side(B, n_layers)},
+        "settings": {"relative_depth": False, "context": False, "part_bits": 0.1, "lens": "final"},
+        "residuals_reason": None,
+        "lenses_reason": None,
+    }
+    facts["model"] |= manifest.pop("model", {})
+    facts["settings"] |= manifest.pop("settings", {})
+    write(folder, "diff", rows, **(facts | manifest))
+    (found,) = load_second([folder])
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SecondRecord:
+    """Two relations of two prompts, two layers: every number below is worked by hand."""
+    relation = {"p1": "r1", "p2": "r1", "p3": "r2", "p4": "r2"}
+    kl = {"r1": (0.0, 0.05, 0.2), "r2": (0.0, 0.3, 0.4)}
+    more = {"r1": (0.0, 1.0, 0.0), "r2": (0.0, 3.0, 0.0)}
+    cells = [
+        cell(
+            item,
+            group,
+            layer,
+            2,
+            entropy_bits_a=5.0 - layer,
+            entropy_bits_b=5.0 - layer + more[group][layer],
+            answer_prob_a=0.5,
+            answer_prob_b=0.5 - 0.1 * layer * (item == "p3"),
+            top1_same=item != "p4",
+            lens_kl_bits=kl[group][layer],
+        )
+        for item, group in relation.items()
+        for layer in range(3)
+    ]
+    prompts = [
+        prompt("p1", "r1", 0.5, None),
+        prompt("p2", "r1", 0.5, 1.0),
+        prompt("p3", "r2", 0.5, 0.5, prompt=NASTY[1]),
+        prompt("p4", "r2", 0.5, 1.0),
+    ]
+    facts = {"b": side(B, 2, adapter="x", adapter_update_norms=[0.0, 2.5], dtype="bfloat16")}
+    return make(tmp_path_factory.mktemp("diff") / "small", cells, prompts, 2, model=facts)
+
+
+@pytest.fixture(scope="module")
+def made(small: SecondRecord) -> dict[str, Table]:
+    return diff.tables(small)
+
+
+def parts(estimate: Estimate) -> tuple[Any, ...]:
+    return (estimate.value, estimate.low, estimate.high)
+
+
+def test_diffs_stand_side_by_side(small: SecondRecord, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
+    build_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Diffs side by side" in text
+    frame = pd.read_csv(tmp_path / "tables" / "diffs.csv")
+    assert len(frame) == 2
+    row = frame.iloc[0]
+    assert (row["a"], row["b"]) == (A, B)
+    assert row["lens_kl_bits_mean"] == pytest.approx((0.2 + 0.4) / 2)  # at the last layer
+    assert row["top1_same_share"] == 0.75  # all but p4
+    assert row["answered_change_points"] == -0.25  # p1 is no longer answered
+    assert row["first_shift_points"] == 0.5  # median of .5, 0 and .5
+    assert row["parts_from_depth"] == 1.0  # at layer 1 the interval holds the threshold
+    assert row["conclusion_changes"] == diff.answer(diff.tables(small))[0]
+
+
+def test_changes_by_hand(made: dict[str, Table]) -> None:
+    """Two relations: the draws are both the first, one of each, both the second."""
+    row = made["changes"].row(layer=1)
+    assert parts(row["entropy_bits_change"]) == (2.0, 1.0, 3.0)
+    assert parts(row["lens_kl_bits_mean"]) == pytest.approx((0.175, 0.05, 0.3))
+    assert parts(row["top1_same_share"]) == (0.75, 0.5, 1.0)
+    assert parts(row["answer_prob_change"]) == pytest.approx((-0.025, -0.05, 0.0))
+    assert parts(row["kl_bits_change"]) == (0.0, 0.0, 0.0)
+    assert row["entropy_bits_change_p"] == 0.01
+    assert row["depth"] == 0.5
+
+
+def test_update_norms_stand_at_the_layer_that_leaves_the_block(made: dict[str, Table]) -> None:
+    norms = made["changes"].frame["b_update_norm"]
+    assert norms.isna().tolist() == [True, False, False]
+    assert norms.tolist()[1:] == [0.0, 2.5]
+
+
+def test_answered_by_hand(made: dict[str, Table]) -> None:
+    (row,) = made["answered"].frame.to_dict("records")
+    assert parts(row["a_share"]) == (1.0, 1.0, 1.0)
+    assert parts(row["b_share"]) == (0.75, 0.5, 1.0)
+    assert parts(row["change_points"]) == (-0.25, -0.5, 0.0)
+    assert (row["both"], row["only_a"], row["only_b"], row["count"]) == (3, 1, 0, 4)
+
+
+def test_emergence_by_hand(made: dict[str, Table]) -> None:
+    """p1 is not answered by b; the others move by .5, 0 and .5: the median is .5."""
+    row = made["conclusion"].row(emergence="answer reaches rank 1")
+    assert row["a_median_depth"].value == 0.5
+    assert row["b_median_depth"].value == 1.0
+    # Draws: p2 twice (.5), all three (.5), p3 and p4 twice (.25).
+    assert parts(row["shift_points"]) == (0.5, 0.25, 0.5)
+    assert row["shift_points"].n == 3
+    milestone = made["milestones"].row(milestone="answer_first")
+    assert milestone["count"] == 3
+    assert milestone["same_depth_share"].value == pytest.approx(1 / 3)
+
+
+def test_a_milestone_reached_on_one_side_only_is_counted_apart(tmp_path: Path) -> None:
+    prompts = [
+        prompt("p1", "r1", 0.5, 0.5, kl_1bit_depth_a=None),
+        prompt("p2", "r2", 0.5, 0.5, kl_1bit_depth_b=None),
+    ]
+    cells = [cell(p, r, k, 2) for p, r in (("p1", "r1"), ("p2", "r2")) for k in range(3)]
+    found = diff.tables(make(tmp_path, cells, prompts, 2))["milestones"].row(milestone="kl_1bit")
+    assert (found["count"], found["only_a"], found["only_b"]) == (0, 1, 1)
+    assert found["shift_points"].reason == "no prompt has both"
+
+
+def test_the_lenses_part_where_the_whole_interval_stays_above(
+    small: SecondRecord, made: dict[str, Table]
+) -> None:
+    """At layer 1 the mean .175 is above .1, but its interval starts at .05; at layer 2 at .2."""
+    found = diff.parted(small, made["changes"].frame)
+    assert (found["layer"], found["depth"]) == (2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lows", "expected"),
+    [
+        ([0.2, 0.2, 0.2], 0),
+        ([0.0, 0.2, 0.2], 1),
+        ([0.2, 0.0, 0.2], 2),
+        ([0.2, 0.2, 0.1], None),
+        ([0.2, 0.2, None], None),
+    ],
+)
+def test_parting_needs_all_layers_after(
+    lows: list[float | None], expected: int | None, small: SecondRecord
+) -> None:
+    points = [Estimate(0.5, low, 1.0 if low is not None else None, 4, 2, "why") for low in lows]
+    frame = pd.DataFrame({"layer": [0, 1, 2], "depth": [0, 0.5, 1], "lens_kl_bits_mean": points})
+    assert diff.parted(small, frame)["layer"] == expected
+
+
+ABOVE = ("outside", "the whole interval lies above 85 %")
+BELOW = ("outside", "the whole interval lies below 75 %")
+INSIDE = ("inside", "x")
+OPEN = ("cannot tell", "x")
+
+
+@pytest.mark.parametrize(
+    ("first", "stays", "expected"),
+    [
+        ((INSIDE, INSIDE), (ABOVE, ABOVE), "no"),
+        ((INSIDE, ABOVE), (ABOVE, ABOVE), "yes"),
+        ((BELOW, ABOVE), (ABOVE, ABOVE), "yes"),
+        ((OPEN, OPEN), (ABOVE, ABOVE), "no"),
+        ((OPEN, OPEN), (OPEN, OPEN), "cannot tell"),
+        ((OPEN, INSIDE), (ABOVE, ABOVE), "cannot tell"),
+        ((OPEN, INSIDE), (ABOVE, INSIDE), "yes"),
+    ],
+)
+def test_when_a_conclusion_changes(first: Any, stays: Any, expected: str) -> None:
+    rows = [
+        {
+            "a_verdict": a[0],
+            "a_reason": a[1],
+            "b_verdict": b[0],
+            "b_reason": b[1],
+        }
+        for a, b in (first, stays)
+    ]
+    tables = {"conclusion": Table("conclusion", "", pd.DataFrame(rows))}
+    assert diff.answer(tables)[0] == expected
+
+
+def many(shift: float, b_answers: float = 1.0) -> list[Any]:
+    """40 prompts in 4 relations, emerging at 80 % of depth in a; every prompt of b moved."""
+    rng = np.random.default_rng(0)
+    return [
+        prompt(f"p{i}", f"r{i % 4}", 0.8, 0.8 + shift if rng.random() < b_answers else None)
+        for i in range(40)
+    ]
+
+
+def cells_of(prompts: list[Any], n_layers: int) -> list[Any]:
+    return [
+        cell(p["prompt_id"], p["relation"], layer, n_layers)
+        for p in prompts
+        for layer in range(n_layers + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected", "words"),
+    [
+        (
+            0.0,
+            "**No**",
+            "borne out by both; rank 1 is reached 0.0 points [0.0, 0.0] of depth later",
+        ),
+        (0.1, "**Yes**", "borne out by the first and not borne out by the second"),
+    ],
+)
+def test_the_headline_is_the_answer_with_its_numbers(
+    shift: float, expected: str, words: str, tmp_path: Path
+) -> None:
+    prompts = many(shift)
+    record = make(tmp_path, cells_of(prompts, 10), prompts, 10)
+    text = diff.headline(record, diff.tables(record))
+    assert text.startswith("Does the step from tiny\\|a to tiny\\|a@8 change the conclusion")
+    assert expected in text
+    assert words in text
+    within = "one layer is 10.0 points: the whole interval lies within it"
+    assert within in text  # .1 is exactly one layer of ten
+    assert "**" not in diff.headline_of(tmp_path)
+    assert "tiny|a@8" in diff.headline_of(tmp_path)
+
+
+def test_one_relation_has_no_interval_and_says_so(tmp_path: Path) -> None:
+    prompts = [prompt(f"p{i}", "r", 0.8, 0.9) for i in range(30)]
+    record = make(tmp_path, cells_of(prompts, 10), prompts, 10)
+    tables = diff.tables(record)
+    assert tables["changes"].frame["lens_kl_bits_mean"][3].reason == "1 relation: no interval"
+    assert diff.answer(tables)[0] == "cannot tell"
+    assert "1 relation: no interval" in diff.headline(record, tables)
+
+
+def test_what_was_not_compared_is_null_with_its_reason(tmp_path: Path) -> None:
+    prompts = many(0.0)
+    bare = {"resid_cosine": None, "resid_change": None, "lens_kl_bits": None}
+    cells = [c | bare for c in cells_of(prompts, 10)]
+    why = "x was run without --keep-residuals"
+    record = make(tmp_path, cells, prompts, 10, residuals_reason=why, lenses_reason=why)
+    row = diff.tables(record)["changes"].row(layer=5)
+    for name in ("resid_cosine", "resid_change_relative", "lens_kl_bits_mean"):
+        assert (row[name].value, row[name].reason) == (None, why)
+    build_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"Residual vectors are not compared: {why}" in text
+    assert "do not part" in text
+
+
+def test_relative_depth_is_said(tmp_path: Path) -> None:
+    prompts = many(0.0)
+    cells = [c | {"layer": None, "top1_same": None} for c in cells_of(prompts, 10)]
+    sides = {"a": side(A, 10), "b": side(B, 30)}
+    record = make(
+        tmp_path, cells, prompts, 10, model=sides, settings={"relative_depth": True},
+        residuals_reason="10 and 30 layers", lenses_reason="10 and 30 layers",
+    )  # fmt: skip
+    build_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "10 and 30 layers: they are compared at equal shares of their depth" in text
+    assert record.tables["diff_cells"]["layer"].isna().all()
+
+
+def test_limitations_name_what_confounds_the_change(
+    small: SecondRecord, made: dict[str, Table]
+) -> None:
+    lines = "\n".join(diff.limitations(small, made))
+    assert "Few prompts: 4" in lines
+    assert "Few relations: 2" in lines
+    assert "no p is below 0.5" in lines
+    assert "float32 against bfloat16" in lines
+
+
+def test_what_differs_is_listed(made: dict[str, Table]) -> None:
+    rows = made["differences"].frame.set_index("fact")
+    assert rows.loc["dtype"].tolist() == ["float32", "bfloat16"]
+    assert rows.loc["adapter"].tolist() == ["none", "x"]
+    assert "weights_sha256" not in rows.index
+
+
+# --- files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_same_record_gives_the_same_bytes_without_torch(
+    small: SecondRecord, tmp_path: Path
+) -> None:
+    build_report([small.folder], tmp_path / "one")
+    code = (
+        "import sys; from pathlib import Path; from lensbench.report.build import build_report;"
+        "build_report([Path(sys.argv[1])], Path(sys.argv[2]));"
+        "found = {'torch', 'transformers'} & set(sys.modules);"
+        "sys.exit(f'imported: {found}' if found else 0)"
+    )
+    given = [sys.executable, "-c", code, str(small.folder), str(tmp_path / "two")]
+    environment = {"PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
+    done = subprocess.run(given, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_links_figures_and_escapes(small: SecondRecord, tmp_path: Path) -> None:
+    written = build_report([small.folder], tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"(?<!\\)\]\(([^)]+)\)", text)
+    assert [link for link in links if not (tmp_path / link).is_file()] == []
+    assert {path.name for path in written if path.suffix == ".svg"} == {
+        "changes.svg",
+        "curves.svg",
+        "milestones.svg",
+    }
+    for figure in tmp_path.rglob("*.svg"):
+        ElementTree.fromstring(figure.read_bytes())
+    assert "<script" not in re.sub(r"\\<", "", text)
+    assert "tiny\\|a against tiny\\|a@8: what moved?" in text
+
+
+def test_the_update_norm_gets_a_panel_of_its_own(made: dict[str, Table]) -> None:
+    frame = made["changes"].frame
+    title = b"norm of the adapter's update"
+    assert title in to_svg(changes_figure, frame, diff.TESTED, diff.LEVEL)
+    without = frame.drop(columns="b_update_norm")
+    assert title not in to_svg(changes_figure, without, diff.TESTED, diff.LEVEL)
+
+
+def test_a_diff_of_nothing_is_reported_all_the_same(tmp_path: Path) -> None:
+    """Prompts without any answer: nobody is solved, no milestone is reached."""
+    prompts = [prompt(f"p{i}", f"r{i % 2}", None, None, answer=None) for i in range(4)]
+    cells = [
+        c | {"answer_rank_a": None, "answer_rank_b": None, "answer_rank_log2_change": None}
+        for c in cells_of(prompts, 2)
+    ]
+    make(tmp_path, cells, prompts, 2)
+    build_report([tmp_path])
+    assert "cannot be compared" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_index_names_a_diff_beside_other_records(small: SecondRecord, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in small.folder.glob("*.*"):
+            if path.suffix in {".parquet", ".json"}:
+                (folder / path.name).write_bytes(path.read_bytes())
+    build_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "[one](one/report.md): diff of" in text
+    assert json.loads((tmp_path / "one" / "manifest.json").read_text())["kind"] == "diff"
+
+
+def test_every_milestone_has_a_column_for_either_side() -> None:
+    wanted = {f"{m}_{what}_{s}" for m in MILESTONES for what in ("layer", "depth") for s in "ab"}
+    assert wanted <= set(DIFF_PROMPTS.names)

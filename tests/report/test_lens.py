@@ -1,0 +1,366 @@
+"""Reports from synthetic records: complete, escaped, traceable, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lensbench.errors import RecordsError
+from lensbench.report.build import build_report, unique_slugs
+from lensbench.report.kit import figures, numbers
+from lensbench.report.kit.html import embedded_json
+from lensbench.report.kit.markdown import cell, markdown_table
+from lensbench.report.kit.tables import Table, record_tables, to_csv
+from lensbench.report.lens import anomalies, contrasts, curves, headlines, heatmaps, sensitivity
+from lensbench.report.load import load_records
+from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
+from tests.harness.lens_records import NASTY, Settings, write_run
+
+SMALL = Settings(n_layers=8)
+OTHER = Settings(model="tiny-b", n_layers=6, late=0.6, seed=3, heatmap_prompts=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "two", SMALL, OTHER)
+
+
+@pytest.fixture(scope="module")
+def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    build_report([run], out)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def edited(run: Path, table: str, edit: object) -> None:
+    """Rewrite one table of the only record in `run` with `edit` applied to each row."""
+    path = next(run.rglob(f"{table}.parquet"))
+    old = pq.read_table(path)
+    rows = [edit(row) for row in old.to_pylist()]  # type: ignore[operator]
+    pq.write_table(pa.Table.from_pylist(rows, old.schema), path)
+
+
+def test_the_same_records_give_the_same_bytes_elsewhere_and_without_torch(
+    run: Path, built: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lensbench.report.build import build_report;"
+        "build_report([Path(sys.argv[1])], Path(sys.argv[2]));"
+        "found = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules);"
+        "sys.exit(f'imported: {found}' if found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1", "HOME": str(tmp_path.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = contents(built), contents(tmp_path)
+    assert list(first) == list(second)
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_the_command_lists_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lensbench.cli.report import report
+
+    run = write_run(tmp_path / "run", Settings(model="m", n_layers=4, relations=1, per_relation=2))
+    report([run], tmp_path / "out")
+    printed = capsys.readouterr().out.split()
+    assert printed
+    assert sorted(printed) == sorted(str(tmp_path / "out" / n) for n in contents(tmp_path / "out"))
+
+
+def test_every_number_in_a_markdown_table_is_in_its_csv(run: Path, built: Path) -> None:
+    tables = record_tables(load_records([run])[0])
+    text = (built / "tiny-model-a" / "report.md").read_text(encoding="utf-8")
+    for table in tables.values():
+        csv = pd.read_csv(built / "tiny-model-a" / "tables" / f"{table.name}.csv")
+        assert len(csv) == len(table.frame), table.name
+        for column in table.frame:
+            for shown, (_, row) in zip(table.frame[column], csv.iterrows(), strict=True):
+                if isinstance(shown, Estimate) and shown.low is not None:
+                    again = Estimate(
+                        row[column], row[f"{column}_low"], row[f"{column}_high"], shown.n, 2
+                    )
+                    assert cell(again, str(column)) == cell(shown, str(column))
+    for name in ("coverage", "relations", "controls", "category", "sensitivity", "late_binding"):
+        assert markdown_table(tables[name].frame) in text
+
+
+def test_numbers_in_prose_name_the_table_they_are_in(built: Path) -> None:
+    text = (built / "tiny-model-a" / "report.md").read_text(encoding="utf-8")
+    overview = text.split("## Overview")[1].split("## How to read")[0]
+    coverage = pd.read_csv(built / "tiny-model-a" / "tables" / "coverage.csv").iloc[0]
+    shown = f"{100 * coverage['answered_share']:.1f} % [{100 * coverage['answered_share_low']:.1f}"
+    assert f"{shown}, {100 * coverage['answered_share_high']:.1f}]" in overview
+    for name in ("coverage", "late_binding", "category", "controls"):
+        assert f"(tables/{name}.csv)" in overview
+
+
+def test_links_and_figures_of_every_report_exist(built: Path) -> None:
+    for report in built.rglob("*.md"):
+        links = re.findall(r"(?<!\\)\]\(([^)]+)\)", report.read_text(encoding="utf-8"))
+        assert links
+        assert [link for link in links if not (report.parent / link).is_file()] == []
+
+
+def test_tokens_and_prompts_cannot_break_out(built: Path) -> None:
+    for report in built.rglob("report.md"):
+        text = report.read_text(encoding="utf-8")
+        assert "<script>" not in text
+        assert "\u202e" not in text
+        assert "\n# no heading" not in text
+    page = (built / "report.html").read_text(encoding="utf-8")
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert not set(data) & set("<>&")
+    words = json.loads(data)["models"][0]["words"]
+    assert "<script>alert(1)</script>" in words
+    assert "\\u202etxt" in words
+    assert "tiny/model|a" in page
+
+
+def test_figures_keep_tokens_as_text(run: Path) -> None:
+    record = load_records([run])[0]
+    prompt_id = heatmaps.heat_map_prompts(record)[1]
+    svg = figures.to_svg(heatmaps.heat_map, record, prompt_id).decode()
+    assert "<script>" not in svg
+    assert "&lt;script" in svg
+    assert "\u202e" not in svg
+    assert "<dc:date>" not in svg
+
+
+def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
+    table = Table("t", "T", pd.DataFrame({"token": ["=1+1", "a,b", 'q"'], "n": [1, 2, 3]}))
+    assert to_csv(table) == b'token,n\n\'=1+1,1\n"a,b",2\n"q""",3\n'
+
+
+def test_json_inside_a_script_element_cannot_close_it() -> None:
+    nasty = {"x": ["</script>", "<!--", "&amp;", *NASTY]}
+    text = embedded_json(nasty)
+    assert not set(text) & set("<>&")
+    assert json.loads(text) == nasty
+
+
+def test_cross_model_report_only_for_two_models_or_more(built: Path, tmp_path: Path) -> None:
+    assert (built / "cross-model.md").exists()
+    run = write_run(tmp_path / "one", OTHER)
+    written = build_report([run])
+    assert run / "tiny-b" / "report.md" in written  # the default place: the run folder
+    assert run / "report.html" in written
+    assert not (run / "cross-model.md").exists()
+
+
+def test_cross_model_numbers_are_paired_by_prompt(run: Path, built: Path) -> None:
+    pair = pd.read_csv(built / "tables" / "pairs.csv").iloc[0]
+    sides = []
+    for record in load_records([run]):
+        rows = record.milestones[record.milestones["lens"] == "final"].set_index("prompt_id")
+        rows = rows[~rows.index.str.contains("-[cpr]$")]
+        sides.append(rows["answer_first_depth"].where(rows["solved"]))
+    difference = (sides[1] - sides[0]).dropna()
+    assert pair["both_answer"] == len(difference)
+    assert pair["answer_first_difference_points"] == pytest.approx(difference.median())
+
+
+def test_milestones_by_hand(tmp_path: Path) -> None:
+    """Four answered prompts at layers 2, 4, 6 and 8 of 8, one unsolved: the median depth is 5/8."""
+    settings = Settings(
+        model="m", n_layers=8, relations=2, per_relation=3, lenses=("final",), heatmap_prompts=0
+    )
+    run = write_run(tmp_path / "run", settings)
+    layers = {"r0-00": 2, "r0-01": 4, "r1-00": 6, "r1-01": 8}
+
+    def edit(row: dict[str, object]) -> dict[str, object]:
+        layer = layers.get(str(row["prompt_id"]))
+        reason = None if layer else "never at rank 1"
+        answer = {"answer_first_layer": layer, "answer_first_reason": reason}
+        return row | answer | {"solved": layer is not None, "answer_first_depth": 0.99}
+
+    edited(run, "milestones", edit)
+    record = load_records([run])[0]
+    depth = headlines.milestone_depth(record, "answer_first")
+    assert depth.value == 5 / 8
+    assert (depth.n, depth.n_clusters) == (4, 2)
+    coverage = headlines.coverage_table(record).iloc[0]
+    assert coverage["answered_share"].value == pytest.approx(4 / 6)
+    verdict = headlines.verdict_table(record).iloc[0]
+    assert verdict["verdict"] == "cannot tell"
+    assert verdict["reason"] == "4 answered prompts, fewer than 20"
+
+
+def test_category_before_instance_by_hand(tmp_path: Path) -> None:
+    settings = Settings(
+        model="m", relations=1, per_relation=4, lenses=("final",), heatmap_prompts=0
+    )
+    run = write_run(tmp_path / "run", settings)
+    # prompt -> layers of category, null category and answer in the top 10
+    layers = {
+        "r0-00": (3, None, 5),  # before
+        "r0-01": (5, 4, 5),  # together is not before; the null is before
+        "r0-02": (7, None, None),  # the answer never: before
+        "r0-03": (None, 2, 4),  # the category never: not before
+    }
+
+    def edit(row: dict[str, object]) -> dict[str, object]:
+        found = layers.get(str(row["prompt_id"]), (None, None, None))
+        names = ("category_top10", "null_category_top10", "answer_top10")
+        return row | {f"{n}_layer": layer for n, layer in zip(names, found, strict=True)}
+
+    edited(run, "milestones", edit)
+    row = contrasts.category_table(load_records([run])[0]).iloc[0]
+    assert row["category_first_share"].value == 0.5
+    assert row["null_first_share"].value == 0.5
+    assert row["difference_points"].value == 0
+    assert row["difference_points"].reason == "1 relation: no interval"
+
+
+def test_chance_is_the_mean_over_all_deals() -> None:
+    tops, own = ["a", "b", "b"], [frozenset("a"), frozenset("ab"), frozenset("c")]
+    seen, chance = curves.own_and_chance(tops, own)
+    assert seen.tolist() == [1, 1, 0]
+    assert chance.tolist() == pytest.approx([1 / 3, 1, 0])
+    rng = np.random.default_rng(0)
+    deals = [[t in o for t, o in zip(rng.permutation(tops), own, strict=True)] for _ in range(4000)]
+    assert np.mean(deals, axis=0) == pytest.approx(chance, abs=0.03)
+
+
+def test_anomalies_are_the_unexplained_middle_cells(run: Path) -> None:
+    record = load_records([run])[1]
+    cells, shares = anomalies.cells_table(record), anomalies.share_table(record)
+    prompts = record.prompts.set_index("prompt_id")
+    assert len(cells) == shares["anomalies"].iloc[0] > 0
+    assert cells["depth"].between(0.25, 0.75).all()
+    assert cells["prob"].is_monotonic_decreasing
+    for row in cells.to_dict("records"):
+        prompt = prompts.loc[row["prompt_id"]]
+        assert row["token"] not in {*prompt["tokens"], prompt["answer_token"], "|"}
+
+
+def test_sensitivity_flags_the_lens_that_changes_the_conclusion(tmp_path: Path) -> None:
+    settings = Settings(model="m", n_layers=12, relations=8, per_relation=8, heatmap_prompts=0)
+    record = load_records([write_run(tmp_path / "run", settings)])[0]
+    table = sensitivity.sensitivity_table(record).set_index("lens")
+    assert table.loc["final", "changes"] == "reference"
+    assert table.loc["next", "changes"] == "no"
+    assert table.loc["raw", "changes"].startswith("yes: ")
+    report = (build_report([tmp_path / "run"])[0]).read_text(encoding="utf-8")
+    assert "With the lens raw a conclusion changes" in report
+
+
+def test_missing_values_are_shown_with_their_reason(tmp_path: Path) -> None:
+    """One relation, nothing answered, one lens, no heat map: a report all the same."""
+    settings = Settings(
+        model="m",
+        relations=1,
+        per_relation=2,
+        solved=0,
+        lenses=("final",),
+        heatmap_prompts=0,
+        dtype="bfloat16",
+        extra={"git": None},
+    )
+    run = write_run(tmp_path / "run", settings)
+    text = build_report([run])[0].read_text(encoding="utf-8")
+    assert "n/a (no answered prompts)" in text
+    assert "1 relation: no interval" in text
+    assert "n/a (no prompt was recorded at all positions)" in text
+    limitations = text.split("## Limitations")[1]
+    for words in ("Few prompts: 2", "Few relations: 1", "Low coverage", "One lens only"):
+        assert words in limitations
+    assert "bfloat16, not float32" in limitations
+    assert "not from a git checkout" in limitations
+    assert re.search(r"\bnan\b", text, re.IGNORECASE) is None
+
+
+def test_prompts_without_answers_still_make_a_report(tmp_path: Path) -> None:
+    settings = Settings(model="m", per_relation=3, lenses=("final",))
+    run = write_run(tmp_path / "run", settings)
+    gone = ["answer", "answer_id", "answer_token", "answer_shared_with", "answer_prob"]
+    gone += ["answer_rank", "answer_margin_bits", "category", "category_id", "category_rank"]
+    gone += ["null_category", "null_category_id", "null_category_rank", "solved"]
+    gone += ["control_of", "reverse_of"]
+    for table in ("prompts", "lens", "milestones"):
+        edited(run, table, lambda row: row | {name: None for name in gone if name in row})
+    text = build_report([run])[0].read_text(encoding="utf-8")
+    assert "Base prompts without an answer, which count in no answer statistic" in text
+    assert "n/a (no prompts with a category word)" in text
+
+
+def test_numbers_have_one_format() -> None:
+    assert numbers.number(0.8333, "depth") == "83.3 %"
+    assert numbers.number(-0.00001, "points") == "0.0 points"
+    assert numbers.number(0.031, "points") == "+3.1 points"
+    assert numbers.number(np.int64(12)) == "12"
+    assert numbers.number(None) == "n/a (not recorded)"
+    assert numbers.estimate(Estimate(0.8333, 0.8, 0.8667, 9, 3), "share") == "83.3 % [80.0, 86.7]"
+    assert numbers.estimate(clustered_bootstrap([]), "share") == "n/a (no prompts)"
+    assert numbers.unit_of("kl_bits") == "bits"
+
+
+def test_folder_names_are_safe_and_unique() -> None:
+    names = ["org/model", "org-model", "../../etc", "a b|c", "..."]
+    assert unique_slugs(names) == ["org-model", "org-model-2", "etc", "a-b-c", "model"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "running"}, "go on|goes on"),
+        ({"schema_version": 99}, "Upgrade lensbench"),
+        ({"schema_version": None}, "no schema_version"),
+        ({"gate": ...}, "no gate"),
+    ],
+)
+def test_unusable_manifests_name_the_file_and_the_remedy(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    run = write_run(tmp_path / "run", Settings(model="m", per_relation=1))
+    path = run / "m" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) | change
+    path.write_text(json.dumps({k: v for k, v in manifest.items() if v is not ...}))
+    with pytest.raises(RecordsError, match=message) as error:
+        load_records([run])
+    assert str(path) in str(error.value)
+
+
+def test_unusable_folders_and_tables_name_the_file_and_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="no such folder"):
+        load_records([tmp_path / "nowhere"])
+    with pytest.raises(RecordsError, match="no records here"):
+        load_records([tmp_path])
+    run = write_run(tmp_path / "run", Settings(model="m", per_relation=1))
+    lens = run / "m" / "lens.parquet"
+    whole = pq.read_table(lens)
+    pq.write_table(whole.drop_columns(["kl_bits", "depth"]), lens)
+    with pytest.raises(RecordsError, match=r"lens\.parquet: no column depth, kl_bits"):
+        load_records([run])
+    lens.write_bytes(b"PAR1 but not really")
+    with pytest.raises(RecordsError, match=r"lens\.parquet: cannot be read"):
+        load_records([run])
+    lens.unlink()
+    with pytest.raises(RecordsError, match=r"lens\.parquet: this table is missing"):
+        load_records([run])
+
+
+def test_equal_model_names_are_told_apart_by_their_run(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, Settings(model="m", per_relation=1)) for name in "ab"]
+    assert [record.model for record in load_records(runs)] == ["m (a)", "m (b)"]
+    assert len(load_records([runs[0], runs[0] / "m"])) == 1

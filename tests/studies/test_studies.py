@@ -1,0 +1,355 @@
+"""Studies of activations, diffs and placement, from their declaration to their reports."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from lensbench.checkpoints.ref import parse_variants
+from lensbench.cli import app
+from lensbench.errors import InputProblems
+from lensbench.report.load import SecondRecord
+from lensbench.report.placement.section import differences, verdicts
+from lensbench.report.placement.section import tables as placement_tables
+from lensbench.studies.analysis import read_analysis
+from lensbench.studies.correlation import comparisons, conditions
+from lensbench.studies.correlation_spec import CorrelationStudySpec
+from lensbench.studies.placement_arms import (
+    ALL,
+    ARMS,
+    COMPLEMENT,
+    RANDOM,
+    SUGGESTED,
+    arms,
+    random_block,
+)
+from lensbench.studies.placement_spec import PlacementSpec
+from tests.harness.tiny import TINY, save
+
+ANALYSES = Path(__file__).parents[2] / "analyses"
+CITIES = ("Berlin", "Paris", "Rome", "Oslo", "Madrid", "Vienna", "Prague", "Lisbon")
+
+
+@pytest.fixture(scope="module")
+def home(open_folder: Path) -> Path:
+    """A tiny model, and prompts, documents and pairs about cities."""
+    save(TINY["llama"], open_folder / "model", {"max_position_embeddings": 512})
+
+    def write(name: str, rows: list[dict[str, str]]) -> None:
+        (open_folder / name).write_text("\n".join(map(json.dumps, rows)))
+
+    write("cities.jsonl", [{"id": c, "prompt": f"Tell me about {c}, please."} for c in CITIES])
+    write("rivers.jsonl", [{"id": c, "prompt": f"Which river is near {c}?"} for c in CITIES])
+    text = "{0} is a large town, and people in {0} like the river that flows through it."
+    write(
+        "texts.jsonl",
+        [{"id": f"d-{c}", "instruction": c, "response": text.format(c)} for c in CITIES],
+    )
+    pairs = [
+        {
+            "id": f"{c}-{n}",
+            "instruction": f"Street {n} of {c}?",
+            "response": f"{c} {n}",
+            "group": f"{c}-{n // 2}",
+        }
+        for c in CITIES
+        for n in range(8)
+    ]
+    write("pairs.jsonl", pairs)
+    return open_folder
+
+
+def run(home: Path, name: str, text: str) -> tuple[Path, str]:
+    """Run an analysis of this text; its folder of results, and what was said."""
+    folder = home / name
+    folder.mkdir(exist_ok=True)
+    (folder / "analysis.toml").write_text(text.replace("MODEL", str(home / "model")))
+    done = CliRunner().invoke(app, ["run", str(folder), "-o", str(folder / "out")])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception}"
+    return folder / "out", done.output
+
+
+def files(folder: Path, pattern: str = "*.parquet") -> dict[Path, tuple[bytes, int]]:
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob(pattern)}
+
+
+# --- correlation --------------------------------------------------------------------------------
+
+CORRELATION = """
+kind = "correlation"
+models = ["MODEL@32", "MODEL@8"]
+prompts = "../cities.jsonl"
+other_prompts = "../rivers.jsonl"
+documents = "../texts.jsonl"
+max_new_tokens = 2
+batch_size = 2
+suggest_layers = 1
+resamples = 100
+style = "none"
+"""
+
+
+@pytest.mark.slow
+def test_a_correlation_study_from_its_file_to_its_reports_and_again(home: Path) -> None:
+    out, _ = run(home, "002", CORRELATION)
+    names = ["rivers", "cities", "cities+rag", "irrelevant", "shuffled", "rebatched"]
+    for bits in (32, 8):
+        traces = next((out / ".runs").glob(f"*-{bits}"))
+        manifests = {
+            path.parent.name: json.loads(path.read_text())
+            for path in traces.glob("*/manifest.json")
+        }
+        assert sorted(manifests) == sorted(names)
+        assert {m["model"]["bits"] for m in manifests.values()} == {bits}
+        lengths = {name: tokens(traces / name) for name in names}
+        assert lengths["irrelevant"] == lengths["shuffled"] == lengths["cities+rag"]
+        assert lengths["rebatched"] == lengths["cities"]
+        assert all(lengths["cities+rag"][c] > lengths["cities"][c] for c in CITIES)
+    records = sorted(path.parent.name for path in out.glob("*/manifest.json"))
+    assert len(records) == 2 * 2 + 3  # two of each model, and the precision of each condition
+    assert all((out / name / "report.md").exists() for name in records)
+    context = next(out.glob("context-*-32"))
+    assert json.loads(next(context.glob("layers-*-prompt.json")).read_text())["layers"]
+    before = files(out)
+    run(home, "002", CORRELATION)
+    assert files(out) == before  # nothing was traced or compared again
+
+
+def tokens(trace: Path) -> dict[str, int]:
+    rows = pq.read_table(trace / "responses.parquet").to_pylist()
+    return {row["prompt_id"]: row["n_prompt_tokens"] for row in rows}
+
+
+def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: Path) -> None:
+    model = str(home / "model")
+    spec = CorrelationStudySpec("x", (f"{model}@32", f"{model}@8", f"{model}@4"))
+    assert list(conditions(spec, tmp_path)) == [
+        "general",
+        "python",
+        "python+rag",
+        "irrelevant",
+        "shuffled",
+        "rebatched",
+    ]
+    found = list(comparisons(spec, parse_variants(spec.models)[0], tmp_path))
+    assert len(found) == len({one.out for one in found}) == 2 * 3 + 2 * 3
+    context, topics, alone = found[0], found[1], found[7]
+    assert topics.unpaired
+    assert [run.split("=")[0] for run in topics.runs] == ["general", "python", "python+rag"]
+    assert [run.split("=")[0] for run in (*context.runs, *context.controls)] == [
+        "python",
+        "python+rag",
+        "irrelevant",
+        "shuffled",
+        "rebatched",
+    ]
+    assert context.n_blocks == 6
+    # 8 bits against 32, and as control against itself in other batches
+    assert "-8/" in alone.runs[0]
+    assert "-32/" in alone.runs[1]
+    assert [control.rpartition("/")[2] for control in alone.controls] == ["rebatched"]
+    assert "-8/" in alone.controls[0]
+
+
+def test_conditions_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "shuffled.jsonl").write_text((home / "cities.jsonl").read_text())
+    spec = CorrelationStudySpec("x", ("m",), prompts=str(tmp_path / "shuffled.jsonl"))
+    with pytest.raises(InputProblems, match="share a name"):
+        conditions(spec, tmp_path)
+
+
+# --- diff ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_diff_study_compares_every_variant_with_the_first(home: Path) -> None:
+    text = 'kind = "diff"\nmodels = ["MODEL"]\nvariants = ["@32", "@16", "@8"]\nlimit = 6\n'
+    out, _ = run(home, "004", text)
+    assert len(list((out / ".runs").glob("*/manifest.json"))) == 3
+    records = [path.parent for path in out.glob("*/manifest.json")]
+    assert sorted(folder.name.rpartition("-")[2] for folder in records) == ["16", "8"]
+    for folder in records:
+        facts = json.loads((folder / "manifest.json").read_text())["model"]
+        assert facts["a"]["bits"] == 32
+        assert facts["b"]["bits"] in (16, 8)
+        assert (folder / "report.md").exists()
+    before = files(out / ".runs")
+    run(home, "004", text)
+    assert files(out / ".runs") == before
+
+
+# --- placement ----------------------------------------------------------------------------------
+
+PLACEMENT = """
+kind = "placement"
+model = "MODEL"
+layers = "1"
+data = ["../pairs.jsonl"]
+test_limit = 12
+repetitions = 2
+rank = 6
+max_steps = 3
+learning_rate = 1e-3
+"""
+
+
+@pytest.mark.slow
+def test_a_placement_study_trains_equal_arms_and_goes_on(home: Path) -> None:
+    out, _ = run(home, "005", PLACEMENT)
+    rows = pd.read_parquet(out / "placement" / "placement.parquet")
+    assert set(rows["arm"]) == {"base", *ARMS}
+    counts = rows.groupby(["arm", "repetition"], dropna=False).size()
+    assert set(counts) == {rows["prompt_id"].nunique()}
+    assert len(counts) == 1 + 4 * 2
+    trained = [
+        json.loads(path.read_text())["adapter"]["trainable"]
+        for path in (out / ".runs").glob("*/adapter/manifest.json")
+    ]
+    assert len(trained) == 8
+    assert len(set(trained)) == 1
+    held_out = {json.loads(line)["group"] for line in lines(out / ".runs" / "data" / "test.jsonl")}
+    assert not held_out & {
+        json.loads(line)["group"] for line in lines(out / ".runs" / "data" / "train.jsonl")
+    }
+    report = (out / "placement" / "report.md").read_text()
+    assert len(re.findall("The suggested block is \\*\\*", report)) == 3
+    before = files(out / ".runs")
+    (out / ".runs" / "complement-1" / "evaluation" / "manifest.json").unlink()
+    run(home, "005", PLACEMENT)
+    changed = {path for path, told in files(out / ".runs").items() if before.get(path) != told}
+    assert {path.parent.parent.name for path in changed} <= {"complement-1"}
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def spec_of(home: Path, **changes: Any) -> PlacementSpec:
+    return PlacementSpec(**{"name": "x", "model": str(home / "model"), "layers": "1", **changes})
+
+
+def test_every_arm_trains_as_many_parameters(home: Path) -> None:
+    """By hand: r (in + out) for q, k, v, o of the tiny Llama, 32 wide with two of four heads."""
+    found = {arm.name: arm for arm in arms(spec_of(home, rank=6), 0)}
+    assert {name: (arm.blocks, arm.lora.rank) for name, arm in found.items()} == {
+        SUGGESTED: ((1,), 6),
+        RANDOM: (found[RANDOM].blocks, 6),
+        COMPLEMENT: ((0, 2), 3),
+        ALL: ((0, 1, 2), 2),
+    }
+    assert found[RANDOM].blocks in ((0,), (2,))
+    by_hand = 6 * ((32 + 32) + (32 + 16) + (32 + 16) + (32 + 32))
+    assert {arm.n_trainable for arm in found.values()} == {by_hand}
+    assert {arm.lora.alpha / arm.lora.rank for arm in found.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 4}, "no whole rank to: all blocks. Give 6, or another multiple of 6"),
+        ({"rank": 9}, "complement. Give 12, or another multiple of 6"),
+        ({"layers": "0-2"}, "nothing to compare it with"),
+        ({"layers": "7"}, "no block 7"),
+    ],
+)
+def test_an_unequal_budget_is_refused(home: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputProblems, match=message):
+        arms(spec_of(home, **changes), 0)
+
+
+def test_random_blocks_are_other_ones_and_repeat_late() -> None:
+    blocks = tuple(range(12, 18))
+    drawn = [random_block(blocks, 30, 7, repetition) for repetition in range(24)]
+    assert blocks not in drawn
+    assert len(set(drawn)) == 24  # 25 places less the suggested one
+    assert all(block == tuple(range(block[0], block[0] + 6)) for block in drawn)
+    assert all(block[0] >= 0 and block[-1] < 30 for block in drawn)
+    assert drawn[:3] != [random_block(blocks, 30, 8, repetition) for repetition in range(3)]
+
+
+def made_up(shift: Callable[[int], float]) -> SecondRecord:
+    """40 examples of 10 tokens; every arm's bits are 20 plus its shift, by repetition."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 40)
+    rows = [
+        {
+            "arm": arm,
+            "repetition": repetition,
+            "blocks": [1, 2, 3],
+            "rank": 4,
+            "prompt_id": f"p{i}",
+            "group": None,
+            "reference_nll_bits": 20 + noise[i] + (shift(repetition) if arm == SUGGESTED else 0),
+            "n_reference_tokens": 10,
+        }
+        for arm in ARMS
+        for repetition in range(3)
+        for i in range(40)
+    ]
+    empty = pd.DataFrame()
+    return SecondRecord(
+        "", Path(), "placement", {}, {"placement": pd.DataFrame(rows), "problems": empty}
+    )
+
+
+def test_a_planted_difference_is_found_and_none_is_not() -> None:
+    better = placement_tables(made_up(lambda repetition: -5.0))
+    frame = better["differences"].frame
+    assert [e.value for e in frame["difference_bits"]] == pytest.approx([-0.5] * len(frame))
+    assert {word for _, word, _ in verdicts(better["differences"])} == {"better than"}
+    mixed = placement_tables(made_up(lambda repetition: -5.0 if repetition else 1.0))
+    assert {word for _, word, _ in verdicts(mixed["differences"])} == {"cannot be told from"}
+    worse = placement_tables(made_up(lambda repetition: 2.0))
+    assert {word for _, word, _ in verdicts(worse["differences"])} == {"worse than"}
+    same = differences(made_up(lambda repetition: 0.0))
+    assert all(e.value == e.low == e.high == 0 for e in same["difference_bits"])
+
+
+# --- declarations -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", sorted(ANALYSES.iterdir()), ids=lambda path: path.name)
+def test_every_analysis_can_be_read_and_says_what_it_claims(folder: Path) -> None:
+    spec = read_analysis(folder)
+    assert spec.name == folder.name
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    for word in ("**Claim", "**Method", "**Result"):
+        assert word in readme
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            'kind = "correlation"\nmodels = []\nlimit = 1\nphases = ["x"]',
+            ["limit", "phases", "model"],
+        ),
+        ('kind = "diff"\nmodels = ["m"]\nvariants = ["8"]', ["1 variant", "'8' is not known"]),
+        ('kind = "placement"\nmodel = "m"\nlayers = "1"\nrank = 0\nstyle = "x"', ["rank", "style"]),
+        ('kind = "placement"\nmodel = "m"', ["'layers' is missing"]),
+        ('kind = "other"', ["adapter, correlation, diff, placement"]),
+    ],
+)
+def test_everything_wrong_with_a_declaration_is_said_at_once(
+    tmp_path: Path, text: str, found: list[str]
+) -> None:
+    (tmp_path / "analysis.toml").write_text(text)
+    with pytest.raises(InputProblems) as caught:
+        read_analysis(tmp_path)
+    assert all(word in str(caught.value) for word in found)
+
+
+def test_dtype_is_refused_where_the_file_has_bits(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "analysis.toml").write_text('kind = "diff"\nmodels = ["m"]\n')
+    done = CliRunner().invoke(app, ["run", str(tmp_path), "--dtype", "float32"])
+    assert done.exit_code == 2
+    assert "bits" in done.output
