@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import sacrebleu
-import second_fixture as fixture
 
 from lensbench.errors import RecordsError
 from lensbench.quantized.evaluation.scores import bleu
@@ -33,6 +32,7 @@ from lensbench.report.load import SecondRecord, load_second
 from lensbench.report.sections import CHAPTERS, limitations
 from lensbench.report.training import section as training
 from lensbench.stats.bootstrap import summed_bootstrap
+from tests.harness import second_records as fixture
 from tests.harness.lens_records import Settings
 from tests.harness.lens_records import write_run as write_lens_run
 
