@@ -27,7 +27,7 @@ class Problem:
         return f"{self.where}: {self.what}. {self.remedy}"
 
 
-class InputProblems(LensbenchError):
+class InputProblems(LensbenchError, ValueError):
     """All problems of one input, collected and raised once."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

@@ -1,0 +1,188 @@
+"""A spec: everything that a study or a verb is told, declared once, whoever tells it.
+
+A field's type, bounds, default and the words beneath it are an option of the command line, a key of
+an `analysis.toml`, an argument in Python, a setting in a manifest and a row of the docs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import types
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticKnownError
+
+from lensbench.errors import InputProblems, Problem
+
+
+class Spec(BaseModel):
+    """Base of every spec: frozen, and sound as soon as it is made.
+
+    Arguments go by name, or in the order of the fields. A validator of a field raises InputProblems,
+    or ValueError with what to do. Raises InputProblems with all that is wrong with the values.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
+
+        def __init__(self, *values: Any, **given: Any) -> None:
+            named = dict(zip(type(self).model_fields, values, strict=False)) | given
+            try:
+                super().__init__(**named)
+            except ValidationError as error:
+                raise InputProblems(problems_of(error, type(self))) from None
+            if wrong := self.problems():
+                raise InputProblems(wrong)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for field in cls.model_fields.values():
+            field.kw_only = field.kw_only is not False
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """One value where several are wanted is a list of it; true is no number, and 1 not true.
+
+        One of a few numbers may be written as text, as it comes from the command line.
+        """
+        hints = _alternatives(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and bool not in hints:
+            raise PydanticKnownError("int_type")
+        if type(value) is int and bool in hints and int not in hints:
+            raise PydanticKnownError("bool_type")
+        if isinstance(value, (str, int)) and any(get_origin(hint) is tuple for hint in hints):
+            return (value,)
+        few = {str(choice): choice for choice in _choices(hints)}
+        return few.get(value, value) if isinstance(value, str) else value
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with values that do not go together; each of them alone is sound."""
+        return []
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers, for a manifest: every field that is not excluded."""
+        return self.model_dump(mode="json")
+
+    def changed(self, **changes: Any) -> Self:
+        """The same with other values for these fields. Raises InputProblems."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**(values | changes))
+
+
+ARGUMENT = Field(kw_only=False)  # on the command line it goes by its place, without a name
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _numbers(given: object) -> object:
+    """`0,3,15-20` or several of them as sorted numbers, each once."""
+    if not isinstance(given, (tuple, list, range)):
+        return given
+    found: set[int] = set()
+    for part in (part for item in given for part in str(item).split(",")):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError("Write it as 15-20 or 0,3,15-20.")
+        found |= set(range(int(first), int(last if dash else first) + 1))
+    return tuple(sorted(found))
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+
+
+def problems_of(error: ValidationError, spec: type[Spec]) -> list[Problem]:
+    """What pydantic found, in our words; what a validator of ours found, as it said it."""
+    found: list[Problem] = []
+    for item in error.errors(include_url=False):
+        facts = item.get("ctx", {})
+        if isinstance(facts.get("error"), InputProblems):
+            found += facts["error"].problems
+            continue
+        key, kind, value = str(item["loc"][0]), item["type"], item["input"]
+        if kind == "too_short" and value:  # its items were wrong, and are named
+            continue
+        if kind == "missing":
+            found.append(Problem(key, "it is missing", "Add it."))
+        elif kind == "extra_forbidden":
+            found.append(Problem(key, "it is not known here", nearest(key, spec.model_fields)))
+        else:
+            what = "it is empty" if value in ((), []) else f"it is {_SHORT.repr(value)}"
+            hint = spec.model_fields[key].annotation
+            found.append(Problem(key, what, _remedy(kind, value, facts, hint)))
+    return found
+
+
+_BOUNDS = {
+    "greater_than_equal": "Give at least {ge:g}.",
+    "greater_than": "Give more than {gt:g}.",
+    "less_than_equal": "Give at most {le:g}.",
+    "less_than": "Give less than {lt:g}.",
+    "finite_number": "Give a finite number.",
+    "too_short": "Give at least {min_length}.",
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def _remedy(kind: str, value: object, facts: dict[str, Any], hint: Any) -> str:
+    if kind == "value_error":
+        return str(facts["error"])
+    if kind == "literal_error":
+        return nearest(value, _choices(_alternatives(hint)))
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**facts)
+    return f"Give {' or '.join(filter(None, map(_wanted, _alternatives(hint))))}."
+
+
+def _wanted(hint: Any) -> str:
+    """What a value of this type is called."""
+    if get_origin(hint) is tuple:
+        (item,) = _alternatives(get_args(hint)[0])
+        return f"a list, each item {_WORDS.get(item, 'one of those that are known')}"
+    return _WORDS.get(hint, "")
+
+
+def nearest(given: object, known: Iterable[object]) -> str:
+    """What to choose from, the one that looks most like what was given first."""
+    names = [str(name) for name in known]
+    close = difflib.get_close_matches(str(given), names, n=1)
+    meant = f"Did you mean {close[0]}? " if close else ""
+    return f"{meant}Choose from: {', '.join(names)}."
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type, bounds taken off."""
+    if get_origin(hint) is Annotated:
+        return _alternatives(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(one for part in get_args(hint) for one in _alternatives(part))
+    return (hint,)
+
+
+def _choices(hints: Iterable[Any]) -> list[Any]:
+    """All that may be chosen: those of a literal, or of a list's items."""
+    found: list[Any] = []
+    for hint in hints:
+        if get_origin(hint) is Literal:
+            found += get_args(hint)
+        elif get_origin(hint) is tuple:
+            found += _choices(_alternatives(get_args(hint)[0]))
+    return found
