@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.harness.program import Program, program
 from tests.harness.tiny import TINY, Case, save
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ settings.register_profile(
     "lensbench", deadline=None, derandomize=True, database=None, max_examples=50
 )
 settings.load_profile("lensbench")
+
+
+@pytest.fixture
+def lensbench(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Program:
+    """The program itself, in this process and in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return program(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import torch
 from lensbench.checkpoints import devices
 from lensbench.checkpoints.devices import memory_available, pick_device, pick_dtype, require_fit
 from lensbench.errors import ModelError
+from tests.harness.program import Program
 
 HUGE = 10**15
 
@@ -68,18 +69,14 @@ def test_fit_without_a_dtype_that_helps() -> None:
         require_fit(HUGE, "bfloat16", "cpu")
 
 
-def test_doctor_reports_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    from lensbench.cli.doctor import doctor
-
-    doctor(as_json=True)
-    facts = json.loads(capsys.readouterr().out)
+def test_doctor_reports_this_machine(lensbench: Program) -> None:
+    facts = json.loads(lensbench("doctor", "--json").out)
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["devices"][-1]["device"] == "cpu"
     assert sum(device["default"] for device in facts["devices"]) == 1
     assert set(facts["extras"]) == {"quant", "rag", "bench", "dev"}
     assert "pytest" in facts["extras"]["dev"]["packages"]
-    doctor()
-    shown = capsys.readouterr().out
+    shown = lensbench("doctor").out
     assert "GB available, used by default" in shown
     for name, extra in facts["extras"].items():
         assert extra["install"] in (None, f'pip install "lensbench[{name}]"')

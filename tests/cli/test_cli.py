@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from lensbench.cli import app, main
+from lensbench.cli import app
 from lensbench.escape import visible
 from lensbench.prompts.encode import TokenText
 from lensbench.version import __version__
+from tests.harness.program import Done, Program, words
 from tests.harness.tiny import SENTENCES, Case
 
 PROMPT = "The capital of Germany is"
@@ -26,40 +24,6 @@ VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]
 VERBS += ["data shipped", "adapters show", "adapters diff", "adapters merge"]
 NASTY = "\x1b[31mred\x07 [bold]x[/bold] [/] \u202e</script><b> is"
-
-
-@dataclass(frozen=True)
-class Done:
-    """How the program ended and what it said."""
-
-    status: int
-    out: str
-    err: str
-
-
-Program = Callable[..., Done]
-
-
-@pytest.fixture
-def lensbench(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Program:
-    """The program itself, in this process and in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["lensbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capfd.readouterr()
-        return Done(int(ended.value.code or 0), said.out, said.err)
-
-    return call
-
-
-def words(text: str) -> str:
-    """Text as one line, whatever the width of the terminal and its frames."""
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
 
 
 # --- help and versions --------------------------------------------------------------------------

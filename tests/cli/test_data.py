@@ -6,56 +6,19 @@ import csv
 import inspect
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from lensbench.cli import main
 from lensbench.cli.data import KindName, check, data, split
 from lensbench.files import sha256_of
 from lensbench.quantized.data.docstrings import KINDS
 from lensbench.quantized.data.near import NEAR
 from lensbench.quantized.data.shipped import NAMES, dataset
+from tests.harness.program import Program, words
 from tests.harness.tiny import Case
 
 VERBS = ["merge", "to-jsonl", "check", "split", "docstrings", "shipped"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How the program ended and what it said."""
-
-    status: int
-    out: str
-    err: str
-
-
-Program = Callable[..., Done]
-
-
-@pytest.fixture
-def lensbench(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Program:
-    """The program itself, in this process and in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["lensbench", "data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capfd.readouterr()
-        return Done(int(ended.value.code or 0), said.out, words(said.err))
-
-    return call
-
-
-def words(text: str) -> str:
-    """Text as one line, whatever the width of the terminal and its frames."""
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
 
 
 def jsonl(name: str, *rows: dict[str, object]) -> Path:
@@ -71,7 +34,7 @@ def row(number: int, **keys: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_verb_has_an_example(lensbench: Program, verb: str) -> None:
-    done = lensbench(verb, "--help")
+    done = lensbench("data", verb, "--help")
     assert done.status == 0
     assert f"lensbench data {verb}" in words(done.out)
 
@@ -93,11 +56,11 @@ def test_from_responses_to_splits(lensbench: Program) -> None:
     for name, rows in (("p.csv", prompts), ("r.csv", said)):
         with Path(name).open("w", newline="") as handle:
             csv.writer(handle).writerows(rows)
-    assert lensbench("merge", "p.csv", "r.csv", "-o", "m.csv").status == 0
+    assert lensbench("data", "merge", "p.csv", "r.csv", "-o", "m.csv").status == 0
     assert not Path("m.problems.csv").exists()
-    assert lensbench("to-jsonl", "m.csv", "-o", "d.jsonl").status == 0
-    assert lensbench("check", "d.jsonl").status == 0
-    done = lensbench("split", "d.jsonl", "-o", "parts", "--seed", 3)
+    assert lensbench("data", "to-jsonl", "m.csv", "-o", "d.jsonl").status == 0
+    assert lensbench("data", "check", "d.jsonl").status == 0
+    done = lensbench("data", "split", "d.jsonl", "-o", "parts", "--seed", 3)
     assert done.status == 0
     lines = [Path(f"parts/{name}.jsonl").read_text() for name in ("train", "eval", "test")]
     assert sorted("".join(lines).splitlines()) == sorted(Path("d.jsonl").read_text().splitlines())
@@ -109,30 +72,30 @@ def test_from_responses_to_splits(lensbench: Program) -> None:
 def test_what_is_left_out_is_listed_in_a_file_and_forgotten_when_mended(lensbench: Program) -> None:
     Path("p.csv").write_text("id,prompt\na,x\nb,[bold]y\n\x1b[31m,z\n")
     Path("r.csv").write_text("id,response\na,x\n")
-    done = lensbench("merge", "p.csv", "r.csv", "-o", "m.csv")
+    done = lensbench("data", "merge", "p.csv", "r.csv", "-o", "m.csv")
     assert done.status == 1
-    assert "left out: p.csv, row 3, id b: no response has this id in r.csv" in done.err
-    assert "\x1b[31m" not in done.err
+    assert "left out: p.csv, row 3, id b: no response has this id in r.csv" in done.said
+    assert "\x1b[31m" not in done.said
     with Path("m.problems.csv").open(newline="") as handle:
         assert [problem["id"] for problem in csv.DictReader(handle)] == ["b", "\x1b[31m"]
     Path("p.csv").write_text("id,prompt\na,x\n")
-    assert lensbench("merge", "p.csv", "r.csv", "-o", "m.csv").status == 0
+    assert lensbench("data", "merge", "p.csv", "r.csv", "-o", "m.csv").status == 0
     assert not Path("m.problems.csv").exists()
 
 
 def test_nothing_to_merge_is_refused(lensbench: Program) -> None:
     Path("p.csv").write_text("id,prompt\na,x\n")
     Path("r.csv").write_text("id,response\nb,x\n")
-    done = lensbench("merge", "p.csv", "r.csv", "-o", "m.csv")
+    done = lensbench("data", "merge", "p.csv", "r.csv", "-o", "m.csv")
     assert done.status == 2
-    assert "no prompt has a response" in done.err
+    assert "no prompt has a response" in done.said
     assert not Path("m.csv").exists()
 
 
 def test_messages_with_a_system_message(lensbench: Program) -> None:
     jsonl("d.jsonl", row(1, group="g", input="Here."))
     done = lensbench(
-        "to-jsonl", "d.jsonl", "-o", "c.jsonl", "--format", "messages", "--system", "S"
+        "data", "to-jsonl", "d.jsonl", "-o", "c.jsonl", "--format", "messages", "--system", "S"
     )
     assert done.status == 0
     assert json.loads(Path("c.jsonl").read_text()) == {
@@ -149,37 +112,39 @@ def test_messages_with_a_system_message(lensbench: Program) -> None:
 def test_check_finds_leaks_and_says_where(lensbench: Program) -> None:
     jsonl("train.jsonl", row(1), row(2), row(2, id="again"))
     jsonl("test.jsonl", row(1, id="t", response="Other."))
-    done = lensbench("check", "train.jsonl", "--against", "test.jsonl")
+    done = lensbench("data", "check", "train.jsonl", "--against", "test.jsonl")
     assert done.status == 1
     assert "leak (1.00): train.jsonl, row 1, id r1 / test.jsonl, row 1, id t" in done.out
     assert "duplicate (1.00): train.jsonl, row 2, id r2 / train.jsonl, row 3" in done.out
-    facts = json.loads(lensbench("check", "train.jsonl", "--against", "test.jsonl", "--json").out)
+    facts = json.loads(
+        lensbench("data", "check", "train.jsonl", "--against", "test.jsonl", "--json").out
+    )
     assert facts["counts"]["leak"] == facts["counts"]["duplicate"] == 1
     assert facts["sha256"] == sha256_of(Path("train.jsonl"))
 
 
 def test_another_response_is_shown_and_is_no_fault(lensbench: Program) -> None:
     jsonl("d.jsonl", row(1), row(1, id="b", response="Something else."))
-    done = lensbench("check", "d.jsonl")
+    done = lensbench("data", "check", "d.jsonl")
     assert done.status == 0
     assert "other response (1.00)" in done.out
 
 
 def test_an_empty_row_is_a_fault(lensbench: Program) -> None:
     jsonl("d.jsonl", row(1), row(2, response=""))
-    done = lensbench("check", "d.jsonl")
+    done = lensbench("data", "check", "d.jsonl")
     assert done.status == 1
-    assert "d.jsonl, row 2, id r2: the response is empty" in done.err
+    assert "d.jsonl, row 2, id r2: the response is empty" in done.said
 
 
 def test_check_measures_in_the_tokens_of_a_model(lensbench: Program, gpt2: Case) -> None:
     jsonl("d.jsonl", row(1), row(2, response="Word " * 200))
     arguments = ("check", "d.jsonl", "--model", gpt2.folder, "--max-length", 100)
-    done = lensbench(*arguments)
+    done = lensbench("data", *arguments)
     assert done.status == 0  # long, but no fault
     assert "longer than 100 tokens: 1" in done.out
     assert "row 2, id r2: " in done.out
-    lengths = json.loads(lensbench(*arguments, "--json").out)["lengths"]
+    lengths = json.loads(lensbench("data", *arguments, "--json").out)["lengths"]
     assert (lengths["unit"], lengths["style"]) == ("tokens", "alpaca")
     assert [pair["id"] for pair in lengths["too_long"]] == ["r2"]
 
@@ -209,14 +174,14 @@ def test_bad_use_is_refused_and_writes_nothing(
     jsonl("d.jsonl", row(1))
     jsonl("train.jsonl", row(1))
     before = {path: path.read_bytes() for path in Path().iterdir()}
-    done = lensbench(*arguments)
+    done = lensbench("data", *arguments)
     assert done.status == 2
-    assert what in done.err
+    assert what in done.said
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
 
 
 def test_docstrings_come_with_their_provenance(lensbench: Program) -> None:
-    done = lensbench("docstrings", "--kind", "what", "--kind", "which", "-o", "p.jsonl")
+    done = lensbench("data", "docstrings", "--kind", "what", "--kind", "which", "-o", "p.jsonl")
     assert done.status == 0
     facts = json.loads(Path("p.about.json").read_text())
     assert facts["sha256"] == sha256_of(Path("p.jsonl"))
@@ -227,5 +192,5 @@ def test_docstrings_come_with_their_provenance(lensbench: Program) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_set_is_copied(lensbench: Program, name: str) -> None:
-    assert lensbench("shipped", name, "-o", "copy.csv").status == 0
+    assert lensbench("data", "shipped", name, "-o", "copy.csv").status == 0
     assert Path("copy.csv").read_bytes() == dataset(name).read_bytes()

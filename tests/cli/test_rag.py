@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from lensbench.cli import main
 from lensbench.quantized.rag.embedding import Embedder
+from tests.harness.program import Program
 
 NUMBERS = itertools.count()
 FAQ = (
@@ -21,40 +18,6 @@ FAQ = (
     "back,Which gold?,Silver by the river.,returns\n"
     'odd,=stone,"\x1b[1m[b]red[/b]\x07",odd\n'
 )
-
-
-@dataclass(frozen=True)
-class Done:
-    """How the program ended and what it said, line ends of the terminal taken out."""
-
-    status: int
-    out: str
-    err: str
-
-
-Program = Callable[..., Done]
-
-
-@pytest.fixture
-def rag(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Program:
-    """The program itself, in this process and in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["lensbench", "rag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capfd.readouterr()
-        return Done(int(ended.value.code or 0), said.out, words(said.err))
-
-    return call
-
-
-def words(text: str) -> str:
-    """Text as one line, whatever the width of the terminal and its frames."""
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
 
 
 @pytest.fixture
@@ -65,90 +28,94 @@ def place(database_address: str) -> str:
 
 
 @pytest.fixture
-def built(rag: Program, place: str, bert: Embedder) -> str:
+def built(lensbench: Program, place: str, bert: Embedder) -> str:
     """An index of two questions and answers."""
     Path("faq.csv").write_text(FAQ, encoding="utf-8")
-    done = rag("build", "faq.csv", "-o", place, "--model", bert.place)
+    done = lensbench("rag", "build", "faq.csv", "-o", place, "--model", bert.place)
     assert (done.status, done.out) == (0, "")
-    assert done.err.endswith("2 new, 0 changed, 0 unchanged, 0 deleted")
-    assert "hidden" not in done.err
+    assert done.said.endswith("2 new, 0 changed, 0 unchanged, 0 deleted")
+    assert "hidden" not in done.said
     return place
 
 
-def test_a_query_shows_score_id_and_escaped_text(rag: Program, built: str) -> None:
-    done = rag("query", built, "red stone", "--top-k", 2)
+def test_a_query_shows_score_id_and_escaped_text(lensbench: Program, built: str) -> None:
+    done = lensbench("rag", "query", built, "red stone", "--top-k", 2)
     assert done.status == 0
     assert re.search(r"^\d\.\d{3}  odd$", done.out, re.MULTILINE)
     assert r"\u001b[1m[b]red[/b]\u0007" in done.out
     assert "\x1b" not in done.out
 
 
-def test_a_query_as_json_and_with_a_filter(rag: Program, built: str) -> None:
-    done = rag("query", built, "anything", "--where", "topic=returns", "--json")
+def test_a_query_as_json_and_with_a_filter(lensbench: Program, built: str) -> None:
+    done = lensbench("rag", "query", built, "anything", "--where", "topic=returns", "--json")
     (hit,) = json.loads(done.out)
     assert hit["id"] == "back"
     assert hit["text"] == "Which gold?\nSilver by the river."
     assert hit["metadata"] == {"topic": "returns", "source": "faq.csv"}
     assert -1 <= hit["score"] <= 1
-    assert json.loads(rag("query", built, "x", "--where", "topic=no", "--json").out) == []
+    assert (
+        json.loads(lensbench("rag", "query", built, "x", "--where", "topic=no", "--json").out) == []
+    )
 
 
 def test_building_again_brings_the_index_to_the_file(
-    rag: Program, built: str, bert: Embedder
+    lensbench: Program, built: str, bert: Embedder
 ) -> None:
     changed = FAQ.replace("river", "ocean").replace("odd,", "new,", 1)
     Path("faq.csv").write_text(changed, encoding="utf-8")
-    done = rag("build", "faq.csv", "-o", built, "--model", bert.place)
-    assert done.err.endswith("1 new, 1 changed, 0 unchanged, 1 deleted")
+    done = lensbench("rag", "build", "faq.csv", "-o", built, "--model", bert.place)
+    assert done.said.endswith("1 new, 1 changed, 0 unchanged, 1 deleted")
     Path("other.txt").write_text("silver", encoding="utf-8")
-    done = rag("build", "other.txt", "-o", built, "--model", bert.place)
+    done = lensbench("rag", "build", "other.txt", "-o", built, "--model", bert.place)
     assert done.status == 2
-    assert "also holds faq.csv" in done.err
+    assert "also holds faq.csv" in done.said
 
 
-def test_adding_reports_bad_rows_and_deletes_nothing_then(rag: Program, built: str) -> None:
+def test_adding_reports_bad_rows_and_deletes_nothing_then(lensbench: Program, built: str) -> None:
     Path("faq.csv").write_text("id,question,answer\nback,,gone\nmore,Why?,So.\n", encoding="utf-8")
-    done = rag("add", built, "faq.csv", "--delete-missing")
+    done = lensbench("rag", "add", built, "faq.csv", "--delete-missing")
     assert done.status == 1
-    assert "faq.csv, row 2: question is empty" in done.err
-    assert done.err.endswith("1 new, 0 changed, 0 unchanged, 0 deleted")
+    assert "faq.csv, row 2: question is empty" in done.said
+    assert done.said.endswith("1 new, 0 changed, 0 unchanged, 0 deleted")
     Path("faq.csv").write_text("id,question,answer\nmore,Why?,So.\n", encoding="utf-8")
-    done = rag("add", built, "faq.csv", "--delete-missing")
-    assert (done.status, "2 deleted" in done.err) == (0, True)
+    done = lensbench("rag", "add", built, "faq.csv", "--delete-missing")
+    assert (done.status, "2 deleted" in done.said) == (0, True)
 
 
-def test_an_id_of_another_file_needs_replace(rag: Program, built: str) -> None:
+def test_an_id_of_another_file_needs_replace(lensbench: Program, built: str) -> None:
     Path("second.csv").write_text("id,text\nback,other words\nfresh,words\n", encoding="utf-8")
-    done = rag("add", built, "second.csv")
+    done = lensbench("rag", "add", built, "second.csv")
     assert done.status == 1
-    assert "the id 'back' belongs to faq.csv" in done.err
-    assert "1 new, 0 changed" in done.err
-    done = rag("add", built, "second.csv", "--replace")
-    assert (done.status, "0 new, 1 changed, 1 unchanged" in done.err) == (0, True)
+    assert "the id 'back' belongs to faq.csv" in done.said
+    assert "1 new, 0 changed" in done.said
+    done = lensbench("rag", "add", built, "second.csv", "--replace")
+    assert (done.status, "0 new, 1 changed, 1 unchanged" in done.said) == (0, True)
 
 
-def test_info_names_the_model_and_the_sources(rag: Program, built: str, bert: Embedder) -> None:
-    facts = json.loads(rag("info", built, "--json").out)
+def test_info_names_the_model_and_the_sources(
+    lensbench: Program, built: str, bert: Embedder
+) -> None:
+    facts = json.loads(lensbench("rag", "info", built, "--json").out)
     assert facts["embedding_sha256"] == bert.sha256
     assert facts["sources"] == {"faq.csv": 2}
-    shown = rag("info", built).out
+    shown = lensbench("rag", "info", built).out
     assert "faq.csv (2)" in shown
     assert "hidden" not in shown
 
 
-def test_check_prints_measures_with_intervals(rag: Program, built: str) -> None:
+def test_check_prints_measures_with_intervals(lensbench: Program, built: str) -> None:
     Path("asked.csv").write_text(
         "id,question,document_id\n1,Which gold?,back\n2,=stone,odd\n3,x,nothing\n",
         encoding="utf-8",
     )
-    done = rag("check", built, "asked.csv", "--json")
+    done = lensbench("rag", "check", built, "asked.csv", "--json")
     assert done.status == 1
-    assert "the index has no document 'nothing'" in done.err
+    assert "the index has no document 'nothing'" in done.said
     measures = {row["measure"]: row for row in json.loads(done.out)}
     assert list(measures) == ["recall@1", "recall@3", "recall@5", "recall@10", "MRR@10"]
     assert measures["recall@3"]["meaning"]["value"] == 1
     assert measures["recall@1"]["words"]["n"] == 2
-    table = rag("check", built, "asked.csv")
+    table = lensbench("rag", "check", built, "asked.csv")
     assert "by words (tf-idf)" in table.out
 
 
@@ -167,10 +134,10 @@ def test_check_prints_measures_with_intervals(rag: Program, built: str) -> None:
     ],
 )
 def test_bad_input_is_a_message_and_status_2(
-    rag: Program, built: str, arguments: tuple[str, ...], said: str
+    lensbench: Program, built: str, arguments: tuple[str, ...], said: str
 ) -> None:
-    done = rag(*(argument.replace("{built}", built) for argument in arguments))
+    done = lensbench("rag", *(argument.replace("{built}", built) for argument in arguments))
     assert (done.status, done.out) == (2, "")
-    assert said in done.err
-    assert "Traceback" not in done.err
-    assert "hidden" not in done.err
+    assert said in done.said
+    assert "Traceback" not in done.said
+    assert "hidden" not in done.said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lensbench.cli import main
 from lensbench.cli.correlate import MeasureName, PhaseName
 from lensbench.compare.correlation.conditions import align
 from lensbench.compare.correlation.record import correlate
@@ -34,6 +32,7 @@ from tests.harness.correlation_records import (
     planted,
     write_trace,
 )
+from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, Case
 
 FAST = {"phases": ("prompt",), "measures": ("cosine",), "resamples": 200}
@@ -479,52 +478,39 @@ def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) ->
 # --- the command line
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["lensbench", "correlate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
 def test_the_command_names_every_measure_and_phase() -> None:
     assert [name.value for name in MeasureName] == list(MEASURES)
     assert [name.value for name in PhaseName] == list(PHASES)
 
 
-def test_the_command_from_traces_to_report(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_from_traces_to_report(lensbench: Program, runs: Path, tmp_path: Path) -> None:
     how = ["--phase", "prompt", "--measure", "cosine", "--resamples", "200"]
     how += ["--control", f"other text={runs / 'irrelevant'}", "--suggest-layers", "3"]
-    status = call(monkeypatch, runs / "plain", runs / "rag", "-o", tmp_path / "out", *how)
-    said = capfd.readouterr()
-    assert (status, said.err.count("error")) == (0, 0)
-    assert "rag, prompt tokens, above other text" in said.out
-    rows = re.findall(r"^ +(\d+) +(\d+) +-?0\.", said.out, re.MULTILINE)
+    done = lensbench("correlate", runs / "plain", runs / "rag", "-o", tmp_path / "out", *how)
+    assert (done.status, done.err.count("error")) == (0, 0)
+    assert "rag, prompt tokens, above other text" in done.out
+    rows = re.findall(r"^ +(\d+) +(\d+) +-?0\.", done.out, re.MULTILINE)
     assert sorted(int(layer) for layer, _ in rows[:3]) == list(PLANTED)
-    assert "blocks 4-6 (layers 5-7 of a record)" in " ".join(said.out.split())
+    assert "blocks 4-6 (layers 5-7 of a record)" in " ".join(done.out.split())
     for name in ("layers-rag-prompt.json", "report.md"):
-        assert str(tmp_path / "out" / name) in said.out
+        assert str(tmp_path / "out" / name) in done.out
         assert (tmp_path / "out" / name).exists()
 
 
 def test_the_command_says_what_was_left_out_and_ends_with_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    lensbench: Program, tmp_path: Path
 ) -> None:
     ids = [f"p[bold]{i}" for i in range(N_PROMPTS)]
     write_trace(tmp_path / "a", base(), ids)
     write_trace(tmp_path / "b", base(1)[:, 1:], ids[1:])
     how = ["--phase", "prompt", "--measure", "cosine", "--resamples", "100"]
-    status = call(monkeypatch, tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", *how)
-    said = capfd.readouterr()
-    assert status == 1
-    assert "b has no 'p[bold]0'" in " ".join(said.err.split())
+    done = lensbench("correlate", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", *how)
+    assert done.status == 1
+    assert "b has no 'p[bold]0'" in done.said
 
 
-def test_the_command_refuses_with_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    status = call(monkeypatch, tmp_path / "x", tmp_path / "y", "-o", tmp_path / "out")
-    assert status == 2
-    assert capfd.readouterr().err.count("no record here") == 2
+def test_the_command_refuses_with_2(lensbench: Program, tmp_path: Path) -> None:
+    done = lensbench("correlate", tmp_path / "x", tmp_path / "y", "-o", tmp_path / "out")
+    assert done.status == 2
+    assert done.err.count("no record here") == 2
     assert not (tmp_path / "out").exists()

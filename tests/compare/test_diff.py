@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from lensbench.checkpoints.hashes import hashes
-from lensbench.cli import main
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.record import run_diff
 from lensbench.errors import GateError, InputProblems, RecordsError
@@ -28,6 +27,7 @@ from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
+from tests.harness.program import Program, words
 from tests.harness.tiny import Case
 from tests.quantized.adapters.test_adapters import made
 from tests.studies.test_lens import facts_rows, write_csv
@@ -521,31 +521,19 @@ def test_what_is_no_record_is_refused(
 
 
 def test_the_command_writes_a_report_and_says_the_answer(
-    records: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    lensbench: Program, records: dict[str, Path], tmp_path: Path
 ) -> None:
-    given = ["lensbench", "diff", str(records["plain"]), str(records["eight"])]
-    monkeypatch.setattr("sys.argv", [*given, "-o", str(tmp_path / "d")])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert not caught.value.code
-    said = capsys.readouterr().out
-    assert "change the conclusion of this lens study?" in " ".join(said.split())
+    done = lensbench("diff", records["plain"], records["eight"], "-o", tmp_path / "d")
+    assert done.status == 0
+    assert "change the conclusion of this lens study?" in words(done.out)
     assert (tmp_path / "d" / "report.md").is_file()
 
 
 def test_the_command_refuses_bad_input_in_one_message(
-    records: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    lensbench: Program, records: dict[str, Path], tmp_path: Path
 ) -> None:
-    plain = str(records["plain"])
-    given = ["diff", plain, plain, "--relative-depth", "--part-bits", "-1"]
-    monkeypatch.setattr("sys.argv", ["lensbench", *given, "-o", str(tmp_path / "d")])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    assert "2 problem(s)" in capsys.readouterr().err
+    plain = records["plain"]
+    how = ("--relative-depth", "--part-bits", "-1", "-o", tmp_path / "d")
+    done = lensbench("diff", plain, plain, *how)
+    assert done.status == 2
+    assert "2 problem(s)" in done.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from lensbench.cli import main
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.permutation import adjusted_p_values, label_null, p_values
@@ -22,6 +20,7 @@ from lensbench.report.correlation import section as correlation
 from lensbench.report.load import load_second
 from lensbench.stats.resampling import codes_of
 from tests.harness.correlation_records import PLANTED, WIDTH, base, planted, write_trace
+from tests.harness.program import Program
 
 Floats = NDArray[np.float64]
 ALPHA, DRAWS = 0.05, 200
@@ -199,16 +198,11 @@ def test_runs_that_share_nothing_name_the_way_out(runs: Path, tmp_path: Path) ->
         correlate(spec(runs, tmp_path / "out", unpaired=False))
 
 
-def test_the_command(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    names = [str(runs / name) for name in ("general", "python")]
-    how = ["--unpaired", "--phase", "prompt", "-o", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["lensbench", "correlate", *names, *how])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    assert "python, prompt tokens" in capfd.readouterr().out
+def test_the_command(lensbench: Program, runs: Path, tmp_path: Path) -> None:
+    how = ["--unpaired", "--phase", "prompt", "-o", tmp_path / "out"]
+    done = lensbench("correlate", runs / "general", runs / "python", *how)
+    assert done.status == 0
+    assert "python, prompt tokens" in done.out
     assert (tmp_path / "out" / "report.md").exists()
 
 

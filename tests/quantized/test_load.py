@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
 from lensbench.checkpoints.hashes import hashes
-from lensbench.cli.doctor import doctor, report
+from lensbench.cli.doctor import report
 from lensbench.errors import InputProblems, MissingExtraError, ModelError
 from lensbench.quantized import precision
 from lensbench.quantized.loading import load
@@ -33,6 +33,7 @@ from lensbench.quantized.precision import (
     sizes_of_family,
 )
 from tests.checkpoints.test_pull import write_tiny_gguf
+from tests.harness.program import Program
 from tests.harness.tiny import TINY, Case, save
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -373,7 +374,7 @@ def test_a_gguf_folder_loads_at_every_precision(tmp_path: Path, bits: Any) -> No
     assert float(drift.max()) < {32: 1e-6, 16: 0.01, 8: 0.1, 4: 1.0}[bits]
 
 
-def test_doctor_counts_what_a_model_needs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_counts_what_a_model_needs(lensbench: Program) -> None:
     facts = report("tinyllama")
     needs = facts["memory"]["needs"]
     assert needs["int8"]["weight_bytes"] <= 1.3e9
@@ -382,23 +383,21 @@ def test_doctor_counts_what_a_model_needs(capsys: pytest.CaptureFixture[str]) ->
     assert needs["float32"]["cache_bytes"] == 2 * needs["int8"]["cache_bytes"]
     states = facts["devices"][-1]["precisions"]
     assert states["int8"] == {"works": True, "reason": None, "alternative": None}
-    doctor("tinyllama")
-    shown = capsys.readouterr().out
+    shown = lensbench("doctor", "tinyllama").out
     assert "runs float32, bfloat16, int8, nf4" in shown
     assert "1.23 GB" in shown
 
 
 def test_doctor_says_what_is_missing(
-    llama: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lensbench: Program, llama: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    doctor(str(llama.folder))
-    shown = capsys.readouterr().out
+    shown = lensbench("doctor", llama.folder).out
     assert "int8: no, bitsandbytes is not installed" in shown
     assert 'pip install "lensbench[quant]"' in shown
     monkeypatch.undo()
     monkeypatch.setattr("bitsandbytes.nn.Linear8bitLt.forward", no_kernel)
-    doctor(str(llama.folder))
-    assert f"int8: no, no kernel for this device. {ALTERNATIVE}" in capsys.readouterr().out
+    shown = lensbench("doctor", llama.folder).out
+    assert f"int8: no, no kernel for this device. {ALTERNATIVE}" in shown
     with pytest.raises(ModelError, match="No model is called"):
         report("no such model")

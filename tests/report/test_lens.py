@@ -24,6 +24,7 @@ from lensbench.report.lens import anomalies, contrasts, curves, headlines, heatm
 from lensbench.report.load import load_records
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
 from tests.harness.lens_records import NASTY, Settings, write_run
+from tests.harness.program import Program
 
 SMALL = Settings(n_layers=8)
 OTHER = Settings(model="tiny-b", n_layers=6, late=0.6, seed=3, heatmap_prompts=1)
@@ -76,14 +77,9 @@ def test_the_same_records_give_the_same_bytes_elsewhere_and_without_torch(
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def test_the_command_lists_what_it_wrote(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from lensbench.cli.report import report
-
+def test_the_command_lists_what_it_wrote(lensbench: Program, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Settings(model="m", n_layers=4, relations=1, per_relation=2))
-    report([run], tmp_path / "out")
-    printed = capsys.readouterr().out.split()
+    printed = lensbench("report", run, "-o", tmp_path / "out").out.split()
     assert printed
     assert sorted(printed) == sorted(str(tmp_path / "out" / n) for n in contents(tmp_path / "out"))
 

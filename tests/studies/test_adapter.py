@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from lensbench.cli import app
 from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.rag.index import open_index
 from lensbench.studies.adapter import run_adapter_study, shuffled
 from lensbench.studies.adapter_spec import AdapterSpec
+from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 
 CITIES = ("Berlin", "Paris", "Rome", "Oslo", "Madrid", "Vienna", "Prague", "Lisbon")
@@ -51,10 +50,12 @@ def ids_of(path: Path) -> dict[str, str]:
     return {row["id"]: row["group"] for row in rows}
 
 
-def test_a_study_runs_from_one_command_and_again_at_no_cost(study: Path, open_folder: Path) -> None:
+def test_a_study_runs_from_one_command_and_again_at_no_cost(
+    lensbench: Program, study: Path, open_folder: Path
+) -> None:
     out = open_folder / "out"
-    done = CliRunner().invoke(app, ["run", str(study), "--out", str(out)])
-    assert done.exit_code == 0, done.output
+    done = lensbench("run", study, "--out", out)
+    assert done.status == 0, done.err
     train, asked = ids_of(out / "data" / "train.jsonl"), ids_of(out / "data" / "test.jsonl")
     assert len(asked) == 4
     assert not set(train.values()) & set(asked.values())  # whole groups are held out
@@ -72,15 +73,17 @@ def test_a_study_runs_from_one_command_and_again_at_no_cost(study: Path, open_fo
     report = (out / "report.md").read_text()
     assert "adapter" in report
     before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
-    again = CliRunner().invoke(app, ["run", str(study), "--out", str(out)])
-    assert again.exit_code == 0, again.output
+    again = lensbench("run", study, "--out", out)
+    assert again.status == 0, again.err
     assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
 
 
-def test_bits_are_in_the_file_and_dtype_is_refused(study: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["run", str(study), "-o", str(tmp_path), "--dtype", "float32"])
-    assert done.exit_code == 2
-    assert "bits" in done.output
+def test_bits_are_in_the_file_and_dtype_is_refused(
+    lensbench: Program, study: Path, tmp_path: Path
+) -> None:
+    done = lensbench("run", study, "-o", tmp_path, "--dtype", "float32")
+    assert done.status == 2
+    assert "bits" in done.err
 
 
 def test_an_unknown_source_stops_before_any_model_is_loaded(tmp_path: Path) -> None:

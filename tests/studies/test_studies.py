@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from lensbench.checkpoints.ref import parse_variants
-from lensbench.cli import app
 from lensbench.errors import InputProblems
 from lensbench.report.load import SecondRecord
 from lensbench.report.placement.section import differences, verdicts
@@ -33,6 +31,7 @@ from lensbench.studies.placement_arms import (
     random_block,
 )
 from lensbench.studies.placement_spec import PlacementSpec
+from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 
 ANALYSES = Path(__file__).parents[2] / "analyses"
@@ -68,14 +67,14 @@ def home(open_folder: Path) -> Path:
     return open_folder
 
 
-def run(home: Path, name: str, text: str) -> tuple[Path, str]:
+def run(lensbench: Program, home: Path, name: str, text: str) -> tuple[Path, str]:
     """Run an analysis of this text; its folder of results, and what was said."""
     folder = home / name
     folder.mkdir(exist_ok=True)
     (folder / "analysis.toml").write_text(text.replace("MODEL", str(home / "model")))
-    done = CliRunner().invoke(app, ["run", str(folder), "-o", str(folder / "out")])
-    assert done.exit_code == 0, f"{done.output}\n{done.exception}"
-    return folder / "out", done.output
+    done = lensbench("run", folder, "-o", folder / "out")
+    assert done.status == 0, done.err
+    return folder / "out", done.out + done.err
 
 
 def files(folder: Path, pattern: str = "*.parquet") -> dict[Path, tuple[bytes, int]]:
@@ -99,8 +98,10 @@ style = "none"
 
 
 @pytest.mark.slow
-def test_a_correlation_study_from_its_file_to_its_reports_and_again(home: Path) -> None:
-    out, _ = run(home, "002", CORRELATION)
+def test_a_correlation_study_from_its_file_to_its_reports_and_again(
+    lensbench: Program, home: Path
+) -> None:
+    out, _ = run(lensbench, home, "002", CORRELATION)
     names = ["rivers", "cities", "cities+rag", "irrelevant", "shuffled", "rebatched"]
     for bits in (32, 8):
         traces = next((out / ".runs").glob(f"*-{bits}"))
@@ -120,7 +121,7 @@ def test_a_correlation_study_from_its_file_to_its_reports_and_again(home: Path) 
     context = next(out.glob("context-*-32"))
     assert json.loads(next(context.glob("layers-*-prompt.json")).read_text())["layers"]
     before = files(out)
-    run(home, "002", CORRELATION)
+    run(lensbench, home, "002", CORRELATION)
     assert files(out) == before  # nothing was traced or compared again
 
 
@@ -171,9 +172,9 @@ def test_conditions_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_diff_study_compares_every_variant_with_the_first(home: Path) -> None:
+def test_a_diff_study_compares_every_variant_with_the_first(lensbench: Program, home: Path) -> None:
     text = 'kind = "diff"\nmodels = ["MODEL"]\nvariants = ["@32", "@16", "@8"]\nlimit = 6\n'
-    out, _ = run(home, "004", text)
+    out, _ = run(lensbench, home, "004", text)
     assert len(list((out / ".runs").glob("*/manifest.json"))) == 3
     records = [path.parent for path in out.glob("*/manifest.json")]
     assert sorted(folder.name.rpartition("-")[2] for folder in records) == ["16", "8"]
@@ -183,7 +184,7 @@ def test_a_diff_study_compares_every_variant_with_the_first(home: Path) -> None:
         assert facts["b"]["bits"] in (16, 8)
         assert (folder / "report.md").exists()
     before = files(out / ".runs")
-    run(home, "004", text)
+    run(lensbench, home, "004", text)
     assert files(out / ".runs") == before
 
 
@@ -203,8 +204,8 @@ learning_rate = 1e-3
 
 
 @pytest.mark.slow
-def test_a_placement_study_trains_equal_arms_and_goes_on(home: Path) -> None:
-    out, _ = run(home, "005", PLACEMENT)
+def test_a_placement_study_trains_equal_arms_and_goes_on(lensbench: Program, home: Path) -> None:
+    out, _ = run(lensbench, home, "005", PLACEMENT)
     rows = pd.read_parquet(out / "placement" / "placement.parquet")
     assert set(rows["arm"]) == {"base", *ARMS}
     counts = rows.groupby(["arm", "repetition"], dropna=False).size()
@@ -224,7 +225,7 @@ def test_a_placement_study_trains_equal_arms_and_goes_on(home: Path) -> None:
     assert len(re.findall("The suggested block is \\*\\*", report)) == 3
     before = files(out / ".runs")
     (out / ".runs" / "complement-1" / "evaluation" / "manifest.json").unlink()
-    run(home, "005", PLACEMENT)
+    run(lensbench, home, "005", PLACEMENT)
     changed = {path for path, told in files(out / ".runs").items() if before.get(path) != told}
     assert {path.parent.parent.name for path in changed} <= {"complement-1"}
 
@@ -237,7 +238,7 @@ def spec_of(home: Path, **changes: Any) -> PlacementSpec:
     return PlacementSpec(**{"name": "x", "model": str(home / "model"), "layers": "1", **changes})
 
 
-def test_every_arm_trains_as_many_parameters(home: Path) -> None:
+def test_every_arm_trains_as_many_parameters(lensbench: Program, home: Path) -> None:
     """By hand: r (in + out) for q, k, v, o of the tiny Llama, 32 wide with two of four heads."""
     found = {arm.name: arm for arm in arms(spec_of(home, rank=6), 0)}
     assert {name: (arm.blocks, arm.lora.rank) for name, arm in found.items()} == {
@@ -348,8 +349,8 @@ def test_everything_wrong_with_a_declaration_is_said_at_once(
     assert all(word in str(caught.value) for word in found)
 
 
-def test_dtype_is_refused_where_the_file_has_bits(home: Path, tmp_path: Path) -> None:
+def test_dtype_is_refused_where_the_file_has_bits(lensbench: Program, tmp_path: Path) -> None:
     (tmp_path / "analysis.toml").write_text('kind = "diff"\nmodels = ["m"]\n')
-    done = CliRunner().invoke(app, ["run", str(tmp_path), "--dtype", "float32"])
-    assert done.exit_code == 2
-    assert "bits" in done.output
+    done = lensbench("run", tmp_path, "--dtype", "float32")
+    assert done.status == 2
+    assert "bits" in done.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lensbench.checkpoints.hashes import hashes
-from lensbench.cli import main
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, attach
 from lensbench.quantized.adapters.lora import Lora, adapt, match
@@ -34,6 +32,7 @@ from lensbench.quantized.adapters.update import (
 )
 from lensbench.quantized.loading import merged
 from lensbench.quantized.loading.merged import PROVENANCE, distance, merge
+from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, Case
 
 LORA = Lora(layers="1-2", rank=4, alpha=6)
@@ -442,25 +441,10 @@ def test_a_folder_that_is_there_is_not_written_over(
 # --- the command line ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lensbench(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, str]]:
-    """The program itself, in this process and in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def test_the_verbs_print_tables_and_json(
+    lensbench: Program, llama: Case, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lensbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capfd.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
-
-
-def test_the_verbs_print_tables_and_json(lensbench: Any, llama: Case, adapter: Path) -> None:
     status, out, _ = lensbench("adapters", "show", adapter, "--model", llama.folder)
     assert status == 0
     assert "norm relative" in out
@@ -480,13 +464,13 @@ def test_the_verbs_print_tables_and_json(lensbench: Any, llama: Case, adapter: P
     "arguments",
     [("adapters", "show", "nowhere"), ("adapters", "diff", "nowhere", "nowhere")],
 )
-def test_bad_folders_exit_with_2(lensbench: Any, arguments: tuple[str, ...]) -> None:
+def test_bad_folders_exit_with_2(lensbench: Program, arguments: tuple[str, ...]) -> None:
     status, out, err = lensbench(*arguments)
     assert (status, out) == (2, "")
     assert "nowhere holds no adapter" in err
 
 
-def test_training_from_the_command_line(lensbench: Any, llama: Case, tmp_path: Path) -> None:
+def test_training_from_the_command_line(lensbench: Program, llama: Case, tmp_path: Path) -> None:
     rows = [{"id": str(i), "instruction": f"Say {i}.", "response": f"so {i}"} for i in range(6)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nno json\n")
     base = ("train", llama.folder, "pairs.jsonl", "--bits", 32, "--max-length", 40, "--epochs", 1)

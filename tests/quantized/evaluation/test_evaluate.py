@@ -27,6 +27,7 @@ from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import EVALUATION, SCHEMA_VERSION
+from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, TINY, Case, save
 
 if TYPE_CHECKING:
@@ -407,18 +408,14 @@ def test_the_style_is_the_adapters_own(
 
 
 def test_the_command_writes_a_report(
-    llama: Case, adapter: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lensbench: Program, llama: Case, adapter: Path, data: Path, tmp_path: Path
 ) -> None:
-    from lensbench.cli import app
-
     out = tmp_path / "eval"
     options = f"--adapter {adapter} --data {data} --bits 32 --max-new-tokens 4 -o {out}".split()
-    with pytest.raises(SystemExit) as ended:
-        app(["eval", str(llama.folder), *options])
-    assert ended.value.code == 1  # two rows were left out
-    printed = capsys.readouterr()
-    assert "ROUGE-L" in printed.out
-    assert "too" in printed.err or "window" in printed.err
+    done = lensbench("eval", llama.folder, *options)
+    assert done.status == 1  # two rows were left out
+    assert "ROUGE-L" in done.out
+    assert "too" in done.err or "window" in done.err
     for name in ("report.md", "examples.md", "tables/eval_results.csv", "figures/differences.svg"):
         assert (out / name).is_file(), name
     results = pd.read_csv(out / "tables" / "eval_results.csv")

@@ -14,9 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from lensbench.cli import app
 from lensbench.errors import InputProblems
 from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.generation.batching import plan, rebatched
@@ -28,6 +26,7 @@ from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.quantized.rag.index import Hit, create_index
 from lensbench.quantized.style import ask, prompt_ids
+from tests.harness.program import Program
 from tests.harness.tiny import TINY, save, tokenizer
 
 TOWNS = {
@@ -286,20 +285,17 @@ def test_settings_that_make_no_sense_are_all_named() -> None:
     assert [problem.where for problem in spec.problems()] == ["rebatch", "control", "control"]
 
 
-def test_control_without_retrieval_is_refused(tmp_path: Path) -> None:
-    command = ["infer", "m", "general", "-o", str(tmp_path / "o.csv"), "--control", "shuffled"]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 2
-    assert "no effect without --rag" in done.output
+def test_control_without_retrieval_is_refused(lensbench: Program) -> None:
+    done = lensbench("infer", "m", "general", "-o", "o.csv", "--control", "shuffled")
+    assert done.status == 2
+    assert "no effect without --rag" in done.said
 
 
-def test_a_shipped_set_is_asked_by_its_name(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "o.csv"
-    command = ["infer", str(folder / "model"), "python", "-o", str(out), "--bits", "32"]
-    command += ["--limit", "3", "--max-new-tokens", "2"]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
-    assert out.read_text().count("reference:") == 3
-    with pytest.raises(InputProblems, match="facts, general, python"):
-        command = ["infer", str(folder / "model"), "pyhton", "-o", str(out)]
-        CliRunner().invoke(app, command, catch_exceptions=False)
+def test_a_shipped_set_is_asked_by_its_name(lensbench: Program, folder: Path) -> None:
+    few = ("--bits", 32, "--limit", 3, "--max-new-tokens", 2)
+    done = lensbench("infer", folder / "model", "python", "-o", "o.csv", *few)
+    assert done.status == 0, done.err
+    assert Path("o.csv").read_text().count("reference:") == 3
+    done = lensbench("infer", folder / "model", "pyhton", "-o", "o.csv")
+    assert done.status == 2
+    assert "facts, general, python" in done.said

@@ -26,9 +26,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from lensbench.cli import app
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.escape import csv_text
 from lensbench.quantized.generation import infer as inference
@@ -48,6 +46,7 @@ from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.rag.index import Hit
 from lensbench.records.schema import KINDS, RESPONSES, TABLES
 from tests.harness.adapted import adapted, alone
+from tests.harness.program import Program
 from tests.harness.tiny import SENTENCES, Case
 
 N_NEW = 6
@@ -925,18 +924,16 @@ def test_a_smaller_batch_size_may_go_on_with_a_run(
 # --- the command --------------------------------------------------------------------------------
 
 
-def command(llama: Case, *arguments: str) -> Any:
-    return CliRunner().invoke(app, ["infer", str(llama.folder), *arguments])
-
-
-def test_the_command_answers_and_says_where(llama: Case, prompts: Path, tmp_path: Path) -> None:
+def test_the_command_answers_and_says_where(
+    lensbench: Program, llama: Case, prompts: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "answers.csv"
     how = ["--bits", "32", "--max-new-tokens", "4", "--device", "cpu", "--temperature", "0.7"]
     how += ["--sample-top-k", "20", "--top-p", "0.9", "--repetition-penalty", "1.1", "--seed", "3"]
     how += ["--trace", str(tmp_path / "t"), "--trace-layers", "0,2-3", "--limit", "3"]
-    done = command(llama, str(prompts), "-o", str(out), *how)
-    assert done.exit_code == 0, done.output
-    assert done.stdout.split() == [str(out), str(tmp_path / "t")]
+    done = lensbench("infer", llama.folder, prompts, "-o", out, *how)
+    assert done.status == 0, done.err
+    assert done.out.split() == [str(out), str(tmp_path / "t")]
     settings = manifest(tmp_path / "t")["settings"]
     expected = {"temperature": 0.7, "sample_top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1}
     expected |= {"seed": 3, "max_new_tokens": 4, "limit": 3, "trace_layers": [0, 2, 3]}
@@ -945,14 +942,14 @@ def test_the_command_answers_and_says_where(llama: Case, prompts: Path, tmp_path
     assert all(len(row["token_ids"]) <= 4 for row in responses(tmp_path / "t").values())
 
 
-def test_bad_rows_are_exit_status_1(llama: Case, tmp_path: Path) -> None:
+def test_bad_rows_are_exit_status_1(lensbench: Program, llama: Case, tmp_path: Path) -> None:
     path = write_prompts(
         tmp_path / "p.csv", [{"id": "", "prompt": "x"}, {"id": "a", "prompt": "b"}]
     )
     how = ["--bits", "32", "--max-new-tokens", "2", "--device", "cpu"]
-    done = command(llama, str(path), "-o", str(tmp_path / "o.csv"), *how)
-    assert done.exit_code == 1
-    assert "row 2: the id is empty" in done.stderr
+    done = lensbench("infer", llama.folder, path, "-o", tmp_path / "o.csv", *how)
+    assert done.status == 1
+    assert "row 2: the id is empty" in done.err
     assert [row["id"] for row in rows_of(tmp_path / "o.csv")] == ["a"]
 
 
@@ -966,11 +963,11 @@ def test_bad_rows_are_exit_status_1(llama: Case, tmp_path: Path) -> None:
     ],
 )
 def test_options_without_sense_are_refused(
-    llama: Case, prompts: Path, tmp_path: Path, options: list[str], words: str
+    lensbench: Program, llama: Case, prompts: Path, options: list[str], words: str
 ) -> None:
-    done = command(llama, str(prompts), "-o", str(tmp_path / "o.csv"), *options)
-    assert done.exit_code == 2
-    assert words in done.stderr
+    done = lensbench("infer", llama.folder, prompts, "-o", "o.csv", *options)
+    assert done.status == 2
+    assert words in done.err
 
 
 def test_int8_in_batches_is_said_not_to_be_batch_invariant(
