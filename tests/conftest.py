@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.harness.forks import Forks
 from tests.harness.program import Program, program
 from tests.harness.tiny import TINY, Case, save
 
@@ -41,6 +42,14 @@ def lensbench(
     """The program itself, in this process and in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return program(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs in processes of their own, to be killed."""
+    started = Forks()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,44 @@
+"""Small files that tests write and read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
+    """Every column that a row has, in order of appearance."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What a record says of itself."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def table(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a record's table."""
+    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+def contents(folder: Path, without: Sequence[str] = (".lock",)) -> dict[str, bytes]:
+    """Every file under a folder but those of these names."""
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name not in without
+    )
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
