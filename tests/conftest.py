@@ -84,6 +84,22 @@ def gpt2(tiny_case: Callable[[str], Case]) -> Case:
     return tiny_case("gpt2")
 
 
+@pytest.fixture(scope="session")
+def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with finite weights that gives NaN for every prompt that says "Rome"."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    folder = save(TINY["stablelm"], tmp_path_factory.mktemp("overflow") / "stablelm")
+    (rome,) = AutoTokenizer.from_pretrained(folder)(" Rome").input_ids
+    weights = load_file(folder / "model.safetensors")
+    row = weights["model.embed_tokens.weight"][rome]
+    row.copy_(torch.where(row > 0, 3e38, -3e38))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def real_folder(alias: str) -> Path:
     """The folder of a demo model; skips the test where it was not pulled, but fails in CI."""
     from lensbench.checkpoints.source import locate

@@ -27,10 +27,11 @@ from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
+from tests.harness.facts import facts_rows
+from tests.harness.files import manifest, write_csv
 from tests.harness.program import Program, words
 from tests.harness.tiny import Case
 from tests.quantized.adapters.test_adapters import made
-from tests.studies.test_lens import facts_rows, write_csv
 
 # --- the maths
 
@@ -159,10 +160,6 @@ def records(
 
 def frames(folder: Path) -> dict[str, pd.DataFrame]:
     return {name: pq.read_table(folder / f"{name}.parquet").to_pandas() for name in KINDS["diff"]}
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())
 
 
 def require_zero(folder: Path) -> None:

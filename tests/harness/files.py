@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 
@@ -34,6 +35,14 @@ def manifest(folder: Path) -> dict[str, Any]:
 def table(folder: Path, name: str) -> list[dict[str, Any]]:
     """The rows of a record's table."""
     return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+def tables(record: Path) -> dict[str, pd.DataFrame]:
+    return {path.stem: pq.read_table(path).to_pandas() for path in record.glob("*.parquet")}
+
+
+def table_bytes(record: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in record.glob("*.parquet")}
 
 
 def contents(folder: Path, without: Sequence[str] = (".lock",)) -> dict[str, bytes]:

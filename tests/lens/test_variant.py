@@ -27,9 +27,10 @@ from lensbench.residuals.capture import residual_stream
 from lensbench.residuals.kept import read_kept
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
+from tests.harness.facts import facts_rows
+from tests.harness.files import manifest, write_csv
 from tests.harness.tiny import Case
 from tests.quantized.adapters.test_adapters import made
-from tests.studies.test_lens import facts_rows, write_csv
 
 FAMILIES = ("llama", "gemma2", "qwen3", "stablelm")
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -211,10 +212,6 @@ def done(llama: Case, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -
     outcome = run(spec, folder / "run")
     assert outcome.ok, outcome
     return dict(zip(models, outcome.folders, strict=True))
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())
 
 
 def test_records_are_named_by_their_variant(llama: Case, done: dict[str, Path]) -> None:

@@ -42,7 +42,7 @@ from lensbench.studies.cache import CacheSpec, run_cache
 from lensbench.studies.cached import run_cached
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
-from tests.harness.tiny import TINY, Case, save
+from tests.harness.tiny import TINY, Case
 
 ROWS = [
     ("germany", "The capital of Germany is", "Berlin"),
@@ -570,20 +570,6 @@ def test_one_prompt_of_one_token(llama: Case, model: LensModel, tmp_path: Path) 
     found = lens_from_cache(cache, model).to_pandas()
     live = logit_lens(model, [Prompt("a", "Rome", "capital")], positions="last").to_pandas()
     require_equal(found, live, exactly=True)
-
-
-@pytest.fixture(scope="module")
-def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with finite weights that gives NaN for every prompt that says "Rome"."""
-    from transformers import AutoTokenizer
-
-    folder = save(TINY["stablelm"], tmp_path_factory.mktemp("overflow") / "stablelm")
-    (rome,) = AutoTokenizer.from_pretrained(folder)(" Rome").input_ids
-    weights = load_file(folder / "model.safetensors")
-    row = weights["model.embed_tokens.weight"][rome]
-    row.copy_(torch.where(row > 0, 3e38, -3e38))
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def test_a_prompt_that_gives_nan_is_a_problem_and_its_batch_goes_on(

@@ -1,0 +1,85 @@
+"""analysis.toml: what it may say, and one message with all that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lensbench.errors import InputProblems
+from lensbench.prompts.sets import load_prompts
+from lensbench.studies.analysis import read_analysis
+from lensbench.studies.lens_spec import RunSpec
+
+
+def analysis(folder: Path, content: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "analysis.toml").write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('models = ["a"]\nlimt = 3', ["the key 'limt' is not known", "Known keys: ", "limit"]),
+        ('models = "a"', ["'models' is 'a'", "a list of strings"]),
+        ('models = ["a"]\nlimit = "3"', ["'limit' is '3'", "a whole number"]),
+        ('models = ["a"]\nlimit = true', ["'limit' is True", "a whole number"]),
+        ('models = ["a"]\nlenses = ["final", 3]', ["a list of strings"]),
+        ('models = ["a"]\nlenses = ["best"]', ["lenses = 'best' is not known", "final, next, raw"]),
+        ('models = ["a"]\nlimit = -1', ["limit = -1", "at least 1"]),
+        ('models = ["a", "a"]', ["a stands twice"]),
+        ("models = []", ["no model is named"]),
+        ("", ["the key 'models' is missing"]),
+        ('name = "x"\nmodels = ["a"]', ["the key 'name' is not known"]),
+        ("models = [", ["it is not TOML"]),
+        ('kind = "guess"', ["kind = 'guess' is not known", "lens, adapter"]),
+        ('kind = "adapter"', ["the key 'model' is missing"]),
+        ('kind = "adapter"\nmodel = "a"\nmodels = ["a"]', ["the key 'models' is not known"]),
+        ('kind = "adapter"\nmodel = "a"\ndropout = "high"', ["'dropout' is 'high'", "a number"]),
+        ('kind = "adapter"\nmodel = "a"\ncache_prefix = 1', ["true or false"]),
+        (
+            'kind = "adapter"\nmodel = "a"\nbits = 7\nrank = 0\ndropout = 1\ndata = []',
+            ["bits = 7", "4, 8, 16, 32", "rank = 0", "dropout = 1", "data is empty"],
+        ),
+    ],
+)
+def test_a_problem_of_an_analysis_names_file_key_and_remedy(
+    tmp_path: Path, content: str, words: list[str]
+) -> None:
+    with pytest.raises(InputProblems) as caught:
+        read_analysis(analysis(tmp_path / "001_question", content))
+    message = str(caught.value)
+    assert "analysis.toml" in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_all_problems_of_an_analysis_come_in_one_message(tmp_path: Path) -> None:
+    content = 'limt = 3\ntop_k = "many"\nlenses = "raw"\n'
+    with pytest.raises(InputProblems) as caught:
+        read_analysis(analysis(tmp_path / "a", content))
+    assert len(caught.value.problems) == 4
+    assert all(problem.remedy for problem in caught.value.problems)
+
+
+def test_an_analysis_that_is_not_there_names_what_it_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"analysis\.toml: there is no such file"):
+        read_analysis(tmp_path)
+
+
+def test_the_name_of_an_analysis_is_its_folder_and_limit_0_asks_all(tmp_path: Path) -> None:
+    folder = analysis(tmp_path / "007_why", 'models = ["a"]\nlimit = 0\nlenses = ["final"]')
+    spec = read_analysis(folder)
+    assert spec == RunSpec("007_why", ("a",), limit=None, lenses=("final",))
+    assert read_analysis(folder / "analysis.toml") == spec
+
+
+ANALYSES = sorted((Path(__file__).parents[2] / "analyses").glob("*/analysis.toml"))
+
+
+@pytest.mark.parametrize("path", ANALYSES, ids=lambda path: path.parent.name)
+def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
+    spec = read_analysis(path.parent)
+    assert spec.problems(str(path)) == []
+    if isinstance(spec, RunSpec):
+        assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations
