@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+UNEQUAL = ("manifest.json", ".lock")  # of two equal runs: one has times in it, the other may stay
+
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     """Every column that a row has, in order of appearance."""
@@ -46,8 +48,7 @@ def table_bytes(record: Path) -> dict[str, bytes]:
 
 
 def contents(folder: Path, without: Sequence[str] = (".lock",)) -> dict[str, bytes]:
-    """Every file under a folder but those of these names."""
-    paths = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.name not in without
-    )
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    """Every file under a folder but those of these names, or in folders of these names."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    kept = [path for path in paths if not {*path.parts} & {*without}]
+    return {path.as_posix(): (folder / path).read_bytes() for path in kept}

@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from scipy.stats import entropy
 from transformers import PreTrainedModel
 
-from tests.harness.tiny import Tiny
+from tests.harness.tiny import Case, Tiny
 
 Key = tuple[str, int]  # point and layer, as in lensbench's tables
 Array = np.ndarray
@@ -132,3 +132,25 @@ def is_top_k(lens_logits: Array, ids: Sequence[int]) -> bool:
     """Whether `ids` are the best tokens, best first, up to exchanges within `TIE`."""
     best = np.sort(lens_logits)[::-1][: len(ids)]
     return len(set(ids)) == len(ids) and bool(np.all(np.abs(lens_logits[ids] - best) <= TIE))
+
+
+def layers_of_hugging_face(case: Case, ids: Sequence[int]) -> list[torch.Tensor]:
+    """The residual stream [pos, d_model] at the embedding and after each block, by hooks."""
+    seen: list[torch.Tensor] = []
+    backbone = getattr(case.hf, case.row.backbone)
+    blocks = getattr(backbone, case.row.blocks)
+    first = blocks[0].register_forward_pre_hook(
+        lambda block, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
+    )
+    rest = [
+        block.register_forward_hook(
+            lambda block, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for block in blocks
+    ]
+    with torch.no_grad():
+        case.hf(torch.tensor([list(ids)]))
+    for handle in (first, *rest):
+        handle.remove()
+    return [stream.reshape(len(ids), -1) for stream in seen]

@@ -18,7 +18,7 @@ from lensbench.errors import RecordsError
 from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, Progress, run_inference
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS
-from tests.harness.files import contents, manifest
+from tests.harness.files import UNEQUAL, contents, manifest
 from tests.harness.forks import (
     ONE_THREAD,
     Ended,
@@ -33,9 +33,6 @@ from tests.harness.inference import PROMPTS, WARM, responses, rows_of
 from tests.harness.tiny import Case
 
 N_PARTS = len(PROMPTS)
-
-
-UNEQUAL = ("manifest.json", ".lock")
 
 
 @pytest.fixture(scope="module")
