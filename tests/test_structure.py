@@ -105,7 +105,7 @@ def test_arrows_point_down_only() -> None:
 
 
 def test_the_imports_are_really_seen() -> None:
-    assert ("lensbench.lens.logit", "lensbench.models.readout") in {
+    assert ("lensbench.lens.logit", "lensbench.models.sites") in {
         (module, name) for module in MODULES for name, _ in imports(module)
     }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.cli.options import AllowField, Device, Dtype, LensName, TrustRemoteCode, load
+from lensbench.cli.options import FINAL, AllowField, Device, Dtype, LensName, TrustRemoteCode, load
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +21,7 @@ def check(
     model: Annotated[str, typer.Argument(help="Alias, hub name or folder; @BITS+ADAPTER.")],
     norm: Annotated[
         LensName, typer.Option(help="The lens to test as a reading of the model's output.")
-    ] = LensName.final,
+    ] = FINAL,
     dtype: Dtype = None,
     device: Device = None,
     allow_field: AllowField = None,

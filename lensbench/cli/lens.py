@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lensbench.cli.options import (
+    FINAL,
     AllowField,
     Device,
     Dtype,
@@ -22,7 +23,6 @@ from lensbench.cli.options import (
 if TYPE_CHECKING:
     from lensbench.lens.result import LensResult
     from lensbench.models.model import LensModel
-    from lensbench.models.readout import Point
 
 
 def lens(
@@ -40,7 +40,7 @@ def lens(
     ] = None,
     lens_name: Annotated[
         LensName, typer.Option("--lens", help="next and raw are for sensitivity only.")
-    ] = LensName.final,
+    ] = FINAL,
     top_k: Annotated[int, typer.Option(min=1, max=50, help="Top tokens per layer.")] = 5,
     mid: Annotated[bool, typer.Option("--mid", help="Also after attention in each block.")] = False,
     position: Annotated[int, typer.Option(help="Which position; -1 is the last.")] = -1,
@@ -182,8 +182,8 @@ def _read(
     """The lens at every position, following `answer` or else the model's own next token."""
     from dataclasses import replace
 
-    from lensbench.lens.logit import LensSettings
     from lensbench.lens.result import read
+    from lensbench.lens.settings import LensSettings
     from lensbench.prompts.encode import Encoder, TokenText, Word
     from lensbench.prompts.prompt import Prompt
     from lensbench.residuals.capture import residual_stream
@@ -198,7 +198,7 @@ def _read(
     return read(model, [encoded], settings)
 
 
-def _points(mid: bool) -> tuple[Point, ...]:
+def _points(mid: bool) -> tuple[str, ...]:
     return ("embed", "resid_mid", "resid_post") if mid else ("embed", "resid_post")
 
 

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lensbench.lens.registry import LENSES
+
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
 
 
-class LensName(StrEnum):
-    """The lenses."""
-
-    final = "final"
-    next = "next"
-    raw = "raw"
+LensName = StrEnum("LensName", {name: name for name in LENSES})  # type: ignore[misc]
+FINAL = LensName("final")
 
 
 class TemplateName(StrEnum):

@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 
 from lensbench.checkpoints.hashes import hashes
 from lensbench.errors import RecordsError
-from lensbench.lens.logit import LensSettings
 from lensbench.lens.result import LensResult, read
+from lensbench.lens.settings import LensSettings, several
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Lens
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
 from lensbench.residuals.store import ResidualCache
@@ -31,8 +30,8 @@ def lens_from_cache(
     cache: ResidualCache,
     model: LensModel,
     *,
-    layers: Sequence[int] | None = None,
-    lens: Lens | Sequence[Lens] = "final",
+    layers: int | Sequence[int] | None = None,
+    lens: str | Sequence[str] = "final",
     top_k: int = 5,
     batch_tokens: int = 512,
 ) -> LensResult:
@@ -56,9 +55,9 @@ def lens_from_cache(
     everywhere = cache.manifest["settings"]["positions"] == "all"
     kept = sorted({site.layer for site in cache.sites})
     settings = LensSettings(
-        lenses=(lens,) if isinstance(lens, str) else tuple(lens),
-        points=tuple(dict.fromkeys(site.point for site in cache.sites)),
-        layers=tuple(kept if layers is None else layers),
+        lenses=several(lens),
+        sites=tuple(dict.fromkeys(site.kind for site in cache.sites)),
+        layers=several(kept if layers is None else layers),
         positions="all" if everywhere else "last",
         top_k=top_k,
         batch_tokens=batch_tokens,

@@ -6,26 +6,33 @@ months with "calibration gaps" of 1.01-1.14 bits that were a forgotten soft cap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from lensbench.errors import GateError
-from lensbench.lens.logit import last_layer_kl_bits
+from lensbench.errors import GateError, ModelError
+from lensbench.lens.base import Lens
 from lensbench.lens.metrics import Distribution, kl_bits
+from lensbench.lens.registry import LENSES
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Lens
-from lensbench.prompts.batch import PaddingSide, make_batch
-from lensbench.residuals.capture import Residuals, capture
+from lensbench.models.sites import Site
+from lensbench.prompts.batch import Batch, PaddingSide, make_batch
+from lensbench.residuals.capture import Residuals, capture, watch
+from lensbench.residuals.store import CachedResiduals
 
 # Bounds per dtype. Their reason: the spacing of the number format (float32 2^-24, float16 2^-11,
 # bfloat16 2^-8 relative) times the few roundings between the residual stream and the logits.
 _KL_BITS = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 _RELATIVE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 _ROW_SUM = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+# Of two passes, whose roundings add up over the blocks in half precision.
+_HEADS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 _PADDING_KL_BITS = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 5e-2}
+_TINY = torch.finfo(torch.float32).tiny  # nothing over nothing is no error
 _REASON = {
     torch.float32: "float32: 24-bit mantissa; the bound is 100 times the rounding seen",
     torch.float16: "float16: 11-bit mantissa; logits of 16 are spaced 0.016 apart",
@@ -49,7 +56,7 @@ class Identity:
         return asdict(self)
 
 
-def lens_identity(model: LensModel, error: float, lens: Lens = "final") -> Identity:
+def lens_identity(model: LensModel, error: float, lens: str = "final") -> Identity:
     """The lens at the last layer is the model: KL(model || lens), the worst cell."""
     name = f"lens '{lens}' at the last layer = the model's output"
     return _identity(name, error, _KL_BITS[model.dtype], "bits", _REASON[model.dtype])
@@ -63,21 +70,41 @@ def stored_identity(model: LensModel, error: float, dtype: torch.dtype) -> Ident
 
 
 def check_identities(
-    model: LensModel, token_ids: Sequence[Sequence[int]], lens: Lens = "final"
+    model: LensModel, token_ids: Sequence[Sequence[int]], lens: str = "final"
 ) -> list[Identity]:
     """Measure every identity on a few short prompts.
 
     Args:
-        token_ids: prompts as token ids; two or more of different lengths test padding as well.
+        token_ids: prompts as token ids; two or more of different lengths test padding as well. What
+            is captured at the sites is tested on the first.
         lens: the lens tested as a reading of the model's output; "raw" fails on RMSNorm models.
     """
     alone = [_run(model, [ids]) for ids in token_ids]
-    error = worst(float(last_layer_kl_bits(model, residuals, lens).max()) for residuals in alone)
+    reading = LENSES[lens](model)
+    error = worst(float(last_layer_kl_bits(model, one, reading).max()) for one in alone)
+    batch = make_batch([0], token_ids)
     return [
         lens_identity(model, error, lens),
         _padding_identity(model, token_ids, alone),
-        *_stream_identities(model, token_ids[0]),
+        *(identity.measure(model, batch) for identity in SITE_IDENTITIES.values()),
     ]
+
+
+def last_layer_kl_bits(
+    model: LensModel, residuals: Residuals | CachedResiduals, lens: Lens
+) -> Float[Tensor, " cell"]:
+    """KL(model || lens at the last layer) per cell: 0 for a lens that reproduces the model."""
+    final = residuals.at(model.final_site)
+    rows = model.readout.rows_at_once
+    values = []
+    with torch.inference_mode():
+        for start in range(0, len(residuals.cells), rows):
+            cells = slice(start, min(start + rows, len(residuals.cells)))
+            logits = lens.logits(final[cells], model.final_site)
+            for own, read in zip(residuals.model_logits(cells), logits, strict=True):
+                p, q = Distribution.from_logits(own), Distribution.from_logits(read)
+                values.append(kl_bits(p, q))
+    return torch.stack(values)
 
 
 def require(identities: Sequence[Identity]) -> None:
@@ -140,42 +167,111 @@ def _padding_identity(
     return _identity(name, worst(errors), bound, "bits", reason)
 
 
-def _stream_identities(model: LensModel, token_ids: Sequence[int]) -> list[Identity]:
-    """What each block adds sums to the stream; attention rows sum to 1."""
-    parts = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
-    names = [f"blocks.{i}.{part}" for i in range(model.n_layers) for part in parts]
-    patterns = [f"blocks.{i}.attn.hook_pattern" for i in range(model.n_layers)]
-    ids = torch.tensor([list(token_ids)], device=model.device)
-    with torch.inference_mode():
-        _, cache = model.bridge.run_with_cache(ids, names_filter=[*names, *patterns])
-    return [
-        _sum_identity(model, cache, names),
-        _pattern_identity(model, cache, patterns),
-    ]
+@dataclass(frozen=True)
+class SiteIdentity:
+    """What must hold of the values at sites of a kind; measured in one pass, layer by layer."""
+
+    identity: str
+    errors: Callable[[LensModel, Batch], list[float]]
+    bounds: Mapping[torch.dtype, float]
+    unit: str
+    reason: str
+
+    def measure(self, model: LensModel, batch: Batch) -> Identity:
+        """Of every block; untestable, with the reason, where the model does not show its parts."""
+        bound = self.bounds[model.dtype]
+        try:
+            error = worst(self.errors(model, batch))
+        except ModelError as why:
+            return Identity(self.identity, None, bound, self.unit, None, str(why))
+        return _identity(self.identity, error, bound, self.unit, self.reason)
 
 
-def _sum_identity(model: LensModel, cache: Any, names: list[str]) -> Identity:
-    name = "residual + attention + MLP of each block = the next residual"
-    bound = _RELATIVE[model.dtype]
-    missing = sorted({n.split(".")[-1] for n in names if n not in cache})
-    if missing:
-        why = f"this architecture does not expose {', '.join(missing)}"
-        return Identity(name, None, bound, "relative", None, why)
+def _in_every_block(model: LensModel, *kinds: str) -> list[Site]:
+    """Sites of some kinds. Raises ModelError where a block has none."""
+    sites = model.sites(kinds)
+    for kind in kinds:
+        n_blocks = len({site.layer for site in sites if site.kind == kind})
+        if n_blocks < model.n_layers:
+            missing = f"{model.n_layers - n_blocks} of {model.n_layers} blocks"
+            raise ModelError(f"{missing} of this architecture do not expose {kind}")
+    return sites
+
+
+def _parts_errors(model: LensModel, batch: Batch) -> list[float]:
+    """The stream before a block and what the block adds, against the stream after it."""
+    sites = [*model.sites("embed"), *_in_every_block(model, "attn_out", "mlp_out", "resid_post")]
+    errors, parts = [], list[Tensor]()
+
+    def see(site: Site, value: Float[Tensor, "batch pos d_model"]) -> None:
+        if site.kind == "resid_post":
+            off = torch.stack(parts).sum(0) - value.float()
+            errors.append(float((off.norm(dim=-1) / value.float().norm(dim=-1)).max()))
+            parts.clear()
+        parts.append(value.float())
+
+    watch(model, batch, sites, see)
+    return errors
+
+
+def _pattern_errors(model: LensModel, batch: Batch) -> list[float]:
+    """How far a row's sum is from 1, and the weight on what comes after it."""
     errors = []
-    for start in range(0, len(names), 4):
-        before, attention, mlp, after = (cache[n].float() for n in names[start : start + 4])
-        off = (before + attention + mlp - after).norm(dim=-1) / after.norm(dim=-1)
-        errors.append(float(off.max()))
-    reason = "one rounding of the stream per addition"
-    return _identity(name, worst(errors), bound, "relative", reason)
+
+    def see(site: Site, value: Float[Tensor, "batch head query key"]) -> None:
+        errors.append(float((value.float().sum(-1) - 1).abs().max()))
+        errors.append(float(value.float().triu(1).abs().max()))
+
+    watch(model, batch, _in_every_block(model, "pattern"), see)
+    return errors
 
 
-def _pattern_identity(model: LensModel, cache: Any, patterns: list[str]) -> Identity:
-    name = "attention rows sum to 1"
-    bound = _ROW_SUM[model.dtype]
-    there = [cache[n].float() for n in patterns if n in cache]
-    if len(there) < len(patterns):
-        why = f"{len(patterns) - len(there)} of {len(patterns)} layers expose no attention pattern"
-        return Identity(name, None, bound, "absolute", None, why)
-    error = worst(float((pattern.sum(-1) - 1).abs().max()) for pattern in there)
-    return _identity(name, error, bound, "absolute", "each weight is rounded once")
+def _head_errors(model: LensModel, batch: Batch) -> list[float]:
+    """The heads' outputs and the projection's bias against what attention puts out.
+
+    That is taken from a pass of its own, which does not make it from the heads, and before the norm
+    that some families put behind it. Relative to the lengths of all of them, since heads cancel.
+    """
+    behind = "ln1_post.hook_in"
+    sites = [Site(behind, site.layer) for site in _in_every_block(model, "attn_out")]
+    if any(site.hook not in model.bridge.hook_dict for site in sites):
+        sites = model.sites("attn_out")
+    whole: dict[int, Tensor] = {}
+    watch(model, batch, sites, lambda site, value: whole.update({site.layer: value.float()}))
+    errors = []
+
+    def see(site: Site, value: Float[Tensor, "batch pos head d_model"]) -> None:
+        bias = getattr(model.bridge.blocks[site.layer - 1].attn, "b_O", None)
+        heads, wanted = value.float(), whole[site.layer]
+        off = heads.sum(2) + (0.0 if bias is None else bias.float()) - wanted
+        length = heads.norm(dim=-1).sum(-1) + wanted.norm(dim=-1)
+        errors.append(float((off.norm(dim=-1) / length.clamp(min=_TINY)).max()))
+
+    watch(model, batch, [Site("head_out", layer) for layer in whole], see)
+    return errors
+
+
+# What must hold at the sites of a kind, for the gate of every run and for `lensbench check`.
+SITE_IDENTITIES = {
+    "resid_post": SiteIdentity(
+        "residual + attention + MLP of each block = the next residual",
+        _parts_errors,
+        _RELATIVE,
+        "relative",
+        "one rounding of the stream per addition",
+    ),
+    "pattern": SiteIdentity(
+        "attention rows sum to 1 and look at nothing ahead",
+        _pattern_errors,
+        _ROW_SUM,
+        "absolute",
+        "each weight is rounded once",
+    ),
+    "head_out": SiteIdentity(
+        "the outputs of a block's heads and the bias = its attention's output",
+        _head_errors,
+        _HEADS,
+        "relative",
+        "one rounding per head and addition, in two passes",
+    ),
+}

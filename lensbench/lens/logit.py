@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,78 +18,26 @@ from torch import Tensor
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens import metrics
+from lensbench.lens.base import Final, Lens
+from lensbench.lens.gate import (
+    last_layer_kl_bits,
+    lens_identity,
+    require,
+    stored_identity,
+    worst,
+)
 from lensbench.lens.metrics import Distribution
+from lensbench.lens.registry import LENSES
+from lensbench.lens.settings import LensSettings, Positions
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Lens, Point, Site
+from lensbench.models.sites import Site
 from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import EncodedPrompt
 from lensbench.residuals.capture import Residuals, capture
 from lensbench.residuals.store import CachedResiduals, ResidualCache
 
-# One group of logits. The head's product wants at least about 64 rows to run at full speed; more
-# than 24 MB of them would break the promise of 64 MB beyond the forward pass.
-_GROUP_BYTES = 24 << 20
-_GROUP_ROWS = 64
-
-Positions = str | Sequence[int]
+_GROUP_ROWS = 64  # the head's product wants about as many to run at full speed
 MISSING = -1  # in integer tensors: this cell has no such token
-
-
-@dataclass(frozen=True)
-class LensSettings:
-    """What is read where. The same settings and prompts give the same numbers.
-
-    `layers` counts from 0 (embedding) to n_layers (after the last block); None is all of them.
-    `positions` is "last", "all", "earlier" (all but the last), or indices into the prompt (negative
-    ones from its end).
-    """
-
-    lenses: tuple[Lens, ...] = ("final",)
-    points: tuple[Point, ...] = ("embed", "resid_post")
-    layers: tuple[int, ...] | None = None
-    positions: Positions = "last"
-    top_k: int = 5
-    batch_tokens: int = 512
-    padding_side: PaddingSide = "right"
-    keep_stream: bool = False  # hand the residual vectors out with what was read from them
-
-    def __post_init__(self) -> None:
-        """Raises InputProblems with every setting that no model could be read with."""
-        found = [
-            *_strange("lens", self.lenses, get_args(Lens)),
-            *_strange("points", self.points, get_args(Point)),
-            *_strange("padding_side", [self.padding_side], get_args(PaddingSide)),
-        ]
-        if isinstance(self.positions, str):
-            found += _strange("positions", [self.positions], ["all", "last", "earlier"])
-        if self.top_k < 1:
-            found.append(Problem("top_k", f"is {self.top_k}", "Give 1 or more."))
-        if found:
-            raise InputProblems(found)
-
-    def sites(self, model: LensModel) -> list[Site]:
-        """The residual sites to read. Raises InputProblems when the model cannot give them."""
-        wanted = range(model.n_layers + 1) if self.layers is None else self.layers
-        strange = [layer for layer in wanted if not 0 <= layer <= model.n_layers]
-        if strange:
-            what = f"{model.name} has no layer {', '.join(map(str, strange))}"
-            remedy = f"Choose from 0 (embedding) to {model.n_layers} (after the last block)."
-            raise InputProblems([Problem("layers", what, remedy)])
-        if self.top_k > model.d_vocab:
-            what = f"is {self.top_k}, {model.name} has {model.d_vocab} tokens"
-            raise InputProblems([Problem("top_k", what, "Give fewer.")])
-        sites = [site for site in model.sites(self.points) if site.layer in set(wanted)]
-        if not sites:
-            what = f"{model.name} has none of the points {', '.join(self.points)} there"
-            raise InputProblems([Problem("layers", what, "Choose other layers or points.")])
-        return sites
-
-
-def _strange(name: str, given: Sequence[str], known: Sequence[str]) -> list[Problem]:
-    remedy = f"Choose from {', '.join(known)}."
-    if not given:
-        return [Problem(name, "is empty", remedy)]
-    return [Problem(name, f"there is no {x!r}", remedy) for x in given if x not in known]
 
 
 @dataclass(frozen=True)
@@ -98,13 +45,13 @@ class BatchReadings:
     """Everything measured on one batch: each statistic is a [site, cell] tensor per lens.
 
     `gate_kl_bits` is the largest KL(model || lens) at the last layer over the batch's cells: the
-    lens identity on the very prompts that are reported. `problems` are the prompts left out.
+    lens identity on the very prompts that are reported. `problems` are the prompts skipped.
     """
 
     prompts: list[EncodedPrompt]
     positions: list[list[int]]  # per prompt
     sites: list[Site]
-    lenses: dict[Lens, dict[str, Tensor]]
+    lenses: dict[str, dict[str, Tensor]]
     gate_kl_bits: float | None
     problems: list[Problem] = field(default_factory=list)
     stream: Float[Tensor, "site cell d_model"] | None = None  # only if it was to be kept
@@ -132,8 +79,10 @@ def read_batch(
 
     The residuals come from one forward pass, or from `cache`: then the model's own logits are made
     from its last layer, and the gate is the one that was measured when the cache was made.
+
+    Raises GateError when a lens that may carry a headline does not reproduce the model.
     """
-    sites = settings.sites(model)
+    sites = settings.sites_in(model)
     wanted = [_positions(prompt, settings.positions) for prompt in prompts]
     if not any(wanted):  # such as the earlier positions of one-token prompts
         return BatchReadings([], [], [], {}, None)
@@ -147,16 +96,17 @@ def read_batch(
     if broken:
         return _without(model, prompts, settings, broken, cache)
     targets = _targets(prompts, wanted, model.device)
-    lenses: dict[Lens, dict[str, Tensor]] = {
-        lens: _read(model, residuals, sites, lens, targets, settings.top_k)
-        for lens in settings.lenses
+    lenses = {name: LENSES[name](model) for name in settings.lenses}
+    read = {
+        name: _read(model, residuals, sites, lens, targets, settings.top_k)
+        for name, lens in lenses.items()
     }
-    broken = _not_readable(residuals, lenses)
+    broken = _not_readable(residuals, read)
     if broken:
         return _without(model, prompts, settings, broken, cache)
-    gate_kl = cache.gate_kl_bits if cache else _gate_kl_bits(model, residuals, sites, lenses)
+    gate_kl = _gate_kl_bits(model, residuals, sites, lenses, read, cache)
     kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
-    return BatchReadings(list(prompts), wanted, sites, lenses, gate_kl, stream=kept)
+    return BatchReadings(list(prompts), wanted, sites, read, gate_kl, stream=kept)
 
 
 def _live(
@@ -234,7 +184,7 @@ def _read(
 ) -> dict[str, Tensor]:
     """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
     n_cells = len(residuals.cells)
-    rows = max(_GROUP_BYTES // (4 * model.d_vocab), _GROUP_ROWS)
+    rows = max(model.readout.rows_at_once, _GROUP_ROWS)
     group = max(rows // len(sites), 1)
     parts = []
     with torch.inference_mode():
@@ -257,11 +207,9 @@ def _read_group(
     readout = model.readout
     stream = [residuals.at(site)[cells] for site in sites]  # each [cell, d_model]
     normed = torch.stack(
-        [readout.normed(resid, lens, site) for resid, site in zip(stream, sites, strict=True)],
-        dim=1,
+        [lens.normed(resid, site) for resid, site in zip(stream, sites, strict=True)], dim=1
     )
-    final = residuals.at(model.final_site)[cells].unsqueeze(1)
-    final_normed = readout.normed(final, "final", model.final_site)
+    final_normed = readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
     logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
     model_logits = residuals.model_logits(cells)  # [cell, d_vocab]
     geometry = {
@@ -288,73 +236,54 @@ def cell_statistics(
         k: how many top tokens to keep.
     """
     top_log_probs, top_ids = metrics.top_k(q, k)
-    statistics = {
-        "entropy_bits": metrics.entropy_bits(q),
-        "kl_bits": metrics.kl_bits(p, q),
-        "js_bits": metrics.js_bits(p, q),
-        "top_probs": top_log_probs.exp(),
-        "top_ids": top_ids,
-    }
-    for name, (target, compute) in _TOKEN_STATISTICS.items():
+    statistics = {name: compute(p, q) for name, compute in metrics.STATISTICS.items()}
+    statistics |= {"top_probs": top_log_probs.exp(), "top_ids": top_ids}
+    for name, (target, compute_of) in metrics.TOKEN_STATISTICS.items():
         token = getattr(targets, target)[cell]
         statistics[name] = (
-            torch.full_like(statistics["kl_bits"], torch.nan)
+            torch.full_like(top_log_probs[:, 0], torch.nan)  # in records null
             if bool(token == MISSING)
-            else compute(q, token.expand(len(top_ids))).float()
+            else compute_of(q, token.expand(len(top_ids))).float()
         )
     return statistics
-
-
-def _prob(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
-    return metrics.log_prob(q, token).exp()
-
-
-# Statistics of a token: which token, and the metric. Missing tokens give NaN, in records null.
-# To add one: one line here and one column in records/schema.py.
-_TOKEN_STATISTICS = {
-    "answer_prob": ("answer", _prob),
-    "answer_rank": ("answer", metrics.rank),
-    "answer_margin_bits": ("answer", metrics.margin_bits),
-    "category_rank": ("category", metrics.rank),
-    "null_category_rank": ("null_category", metrics.rank),
-    "next_surprisal_bits": ("following", metrics.surprisal_bits),
-}
 
 
 def _gate_kl_bits(
     model: LensModel,
     residuals: Residuals | CachedResiduals,
     sites: Sequence[Site],
-    lenses: dict[Lens, dict[str, Tensor]],
+    lenses: dict[str, Lens],
+    read: dict[str, dict[str, Tensor]],
+    cache: ResidualCache | None,
 ) -> float:
-    """The largest KL(model || final lens at the last layer) over the batch's cells."""
-    if "final" in lenses and model.final_site in sites:
-        return float(lenses["final"]["kl_bits"][list(sites).index(model.final_site)].max())
-    return float(last_layer_kl_bits(model, residuals).max())
+    """The largest KL(model || lens) at the last layer over the batch's cells and its lenses.
 
-
-def last_layer_kl_bits(
-    model: LensModel, residuals: Residuals | CachedResiduals, lens: Lens = "final"
-) -> Float[Tensor, " cell"]:
-    """KL(model || lens at the last layer) per cell: 0 for a lens that reproduces the model."""
-    final = residuals.at(model.final_site)
-    rows = max(_GROUP_BYTES // (4 * model.d_vocab), 1)
-    values = []
-    with torch.inference_mode():
-        for start in range(0, len(residuals.cells), rows):
-            cells = slice(start, min(start + rows, len(residuals.cells)))
-            logits = model.readout(final[cells], lens, model.final_site)
-            for own, read in zip(residuals.model_logits(cells), logits, strict=True):
-                p, q = Distribution.from_logits(own), Distribution.from_logits(read)
-                values.append(metrics.kl_bits(p, q))
-    return torch.stack(values)
+    Of the final lens, whether it is read or not, and of each other that may carry a headline.
+    Raises GateError where it is too large.
+    """
+    held = {name: lens for name, lens in lenses.items() if lens.headline}
+    if cache is None:
+        held["final"] = Final(model)
+    errors = []
+    for name, lens in held.items():
+        if name in read and model.final_site in sites:
+            kl_bits = read[name]["kl_bits"][sites.index(model.final_site)]
+        else:
+            kl_bits = last_layer_kl_bits(model, residuals, lens)
+        errors.append(float(kl_bits.max()))
+    identities = [lens_identity(model, *pair) for pair in zip(errors, held, strict=True)]
+    if cache is not None:  # the model's logits are made from its last layer
+        errors.append(cache.gate_kl_bits)
+        identities.append(stored_identity(model, cache.gate_kl_bits, cache.dtype))
+    require(identities)
+    return worst(errors)
 
 
 def _not_readable(
-    residuals: Residuals | CachedResiduals, lenses: dict[Lens, dict[str, Tensor]]
+    residuals: Residuals | CachedResiduals, read: dict[str, dict[str, Tensor]]
 ) -> set[int]:
     """Rows for which a lens gave NaN: the head's float16 product overflows on a large residual."""
-    bad = [~statistics["entropy_bits"].isfinite().all(0) for statistics in lenses.values()]
+    bad = [~statistics["entropy_bits"].isfinite().all(0) for statistics in read.values()]
     cells = torch.stack(bad).any(0).tolist()
     return {row for (row, _), is_bad in zip(residuals.cells, cells, strict=True) if is_bad}
 

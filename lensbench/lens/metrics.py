@@ -7,6 +7,7 @@ per cell. Logarithms are to base 2: a bit is one halving of probability.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 LN_2 = math.log(2.0)
 _TOP_BLOCK = 64
+_ROUNDING_BITS = 1e-3  # float32 sums over 262,144 tokens stay well within
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,19 @@ class Distribution:
     @cached_property
     def entropy(self) -> Float[Tensor, "*cell"]:
         """Shannon entropy in bits; the Jensen-Shannon divergence needs it too."""
-        return -(self.probs * self.log_probs).sum(-1) / LN_2
+        return _not_negative(-(self.probs * self.log_probs).sum(-1) / LN_2)
+
+
+def _not_negative(bits: Float[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
+    """What rounding left below 0 (or at -0.0) as 0. More than rounding explains stays visible."""
+    return torch.where((bits <= 0) & (bits > -_ROUNDING_BITS), 0.0, bits)
 
 
 def entropy_bits(q: Distribution) -> Float[Tensor, "*cell"]:
-    """Shannon entropy -sum q log2 q (Shannon 1948), 0..log2(d_vocab) bits."""
+    """Shannon entropy -sum q log2 q (Shannon 1948), 0..log2(d_vocab) bits.
+
+    Below 0 as for `kl_bits`.
+    """
     return q.entropy
 
 
@@ -53,21 +63,22 @@ def kl_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
     """KL(p || q) = sum p log2(p / q) (Kullback & Leibler 1951), 0..inf bits.
 
     With p the model's output and q the lens: the bits lost by stopping here. Differences are taken
-    before the sum, so that equal distributions give exactly 0.
+    before the sum, so that equal distributions give exactly 0. It is 0 or more by definition: what
+    rounding takes below is 0, and a value under -0.001, which no rounding makes, is left to see.
     """
-    return ((p.log_probs - q.log_probs) * p.probs).sum(-1) / LN_2
+    return _not_negative(((p.log_probs - q.log_probs) * p.probs).sum(-1) / LN_2)
 
 
 def js_bits(p: Distribution, q: Distribution) -> Float[Tensor, "*cell"]:
     """Jensen-Shannon divergence (Lin 1991), symmetric, 0..1 bit.
 
     (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, written as H(m) - (H(p) + H(q)) / 2, where
-    H(m) = 1 - sum (2m) log2(2m) / 2.
+    H(m) = 1 - sum (2m) log2(2m) / 2. Below 0 as for `kl_bits`.
     """
     # Where both underflow to 0, m log m is 0: the smallest normal number stands in for log(0).
     double = p.probs.clamp(min=torch.finfo(p.probs.dtype).tiny) + q.probs
     mixture_bits = 1.0 - 0.5 * (double * double.log()).sum(-1) / LN_2
-    return (mixture_bits - 0.5 * (p.entropy + q.entropy)).clamp(min=0.0)
+    return _not_negative(mixture_bits - 0.5 * (p.entropy + q.entropy))
 
 
 def log_prob(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
@@ -75,9 +86,14 @@ def log_prob(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*ce
     return q.log_probs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
 
 
+def prob(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
+    """Probability of one token per cell, 0..1."""
+    return log_prob(q, token).exp()
+
+
 def surprisal_bits(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
-    """-log2 q(token), 0..inf bits."""
-    return -log_prob(q, token) / LN_2
+    """-log2 q(token), 0..inf bits; 0 less a log-probability of 0 is no -0."""
+    return (0.0 - log_prob(q, token)) / LN_2
 
 
 def rank(q: Distribution, token: Int[Tensor, "*cell"]) -> Int[Tensor, "*cell"]:
@@ -121,3 +137,22 @@ def cosine(
 ) -> Float[Tensor, "*cell"]:
     """Cosine of two vectors, -1..1; NaN for a zero vector, which has no direction."""
     return (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))
+
+
+# What is measured of a cell, by its column in records/schema.py (LENS); to add a metric: one
+# function above, one line here and the column. Of the model's distribution p and the lens' q:
+STATISTICS: dict[str, Callable[[Distribution, Distribution], Float[Tensor, "*cell"]]] = {
+    "entropy_bits": lambda p, q: entropy_bits(q),
+    "kl_bits": kl_bits,
+    "js_bits": js_bits,
+}
+# ... and of q and a token: the prompt's answer, its category word, another relation's category
+# word, or the token that really comes next. Where there is none, the column is null.
+TOKEN_STATISTICS: dict[str, tuple[str, Callable[[Distribution, Int[Tensor, "*cell"]], Tensor]]] = {
+    "answer_prob": ("answer", prob),
+    "answer_rank": ("answer", rank),
+    "answer_margin_bits": ("answer", margin_bits),
+    "category_rank": ("category", rank),
+    "null_category_rank": ("null_category", rank),
+    "next_surprisal_bits": ("following", surprisal_bits),
+}

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lensbench.lens.registry import LENSES
 from lensbench.records import schema
 
 _TOP = 10
@@ -77,7 +78,7 @@ def _tracks(
     frame = lens.select([*keys, *columns]).to_pandas()
     frame = frame[frame.is_last & (frame.point != "resid_mid")]
     order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
-    lens_order = {name: i for i, name in enumerate(schema.LENSES)}
+    lens_order = {name: i for i, name in enumerate(LENSES)}
     groups = frame.groupby(["prompt_id", "lens"], sort=False)
     for key in sorted(groups.groups, key=lambda k: (order[k[0]], lens_order[k[1]])):
         part = groups.get_group(key).sort_values("layer")

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
-from lensbench.lens.gate import lens_identity, require, stored_identity, worst
-from lensbench.lens.logit import LensSettings, Positions, read_batches
+from lensbench.lens.gate import worst
+from lensbench.lens.logit import read_batches
+from lensbench.lens.settings import LensSettings, Positions, several
 from lensbench.lens.table import lens_table, prompts_table
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Lens, Point
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, as_prompts
@@ -81,10 +81,10 @@ def logit_lens(
     model: LensModel,
     prompts: str | Prompt | Sequence[str | Prompt],
     *,
-    layers: Sequence[int] | None = None,
-    positions: Positions = "all",
-    lens: Lens | Sequence[Lens] = "final",
-    points: Sequence[Point] = ("embed", "resid_post"),
+    layers: int | Sequence[int] | None = None,
+    positions: int | Positions = "all",
+    lens: str | Sequence[str] = "final",
+    sites: str | Sequence[str] = ("embed", "resid_post"),
     top_k: int = 5,
     template: Template = "plain",
     padding_side: PaddingSide = "right",
@@ -99,7 +99,7 @@ def logit_lens(
         layers: 0 (embedding) to n_layers (after the last block); all by default.
         positions: "all", "last", "earlier" (all but the last) or indices into the prompt.
         lens: "final" (the lens of the model's output), or "next" and "raw" for sensitivity.
-        points: "embed", "resid_mid" (after attention), "resid_post" (after each block).
+        sites: "embed", "resid_mid" (after attention), "resid_post" (after each block).
         top_k: how many top tokens to keep per cell.
         template: "chat" puts the prompt at the start of a chat answer.
         batch_tokens: tokens per forward pass, padding included.
@@ -108,12 +108,11 @@ def logit_lens(
         GateError: the lens does not reproduce this model.
         InputProblems: no prompt could be encoded, or unknown layers or positions.
     """
-    lenses = (lens,) if isinstance(lens, str) else tuple(lens)
     settings = LensSettings(
-        lenses=lenses,
-        points=tuple(points),
-        layers=None if layers is None else tuple(layers),
-        positions=positions,
+        lenses=several(lens),
+        sites=several(sites),
+        layers=None if layers is None else several(layers),
+        positions=positions if isinstance(positions, str) else several(positions),
         top_k=top_k,
         batch_tokens=batch_tokens,
         padding_side=padding_side,
@@ -142,20 +141,12 @@ def read(
             errors.append(readings.gate_kl_bits)
     if not errors:
         raise InputProblems(found or [_NOTHING])
-    gate_kl_bits = worst(errors)
-    require(
-        [
-            lens_identity(model, gate_kl_bits)
-            if cache is None
-            else stored_identity(model, gate_kl_bits, cache.dtype)
-        ]
-    )
     failed = {problem.prompt_id for problem in found}
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(
         model=model.name,
         table=pa.concat_tables(tables),
         prompts=prompts_table(model, measured, text),
-        gate_kl_bits=gate_kl_bits,
+        gate_kl_bits=worst(errors),
         problems=found,
     )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lensbench.models.readout import Point, Readout, Site
+from lensbench.errors import InputProblems, Problem
+from lensbench.models.readout import Norm, Readout, next_norms
+from lensbench.models.sites import KINDS, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Wanted = str | Site | Sequence[str | Site]  # sites, by kind, by name or as they are
 
 
 @dataclass(frozen=True)
@@ -78,21 +84,65 @@ class LensModel:
 
     @property
     def parallel(self) -> bool:
-        """Attention and MLP read the same residual, so there is no point between them."""
+        """Attention and MLP read the same residual, so there is no state between them."""
         return bool(getattr(self.bridge.cfg, "parallel_attn_mlp", False))
 
-    def sites(self, points: Sequence[Point] = ("embed", "resid_post")) -> list[Site]:
-        """The residual sites of the wanted kinds, in the order the residual stream passes them.
+    @property
+    def n_heads(self) -> int:
+        """Attention heads of a block."""
+        return int(self.bridge.cfg.n_heads)
 
-        A parallel block has no `resid_mid`; asking for it there gives none.
+    @cached_property
+    def next_norms(self) -> dict[Site, Norm]:
+        """At each state of the residual stream, the norm that the next sub-layer applies."""
+        return next_norms(self.bridge)
+
+    def sites(self, wanted: Wanted = ("embed", "resid_post")) -> list[Site]:
+        """The wanted sites, in the order in which the model passes them.
+
+        Args:
+            wanted: kinds ("resid_post" is that of every block, "head_out" every head's), names
+                ("blocks.5.head_out.3") or Sites. Where blocks do not have a kind, such as
+                "resid_mid" where attention and MLP are parallel, it gives none.
+
+        Raises InputProblems, with all of them, for what this model does not have.
         """
-        sites = [Site("embed", 0)] if "embed" in points else []
-        for layer in range(1, self.n_layers + 1):
-            if "resid_mid" in points and not self.parallel:
-                sites.append(Site("resid_mid", layer))
-            if "resid_post" in points:
-                sites.append(Site("resid_post", layer))
-        return sites
+        items = [wanted] if isinstance(wanted, str | Site) else wanted
+        found, problems = set[Site](), list[Problem]()
+        for item in items:
+            try:
+                found.update(self._sites(item))
+            except InputProblems as error:
+                problems += error.problems
+        if problems:
+            raise InputProblems(problems)
+        order = {kind: place for place, kind in enumerate(KINDS)}
+        return sorted(found, key=lambda s: (s.layer, order.get(s.kind, -1), s.kind, s.head or 0))
+
+    def _sites(self, item: str | Site) -> list[Site]:
+        """One wanted kind at every block, or one site."""
+        if item == "embed":
+            return [Site("embed", 0)]
+        if item not in KINDS:
+            site = item if isinstance(item, Site) else Site.parse(item)
+            self._require(site)
+            return [site]
+        heads = range(self.n_heads) if item == "head_out" else [None]
+        layers = range(1, self.n_layers + 1)
+        sites = [Site(str(item), layer, head) for layer in layers for head in heads]
+        return [site for site in sites if site.hook in self.bridge.hook_dict]
+
+    def _require(self, site: Site) -> None:
+        """Raises InputProblems for a site that this model does not have."""
+        if site.hook not in self.bridge.hook_dict:
+            what = f"{self.name} has no {site}"
+            remedy = f"It has blocks 0 to {self.n_layers - 1}, of {', '.join(KINDS)}."
+        elif site.head is not None and not 0 <= site.head < self.n_heads:
+            what = f"{self.name} has no head {site.head}"
+            remedy = f"Choose from 0 to {self.n_heads - 1}."
+        else:
+            return
+        raise InputProblems([Problem("sites", what, remedy)])
 
     @property
     def final_site(self) -> Site:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,55 +17,29 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lensbench.errors import ModelError
+from lensbench.models.sites import Site
 
-Lens = Literal["final", "next", "raw"]
-Point = Literal["embed", "resid_mid", "resid_post"]
+# Logits held at once by whoever streams over cells: more would break the promise of 64 MB beyond
+# the forward pass.
+_LOGITS_BYTES = 24 << 20
+
 Norm = Callable[[Float[Tensor, "*cell d_model"]], Float[Tensor, "*cell d_model"]]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A place in the residual stream: `layer` 0 is the embedding, i is inside or after block i."""
-
-    point: Point
-    layer: int
-
-    def depth(self, n_layers: int) -> float:
-        """Share of the blocks passed, 0..1; after attention counts as half a block."""
-        return (self.layer - 0.5 * (self.point == "resid_mid")) / n_layers
-
-
-@dataclass(frozen=True)
 class Readout:
-    """From a residual vector to logits.
-
-    `next_norms` holds, per site, the norm that the next sub-layer applies (lens "next"). It exists
-    for sensitivity analysis: at 16.8 bits where the final norm reads 2.0 (Llama-3-8B, layer 26) it
-    is no lens of the model's output.
-    """
+    """From a residual vector to logits: the model's own final norm, then its own head."""
 
     norm: Norm
-    next_norms: dict[Site, Norm]
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, " d_vocab"] | None
     logit_scale: float = 1.0
     soft_cap: float | None = None
 
-    def normed(
-        self, resid: Float[Tensor, "*cell d_model"], lens: Lens, site: Site
-    ) -> Float[Tensor, "*cell d_model"]:
-        """The residual as `lens` presents it to the head, float32, norm statistics recomputed."""
-        resid = resid.float()
-        if lens == "raw":
-            return resid
-        if lens == "final":
-            return self.norm(resid).float()
-        if site not in self.next_norms:
-            raise ModelError(
-                f"the lens 'next' has no norm at {site.point} of layer {site.layer}: this model "
-                "does not expose one there. Use the lens 'final' or leave that point out."
-            )
-        return self.next_norms[site](resid).float()
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows of logits to make at once, at least 1."""
+        return max(_LOGITS_BYTES // (4 * self.W_U.shape[1]), 1)
 
     def logits(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
         """Logits of an already normed residual, float32; the product runs in the head's dtype."""
@@ -78,11 +52,9 @@ class Readout:
             logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         return logits
 
-    def __call__(
-        self, resid: Float[Tensor, "*cell d_model"], lens: Lens, site: Site
-    ) -> Float[Tensor, "*cell d_vocab"]:
-        """Logits of a residual vector under `lens` at `site`."""
-        return self.logits(self.normed(resid, lens, site))
+    def __call__(self, resid: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
+        """Logits of a residual vector as the model reads it after its last block."""
+        return self.logits(self.norm(resid.float()))
 
 
 def readout_of(bridge: Any, hf_config: object | None) -> Readout:
@@ -100,7 +72,6 @@ def readout_of(bridge: Any, hf_config: object | None) -> Readout:
     bias = bridge.b_U
     return Readout(
         norm=_float32_norm(bridge.ln_final),
-        next_norms=_next_norms(bridge),
         W_U=bridge.W_U.detach(),
         b_U=None if bias is None or not bool(bias.any()) else bias.detach(),
         logit_scale=_logit_scale(hf_config),
@@ -108,7 +79,7 @@ def readout_of(bridge: Any, hf_config: object | None) -> Readout:
     )
 
 
-def _next_norms(bridge: Any) -> dict[Site, Norm]:
+def next_norms(bridge: Any) -> dict[Site, Norm]:
     """What the next sub-layer applies: ln1 of the next block, ln2 after attention, ln_final last.
 
     Sites whose next norm the model does not expose (parallel attention has no ln2) are left out.
@@ -136,7 +107,7 @@ def _float32_norm(module: torch.nn.Module) -> Norm:
 
     def norm(resid: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_model"]:
         flat = resid.reshape(1, -1, resid.shape[-1])
-        return functional_call(module, lifted, (flat,)).reshape(resid.shape)
+        return functional_call(module, lifted, (flat,)).reshape(resid.shape).float()
 
     return norm
 

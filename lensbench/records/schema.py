@@ -11,7 +11,6 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-LENSES = ("final", "next", "raw")
 POINTS = ("embed", "resid_mid", "resid_post")
 STYLES = ("none", "alpaca", "chat")  # how an instruction is put to a model
 
@@ -48,7 +47,7 @@ LENS = pa.schema(
     [
         ("model", pa.string()),
         ("prompt_id", pa.string()),
-        ("lens", pa.string()),  # LENSES
+        ("lens", pa.string()),  # a name in lens/registry.py
         ("point", pa.string()),  # POINTS
         ("layer", pa.int16()),  # 0 = embedding, i = in or after block i (1-based)
         ("depth", pa.float64()),  # layer / n_layers; resid_mid: (layer - 1/2) / n_layers

@@ -1,16 +1,19 @@
-"""Capture: one forward pass that keeps only the residual vectors somebody asked for."""
+"""Capture: one forward pass, and of it only what somebody asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import NoneType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.models.model import LensModel
-from lensbench.models.readout import Point, Site
+from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.models.model import LensModel, Wanted
+from lensbench.models.sites import VECTORS, Site
 from lensbench.prompts.batch import Batch, make_batch
 
 Cell = tuple[int, int]  # (row of the batch, column of the batch)
@@ -18,7 +21,7 @@ Cell = tuple[int, int]  # (row of the batch, column of the batch)
 
 @dataclass(frozen=True)
 class Residuals:
-    """`stream[s, c]` is the residual vector of cell c at site s; `logits` are the model's own."""
+    """`stream[s, c]` is the vector of cell c at site s; `logits` are the model's own."""
 
     sites: list[Site]
     cells: list[Cell]
@@ -47,32 +50,93 @@ class Residuals:
 def capture(
     model: LensModel, batch: Batch, sites: Sequence[Site], cells: Sequence[Cell]
 ) -> Residuals:
-    """Run `batch` once and keep the residual stream at `sites`, for `cells` only.
+    """Run `batch` once and keep the vectors at `sites`, for `cells` only.
 
     Memory beyond the forward pass itself: `len(sites) * len(cells) * d_model` numbers.
+
+    Raises InputProblems for a site that has no vector of d_model numbers: `watch` takes any.
     """
     sites, cells = list(sites), list(cells)
+    _require_vectors(sites)
     rows, columns = (list(part) for part in zip(*cells, strict=True))
     stream = torch.empty(
         (len(sites), len(cells), model.d_model), dtype=torch.float32, device=model.device
     )
+    place = {site: index for index, site in enumerate(sites)}
 
-    def keep(index: int) -> Callable[..., None]:
-        def hook(resid: Float[Tensor, "batch pos d_model"], hook: object) -> None:
-            stream[index] = resid[rows, columns].detach()
+    def keep(site: Site, value: Float[Tensor, "batch pos d_model"]) -> None:
+        stream[place[site]] = value[rows, columns]
+
+    return Residuals(sites, cells, stream, watch(model, batch, sites, keep))
+
+
+def watch(
+    model: LensModel, batch: Batch, sites: Sequence[Site], see: Callable[[Site, Tensor], None]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Run `batch` once; `see` is handed each site's value when the pass is there. None is kept.
+
+    Values have the model's dtype and the shapes in `models.sites.HOOKS`, without the head's axis
+    for a site of one head. Returns the model's own logits.
+
+    Raises ModelError for a site that the pass does not come by, and when heads are wanted of a
+    model that has no separate outputs of them.
+    """
+    waiting = set(sites)
+
+    def hook_of(site: Site) -> Callable[..., None]:
+        def hook(value: Tensor, hook: object) -> None:
+            waiting.discard(site)
+            see(site, site.part(value))
 
         return hook
 
-    hooks = [(_hook_name(site), keep(index)) for index, site in enumerate(sites)]
-    with torch.inference_mode():
+    hooks = [(site.hook, hook_of(site)) for site in sites]
+    separate = any(site.kind == "head_out" for site in sites)
+    with torch.inference_mode(), _head_outputs(model) if separate else nullcontext():
         logits = _forward(model, batch, hooks)
-    return Residuals(sites, cells, stream, logits)
+    if waiting:
+        missing = ", ".join(sorted(map(str, waiting)))
+        raise ModelError(f"{model.name} never computes {missing}")
+    return logits
+
+
+@contextmanager
+def _head_outputs(model: LensModel) -> Iterator[None]:
+    """TransformerLens computes what each head adds only when it is told to.
+
+    It multiplies with the projection's weight itself then, which leaves out an adapter, and is
+    wrong about packed numbers.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    for number, block in enumerate(model.bridge.blocks):
+        output = getattr(getattr(block, "attn", None), "o", None)
+        projection = getattr(output, "original_component", None)
+        if type(projection) not in (NoneType, torch.nn.Linear, Conv1D):
+            kind = f"{type(projection).__module__}.{type(projection).__name__}"
+            raise ModelError(
+                f"{model.name} has no separate outputs of heads: block {number} puts them out "
+                f"through a {kind}. Read it unquantised, with its adapter merged."
+            )
+    before = bool(model.bridge.cfg.use_attn_result)
+    model.bridge.set_use_attn_result(True)
+    try:
+        yield
+    finally:
+        model.bridge.set_use_attn_result(before)
+
+
+def _require_vectors(sites: Sequence[Site]) -> None:
+    strange = [site for site in sites if not site.is_vector]
+    if strange:
+        what = f"{', '.join(map(str, strange))} gives no vector of the residual stream's width"
+        raise InputProblems([Problem("sites", what, f"Choose from {', '.join(VECTORS)}.")])
 
 
 def residual_stream(
     model: LensModel,
     prompt: str | Sequence[int],
-    points: Sequence[Point] = ("embed", "resid_post"),
+    sites: Wanted = ("embed", "resid_post"),
 ) -> Residuals:
     """The whole residual stream of one prompt (text or token ids), for looking around.
 
@@ -80,7 +144,7 @@ def residual_stream(
     """
     token_ids = model.tokenizer(prompt).input_ids if isinstance(prompt, str) else list(prompt)
     batch = make_batch([0], [token_ids])
-    return capture(model, batch, model.sites(points), [(0, p) for p in range(len(token_ids))])
+    return capture(model, batch, model.sites(sites), [(0, p) for p in range(len(token_ids))])
 
 
 def _forward(
@@ -92,10 +156,3 @@ def _forward(
         inputs["position_ids"] = batch.position_ids.to(model.device)
     ids = batch.token_ids.to(model.device)
     return model.bridge.run_with_hooks(ids, fwd_hooks=hooks, return_type="logits", **inputs)
-
-
-def _hook_name(site: Site) -> str:
-    if site.point == "embed":
-        return "blocks.0.hook_resid_pre"
-    kind = "mid" if site.point == "resid_mid" else "post"
-    return f"blocks.{site.layer - 1}.hook_resid_{kind}"

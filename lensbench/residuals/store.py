@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Readout, Site
+from lensbench.models.readout import Readout
+from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
 from lensbench.prompts.encode import EncodedPrompt
 from lensbench.records.residuals import (
@@ -98,18 +99,18 @@ def write_kept(
         record: what the shard is of (see `write_shard`).
     """
     if kept:
-        tensors = {tensor_name(site.point, site.layer): rows for site, rows in stream.items()}
+        tensors = {tensor_name(site.name, site.layer): rows for site, rows in stream.items()}
         write_shard(folder, number, tensors, record)
     first = np.cumsum([0, *(len(item.positions) for item in kept)]).tolist()
     index = [
         {
             "model": model.name,
             "prompt_id": item.prompt.prompt.id,
-            "point": site.point,
+            "point": site.name,
             "layer": site.layer,
             "depth": site.depth(model.n_layers),
             "file": shard_name(number),
-            "tensor": tensor_name(site.point, site.layer),
+            "tensor": tensor_name(site.name, site.layer),
             "first_row": start,
             "n_prompt_tokens": item.n_of_prompt,
             "n_generated_tokens": len(item.positions) - item.n_of_prompt,
@@ -162,7 +163,7 @@ class ResidualCache:
         self.folder = folder
         self.manifest = manifest
         self.files = ResidualFiles(folder, shards_of(manifest))
-        self.sites = [Site(point, layer) for point, layer in self.files.sites]  # type: ignore[arg-type]
+        self.sites = [Site(kind, layer) for kind, layer in self.files.sites]
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -176,7 +177,7 @@ class ResidualCache:
         names a shard that is missing, truncated or altered.
         """
         chosen = _site(site)
-        return torch.from_numpy(self.files.layer(chosen.point, chosen.layer))
+        return torch.from_numpy(self.files.layer(chosen.name, chosen.layer))
 
     def residuals(
         self,
@@ -191,7 +192,7 @@ class ResidualCache:
         """
         cells = [(row, position) for row, positions in enumerate(wanted) for position in positions]
         rows = np.array([self._row(prompt_ids[row], position) for row, position in cells])
-        stream = [torch.from_numpy(self.files.at(s.point, s.layer, rows)) for s in sites]
+        stream = [torch.from_numpy(self.files.at(s.name, s.layer, rows)) for s in sites]
         whole = torch.stack(stream).to(model.device)
         return CachedResiduals(list(sites), cells, whole, model.readout, model.final_site)
 
@@ -231,7 +232,7 @@ class ResidualCache:
             f"tokenizer {model['tokenizer_sha256'][:16]}",
             f"prompts {made['prompts']}, {made['template']}, {made['prompts_sha256'][:16]}; "
             f"left out: {self.manifest['problems']}",
-            "sites " + " ".join(tensor_name(site.point, site.layer) for site in self.sites),
+            "sites " + " ".join(tensor_name(site.name, site.layer) for site in self.sites),
             f"{self.files.n_bytes / 1e6:,.1f} MB; the last layer on disk is the model within "
             f"{self.gate_kl_bits:.1e} bits",
         ]
@@ -261,7 +262,7 @@ class CachedResiduals:
 
     def model_logits(self, cells: slice) -> Float[Tensor, "cell d_vocab"]:
         """The model's logits at some of the cells, float32."""
-        return self.readout(self.at(self.last)[cells], "final", self.last)
+        return self.readout(self.at(self.last)[cells])
 
     def broken_rows(self) -> set[int]:
         """Rows that hold NaN or Inf: none, they were left out when the cache was made."""

@@ -17,19 +17,22 @@ from torch import Tensor
 
 from lensbench.checkpoints.ref import parse_variant
 from lensbench.errors import InputProblems, Problem, RecordsError
+from lensbench.lens.base import Final
 from lensbench.lens.gate import (
     Identity,
     check_identities,
+    last_layer_kl_bits,
     lens_identity,
     require,
     stored_identity,
     worst,
 )
-from lensbench.lens.logit import LensSettings, last_layer_kl_bits, not_finite_problem
+from lensbench.lens.logit import not_finite_problem
+from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import prompts_table
 from lensbench.lens.variant import open_variant, variant_facts
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Point, Site
+from lensbench.models.sites import Site
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import choose
@@ -160,8 +163,8 @@ class _Run:
     ) -> None:
         self.spec, self.model, self.store = spec, model, store
         self.dtype = DTYPES[spec.residual_dtype]
-        points = cast(tuple[Point, ...], spec.points)
-        self.sites = LensSettings(points=points, layers=spec.layers, top_k=1).sites(model)
+        settings_of = LensSettings(sites=spec.points, layers=spec.layers, top_k=1)
+        self.sites = settings_of.sites_in(model)
         prompts = choose(prompt_set.prompts, spec.limit)
         encoded, problems = encode_prompts(model, prompts, spec.template, prompt_set.name)
         self.kept, too_long = _kept(encoded, cast(Kept, spec.positions), model.n_ctx)
@@ -169,7 +172,7 @@ class _Run:
         lengths = [len(item.token_ids) for item in self.kept]
         self.batches = plan_batches(lengths, spec.batch_tokens)
         self.manifest = new_manifest(dict(facts), dict(settings), "cache") | {
-            "sites": [[site.point, site.layer] for site in self.sites],
+            "sites": [[site.name, site.layer] for site in self.sites],
             "prompt_sha256": {
                 item.prompt.prompt.id: hashlib.sha256(item.prompt.text.encode()).hexdigest()
                 for item in self.kept
@@ -284,12 +287,13 @@ class _Run:
 
     def _gate(self, residuals: Residuals) -> Notes:
         """The last layer is the model, and how far what goes to disk is from it."""
-        live = stored = float(last_layer_kl_bits(self.model, residuals).max())
+        final = Final(self.model)
+        live = stored = float(last_layer_kl_bits(self.model, residuals, final).max())
         require([lens_identity(self.model, live)])
         if self.dtype != residuals.stream.dtype:
             rounded = residuals.stream.to(self.dtype).float()
             as_stored = dataclasses.replace(residuals, stream=rounded)
-            stored = float(last_layer_kl_bits(self.model, as_stored).max())
+            stored = float(last_layer_kl_bits(self.model, as_stored, final).max())
         return {"gate_kl_bits": live, "stored_kl_bits": stored}
 
 

@@ -16,12 +16,12 @@ from lensbench.checkpoints.ref import Variant, parse_variants
 from lensbench.checkpoints.source import public_source
 from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
-from lensbench.lens.logit import BatchReadings, LensSettings, read_batch
+from lensbench.lens.logit import BatchReadings, read_batch
 from lensbench.lens.milestones import milestones_table
+from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import lens_table, prompts_table
 from lensbench.lens.variant import open_variant, variant_facts
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Lens, Point
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, choose
@@ -175,20 +175,19 @@ def lens_jobs(spec: RunSpec, encoded: Sequence[EncodedPrompt]) -> Iterator[Job]:
     Headlines, and so their sensitivity to the lens, come from base prompts; the rows that go with
     them (controls, paraphrases, reverses) are read by the first lens only, which halves the work.
     """
-    lenses = cast(tuple[Lens, ...], spec.lenses)
     base = [item for item in encoded if item.prompt.is_base]
     linked = [item for item in encoded if not item.prompt.is_base]
     mapped = {prompt.id for prompt in choose([e.prompt for e in base], spec.heatmap_prompts)}
     shown = [item for item in base if item.prompt.id in mapped and len(item.token_ids) > 1]
-    yield from _batched(base, _settings(spec, lenses, "last"))
-    yield from _batched(linked, _settings(spec, lenses[:1], "last"))
-    yield from _batched(shown, _settings(spec, lenses[:1], "earlier"))
+    yield from _batched(base, _settings(spec, spec.lenses, "last"))
+    yield from _batched(linked, _settings(spec, spec.lenses[:1], "last"))
+    yield from _batched(shown, _settings(spec, spec.lenses[:1], "earlier"))
 
 
-def _settings(spec: RunSpec, lenses: tuple[Lens, ...], positions: str) -> LensSettings:
+def _settings(spec: RunSpec, lenses: tuple[str, ...], positions: str) -> LensSettings:
     return LensSettings(
         lenses,
-        cast(tuple[Point, ...], spec.points),
+        spec.points,
         positions=positions,
         top_k=spec.top_k,
         batch_tokens=spec.batch_tokens,
@@ -219,8 +218,6 @@ def measure(
             kept += 1
             continue
         readings = read_batch(model, job.prompts, job.settings, cache)
-        if cache is None and readings.gate_kl_bits is not None:
-            require([lens_identity(model, readings.gate_kl_bits)])
         tables = {"lens": lens_table(model, readings, text)}
         if manifest["settings"].get("keep_residuals"):
             tables |= _kept(model, store.folder, number, readings, shards_of(manifest))

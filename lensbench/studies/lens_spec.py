@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensbench.errors import Problem
-from lensbench.records.schema import LENSES, POINTS
+from lensbench.lens.registry import LENSES
+from lensbench.models.sites import STREAM
 
-_CHOICES = {"lenses": LENSES, "points": POINTS, "template": ("plain", "chat")}
+_CHOICES = {"lenses": tuple(LENSES), "points": STREAM, "template": ("plain", "chat")}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RunSpec:
     prompts: str = "facts"
     limit: int | None = 240
     relations: tuple[str, ...] = ()
-    lenses: tuple[str, ...] = LENSES
+    lenses: tuple[str, ...] = tuple(LENSES)
     points: tuple[str, ...] = ("embed", "resid_post")
     top_k: int = 5
     heatmap_prompts: int = 12

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from lensbench.files import write_bytes, write_text
 from lensbench.lens.cached import cached_prompts, lens_from_cache
-from lensbench.lens.logit import LensSettings
 from lensbench.lens.result import read
+from lensbench.lens.settings import LensSettings
 from lensbench.models.load import load_model
 from lensbench.records.residuals import shard_name, tensor_name, write_shard
 from lensbench.residuals.store import ResidualCache, open_cache
@@ -168,7 +168,7 @@ def _markdown(
             "",
             f"{model}, float32, {whole.cells.prompt_id.nunique():,} prompts of the facts; at all "
             f"positions {size}: {len(whole.cells):,} cells x {n_sites} sites, one of them "
-            f"{tensor_name(whole.sites[_LAYER].point, _LAYER)}. Time as a multiple of the other "
+            f"{tensor_name(whole.sites[_LAYER].name, _LAYER)}. Time as a multiple of the other "
             f"job's, paired within each of {rounds} rounds: median (least to most). Files are "
             "read from memory (the page cache), so the drive's own speed plays no part in reading.",
             "",

@@ -63,7 +63,8 @@ def floor(folder: Path, n_tokens: int) -> Job:
 
 def lensbench(folder: Path, n_tokens: int) -> Job:
     """lensbench, all metrics."""
-    from lensbench.lens.logit import LensSettings, read_batch
+    from lensbench.lens.logit import read_batch
+    from lensbench.lens.settings import LensSettings
     from lensbench.models.load import load_model
     from lensbench.prompts.encode import EncodedPrompt, Word
     from lensbench.prompts.prompt import Prompt

@@ -18,7 +18,8 @@ from scipy.special import log_softmax
 from lensbench import GateError, check_identities, load_model, logit_lens, residual_stream
 from lensbench.lens.gate import Identity, lens_identity, require
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Norm, Site
+from lensbench.models.readout import Norm
+from lensbench.models.sites import Site
 from tests.harness.reference import Reference
 from tests.harness.tiny import TINY, Case
 
@@ -66,7 +67,7 @@ def gamma(case: Case) -> torch.Tensor:
 def test_the_gate_passes(family: Case) -> None:
     identities = check_identities(family.model, family.token_ids)
     require(identities)
-    assert [identity.passed for identity in identities] == [True] * 4
+    assert [identity.passed for identity in identities] == [True] * 5
     assert all(identity.error < 1e-5 for identity in identities if identity.error is not None)
 
 
@@ -120,7 +121,7 @@ def gemma_weight_as_it_stands(case: Case) -> Norm:
 
 def next_block_norm(case: Case) -> Norm:
     """The norm that the last block applies, in place of the final one."""
-    return case.model.readout.next_norms[Site("resid_post", case.model.n_layers - 1)]
+    return case.model.next_norms[Site("resid_post", case.model.n_layers - 1)]
 
 
 def scale_of_the_embedding(case: Case) -> Norm:
@@ -158,7 +159,7 @@ def test_gemma2_without_its_soft_cap_fails_though_its_top_token_is_right(tiny_ca
     for ids in case.token_ids:
         stream, model_logits = Reference(case.hf, case.row).run(ids)
         resid = stream["resid_post", case.model.n_layers]
-        logits = uncapped.readout(resid, "final", case.model.final_site)
+        logits = uncapped.readout(resid)
         assert logits.argmax(-1).tolist() == model_logits.argmax(-1).tolist()
     with pytest.raises(GateError):
         logit_lens(uncapped, "The capital of Germany is")
@@ -168,7 +169,7 @@ def test_gemma_weight_as_it_stands_is_wrong_about_the_top_token(tiny_case: Get) 
     case = tiny_case("gemma2")
     readout = replace(case.model.readout, norm=gemma_weight_as_it_stands(case))
     stream, model_logits = Reference(case.hf, case.row).run(case.token_ids[2])
-    logits = readout(stream["resid_post", 3], "final", Site("resid_post", 3))
+    logits = readout(stream["resid_post", 3])
     agree = (logits.argmax(-1).numpy() == model_logits.argmax(-1)).mean()
     assert agree < 0.5
 
@@ -190,7 +191,7 @@ def test_one_cached_scale_is_wrong_where_the_gate_does_not_look(tiny_case: Get, 
 
     def error_bits(layer: int) -> float:
         key = ("resid_post", layer)
-        got = cached(stream[key], "final", Site(*key)).numpy().astype(float)
+        got = cached(stream[key]).numpy().astype(float)
         wanted = reference.logits(stream[key], "final", key)
         return float(np.abs(entropy_bits(got) - entropy_bits(wanted)).max())
 
@@ -292,12 +293,12 @@ def failed(model: LensModel, case: Case) -> list[bool]:
 def test_a_block_that_does_more_than_add_fails_the_sum(family: Case) -> None:
     """A forgotten residual multiplier: the lens holds, but the parts do not make the stream."""
     model = hooked(family, "blocks.1.hook_out", lambda x: 0.9 * x)
-    assert failed(model, family) == [False, False, True, False]
+    assert failed(model, family) == [False, False, True, False, False]
 
 
 def test_attention_that_does_not_sum_to_one_fails(family: Case) -> None:
     model = hooked(family, "blocks.1.attn.hook_pattern", lambda x: 0.9 * x)
-    assert failed(model, family) == [False, False, False, True]
+    assert failed(model, family) == [False, False, False, True, False]
 
 
 def test_a_model_that_mixes_padding_in_fails(llama: Case) -> None:
@@ -321,9 +322,9 @@ def test_a_model_that_takes_positions_from_the_columns_fails(gpt2: Case) -> None
             return self.bridge.run_with_hooks(ids, **inputs)
 
     model = replace(gpt2.model, bridge=Columns(gpt2.model.bridge))
-    assert failed(model, gpt2) == [False, True, False, False]
+    assert failed(model, gpt2) == [False, True, False, False, False]
 
 
 def test_nan_in_the_stream_fails_every_identity(llama: Case) -> None:
     model = hooked(llama, "blocks.1.hook_out", lambda x: x * float("nan"))
-    assert failed(model, llama) == [True, True, True, True]
+    assert failed(model, llama) == [True, True, True, True, True]

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 
 from lensbench import InputProblems, Prompt, logit_lens, residual_stream
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Site
+from lensbench.models.sites import Site
 from tests.harness.reference import Array, Reference, is_top_k, possible_ranks, statistics
 from tests.harness.tiny import PROMPTS, Case
 
@@ -35,8 +35,8 @@ def reference(family: Case) -> Reference:
 
 def read(case: Case, lens: str) -> pd.DataFrame:
     prompts = [Prompt(f"p{i}", text, answer=ANSWER) for i, text in enumerate(PROMPTS)]
-    points = ("embed", "resid_mid", "resid_post")
-    return logit_lens(case.model, prompts, lens=lens, points=points, top_k=K).to_pandas()
+    sites = ("embed", "resid_mid", "resid_post")
+    return logit_lens(case.model, prompts, lens=lens, sites=sites, top_k=K).to_pandas()
 
 
 def assert_equals_reference(frame: pd.DataFrame, reference: Reference, lens: str) -> int:
@@ -85,7 +85,7 @@ def test_the_residual_stream_is_hugging_face_s(family: Case, reference: Referenc
     for ids in family.token_ids:
         stream, _ = reference.run(ids)
         residuals = residual_stream(family.model, ids, ("embed", "resid_mid", "resid_post"))
-        assert {(site.point, site.layer) for site in residuals.sites} == set(stream)
+        assert {(site.kind, site.layer) for site in residuals.sites} == set(stream)
         for (point, layer), wanted in stream.items():
             got = residuals.at(Site(point, layer))
             torch.testing.assert_close(got, wanted, atol=2e-5, rtol=2e-5, msg=f"{point} {layer}")
@@ -131,7 +131,7 @@ def test_cosine_to_the_final_residual(family: Case, reference: Reference) -> Non
 
 def test_layers_positions_and_points_only_select(llama: Case) -> None:
     text = PROMPTS[0]
-    whole = logit_lens(llama.model, text, points=("embed", "resid_mid", "resid_post")).to_pandas()
+    whole = logit_lens(llama.model, text, sites=("embed", "resid_mid", "resid_post")).to_pandas()
     key = ["point", "layer", "position"]
     chosen = logit_lens(llama.model, text, layers=[0, 2], positions=[1, -1]).to_pandas()
     assert set(zip(chosen.point, chosen.layer, strict=True)) == {("embed", 0), ("resid_post", 2)}
@@ -144,7 +144,7 @@ def test_layers_positions_and_points_only_select(llama: Case) -> None:
 
 def test_parallel_blocks_have_no_point_between(tiny_case: Callable[[str], Case]) -> None:
     case = tiny_case("gpt_neox")
-    frame = logit_lens(case.model, PROMPTS[0], points=("embed", "resid_mid", "resid_post"))
+    frame = logit_lens(case.model, PROMPTS[0], sites=("embed", "resid_mid", "resid_post"))
     assert set(frame.to_pandas().point) == {"embed", "resid_post"}
 
 
@@ -160,12 +160,12 @@ def test_the_public_call_is_gated_at_the_last_layer(family: Case) -> None:
     [
         ({"lens": "tuned"}, "lens: there is no 'tuned'. Choose from final, next, raw"),
         ({"lens": ()}, "lens: is empty"),
-        ({"points": ["mlp_out"]}, "points: there is no 'mlp_out'"),
+        ({"sites": ["mlp_out"]}, "sites: there is no 'mlp_out'"),
         ({"positions": "first"}, "positions: there is no 'first'"),
         ({"positions": [99]}, "no 99"),
         ({"positions": []}, "there is nothing to read"),
         ({"layers": [4, -1]}, "has no layer 4, -1"),
-        ({"layers": []}, "none of the points"),
+        ({"layers": []}, "none of the sites"),
         ({"padding_side": "both"}, "padding_side: there is no 'both'"),
         ({"top_k": 0}, "top_k: is 0"),
         ({"top_k": 385}, "top_k: is 385, llama has 384 tokens"),

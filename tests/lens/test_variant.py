@@ -70,7 +70,9 @@ def test_every_precision_is_hugging_face_s_own(
     model = open_variant(f"{case.folder}@{bits}", device="cpu")
     require_equal(model, reference(case, bits), case)
     assert model.name == f"{case.folder}@{bits}"
-    assert all(identity.passed for identity in check_identities(model, case.token_ids[:2]))
+    *others, heads = check_identities(model, case.token_ids[:2])
+    assert all(identity.passed for identity in others)
+    assert heads.passed is (True if bits in (32, 16) else None)  # packed weights have no heads
 
 
 @pytest.mark.parametrize("tail", ["", "@32", "@8", "@4"])
@@ -107,10 +109,9 @@ def test_quantised_models_read_through_the_head_and_norm_of_their_base(
     case = tiny_case(name)
     base = load_model(case.folder, dtype="bfloat16", device="cpu").readout
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
-    site = case.model.final_site
     for bits in (8, 4):
         own = open_variant(f"{case.folder}@{bits}", device="cpu").readout
-        assert torch.equal(own(x, "final", site), base(x, "final", site))
+        assert torch.equal(own(x), base(x))
 
 
 # --- what TransformerLens would get wrong is refused

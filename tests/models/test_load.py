@@ -18,7 +18,7 @@ from lensbench import GateError, InputProblems, Prompt, check_identities, load_m
 from lensbench.errors import ModelError
 from lensbench.lens.gate import require
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Site
+from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
 from lensbench.residuals.capture import capture
 from tests.harness.tiny import PROMPTS, Case, random_model, tokenizer

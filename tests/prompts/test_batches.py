@@ -31,7 +31,7 @@ def read(case: Case, prompts: list[Prompt], side: PaddingSide, batch_tokens: int
     result = logit_lens(
         case.model,
         prompts,
-        points=("embed", "resid_mid", "resid_post"),
+        sites=("embed", "resid_mid", "resid_post"),
         padding_side=side,
         batch_tokens=batch_tokens,
     )
@@ -76,7 +76,7 @@ def test_groups_of_cells_do_not_change_the_numbers(
 ) -> None:
     """A large vocabulary is read in smaller groups; the smallest is one cell."""
     whole = read(llama, [Prompt("p", PROMPTS[2], answer="Berlin")], "right", 512)
-    monkeypatch.setattr("lensbench.lens.logit._GROUP_BYTES", 1)
+    monkeypatch.setattr("lensbench.models.readout._LOGITS_BYTES", 1)
     monkeypatch.setattr("lensbench.lens.logit._GROUP_ROWS", 1)
     cell_by_cell = read(llama, [Prompt("p", PROMPTS[2], answer="Berlin")], "right", 512)
     assert list(whole.columns) == list(cell_by_cell.columns)

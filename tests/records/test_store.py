@@ -17,8 +17,9 @@ import pytest
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, sha256_of, write_bytes, write_text
+from lensbench.lens.registry import LENSES
 from lensbench.records.manifest import new_manifest
-from lensbench.records.schema import ACTIVATIONS, LENS, LENSES, POINTS, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import ACTIVATIONS, LENS, POINTS, SCHEMA_VERSION, TABLES
 from lensbench.records.store import RecordStore, folder_name
 
 PROBLEM = Problem("set.csv, row 3, id b", "the prompt is empty", "Write a prompt.", "b")
@@ -301,4 +302,4 @@ def test_a_new_manifest_says_how_the_record_is_made() -> None:
 
 
 def test_the_contract_names_its_lenses_and_points() -> None:
-    assert (LENSES, POINTS) == (("final", "next", "raw"), ("embed", "resid_mid", "resid_post"))
+    assert (*LENSES, *POINTS) == ("final", "next", "raw", "embed", "resid_mid", "resid_post")

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lensbench.errors import RecordsError
-from lensbench.models.readout import Site
+from lensbench.models.sites import Site
 from lensbench.quantized.generation.infer import InferenceSpec, run_inference
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.residuals import ResidualFiles, shard_name
@@ -44,7 +44,7 @@ def test_an_altered_layer_is_named_and_the_others_are_read_all_the_same(
 ) -> None:
     whole = open_cache(make(positions="all"))
     folder = copy_of(positions="all")
-    alter(folder / shard_name(1), f"{SITES[layer].point}.{layer}")
+    alter(folder / shard_name(1), f"{SITES[layer].kind}.{layer}")
     cache = open_cache(folder)
     for site in SITES:
         if site.layer == layer:
@@ -67,7 +67,7 @@ def test_only_the_bytes_of_the_layer_asked_for_are_mapped(
     for path in (folder / "residuals").iterdir():
         for site in SITES:
             if site.layer != 2:
-                alter(path, f"{site.point}.{site.layer}")
+                alter(path, f"{site.kind}.{site.layer}")
     assert torch.equal(open_cache(folder).layer(2), whole.layer(2))
 
 

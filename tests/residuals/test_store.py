@@ -21,7 +21,7 @@ from lensbench.errors import RecordsError
 from lensbench.lens.cached import lens_from_cache
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Site
+from lensbench.models.sites import Site
 from lensbench.prompts.encode import Encoder
 from lensbench.records.residuals import shard_name, write_shard
 from lensbench.records.schema import KINDS, TABLES
@@ -109,7 +109,7 @@ def test_the_record_says_what_it_holds(make: Callable[..., Path], llama: Case) -
     assert found["status"] == "complete"
     assert found["sites"] == [["embed", 0], ["resid_post", 2], ["resid_post", 3]]
     assert set(found["prompt_sha256"]) == {row[0] for row in ROWS}
-    assert [identity["passed"] for identity in found["gate"]] == [True] * 5
+    assert [identity["passed"] for identity in found["gate"]] == [True] * 6
     assert found["stored_kl_bits"] < 1e-5
     cache = open_cache(folder)
     assert cache.sites == [Site("embed", 0), Site("resid_post", 2), Site("resid_post", 3)]

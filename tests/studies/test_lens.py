@@ -101,7 +101,7 @@ def test_the_manifest_says_how_to_make_the_record_again(
     assert found["settings"]["prompts"] == facts.name  # not where it lies on this machine
     assert found["settings"]["prompts_sha256"] == sha256_of(facts)
     assert found["settings"]["n_prompts"] == N_ROWS
-    assert [check["passed"] for check in found["gate"]] == [True] * 4
+    assert [check["passed"] for check in found["gate"]] == [True] * 5
     assert found["gate"][0]["error"] < found["gate"][0]["bound"] == 1e-4
     assert found["wall_s"] > 0
     assert found["peak_memory_bytes"] > 1e8

@@ -15,12 +15,13 @@ from torch import Tensor
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.source import locate
 from lensbench.compare.diff import changes as maths
-from lensbench.compare.diff.lens_record import LENS, LensRecord
+from lensbench.compare.diff.lens_record import LensRecord
 from lensbench.errors import LensbenchError
 from lensbench.lens.gate import Identity, worst
 from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.models.load import load_model
-from lensbench.models.readout import Readout, Site
+from lensbench.models.readout import Readout
+from lensbench.models.sites import Site
 
 _ROWS = 64  # prompts whose logits are held at once
 # What a residual read again may differ by: rounding of the head's product, in the head's dtype, on
@@ -66,7 +67,7 @@ def compare_residuals(
         columns["resid_cosine"].append(maths.cosine(*vectors))
         columns["resid_change"].append(maths.relative_change(*vectors))
         if readouts is not None:
-            kl, *both = _between(readouts, vectors, site)
+            kl, *both = _between(readouts, vectors)
             columns["lens_kl_bits"].append(kl)
             for side, entropy in zip("ab", both, strict=True):
                 entropies[side].append(entropy)
@@ -107,7 +108,7 @@ def _vectors(record: LensRecord, ids: pd.Index, site: Site) -> Float[np.ndarray,
     assert record.residuals is not None
     row_of = {item: row for row, item in enumerate(record.residuals.cells["prompt_id"])}
     rows = np.array([row_of[item] for item in ids], dtype=np.int64)
-    return record.residuals.at(site.point, site.layer, rows)
+    return record.residuals.at(site.name, site.layer, rows)
 
 
 def _readout(record: LensRecord, device: str | None) -> Readout:
@@ -130,12 +131,11 @@ def _readout(record: LensRecord, device: str | None) -> Readout:
 def _between(
     readouts: tuple[Readout, Readout],
     vectors: tuple[Float[np.ndarray, "prompt d_model"], Float[np.ndarray, "prompt d_model"]],
-    site: Site,
 ) -> list[Float[np.ndarray, " prompt"]]:
     """KL(lens a || lens b) in bits, and the entropy of each lens."""
     found = [
         torch.stack([kl_bits(p, q), entropy_bits(p), entropy_bits(q)])
-        for p, q in _distributions(readouts, vectors, site)
+        for p, q in _distributions(readouts, vectors)
     ]
     return [np.asarray(row, dtype=np.float64) for row in torch.cat(found, dim=1).cpu().numpy()]
 
@@ -143,11 +143,10 @@ def _between(
 def _distributions(
     readouts: tuple[Readout, Readout],
     vectors: tuple[Float[np.ndarray, "prompt d_model"], Float[np.ndarray, "prompt d_model"]],
-    site: Site,
 ) -> Iterator[tuple[Distribution, Distribution]]:
     def read(readout: Readout, rows: np.ndarray) -> Distribution:
         resid: Tensor = torch.from_numpy(rows).to(readout.W_U.device)
-        return Distribution.from_logits(readout(resid, LENS, site))
+        return Distribution.from_logits(readout(resid))
 
     with torch.inference_mode():
         for start in range(0, len(vectors[0]), _ROWS):

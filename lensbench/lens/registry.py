@@ -1,0 +1,20 @@
+"""The lenses there are, by name. No torch here: command lines and specs list them.
+
+To add one: a subclass of `Lens` in a file of its own, and a line here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lensbench.lens.base import Final, Lens, Next, Raw
+
+if TYPE_CHECKING:
+    from lensbench.models.model import LensModel
+
+LENSES: dict[str, type[Lens]] = {"final": Final, "next": Next, "raw": Raw}
+
+
+def make_lens(name: str, model: LensModel) -> Lens:
+    """The lens of a name for a model. Raises ModelError where the model lacks what it needs."""
+    return LENSES[name](model)
