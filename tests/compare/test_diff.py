@@ -17,21 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lensbench.checkpoints.hashes import hashes
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.record import run_diff
 from lensbench.errors import GateError, InputProblems, RecordsError
-from lensbench.quantized.adapters.adapter import MANIFEST
-from lensbench.quantized.adapters.lora import Lora, adapt, match
+from lensbench.quantized.adapters.lora import Lora
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
+from tests.harness.adapters import make_adapter
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, write_csv
 from tests.harness.program import Program, words
 from tests.harness.tiny import Case
-from tests.quantized.adapters.test_adapters import made
 
 # --- the maths
 
@@ -133,18 +131,14 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(llama, tmp_path_factory.mktemp("adapters") / "moved", size=0.05)
+    return make_adapter(llama, tmp_path_factory.mktemp("adapters") / "moved", size=0.05)
 
 
 @pytest.fixture(scope="module")
 def zero(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter as it is before training: A is random, B is zero."""
     folder = tmp_path_factory.mktemp("adapters") / "zero"
-    model, lora = llama.fresh_hf(), Lora(rank=4)
-    adapt(model, match(model, lora), lora, "tiny").save_pretrained(folder)
-    facts = {"model": {"weights_sha256": hashes(llama.folder)["weights_sha256"]}}
-    (folder / MANIFEST).write_text(json.dumps(facts))
-    return folder
+    return make_adapter(llama, folder, size=0.0, lora=Lora(rank=4))
 
 
 @pytest.fixture(scope="module")

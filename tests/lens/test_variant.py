@@ -27,10 +27,10 @@ from lensbench.residuals.capture import residual_stream
 from lensbench.residuals.kept import read_kept
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
+from tests.harness.adapters import make_adapter
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, write_csv
 from tests.harness.tiny import Case
-from tests.quantized.adapters.test_adapters import made
 
 FAMILIES = ("llama", "gemma2", "qwen3", "stablelm")
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -39,7 +39,7 @@ PADDED = 1  # the gate's identity about batches
 
 @pytest.fixture(scope="module")
 def adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(llama, tmp_path_factory.mktemp("adapters") / "moved")
+    return make_adapter(llama, tmp_path_factory.mktemp("adapters") / "moved")
 
 
 def require_equal(model: LensModel, hf: Any, case: Case) -> None:
@@ -123,13 +123,13 @@ def test_an_adapter_that_the_bridge_would_drop_stops_the_run(
 ) -> None:
     """Joint q/k/v are taken apart from the bare weight, so an adapter on them goes missing."""
     case = tiny_case(name)
-    folder = made(case, tmp_path / "a")
+    folder = make_adapter(case, tmp_path / "a")
     with pytest.raises(GateError, match="gives another output than the model itself"):
         open_variant(f"{case.folder}+{folder}", device="cpu")
 
 
 def test_an_adapter_on_other_modules_of_such_a_model_is_read(gpt2: Case, tmp_path: Path) -> None:
-    folder = made(gpt2, tmp_path / "a", lora=Lora(layers="1-2", targets="up,down", rank=2))
+    folder = make_adapter(gpt2, tmp_path / "a", lora=Lora(layers="1-2", targets="up,down", rank=2))
     model = open_variant(f"{gpt2.folder}+{folder}", device="cpu")
     hf, ids = reference(gpt2, 32, folder), gpt2.token_ids[0]
     with torch.inference_mode():
@@ -250,7 +250,7 @@ def test_a_finished_variant_is_not_run_again_and_another_adapter_is_told_apart(
     llama: Case, done: dict[str, Path], adapter: Path, tmp_path: Path
 ) -> None:
     folder = done["+"].parent
-    other = made(llama, tmp_path / "moved", seed=2)
+    other = make_adapter(llama, tmp_path / "moved", seed=2)
     facts = folder.parent / "small.csv"
     same = {"limit": None, "batch_tokens": 64, "heatmap_prompts": 2, "keep_residuals": True}
     before = {p: p.stat().st_mtime_ns for p in done["+"].iterdir()}
@@ -273,7 +273,7 @@ def test_a_model_named_twice_is_one_problem(llama: Case, tmp_path: Path) -> None
 def test_two_adapters_of_one_name_are_refused_before_any_work(
     llama: Case, adapter: Path, tmp_path: Path
 ) -> None:
-    other = made(llama, tmp_path / "moved", seed=2)
+    other = make_adapter(llama, tmp_path / "moved", seed=2)
     models = (f"{llama.folder}+{adapter}", f"{llama.folder}+{other}", f"{llama.folder}@3")
     with pytest.raises(InputProblems) as caught:
         run(RunSpec("test", models), tmp_path / "out")

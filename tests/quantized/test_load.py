@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
-from lensbench.checkpoints.hashes import hashes
 from lensbench.cli.doctor import report
 from lensbench.errors import InputProblems, MissingExtraError, ModelError
 from lensbench.quantized import precision
+from lensbench.quantized.adapters.lora import Lora
 from lensbench.quantized.loading import load
 from lensbench.quantized.loading.load import AdaptedModel, default_model, load_quantized
 from lensbench.quantized.precision import (
@@ -32,7 +32,8 @@ from lensbench.quantized.precision import (
     sizes_of,
     sizes_of_family,
 )
-from tests.checkpoints.test_pull import write_tiny_gguf
+from tests.harness.adapters import make_adapter
+from tests.harness.gguf import write_tiny_gguf
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, Case, save
 
@@ -131,14 +132,8 @@ def test_head_embedding_and_norms_are_never_quantised(family: Case, bits: Any) -
 @pytest.fixture(scope="module")
 def zero_adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA adapter as PEFT starts it: B is zero, so it changes nothing."""
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("adapter")
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    get_peft_model(llama.fresh_hf(), config).save_pretrained(folder)
-    manifest = {"model": {**hashes(llama.folder), "name": "llama"}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    folder = tmp_path_factory.mktemp("adapter") / "zero"
+    return make_adapter(llama, folder, size=0.0, lora=Lora(targets="q,v", rank=4))
 
 
 @every_precision

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,66 +20,10 @@ from lensbench.report.diff import section as diff
 from lensbench.report.diff.figures import changes_figure
 from lensbench.report.kit.figures import to_svg
 from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord, load_second
+from lensbench.report.load import SecondRecord
 from lensbench.stats.bootstrap import Estimate
+from tests.harness.diff_records import A, B, cell, cells_of, make, many, prompt, side
 from tests.harness.lens_records import NASTY
-from tests.harness.second_records import write
-
-A, B = "tiny|a", "tiny|a@8"
-
-
-def side(name: str, n_layers: int, **changes: Any) -> dict[str, Any]:
-    facts = {"name": name, "source": "made by a test", "n_layers": n_layers, "d_model": 4}
-    facts |= {"dtype": "float32", "weights_sha256": "a" * 64, "prompts": "facts", "limit": None}
-    return facts | changes
-
-
-def cell(item: str, relation: str, layer: int, n_layers: int, **values: Any) -> dict[str, Any]:
-    readings = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")
-    both = {f"{name}_{s}": 1.0 for name in readings for s in "ab"}
-    row = {"prompt_id": item, "relation": relation, "layer": layer, "depth": layer / n_layers}
-    row |= both | {"answer_rank_log2_change": 0.0, "top1_same": True}
-    return row | {"resid_cosine": 1.0, "resid_change": 0.0, "lens_kl_bits": 0.0} | values
-
-
-def prompt(item: str, relation: str, a: float | None, b: float | None, **more: Any) -> Any:
-    """A prompt whose answer reaches rank 1 at these depths; None: it is not answered."""
-    row = {"prompt_id": item, "relation": relation, "prompt": f"{item}?", "answer": "yes"}
-    for s, depth in (("a", a), ("b", b)):
-        row |= {f"solved_{s}": depth is not None}
-        for name in MILESTONES:
-            row |= {f"{name}_layer_{s}": None, f"{name}_depth_{s}": depth}
-    return row | more
-
-
-def layers_of(cells: list[dict[str, Any]], p: float = 0.01) -> list[dict[str, Any]]:
-    places = sorted({(c["layer"], c["depth"]) for c in cells})
-    return [
-        {"measure": measure, "layer": layer, "depth": depth, "mean_change": 0.0, "p_adjusted": p}
-        | {"n_prompts": 4, "n_relations": 2}
-        for measure in diff.TESTED.values()
-        for layer, depth in places
-    ]
-
-
-def make(
-    folder: Path, cells: list[Any], prompts: list[Any], n_layers: int, **manifest: Any
-) -> SecondRecord:
-    rows = {"diff_cells": cells, "diff_prompts": prompts, "diff_layers": layers_of(cells)}
-    rows["problems"] = [
-        {"model": "m", "where": "x", "what": NASTY[1], "remedy": "mend | it", "prompt_id": None}
-    ]
-    facts = {
-        "model": {"name": f"{A} to {B}", "a": side(A, n_layers), "b": side(B, n_layers)},
-        "settings": {"relative_depth": False, "context": False, "part_bits": 0.1, "lens": "final"},
-        "residuals_reason": None,
-        "lenses_reason": None,
-    }
-    facts["model"] |= manifest.pop("model", {})
-    facts["settings"] |= manifest.pop("settings", {})
-    write(folder, "diff", rows, **(facts | manifest))
-    (found,) = load_second([folder])
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -248,23 +191,6 @@ def test_when_a_conclusion_changes(first: Any, stays: Any, expected: str) -> Non
     ]
     tables = {"conclusion": Table("conclusion", "", pd.DataFrame(rows))}
     assert diff.answer(tables)[0] == expected
-
-
-def many(shift: float, b_answers: float = 1.0) -> list[Any]:
-    """40 prompts in 4 relations, emerging at 80 % of depth in a; every prompt of b moved."""
-    rng = np.random.default_rng(0)
-    return [
-        prompt(f"p{i}", f"r{i % 4}", 0.8, 0.8 + shift if rng.random() < b_answers else None)
-        for i in range(40)
-    ]
-
-
-def cells_of(prompts: list[Any], n_layers: int) -> list[Any]:
-    return [
-        cell(p["prompt_id"], p["relation"], layer, n_layers)
-        for p in prompts
-        for layer in range(n_layers + 1)
-    ]
 
 
 @pytest.mark.parametrize(

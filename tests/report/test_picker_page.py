@@ -33,8 +33,8 @@ from lensbench.stats.bootstrap import Estimate
 from tests.harness import second_records as second_fixture
 from tests.harness.browser import centre, chromium, foreign, point_at, wait_for
 from tests.harness.correlation_records import base, noisy, planted, write_trace
+from tests.harness.diff_records import cells_of, make, many, prompt
 from tests.harness.lens_records import NASTY
-from tests.report.test_diff import cells_of, make, many, prompt
 
 MARKUP = "</script><script>document.body.remove()</script><b>&amp;"
 

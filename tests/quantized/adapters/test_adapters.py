@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from lensbench.checkpoints.hashes import hashes
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, attach
-from lensbench.quantized.adapters.lora import Lora, adapt, match
+from lensbench.quantized.adapters.lora import Lora, match
 from lensbench.quantized.adapters.update import (
     Update,
     base_of,
@@ -32,25 +32,9 @@ from lensbench.quantized.adapters.update import (
 )
 from lensbench.quantized.loading import merged
 from lensbench.quantized.loading.merged import PROVENANCE, distance, merge
+from tests.harness.adapters import LORA, make_adapter
 from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, Case
-
-LORA = Lora(layers="1-2", rank=4, alpha=6)
-
-
-def made(case: Case, folder: Path, seed: int = 1, size: float = 0.2, lora: Lora = LORA) -> Path:
-    """A random adapter on a family's base, as training leaves one: both factors are noise."""
-    model = case.fresh_hf()
-    adapted = adapt(model, match(model, lora), lora, "tiny")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
-    adapted.save_pretrained(folder, save_embedding_layers=False)
-    facts = {"model": {"weights_sha256": hashes(case.folder)["weights_sha256"]}}
-    (folder / MANIFEST).write_text(json.dumps(facts))
-    return folder
 
 
 def sha_of(case: Case) -> str:
@@ -65,7 +49,7 @@ def logits(model: Any, case: Case) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(llama, tmp_path_factory.mktemp("adapter") / "a")
+    return make_adapter(llama, tmp_path_factory.mktemp("adapter") / "a")
 
 
 @pytest.fixture
@@ -91,7 +75,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Non
 def test_an_attached_adapter_is_pefts(family: Case, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    folder = made(family, tmp_path / "a")
+    folder = make_adapter(family, tmp_path / "a")
     model = attach(family.fresh_hf(), folder, sha_of(family))
     peft = PeftModel.from_pretrained(family.fresh_hf(), folder).eval()
     assert torch.equal(logits(model, family), logits(peft, family))
@@ -101,7 +85,7 @@ def test_an_attached_adapter_is_pefts(family: Case, tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_zeros_changes_nothing(llama: Case, tmp_path: Path) -> None:
-    folder = made(llama, tmp_path / "a", size=0.0)
+    folder = make_adapter(llama, tmp_path / "a", size=0.0)
     model = attach(llama.fresh_hf(), folder, sha_of(llama))
     assert torch.equal(logits(model, llama), logits(llama.hf, llama))
 
@@ -288,7 +272,7 @@ def test_small_factors_say_what_the_full_matrix_says(
 def test_rows_are_what_pefts_own_delta_says(family: Case, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    folder = made(family, tmp_path / "a")
+    folder = make_adapter(family, tmp_path / "a")
     base = base_of(str(family.folder), folder, list(read_updates(folder).values()))
     rows = show(read_updates(folder), base)
     peft = PeftModel.from_pretrained(family.fresh_hf(), folder)
@@ -330,7 +314,10 @@ def test_the_difference_of_two_adapters_is_that_of_the_full_matrices(
     llama: Case, adapter: Path, tmp_path: Path
 ) -> None:
     lora = Lora(layers="2", targets="q,k,v,o,up", rank=2)
-    a, b = read_updates(adapter), read_updates(made(llama, tmp_path / "b", seed=7, lora=lora))
+    a, b = (
+        read_updates(adapter),
+        read_updates(make_adapter(llama, tmp_path / "b", seed=7, lora=lora)),
+    )
     rows = {row["module"]: row for row in diff(a, b)}
     assert list(rows) == sorted({*a, *b}, key=lambda name: name.split(".")[2:])
     for name, row in rows.items():
@@ -384,7 +371,7 @@ def test_a_merged_model_gives_the_adapters_logits(family: Case, tmp_path: Path) 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = made(family, tmp_path / "a")
+    folder = make_adapter(family, tmp_path / "a")
     done = merge(str(family.folder), folder, tmp_path / "merged")
     assert done.error <= done.bound < 1e-3 * done.changed
     plain = AutoModelForCausalLM.from_pretrained(done.folder, dtype=torch.float32).eval()

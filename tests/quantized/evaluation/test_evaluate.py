@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lensbench.checkpoints.hashes import hashes
 from lensbench.errors import InputProblems, ModelError, RecordsError
+from lensbench.quantized.adapters.lora import Lora
 from lensbench.quantized.evaluation import evaluate as module
 from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
 from lensbench.quantized.generation.infer import ModelChoice
@@ -27,6 +27,7 @@ from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import EVALUATION, SCHEMA_VERSION
+from tests.harness.adapters import make_adapter
 from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, TINY, Case, save
 
@@ -71,21 +72,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random adapter on the tiny Llama: both of its matrices are noise, so it changes much."""
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("adapter")
-    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])
-    peft_model = get_peft_model(fresh(llama.folder), config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in peft_model.named_parameters():
-            if "lora_" in name:
-                weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-    peft_model.save_pretrained(folder)
-    manifest = {"schema_version": SCHEMA_VERSION, "kind": "training", "status": "complete"}
-    manifest |= {"model": hashes(llama.folder), "settings": {"style": "none"}}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return folder
+    folder = tmp_path_factory.mktemp("adapter") / "a"
+    lora = Lora(targets="q,v", rank=4, dropout=0.0)
+    facts = {"schema_version": SCHEMA_VERSION, "kind": "training", "status": "complete"}
+    facts |= {"settings": {"style": "none"}}
+    return make_adapter(llama, folder, size=0.3, lora=lora, manifest=facts)
 
 
 def fresh(folder: Path) -> PreTrainedModel:
