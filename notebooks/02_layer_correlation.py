@@ -33,7 +33,7 @@ from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.shipped import python_reference
 from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, run_inference
+from lensbench.quantized.generation.infer import InferenceSpec, run_inference
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import create_index
@@ -76,7 +76,7 @@ def trace(condition: str, **changes) -> Path:
         limit=n_prompts,
         **changes,
     )
-    return run_inference(ModelChoice(name, bits=32), spec).folder
+    return run_inference(f"{name}@32", spec).folder
 
 
 plain = trace("plain")

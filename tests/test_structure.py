@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["report"] = BOTTOM | {"records", "stats"}  # reports are rebuilt without a model
 MAY_IMPORT["checkpoints"] = BOTTOM
 MAY_IMPORT["prompts"] = BOTTOM
-MAY_IMPORT["models"] = BOTTOM | {"checkpoints"}
+MAY_IMPORT["models"] = BOTTOM | {"checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 
 MAX_LINES = 60
@@ -125,6 +125,7 @@ LIGHT = (
     ["lensbench"]
     + [name for name in MODULES if package_of(name) in BOTTOM | {"records", "stats", "report"}]
     + ["lensbench.prompts.prompt", "lensbench.prompts.sets", "lensbench.lens.milestones"]
+    + ["lensbench.checkpoints.ref"]
     + ["lensbench.cli", "lensbench.studies.lens_spec"]
 )
 

@@ -1,139 +1,324 @@
-"""A model at a precision and with an adapter, as one name: NAME[@BITS][+ADAPTER]."""
+"""A model's name, resolved once: NAME[@BITS[:THRESHOLD]][+ADAPTER].
+
+Every verb, the Python API and every analysis makes a `ModelRef` of what a user wrote, and goes by
+nothing else afterwards.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
-from lensbench.checkpoints.source import locate
-from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.checkpoints.families import family_for_alias
+from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.source import Located, locate
+from lensbench.errors import InputProblems, LensbenchError, ModelError, Problem
+from lensbench.files import sha256_of
 
 Bits = Literal[4, 8, 16, 32]
-FORM = "NAME[@BITS][+ADAPTER]"
+Use = Literal["lens", "generation"]  # what loads it; generation: inference, training, evaluation
+FORM = "NAME[@BITS[:THRESHOLD]][+ADAPTER]"
 
-_ADAPTER_CONFIG = "adapter_config.json"
-# The first @BITS or, without one, the first + ends the name; so a folder with a + in its name needs
-# its bits written. An adapter's folder may hold both signs.
-_WITH_BITS = re.compile(r"(?P<name>.*?)@(?P<bits>[^+@/]*)(?:\+(?P<adapter>.*))?", re.DOTALL)
-_WITH_ADAPTER = re.compile(r"(?P<name>[^+]*)\+(?P<adapter>.*)", re.DOTALL)
+# What a name may leave open, by its use. The lens reads a bare name as `load_model` does, in
+# floating point; the second path is for small machines.
+DEFAULT_BITS: dict[Use, Bits | None] = {"lens": None, "generation": 8}
+# LLM.int8 keeps columns of activations above a threshold in 16 bits, and picks them over a whole
+# batch: with its usual threshold of 6 what is read of a prompt depends on the prompts beside it.
+# With 0 it picks none, and batches change nothing; that costs accuracy.
+INT8_THRESHOLD: dict[Use, float] = {"lens": 0.0, "generation": 6.0}
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A model by name, its precision and its adapter's folder; None leaves both to the defaults.
+class ModelRef:
+    """One model: its name, the precision of its weights and the adapter on them.
 
-    `str()` of it is the `model` of a record: the adapter by its folder's name, so that no record
-    holds a path of somebody's machine.
+    Made by `ModelRef.of`, which knows every way to say it. `int8_threshold` is None unless there
+    are 8 bits. `str()` is the one printed form: the adapter by its folder's name, so that no record
+    holds a path of somebody's machine, and the threshold where it is not the default of the use.
     """
 
-    name: str  # alias, hub name or folder, as `locate` takes it
-    bits: Bits | None = None
+    name: str  # alias, hub name or folder, as `locate` has it
+    bits: Bits | None = None  # None: floating point, as `load_model` picks it
+    int8_threshold: float | None = None
     adapter: Path | None = None
+    use: Use = "lens"
+
+    @classmethod
+    def of(
+        cls,
+        model: str | Path | ModelRef,
+        *,
+        bits: Bits | None = None,
+        int8_threshold: float | None = None,
+        adapter: str | Path | None = None,
+        use: Use = "lens",
+    ) -> ModelRef:
+        """The model that a name, what was said besides, and the defaults of its use make together.
+
+        A name may hold the signs @ and + where a folder is called so: of all ways to read it, the
+        one counts whose name is an alias, or else the longest that is a model's.
+
+        Raises:
+            InputProblems: everything that is wrong with name, bits, threshold and adapter, and
+                what the name and the arguments say differently, at once.
+            ModelError: a name alone that is no model's (as `locate` says it).
+        """
+        problems: list[Problem] = []
+        where = f"model {model}"
+        named = _named(model, where, problems)
+        given = _said(bits, int8_threshold, adapter, where, problems)
+        problems += _contradictions(where, named, given)
+        if problems:
+            raise InputProblems(problems)
+        said = named | {key: value for key, value in given.items() if value is not None}
+        if said["bits"] is None:
+            said["bits"] = DEFAULT_BITS[use]
+        if said["bits"] == 8 and said["int8_threshold"] is None:
+            said["int8_threshold"] = INT8_THRESHOLD[use]
+        if said["bits"] != 8 and said["int8_threshold"] is not None:
+            what = "an outlier threshold is for 8 bits"
+            raise InputProblems([Problem(where, what, "Leave it out, or take 8 bits.")])
+        return cls(**said, use=use)
+
+    def at(self, bits: Bits) -> ModelRef:
+        """The same model at other bits; at 8 with its own threshold, or the default of its use."""
+        bare = replace(self, bits=None, int8_threshold=None)
+        threshold = self.int8_threshold if bits == 8 else None
+        return ModelRef.of(bare, bits=bits, int8_threshold=threshold, use=self.use)
 
     @property
     def plain(self) -> bool:
-        """Just a model: it is loaded as if there were no variants."""
+        """Just a model in floating point: no bits, no adapter."""
         return self.bits is None and self.adapter is None
+
+    @property
+    def located(self) -> Located:
+        """Where the model is, and what is known of it."""
+        return locate(self.name)
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder, checked to be complete; a ModelError says how to get it."""
+        return self.located.require_folder()
+
+    @property
+    def precision(self) -> str:
+        """Bits, threshold and adapter in words; empty for a plain model."""
+        threshold = self.int8_threshold
+        method = "" if threshold is None else f" (LLM.int8, outlier threshold {threshold:g})"
+        bits = [] if self.bits is None else [f"{self.bits} bits{method}"]
+        adapter = [] if self.adapter is None else [f"adapter {self.adapter.resolve().name}"]
+        return ", ".join(bits + adapter)
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the weights, for a manifest: hashes; with bits or an adapter, these too.
+
+        Raises ModelError when the model or the adapter's weights are not there.
+        """
+        found: dict[str, Any] = dict(hashes(self.folder))
+        if self.plain:
+            return found
+        found |= {"bits": self.bits, "int8_threshold": self.int8_threshold, "adapter": None}
+        return found if self.adapter is None else found | _adapter_facts(self.adapter)
 
     def __str__(self) -> str:
         bits = "" if self.bits is None else f"@{self.bits}"
+        if self.int8_threshold not in (None, INT8_THRESHOLD[self.use]):
+            bits += f":{_number(self.int8_threshold)}"
         return (
             self.name + bits + ("" if self.adapter is None else f"+{self.adapter.resolve().name}")
         )
 
 
-def parse_variant(text: str) -> Variant:
-    """The model that `text` names: a name alone, with `@8`, with `+runs/adapter`, or with both.
-
-    An existing folder is a name, whatever signs it holds.
-
-    Raises:
-        InputProblems: everything that is wrong with bits, adapter and name, at once.
-        ModelError: a name alone that is no model's (as `locate` says it).
-    """
-    parts = _parts(text)
-    if parts is None:
-        locate(text)
-        return Variant(text)
-    problems = [
-        *_name_problems(text, name := str(parts["name"])),
-        *_bits_problems(text, parts["bits"]),
-        *_adapter_problems(text, parts["adapter"]),
-    ]
-    if problems:
-        raise InputProblems(problems)
-    bits, adapter = parts["bits"], parts["adapter"]
-    return Variant(
-        name,
-        cast(Bits, int(bits)) if bits is not None else None,
-        Path(adapter).expanduser() if adapter is not None else None,
-    )
-
-
-def parse_variants(names: Sequence[str]) -> tuple[list[Variant], list[Problem]]:
+def model_refs(
+    models: Sequence[str | Path | ModelRef], use: Use = "lens"
+) -> tuple[list[ModelRef], list[Problem]]:
     """Every model that can be told, and all that is wrong with the others.
 
     Two of one `str()`, such as adapters in folders of one name, would be one record: a problem too.
     """
-    found: list[Variant] = []
+    found: list[ModelRef] = []
     problems: list[Problem] = []
-    for name in names:
+    for model in models:
         try:
-            found.append(parse_variant(name))
+            found.append(ModelRef.of(model, use=use))
         except InputProblems as error:
             problems += error.problems
         except LensbenchError as error:
-            problems.append(Problem(f"model {name}", str(error).rstrip("."), ""))
-    labels = [str(variant) for variant in found]
+            problems.append(Problem(f"model {model}", str(error).rstrip("."), ""))
+    labels = [str(ref) for ref in found]
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         remedy = "Name it once; if they are two adapters, rename the folder of one."
         problems.append(Problem(f"model {label}", "two models of that name were given", remedy))
     return found, problems
 
 
-def _parts(text: str) -> dict[str, str | None] | None:
-    """Name, bits and adapter as written; None for a name alone."""
-    if Path(text).expanduser().is_dir():
-        return None
-    adapter = _WITH_ADAPTER.fullmatch(text)
-    if adapter and "@" not in adapter["name"] and Path(adapter["adapter"]).expanduser().is_dir():
-        return {**adapter.groupdict(), "bits": None}
-    bits = _WITH_BITS.fullmatch(text)
-    if bits:
-        return bits.groupdict()
-    return {**adapter.groupdict(), "bits": None} if adapter else None
+# --- reading a name -----------------------------------------------------------------------------
+
+_BITS = re.compile(r"(?P<name>.*)@(?P<bits>[^@+/:]*)(?::(?P<threshold>[^@+/]*))?", re.DOTALL)
 
 
-def _name_problems(text: str, name: str) -> list[Problem]:
+@dataclass(frozen=True)
+class _Reading:
+    """One way to take a text apart; the parts as they are written."""
+
+    name: str
+    bits: str | None = None
+    threshold: str | None = None
+    adapter: str | None = None
+
+    @property
+    def is_model(self) -> bool:
+        """The name is a model's, and an adapter's folder is there."""
+        if self.adapter is not None and not _is_folder(self.adapter):
+            return False
+        try:
+            locate(self.name)
+        except LensbenchError:
+            return False
+        return True
+
+
+def _readings(text: str) -> Iterator[_Reading]:
+    """Every way: any + may begin the adapter or none, and an @ before it the bits or none."""
+    for cut in [len(text), *(i for i, sign in enumerate(text) if sign == "+")]:
+        head, adapter = text[:cut], text[cut + 1 :] if cut < len(text) else None
+        yield _Reading(head, adapter=adapter)
+        if found := _BITS.fullmatch(head):
+            yield _Reading(**found.groupdict(), adapter=adapter)
+
+
+def _read(text: str) -> _Reading:
+    """The reading that counts; where none is a model, the one with the shortest name."""
+    readings = list(_readings(text))
+    models = [reading for reading in readings if reading.is_model]
+    if not models:
+        return min(readings, key=lambda reading: len(reading.name))
+    return max(models, key=lambda r: (family_for_alias(r.name) is not None, len(r.name)))
+
+
+def _named(model: object, where: str, problems: list[Problem]) -> dict[str, Any]:
+    """What the name alone says."""
+    if isinstance(model, ModelRef):
+        return {key: getattr(model, key) for key in ("name", *_SAID)}
+    if not isinstance(model, str | Path):
+        what = f"{model!r} is no model's name ({type(model).__name__})"
+        raise InputProblems([Problem("model", what, f"Give text, such as {FORM}, or a folder.")])
+    text = str(model)
+    reading = _read(text)
+    if reading == _Reading(text):
+        return {"name": locate(text).name} | dict.fromkeys(_SAID)
+    name = _name(reading.name, where, problems)
+    parts = (reading.bits, reading.threshold, reading.adapter)
+    return {"name": name} | _said(*parts, where, problems, " after the @")
+
+
+# --- what may be said in a name or besides it -----------------------------------------------------
+
+_SAID = ("bits", "int8_threshold", "adapter")
+
+
+def _said(
+    bits: object,
+    threshold: object,
+    adapter: object,
+    where: str,
+    problems: list[Problem],
+    place: str = "",
+) -> dict[str, Any]:
+    return {
+        "bits": _bits(bits, place, where, problems),
+        "int8_threshold": _threshold(threshold, where, problems),
+        "adapter": _adapter(adapter, where, problems),
+    }
+
+
+def _contradictions(where: str, named: dict[str, Any], given: dict[str, Any]) -> Iterator[Problem]:
+    """What the name says in one way and an argument in another."""
+    for key in _SAID:
+        one, other = named[key], given[key]
+        if one is None or other is None or _same(one, other):
+            continue
+        what = f"{key.replace('_', ' ')} is said twice: {one} in the name, and {other}"
+        yield Problem(where, what, "Leave one of them out.")
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return one == other
+
+
+def _name(name: str, where: str, problems: list[Problem]) -> str:
     try:
-        locate(name)
+        return locate(name).name
     except InputProblems as error:
-        return error.problems
+        problems += error.problems
     except LensbenchError as error:
-        return [Problem(f"model {text}", str(error).rstrip("."), f"Write {FORM}.")]
-    return []
+        problems.append(Problem(where, str(error).rstrip("."), f"Write {FORM}."))
+    return name
 
 
-def _bits_problems(text: str, bits: str | None) -> list[Problem]:
+def _bits(value: object, place: str, where: str, problems: list[Problem]) -> Bits | None:
     known = [str(number) for number in get_args(Bits)]
-    if bits is None or bits in known:
-        return []
-    what = f"{bits!r} after the @ is no number of bits"
-    return [Problem(f"model {text}", what, f"Give one of {', '.join(known)}: {FORM}.")]
+    if value is None:
+        return None
+    if str(value) in known:
+        return cast(Bits, int(str(value)))
+    what = f"{value!r}{place} is no number of bits"
+    problems.append(Problem(where, what, f"Give one of {', '.join(known)}: {FORM}."))
+    return None
 
 
-def _adapter_problems(text: str, adapter: str | None) -> list[Problem]:
-    if adapter is None:
-        return []
-    folder, where = Path(adapter).expanduser(), f"model {text}"
+def _threshold(value: object, where: str, problems: list[Problem]) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if 0 <= number < math.inf:
+        return number
+    what = f"{value!r} is no outlier threshold"
+    problems.append(Problem(where, what, f"Give 0 (no outliers) or more: {FORM}."))
+    return None
+
+
+def _adapter(value: object, where: str, problems: list[Problem]) -> Path | None:
+    if value is None:
+        return None
+    text = str(value)
     remedy = "Give the folder that `lensbench train` made: NAME+FOLDER."
-    if not adapter.strip():
-        return [Problem(where, "no adapter stands after the +", remedy)]
-    if not folder.is_dir():
-        return [Problem(where, f"there is no folder {adapter}", remedy)]
-    if not (folder / _ADAPTER_CONFIG).is_file():
-        return [Problem(where, f"{adapter} holds no adapter (no {_ADAPTER_CONFIG})", remedy)]
-    return []
+    if not text.strip():
+        problems.append(Problem(where, "no adapter stands after the +", remedy))
+    elif not _is_folder(text):
+        problems.append(Problem(where, f"there is no folder {text}", remedy))
+    elif not (Path(text).expanduser() / ADAPTER_CONFIG).is_file():
+        what = f"{text} holds no adapter (no {ADAPTER_CONFIG})"
+        problems.append(Problem(where, what, remedy))
+    return Path(text).expanduser()
+
+
+def _is_folder(text: str) -> bool:
+    return bool(text.strip()) and Path(text).expanduser().is_dir()
+
+
+def _number(value: float | None) -> str:
+    """A number that reads back as itself, without the sign that begins an adapter."""
+    return repr(value).removesuffix(".0").replace("+", "")
+
+
+def _adapter_facts(folder: Path) -> dict[str, str]:
+    files = {"adapter_sha256": ADAPTER_WEIGHTS, "adapter_config_sha256": ADAPTER_CONFIG}
+    missing = [name for name in files.values() if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder} holds no {missing[0]}. Give the folder of an adapter.")
+    own = {key: sha256_of(folder / name) for key, name in files.items()}
+    return {"adapter": folder.resolve().name, **own}

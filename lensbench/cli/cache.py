@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lensbench.cli.options import Device, Template, TemplateName, layer_numbers
+from lensbench.cli.options import MODEL_HELP, Device, Template, TemplateName, layer_numbers
 
 
 class PositionsName(StrEnum):
@@ -27,9 +27,7 @@ class ResidualDtype(StrEnum):
 
 
 def cache(
-    model: Annotated[
-        str | None, typer.Argument(help="Alias, hub name or folder, or NAME@BITS+ADAPTER.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
     prompts: Annotated[str, typer.Option(help="A prompt set: 'facts', a .csv or a .jsonl.")] = (
         "facts"
     ),

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.cli.options import Adapter, Bits, BitsName, Device, Int8Threshold, Rag, Style, TopK
+from lensbench.cli.options import (
+    MODEL_HELP,
+    Adapter,
+    Bits,
+    Device,
+    Int8Threshold,
+    Rag,
+    Style,
+    TopK,
+    model_ref,
+)
 
 if TYPE_CHECKING:
     from lensbench.quantized.generation.chat import Conversation
@@ -23,8 +33,8 @@ _HELP = """/reset        forget the conversation
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="Alias, hub name or folder.")],
-    bits: Bits = BitsName.eight,
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    bits: Bits = None,
     adapter: Adapter = None,
     rag: Rag = None,
     top_k: TopK = 1,
@@ -33,7 +43,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 200,
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
     device: Device = None,
-    int8_threshold: Int8Threshold = 6.0,
+    int8_threshold: Int8Threshold = None,
 ) -> None:
     """Talk to a model. Ctrl-C stops an answer, Ctrl-D or /quit leaves; /help lists the commands.
 
@@ -56,8 +66,9 @@ def chat(
 
             index = stack.enter_context(open_index(rag))
             retrieve = lambda question: index.search([question], top_k)[0]  # noqa: E731
-        with messages.status(f"loading {literal(model)}"):
-            loaded = load_quantized(model, bits.number, adapter, device, int8_threshold)
+        ref = model_ref(model, bits, adapter, int8_threshold)
+        with messages.status(f"loading {literal(ref)}"):
+            loaded = load_quantized(ref, device=device)
         chosen = style.value if style else default_style(loaded.tokenizer)
         decoding = Decoding(max_new_tokens, temperature, seed=seed)
         _talk(Conversation(loaded, chosen, decoding, retrieve))
@@ -104,7 +115,7 @@ def _answer(conversation: Conversation, line: str) -> None:
         results.file.write(printable_lines(text))
         results.file.flush()
 
-    messages.print(f"[bold]{printable_lines(conversation.model.name)}[/] ", end="")
+    messages.print(f"[bold]{printable_lines(str(conversation.model.ref))}[/] ", end="")
     turn, dropped = conversation.say(line, write)
     results.print()
     if turn.stopped:

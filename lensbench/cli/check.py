@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.cli.options import FINAL, AllowField, Device, Dtype, LensName, TrustRemoteCode, load
+from lensbench.cli.options import (
+    FINAL,
+    MODEL_HELP,
+    AllowField,
+    Device,
+    Dtype,
+    LensName,
+    TrustRemoteCode,
+    load,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +27,7 @@ _PROMPTS = ("The capital of Germany is", "Two plus two is four, and three plus t
 
 
 def check(
-    model: Annotated[str, typer.Argument(help="Alias, hub name or folder; @BITS+ADAPTER.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     norm: Annotated[
         LensName, typer.Option(help="The lens to test as a reading of the model's output.")
     ] = FINAL,

@@ -8,19 +8,20 @@ from typing import Annotated
 import typer
 
 from lensbench.cli.options import (
+    MODEL_HELP,
     Adapter,
     Bits,
-    BitsName,
     Device,
     Int8Threshold,
     Rag,
     StyleName,
+    model_ref,
 )
 
 
 # The command is `eval`; the function has another name, so that Python's own keeps its meaning.
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Alias, hub name or folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[
         Path, typer.Option(help="Examples, .jsonl or .csv: id, instruction, response.")
     ],
@@ -29,7 +30,7 @@ def evaluate(
     top_k: Annotated[
         int | None, typer.Option(min=1, help="With --rag: documents to retrieve. Default: 1.")
     ] = None,
-    bits: Bits = BitsName.eight,
+    bits: Bits = None,
     style: Annotated[
         StyleName | None,
         typer.Option(help="Default: the adapter's own; without one, chat if there is a template."),
@@ -48,7 +49,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = None,
-    int8_threshold: Int8Threshold = 6.0,
+    int8_threshold: Int8Threshold = None,
 ) -> None:
     """Answer examples with and without an adapter or retrieval, and compare with the references.
 
@@ -65,7 +66,6 @@ def evaluate(
     from lensbench.cli.console import batch_progress, interruptible, messages, show_problems
     from lensbench.quantized.evaluation.evaluate import EvalSpec
     from lensbench.quantized.evaluation.evaluate import evaluate as measure
-    from lensbench.quantized.generation.infer import ModelChoice
     from lensbench.report.build import build_report
 
     if top_k is not None and rag is None:
@@ -79,11 +79,12 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         limit=limit,
+        device=device,
     )
-    choice = ModelChoice(model, bits.number, adapter, device, int8_threshold)
+    ref = model_ref(model, bits, adapter, int8_threshold)
     with interruptible():
         with batch_progress() as progress:
-            problems = measure(choice, spec, folder, progress)
+            problems = measure(ref, spec, folder, progress)
         show_problems(problems)
         with messages.status("writing the report"):
             written = build_report([folder])

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lensbench.cli.options import (
+    MODEL_HELP,
     Adapter,
     Bits,
-    BitsName,
     Device,
     Int8Threshold,
     Rag,
     Style,
     layer_numbers,
+    model_ref,
 )
 
 if TYPE_CHECKING:
-    from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, Progress
+    from lensbench.checkpoints.ref import ModelRef
+    from lensbench.quantized.generation.infer import InferenceSpec, Progress
 
 
 class ControlName(StrEnum):
@@ -33,7 +35,7 @@ class ControlName(StrEnum):
 
 
 def infer(
-    model: Annotated[str, typer.Argument(help="Alias, hub name or folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     prompts: Annotated[
         str,
         typer.Argument(help="A shipped set (general, python), or a .csv or .jsonl: id, prompt."),
@@ -42,8 +44,8 @@ def infer(
         Path,
         typer.Option("--out", "-o", help="The CSV of responses; its record goes beside it."),
     ],
-    bits: Bits = BitsName.eight,
-    int8_threshold: Int8Threshold = 6.0,
+    bits: Bits = None,
+    int8_threshold: Int8Threshold = None,
     adapter: Adapter = None,
     style: Style = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of a response at most.")] = 200,
@@ -110,7 +112,7 @@ def infer(
     """
     from lensbench.prompts.sets import prompt_file
     from lensbench.quantized.generation.generate import Decoding
-    from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice
+    from lensbench.quantized.generation.infer import InferenceSpec
 
     if top_k is not None and rag is None:
         raise typer.BadParameter("--top-k has no effect without --rag; see --sample-top-k")
@@ -136,12 +138,12 @@ def infer(
         control=control.value if control else None,
         rebatch=rebatch,
         limit=limit,
+        device=device,
     )
-    choice = ModelChoice(model, bits.number, adapter, device, int8_threshold)
-    _run(choice, spec)
+    _run(model_ref(model, bits, adapter, int8_threshold), spec)
 
 
-def _run(choice: ModelChoice, spec: InferenceSpec) -> None:
+def _run(ref: ModelRef, spec: InferenceSpec) -> None:
     from lensbench.cli.console import interruptible, literal, messages, results, show_problems
     from lensbench.quantized.generation.infer import run_inference
 
@@ -149,8 +151,8 @@ def _run(choice: ModelChoice, spec: InferenceSpec) -> None:
         messages.print(f"[yellow]note:[/] {literal(text)}", highlight=False)
 
     with interruptible():
-        with _progress(choice.name) as progress:
-            outcome = run_inference(choice, spec, progress, notify)
+        with _progress(str(ref)) as progress:
+            outcome = run_inference(ref, spec, progress, notify)
         show_problems(outcome.problems)
         results.print(str(outcome.csv), markup=False, highlight=False, soft_wrap=True)
         results.print(str(outcome.folder), markup=False, highlight=False, soft_wrap=True)

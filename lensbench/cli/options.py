@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lensbench.checkpoints.ref import DEFAULT_BITS, FORM, INT8_THRESHOLD, ModelRef
 from lensbench.lens.registry import LENSES
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class BitsName(StrEnum):
 
     @property
     def number(self) -> Any:
-        """As `load_quantized` takes it."""
+        """As `ModelRef` takes it."""
         return int(self.value)
 
 
@@ -55,15 +56,21 @@ class StyleName(StrEnum):
     chat = "chat"
 
 
+MODEL_HELP = f"Alias, hub name or folder: {FORM}."
 Bits = Annotated[
-    BitsName,
-    typer.Option(help="8: LLM.int8; 4: nf4; 16: bfloat16; 32: float32."),
+    BitsName | None,
+    typer.Option(
+        help="8: LLM.int8; 4: nf4; 16: bfloat16; 32: float32. Default: what the name says, or "
+        f"{DEFAULT_BITS['generation']}."
+    ),
 ]
 Int8Threshold = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0.0,
-        help="LLM.int8's outlier threshold. 0 makes an answer independent of its batch.",
+        help="LLM.int8's outlier threshold. 0 makes an answer independent of its batch. Default: "
+        f"what the name says, or {INT8_THRESHOLD['generation']:g} "
+        f"(the lens: {INT8_THRESHOLD['lens']:g}).",
     ),
 ]
 Adapter = Annotated[
@@ -113,6 +120,19 @@ def layer_numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
+def model_ref(
+    name: str, bits: BitsName | None, adapter: Path | None, int8_threshold: float | None
+) -> ModelRef:
+    """The model that a name and these options make together, for the second path."""
+    return ModelRef.of(
+        name,
+        bits=bits.number if bits else None,
+        adapter=adapter,
+        int8_threshold=int8_threshold,
+        use="generation",
+    )
+
+
 def load(
     name: str,
     dtype: DtypeName | None,
@@ -122,10 +142,10 @@ def load(
 ) -> LensModel:
     """The model that these options ask for; a line on standard error says that it is coming."""
     from lensbench.cli.console import literal, messages
-    from lensbench.lens.variant import open_variant
+    from lensbench.models.load import load_model
 
     with messages.status(f"loading {literal(name)}"):
-        return open_variant(
+        return load_model(
             name,
             dtype=dtype,
             device=device,

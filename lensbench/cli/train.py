@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.cli.options import Bits, BitsName, Device, Int8Threshold, StyleName
+from lensbench.cli.options import MODEL_HELP, Bits, Device, Int8Threshold, StyleName
 
 if TYPE_CHECKING:
     from lensbench.quantized.training.spec import TrainSpec
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="Alias, hub name or folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[
         Path,
         typer.Argument(help="A .jsonl or .csv: id, instruction, response; or id and messages."),
@@ -36,8 +36,8 @@ def train(
     rank: Annotated[int, typer.Option(help="Rank of the update.")] = 8,
     alpha: Annotated[int, typer.Option(help="The update is alpha / rank times B A.")] = 16,
     dropout: Annotated[float, typer.Option(help="Dropout before A, in training.")] = 0.05,
-    bits: Bits = BitsName.eight,
-    int8_threshold: Int8Threshold = 6.0,
+    bits: Bits = None,
+    int8_threshold: Int8Threshold = None,
     style: Annotated[
         StyleName | None,
         typer.Option(help="Default: chat for rows of messages, else alpaca."),
@@ -103,7 +103,7 @@ def train(
         data=data,
         out=out,
         lora=Lora(layers, targets, rank, alpha, dropout),
-        bits=bits.number,
+        bits=bits.number if bits else None,
         int8_threshold=int8_threshold,
         device=device,
         style=style.value if style else None,

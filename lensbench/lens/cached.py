@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from lensbench.checkpoints.hashes import hashes
 from lensbench.errors import RecordsError
 from lensbench.lens.result import LensResult, read
 from lensbench.lens.settings import LensSettings, several
@@ -92,14 +91,14 @@ def require_last(cache: ResidualCache, model: LensModel) -> None:
 
 
 def _facts(model: LensModel) -> dict[str, Any]:
-    """What tells one loaded model from another. Raises RecordsError for one without a folder."""
-    if model.folder is None:
+    """What tells one loaded model from another. Raises RecordsError for one without a name."""
+    if model.ref is None:
         raise RecordsError(
             f"{model.name} came as an object, so nobody can tell whether a cache is of it. Load it "
             "by its name or folder."
         )
     dtype = str(model.dtype).removeprefix("torch.")
-    return {"name": model.name, "dtype": dtype, **hashes(model.folder)}
+    return {"name": model.name, "dtype": dtype, **model.ref.facts()}
 
 
 def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt]:

@@ -19,6 +19,7 @@ from lensbench.lens.base import Lens
 from lensbench.lens.metrics import Distribution, kl_bits
 from lensbench.lens.registry import LENSES
 from lensbench.models.model import LensModel
+from lensbench.models.readout import KL_BITS
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch
 from lensbench.residuals.capture import Residuals, capture, watch
@@ -26,7 +27,6 @@ from lensbench.residuals.store import CachedResiduals
 
 # Bounds per dtype. Their reason: the spacing of the number format (float32 2^-24, float16 2^-11,
 # bfloat16 2^-8 relative) times the few roundings between the residual stream and the logits.
-_KL_BITS = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 _RELATIVE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 _ROW_SUM = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 # Of two passes, whose roundings add up over the blocks in half precision.
@@ -59,14 +59,14 @@ class Identity:
 def lens_identity(model: LensModel, error: float, lens: str = "final") -> Identity:
     """The lens at the last layer is the model: KL(model || lens), the worst cell."""
     name = f"lens '{lens}' at the last layer = the model's output"
-    return _identity(name, error, _KL_BITS[model.dtype], "bits", _REASON[model.dtype])
+    return _identity(name, error, KL_BITS[model.dtype], "bits", _REASON[model.dtype])
 
 
 def stored_identity(model: LensModel, error: float, dtype: torch.dtype) -> Identity:
     """The lens at the last layer as it is on disk, in `dtype`, is the model: the worst cell."""
-    coarser = max(dtype, model.dtype, key=_KL_BITS.__getitem__)
+    coarser = max(dtype, model.dtype, key=KL_BITS.__getitem__)
     name = "lens 'final' at the last layer on disk = the model's output"
-    return _identity(name, error, _KL_BITS[coarser], "bits", _REASON[coarser])
+    return _identity(name, error, KL_BITS[coarser], "bits", _REASON[coarser])
 
 
 def check_identities(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.readout import Norm, Readout, next_norms
 from lensbench.models.sites import KINDS, Site
@@ -27,7 +27,8 @@ class LensModel:
 
     `bridge` is any model with TransformerLens' structural protocol (`cfg`, `run_with_hooks`,
     `ln_final`, `W_U`, `b_U`, `blocks`): a TransformerBridge, or a HookedTransformer on 3.9.
-    `folder` is None for a model that came as a Python object.
+    `source` is where anyone could get the weights; `ref` is None for a model that came as a Python
+    object.
     """
 
     name: str
@@ -35,8 +36,8 @@ class LensModel:
     bridge: Any
     tokenizer: PreTrainedTokenizerBase
     readout: Readout
-    folder: Path | None = None
     model_type: str = "unknown"
+    ref: ModelRef | None = None
 
     @property
     def n_layers(self) -> int:
@@ -149,10 +150,28 @@ class LensModel:
         """After the last block: where the lens must equal the model."""
         return Site("resid_post", self.n_layers)
 
+    def facts(self) -> dict[str, Any]:
+        """The model's part of a manifest, besides what its `ref` says."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "model_type": self.model_type,
+            "n_layers": self.n_layers,
+            "d_model": self.d_model,
+            "d_vocab": self.d_vocab,
+            "n_params": self.n_params,
+            "norm": self.norm,
+            "soft_cap": self.readout.soft_cap,
+            "parallel": self.parallel,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+        }
+
     def __repr__(self) -> str:
         cap = "no soft cap" if self.readout.soft_cap is None else f"cap {self.readout.soft_cap:g}"
+        precision = f"{self.ref.precision}, " if self.ref is not None and not self.ref.plain else ""
         return (
             f"LensModel({self.name}: {self.n_layers} layers x {self.d_model}, "
-            f"{self.d_vocab:,} tokens, {self.norm} norm, {cap}, "
+            f"{self.d_vocab:,} tokens, {self.norm} norm, {cap}, {precision}"
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )

@@ -23,6 +23,9 @@ from lensbench.models.sites import Site
 # the forward pass.
 _LOGITS_BYTES = 24 << 20
 
+# How far two computations of the same logits may be apart, KL, by dtype: the spacing of the number
+# format (float32 2^-24, float16 2^-11, bfloat16 2^-8 relative) times the few roundings on the way.
+KL_BITS = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 Norm = Callable[[Float[Tensor, "*cell d_model"]], Float[Tensor, "*cell d_model"]]
 
 

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from lensbench.checkpoints.ref import Bits
+from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.errors import Problem
 from lensbench.quantized.adapters.lora import Lora
 from lensbench.quantized.data.pairs import Pair, write_jsonl
 from lensbench.quantized.data.sources import pairs_of
 from lensbench.quantized.data.split import split
 from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.quantized.generation.infer import ModelChoice
 from lensbench.quantized.style import Style
 from lensbench.quantized.training.train import TrainSpec, train
 from lensbench.studies.adapter_spec import AdapterSpec
@@ -41,6 +40,7 @@ def run_adapter_study(
     Raises what `pairs_of`, `train`, `evaluate` and `build_index` raise.
     """
     pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
+    ref = ModelRef.of(spec.model, bits=cast(Bits, spec.bits), use="generation")
     parts = split(pairs, SHARES, spec.seed)
     asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
     files = {"train": parts["train"], "eval": parts["eval"], "test": asked}
@@ -50,11 +50,12 @@ def run_adapter_study(
     held_out = {pair.id for pair in asked}
     build_index(out / "index", [pair for pair in pairs if pair.id not in held_out], progress)
     trained = train(
-        _train_spec(spec, out),
+        _train_spec(spec, ref, out),
         lambda what, done, total, _: progress(what, done, total),
         notify,
     )
-    left_out = evaluate(_choice(spec, out), _eval_spec(spec, out), out / "evaluation", progress)
+    adapted = ModelRef.of(ref, adapter=out / "adapter", use="generation")
+    left_out = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
     problems += [*trained.problems, *left_out]
     return StudyOutcome([out / "adapter", out / "evaluation"], problems)
 
@@ -78,14 +79,13 @@ def chosen_pairs(
     return pairs, problems
 
 
-def _train_spec(spec: AdapterSpec, out: Path) -> TrainSpec:
+def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:
     return TrainSpec(
-        model=spec.model,
+        model=ref.at(cast(Bits, spec.train_bits)),
         data=out / "data" / "train.jsonl",
         eval_data=out / "data" / "eval.jsonl",
         out=out / "adapter",
         lora=Lora(spec.layers, spec.targets, spec.rank, spec.alpha, spec.dropout),
-        bits=cast(Bits, spec.train_bits),
         device=spec.device,
         style=cast(Style, spec.style),
         epochs=spec.epochs,
@@ -96,10 +96,6 @@ def _train_spec(spec: AdapterSpec, out: Path) -> TrainSpec:
     )
 
 
-def _choice(spec: AdapterSpec, out: Path) -> ModelChoice:
-    return ModelChoice(spec.model, cast(Bits, spec.bits), out / "adapter", spec.device)
-
-
 def _eval_spec(spec: AdapterSpec, out: Path) -> EvalSpec:
     return EvalSpec(
         data=out / "data" / "test.jsonl",
@@ -108,4 +104,5 @@ def _eval_spec(spec: AdapterSpec, out: Path) -> EvalSpec:
         style=cast(Style, spec.style),
         max_new_tokens=spec.max_new_tokens,
         batch_size=spec.test_batch_size,
+        device=spec.device,
     )

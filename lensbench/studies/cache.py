@@ -15,7 +15,7 @@ import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.checkpoints.ref import parse_variant
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.lens.base import Final
 from lensbench.lens.gate import (
@@ -30,7 +30,8 @@ from lensbench.lens.gate import (
 from lensbench.lens.logit import not_finite_problem
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import prompts_table
-from lensbench.lens.variant import open_variant, variant_facts
+from lensbench.models.adapted import facts_of
+from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import plan_batches
@@ -47,7 +48,6 @@ from lensbench.studies.lens import (
     encode_prompts,
     gate_prompts,
     is_complete,
-    model_facts,
 )
 
 Notify = Callable[[str], None]
@@ -65,7 +65,7 @@ class CacheSpec:
     bfloat16 takes half the room of float32 and rounds each number by at most 2^-8 of itself.
     """
 
-    model: str  # a name or NAME@BITS+ADAPTER
+    model: str  # as `ModelRef.of` takes it
     prompts: str = "facts"
     limit: int | None = None
     relations: tuple[str, ...] = ()
@@ -121,20 +121,18 @@ def run_cache(
     """
     if problems := spec.problems():
         raise InputProblems(problems)
-    variant = parse_variant(spec.model)
+    ref = ModelRef.of(spec.model)
     prompt_set = load_prompts(spec.prompts)
     if spec.relations:
         prompt_set = prompt_set.only(spec.relations)
-    facts = variant_facts(variant, spec.dtype, spec.device)
-    store = RecordStore(out, str(variant), "cache")
+    facts = facts_of(ref, spec.dtype, spec.device)
+    store = RecordStore(out, str(ref), "cache")
     settings = _settings(spec, prompt_set)
     with store.locked():
         if not is_complete(store, settings, facts):
-            model = open_variant(variant, dtype=spec.dtype, device=spec.device)
-            made = _Run(
-                spec, model, store, prompt_set, model_facts(model, variant) | facts, settings
-            )
-            if not variant.plain:
+            model = load_model(ref, dtype=spec.dtype, device=spec.device)
+            made = _Run(spec, model, store, prompt_set, model.facts() | facts, settings)
+            if not ref.plain:
                 made.manifest["versions"] |= versions("inference")
             made.go(progress, notify)
         return store.problems()

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.ref import Variant, parse_variant
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem, RecordsError
 from lensbench.lens.cached import cached_prompts, require_last, require_same
 from lensbench.lens.gate import require, stored_identity
-from lensbench.lens.variant import open_variant, variant_facts
+from lensbench.models.adapted import facts_of
+from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.residuals import shards_of
@@ -31,7 +32,7 @@ _SHARED = ("prompts", "limit", "relations", "points", "template", "batch_tokens"
 
 
 def run_cached(
-    model_name: str,
+    model: str | Path | ModelRef,
     folder: Path,
     out: Path,
     top_k: int = 5,
@@ -49,15 +50,15 @@ def run_cached(
         GateError: the last layer as it is on disk does not reproduce the model's output.
     """
     cache = open_cache(folder)
-    variant = parse_variant(model_name)
-    store = RecordStore(out / folder_name(str(variant)), str(variant))
+    ref = ModelRef.of(model)
+    store = RecordStore(out / folder_name(str(ref)), str(ref))
     settings = _settings(cache, top_k)
-    facts = variant_facts(variant, cache.manifest["settings"]["dtype"], device)
+    facts = facts_of(ref, cache.manifest["settings"]["dtype"], device)
     with store.locked():
         if not is_complete(store, settings, facts):
-            require_same(cache, facts | {"name": str(variant)})
-            model = _open(variant, cache, device)
-            _run(cache, model, store, settings, progress)
+            require_same(cache, facts | {"name": str(ref)})
+            loaded = _open(ref, cache, device)
+            _run(cache, loaded, store, settings, progress)
         return store.folder, store.problems()
 
 
@@ -81,9 +82,9 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _open(variant: Variant, cache: ResidualCache, device: str | None) -> LensModel:
+def _open(ref: ModelRef, cache: ResidualCache, device: str | None) -> LensModel:
     """The model, if the cache holds what a record is made of."""
-    model = open_variant(variant, dtype=cache.manifest["settings"]["dtype"], device=device)
+    model = load_model(ref, dtype=cache.manifest["settings"]["dtype"], device=device)
     require_last(cache, model)
     missing = [site for site in model.sites() if site not in cache.sites]
     if missing:

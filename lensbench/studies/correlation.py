@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from lensbench.checkpoints.ref import Variant, parse_variants
+from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.errors import InputProblems, Problem
@@ -32,7 +32,6 @@ from lensbench.studies.stages import (
     Progress,
     StudyOutcome,
     build_index,
-    choice,
 )
 
 REBATCHED = "rebatched"
@@ -49,24 +48,24 @@ def run_correlation_study(
     Raises InputProblems with all that is wrong with the models, and what `pairs_of`,
     `build_index`, `run_inference` and `correlate` raise.
     """
-    variants, problems = parse_variants(spec.models)
+    refs, problems = model_refs(spec.models, use="generation")
     if problems:
         raise InputProblems(problems)
     asked = conditions(spec, out)
     pairs, problems = pairs_of(spec.documents)
     build_index(out / RUNS / "index", pairs, progress)
-    for variant in variants:
+    for ref in refs:
         for name, settings in asked.items():
-            stage = f"{variant}, {name}"
+            stage = f"{ref}, {name}"
             done = run_inference(
-                choice(variant, spec.device),
-                _inference(spec, _trace(out, variant, name), settings),
+                ref,
+                _inference(spec, _trace(out, ref, name), settings),
                 lambda now, stage=stage: progress(stage, now.n_done, now.n_total),  # type: ignore[misc]
                 lambda text, stage=stage: notify(f"{stage}: {text}"),  # type: ignore[misc]
             )
             problems += done.problems
     folders = []
-    for comparison in comparisons(spec, variants, out):
+    for comparison in comparisons(spec, refs, out):
         compared = correlate(comparison, progress)
         folders.append(compared.folder)
         problems += compared.problems
@@ -92,32 +91,32 @@ def conditions(spec: CorrelationStudySpec, out: Path) -> dict[str, dict[str, Any
 
 
 def comparisons(
-    spec: CorrelationStudySpec, variants: list[Variant], out: Path
+    spec: CorrelationStudySpec, refs: list[ModelRef], out: Path
 ) -> Iterator[CorrelationSpec]:
     """Every comparison that the traces allow, the reference first in each."""
     others, plain, rag, *controls = conditions(spec, out)
-    first, *further = variants
-    for variant in variants:
+    first, *further = refs
+    for ref in refs:
         yield CorrelationSpec(
-            runs=tuple(_named(out, variant, name) for name in (plain, rag)),
-            controls=tuple(_named(out, variant, name) for name in controls),
-            out=out / f"context-{folder_name(str(variant))}",
+            runs=tuple(_named(out, ref, name) for name in (plain, rag)),
+            controls=tuple(_named(out, ref, name) for name in controls),
+            out=out / f"context-{folder_name(str(ref))}",
             n_blocks=spec.suggest_layers,
             **_how(spec),
         )
         yield CorrelationSpec(
-            runs=tuple(_named(out, variant, name) for name in (others, plain, rag)),
-            out=out / f"prompts-{folder_name(str(variant))}",
+            runs=tuple(_named(out, ref, name) for name in (others, plain, rag)),
+            out=out / f"prompts-{folder_name(str(ref))}",
             unpaired=True,
             **_how(spec),
         )
-    for variant in further:
+    for ref in further:
         for name in (others, plain, rag):
             own = [REBATCHED] if name == plain else []
             yield CorrelationSpec(
-                runs=tuple(_named(out, v, name, str(v)) for v in (variant, first)),
-                controls=tuple(_named(out, variant, control) for control in own),
-                out=out / f"precision-{folder_name(f'{name}-{variant}')}",
+                runs=tuple(_named(out, v, name, str(v)) for v in (ref, first)),
+                controls=tuple(_named(out, ref, control) for control in own),
+                out=out / f"precision-{folder_name(f'{name}-{ref}')}",
                 **_how(spec),
             )
 
@@ -126,13 +125,13 @@ def _how(spec: CorrelationStudySpec) -> dict[str, Any]:
     return {"phases": spec.phases, "resamples": spec.resamples, "seed": spec.seed}
 
 
-def _named(out: Path, variant: Variant, condition: str, name: str | None = None) -> str:
+def _named(out: Path, ref: ModelRef, condition: str, name: str | None = None) -> str:
     """A trace as `correlate` takes it."""
-    return f"{name or condition}={_trace(out, variant, condition)}"
+    return f"{name or condition}={_trace(out, ref, condition)}"
 
 
-def _trace(out: Path, variant: Variant, condition: str) -> Path:
-    return out / RUNS / folder_name(str(variant)) / condition
+def _trace(out: Path, ref: ModelRef, condition: str) -> Path:
+    return out / RUNS / folder_name(str(ref)) / condition
 
 
 def _inference(spec: CorrelationStudySpec, trace: Path, settings: dict[str, Any]) -> InferenceSpec:
@@ -143,5 +142,6 @@ def _inference(spec: CorrelationStudySpec, trace: Path, settings: dict[str, Any]
         style=cast(Style | None, spec.style),
         batch_size=spec.batch_size,
         limit=spec.limit,
+        device=spec.device,
         **settings,
     )

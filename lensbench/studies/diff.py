@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lensbench.checkpoints.ref import Variant, parse_variants
+from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.record import run_diff
 from lensbench.errors import InputProblems, Problem
 from lensbench.records.store import folder_name
@@ -31,7 +31,7 @@ def run_diff_study(
     raise.
     """
     texts = tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
-    variants, problems = parse_variants(texts)
+    refs, problems = model_refs(texts)
     if problems:
         raise InputProblems(problems)
     measured = run(_lens_spec(spec, texts), out / RUNS, progress)
@@ -41,8 +41,8 @@ def run_diff_study(
         problems.append(Problem(name, f"it could not be read ({error})", "Mend it, run again."))
     there = {folder.name: folder for folder in measured.folders}
     folders = []
-    for first, other in _pairs(variants, len(spec.variants)):
-        a, b = (there.get(folder_name(str(variant))) for variant in (first, other))
+    for first, other in _pairs(refs, len(spec.variants)):
+        a, b = (there.get(folder_name(str(ref))) for ref in (first, other))
         if a is None or b is None:
             continue
         folder = out / folder_name(str(other))
@@ -53,12 +53,12 @@ def run_diff_study(
     return StudyOutcome(folders, list(dict.fromkeys(problems)))
 
 
-def _pairs(variants: list[Variant], per_model: int) -> list[tuple[Variant, Variant]]:
+def _pairs(refs: list[ModelRef], per_model: int) -> list[tuple[ModelRef, ModelRef]]:
     """Each model's first variant with each other one."""
     return [
-        (variants[start], other)
-        for start in range(0, len(variants), per_model)
-        for other in variants[start + 1 : start + per_model]
+        (refs[start], other)
+        for start in range(0, len(refs), per_model)
+        for other in refs[start + 1 : start + per_model]
     ]
 
 

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from lensbench.checkpoints.ref import Variant, parse_variants
-from lensbench.checkpoints.source import public_source
+from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.lens.gate import Identity, check_identities, lens_identity, require
 from lensbench.lens.logit import BatchReadings, read_batch
 from lensbench.lens.milestones import milestones_table
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import lens_table, prompts_table
-from lensbench.lens.variant import open_variant, variant_facts
+from lensbench.models.adapted import facts_of
+from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
@@ -66,13 +66,13 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
     Raises:
         InputProblems: unknown models, prompt set, relation or settings, before anything is loaded.
     """
-    variants, prompt_set = _checked(spec)
+    refs, prompt_set = _checked(spec)
     outcome = Outcome(problems=list(prompt_set.problems))
-    for variant in variants:
-        name = str(variant)
+    for ref in refs:
+        name = str(ref)
         store = RecordStore(out / folder_name(name), name)
         try:
-            outcome.problems += _run_model(spec, variant, prompt_set, store, progress)
+            outcome.problems += _run_model(spec, ref, prompt_set, store, progress)
             outcome.folders.append(store.folder)
         except LensbenchError as error:
             outcome.failed[name] = error
@@ -81,28 +81,28 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
     return outcome
 
 
-def _checked(spec: RunSpec) -> tuple[list[Variant], PromptSet]:
+def _checked(spec: RunSpec) -> tuple[list[ModelRef], PromptSet]:
     """Models and prompts; every problem with the spec is raised at once, before any work."""
-    variants, problems = parse_variants(list(dict.fromkeys(spec.models)))
+    refs, problems = model_refs(list(dict.fromkeys(spec.models)))
     problems = [*spec.problems("settings"), *problems]  # a model named twice is one of the spec's
     if problems:
         raise InputProblems(problems)
     prompt_set = load_prompts(spec.prompts)
     if spec.relations:
         prompt_set = prompt_set.only(spec.relations)
-    return variants, prompt_set
+    return refs, prompt_set
 
 
 def _run_model(
     spec: RunSpec,
-    variant: Variant,
+    ref: ModelRef,
     prompt_set: PromptSet,
     store: RecordStore,
     progress: Progress,
 ) -> list[Problem]:
     """One model, from where it stopped, to a complete record. Returns its own problems."""
     started = time.monotonic()
-    files = variant_facts(variant, spec.dtype, spec.device)
+    files = facts_of(ref, spec.dtype, spec.device)
     prompts = choose(prompt_set.prompts, spec.limit)
     settings = spec.settings() | {
         "prompts": prompt_set.name,
@@ -113,10 +113,10 @@ def _run_model(
     with store.locked():
         if is_complete(store, settings, files):
             return [p for p in store.problems() if p not in prompt_set.problems]
-        model = open_variant(variant, dtype=spec.dtype, device=spec.device)
+        model = load_model(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompts, spec.template, prompt_set.name)
-        manifest = new_manifest(model_facts(model, variant) | files, settings)
-        if not variant.plain:
+        manifest = new_manifest(model.facts() | files, settings)
+        if not ref.plain:
             manifest["versions"] |= versions("inference")
         store.start(manifest)
         identities = check_identities(model, gate_prompts(encoded))
@@ -268,21 +268,3 @@ def _with_run_identity(
     if gate_kl is None:
         return list(identities)
     return [lens_identity(model, gate_kl), *identities[1:]]
-
-
-def model_facts(model: LensModel, variant: Variant) -> dict[str, Any]:
-    """What a manifest says of a model, besides the hashes of its files."""
-    return {
-        "name": model.name,
-        "source": public_source(variant.name, model.source),
-        "model_type": model.model_type,
-        "n_layers": model.n_layers,
-        "d_model": model.d_model,
-        "d_vocab": model.d_vocab,
-        "n_params": model.n_params,
-        "norm": model.norm,
-        "soft_cap": model.readout.soft_cap,
-        "parallel": model.parallel,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-    }

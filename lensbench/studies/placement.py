@@ -14,12 +14,11 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.checkpoints.ref import Bits
+from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.errors import Problem, RecordsError
 from lensbench.quantized.data.pairs import write_jsonl
 from lensbench.quantized.data.split import split
 from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.quantized.generation.infer import ModelChoice
 from lensbench.quantized.style import Style
 from lensbench.quantized.training.train import TrainSpec, train
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
@@ -82,11 +81,10 @@ def _train_spec(
     spec: PlacementSpec, out: Path, folder: Path, arm: Arm, repetition: int
 ) -> TrainSpec:
     return TrainSpec(
-        model=spec.model,
+        model=_base(spec),
         data=out / RUNS / "data" / "train.jsonl",
         out=folder / "adapter",
         lora=arm.lora,
-        bits=cast(Bits, spec.train_bits),
         device=spec.device,
         style=cast(Style, spec.style),
         max_length=spec.max_length,
@@ -110,9 +108,15 @@ def _evaluate(
         max_new_tokens=1,
         batch_size=spec.test_batch_size,
         only="base" if adapter is None else "adapter",
+        device=spec.device,
     )
-    model = ModelChoice(spec.model, cast(Bits, spec.train_bits), adapter, spec.device)
+    model = ModelRef.of(_base(spec), adapter=adapter, use="generation")
     return evaluate(model, how, to, progress)
+
+
+def _base(spec: PlacementSpec) -> ModelRef:
+    """What every arm is trained on, and measured on."""
+    return ModelRef.of(spec.model, bits=cast(Bits, spec.train_bits), use="generation")
 
 
 def _require_budget(adapter: Path, arm: Arm) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lensbench.checkpoints.open import empty_model, open_config, quiet
-from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.quantized.adapters.lora import Lora, match, ranges
 from lensbench.studies.placement_spec import PlacementSpec
@@ -40,7 +40,7 @@ def arms(spec: PlacementSpec, repetition: int) -> list[Arm]:
     exactly the suggested block's number of trained parameters.
     """
     with quiet():
-        model = empty_model(open_config(locate(spec.model).require_folder()))
+        model = empty_model(open_config(ModelRef.of(spec.model).folder))
     suggested = match(model, _lora(spec, spec.layers, spec.rank))
     blocks, n_layers = suggested.layers, suggested.n_layers
     if len(blocks) == n_layers:

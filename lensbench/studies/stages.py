@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensbench.checkpoints.ref import Variant
 from lensbench.errors import Problem
 from lensbench.quantized.data.pairs import Pair
-from lensbench.quantized.generation.infer import ModelChoice
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import create_index
@@ -40,8 +38,3 @@ def build_index(folder: Path, pairs: Sequence[Pair], progress: Progress) -> None
             delete_missing=True,
             progress=lambda done, total: progress("index", done, total),
         )
-
-
-def choice(variant: Variant, device: str | None) -> ModelChoice:
-    """A variant as the second path loads it; without bits in float32."""
-    return ModelChoice(variant.name, variant.bits or 32, variant.adapter, device)

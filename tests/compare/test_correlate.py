@@ -300,7 +300,7 @@ def test_runs_name_their_tokens_all_or_none(tmp_path: Path) -> None:
 def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Path) -> None:
     """Two paths to the same vectors: through TransformerLens, and through generation."""
     from lensbench.quantized.generation.generate import Decoding
-    from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, run_inference
+    from lensbench.quantized.generation.infer import InferenceSpec, run_inference
     from lensbench.studies.cache import CacheSpec, run_cache
 
     rows = pd.DataFrame({"id": [f"q{i}" for i in range(len(PROMPTS))], "prompt": PROMPTS})
@@ -309,7 +309,7 @@ def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Pa
     asked = InferenceSpec(
         tmp_path / "q.csv", tmp_path / "out.csv", Decoding(2), "none", trace=tmp_path / "trace"
     )
-    run_inference(ModelChoice(str(llama.folder), bits=32, device="cpu"), asked)
+    run_inference(f"{llama.folder}@32", asked)
     cached = CacheSpec(str(llama.folder), str(tmp_path / "facts.csv"), positions="all")
     assert run_cache(cached, tmp_path / "cache") == []
     outcome = correlate(spec(tmp_path, "trace", "cache"))

@@ -18,13 +18,15 @@ def adapted(case: Case, ends: Sequence[int] | None = None) -> AdaptedModel:
     """
     from transformers import AutoTokenizer
 
+    from lensbench.checkpoints.ref import ModelRef
     from lensbench.quantized.loading.load import AdaptedModel
 
     hf = case.fresh_hf()
     if ends is not None:
         hf.generation_config.eos_token_id = list(ends)
     tokenizer = AutoTokenizer.from_pretrained(case.folder)
-    return AdaptedModel(str(case.folder), case.folder, 32, hf, tokenizer, {})
+    ref = ModelRef.of(case.folder, bits=32, use="generation")
+    return AdaptedModel(ref, case.folder, hf, tokenizer, ref.facts())
 
 
 def prompts_of(model: AdaptedModel) -> list[list[int]]:

@@ -49,7 +49,7 @@ def copy_of(case: Case, folder: Path, weights: dict[str, Any] | None = None) -> 
 def test_a_hugging_face_object_is_the_same_model(family: Case) -> None:
     given = load_model(family.fresh_hf(), tokenizer=family.model.tokenizer, name="mine")
     require(check_identities(given, family.token_ids))
-    assert (given.name, given.folder, given.model_type) == ("mine", None, family.row.model_type)
+    assert (given.name, given.ref, given.model_type) == ("mine", None, family.row.model_type)
     ids = family.token_ids[0]
     assert torch.equal(logits_of(given, ids), logits_of(family.model, ids))
 
@@ -90,7 +90,7 @@ def test_an_alias_is_found_in_the_cache(
     shutil.copytree(llama.folder, tmp_path / "models" / "smollm2-135m")
     model = load_model("SmolLM2", device="cpu")
     assert model.name == "smollm2-135m"
-    assert model.folder == tmp_path / "models" / "smollm2-135m"
+    assert model.ref.folder == tmp_path / "models" / "smollm2-135m"
 
 
 @pytest.mark.parametrize("name", ["pythia", "gpt2-small", "a folder, with spaces"])
@@ -314,7 +314,7 @@ def test_overflow_in_a_lens_alone_is_a_problem_too(llama: Case, tmp_path: Path) 
 
 
 def test_the_same_weights_are_fine_in_float32(overflowing: LensModel) -> None:
-    result = logit_lens(load_model(overflowing.folder, device="cpu"), list(PROMPTS))
+    result = logit_lens(load_model(overflowing.ref, device="cpu"), list(PROMPTS))
     assert result.problems == []
     assert len(result.prompts) == 4
 

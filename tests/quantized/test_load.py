@@ -271,7 +271,7 @@ def test_shards_generation_settings_and_foreign_files(
 
 @pytest.mark.parametrize(("bits", "threshold"), [(5, 6.0), (8, -1.0), (8, float("nan"))])
 def test_settings_out_of_range_are_refused(llama: Case, bits: Any, threshold: float) -> None:
-    with pytest.raises(ModelError, match=r"Give (4, 8, 16 or 32|0 \(no outliers\))"):
+    with pytest.raises(InputProblems, match=r"Give (one of 4, 8, 16, 32|0 \(no outliers\))"):
         load_quantized(llama.folder, bits, device="cpu", int8_threshold=threshold)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lensbench.checkpoints.ref import parse_variants
+from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
 from lensbench.report.load import SecondRecord
 from lensbench.report.placement.section import differences, verdicts
@@ -141,7 +141,7 @@ def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: P
         "shuffled",
         "rebatched",
     ]
-    found = list(comparisons(spec, parse_variants(spec.models)[0], tmp_path))
+    found = list(comparisons(spec, model_refs(spec.models, use="generation")[0], tmp_path))
     assert len(found) == len({one.out for one in found}) == 2 * 3 + 2 * 3
     context, topics, alone = found[0], found[1], found[7]
     assert topics.unpaired

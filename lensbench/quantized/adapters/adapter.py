@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from torch import Tensor
 
+from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
+from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.lora import block_list, hushed, ranges
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MANIFEST = "manifest.json"
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 _SHOWN = 5  # names in a message
 

@@ -102,6 +102,28 @@ def read_updates(folder: Path) -> dict[str, Update]:
     }
 
 
+def update_norms(folder: Path, n_layers: int) -> dict[str, Any]:
+    """For a manifest: block by block, the Frobenius norm of all that an adapter adds to it.
+
+    `adapter_update_norms` is 0 for a block where it adds nothing; null for an adapter that changes
+    anything but products of two factors inside the blocks, with the reason in
+    `adapter_norms_reason`.
+    """
+    try:
+        updates = read_updates(folder)
+    except ModelError as error:  # such as DoRA, or biases that were trained
+        return {"adapter_update_norms": None, "adapter_norms_reason": str(error)}
+    outside = [update.module for update in updates.values() if update.block is None]
+    if outside:
+        reason = f"it changes {outside[0]}, which is in no block"
+        return {"adapter_update_norms": None, "adapter_norms_reason": reason}
+    squared = [0.0] * n_layers
+    for update in updates.values():
+        if update.block is not None and update.block < n_layers:
+            squared[update.block] += update.norm() ** 2
+    return {"adapter_update_norms": [value**0.5 for value in squared]}
+
+
 def _place(module: str) -> list[Any]:
     """Blocks in the order of their numbers."""
     return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in module.split(".")]

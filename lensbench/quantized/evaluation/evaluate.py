@@ -11,19 +11,17 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_tokenizer, quiet
-from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.quantized.adapters.adapter import read_config
 from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs
 from lensbench.quantized.evaluation.scores import scores
 from lensbench.quantized.generation.batching import in_pieces, plan
 from lensbench.quantized.generation.generate import Decoding, generate
-from lensbench.quantized.generation.infer import ModelChoice
 from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Asked, Ready, Retrieved, prepare, retrieve
-from lensbench.quantized.loading.load import AdaptedModel
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import Style, ask, default_style, response_ids
 from lensbench.quantized.training.examples import end_tokens
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
@@ -45,6 +43,7 @@ class EvalSpec:
     batch_size: int = 8  # examples that go through the model together at most
     limit: int | None = None  # the first so many examples
     only: str | None = None  # one of the conditions that model and index allow; None: all
+    device: str | None = None
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the settings."""
@@ -66,7 +65,7 @@ class Example:
 
 
 def evaluate(
-    model: ModelChoice | AdaptedModel,
+    model: str | Path | ModelRef | AdaptedModel,
     spec: EvalSpec,
     out: Path,
     progress: Progress = lambda *_: None,
@@ -85,16 +84,21 @@ def evaluate(
     started = time.monotonic()
     if problems := spec.problems():
         raise InputProblems(problems)
+    ref = model.ref if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
     data = read_pairs(spec.data)
     pairs, unaskable = _without_system(data)
     pairs = pairs[: spec.limit]
     questions = [Asked(pair.id, pair.question, f"{data.name}, row {pair.row}") for pair in pairs]
     retrieved = retrieve(spec.rag, questions, spec.top_k) if spec.rag is not None else None
-    settings = _settings(model, spec, data, len(pairs), retrieved)
-    store = RecordStore(out, model.name, "evaluation")
+    settings = _settings(ref, spec, data, len(pairs), retrieved)
+    store = RecordStore(out, ref.name, "evaluation")
     with store.locked():
-        if not store.is_complete(settings, hashes(_folder(model))):
-            loaded = model.load() if isinstance(model, ModelChoice) else model
+        if not store.is_complete(settings, ref.facts()):
+            loaded = (
+                model
+                if isinstance(model, AdaptedModel)
+                else load_quantized(ref, device=spec.device)
+            )
             manifest = new_manifest(loaded.facts(), settings, "evaluation")
             store.start(manifest)
             examples, unfit = _examples(loaded, settings, pairs, questions, retrieved)
@@ -127,9 +131,9 @@ def _without_system(data: PairSet) -> tuple[list[Pair], list[Problem]]:
     return pairs, problems
 
 
-def _conditions(model: ModelChoice | AdaptedModel, spec: EvalSpec) -> list[str]:
+def _conditions(ref: ModelRef, spec: EvalSpec) -> list[str]:
     """What the examples are put to, in order."""
-    adapter, rag = model.adapter is not None, spec.rag is not None
+    adapter, rag = ref.adapter is not None, spec.rag is not None
     every = ["base"] + ["adapter"] * adapter + ["rag"] * rag + ["adapter+rag"] * (adapter and rag)
     if spec.only is None:
         return every
@@ -139,14 +143,8 @@ def _conditions(model: ModelChoice | AdaptedModel, spec: EvalSpec) -> list[str]:
     return [spec.only]
 
 
-def _folder(model: ModelChoice | AdaptedModel) -> Path:
-    if isinstance(model, AdaptedModel):
-        return model.folder
-    return locate(model.name).require_folder()
-
-
 def _settings(
-    model: ModelChoice | AdaptedModel,
+    ref: ModelRef,
     spec: EvalSpec,
     data: PairSet,
     n_examples: int,
@@ -154,31 +152,31 @@ def _settings(
 ) -> dict[str, Any]:
     """What decides the numbers."""
     return {
-        "conditions": _conditions(model, spec),
+        "conditions": _conditions(ref, spec),
         "data": data.name,
         "data_sha256": data.sha256,
         "n_examples": n_examples,
-        "style": spec.style or _own_style(model),
+        "style": spec.style or _own_style(ref),
         "max_new_tokens": spec.max_new_tokens,
         "temperature": 0.0,
         "batch_size": spec.batch_size,
-        "bits": model.bits,
-        "int8_threshold": model.int8_threshold if model.bits == 8 else None,
-        "adapter_sha256": hashes(model.adapter)["weights_sha256"] if model.adapter else None,
+        "bits": ref.bits,
+        "int8_threshold": ref.int8_threshold,
+        "adapter_sha256": ref.facts().get("adapter_sha256"),
         "top_k": spec.top_k if retrieved is not None else None,
         "rag": retrieved.facts if retrieved is not None else None,
     }
 
 
-def _own_style(model: ModelChoice | AdaptedModel) -> str:
+def _own_style(ref: ModelRef) -> str:
     """The style that the adapter was trained in; where that is not known, the model's default."""
-    if model.adapter is not None:
-        read_config(model.adapter)  # there is an adapter at all
-        trained = RecordStore(model.adapter, model.name, "training").manifest()
+    if ref.adapter is not None:
+        read_config(ref.adapter)  # there is an adapter at all
+        trained = RecordStore(ref.adapter, ref.name, "training").manifest()
         if trained is not None and "style" in trained["settings"]:
             return str(trained["settings"]["style"])
     with quiet():
-        return default_style(open_tokenizer(_folder(model)))
+        return default_style(open_tokenizer(ref.folder))
 
 
 def _examples(
@@ -231,17 +229,17 @@ def _measure(
     jobs = [(condition, batch) for condition in examples for batch in batches]
     limit = spec.batch_size
     for number, (condition, batch) in enumerate(jobs):
-        progress(model.name, number, len(jobs))
+        progress(model.ref.name, number, len(jobs))
         if store.has_part(number):
             continue
         with _adapted(model, "adapter" in condition):
             own = [examples[condition][i] for i in batch]
             pieces = in_pieces(own, limit, _worker(model, spec.max_new_tokens))
         limit = pieces.limit
-        table = _table(model.name, condition, [row for _, rows in pieces.done for row in rows])
+        table = _table(model.ref.name, condition, [row for _, rows in pieces.done for row in rows])
         too_big = [_too_big(example, condition) for example in pieces.too_big]
         store.write_part(number, {"evaluation": table}, too_big)
-    progress(model.name, len(jobs), len(jobs))
+    progress(model.ref.name, len(jobs), len(jobs))
     whole, problems, _ = store.parts(len(jobs), "evaluation")
     store.write_table("evaluation", _with_groups(whole, first))
     return problems
@@ -262,7 +260,7 @@ def _context_cut(examples: dict[str, list[Example]]) -> dict[str, int]:
 
 def _adapted(model: AdaptedModel, adapted: bool) -> AbstractContextManager[Any]:
     """The model with its adapter, or as if it had none."""
-    if model.adapter is None or adapted:
+    if model.ref.adapter is None or adapted:
         return nullcontext()
     return cast(AbstractContextManager[Any], model.hf.disable_adapter())
 

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_tokenizer, quiet
-from lensbench.checkpoints.ref import Bits
-from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.quantized.generation.batching import default_batch_size, in_pieces, plan, rebatched
@@ -48,21 +46,6 @@ TRACED = ("activations", "residual_index")  # tables of a traced run, besides it
 
 
 @dataclass(frozen=True)
-class ModelChoice:
-    """A model still to be loaded: the arguments of `load_quantized`."""
-
-    name: str
-    bits: Bits = 8
-    adapter: Path | None = None
-    device: str | None = None
-    int8_threshold: float = 6.0
-
-    def load(self) -> AdaptedModel:
-        """Load it. Raises what `load_quantized` raises."""
-        return load_quantized(self.name, self.bits, self.adapter, self.device, self.int8_threshold)
-
-
-@dataclass(frozen=True)
 class InferenceSpec:
     """What is asked, how, and where the answers go."""
 
@@ -79,6 +62,7 @@ class InferenceSpec:
     control: Control | None = None  # other text, as long, in place of what was retrieved
     rebatch: int | None = None  # a seed: the same prompts with other neighbours in their batches
     limit: int | None = None  # the first so many prompts
+    device: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -140,7 +124,7 @@ Notify = Callable[[str], None]
 
 
 def run_inference(
-    model: ModelChoice | AdaptedModel,
+    model: str | Path | ModelRef | AdaptedModel,
     spec: InferenceSpec,
     progress: Report = lambda _: None,
     notify: Notify = lambda _: None,
@@ -159,6 +143,7 @@ def run_inference(
     started = time.monotonic()
     if problems := spec.problems():
         raise InputProblems(problems)
+    model = model if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
     questions, bad_rows = read_questions(spec.prompts, spec.limit, RESERVED)
     retrieved = (
         retrieve(spec.rag, questions, spec.top_k, spec.control) if spec.rag is not None else None
@@ -166,7 +151,7 @@ def run_inference(
     identity = _identity(model)
     store = RecordStore(spec.folder, identity["name"], "trace" if spec.trace else "inference")
     csv = ResponsesCsv(spec.out, questions, retrieved is not None)
-    settings = _settings(model, spec, retrieved)
+    settings = _settings(model, spec, retrieved, identity.get("adapter_sha256"))
     if store.manifest() is None:
         require_own(spec.out, store.folder)
     with store.locked():
@@ -275,7 +260,7 @@ class _Run:
 
 
 def _prepared(
-    model: ModelChoice | AdaptedModel,
+    model: ModelRef | AdaptedModel,
     spec: InferenceSpec,
     store: RecordStore,
     csv: ResponsesCsv,
@@ -285,7 +270,7 @@ def _prepared(
     notify: Notify,
 ) -> _Run:
     """Load the model, plan the batches, and begin the record or check that it is this run's."""
-    loaded = model.load() if isinstance(model, ModelChoice) else model
+    loaded = model if isinstance(model, AdaptedModel) else load_quantized(model, device=spec.device)
     _require_layers(spec.trace_layers, loaded.n_layers)
     n_new = spec.decoding.max_new_tokens
     ready, problems = prepare(loaded, settings["style"], questions, retrieved, n_new)
@@ -338,26 +323,25 @@ def _tell(model: AdaptedModel, ready: list[Ready], batch_size: int, notify: Noti
             f"retrieved context was cut to fit in {len(cut)} of {len(ready)} prompts, by up to "
             f"{most:,} tokens (column context_tokens_cut)"
         )
-    if model.int8_threshold and batch_size > 1:
+    if model.ref.int8_threshold and batch_size > 1:
         notify(
             "LLM.int8 is not batch-invariant: which prompts share a batch changes answers a "
             "little (recorded as batch_ids). --int8-threshold 0 or --batch-size 1 avoids it."
         )
 
 
-def _identity(model: ModelChoice | AdaptedModel) -> dict[str, Any]:
+def _identity(model: ModelRef | AdaptedModel) -> dict[str, Any]:
     """What of the model can be known before it is loaded; the same keys as in a manifest."""
     if isinstance(model, AdaptedModel):
-        facts = model.facts()
-        return {key: facts[key] for key in ("name", "bits", "int8_threshold", *model.file_hashes)}
-    located = locate(model.name)
-    threshold = model.int8_threshold if model.bits == 8 else None
-    known = {"name": located.name, "bits": model.bits, "int8_threshold": threshold}
-    return known | hashes(located.require_folder())
+        return {"name": model.ref.name} | model.weights
+    return {"name": model.name} | model.facts()
 
 
 def _settings(
-    model: ModelChoice | AdaptedModel, spec: InferenceSpec, retrieved: Retrieved | None
+    model: ModelRef | AdaptedModel,
+    spec: InferenceSpec,
+    retrieved: Retrieved | None,
+    adapter_sha256: str | None,
 ) -> dict[str, Any]:
     """What decides the responses, but for the model and the batch size."""
     decoding = asdict(spec.decoding)
@@ -372,7 +356,7 @@ def _settings(
             "prompts_sha256": sha256_of(spec.prompts),
             "limit": spec.limit,
             "style": spec.style or default_style(_tokenizer(model)),
-            "adapter_sha256": hashes(model.adapter)["weights_sha256"] if model.adapter else None,
+            "adapter_sha256": adapter_sha256,
             "trace_layers": list(spec.trace_layers),
             "sample_top_k": sample_top_k,
             "top_k": spec.top_k if retrieved is not None else None,
@@ -381,11 +365,11 @@ def _settings(
     )
 
 
-def _tokenizer(model: ModelChoice | AdaptedModel) -> PreTrainedTokenizerBase:
+def _tokenizer(model: ModelRef | AdaptedModel) -> PreTrainedTokenizerBase:
     if isinstance(model, AdaptedModel):
         return model.tokenizer
     with quiet():
-        return open_tokenizer(locate(model.name).require_folder())
+        return open_tokenizer(model.folder)
 
 
 def _too_big(ready: Ready, decoding: Decoding) -> Problem:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from lensbench.checkpoints.devices import pick_device
-from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
@@ -21,12 +21,11 @@ from lensbench.checkpoints.open import (
     require_finite,
 )
 from lensbench.checkpoints.pull import convert_gguf
-from lensbench.checkpoints.ref import Bits
-from lensbench.checkpoints.source import gguf_file, locate, public_source
+from lensbench.checkpoints.ref import Bits, ModelRef
+from lensbench.checkpoints.source import gguf_file, locate
 from lensbench.checkpoints.tensors import open_quantised
 from lensbench.errors import ModelError
 from lensbench.quantized.precision import (
-    PRECISIONS,
     half_precision,
     is_linear,
     never_repack,
@@ -40,27 +39,32 @@ from lensbench.quantized.precision import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class AdaptedModel:
     """A plain Hugging Face model (perhaps quantised, perhaps with an adapter), ready to generate.
 
     `hf` is a PeftModel when there is an adapter; `base` is the transformers model underneath.
+    `weights` are the facts of `ref` as they were when the model was loaded.
     """
 
-    name: str
+    ref: ModelRef
     folder: Path
-    bits: Bits
     hf: Any
     tokenizer: PreTrainedTokenizerBase
-    file_hashes: dict[str, str]
-    adapter: Path | None = None
-    int8_threshold: float | None = None  # LLM.int8's outlier threshold; None unless bits is 8
+    weights: dict[str, Any]
+
+    @property
+    def bits(self) -> Bits:
+        """Bits of a weight in its linear layers."""
+        return cast(Bits, self.ref.bits)
 
     @property
     def base(self) -> PreTrainedModel:
         """The transformers model, without PEFT's wrapper (the adapter's layers stay inside it)."""
-        return self.hf.get_base_model() if self.adapter is not None else self.hf
+        return self.hf.get_base_model() if self.ref.adapter is not None else self.hf
 
     @property
     def device(self) -> torch.device:
@@ -119,21 +123,24 @@ class AdaptedModel:
     def facts(self) -> dict[str, Any]:
         """The model's part of a manifest."""
         return {
-            "name": self.name,
-            "source": public_source(self.name, str(self.folder)),
+            "name": self.ref.name,
+            "source": self.ref.located.source,
             "model_type": self.base.config.model_type,
             "n_layers": self.n_layers,
             "d_model": self.d_model,
             "n_params": self.n_params,
-            "bits": self.bits,
-            "int8_threshold": self.int8_threshold,
-            "adapter": self.adapter.name if self.adapter else None,
             "quantised_modules": self.quantised_modules,
             "weight_bytes": self.weight_bytes,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "device": self.device.type,
-            **self.file_hashes,
+            **self.weights,
         }
+
+    def __repr__(self) -> str:
+        return (
+            f"AdaptedModel({self.ref.name}: {self.ref.precision}, {self.n_layers} layers x "
+            f"{self.d_model}, {str(self.base.dtype).removeprefix('torch.')} on {self.device})"
+        )
 
 
 def default_model() -> str:
@@ -145,92 +152,80 @@ def default_model() -> str:
 
 
 def load_quantized(
-    name_or_folder: str | Path,
-    bits: Bits = 8,
+    model: str | Path | ModelRef,
+    bits: Bits | None = None,
     adapter: str | Path | None = None,
     device: str | None = None,
-    int8_threshold: float = 6.0,
+    int8_threshold: float | None = None,
     trust_remote_code: bool = False,
 ) -> AdaptedModel:
-    """Load a model for inference, its linear layers in `bits` bits.
+    """Load a model for inference, its linear layers in so many bits.
 
-    8 is LLM.int8 (Dettmers et al. 2022), 4 is double-quantised nf4 (Dettmers et al. 2023), both by
-    bitsandbytes; 16 is bfloat16 (float16 on an accelerator without it) and 32 float32. Embedding,
-    head and norms are never quantised: they stay in 16 bits beside quantised layers.
+    `model` is a `ModelRef` or NAME[@BITS[:THRESHOLD]][+ADAPTER], of which the arguments may say a
+    part instead. 8 bits (the default) is LLM.int8 (Dettmers et al. 2022), 4 is double-quantised nf4
+    (Dettmers et al. 2023), both by bitsandbytes; 16 is bfloat16 (float16 on an accelerator without
+    it) and 32 float32. Embedding, head and norms are never quantised: they stay in 16 bits beside
+    quantised layers.
 
-    LLM.int8 keeps columns of activations above `int8_threshold` in 16 bits and picks them over the
-    whole batch, so a prompt's output depends a little on its neighbours; 0 picks none.
+    LLM.int8 keeps columns of activations above `int8_threshold` (6 by default) in 16 bits and picks
+    them over the whole batch, so a prompt's output depends a little on its neighbours; 0 picks
+    none.
 
     Raises:
+        InputProblems: everything that is wrong with the name and the arguments, or with a model
+            folder, at once.
         ModelError: unknown name, not pulled, too large (with the arithmetic), config fields that
             are not understood, a precision that this device cannot run (with what can), NaN or
             Inf in the weights, an adapter that was trained on another base.
         MissingExtraError: no bitsandbytes for 8 or 4 bits.
-        InputProblems: everything that is wrong with a model folder, at once.
     """
-    _require_settings(bits, int8_threshold)
-    located = locate(str(name_or_folder))
-    folder = located.require_folder()
+    ref = ModelRef.of(
+        model, bits=bits, int8_threshold=int8_threshold, adapter=adapter, use="generation"
+    )
+    folder, precision = ref.folder, cast(Bits, ref.bits)
     where = pick_device(device)
     config = open_config(folder, trust_remote_code=trust_remote_code)
-    require_room(sizes_of(config, trust_remote_code), bits, where)
-    require_precision(bits, where)
+    require_room(sizes_of(config, trust_remote_code), precision, where)
+    require_precision(precision, where)
     with quiet():
-        hf = _open(folder, located.name, bits, int8_threshold, where, trust_remote_code)
+        hf = _open(folder, ref, where, trust_remote_code)
         tokenizer = open_tokenizer(folder, trust_remote_code)
-    files = hashes(folder)
-    if adapter is not None:
+    weights = ref.facts()
+    if ref.adapter is not None:
         from lensbench.quantized.adapters.adapter import attach
 
-        hf = attach(hf, Path(adapter), files["weights_sha256"])
-    return AdaptedModel(
-        name=located.name,
-        folder=folder,
-        bits=bits,
-        hf=hf.eval(),
-        tokenizer=tokenizer,
-        file_hashes=files,
-        adapter=Path(adapter) if adapter is not None else None,
-        int8_threshold=int8_threshold if bits == 8 else None,
-    )
+        hf = attach(hf, ref.adapter, weights["weights_sha256"])
+    _log.info("%s: %s", ref.name, ref.precision)
+    return AdaptedModel(ref, folder, hf.eval(), tokenizer, weights)
 
 
-def _require_settings(bits: Bits, int8_threshold: float) -> None:
-    if bits not in PRECISIONS:
-        raise ModelError(f"{bits} bits are not known. Give 4, 8, 16 or 32.")
-    if not 0 <= int8_threshold < float("inf"):
-        raise ModelError(f"{int8_threshold} is no threshold. Give 0 (no outliers) or more.")
-
-
-def _open(
-    folder: Path, name: str, bits: Bits, int8_threshold: float, device: str, trust: bool
-) -> PreTrainedModel:
+def _open(folder: Path, ref: ModelRef, device: str, trust: bool) -> PreTrainedModel:
     """The weights on `device`, all of them numbers.
 
     transformers quantises no GGUF file, so one is converted first, in a temporary folder.
     """
-    dtype = torch.float32 if bits == 32 else half_precision(device)
-    if bits in (16, 32):
+    dtype = torch.float32 if ref.bits == 32 else half_precision(device)
+    if ref.bits in (16, 32):
         hf = open_weights(folder, dtype, trust).to(device)
     elif (gguf := gguf_file(folder)) is not None:
         with tempfile.TemporaryDirectory() as converted:
             convert_gguf(gguf, Path(converted))
-            hf = _open(Path(converted), name, bits, int8_threshold, device, trust)
+            hf = _open(Path(converted), ref, device, trust)
         hf.name_or_path = hf.config.name_or_path = str(folder)
     else:
-        settings = _quantisation(bits, int8_threshold, dtype)
+        settings = _quantisation(ref, dtype)
         hf = open_quantised(folder, dtype, settings, device, trust)
-        _require_quantised(hf, bits, name)
+        _require_quantised(hf, ref)
         never_repack(hf)
-    require_finite(hf, name)
+    require_finite(hf, ref.name)
     return hf
 
 
-def _quantisation(bits: Bits, int8_threshold: float, dtype: torch.dtype) -> Any:
+def _quantisation(ref: ModelRef, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(int8_threshold))
+    if ref.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=ref.int8_threshold)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -239,10 +234,10 @@ def _quantisation(bits: Bits, int8_threshold: float, dtype: torch.dtype) -> Any:
     )
 
 
-def _require_quantised(hf: PreTrainedModel, bits: Bits, name: str) -> None:
+def _require_quantised(hf: PreTrainedModel, ref: ModelRef) -> None:
     """All linear layers but the head are quantised, and the head is not."""
-    kinds, head = quantised_types(bits), hf.get_output_embeddings()
+    kinds, head = quantised_types(cast(Bits, ref.bits)), hf.get_output_embeddings()
     left = [m for m in hf.modules() if is_linear(m) and m is not head and not isinstance(m, kinds)]
     if left or isinstance(head, kinds):
         what = f"passed over {len(left)} layers" if left else "quantised the head"
-        raise ModelError(f"{name}: bitsandbytes {what}. Use --bits 16, or another model.")
+        raise ModelError(f"{ref.name}: bitsandbytes {what}. Use --bits 16, or another model.")

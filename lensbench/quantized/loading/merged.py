@@ -6,18 +6,17 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.checkpoints.open import open_weights, quiet
-from lensbench.checkpoints.source import public_source
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
-from lensbench.files import sha256_of, sync_folder, write_text
-from lensbench.quantized.adapters.adapter import WEIGHTS
-from lensbench.quantized.loading.load import load_quantized
+from lensbench.files import sync_folder, write_text
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.records.manifest import versions
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ class Merge:
     changed: float
 
 
-def merge(model_name: str, adapter: Path, out: Path) -> Merge:
-    """Merge `adapter` into `model_name` and save the result, with its tokenizer, in `out`.
+def merge(model: str | Path | ModelRef, adapter: Path, out: Path) -> Merge:
+    """Merge `adapter` into `model` and save the result, with its tokenizer, in `out`.
 
     The saved model is loaded again and must give the logits of base and adapter within `BOUND`;
     only then does it take its name. The result is in float32.
@@ -57,18 +56,18 @@ def merge(model_name: str, adapter: Path, out: Path) -> Merge:
     """
     if out.exists():
         raise ModelError(f"{out} is there already. Give another folder, or delete that one.")
-    model = load_quantized(model_name, 32, adapter, "cpu")
-    probes = [model.tokenizer(text).input_ids for text in _PROBES]
-    with model.hf.disable_adapter():
-        before = logits_of(model.hf, probes)
-    wanted = logits_of(model.hf, probes)
-    plain = model.hf.merge_and_unload()
+    loaded = load_quantized(model, 32, adapter, "cpu")
+    probes = [loaded.tokenizer(text).input_ids for text in _PROBES]
+    with loaded.hf.disable_adapter():
+        before = logits_of(loaded.hf, probes)
+    wanted = logits_of(loaded.hf, probes)
+    plain = loaded.hf.merge_and_unload()
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         with quiet():
             plain.save_pretrained(part)
-            model.tokenizer.save_pretrained(part)
+            loaded.tokenizer.save_pretrained(part)
             saved = open_weights(part, torch.float32)
         error = distance(logits_of(saved, probes), wanted)
         if not error <= BOUND:
@@ -77,7 +76,7 @@ def merge(model_name: str, adapter: Path, out: Path) -> Merge:
                 f"largest (bound {BOUND:.0e}), so it was not kept."
             )
         merged = Merge(out, error, BOUND, distance(before, wanted))
-        _write_provenance(part, merged, model.facts(), adapter)
+        _write_provenance(part, merged, loaded, adapter)
         part.rename(out)
         sync_folder(out.parent)
     finally:
@@ -98,16 +97,16 @@ def distance(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def _write_provenance(folder: Path, merged: Merge, facts: dict[str, Any], adapter: Path) -> None:
+def _write_provenance(folder: Path, merged: Merge, model: AdaptedModel, adapter: Path) -> None:
     """Where the merged weights come from."""
     numbers = asdict(merged)
     del numbers["folder"]
     found = {
         "base": {
-            "name": public_source(facts["name"], facts["name"]),
-            "weights_sha256": facts["weights_sha256"],
+            "name": model.ref.located.source,
+            "weights_sha256": model.weights["weights_sha256"],
         },
-        "adapter": {"name": adapter.name, "weights_sha256": sha256_of(adapter / WEIGHTS)},
+        "adapter": {"name": adapter.name, "weights_sha256": model.weights["adapter_sha256"]},
         "logits": numbers,
         "versions": versions("training"),
     }

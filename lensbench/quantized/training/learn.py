@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import quiet
-from lensbench.checkpoints.source import locate
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.lora import Matched, adapt, block_list
 from lensbench.quantized.generation.batching import is_out_of_memory
@@ -52,8 +51,8 @@ def learn(
 
     from lensbench.quantized.training.trainer import latest
 
-    report(f"loading {spec.model}", 0, 0, None)
-    model = load_quantized(spec.model, spec.bits, None, spec.device, spec.int8_threshold)
+    report(f"loading {spec.ref}", 0, 0, None)
+    model = load_quantized(spec.ref, device=spec.device)
     prepare_base(model)
     _mention_arithmetic(model, notify)
     manifest = new_manifest(model.facts(), settings, "training")
@@ -61,7 +60,7 @@ def learn(
     drop_torn(spec.out / CHECKPOINTS)
     set_seed(spec.seed)
     with quiet():
-        adapted = adapt(model.hf, matched, spec.lora, _public_name(spec))
+        adapted = adapt(model.hf, matched, spec.lora, spec.ref.located.public_name)
     trainable, total = adapted.get_nb_trainable_parameters()
     manifest["adapter"] = {
         "trainable": trainable,
@@ -96,12 +95,6 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _public_name(spec: TrainSpec) -> str:
-    """The base by a name that means something elsewhere: no path of this machine."""
-    located = locate(spec.model)
-    return located.hub_name or (located.family.alias if located.family else Path(spec.model).name)
-
-
 def _mention_arithmetic(model: AdaptedModel, notify: Notify) -> None:
     if model.bits != 16 or model.device.type != "cpu":
         return
@@ -134,13 +127,12 @@ def _freeze(
         notify(f"no prefix cache: {reason}")
         return None, {"used": False, "reason": reason}
     token_ids = [example.token_ids for example in data.examples]
-    facts: dict[str, Any] = {"first": first, "bits": spec.bits, "threshold": spec.int8_threshold}
-    facts |= {"weights": model.file_hashes["weights_sha256"], "device": model.device.type}
+    facts: dict[str, Any] = {"first": first, "device": model.device.type, **model.weights}
     states = prefix.state_file(
         spec.out / PREFIX, token_ids, BATCH_TOKENS, model.d_model, model.base.dtype, facts
     )
     notify(f"prefix cache: {states.n_tokens:,} tokens, {states.n_bytes / 1e6:,.1f} MB on disk")
-    if spec.bits == 8 and spec.int8_threshold and model.device.type != "cpu":
+    if model.ref.int8_threshold and model.device.type != "cpu":
         notify(
             "LLM.int8 picks outlier columns over a whole batch, so cached states differ a little "
             "from those of a training batch; --int8-threshold 0 makes them equal"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lensbench.checkpoints.ref import Bits
+from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.errors import Problem
 from lensbench.quantized.adapters.lora import Lora
 from lensbench.quantized.style import Style
@@ -18,19 +18,20 @@ DEFAULT_LENGTH = 512  # tokens
 class TrainSpec:
     """What is trained on what, and how.
 
-    `style` None is chat for rows of messages, else alpaca; `max_length` None is 512 tokens, or the
-    model's context where that is shorter. A step counts `batch_size` times
-    `gradient_accumulation` examples; `max_steps` ends training early. `warmup` is the share of
-    steps in which the learning rate rises; then it falls by a cosine to zero. Evaluation is on
-    `eval_data`, else on a share of the data.
+    `model` is NAME[@BITS[:THRESHOLD]], or `bits` and `int8_threshold` say the rest of it. `style`
+    None is chat for rows of messages, else alpaca; `max_length` None is 512 tokens, or the model's
+    context where that is shorter. A step counts `batch_size` times `gradient_accumulation`
+    examples; `max_steps` ends training early. `warmup` is the share of steps in which the learning
+    rate rises; then it falls by a cosine to zero. Evaluation is on `eval_data`, else on a share of
+    the data.
     """
 
-    model: str
+    model: str | Path | ModelRef
     data: Path
     out: Path
     lora: Lora = field(default_factory=Lora)
-    bits: Bits = 8
-    int8_threshold: float = 6.0
+    bits: Bits | None = None
+    int8_threshold: float | None = None
     device: str | None = None
     style: Style | None = None
     max_length: int | None = None
@@ -46,6 +47,12 @@ class TrainSpec:
     cache_prefix: bool = False
     checkpoint_every: int = 50
     n_examples: int = 4
+
+    @property
+    def ref(self) -> ModelRef:
+        """The base. Raises InputProblems and ModelError as `ModelRef.of` does."""
+        how = {"bits": self.bits, "int8_threshold": self.int8_threshold}
+        return ModelRef.of(self.model, **how, use="generation")  # type: ignore[arg-type]
 
     def length_in(self, n_ctx: int) -> int:
         """Most tokens of an example, for a model with room for `n_ctx`."""
@@ -66,6 +73,12 @@ class TrainSpec:
             if not 0 <= getattr(self, name) < 1:
                 what = f"it is {getattr(self, name)}"
                 found.append(Problem(name, what, "Give 0 up to below 1."))
+        if self.ref.adapter is not None:
+            what, remedy = (
+                "it has an adapter already",
+                "Merge it (`lensbench adapters merge`) first.",
+            )
+            found.append(Problem(f"model {self.ref}", what, remedy))
         index = (self.device or "").partition(":")[2]
         if index not in ("", "0"):
             remedy = f"Set CUDA_VISIBLE_DEVICES={index} and leave the option out."

@@ -18,9 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import empty_model, open_config, quiet
-from lensbench.checkpoints.source import locate
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
 from lensbench.files import write_bytes, write_text
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
@@ -66,15 +64,14 @@ def train(
     """
     _require_packages()
     started = time.monotonic()
-    located = locate(spec.model)
-    folder = located.require_folder()
-    data, matched = _checked(spec, folder)
+    ref = spec.ref
+    data, matched = _checked(spec, ref.folder)
     settings = _settings(spec, data, matched)
-    store = RecordStore(spec.out, located.name, "training")
+    store = RecordStore(spec.out, ref.name, "training")
     trained = Trained(spec.out, data.cut, data.problems)
     with store.locked():
         trained_before = all((spec.out / name).exists() for name in (CONFIG, WEIGHTS))
-        if not (trained_before and store.is_complete(settings, hashes(folder))):
+        if not (trained_before and store.is_complete(settings, ref.facts())):
             manifest = learn(spec, data, matched, store, settings, report, notify)
             _finish(spec, data, store, manifest, started, report)
         for name in (CHECKPOINTS, PREFIX):
@@ -127,8 +124,8 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
     return {
         **settings_of(spec.lora, matched),
         **data.settings,
-        "bits": spec.bits,
-        "int8_threshold": spec.int8_threshold if spec.bits == 8 else None,
+        "bits": spec.ref.bits,
+        "int8_threshold": spec.ref.int8_threshold,
         "epochs": spec.epochs,
         "max_steps": spec.max_steps,
         "batch_size": spec.batch_size,
@@ -195,7 +192,7 @@ def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:
     """
     held_out = data.examples[data.n_train :]
     shown = (held_out or data.examples)[: spec.n_examples]
-    model = load_quantized(spec.model, spec.bits, spec.out, spec.device, spec.int8_threshold)
+    model = load_quantized(spec.ref, adapter=spec.out, device=spec.device)
     prompts = [example.token_ids[: example.n_prompt] for example in shown]
     room = model.n_ctx - max(map(len, prompts))
     decoding = Decoding(max_new_tokens=min(_EXAMPLE_TOKENS, room))

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, ModelError, RecordsError
 from lensbench.quantized.adapters.lora import Lora
 from lensbench.quantized.evaluation import evaluate as module
 from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.quantized.generation.infer import ModelChoice
 from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import load_quantized
@@ -47,8 +47,8 @@ class Hit:
     score: float
 
 
-def choice(folder: Path, adapter: Path | None = None) -> ModelChoice:
-    return ModelChoice(str(folder), bits=32, adapter=adapter)
+def choice(folder: Path, adapter: Path | None = None) -> ModelRef:
+    return ModelRef.of(folder, bits=32, adapter=adapter, use="generation")
 
 
 def spec_of(data: Path, **changes: Any) -> EvalSpec:
@@ -230,12 +230,12 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.quantized.generation.infer import ModelChoice
+from lensbench.checkpoints.ref import ModelRef
 model, data, adapter, out, at = sys.argv[1:]
 def progress(_, done, total):
     if done == int(at):
         os.kill(os.getpid(), signal.SIGKILL)
-choice = ModelChoice(model, 32, Path(adapter))
+choice = ModelRef.of(model, bits=32, adapter=adapter, use="generation")
 spec = EvalSpec(Path(data), max_new_tokens=6, batch_size=2, style="none")
 evaluate(choice, spec, Path(out), progress)
 """
@@ -328,7 +328,7 @@ def test_an_adapter_of_another_base_is_refused(
 
 
 def test_a_folder_without_an_adapter_is_named(llama: Case, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"nowhere holds no adapter"):
+    with pytest.raises(InputProblems, match=r"there is no folder \S+nowhere"):
         evaluate(choice(llama.folder, tmp_path / "nowhere"), spec_of(data, style=None), tmp_path)
 
 
@@ -425,7 +425,7 @@ def test_the_real_model_in_8_bits(smollm_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = EvalSpec(path, max_new_tokens=16)
-    assert evaluate(ModelChoice("smollm2-135m"), spec, tmp_path / "out") == []
+    assert evaluate("smollm2-135m", spec, tmp_path / "out") == []
     found = table(tmp_path / "out").set_index("prompt_id")
     assert "Paris" in found["response"]["right"]
     assert found["reference_nll_bits"]["right"] + 3 < found["reference_nll_bits"]["wrong"]

@@ -126,7 +126,7 @@ def test_a_saved_conversation_says_how_it_was_made(model: AdaptedModel, tmp_path
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert saved["messages"][0] == {"role": "user", "content": "Größe", "retrieved": []}
     assert saved["messages"][1]["content"] == turn.assistant
-    assert saved["model"]["weights_sha256"] == model.file_hashes["weights_sha256"]
+    assert saved["model"]["weights_sha256"] == model.weights["weights_sha256"]
     assert saved["decoding"]["max_new_tokens"] == SHORT.max_new_tokens
 
 

@@ -21,7 +21,7 @@ from lensbench.quantized.generation.batching import plan, rebatched
 from lensbench.quantized.generation.context import fit, fit_to
 from lensbench.quantized.generation.controls import partners, substitutes
 from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, run_inference
+from lensbench.quantized.generation.infer import InferenceSpec, run_inference
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.quantized.rag.index import Hit, create_index
@@ -175,7 +175,7 @@ def run(folder: Path, tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]
                 **changes,
             }
         )
-        outcome = run_inference(ModelChoice(str(folder / "model"), 32), spec)
+        outcome = run_inference(f"{folder / 'model'}@32", spec)
         assert outcome.ok
         rows = pq.read_table(outcome.folder / "responses.parquet").to_pylist()
         found = {row["prompt_id"]: row for row in rows}

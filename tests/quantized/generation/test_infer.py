@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, Progress, run_inference
+from lensbench.quantized.generation.infer import InferenceSpec, Progress, run_inference
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS, TABLES
 from tests.harness.adapted import adapted, alone
@@ -307,24 +307,22 @@ def test_other_settings_are_refused_by_name(
     assert spec().out.read_bytes() == before
 
 
-class NeverLoaded(ModelChoice):
-    """A model that is only looked at from outside."""
-
-    def load(self) -> AdaptedModel:
+def test_a_finished_run_is_not_done_again(
+    llama: Case, spec: Callable[..., InferenceSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> AdaptedModel:
         raise AssertionError("it was loaded")
 
-
-def test_a_finished_run_is_not_done_again(llama: Case, spec: Callable[..., InferenceSpec]) -> None:
-    choice = {"name": str(llama.folder), "bits": 32, "device": "cpu"}
-    whole = spec(batch_size=None)
-    before = run_inference(ModelChoice(**choice), whole)
+    whole = spec(batch_size=None, device="cpu")
+    before = run_inference(f"{llama.folder}@32", whole)
     content = before.csv.read_bytes()
     before.csv.unlink()
-    again = run_inference(NeverLoaded(**choice), whole)
+    monkeypatch.setattr("lensbench.quantized.generation.infer.load_quantized", never)
+    again = run_inference(f"{llama.folder}@32", whole)
     assert again == before
     assert again.csv.read_bytes() == content, "a CSV that was deleted is made again"
     with pytest.raises(AssertionError, match="it was loaded"):
-        run_inference(NeverLoaded(**(choice | {"bits": 16})), whole)
+        run_inference(f"{llama.folder}@16", whole)
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -380,7 +378,7 @@ def test_int8_in_batches_is_said_not_to_be_batch_invariant(
     pytest.importorskip("bitsandbytes")
     for threshold, batch_size, expected in ((6.0, 3, True), (0.0, 3, False), (6.0, 1, False)):
         said: list[str] = []
-        choice = ModelChoice(str(llama.folder), 8, device="cpu", int8_threshold=threshold)
+        choice = f"{llama.folder}@8:{threshold}"
         out = tmp_path / f"{threshold}-{batch_size}.csv"
         few = spec(out=out, batch_size=batch_size, limit=3)
         run_inference(choice, few, notify=said.append)

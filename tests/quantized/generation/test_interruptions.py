@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensbench.errors import RecordsError
-from lensbench.quantized.generation.infer import InferenceSpec, ModelChoice, Progress, run_inference
+from lensbench.quantized.generation.infer import InferenceSpec, Progress, run_inference
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS
 from tests.harness.files import UNEQUAL, contents, manifest
@@ -38,7 +38,7 @@ N_PARTS = len(PROMPTS)
 @pytest.fixture(scope="module")
 def infer(llama: Case, prompts: Path, forks: Forks) -> Callable[..., Ended]:
     """A sampled and traced run into this folder, one prompt a batch."""
-    model = ModelChoice(str(llama.folder), 32, device="cpu")
+    model = f"{llama.folder}@32"
 
     def run(out: Path, pause_s: float = 0.0, **how: Any) -> Ended:
         spec = InferenceSpec(prompts, out / "out.csv", WARM, "none", 1)

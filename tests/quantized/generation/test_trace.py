@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +209,8 @@ def with_adapter(case: Case) -> AdaptedModel:
         for name, weight in hf.named_parameters():
             if "lora_" in name:
                 weight.copy_(torch.randn(weight.shape, generator=generator) / 4)
-    return AdaptedModel(
-        case.name, case.folder, 32, hf, plain.tokenizer, {}, adapter=Path("adapter")
-    )
+    ref = replace(plain.ref, adapter=Path("adapter"))
+    return AdaptedModel(ref, case.folder, hf, plain.tokenizer, plain.weights)
 
 
 def test_it_traces_through_an_adapter(llama: Case) -> None:
@@ -218,7 +218,7 @@ def test_it_traces_through_an_adapter(llama: Case) -> None:
     tracer, made = traced(model)
     assert [g.token_ids for g in made] != [g.token_ids for g in traced(adapted(llama))[1]]
     merged = with_adapter(llama).hf.merge_and_unload()
-    plain = AdaptedModel(llama.name, llama.folder, 32, merged, model.tokenizer, {})
+    plain = replace(adapted(llama), hf=merged, tokenizer=model.tokenizer)
     for row, prompt in enumerate(prompts_of(model)):
         states = hidden_states(llama, plain, [*prompt, *made[row].token_ids])
         check_means(tracer, row, prompt, states, rtol=1e-3, atol=1e-4)

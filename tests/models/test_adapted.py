@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from lensbench.checkpoints.hashes import hashes
-from lensbench.checkpoints.ref import parse_variant
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.cli.options import load
 from lensbench.errors import GateError, InputProblems, ModelError, RecordsError
 from lensbench.lens.gate import check_identities
-from lensbench.lens.variant import open_variant, variant_facts
+from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.quantized.adapters.lora import Lora
@@ -56,7 +56,8 @@ def require_equal(model: LensModel, hf: Any, case: Case) -> None:
 
 def reference(case: Case, bits: Any, adapter: Path | None = None) -> Any:
     """Another instance, never bridged, its attention computed as the bridge computes it."""
-    model = load_quantized(case.folder, bits, adapter, device="cpu", int8_threshold=0.0)
+    ref = ModelRef.of(case.folder, bits=bits, adapter=adapter)  # as the lens has it
+    model = load_quantized(ref, device="cpu")
     model.base.set_attn_implementation("eager")
     return model.hf
 
@@ -67,7 +68,7 @@ def test_every_precision_is_hugging_face_s_own(
     name: str, bits: int, tiny_case: Callable[[str], Case]
 ) -> None:
     case = tiny_case(name)
-    model = open_variant(f"{case.folder}@{bits}", device="cpu")
+    model = load_model(f"{case.folder}@{bits}", device="cpu")
     require_equal(model, reference(case, bits), case)
     assert model.name == f"{case.folder}@{bits}"
     *others, heads = check_identities(model, case.token_ids[:2])
@@ -77,10 +78,10 @@ def test_every_precision_is_hugging_face_s_own(
 
 @pytest.mark.parametrize("tail", ["", "@32", "@8", "@4"])
 def test_a_live_adapter_is_hugging_face_s_own(llama: Case, adapter: Path, tail: str) -> None:
-    model = open_variant(f"{llama.folder}{tail}+{adapter}", device="cpu")
+    model = load_model(f"{llama.folder}{tail}+{adapter}", device="cpu")
     bits = int(tail[1:] or 32)
     require_equal(model, reference(llama, bits, adapter), llama)
-    base = open_variant(f"{llama.folder}@{bits}", device="cpu")
+    base = load_model(f"{llama.folder}@{bits}", device="cpu")
     ids = llama.token_ids[0]
     moved = residual_stream(model, ids).stream - residual_stream(base, ids).stream
     assert [bool(site.any()) for site in moved] == [False, False, True, True]  # blocks 1 and 2
@@ -88,15 +89,15 @@ def test_a_live_adapter_is_hugging_face_s_own(llama: Case, adapter: Path, tail: 
 
 def test_a_name_alone_is_what_load_model_makes_of_it(llama: Case) -> None:
     ids = llama.token_ids[0]
-    model, plain = open_variant(str(llama.folder), device="cpu"), load_model(llama.folder)
-    assert (model.name, model.source, model.folder) == (plain.name, plain.source, plain.folder)
+    model, plain = load_model(str(llama.folder), device="cpu"), load_model(llama.folder)
+    assert (model.name, model.source, model.ref) == (plain.name, plain.source, plain.ref)
     assert torch.equal(residual_stream(model, ids).logits, residual_stream(plain, ids).logits)
 
 
 def test_without_outlier_columns_batches_change_nothing_and_with_them_they_do(llama: Case) -> None:
     prompts = llama.token_ids[:3]
-    safe = open_variant(f"{llama.folder}@8", device="cpu")
-    usual = open_variant(f"{llama.folder}@8", device="cpu", int8_threshold=1.0)
+    safe = load_model(f"{llama.folder}@8", device="cpu")
+    usual = load_model(f"{llama.folder}@8:1", device="cpu")
     assert check_identities(safe, prompts)[PADDED].error == 0.0
     assert (check_identities(usual, prompts)[PADDED].error or 0.0) > 1e-3
 
@@ -110,7 +111,7 @@ def test_quantised_models_read_through_the_head_and_norm_of_their_base(
     base = load_model(case.folder, dtype="bfloat16", device="cpu").readout
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     for bits in (8, 4):
-        own = open_variant(f"{case.folder}@{bits}", device="cpu").readout
+        own = load_model(f"{case.folder}@{bits}", device="cpu").readout
         assert torch.equal(own(x), base(x))
 
 
@@ -125,12 +126,12 @@ def test_an_adapter_that_the_bridge_would_drop_stops_the_run(
     case = tiny_case(name)
     folder = make_adapter(case, tmp_path / "a")
     with pytest.raises(GateError, match="gives another output than the model itself"):
-        open_variant(f"{case.folder}+{folder}", device="cpu")
+        load_model(f"{case.folder}+{folder}", device="cpu")
 
 
 def test_an_adapter_on_other_modules_of_such_a_model_is_read(gpt2: Case, tmp_path: Path) -> None:
     folder = make_adapter(gpt2, tmp_path / "a", lora=Lora(layers="1-2", targets="up,down", rank=2))
-    model = open_variant(f"{gpt2.folder}+{folder}", device="cpu")
+    model = load_model(f"{gpt2.folder}+{folder}", device="cpu")
     hf, ids = reference(gpt2, 32, folder), gpt2.token_ids[0]
     with torch.inference_mode():
         own, base = (m(torch.tensor([ids])).logits for m in (hf, gpt2.hf))
@@ -145,39 +146,39 @@ def test_joint_matrices_cannot_be_taken_apart_when_packed(
     name: str, bits: int, tiny_case: Callable[[str], Case]
 ) -> None:
     with pytest.raises(ModelError, match="TransformerLens cannot"):
-        open_variant(f"{tiny_case(name).folder}@{bits}", device="cpu")
+        load_model(f"{tiny_case(name).folder}@{bits}", device="cpu")
 
 
 def test_an_adapter_of_another_base_is_refused(
     tiny_case: Callable[[str], Case], adapter: Path
 ) -> None:
     with pytest.raises(ModelError, match="trained on other weights"):
-        open_variant(f"{tiny_case('qwen3').folder}+{adapter}", device="cpu")
+        load_model(f"{tiny_case('qwen3').folder}+{adapter}", device="cpu")
 
 
 def test_options_that_bits_leave_without_effect_are_refused(llama: Case, adapter: Path) -> None:
     with pytest.raises(InputProblems) as caught:
-        open_variant(f"{llama.folder}@8", dtype="float32", allow_fields=["x"])
+        load_model(f"{llama.folder}@8", dtype="float32", allow_fields=["x"])
     assert len(caught.value.problems) == 2
     with pytest.raises(InputProblems, match="Write @16, @8 or @4"):
-        open_variant(f"{llama.folder}+{adapter}", dtype="float16")
+        load_model(f"{llama.folder}+{adapter}", dtype="float16")
 
 
 def test_an_adapter_alone_follows_the_dtype(llama: Case, adapter: Path) -> None:
     text = f"{llama.folder}+{adapter}"
-    assert open_variant(text, device="cpu").dtype == torch.float32
-    assert open_variant(text, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(text, device="cpu").dtype == torch.float32
+    assert load_model(text, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
 
 
 # --- facts for the manifest
 
 
 def test_facts_of_a_name_alone_are_its_hashes(llama: Case) -> None:
-    assert variant_facts(parse_variant(str(llama.folder))) == hashes(llama.folder)
+    assert facts_of(ModelRef.of(str(llama.folder))) == hashes(llama.folder)
 
 
 def test_facts_of_a_variant_say_what_decides_its_weights(llama: Case, adapter: Path) -> None:
-    facts = variant_facts(parse_variant(f"{llama.folder}@8+{adapter}"))
+    facts = facts_of(ModelRef.of(f"{llama.folder}@8+{adapter}"))
     assert facts["bits"] == 8
     assert facts["int8_threshold"] == 0.0
     assert facts["n_params"] == llama.hf.num_parameters()
