@@ -101,7 +101,7 @@ outcome = correlate(
         runs=(str(plain), str(rag)),
         controls=(str(shuffled),),
         out=folder / "correlation",
-        phases=("prompt",),
+        spans=("prompt",),
         measures=("cosine", "pearson", "cka"),
         n_blocks=2,
         resamples=500,
@@ -123,8 +123,8 @@ best[["layer", "control", "change", "low", "high", "p_adjusted"]].head()
 # bootstrap picks the same one. `lensbench train --layers auto:FILE` takes the file.
 
 # %%
-for (phase, condition), path in outcome.suggested.items():
-    print(f"{condition}, {phase} tokens: {path.read_text()[:400]}")
+for (span, condition), path in outcome.suggested.items():
+    print(f"{condition}, {span} tokens: {path.read_text()[:400]}")
 
 # %% [markdown]
 # ## A run against itself
@@ -136,7 +136,7 @@ same = correlate(
     CorrelationSpec(
         runs=(f"a={plain}", f"b={plain}"),
         out=folder / "same",
-        phases=("prompt",),
+        spans=("prompt",),
         measures=("cosine",),
         resamples=100,
     )

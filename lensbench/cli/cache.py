@@ -89,7 +89,7 @@ def cache(
         limit=limit,
         relations=tuple(relation or ()),
         layers=None if layers == "all" else layer_numbers(layers, "--layers"),
-        points=("embed", "resid_mid", "resid_post") if mid else ("embed", "resid_post"),
+        sites=("embed", "resid_mid", "resid_post") if mid else ("embed", "resid_post"),
         positions=positions.value,
         residual_dtype=dtype.value,
         template=template.value,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHOWN_LAYERS = 8  # of a ranking
 
 
-class PhaseName(StrEnum):
+class SpanName(StrEnum):
     """Which tokens of a traced run."""
 
     prompt = "prompt"
@@ -50,8 +50,8 @@ def correlate(
             "length; FOLDER or NAME=FOLDER, repeatable."
         ),
     ] = None,
-    phase: Annotated[
-        list[PhaseName] | None, typer.Option(help="Only this phase; repeatable. Default: both.")
+    span: Annotated[
+        list[SpanName] | None, typer.Option(help="Only these tokens; repeatable. Default: both.")
     ] = None,
     measure: Annotated[
         list[MeasureName] | None,
@@ -102,17 +102,17 @@ def correlate(
         lensbench correlate runs/plain runs/rag --control runs/irrelevant -o runs/rag-layers
             --suggest-layers 6
 
-        lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --phase generated
+        lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --span generated
 
         lensbench correlate runs/general runs/python -o runs/topics --unpaired
 
-        lensbench correlate runs/plain:prompt runs/plain:generated -o runs/phases
+        lensbench correlate runs/plain:prompt runs/plain:generated -o runs/spans
     """
     from lensbench.compare.correlation.spec import CorrelationSpec
 
     chosen: dict[str, Any] = {}
-    if phase:
-        chosen["phases"] = tuple(dict.fromkeys(one.value for one in phase))
+    if span:
+        chosen["spans"] = tuple(dict.fromkeys(one.value for one in span))
     if measure:
         chosen["measures"] = tuple(dict.fromkeys(one.value for one in measure))
     spec = CorrelationSpec(
@@ -166,12 +166,12 @@ def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
         for row in outcome.tables["layer_ranking"].to_pylist()
         if (row["measure"], row["variant"]) == main and row["rank"] is not None
     ]
-    kinds = dict.fromkeys((row["phase"], row["condition"], row["control"]) for row in rows)
-    for phase, condition, control in kinds:
+    kinds = dict.fromkeys((row["span"], row["condition"], row["control"]) for row in rows)
+    for span, condition, control in kinds:
         own = [
             r
             for r in rows
-            if (r["phase"], r["condition"], r["control"]) == (phase, condition, control)
+            if (r["span"], r["condition"], r["control"]) == (span, condition, control)
         ]
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         for heading in ("layer", "block", "change", "95 %", "p adjusted"):
@@ -179,11 +179,11 @@ def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
         for row in sorted(own, key=lambda row: row["rank"])[:SHOWN_LAYERS]:
             table.add_row(*_cells(row))
         against = f", above {printable(control)}" if control is not None else ", no control"
-        results.print(Text(f"{printable(condition)}, {phase} tokens{against}"))
+        results.print(Text(f"{printable(condition)}, {span} tokens{against}"))
         results.print(table)
-    for (phase, condition), path in outcome.suggested.items():
+    for (span, condition), path in outcome.suggested.items():
         why = json.loads(path.read_text(encoding="utf-8"))["why"]
-        results.print(Text(f"{printable(condition)}, {phase} tokens: {why}"))
+        results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

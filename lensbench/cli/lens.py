@@ -121,7 +121,7 @@ def lens(
             limit=limit,
             top_k=top_k,
             template=template.value,
-            points=_points(mid),
+            sites=_points(mid),
             dtype=dtype and dtype.value,
             device=device,
             keep_residuals=keep_residuals,
@@ -243,7 +243,7 @@ def _show(model: LensModel, result: LensResult, position: int) -> None:
         table.add_column(Text(heading), justify=justify, no_wrap=True)
     room = max(results.width - 58, 16)  # what the numbers leave for the tokens
     for row in frame.itertuples():
-        name = f"{row.layer} mid" if row.point == "resid_mid" else str(row.layer)
+        name = f"{row.layer} mid" if row.site == "resid_mid" else str(row.layer)
         tokens = Text(" ".join(visible(token) for token in row.top_tokens))
         tokens.truncate(room, overflow="ellipsis")
         table.add_row(

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from lensbench.errors import RecordsError
 from lensbench.lens.result import LensResult, read
 from lensbench.lens.settings import LensSettings, several
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
+from lensbench.records.open import read_table
 from lensbench.residuals.store import ResidualCache
 
 _OF_PROMPT = ("prompt", "relation", "answer", "category", "subject")
@@ -107,7 +106,7 @@ def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt
     Raises RecordsError when the tokenizer sees one of them in another way now.
     """
     encoder = Encoder(model.tokenizer, model.n_ctx, cache.manifest["settings"]["template"])
-    rows = pq.read_table(cache.folder / "prompts.parquet").to_pylist()
+    rows = read_table(cache.folder, "prompts").to_pylist()
     return [_encoded(encoder, row) for row in rows]
 
 

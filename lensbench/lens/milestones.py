@@ -43,7 +43,7 @@ Reached = int | str  # an index into Track.layers, or why there is none
 def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Table) -> pa.Table:
     """One row per prompt x lens (records/schema.py: MILESTONE_TABLE)."""
     by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
-    solved = _solved(lens, n_layers)
+    top1_correct = _top1_correct(lens, n_layers)
     rows = []
     for (prompt_id, lens_name), track in _tracks(lens, by_id):
         row: dict[str, Any] = {
@@ -52,7 +52,7 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
             "relation": track.prompt["relation"],
             "lens": lens_name,
             "n_layers": n_layers,
-            "solved": solved.get(prompt_id),
+            "top1_correct": top1_correct.get(prompt_id),
         }
         for name, reach in _MILESTONES.items():
             row |= _columns(name, reach(track), track.layers, n_layers)
@@ -60,12 +60,12 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
     return pa.Table.from_pylist(rows, schema=schema.MILESTONE_TABLE)
 
 
-def _solved(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
+def _top1_correct(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
     """Whether the model's own output has the answer first: the final lens at the last layer."""
-    columns = ["prompt_id", "lens", "layer", "point", "is_last", "answer_rank"]
+    columns = ["prompt_id", "lens", "layer", "site", "is_last", "answer_rank"]
     frame = lens.select(columns).to_pandas()
     output = frame[(frame.lens == "final") & (frame.layer == n_layers) & frame.is_last]
-    output = output[output.point == "resid_post"]
+    output = output[output.site == "resid_post"]
     ranks = zip(output.prompt_id, output.answer_rank, strict=True)
     return {prompt_id: None if pd.isna(rank) else bool(rank == 1) for prompt_id, rank in ranks}
 
@@ -74,9 +74,9 @@ def _tracks(
     lens: pa.Table, prompts: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[tuple[str, str], Track]]:
     columns = ["answer_rank", "category_rank", "null_category_rank", "kl_bits"]
-    keys = ["prompt_id", "lens", "layer", "point", "is_last", "top_ids"]
+    keys = ["prompt_id", "lens", "layer", "site", "is_last", "top_ids"]
     frame = lens.select([*keys, *columns]).to_pandas()
-    frame = frame[frame.is_last & (frame.point != "resid_mid")]
+    frame = frame[frame.is_last & (frame.site != "resid_mid")]
     order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
     lens_order = {name: i for i, name in enumerate(LENSES)}
     groups = frame.groupby(["prompt_id", "lens"], sort=False)
@@ -121,11 +121,11 @@ def _needs_category(reach: Callable[[Track], Reached], word: str) -> Callable[[T
     return guarded
 
 
-def _answer_first(track: Track) -> Reached:
+def _rank1_first(track: Track) -> Reached:
     return _first(track.answer_rank == 1, "the answer is never at rank 1")
 
 
-def _answer_stays(track: Track) -> Reached:
+def _rank1_stable(track: Track) -> Reached:
     """The start of the unbroken run of rank 1 that ends at the last layer."""
     if track.answer_rank[-1] != 1:
         return "the answer is not at rank 1 after the last layer"
@@ -133,7 +133,7 @@ def _answer_stays(track: Track) -> Reached:
     return int(below[-1]) + 1 if below.size else 0
 
 
-def _answer_top10(track: Track) -> Reached:
+def _top10_first(track: Track) -> Reached:
     return _first(track.answer_rank <= _TOP, "the answer is never in the top 10")
 
 
@@ -162,9 +162,9 @@ def _null_category_top10(track: Track) -> Reached:
 
 # To add a milestone: one function here and one line in records/schema.py.
 _MILESTONES: dict[str, Callable[[Track], Reached]] = {
-    "answer_first": _needs_answer(_answer_first),
-    "answer_stays": _needs_answer(_answer_stays),
-    "answer_top10": _needs_answer(_answer_top10),
+    "rank1_first": _needs_answer(_rank1_first),
+    "rank1_stable": _needs_answer(_rank1_stable),
+    "top10_first": _needs_answer(_top10_first),
     "kl_1bit": _kl_1bit,
     "copy_first": _copy_first,
     "category_over_answer": _needs_answer(_needs_category(_category_over_answer, "category")),

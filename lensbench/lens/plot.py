@@ -14,7 +14,7 @@ _LABEL_LENGTH = 9
 
 def heat_map(frame: pd.DataFrame, prompt_id: str, value: str, title: str) -> go.Figure:
     """Layer x position for one prompt under its first lens; the residual after whole blocks."""
-    part = frame[(frame.prompt_id == prompt_id) & (frame.point != "resid_mid")]
+    part = frame[(frame.prompt_id == prompt_id) & (frame.site != "resid_mid")]
     part = part[part.lens == part.lens.iloc[0]].sort_values(["layer", "position"])
     grid = part.pivot(index="layer", columns="position", values=value)
     label = _grid(part, "label", [_short(tokens[0]) for tokens in part.top_tokens])

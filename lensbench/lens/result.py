@@ -69,7 +69,7 @@ class LensResult:
             f"last layer = model within {self.gate_kl_bits:.1e} bits)"
         ]
         frame = self.to_pandas()
-        last = frame[frame.is_last & (frame.point == "resid_post")]
+        last = frame[frame.is_last & (frame.site == "resid_post")]
         for prompt_id, part in list(last.groupby("prompt_id", sort=False))[:5]:
             row = part.sort_values("layer").iloc[-1]
             token = visible(row.top_tokens[0])

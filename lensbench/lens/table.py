@@ -54,7 +54,7 @@ def _one_lens(
         "token_id": per_cell([prompt.token_ids[p] for prompt, p in cells]),
         "token": per_cell([text(prompt.token_ids[p]) for prompt, p in cells]),
         "answer_id": per_cell([prompt.answer.id if prompt.answer else None for prompt, _ in cells]),
-        "point": per_site([site.name for site in readings.sites]),
+        "site": per_site([site.name for site in readings.sites]),
         "layer": per_site([site.layer for site in readings.sites]),
         "depth": per_site([site.depth(model.n_layers) for site in readings.sites]),
     }

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
-from lensbench.records.schema import POINTS
+from lensbench.records.open import MANIFEST, read_table
+from lensbench.records.schema import SITES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,11 @@ def shards_of(manifest: Mapping[str, Any]) -> str:
     """What the shards of a record are of: a hash of its model and settings."""
     decides = {key: manifest[key] for key in ("model", "settings")}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def shards_in(folder: Path) -> str:
+    """What the shards of the record in a folder are of: by its manifest as it was written."""
+    return shards_of(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], record: str) -> None:
@@ -94,21 +99,20 @@ class ResidualFiles:
         self.folder = folder
         self._record = record
         self._checked: set[tuple[str, str]] = set()
-        self._index = _read_index(folder / "residual_index.parquet")
+        self._index = _read_index(folder)
 
     @cached_property
     def sites(self) -> list[tuple[str, int]]:
         """(point, layer) of every tensor, in the order the residual stream passes them."""
-        pairs = self._index[["point", "layer"]].drop_duplicates().itertuples(index=False)
+        pairs = self._index[["site", "layer"]].drop_duplicates().itertuples(index=False)
         found = [(str(point), int(layer)) for point, layer in pairs]
-        return sorted(found, key=lambda site: (site[1], POINTS.index(site[0])))
+        return sorted(found, key=lambda site: (site[1], SITES.index(site[0])))
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """What each row of `layer` is of."""
-        path = self.folder / "residual_cells.parquet"
-        if path.exists():
-            return pq.read_table(path).to_pandas().drop(columns="model")
+        if (self.folder / "residual_cells.parquet").exists():
+            return read_table(self.folder, "residual_cells").to_pandas().drop(columns="model")
         rows, counts = self._rows, self._counts
         ids = np.repeat(rows.prompt_id.to_numpy(), counts)
         position = [position for n in counts.tolist() for position in range(n)]
@@ -147,12 +151,12 @@ class ResidualFiles:
         """The prompts, in the order of `cells`."""
         return [str(item) for item in self._rows.prompt_id]
 
-    def n_tokens(self, phase: str) -> Int[np.ndarray, " prompt"]:
-        """How many cells of each prompt are of a phase: "prompt" or "generated" (the answer's)."""
-        return self._rows[f"n_{phase}_tokens"].to_numpy()
+    def n_tokens(self, span: str) -> Int[np.ndarray, " prompt"]:
+        """How many cells of each prompt are of a span: "prompt" or "generated" (the answer's)."""
+        return self._rows[f"n_{span}_tokens"].to_numpy()
 
-    def means(self, point: str, layer: int, phase: str) -> Float[np.ndarray, "prompt d_model"]:
-        """Mean residual of each prompt's cells of a phase, float32; NaN where it has none.
+    def means(self, point: str, layer: int, span: str) -> Float[np.ndarray, "prompt d_model"]:
+        """Mean residual of each prompt's cells of a span, float32; NaN where it has none.
 
         Sums are in float64. The same measure as the column `mean` of a trace.
         """
@@ -160,7 +164,7 @@ class ResidualFiles:
         n_prompt = self.n_tokens("prompt")
         ends = np.cumsum(self._counts)
         between = ends - self._counts + n_prompt  # the prompt's own cells come first
-        starts, stops = (between - n_prompt, between) if phase == "prompt" else (between, ends)
+        starts, stops = (between - n_prompt, between) if span == "prompt" else (between, ends)
         means = np.full((len(starts), vectors.shape[1]), np.nan, dtype=np.float32)
         for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             if stop > start:
@@ -190,7 +194,7 @@ class ResidualFiles:
         if not self.sites:
             return self._index
         point, layer = self.sites[0]
-        return self._index[(self._index.point == point) & (self._index.layer == layer)]
+        return self._index[(self._index.site == point) & (self._index.layer == layer)]
 
     @cached_property
     def _counts(self) -> Int[np.ndarray, " prompt"]:
@@ -263,13 +267,14 @@ def _span(rows: Int[np.ndarray, " n"]) -> slice | Int[np.ndarray, " n"]:
     return slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
 
 
-def _read_index(path: Path) -> pd.DataFrame:
+def _read_index(folder: Path) -> pd.DataFrame:
+    path = folder / "residual_index.parquet"
     if not path.exists():
         raise RecordsError(
             f"{path}: there is no such index. Name the folder of a complete residual cache, or of "
             "a trace that kept layers."
         )
-    return pq.read_table(path).to_pandas()
+    return read_table(folder, "residual_index").to_pandas()
 
 
 def _damaged(path: Path, what: str) -> RecordsError:

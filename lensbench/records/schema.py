@@ -9,9 +9,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-POINTS = ("embed", "resid_mid", "resid_post")
+SITES = ("embed", "resid_mid", "resid_post")
 STYLES = ("none", "alpaca", "chat")  # how an instruction is put to a model
 
 # One row per model x prompt: what was asked, and how this model's tokenizer saw it.
@@ -48,7 +48,7 @@ LENS = pa.schema(
         ("model", pa.string()),
         ("prompt_id", pa.string()),
         ("lens", pa.string()),  # a name in lens/registry.py
-        ("point", pa.string()),  # POINTS
+        ("site", pa.string()),  # SITES
         ("layer", pa.int16()),  # 0 = embedding, i = in or after block i (1-based)
         ("depth", pa.float64()),  # layer / n_layers; resid_mid: (layer - 1/2) / n_layers
         ("position", pa.int32()),  # 0-based, counted without padding
@@ -75,9 +75,9 @@ LENS = pa.schema(
 
 # Milestones in the order a report lists them: name -> what the layer is.
 MILESTONES = {
-    "answer_first": "first layer with the answer at rank 1",
-    "answer_stays": "layer from which the answer stays at rank 1",
-    "answer_top10": "first layer with the answer in the top 10",
+    "rank1_first": "first layer with the answer at rank 1",
+    "rank1_stable": "layer from which the answer stays at rank 1",
+    "top10_first": "first layer with the answer in the top 10",
     "kl_1bit": "first layer within 1 bit of the model's output, KL(model || lens)",
     "copy_first": "first layer whose top token is copied from the prompt",
     "category_over_answer": "first layer where the category outranks the answer",
@@ -93,7 +93,7 @@ MILESTONE_TABLE = pa.schema(
         ("relation", pa.string()),
         ("lens", pa.string()),
         ("n_layers", pa.int16()),
-        ("solved", pa.bool_()),  # the model's own output has the answer at rank 1
+        ("top1_correct", pa.bool_()),  # the model's own output has the answer at rank 1
     ]
     + [
         field
@@ -154,16 +154,16 @@ CONTROLS = pa.schema(
     ]
 )
 
-PHASES = ("prompt", "generated")
-MIXED = "mixed"  # in a comparison: each run's own phase, as its name says
+SPANS = ("prompt", "generated")
+MIXED = "mixed"  # in a comparison: each run's own span, as its name says
 
-# One row per model x prompt x phase x layer: the residual stream, averaged over tokens.
+# One row per model x prompt x span x layer: the residual stream, averaged over tokens.
 ACTIVATIONS = pa.schema(
     [
         ("model", pa.string()),
         ("prompt_id", pa.string()),
-        ("phase", pa.string()),  # PHASES
-        ("point", pa.string()),  # embed or resid_post
+        ("span", pa.string()),  # SPANS
+        ("site", pa.string()),  # embed or resid_post
         ("layer", pa.int16()),  # 0 = embedding, i = after block i (1-based)
         ("depth", pa.float64()),  # layer / n_layers
         ("n_tokens", pa.int32()),  # averaged over; padding never counts
@@ -177,7 +177,7 @@ RESIDUAL_INDEX = pa.schema(
     [
         ("model", pa.string()),
         ("prompt_id", pa.string()),
-        ("point", pa.string()),  # embed or resid_post
+        ("site", pa.string()),  # embed or resid_post
         ("layer", pa.int16()),  # 0 = embedding, i = after block i (1-based)
         ("depth", pa.float64()),  # layer / n_layers
         ("file", pa.string()),  # safetensors, from the record's folder
@@ -253,12 +253,12 @@ VARIANTS = {
     "centred": "centred over all prompts and conditions",
 }
 
-# One row per held-out example x arm x repetition of a placement study: adapters of one size in
+# One row per held-out example x placement x repetition of a study: adapters of one size in
 # different blocks. The rows of the model without an adapter come once.
 PLACEMENT = pa.schema(
     [
         ("model", pa.string()),
-        ("arm", pa.string()),  # "base", "suggested", "random block", "complement", "all blocks"
+        ("placement", pa.string()),  # "base", "suggested", "random block", "complement" ...
         ("repetition", pa.int16()),  # 0-based, a seed of its own; null for the base
         ("blocks", pa.list_(pa.int16())),  # 0-based, those with an adapter
         ("rank", pa.int16()),  # of the adapter; null for the base
@@ -269,11 +269,11 @@ PLACEMENT = pa.schema(
     ]
 )
 
-# One row per phase x condition x measure x variant x layer of a correlation study: the condition
+# One row per span x condition x measure x variant x layer of a correlation study: the condition
 # against the reference at the same layer.
 SIMILARITY = pa.schema(
     [
-        ("phase", pa.string()),  # PHASES
+        ("span", pa.string()),  # SPANS
         ("condition", pa.string()),
         ("role", pa.string()),  # "condition" or "control"
         ("measure", pa.string()),  # a key of SIMILARITY_MEASURES
@@ -288,10 +288,10 @@ SIMILARITY = pa.schema(
     ]
 )
 
-# One row per phase x condition x measure x variant x pair of layers, each pair once.
+# One row per span x condition x measure x variant x pair of layers, each pair once.
 LAYER_MAP = pa.schema(
     [
-        ("phase", pa.string()),
+        ("span", pa.string()),
         ("condition", pa.string()),
         ("measure", pa.string()),
         ("variant", pa.string()),
@@ -301,11 +301,11 @@ LAYER_MAP = pa.schema(
     ]
 )
 
-# One row per phase x condition x control x measure x variant x layer: its change from the
+# One row per span x condition x control x measure x variant x layer: its change from the
 # reference, less the control's.
 LAYER_RANKING = pa.schema(
     [
-        ("phase", pa.string()),
+        ("span", pa.string()),
         ("condition", pa.string()),
         ("control", pa.string()),  # null without one
         ("measure", pa.string()),
@@ -326,10 +326,10 @@ LAYER_RANKING = pa.schema(
     ]
 )
 
-# One row per phase x condition x measure x variant: the contiguous blocks that changed most.
+# One row per span x condition x measure x variant: the contiguous blocks that changed most.
 LAYER_CHOICE = pa.schema(
     [
-        ("phase", pa.string()),
+        ("span", pa.string()),
         ("condition", pa.string()),
         ("measure", pa.string()),
         ("variant", pa.string()),
@@ -348,10 +348,10 @@ LAYER_CHOICE = pa.schema(
     ]
 )
 
-# One row per phase x condition x dimension that holds massive activations.
+# One row per span x condition x dimension that holds massive activations.
 MASSIVE_DIMENSIONS = pa.schema(
     [
-        ("phase", pa.string()),
+        ("span", pa.string()),
         ("condition", pa.string()),
         ("dimension", pa.int32()),
         ("layer", pa.int16()),  # where it stands out most
@@ -391,8 +391,8 @@ DIFF_PROMPTS = pa.schema(
         ("relation", pa.string()),
         ("prompt", pa.string()),  # as the first record has it
         ("answer", pa.string()),
-        ("solved_a", pa.bool_()),
-        ("solved_b", pa.bool_()),
+        ("top1_correct_a", pa.bool_()),
+        ("top1_correct_b", pa.bool_()),
     ]
     + [
         field

@@ -20,11 +20,10 @@ from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
-from lensbench.records.schema import KINDS, PROBLEMS, SCHEMA_VERSION, TABLES, Kind
+from lensbench.records.open import MANIFEST, read_manifest, read_table
+from lensbench.records.schema import KINDS, PROBLEMS, TABLES, Kind
 
-MANIFEST = "manifest.json"
 _PARTS = "parts"
-_DELETE = "Delete its folder and run the same command again."
 
 
 def folder_name(model: str) -> str:
@@ -70,22 +69,7 @@ class RecordStore:
     def manifest(self) -> dict[str, Any] | None:
         """The manifest as it stands, or None before the first start."""
         path = self.folder / MANIFEST
-        if not path.exists():
-            return None
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RecordsError(f"{path}: it is damaged ({error}). {_DELETE}") from error
-        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-        if version != SCHEMA_VERSION:
-            raise RecordsError(
-                f"{path}: written with schema {version}, this lensbench writes {SCHEMA_VERSION}. "
-                "Give the run another folder with --out, or use the lensbench that wrote it."
-            )
-        missing = [key for key in ("status", "model", "settings") if key not in manifest]
-        if missing:
-            raise RecordsError(f"{path}: it is damaged (no {', '.join(missing)}). {_DELETE}")
-        return dict(manifest)
+        return read_manifest(path) if path.exists() else None
 
     def is_complete(
         self,
@@ -197,7 +181,7 @@ class RecordStore:
 
     def problems(self) -> list[Problem]:
         """The problems of a complete record."""
-        rows = pq.read_table(self.folder / "problems.parquet").drop_columns("model").to_pylist()
+        rows = read_table(self.folder, "problems").drop_columns("model").to_pylist()
         return [Problem(**row) for row in rows]
 
     def problems_table(self, problems: list[Problem]) -> pa.Table:

@@ -8,13 +8,14 @@ from typing import Any
 
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
-from lensbench.records.store import MANIFEST, folder_name
+from lensbench.records.open import MANIFEST, read_complete
+from lensbench.records.store import folder_name
 from lensbench.report.kit import figures
 from lensbench.report.kit.html import interactive_page
 from lensbench.report.kit.markdown import cross_model_report, model_report
 from lensbench.report.kit.tables import Table, comparison_tables, record_tables, to_csv
 from lensbench.report.lens import heatmaps
-from lensbench.report.load import Record, load_records, load_second, read_manifest
+from lensbench.report.load import Record, load_records, load_second
 from lensbench.report.sections import second_files
 
 _FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
@@ -56,7 +57,7 @@ def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
 def _run_folder(path: Path) -> Path:
     """Where the reports of `path` go: a lens record's beside it, any other's into it."""
     alone = (path / MANIFEST).exists()
-    beside = alone and read_manifest(path / MANIFEST).get("kind", "lens") == "lens"
+    beside = alone and read_complete(path / MANIFEST)["kind"] == "lens"
     return path.parent if beside else path
 
 

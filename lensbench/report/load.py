@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lensbench.errors import RecordsError
-from lensbench.records.schema import KINDS, MILESTONES, SCHEMA_VERSION, TABLES, Kind
-from lensbench.records.store import MANIFEST
+from lensbench.records.open import MANIFEST, read_complete, read_table
+from lensbench.records.schema import KINDS, MILESTONES, Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +123,8 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
 
 def load_record(folder: Path) -> Record:
     """Read one record folder; RecordsError names the file and the remedy."""
-    manifest = read_manifest(folder / MANIFEST)
-    tables = {name: _read_table(folder / f"{name}.parquet", name) for name in KINDS["lens"]}
+    manifest = read_complete(folder / MANIFEST)
+    tables = {name: read_table(folder, name).to_pandas() for name in KINDS["lens"]}
     for name in MILESTONES:  # from the layers: what a verdict rests on is derived, not trusted
         layer = tables["milestones"][f"{name}_layer"].astype(float)
         tables["milestones"][f"{name}_depth"] = layer / manifest["model"]["n_layers"]
@@ -147,13 +145,13 @@ def load_second(paths: Sequence[Path]) -> list[SecondRecord]:
 
 
 def _second_record(folder: Path, name: str) -> SecondRecord:
-    manifest, kind = read_manifest(folder / MANIFEST), _kind_of(folder)
+    manifest, kind = read_complete(folder / MANIFEST), _kind_of(folder)
     missing = [key for key in _NEEDS.get(kind, ()) if key not in manifest]
     if missing:
         raise RecordsError(
             f"{folder / MANIFEST}: no {', '.join(missing)} in it. Make the record again."
         )
-    tables = {table: _read_table(folder / f"{table}.parquet", table) for table in KINDS[kind]}
+    tables = {table: read_table(folder, table).to_pandas() for table in KINDS[kind]}
     return SecondRecord(name, folder, kind, manifest, tables)
 
 
@@ -165,11 +163,7 @@ _NEEDS: dict[Kind, tuple[str, ...]] = {
 
 def _kind_of(folder: Path) -> Kind:
     """The kind that a record's manifest names; manifests older than kinds are of the lens."""
-    kind: Kind = read_manifest(folder / MANIFEST).get("kind", "lens")
-    if kind not in KINDS:
-        raise RecordsError(
-            f"{folder / MANIFEST}: records of kind {kind!r} are not known here. Upgrade lensbench."
-        )
+    kind: Kind = read_complete(folder / MANIFEST)["kind"]
     return kind
 
 
@@ -180,48 +174,3 @@ def _place(folder: Path, paths: Sequence[Path], alone: bool) -> str:
     if inside == ".":
         return "" if alone else folder.resolve().name
     return inside if len(paths) == 1 else f"{path.resolve().name}/{inside}"
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a complete record of a known schema."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecordsError(f"{path}: not JSON ({error}). Run the analysis again.") from error
-    if not isinstance(manifest, dict):
-        raise RecordsError(f"{path}: not a lensbench manifest. Run the analysis again.")
-    version = manifest.get("schema_version")
-    if not isinstance(version, int):
-        raise RecordsError(f"{path}: no schema_version. This is not a lensbench record.")
-    if version > SCHEMA_VERSION:
-        raise RecordsError(
-            f"{path}: schema_version {version} is newer than this lensbench can read "
-            f"({SCHEMA_VERSION}). Upgrade lensbench."
-        )
-    if manifest.get("status") != "complete":
-        raise RecordsError(
-            f"{path}: the run is not complete (status {manifest.get('status')!r}). "
-            "Run the same command again: it goes on where it stopped."
-        )
-    missing = [key for key in ("model", "settings", "gate") if key not in manifest]
-    if missing:
-        raise RecordsError(f"{path}: no {', '.join(missing)} in it. Run the analysis again.")
-    return manifest
-
-
-def _read_table(path: Path, name: str) -> pd.DataFrame:
-    """One table with the columns of its schema; others are left out."""
-    if not path.exists():
-        raise RecordsError(f"{path}: this table is missing. Run the analysis again.")
-    wanted = TABLES[name].names
-    try:
-        columns = pq.read_schema(path).names
-        missing = [column for column in wanted if column not in columns]
-        if missing:
-            raise RecordsError(
-                f"{path}: no column {', '.join(missing)}. "
-                "The records are older than this lensbench or damaged: run the analysis again."
-            )
-        return pq.read_table(path, columns=wanted).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise RecordsError(f"{path}: cannot be read ({error}). Run the analysis again.") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lensbench.records.residuals import ResidualFiles, shards_of
+from lensbench.records.residuals import ResidualFiles, shards_in
 
 RESIDUAL_TABLES = ("residual_index", "residual_cells")
 
@@ -23,4 +23,4 @@ def read_kept(folder: Path, manifest: Mapping[str, Any]) -> ResidualFiles | None
     """
     if not manifest["settings"].get("keep_residuals"):
         return None
-    return ResidualFiles(folder, shards_of(manifest))
+    return ResidualFiles(folder, shards_in(folder))

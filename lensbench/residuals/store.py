@@ -22,15 +22,16 @@ from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
 from lensbench.prompts.encode import EncodedPrompt
+from lensbench.records.open import MANIFEST
 from lensbench.records.residuals import (
     ResidualFiles,
     shard_name,
-    shards_of,
+    shards_in,
     tensor_name,
     write_shard,
 )
 from lensbench.records.schema import RESIDUAL_CELLS, RESIDUAL_INDEX
-from lensbench.records.store import MANIFEST, RecordStore
+from lensbench.records.store import RecordStore
 from lensbench.residuals.capture import Cell, Residuals, capture
 
 Kept = Literal["last", "all", "answer"]
@@ -106,7 +107,7 @@ def write_kept(
         {
             "model": model.name,
             "prompt_id": item.prompt.prompt.id,
-            "point": site.name,
+            "site": site.name,
             "layer": site.layer,
             "depth": site.depth(model.n_layers),
             "file": shard_name(number),
@@ -162,7 +163,7 @@ class ResidualCache:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.files = ResidualFiles(folder, shards_of(manifest))
+        self.files = ResidualFiles(folder, shards_in(folder))
         self.sites = [Site(kind, layer) for kind, layer in self.files.sites]
 
     @property

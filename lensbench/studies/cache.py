@@ -70,7 +70,7 @@ class CacheSpec:
     limit: int | None = None
     relations: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
-    points: tuple[str, ...] = ("embed", "resid_post")
+    sites: tuple[str, ...] = ("embed", "resid_post")
     positions: str = "last"
     residual_dtype: str = "float32"
     template: str = "plain"
@@ -161,7 +161,7 @@ class _Run:
     ) -> None:
         self.spec, self.model, self.store = spec, model, store
         self.dtype = DTYPES[spec.residual_dtype]
-        settings_of = LensSettings(sites=spec.points, layers=spec.layers, top_k=1)
+        settings_of = LensSettings(sites=spec.sites, layers=spec.layers, top_k=1)
         self.sites = settings_of.sites_in(model)
         prompts = choose(prompt_set.prompts, spec.limit)
         encoded, problems = encode_prompts(model, prompts, spec.template, prompt_set.name)

@@ -15,7 +15,7 @@ from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.residuals import shards_of
+from lensbench.records.residuals import shards_in
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.residuals.store import ResidualCache, open_cache
 from lensbench.studies.lens import (
@@ -28,7 +28,7 @@ from lensbench.studies.lens import (
 from lensbench.studies.lens_spec import RunSpec
 
 # Settings of a cache that are those of the lens run as well.
-_SHARED = ("prompts", "limit", "relations", "points", "template", "batch_tokens", "dtype", "device")
+_SHARED = ("prompts", "limit", "relations", "sites", "template", "batch_tokens", "dtype", "device")
 
 
 def run_cached(
@@ -67,7 +67,7 @@ def _settings(cache: ResidualCache, top_k: int) -> dict[str, Any]:
     made = cache.manifest["settings"]
     own = _spec(cache, top_k).settings()
     taken = {key: made[key] for key in ("prompts", "prompts_sha256", "n_prompts", "seed")}
-    residuals = {"residuals_from": "cache", "residuals_sha256": shards_of(cache.manifest)}
+    residuals = {"residuals_from": "cache", "residuals_sha256": shards_in(cache.folder)}
     return own | taken | residuals | {"residual_dtype": made["residual_dtype"]}
 
 

@@ -122,7 +122,7 @@ def comparisons(
 
 
 def _how(spec: CorrelationStudySpec) -> dict[str, Any]:
-    return {"phases": spec.phases, "resamples": spec.resamples, "seed": spec.seed}
+    return {"spans": spec.spans, "resamples": spec.resamples, "seed": spec.seed}
 
 
 def _named(out: Path, ref: ModelRef, condition: str, name: str | None = None) -> str:

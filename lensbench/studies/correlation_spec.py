@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lensbench.errors import Problem
-from lensbench.records.schema import PHASES, STYLES
+from lensbench.records.schema import SPANS, STYLES
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CorrelationStudySpec:
     batch_size: int = 8
     rebatch_seed: int = 1
     style: str | None = None
-    phases: tuple[str, ...] = PHASES
+    spans: tuple[str, ...] = SPANS
     suggest_layers: int = 6  # blocks
     resamples: int = 2000
     seed: int = 0
@@ -47,10 +47,10 @@ class CorrelationStudySpec:
         if self.style is not None and self.style not in STYLES:
             what = f"style = {self.style!r} is not known"
             found.append(Problem(where, what, f"Choose from: {', '.join(STYLES)}."))
-        strange = [phase for phase in self.phases if phase not in PHASES]
-        if strange or not self.phases:
-            what = f"phases = {', '.join(map(repr, strange)) or 'nothing'} is not known"
-            found.append(Problem(where, what, f"Choose from: {', '.join(PHASES)}."))
+        strange = [span for span in self.spans if span not in SPANS]
+        if strange or not self.spans:
+            what = f"spans = {', '.join(map(repr, strange)) or 'nothing'} is not known"
+            found.append(Problem(where, what, f"Choose from: {', '.join(SPANS)}."))
         if not self.models:
             found.append(Problem(where, "no model is named", "Name at least one model."))
         return found

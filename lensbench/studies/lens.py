@@ -187,7 +187,7 @@ def lens_jobs(spec: RunSpec, encoded: Sequence[EncodedPrompt]) -> Iterator[Job]:
 def _settings(spec: RunSpec, lenses: tuple[str, ...], positions: str) -> LensSettings:
     return LensSettings(
         lenses,
-        spec.points,
+        spec.sites,
         positions=positions,
         top_k=spec.top_k,
         batch_tokens=spec.batch_tokens,

@@ -10,7 +10,7 @@ from lensbench.errors import Problem
 from lensbench.lens.registry import LENSES
 from lensbench.models.sites import STREAM
 
-_CHOICES = {"lenses": tuple(LENSES), "points": STREAM, "template": ("plain", "chat")}
+_CHOICES = {"lenses": tuple(LENSES), "sites": STREAM, "template": ("plain", "chat")}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RunSpec:
     limit: int | None = 240
     relations: tuple[str, ...] = ()
     lenses: tuple[str, ...] = tuple(LENSES)
-    points: tuple[str, ...] = ("embed", "resid_post")
+    sites: tuple[str, ...] = ("embed", "resid_post")
     top_k: int = 5
     heatmap_prompts: int = 12
     template: str = "plain"
@@ -61,8 +61,8 @@ class RunSpec:
             value = getattr(self, key)
             if value is not None and value < minimum:
                 found.append(Problem(where, f"{key} = {value}", f"Give at least {minimum}."))
-        if not {"embed", "resid_post"} <= set(self.points):
-            what = f"points = {', '.join(self.points)} leaves out embed or resid_post"
+        if not {"embed", "resid_post"} <= set(self.sites):
+            what = f"sites = {', '.join(self.sites)} leaves out embed or resid_post"
             found.append(Problem(where, what, "Milestones are read there: name both."))
         if not self.models:
             found.append(Problem(where, "no model is named", "Name at least one model."))

@@ -1,8 +1,8 @@
 """A placement study: equal adapters in different blocks, trained and measured on held-out pairs.
 
-Every arm leaves its adapter and its evaluation in `.runs/<arm>-<repetition>`, so an interrupted
-study goes on arm by arm. What the report needs of them is one record, `placement`: how likely each
-arm finds each held-out response.
+Every placement leaves its adapter and its evaluation in `.runs/<placement>-<repetition>`, so an
+interrupted study goes on placement by placement. What the report needs of them is one record,
+`placement`: how likely each placement finds each held-out response.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.errors import Problem, RecordsError
@@ -22,11 +21,12 @@ from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
 from lensbench.quantized.style import Style
 from lensbench.quantized.training.train import TrainSpec, train
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.open import read_table
 from lensbench.records.schema import PLACEMENT
 from lensbench.records.store import RecordStore
 from lensbench.studies.adapter import chosen_pairs, shuffled
-from lensbench.studies.placement_arms import Arm, arms
 from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.placements import Placement, placements
 from lensbench.studies.stages import RUNS, Notify, Progress, StudyOutcome
 
 SHARES = {"train": 0.8, "test": 0.2}
@@ -39,13 +39,13 @@ def run_placement_study(
     progress: Progress = lambda *_: None,
     notify: Notify = lambda _: None,
 ) -> StudyOutcome:
-    """Train and measure every arm, repetition by repetition, and write the record.
+    """Train and measure every placement, repetition by repetition, and write the record.
 
-    All arms of a repetition see the same pairs in the same order; whole groups of pairs are held
-    out. Raises what `pairs_of`, `arms`, `train` and `evaluate` raise.
+    All placements of a repetition see the same pairs in the same order; whole groups of pairs are
+    held out. Raises what `pairs_of`, `placements`, `train` and `evaluate` raise.
     """
     started = time.monotonic()
-    planned = [(number, arm) for number in range(spec.repetitions) for arm in arms(spec, number)]
+    planned = [(n, placement) for n in range(spec.repetitions) for placement in placements(spec, n)]
     pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
     parts = split(pairs, SHARES, spec.seed)
     asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
@@ -53,13 +53,13 @@ def run_placement_study(
         write_jsonl(out / RUNS / "data" / f"{name}.jsonl", part)
     notify(f"{len(parts['train']):,} pairs to train on, {len(asked):,} held out")
     problems += _evaluate(spec, out, None, out / RUNS / BASE, progress)
-    rows = _rows(out / RUNS / BASE, arm=BASE, repetition=None, blocks=[], rank=None)
-    for number, arm in planned:
-        stage = f"{arm.name}, repetition {number + 1}"
-        notify(f"{stage}: blocks {arm.lora.layers}, rank {arm.lora.rank}")
-        folder = out / RUNS / f"{arm.folder}-{number}"
+    rows = _rows(out / RUNS / BASE, placement=BASE, repetition=None, blocks=[], rank=None)
+    for number, placement in planned:
+        stage = f"{placement.name}, repetition {number + 1}"
+        notify(f"{stage}: blocks {placement.lora.layers}, rank {placement.lora.rank}")
+        folder = out / RUNS / f"{placement.folder}-{number}"
         trained = train(
-            _train_spec(spec, out, folder, arm, number),
+            _train_spec(spec, out, folder, placement, number),
             lambda what, done, total, _, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
         )
         problems += trained.problems
@@ -70,21 +70,22 @@ def run_placement_study(
             folder / "evaluation",
             lambda what, done, total, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
         )
-        _require_budget(folder / "adapter", arm)
-        place = {"arm": arm.name, "blocks": list(arm.blocks), "rank": arm.lora.rank}
+        _require_budget(folder / "adapter", placement)
+        place: dict[str, Any] = {"placement": placement.name, "blocks": list(placement.blocks)}
+        place["rank"] = placement.lora.rank
         rows += _rows(folder / "evaluation", repetition=number, **place)
     record = _write(spec, out, planned, rows, problems, started)
     return StudyOutcome([record], list(dict.fromkeys(problems)))
 
 
 def _train_spec(
-    spec: PlacementSpec, out: Path, folder: Path, arm: Arm, repetition: int
+    spec: PlacementSpec, out: Path, folder: Path, placement: Placement, repetition: int
 ) -> TrainSpec:
     return TrainSpec(
         model=_base(spec),
         data=out / RUNS / "data" / "train.jsonl",
         out=folder / "adapter",
-        lora=arm.lora,
+        lora=placement.lora,
         device=spec.device,
         style=cast(Style, spec.style),
         max_length=spec.max_length,
@@ -115,32 +116,31 @@ def _evaluate(
 
 
 def _base(spec: PlacementSpec) -> ModelRef:
-    """What every arm is trained on, and measured on."""
+    """What every placement is trained on, and measured on."""
     return ModelRef.of(spec.model, bits=cast(Bits, spec.train_bits), use="generation")
 
 
-def _require_budget(adapter: Path, arm: Arm) -> None:
+def _require_budget(adapter: Path, placement: Placement) -> None:
     """What was trained is as much as was planned. Raises RecordsError."""
     manifest = RecordStore(adapter, "", "training").manifest()
     trained = manifest["adapter"]["trainable"] if manifest else None
-    if trained != arm.n_trainable:
+    if trained != placement.n_trainable:
         raise RecordsError(
-            f"{adapter}: {trained} parameters were trained, {arm.n_trainable} were planned. "
+            f"{adapter}: {trained} parameters were trained, {placement.n_trainable} were planned. "
             "Delete its folder and run the same command again."
         )
 
 
 def _rows(evaluation: Path, **place: Any) -> list[dict[str, Any]]:
-    """An evaluation's rows, as the record has them: of this arm, repetition, blocks and rank."""
+    """An evaluation's rows, as the record has them: of this placement and repetition."""
     columns = ["prompt_id", "group", "reference_nll_bits", "n_reference_tokens"]
-    table = pq.read_table(evaluation / "evaluation.parquet", columns=columns)
-    return [place | row for row in table.to_pylist()]
+    return [place | row for row in read_table(evaluation, "evaluation", columns).to_pylist()]
 
 
 def _write(
     spec: PlacementSpec,
     out: Path,
-    planned: list[tuple[int, Arm]],
+    planned: list[tuple[int, Placement]],
     rows: list[dict[str, Any]],
     problems: list[Problem],
     started: float,
@@ -188,4 +188,4 @@ _KEPT = (
     "data",
     "data_sha256",
     "n_train",
-)  # of an arm's settings: those that all arms share
+)  # of a placement's settings: those that all placements share

@@ -27,7 +27,7 @@ class PlacementSpec:
     data: tuple[str, ...] = ("docstrings", "general")
     limit: int | None = None
     test_limit: int = 200
-    repetitions: int = 3  # of every arm, each with a seed of its own
+    repetitions: int = 3  # of every placement, each with a seed of its own
     rank: int = 20
     alpha_per_rank: int = 2
     targets: str = "q,k,v,o"

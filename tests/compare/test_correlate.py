@@ -12,14 +12,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lensbench.cli.correlate import MeasureName, PhaseName
+from lensbench.cli.correlate import MeasureName, SpanName
 from lensbench.compare.correlation.conditions import align
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.runs import open_runs
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.similarity import MEASURES, similarity
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.records.schema import KINDS, PHASES, VARIANTS
+from lensbench.records.schema import KINDS, SPANS, VARIANTS
 from lensbench.report.build import build_report
 from tests.harness.correlation_records import (
     N_LAYERS,
@@ -35,7 +35,7 @@ from tests.harness.correlation_records import (
 from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, Case
 
-FAST = {"phases": ("prompt",), "measures": ("cosine",), "resamples": 200}
+FAST = {"spans": ("prompt",), "measures": ("cosine",), "resamples": 200}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_record_holds_the_tables_of_its_kind_and_names_its_inputs(
     }
     assert inputs["rag"]["prompts_sha256"] == "d" * 64
     assert (made["settings"]["seed"], made["settings"]["resamples"]) == (7, 200)
-    assert made["phases"]["prompt"]["prompts"] == {
+    assert made["spans"]["prompt"]["prompts"] == {
         "plain": N_PROMPTS,
         "rag": N_PROMPTS,
         "irrelevant": N_PROMPTS,
@@ -265,13 +265,13 @@ def test_prompt_tokens_against_generated_ones(tmp_path: Path) -> None:
     write_trace(tmp_path / "one", values, generated=planted(values, 1))
     write_trace(tmp_path / "two", values, generated=noisy(values, 2))
     asked = [
-        f"{tmp_path / name}:{phase}" for name, phase in (("one", "prompt"), ("one", "generated"))
+        f"{tmp_path / name}:{span}" for name, span in (("one", "prompt"), ("one", "generated"))
     ]
-    how: dict[str, Any] = FAST | {"phases": ()}
+    how: dict[str, Any] = FAST | {"spans": ()}
     control = (f"other={tmp_path / 'two'}:generated",)
     outcome = correlate(CorrelationSpec(tuple(asked), tmp_path / "out", controls=control, **how))
     ranking = frame(outcome.folder, "layer_ranking")
-    assert set(ranking["phase"]) == {"mixed"}
+    assert set(ranking["span"]) == {"mixed"}
     assert set(ranking["condition"]) == {"one:generated"}
     assert set(ranking["control"]) == {"other"}
     assert set(ranking.loc[ranking["p_adjusted"] < 0.05, "layer"]) == set(PLANTED)
@@ -291,8 +291,8 @@ def test_runs_name_their_tokens_all_or_none(tmp_path: Path) -> None:
     with pytest.raises(InputProblems, match="Add :prompt or :generated to every run"):
         correlate(CorrelationSpec(some, tmp_path / "out"))
     every = tuple(f"{tmp_path / name}:prompt" for name in ("a", "b"))
-    with pytest.raises(InputProblems, match="--phase: the runs name their own tokens"):
-        correlate(CorrelationSpec(every, tmp_path / "out", phases=("prompt",)))
+    with pytest.raises(InputProblems, match="--span: the runs name their own tokens"):
+        correlate(CorrelationSpec(every, tmp_path / "out", spans=("prompt",)))
     with pytest.raises(InputProblems, match="no record here"):
         correlate(CorrelationSpec((f"{tmp_path / 'a'}:other", every[1]), tmp_path / "out"))
 
@@ -366,7 +366,7 @@ def test_an_empty_condition_is_refused(tmp_path: Path) -> None:
     write_trace(tmp_path / "a", base())
     write_trace(tmp_path / "b", base(), generated=np.full_like(base(), np.nan))
     assert correlate(spec(tmp_path, "a", "b")).problems == []
-    how = {"phases": ("generated",), "out": tmp_path / "generated"}
+    how = {"spans": ("generated",), "out": tmp_path / "generated"}
     text = problems_of(lambda: correlate(spec(tmp_path, "a", "b", **how)))
     assert "no prompt with generated activations" in text
 
@@ -384,7 +384,7 @@ def test_other_depths_are_compared_at_relative_depth_when_asked(tmp_path: Path) 
     assert cosine.loc[1, "value"] < 0.9
     made = json.loads((outcome.folder / "manifest.json").read_text(encoding="utf-8"))
     assert made["settings"]["relative_depth"] is True
-    assert made["phases"]["prompt"]["layers"]["b"] == list(aligned.layers["b"])
+    assert made["spans"]["prompt"]["layers"]["b"] == list(aligned.layers["b"])
 
 
 def test_models_of_another_width_have_no_cosine_but_a_cka(tmp_path: Path) -> None:
@@ -427,10 +427,10 @@ def test_a_torn_or_shortened_table_is_named(tmp_path: Path) -> None:
 
 def test_settings_out_of_range_are_named_at_once(tmp_path: Path) -> None:
     wrong = CorrelationSpec(
-        ("a",), tmp_path, phases=("x",), measures=("y",), resamples=10, n_blocks=2
+        ("a",), tmp_path, spans=("x",), measures=("y",), resamples=10, n_blocks=2
     )
     text = problems_of(lambda: correlate(wrong))
-    for part in ("1 run(s)", "no phase 'x'", "no measure 'y'", "it is 10", "chosen by cosine"):
+    for part in ("1 run(s)", "no token span 'x'", "no measure 'y'", "it is 10", "chosen by cosine"):
         assert part in text
 
 
@@ -478,13 +478,13 @@ def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) ->
 # --- the command line
 
 
-def test_the_command_names_every_measure_and_phase() -> None:
+def test_the_command_names_every_measure_and_span() -> None:
     assert [name.value for name in MeasureName] == list(MEASURES)
-    assert [name.value for name in PhaseName] == list(PHASES)
+    assert [name.value for name in SpanName] == list(SPANS)
 
 
 def test_the_command_from_traces_to_report(lensbench: Program, runs: Path, tmp_path: Path) -> None:
-    how = ["--phase", "prompt", "--measure", "cosine", "--resamples", "200"]
+    how = ["--span", "prompt", "--measure", "cosine", "--resamples", "200"]
     how += ["--control", f"other text={runs / 'irrelevant'}", "--suggest-layers", "3"]
     done = lensbench("correlate", runs / "plain", runs / "rag", "-o", tmp_path / "out", *how)
     assert (done.status, done.err.count("error")) == (0, 0)
@@ -503,7 +503,7 @@ def test_the_command_says_what_was_left_out_and_ends_with_1(
     ids = [f"p[bold]{i}" for i in range(N_PROMPTS)]
     write_trace(tmp_path / "a", base(), ids)
     write_trace(tmp_path / "b", base(1)[:, 1:], ids[1:])
-    how = ["--phase", "prompt", "--measure", "cosine", "--resamples", "100"]
+    how = ["--span", "prompt", "--measure", "cosine", "--resamples", "100"]
     done = lensbench("correlate", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", *how)
     assert done.status == 1
     assert "b has no 'p[bold]0'" in done.said

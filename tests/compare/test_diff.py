@@ -271,7 +271,7 @@ def test_milestones_stand_side_by_side(records: dict[str, Path], moved: Path) ->
     for side, name in (("a", "plain"), ("b", "moved")):
         own = pd.read_parquet(records[name] / "milestones.parquet")
         own = own[own["lens"] == "final"].set_index("prompt_id").loc[prompts.index]
-        for milestone in ("answer_first", "kl_1bit"):
+        for milestone in ("rank1_first", "kl_1bit"):
             expected = own[f"{milestone}_layer"].astype(float)
             found = prompts[f"{milestone}_layer_{side}"].astype(float)
             pd.testing.assert_series_equal(found, expected, check_names=False)

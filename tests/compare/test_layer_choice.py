@@ -94,7 +94,7 @@ def test_the_file_is_what_training_takes(tmp_path: Path) -> None:
         runs=(str(tmp_path / "plain"), str(tmp_path / "rag")),
         controls=(str(tmp_path / "other"),),
         out=tmp_path / "out",
-        phases=("prompt",),
+        spans=("prompt",),
         measures=("cosine",),
         n_blocks=2,
         resamples=200,

@@ -124,10 +124,10 @@ def test_the_record_of_different_prompts(runs: Path, tmp_path: Path) -> None:
     assert set(ranking.loc[ranking["p_adjusted"] < ALPHA, "layer"]) == set(PLANTED)
     a, b = (v.astype(np.float32).astype(float) for v in two_sides(0, 2.0))
     null = null_of(a, b, draws=300, seed=(0, 1))
-    tested = ranking.query("phase == 'prompt'")["p"]
+    tested = ranking.query("span == 'prompt'")["p"]
     np.testing.assert_allclose(tested, p_values(null)[1:])  # one-sided: no less than no distance
     similar = tables["similarity"].query("condition == 'python' and variant == 'as_is'")
-    own = similar.query("phase == 'prompt'")
+    own = similar.query("span == 'prompt'")
     expected = [correlated(x, y) for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(own["value"], expected, atol=1e-9)
     assert set(tables["similarity"]["measure"]) == {"pearson"}
@@ -143,7 +143,7 @@ def test_the_record_of_different_prompts(runs: Path, tmp_path: Path) -> None:
 def test_the_sides_are_drawn_apart(runs: Path, tmp_path: Path) -> None:
     """A run against itself as if its prompts were others: drawn together, nothing would vary."""
     both = (f"a={runs / 'general'}", f"b={runs / 'general'}")
-    how: dict[str, Any] = {"phases": ("prompt",), "resamples": 200}
+    how: dict[str, Any] = {"spans": ("prompt",), "resamples": 200}
     widths = []
     for unpaired in (True, False):
         out = tmp_path / str(unpaired)
@@ -199,7 +199,7 @@ def test_runs_that_share_nothing_name_the_way_out(runs: Path, tmp_path: Path) ->
 
 
 def test_the_command(lensbench: Program, runs: Path, tmp_path: Path) -> None:
-    how = ["--unpaired", "--phase", "prompt", "-o", tmp_path / "out"]
+    how = ["--unpaired", "--span", "prompt", "-o", tmp_path / "out"]
     done = lensbench("correlate", runs / "general", runs / "python", *how)
     assert done.status == 0
     assert "python, prompt tokens" in done.out

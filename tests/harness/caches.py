@@ -37,7 +37,7 @@ OF_THE_MODEL = {"kl_bits", "js_bits"}  # they involve the model's own logits
 
 
 def require_equal(cached: pd.DataFrame, live: pd.DataFrame, exactly: bool) -> None:
-    keys = ["prompt_id", "lens", "position", "point", "layer"]
+    keys = ["prompt_id", "lens", "position", "site", "layer"]
     cached, live = (f.sort_values(keys).reset_index(drop=True) for f in (cached, live))
     assert cached.columns.tolist() == live.columns.tolist()
     for name in live.columns:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lensbench.records.schema import KINDS, PHASES, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import KINDS, SCHEMA_VERSION, SPANS, TABLES
 
 N_LAYERS, N_PROMPTS, WIDTH = 12, 20, 16
 PLANTED = (5, 6, 7)
@@ -53,10 +53,10 @@ def write_trace(
     """A trace record of these vectors; `generated` defaults to the same as in the prompt."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = [f"p{i:02d}" for i in range(values.shape[1])] if ids is None else ids
-    phases = dict(zip(PHASES, (values, values if generated is None else generated), strict=True))
+    spans = dict(zip(SPANS, (values, values if generated is None else generated), strict=True))
     rows = [
-        _cell(item, phase, layer, own[layer, row], len(values) - 1)
-        for phase, own in phases.items()
+        _cell(item, span, layer, own[layer, row], len(values) - 1)
+        for span, own in spans.items()
         for row, item in enumerate(ids)
         for layer in range(len(values))
     ]
@@ -68,13 +68,13 @@ def write_trace(
     return folder
 
 
-def _cell(item: str, phase: str, layer: int, mean: Values, n_layers: int) -> dict[str, Any]:
-    silent = np.isnan(mean).all()  # no token in this phase
+def _cell(item: str, span: str, layer: int, mean: Values, n_layers: int) -> dict[str, Any]:
+    silent = np.isnan(mean).all()  # no token in this span
     return {
         "model": "tiny",
         "prompt_id": item,
-        "phase": phase,
-        "point": "embed" if layer == 0 else "resid_post",
+        "span": span,
+        "site": "embed" if layer == 0 else "resid_post",
         "layer": layer,
         "depth": layer / n_layers,
         "n_tokens": 0 if silent else 5,

@@ -34,7 +34,7 @@ def prompt(item: str, relation: str, a: float | None, b: float | None, **more: A
     """A prompt whose answer reaches rank 1 at these depths; None: it is not answered."""
     row = {"prompt_id": item, "relation": relation, "prompt": f"{item}?", "answer": "yes"}
     for s, depth in (("a", a), ("b", b)):
-        row |= {f"solved_{s}": depth is not None}
+        row |= {f"top1_correct_{s}": depth is not None}
         for name in MILESTONES:
             row |= {f"{name}_layer_{s}": None, f"{name}_depth_{s}": depth}
     return row | more

@@ -42,7 +42,7 @@ class Settings:
     lenses: tuple[str, ...] = ("final", "next", "raw")
     heatmap_prompts: int = 2
     late: float = 0.8  # mean depth at which answers emerge
-    solved: float = 0.7  # share of base prompts that are answered
+    top1_accuracy: float = 0.7  # share of base prompts with the answer at rank 1
     seed: int = 0
     dtype: str = "float32"
     extra: dict[str, Any] = field(default_factory=dict)
@@ -152,10 +152,10 @@ def _prompt(
 
 def _path(prompt: dict[str, Any], settings: Settings, rng: np.random.Generator) -> dict[str, Any]:
     """Whether and at which layer this prompt's answer emerges."""
-    chance = 0.03 if prompt["control_of"] else settings.solved
+    chance = 0.03 if prompt["control_of"] else settings.top1_accuracy
     layer = rng.normal(settings.late, 0.08) * settings.n_layers
     return {
-        "solved": bool(rng.random() < chance),
+        "top1_correct": bool(rng.random() < chance),
         "layer": int(np.clip(round(layer), 1, settings.n_layers)),
         "category": bool(prompt["category"] and rng.random() < 0.5),
     }
@@ -177,7 +177,8 @@ def _lens_rows(
     for layer in range(n + 1):
         for position in range(0 if every else last, last + 1):
             far = min(max((layer - path["layer"] - shift + 3) / 6, 0), 1)
-            on = path["solved"] and layer >= min(path["layer"] + shift, n) and position == last
+            late = layer >= min(path["layer"] + shift, n)
+            on = path["top1_correct"] and late and position == last
             rank = 1 if on else int(2 + (1 - far) * 400 + rng.integers(40))
             prob = 0.3 + 0.6 * far if on else 0.2 / rank
             filler = [FILLER[k] for k in rng.integers(len(FILLER), size=4)]
@@ -197,7 +198,7 @@ def _lens_rows(
                     "model": settings.model,
                     "prompt_id": prompt["prompt_id"],
                     "lens": lens,
-                    "point": "embed" if layer == 0 else "resid_post",
+                    "site": "embed" if layer == 0 else "resid_post",
                     "layer": layer,
                     "depth": layer / n,
                     "position": position,
@@ -232,8 +233,8 @@ def _milestones(
     rows = [row for row in rows if row["is_last"]]
     own = set(prompt["token_ids"])
     tests = {
-        "answer_first": lambda row: row["answer_rank"] == 1,
-        "answer_top10": lambda row: row["answer_rank"] <= 10,
+        "rank1_first": lambda row: row["answer_rank"] == 1,
+        "top10_first": lambda row: row["answer_rank"] <= 10,
         "kl_1bit": lambda row: row["kl_bits"] <= 1,
         "copy_first": lambda row: row["top_ids"][0] in own,
         "category_over_answer": lambda row: (row["category_rank"] or 10**9) < row["answer_rank"],
@@ -246,14 +247,14 @@ def _milestones(
     stays = settings.n_layers + 1
     while stays > 0 and rows[stays - 1]["answer_rank"] == 1:
         stays -= 1
-    found["answer_stays"] = stays if stays <= settings.n_layers else None
+    found["rank1_stable"] = stays if stays <= settings.n_layers else None
     result = {
         "model": settings.model,
         "prompt_id": prompt["prompt_id"],
         "relation": prompt["relation"],
         "lens": lens,
         "n_layers": settings.n_layers,
-        "solved": rows[-1]["answer_rank"] == 1,
+        "top1_correct": rows[-1]["answer_rank"] == 1,
     }
     for name in MILESTONES:
         layer = found[name]
@@ -292,7 +293,7 @@ def _manifest(settings: Settings, n_prompts: int) -> dict[str, Any]:
             "prompts_sha256": "c" * 64,
             "n_prompts": n_prompts,
             "lenses": list(settings.lenses),
-            "points": ["embed", "resid_post"],
+            "sites": ["embed", "resid_post"],
             "positions": "last",
             "heatmap_prompts": settings.heatmap_prompts,
             "top_k": 5,

@@ -153,13 +153,15 @@ def _of_row(
 ) -> Iterator[str]:
     for old, new in columns.items():
         a, b = before[old], today[new]
-        if _numbers(a) != _numbers(b) and not names.has("rounded", f"{old}: {a} -> {b}"):
+        if _numbers(names.label(a)) != _numbers(b) and not names.has(
+            "rounded", f"{old}: {a} -> {b}"
+        ):
             yield f"{where}, column {old}: {a!r} before, {b!r} today"
 
 
 def _numbers(cell: str) -> list[str]:
-    """A number as it is written, or the numbers in a text: layers "12, 16-26", a reason."""
-    return [cell] if _is_number(cell) else re.findall(r"\d+(?:\.\d+)?", cell)
+    """A number as it is written, or the numbers in a text: layers "12, 16-26"; not rank1's."""
+    return [cell] if _is_number(cell) else re.findall(r"(?<![A-Za-z\d])\d+(?:\.\d+)?", cell)
 
 
 def _is_number(cell: str) -> bool:

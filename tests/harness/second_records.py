@@ -121,23 +121,23 @@ def write_trace(folder: Path, **changes: Any) -> Path:
     """Responses and their mean activations; the last prompt has no generated token."""
     asked = responses(8, seed=3)
     activations = [
-        _activation(i, phase, layer)
+        _activation(i, span, layer)
         for i in range(8)
-        for phase in ("prompt", "generated")
+        for span in ("prompt", "generated")
         for layer in range(N_LAYERS + 1)
     ]
     rows = {"responses": asked, "activations": activations}
     return write(folder, "trace", rows, model=model(weights_sha256="c" * 64, **changes))
 
 
-def _activation(i: int, phase: str, layer: int) -> dict[str, Any]:
-    silent = phase == "generated" and i == 7
+def _activation(i: int, span: str, layer: int) -> dict[str, Any]:
+    silent = span == "generated" and i == 7
     mean = [3.0 * (layer + 1), 4.0 * (layer + 1), 0.0, 0.0]  # of norm 5 (layer + 1)
     return {
         "model": MODEL,
         "prompt_id": f"p{i:02d}",
-        "phase": phase,
-        "point": "embed" if layer == 0 else "resid_post",
+        "span": span,
+        "site": "embed" if layer == 0 else "resid_post",
         "layer": layer,
         "depth": layer / N_LAYERS,
         "n_tokens": 0 if silent else 4 + i,

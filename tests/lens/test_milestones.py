@@ -55,7 +55,7 @@ def lens_rows(
         {
             "prompt_id": item,
             "lens": lens,
-            "point": "resid_post" if layer else "embed",
+            "site": "resid_post" if layer else "embed",
             "layer": layer,
             "is_last": True,
             "answer_rank": at(answer, layer, 300),
@@ -97,22 +97,22 @@ def milestone(name: str, prompt: dict[str, Any] | None = None, **series: Any) ->
 
 HAND_WORKED = [
     # The answer: first at rank 1, there to stay, first in the top 10.
-    ("answer_first", {"answer": [200, 50, 1, 3, 1]}, 2),
-    ("answer_stays", {"answer": [200, 50, 1, 3, 1]}, 4),
-    ("answer_top10", {"answer": [200, 11, 10, 3, 1]}, 2),
-    ("answer_first", {"answer": [9, 5, 4, 3, 2]}, "the answer is never at rank 1"),
-    ("answer_first", {"answer": [9, 5, 1, 3, 2]}, 2),
+    ("rank1_first", {"answer": [200, 50, 1, 3, 1]}, 2),
+    ("rank1_stable", {"answer": [200, 50, 1, 3, 1]}, 4),
+    ("top10_first", {"answer": [200, 11, 10, 3, 1]}, 2),
+    ("rank1_first", {"answer": [9, 5, 4, 3, 2]}, "the answer is never at rank 1"),
+    ("rank1_first", {"answer": [9, 5, 1, 3, 2]}, 2),
     (
-        "answer_stays",
+        "rank1_stable",
         {"answer": [9, 5, 1, 3, 2]},
         "the answer is not at rank 1 after the last layer",
     ),
-    ("answer_stays", {"answer": [9, 1, 1, 1, 1]}, 1),
-    ("answer_top10", {"answer": [200, 50, 11, 11, 11]}, "the answer is never in the top 10"),
+    ("rank1_stable", {"answer": [9, 1, 1, 1, 1]}, 1),
+    ("top10_first", {"answer": [200, 50, 11, 11, 11]}, "the answer is never in the top 10"),
     # Layer 0, the embedding, counts.
-    ("answer_first", {"answer": [1, 9, 9, 9, 9]}, 0),
-    ("answer_stays", {"answer": [1, 1, 1, 1, 1]}, 0),
-    ("answer_top10", {"answer": [10, 90, 90, 90, 90]}, 0),
+    ("rank1_first", {"answer": [1, 9, 9, 9, 9]}, 0),
+    ("rank1_stable", {"answer": [1, 1, 1, 1, 1]}, 0),
+    ("top10_first", {"answer": [10, 90, 90, 90, 90]}, 0),
     # Close to the model's output: at most 1 bit, the first time.
     ("kl_1bit", {"kl": [8.0, 1.001, 1.0, 2.0, 0.0]}, 2),
     ("kl_1bit", {"kl": [0.5, 8.0, 8.0, 8.0, 0.0]}, 0),
@@ -148,7 +148,7 @@ def test_every_milestone_of_the_schema_is_worked_out_by_hand() -> None:
     )
 
 
-ANSWER_MILESTONES = ["answer_first", "answer_stays", "answer_top10", "category_over_answer"]
+ANSWER_MILESTONES = ["rank1_first", "rank1_stable", "top10_first", "category_over_answer"]
 
 
 @pytest.mark.parametrize("name", ANSWER_MILESTONES)
@@ -158,9 +158,9 @@ def test_without_an_answer_the_reason_says_so(name: str) -> None:
     assert found == "the prompt has no answer"
 
 
-def test_without_an_answer_nothing_is_solved_or_unsolved() -> None:
+def test_without_an_answer_top1_is_neither_correct_nor_wrong() -> None:
     (row,) = milestones(lens_rows([None] * 5), [prompt_row(answer_id=None)])
-    assert row["solved"] is None
+    assert row["top1_correct"] is None
     assert (row["kl_1bit_layer"], row["copy_first_layer"]) == (None, None)
 
 
@@ -190,27 +190,27 @@ def test_a_category_that_stands_in_the_prompt_says_nothing(name: str, column: st
     assert found == "the category word stands in the prompt"
 
 
-@pytest.mark.parametrize(("last", "solved"), [(1, True), (2, False)])
-def test_solved_is_the_models_own_output_under_every_lens(last: int, solved: bool) -> None:
+@pytest.mark.parametrize(("last", "correct"), [(1, True), (2, False)])
+def test_top1_correct_is_of_the_models_output_under_every_lens(last: int, correct: bool) -> None:
     rows = lens_rows([1, 1, last]) + lens_rows([9, 9, 3 - last], lens="raw")
-    assert [(row["lens"], row["solved"]) for row in milestones(rows)] == [
-        ("final", solved),
-        ("raw", solved),
+    assert [(row["lens"], row["top1_correct"]) for row in milestones(rows)] == [
+        ("final", correct),
+        ("raw", correct),
     ]
 
 
-def test_solved_is_unknown_without_the_final_lens() -> None:
+def test_top1_correct_is_unknown_without_the_final_lens() -> None:
     (row,) = milestones(lens_rows([9, 1, 1], lens="raw"))
-    assert row["solved"] is None
-    assert row["answer_first_layer"] == 1
+    assert row["top1_correct"] is None
+    assert row["rank1_first_layer"] == 1
 
 
 def test_only_the_last_position_and_whole_blocks_count() -> None:
     rows = lens_rows([9, 9, 1])
     earlier = [row | {"is_last": False, "answer_rank": 1, "kl_bits": 0.0} for row in rows]
-    halfway = [row | {"point": "resid_mid", "answer_rank": 1} for row in rows[1:]]
+    halfway = [row | {"site": "resid_mid", "answer_rank": 1} for row in rows[1:]]
     (row,) = milestones(earlier + halfway + rows)
-    assert (row["answer_first_layer"], row["answer_stays_layer"]) == (2, 2)
+    assert (row["rank1_first_layer"], row["rank1_stable_layer"]) == (2, 2)
     assert row["kl_1bit_layer"] is None
 
 
@@ -226,21 +226,21 @@ def test_rows_may_come_in_any_order_and_go_out_in_that_of_prompts_and_lenses() -
         (item, lens) for item in "ab" for lens in ("final", "next", "raw")
     ]
     assert [row["relation"] for row in found] == ["capital"] * 3 + ["opposite"] * 3
-    assert {row["answer_first_layer"] for row in found} == {1}
+    assert {row["rank1_first_layer"] for row in found} == {1}
 
 
 ranks = st.lists(st.integers(1, 15), min_size=2, max_size=9)
 
 
 @given(ranks)
-def test_the_answer_stays_no_earlier_than_it_comes_and_comes_no_earlier_than_top_10(
+def test_stable_rank_1_is_no_earlier_than_the_first_and_that_no_earlier_than_top_10(
     answer: list[int],
 ) -> None:
     (row,) = milestones(lens_rows(answer))
     first, stays, top10 = (
-        row[f"{name}_layer"] for name in ("answer_first", "answer_stays", "answer_top10")
+        row[f"{name}_layer"] for name in ("rank1_first", "rank1_stable", "top10_first")
     )
-    assert (stays is not None) == (answer[-1] == 1) == row["solved"]
+    assert (stays is not None) == (answer[-1] == 1) == row["top1_correct"]
     if stays is not None:
         assert first <= stays
         assert set(answer[stays:]) == {1}

@@ -45,8 +45,8 @@ def assert_equals_reference(frame: pd.DataFrame, reference: Reference, lens: str
     for _, part in frame.groupby("prompt_id"):
         ids = part.drop_duplicates("position").sort_values("position").token_id.tolist()
         stream, model_logits = reference.run(ids)
-        assert set(zip(part.point, part.layer, strict=True)) == set(stream)
-        for key, rows in part.groupby(["point", "layer"]):
+        assert set(zip(part.site, part.layer, strict=True)) == set(stream)
+        for key, rows in part.groupby(["site", "layer"]):
             logits = reference.logits(stream[key], lens, key)
             rows = rows.sort_values("position")
             assert rows.position.tolist() == list(range(len(ids)))
@@ -110,7 +110,7 @@ def test_the_three_lenses_differ_in_the_middle(family: Case) -> None:
     entropies = {}
     for lens in ("final", "raw", "next"):
         frame = read(family, lens)
-        entropies[lens] = frame[(frame.point == "resid_post") & (frame.layer == 1)].entropy_bits
+        entropies[lens] = frame[(frame.site == "resid_post") & (frame.layer == 1)].entropy_bits
     for one, other in (("final", "raw"), ("final", "next"), ("raw", "next")):
         assert np.abs(entropies[one].values - entropies[other].values).max() > 0.02
 
@@ -124,7 +124,7 @@ def test_cosine_to_the_final_residual(family: Case, reference: Reference) -> Non
         normed = {key: reference.final_norm(x[None])[0].double() for key, x in stream.items()}
     last = normed["resid_post", family.model.n_layers]
     for row in part.itertuples():
-        x = normed[row.point, row.layer][row.position]
+        x = normed[row.site, row.layer][row.position]
         wanted = torch.cosine_similarity(x, last[row.position], dim=0)
         assert row.cos_final == pytest.approx(float(wanted), abs=1e-5)
 
@@ -132,9 +132,9 @@ def test_cosine_to_the_final_residual(family: Case, reference: Reference) -> Non
 def test_layers_positions_and_points_only_select(llama: Case) -> None:
     text = PROMPTS[0]
     whole = logit_lens(llama.model, text, sites=("embed", "resid_mid", "resid_post")).to_pandas()
-    key = ["point", "layer", "position"]
+    key = ["site", "layer", "position"]
     chosen = logit_lens(llama.model, text, layers=[0, 2], positions=[1, -1]).to_pandas()
-    assert set(zip(chosen.point, chosen.layer, strict=True)) == {("embed", 0), ("resid_post", 2)}
+    assert set(zip(chosen.site, chosen.layer, strict=True)) == {("embed", 0), ("resid_post", 2)}
     assert set(chosen.position) == {1, len(llama.token_ids[0]) - 1}
     both = chosen.merge(whole, on=key, suffixes=("", "_whole"))
     assert len(both) == len(chosen)
@@ -145,7 +145,7 @@ def test_layers_positions_and_points_only_select(llama: Case) -> None:
 def test_parallel_blocks_have_no_point_between(tiny_case: Callable[[str], Case]) -> None:
     case = tiny_case("gpt_neox")
     frame = logit_lens(case.model, PROMPTS[0], sites=("embed", "resid_mid", "resid_post"))
-    assert set(frame.to_pandas().point) == {"embed", "resid_post"}
+    assert set(frame.to_pandas().site) == {"embed", "resid_post"}
 
 
 def test_the_public_call_is_gated_at_the_last_layer(family: Case) -> None:

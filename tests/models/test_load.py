@@ -274,7 +274,7 @@ def test_float16_overflow_is_a_problem_of_its_prompt(
     assert frame[["entropy_bits", "kl_bits", "js_bits"]].notna().all(axis=None)
     rest = [Prompt(f"p{i + 1}", PROMPTS[i]) for i in (0, 1, 3)]
     alone = logit_lens(overflowing, rest, **how).to_pandas()
-    key = ["prompt_id", "position", "point", "layer"]
+    key = ["prompt_id", "position", "site", "layer"]
     both = frame.merge(alone, on=key, suffixes=("", "_alone"))
     assert len(both) == len(frame)
     assert (both.entropy_bits == both.entropy_bits_alone).all()

@@ -18,7 +18,7 @@ from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
 from lensbench.residuals.capture import capture
 from tests.harness.tiny import PROMPTS, Case
 
-KEY = ["prompt_id", "point", "layer", "position"]
+KEY = ["prompt_id", "site", "layer", "position"]
 NUMBERS = ["entropy_bits", "kl_bits", "js_bits", "answer_prob", "next_surprisal_bits", "cos_final"]
 # The same sums in another order: float32 roundings of 1e-6 on logits of magnitude 30.
 TOLERANCE = 5e-5

@@ -63,7 +63,7 @@ def test_the_sentences_say_which_layers_survive(record: SecondRecord) -> None:
 
 def test_survivors_need_every_control() -> None:
     rows = [
-        {"phase": "prompt", "condition": "c", "measure": "cosine", "variant": "as_is"}
+        {"span": "prompt", "condition": "c", "measure": "cosine", "variant": "as_is"}
         | {"control": control, "layer": layer, "p_adjusted": p, "change": 0.1}
         for control, ps in (("x", (0.01, 0.01, 0.2, 0.01)), ("y", (0.04, 0.3, 0.01, 0.01)))
         for layer, p in enumerate(ps, start=1)
@@ -77,7 +77,7 @@ def test_survivors_need_every_control() -> None:
 
 def test_each_control_has_its_own_more_and_less() -> None:
     rows = [
-        {"phase": "prompt", "condition": "c", "measure": "cosine", "variant": "as_is"}
+        {"span": "prompt", "condition": "c", "measure": "cosine", "variant": "as_is"}
         | {"control": control, "layer": layer, "p_adjusted": p, "change": change}
         for control, cells in (
             ("x", ((0.01, 0.1), (0.01, -0.1), (0.2, -0.1))),
@@ -91,8 +91,8 @@ def test_each_control_has_its_own_more_and_less() -> None:
 
 
 def test_spans() -> None:
-    assert correlation.spans([3, 15, 16, 17, 20]) == "3, 15-17, 20"
-    assert correlation.spans([]) == "none"
+    assert correlation.ranges([3, 15, 16, 17, 20]) == "3, 15-17, 20"
+    assert correlation.ranges([]) == "none"
 
 
 def test_every_link_leads_somewhere_and_every_figure_is_svg(study: Path) -> None:
@@ -142,8 +142,8 @@ def test_limitations_follow_from_the_record(record: SecondRecord) -> None:
     assert "Only" not in lines  # 20 prompts
     record.manifest["settings"]["inputs"]["other"]["role"] = "condition"
     record.manifest["settings"]["relative_depth"] = True
-    record.manifest["phases"]["prompt"]["prompts"] = dict.fromkeys(("plain", NASTY, "other"), 7)
-    record.manifest["phases"]["prompt"]["mean_tokens"]["other"] = 50
+    record.manifest["spans"]["prompt"]["prompts"] = dict.fromkeys(("plain", NASTY, "other"), 7)
+    record.manifest["spans"]["prompt"]["mean_tokens"]["other"] = 50
     lines = " ".join(correlation.limitations(record, correlation.tables(record)))
     for part in ("No control", "convention", "Only 7 prompts", "differ in length"):
         assert part in lines

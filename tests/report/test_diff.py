@@ -119,7 +119,7 @@ def test_emergence_by_hand(made: dict[str, Table]) -> None:
     # Draws: p2 twice (.5), all three (.5), p3 and p4 twice (.25).
     assert parts(row["shift_points"]) == (0.5, 0.25, 0.5)
     assert row["shift_points"].n == 3
-    milestone = made["milestones"].row(milestone="answer_first")
+    milestone = made["milestones"].row(milestone="rank1_first")
     assert milestone["count"] == 3
     assert milestone["same_depth_share"].value == pytest.approx(1 / 3)
 
@@ -324,7 +324,7 @@ def test_the_update_norm_gets_a_panel_of_its_own(made: dict[str, Table]) -> None
 
 
 def test_a_diff_of_nothing_is_reported_all_the_same(tmp_path: Path) -> None:
-    """Prompts without any answer: nobody is solved, no milestone is reached."""
+    """Prompts without any answer: no top-1 is correct, no milestone is reached."""
     prompts = [prompt(f"p{i}", f"r{i % 2}", None, None, answer=None) for i in range(4)]
     cells = [
         c | {"answer_rank_a": None, "answer_rank_b": None, "answer_rank_log2_change": None}

@@ -170,10 +170,10 @@ def test_cross_model_numbers_are_paired_by_prompt(run: Path, built: Path) -> Non
     for record in load_records([run]):
         rows = record.milestones[record.milestones["lens"] == "final"].set_index("prompt_id")
         rows = rows[~rows.index.str.contains("-[cpr]$")]
-        sides.append(rows["answer_first_depth"].where(rows["solved"]))
+        sides.append(rows["rank1_first_depth"].where(rows["top1_correct"]))
     difference = (sides[1] - sides[0]).dropna()
     assert pair["both_answer"] == len(difference)
-    assert pair["answer_first_difference_points"] == pytest.approx(difference.median())
+    assert pair["rank1_first_difference_points"] == pytest.approx(difference.median())
 
 
 def test_milestones_by_hand(tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_milestones_by_hand(tmp_path: Path) -> None:
     def edit(row: dict[str, object]) -> dict[str, object]:
         layer = layers.get(str(row["prompt_id"]))
         reason = None if layer else "never at rank 1"
-        answer = {"answer_first_layer": layer, "answer_first_reason": reason}
-        return row | answer | {"solved": layer is not None, "answer_first_depth": 0.99}
+        answer = {"rank1_first_layer": layer, "rank1_first_reason": reason}
+        return row | answer | {"top1_correct": layer is not None, "rank1_first_depth": 0.99}
 
     edited(run, "milestones", edit)
     record = load_records([run])[0]
-    depth = headlines.milestone_depth(record, "answer_first")
+    depth = headlines.milestone_depth(record, "rank1_first")
     assert depth.value == 5 / 8
     assert (depth.n, depth.n_clusters) == (4, 2)
     coverage = headlines.coverage_table(record).iloc[0]
@@ -217,7 +217,7 @@ def test_category_before_instance_by_hand(tmp_path: Path) -> None:
 
     def edit(row: dict[str, object]) -> dict[str, object]:
         found = layers.get(str(row["prompt_id"]), (None, None, None))
-        names = ("category_top10", "null_category_top10", "answer_top10")
+        names = ("category_top10", "null_category_top10", "top10_first")
         return row | {f"{n}_layer": layer for n, layer in zip(names, found, strict=True)}
 
     edited(run, "milestones", edit)
@@ -267,7 +267,7 @@ def test_missing_values_are_shown_with_their_reason(tmp_path: Path) -> None:
         model="m",
         relations=1,
         per_relation=2,
-        solved=0,
+        top1_accuracy=0,
         lenses=("final",),
         heatmap_prompts=0,
         dtype="bfloat16",
@@ -291,7 +291,7 @@ def test_prompts_without_answers_still_make_a_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", settings)
     gone = ["answer", "answer_id", "answer_token", "answer_shared_with", "answer_prob"]
     gone += ["answer_rank", "answer_margin_bits", "category", "category_id", "category_rank"]
-    gone += ["null_category", "null_category_id", "null_category_rank", "solved"]
+    gone += ["null_category", "null_category_id", "null_category_rank", "top1_correct"]
     gone += ["control_of", "reverse_of"]
     for table in ("prompts", "lens", "milestones"):
         edited(run, table, lambda row: row | {name: None for name in gone if name in row})

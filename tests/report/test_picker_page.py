@@ -260,9 +260,9 @@ def test_a_record_without_rows_has_no_page(tmp_path: Path) -> None:
 
 
 def test_every_report_names_its_page(
-    correlation: SecondRecord, moved: SecondRecord, arms: SecondRecord
+    correlation: SecondRecord, moved: SecondRecord, placements: SecondRecord
 ) -> None:
-    for record in (correlation, moved, arms):
+    for record in (correlation, moved, placements):
         text = (record.folder / "report.md").read_text(encoding="utf-8")
         assert "`report.html`" in text
 
@@ -377,17 +377,17 @@ def test_a_deep_model_has_fewer_prompts_in_the_page(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="module")
-def arms(tmp_path_factory: pytest.TempPathFactory) -> SecondRecord:
-    """Three arms in two repetitions beside the base; the suggested block is a little better."""
+def placements(tmp_path_factory: pytest.TempPathFactory) -> SecondRecord:
+    """Three placements, two repetitions, and the base; the suggested block is a little better."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("placement") / "record"
     made = [
         {
-            "model": "m", "arm": arm, "blocks": [1, 2], "rank": 4, "prompt_id": f"p{i}",
+            "model": "m", "placement": name, "blocks": [1, 2], "rank": 4, "prompt_id": f"p{i}",
             "repetition": repetition, "group": None, "n_reference_tokens": 10 + i,
-            "reference_nll_bits": 20 + rng.random() - (arm == "suggested"),
+            "reference_nll_bits": 20 + rng.random() - (name == "suggested"),
         }
-        for arm in ("base", "suggested", MARKUP, "all blocks")
-        for repetition in ((None,) if arm == "base" else (0, 1))
+        for name in ("base", "suggested", MARKUP, "all blocks")
+        for repetition in ((None,) if name == "base" else (0, 1))
         for i in range(30)
     ]  # fmt: skip
     settings = {"n_trainable": 1000, "repetitions": 2, "n_test": 30}
@@ -395,20 +395,20 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> SecondRecord:
     return with_page(folder)
 
 
-def test_losses_and_leads_are_those_of_the_record(arms: SecondRecord) -> None:
-    made, page = placement.tables(arms), page_in(arms.folder)
+def test_losses_and_leads_are_those_of_the_record(placements: SecondRecord) -> None:
+    made, page = placement.tables(placements), page_in(placements.folder)
     view = page.view(0)
     assert view["frame"]["names"] == ["base", "suggested", MARKUP, "all blocks"]
     assert view["frame"]["labels"] == ["repetition 1", "repetition 2"]
-    for line, loss in zip(view["lines"], made["arms"].frame["loss_bits"], strict=True):
+    for line, loss in zip(view["lines"], made["placements"].frame["loss_bits"], strict=True):
         assert_drawn(line, pd.Series([loss]))
-    own = rows(arms, "placement", arm="suggested").query("repetition == 1")
+    own = rows(placements, "placement", placement="suggested").query("repetition == 1")
     by_hand = own["reference_nll_bits"].sum() / own["n_reference_tokens"].sum()
     assert view["lines"][1]["small"][1] == pytest.approx(by_hand, rel=6e-4)
     assert "small" not in view["lines"][0]
-    for i, arm in enumerate((MARKUP, "all blocks")):
+    for i, name in enumerate((MARKUP, "all blocks")):
         frame = made["differences"].frame
-        own = frame[frame["arm"] == arm]
+        own = frame[frame["placement"] == name]
         lines = page.view(1, i)["lines"]
         assert len(lines) == 3
         for line, lead in zip(lines, own["difference_bits"], strict=True):
@@ -465,9 +465,9 @@ ESCAPED = MARKUP.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 @pytest.mark.parametrize(
     ("picks", "labels"),
     [
-        ({}, {"phase": "prompt", "measure": "cosine", "variant": "without_massive"}),
-        ({0: 1, 1: 2, 2: 0}, {"phase": "generated", "measure": "cka", "variant": "as_is"}),
-        ({1: 0}, {"phase": "prompt", "measure": "pearson", "variant": "without_massive"}),
+        ({}, {"span": "prompt", "measure": "cosine", "variant": "without_massive"}),
+        ({0: 1, 1: 2, 2: 0}, {"span": "generated", "measure": "cka", "variant": "as_is"}),
+        ({1: 0}, {"span": "prompt", "measure": "pearson", "variant": "without_massive"}),
     ],
 )
 def test_similarity_is_drawn_as_picked(
@@ -499,7 +499,7 @@ def test_changes_mark_what_is_significant_and_chosen(
 ) -> None:
     opened(chrome, correlation)
     pick(chrome, 3, condition)
-    labels = {"phase": "prompt", "measure": "cosine", "variant": "without_massive"}
+    labels = {"span": "prompt", "measure": "cosine", "variant": "without_massive"}
     labels["condition"] = (MARKUP, "far")[condition]
     own = rows(correlation, "layer_ranking", **labels).sort_values("layer")
     traces = drawn(chrome, 1)
@@ -536,7 +536,7 @@ def test_maps_are_those_of_the_record(chrome: Any, correlation: SecondRecord) ->
     opened(chrome, correlation)
     pick(chrome, 3, 1)  # far
     pick(chrome, 4, 1)  # cka as it is
-    labels = {"phase": "prompt", "measure": "cka", "variant": "as_is"}
+    labels = {"span": "prompt", "measure": "cka", "variant": "as_is"}
     grids = {
         name: grid(rows(correlation, "layer_map", condition=name, **labels))
         for name in ("plain", "far")
@@ -601,11 +601,11 @@ def test_hovering_shows_layer_value_and_interval(chrome: Any, moved: SecondRecor
 
 
 @pytest.mark.browser
-def test_dots_are_drawn_with_their_intervals(chrome: Any, arms: SecondRecord) -> None:
-    opened(chrome, arms)
+def test_dots_are_drawn_with_their_intervals(chrome: Any, placements: SecondRecord) -> None:
+    opened(chrome, placements)
     pick(chrome, 0, 1)
-    frame = placement.tables(arms)["differences"].frame
-    leads = frame.loc[frame["arm"] == "all blocks", "difference_bits"]
+    frame = placement.tables(placements)["differences"].frame
+    leads = frame.loc[frame["placement"] == "all blocks", "difference_bits"]
     main, _ = drawn(chrome, 1)
     assert main["x"] == near(pd.Series([e.value for e in leads]))
     for end, part in (("array", "high"), ("arrayminus", "low")):
@@ -618,9 +618,9 @@ def test_dots_are_drawn_with_their_intervals(chrome: Any, arms: SecondRecord) ->
 
 @pytest.mark.browser
 def test_no_text_is_obeyed_in_a_browser(
-    chrome: Any, correlation: SecondRecord, moved: SecondRecord, arms: SecondRecord
+    chrome: Any, correlation: SecondRecord, moved: SecondRecord, placements: SecondRecord
 ) -> None:
-    for record in (correlation, moved, arms):
+    for record in (correlation, moved, placements):
         opened(chrome, record)
         assert chrome.title.startswith("lensbench: ")
         assert chrome.execute_script("return document.scripts.length;") == 3

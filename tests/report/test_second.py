@@ -377,8 +377,8 @@ def test_norms_by_hand(tmp_path: Path) -> None:
     frame = trace.tables(record(fixture.write_trace(tmp_path)))["norms"].frame
     assert frame["layer"].tolist() == list(range(fixture.N_LAYERS + 1))
     for row in frame.to_dict("records"):
-        for phase, n in (("prompt", 8), ("generated", 7)):
-            mean, token = row[f"{phase}_norm_of_mean"], row[f"{phase}_token_norm"]
+        for span, n in (("prompt", 8), ("generated", 7)):
+            mean, token = row[f"{span}_norm_of_mean"], row[f"{span}_token_norm"]
             assert (mean.n, token.n) == (n, n)
             assert mean.value == pytest.approx(5 * (row["layer"] + 1))
             expected = 6 * (row["layer"] + 1) + (n - 1) / 2

@@ -125,15 +125,15 @@ def test_a_kept_answer_is_counted_apart_from_the_prompt(make: Callable[..., Path
     assert (index[index.prompt_id == "italy"].n_generated_tokens == 0).all()
 
 
-@pytest.mark.parametrize("phase", ["prompt", "generated"])
-def test_means_are_those_of_each_prompts_cells(phase: str, make: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("span", ["prompt", "generated"])
+def test_means_are_those_of_each_prompts_cells(span: str, make: Callable[..., Path]) -> None:
     files = open_cache(make(positions="answer")).files
     vectors = files.layer("resid_post", 2).astype(np.float64)
-    means = files.means("resid_post", 2, phase)
+    means = files.means("resid_post", 2, span)
     for row, item in enumerate(files.prompt_ids):
         own = vectors[(files.cells.prompt_id == item).to_numpy()]
-        own = own[:1] if phase == "prompt" else own[1:]  # the prompt's last position, the answer's
-        assert files.n_tokens(phase)[row] == len(own)
+        own = own[:1] if span == "prompt" else own[1:]  # the prompt's last position, the answer's
+        assert files.n_tokens(span)[row] == len(own)
         if len(own):
             np.testing.assert_allclose(means[row], own.sum(0) / len(own), rtol=1e-6)
         else:

@@ -21,16 +21,16 @@ from lensbench.report.placement.section import tables as placement_tables
 from lensbench.studies.analysis import read_analysis
 from lensbench.studies.correlation import comparisons, conditions
 from lensbench.studies.correlation_spec import CorrelationStudySpec
-from lensbench.studies.placement_arms import (
+from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.placements import (
     ALL,
-    ARMS,
     COMPLEMENT,
+    PLACEMENTS,
     RANDOM,
     SUGGESTED,
-    arms,
+    placements,
     random_block,
 )
-from lensbench.studies.placement_spec import PlacementSpec
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 
@@ -204,11 +204,13 @@ learning_rate = 1e-3
 
 
 @pytest.mark.slow
-def test_a_placement_study_trains_equal_arms_and_goes_on(lensbench: Program, home: Path) -> None:
+def test_a_placement_study_trains_as_much_everywhere_and_goes_on(
+    lensbench: Program, home: Path
+) -> None:
     out, _ = run(lensbench, home, "005", PLACEMENT)
     rows = pd.read_parquet(out / "placement" / "placement.parquet")
-    assert set(rows["arm"]) == {"base", *ARMS}
-    counts = rows.groupby(["arm", "repetition"], dropna=False).size()
+    assert set(rows["placement"]) == {"base", *PLACEMENTS}
+    counts = rows.groupby(["placement", "repetition"], dropna=False).size()
     assert set(counts) == {rows["prompt_id"].nunique()}
     assert len(counts) == 1 + 4 * 2
     trained = [
@@ -238,10 +240,10 @@ def spec_of(home: Path, **changes: Any) -> PlacementSpec:
     return PlacementSpec(**{"name": "x", "model": str(home / "model"), "layers": "1", **changes})
 
 
-def test_every_arm_trains_as_many_parameters(lensbench: Program, home: Path) -> None:
+def test_every_placement_trains_as_many_parameters(lensbench: Program, home: Path) -> None:
     """By hand: r (in + out) for q, k, v, o of the tiny Llama, 32 wide with two of four heads."""
-    found = {arm.name: arm for arm in arms(spec_of(home, rank=6), 0)}
-    assert {name: (arm.blocks, arm.lora.rank) for name, arm in found.items()} == {
+    found = {placement.name: placement for placement in placements(spec_of(home, rank=6), 0)}
+    assert {name: (placement.blocks, placement.lora.rank) for name, placement in found.items()} == {
         SUGGESTED: ((1,), 6),
         RANDOM: (found[RANDOM].blocks, 6),
         COMPLEMENT: ((0, 2), 3),
@@ -249,8 +251,8 @@ def test_every_arm_trains_as_many_parameters(lensbench: Program, home: Path) -> 
     }
     assert found[RANDOM].blocks in ((0,), (2,))
     by_hand = 6 * ((32 + 32) + (32 + 16) + (32 + 16) + (32 + 32))
-    assert {arm.n_trainable for arm in found.values()} == {by_hand}
-    assert {arm.lora.alpha / arm.lora.rank for arm in found.values()} == {2}
+    assert {placement.n_trainable for placement in found.values()} == {by_hand}
+    assert {placement.lora.alpha / placement.lora.rank for placement in found.values()} == {2}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_every_arm_trains_as_many_parameters(lensbench: Program, home: Path) -> 
 )
 def test_an_unequal_budget_is_refused(home: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputProblems, match=message):
-        arms(spec_of(home, **changes), 0)
+        placements(spec_of(home, **changes), 0)
 
 
 def test_random_blocks_are_other_ones_and_repeat_late() -> None:
@@ -278,21 +280,21 @@ def test_random_blocks_are_other_ones_and_repeat_late() -> None:
 
 
 def made_up(shift: Callable[[int], float]) -> SecondRecord:
-    """40 examples of 10 tokens; every arm's bits are 20 plus its shift, by repetition."""
+    """40 examples of 10 tokens; every placement's bits are 20 plus its shift, by repetition."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 40)
     rows = [
         {
-            "arm": arm,
+            "placement": name,
             "repetition": repetition,
             "blocks": [1, 2, 3],
             "rank": 4,
             "prompt_id": f"p{i}",
             "group": None,
-            "reference_nll_bits": 20 + noise[i] + (shift(repetition) if arm == SUGGESTED else 0),
+            "reference_nll_bits": 20 + noise[i] + (shift(repetition) if name == SUGGESTED else 0),
             "n_reference_tokens": 10,
         }
-        for arm in ARMS
+        for name in PLACEMENTS
         for repetition in range(3)
         for i in range(40)
     ]
@@ -332,7 +334,7 @@ def test_every_analysis_can_be_read_and_says_what_it_claims(folder: Path) -> Non
     [
         (
             'kind = "correlation"\nmodels = []\nlimit = 1\nphases = ["x"]',
-            ["limit", "phases", "model"],
+            ["limit", "spans", "model"],
         ),
         ('kind = "diff"\nmodels = ["m"]\nvariants = ["8"]', ["1 variant", "'8' is not known"]),
         ('kind = "placement"\nmodel = "m"\nlayers = "1"\nrank = 0\nstyle = "x"', ["rank", "style"]),

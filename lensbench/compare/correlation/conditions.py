@@ -1,7 +1,7 @@
 """Conditions: runs whose activations are compared, read from their records and paired by prompt.
 
 A condition is a traced run (`lensbench infer --trace`) or a residual cache (`lensbench cache`): the
-residual stream of every prompt and layer, averaged over the tokens of a phase.
+residual stream of every prompt and layer, averaged over the tokens of a span.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from lensbench.compare.correlation.runs import Run, require_comparable
 from lensbench.errors import InputProblems, Problem, RecordsError
+from lensbench.records.open import read_table
 from lensbench.records.residuals import ResidualFiles
 
 _COLUMNS = ["prompt_id", "layer", "n_tokens", "mean"]
@@ -24,7 +23,7 @@ _COLUMNS = ["prompt_id", "layer", "n_tokens", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """One condition's vectors in one phase, each the mean over a prompt's tokens."""
+    """One condition's vectors in one span, each the mean over a prompt's tokens."""
 
     values: Float[np.ndarray, "layer prompt d"]  # layer 0 is the embedding
     prompt_ids: tuple[str, ...]
@@ -44,7 +43,7 @@ class Activations:
 class Aligned:
     """Conditions at the reference's layers: with the same prompts in the same order, if paired."""
 
-    phase: str
+    span: str
     paired: bool
     names: tuple[str, ...]  # the reference first
     values: dict[str, Float[np.ndarray, "layer prompt d"]]
@@ -64,14 +63,14 @@ class Aligned:
         return [layer / self.n_layers for layer in range(self.n_layers + 1)]
 
 
-def read_activations(run: Run, phase: str) -> tuple[Activations, list[Problem]]:
-    """One run's vectors in its own phase, or else this one, and the prompts that have none.
+def read_activations(run: Run, span: str) -> tuple[Activations, list[Problem]]:
+    """One run's vectors in its own span, or else this one, and the prompts that have none.
 
-    A prompt without tokens in the phase, or with NaN in any layer, is left out as a problem.
+    A prompt without tokens in the span, or with NaN in any layer, is left out as a problem.
     Raises InputProblems when nothing is left, RecordsError when the record is damaged.
     """
-    phase = run.phase or phase
-    found = _from_cache(run, phase) if run.manifest["kind"] == "cache" else _from_trace(run, phase)
+    span = run.span or span
+    found = _from_cache(run, span) if run.manifest["kind"] == "cache" else _from_trace(run, span)
     where = f"{run.name} ({run.folder})"
     silent = found.n_tokens == 0
     finite = np.isfinite(found.values).all(axis=(0, 2))
@@ -79,7 +78,7 @@ def read_activations(run: Run, phase: str) -> tuple[Activations, list[Problem]]:
     for row in np.flatnonzero(silent | ~finite).tolist():
         item = found.prompt_ids[row]
         if silent[row]:
-            what, remedy = f"no {phase} tokens in {item!r}", "It is left out."
+            what, remedy = f"no {span} tokens in {item!r}", "It is left out."
         else:
             bad = np.flatnonzero(~np.isfinite(found.values[:, row]).all(-1))
             what = f"NaN or infinite activations of {item!r} at layer {bad[0]}"
@@ -87,19 +86,15 @@ def read_activations(run: Run, phase: str) -> tuple[Activations, list[Problem]]:
         problems.append(Problem(where, what, remedy, item))
     kept = np.flatnonzero(finite & ~silent).tolist()
     if not kept:
-        what = f"no prompt with {phase} activations"
-        remedy = "Trace more prompts, or choose the other phase with --phase."
+        what = f"no prompt with {span} activations"
+        remedy = "Trace more prompts, or choose the other span with --span."
         raise InputProblems([Problem(where, what, remedy)])
     return found.taken(kept), problems
 
 
-def _from_trace(run: Run, phase: str) -> Activations:
-    """The vectors of a traced run; NaN where a prompt has no token in the phase."""
-    path = run.folder / "activations.parquet"
-    try:
-        table = pq.read_table(path, columns=_COLUMNS, filters=[("phase", "=", phase)])
-    except (pa.ArrowException, OSError) as error:
-        raise RecordsError(f"{path}: cannot be read ({error}). Make the record again.") from error
+def _from_trace(run: Run, span: str) -> Activations:
+    """The vectors of a traced run; NaN where a prompt has no token in the span."""
+    table = read_table(run.folder, "activations", _COLUMNS, [("span", "=", span)])
     ids = tuple(dict.fromkeys(table["prompt_id"].to_pylist()))
     n_layers, n = int(run.model["n_layers"]), len(ids)
     if len(table) != (n_layers + 1) * n:
@@ -120,7 +115,7 @@ def _from_trace(run: Run, phase: str) -> Activations:
     return Activations(values, ids, n_tokens)
 
 
-def _from_cache(run: Run, phase: str) -> Activations:
+def _from_cache(run: Run, span: str) -> Activations:
     """The means over a residual cache's positions: the prompt's own, or the kept answer's.
 
     Raises InputProblems when the cache lacks layers, RecordsError naming a damaged shard.
@@ -133,13 +128,13 @@ def _from_cache(run: Run, phase: str) -> Activations:
         raise InputProblems(
             [Problem(f"{run.name} ({run.folder})", what, "Cache every layer: leave --layers out.")]
         )
-    values = np.stack([files.means(point, layer, phase) for point, layer in sites])
+    values = np.stack([files.means(point, layer, span) for point, layer in sites])
     ids = tuple(dict.fromkeys(files.cells["prompt_id"]))
-    return Activations(values.astype(np.float64), ids, files.n_tokens(phase))
+    return Activations(values.astype(np.float64), ids, files.n_tokens(span))
 
 
 def align(
-    runs: Sequence[Run], phase: str, relative_depth: bool = False, paired: bool = True
+    runs: Sequence[Run], span: str, relative_depth: bool = False, paired: bool = True
 ) -> Aligned:
     """Every run's vectors, over the prompts that all have, at the first run's layers.
 
@@ -148,19 +143,19 @@ def align(
     do not match, or share no prompt to be paired by.
     """
     require_comparable(runs, relative_depth)
-    read = {run.name: read_activations(run, phase) for run in runs}
+    read = {run.name: read_activations(run, span) for run in runs}
     problems = [problem for _, found in read.values() for problem in found]
     every = {name: activations for name, (activations, _) in read.items()}
     if paired:
         shared = _shared(every, problems)
         if not shared:
-            raise InputProblems([*problems, _nothing_shared(every, phase)])
+            raise InputProblems([*problems, _nothing_shared(every, span)])
         every = {n: a.taken([a.prompt_ids.index(i) for i in shared]) for n, a in every.items()}
     n_layers = int(runs[0].model["n_layers"])
     layers = {run.name: _layers_at(n_layers, int(run.model["n_layers"])) for run in runs}
     taken = {name: a.at_layers(layers[name]) for name, a in every.items()}
     return Aligned(
-        phase=phase,
+        span=span,
         paired=paired,
         names=tuple(taken),
         values={name: a.values for name, a in taken.items()},
@@ -185,12 +180,12 @@ def _shared(every: dict[str, Activations], problems: list[Problem]) -> list[str]
     return shared
 
 
-def _nothing_shared(every: dict[str, Activations], phase: str) -> Problem:
+def _nothing_shared(every: dict[str, Activations], span: str) -> Problem:
     shown = "; ".join(
         f"{name}: {len(a.prompt_ids)} prompts, {a.prompt_ids[0]!r} first"
         for name, a in every.items()
     )
-    what = f"the runs share no prompt id in the {phase} phase ({shown})"
+    what = f"the runs share no prompt id with {span} tokens ({shown})"
     remedy = "Give the prompts of every run the same ids, or compare their means with --unpaired."
     return Problem("pairing", what, remedy)
 

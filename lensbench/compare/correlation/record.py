@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from lensbench.compare.correlation.conditions import Aligned, align
@@ -29,7 +28,8 @@ from lensbench.compare.layer_choice import Choice, choice_file
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of, write_text
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.schema import KINDS, MIXED, PHASES, TABLES, VARIANTS
+from lensbench.records.open import read_table
+from lensbench.records.schema import KINDS, MIXED, SPANS, TABLES, VARIANTS
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.stats.resampling import codes_of
 
@@ -44,7 +44,7 @@ class Outcome:
 
     folder: Path  # the record
     tables: dict[str, pa.Table]
-    suggested: dict[tuple[str, str], Path]  # by phase and condition: the file for training
+    suggested: dict[tuple[str, str], Path]  # by span and condition: the file for training
     problems: list[Problem]
 
 
@@ -60,7 +60,7 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
         raise InputProblems(problems)
     runs = open_runs([*spec.runs, *spec.controls])
     _require_blocks(spec, runs[0])
-    spec = replace(spec, phases=_phases(spec, runs))
+    spec = replace(spec, spans=_spans(spec, runs))
     settings = _settings(spec, runs)
     store = RecordStore(spec.out, runs[0].name, "correlation")
     suggested = _suggested_files(spec, runs)
@@ -70,7 +70,7 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
     names = KINDS["correlation"]
     return Outcome(
         spec.out,
-        {name: pq.read_table(spec.out / f"{name}.parquet") for name in names},
+        {name: read_table(spec.out, name) for name in names},
         {which: path for which, path in suggested.items() if path.exists()},
         store.problems(),
     )
@@ -86,13 +86,13 @@ def _study(
     """Everything from the runs' vectors to a complete record."""
     started = time.monotonic()
     paired = not spec.unpaired
-    aligned = [align(runs, phase, spec.relative_depth, paired) for phase in spec.phases]
-    massive = {one.phase: _massive(one) for one in aligned}
+    aligned = [align(runs, span, spec.relative_depth, paired) for span in spec.spans]
+    massive = {one.span: _massive(one) for one in aligned}
     studies = _studies(spec, aligned, massive)
     manifest = new_manifest(runs[0].model, settings, "correlation")
     with store.locked():
         store.start(manifest)
-        findings = {study.aligned.phase: run_study(study, progress) for study in studies}
+        findings = {study.aligned.span: run_study(study, progress) for study in studies}
         problems = [problem for one in aligned for problem in one.problems]
         ranking = _write_tables(store, findings, massive, problems)
         _suggest(spec, runs, settings, findings, ranking)
@@ -100,18 +100,18 @@ def _study(
             "problems": len(problems),
             "wall_s": round(time.monotonic() - started, 1),
             "peak_memory_bytes": peak_memory_bytes(),
-            "phases": {study.aligned.phase: _phase_facts(study) for study in studies},
+            "spans": {study.aligned.span: _span_facts(study) for study in studies},
         }
         store.finish(manifest)
 
 
-def _phases(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:
-    """What is compared: each phase by itself, or the tokens that every run names."""
-    if runs[0].phase is None:
-        return spec.phases or PHASES
-    if spec.phases:
+def _spans(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:
+    """What is compared: each span by itself, or the tokens that every run names."""
+    if runs[0].span is None:
+        return spec.spans or SPANS
+    if spec.spans:
         what, remedy = "the runs name their own tokens", "Leave it out."
-        raise InputProblems([Problem("--phase", what, remedy)])
+        raise InputProblems([Problem("--span", what, remedy)])
     return (MIXED,)
 
 
@@ -132,12 +132,12 @@ def _studies(
     aligned: Sequence[Aligned],
     massive: dict[str, dict[str, list[MassiveDimension]]],
 ) -> list[Study]:
-    """One study for each phase, without the massive dimensions of all phases."""
+    """One study for each span, without the massive dimensions of all spans."""
     groups = _read_groups(spec.groups) if spec.groups else None
     masks = massive_masks(
         (one.values[name].shape[-1], dimensions)
         for one in aligned
-        for name, dimensions in massive[one.phase].items()
+        for name, dimensions in massive[one.span].items()
     )
     n_conditions = len(spec.runs)
     return [
@@ -197,7 +197,7 @@ def _settings(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[str, Any]:
         "inputs": {
             run.name: run.facts() | {"role": role} for run, role in zip(runs, roles, strict=True)
         },
-        "phases": list(spec.phases),
+        "spans": list(spec.spans),
         "measures": list(spec.measured),
         "variants": list(VARIANTS),
         "chosen_by": list(spec.main),
@@ -210,7 +210,7 @@ def _settings(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _phase_facts(study: Study) -> dict[str, Any]:
+def _span_facts(study: Study) -> dict[str, Any]:
     """How many prompts of each condition were compared, of what length, at which layers."""
     aligned = study.aligned
     return {
@@ -235,8 +235,8 @@ def _write_tables(
         name: [row for found in findings.values() for row in found.rows[name]] for name in names
     }
     rows["massive_dimensions"] = [
-        {"phase": phase, "condition": name} | asdict(one)
-        for phase, by_condition in massive.items()
+        {"span": span, "condition": name} | asdict(one)
+        for span, by_condition in massive.items()
         for name, dimensions in by_condition.items()
         for one in dimensions
     ]
@@ -248,12 +248,12 @@ def _write_tables(
 
 
 def _suggested_files(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[tuple[str, str], Path]:
-    """Where the chosen blocks of each phase and condition are written, if they are asked for."""
+    """Where the chosen blocks of each span and condition are written, if they are asked for."""
     if spec.n_blocks is None:
         return {}
     return {
-        (phase, run.name): spec.out / f"layers-{folder_name(run.name)}-{phase}.json"
-        for phase in spec.phases
+        (span, run.name): spec.out / f"layers-{folder_name(run.name)}-{span}.json"
+        for span in spec.spans
         for run in runs[1 : len(spec.runs)]
     }
 
@@ -265,20 +265,20 @@ def _suggest(
     findings: dict[str, Findings],
     ranking: list[dict[str, Any]],
 ) -> None:
-    """Write one file of chosen blocks for each phase and condition."""
+    """Write one file of chosen blocks for each span and condition."""
     paths = _suggested_files(spec, runs)
-    for phase, found in findings.items():
+    for span, found in findings.items():
         for (condition, measure, variant), choice in found.choices.items():
             if (measure, variant) != spec.main:
                 continue
             own = [
                 row
                 for row in ranking
-                if (row["phase"], row["condition"]) == (phase, condition)
+                if (row["span"], row["condition"]) == (span, condition)
                 and (row["measure"], row["variant"]) == spec.main
             ]
             facts: dict[str, Any] = {
-                "phase": phase,
+                "span": span,
                 "condition": condition,
                 "reference": runs[0].name,
             }
@@ -286,7 +286,7 @@ def _suggest(
             facts |= {"measure": measure, "variant": variant, "settings": settings}
             data = choice_file(choice, why(choice, own, WORDS[measure]), facts)
             text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-            write_text(paths[phase, condition], text)
+            write_text(paths[span, condition], text)
 
 
 def _proven(row: dict[str, Any]) -> bool:

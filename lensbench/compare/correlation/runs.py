@@ -9,8 +9,8 @@ from typing import Any
 
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.files import sha256_of
-from lensbench.records.schema import PHASES
-from lensbench.records.store import MANIFEST, RecordStore
+from lensbench.records.open import MANIFEST, read_manifest
+from lensbench.records.schema import SPANS
 
 # Kinds of record that hold activations of conditions, and the table that changes with them.
 READABLE = {"trace": "activations", "cache": "residual_index"}
@@ -20,13 +20,13 @@ READABLE = {"trace": "activations", "cache": "residual_index"}
 class Run:
     """A record that is a condition: its name in the comparison, its folder and its manifest.
 
-    `phase`: the tokens that it stands for, where its name says so; None: those of the study.
+    `span`: the tokens that it stands for, where its name says so; None: those of the study.
     """
 
     name: str
     folder: Path
     manifest: dict[str, Any]
-    phase: str | None = None
+    span: str | None = None
 
     @property
     def model(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Run:
         kept = ("name", "bits", "adapter", "weights_sha256", "tokenizer_sha256", "n_layers")
         facts = {key: self.model.get(key) for key in (*kept, "int8_threshold")}
         facts |= {key: settings.get(key) for key in ("prompts", "prompts_sha256", "batch_size")}
-        facts |= {"kind": self.manifest["kind"], "record": self.folder.name, "phase": self.phase}
+        facts |= {"kind": self.manifest["kind"], "record": self.folder.name, "span": self.span}
         return facts | {"activations_sha256": digest}
 
 
@@ -66,8 +66,8 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
         Problem(name, "two runs have this name", "Name them: NAME=FOLDER.")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
-    if len({run.phase is None for run in runs}) > 1:
-        without = ", ".join(run.name for run in runs if run.phase is None)
+    if len({run.span is None for run in runs}) > 1:
+        without = ", ".join(run.name for run in runs if run.span is None)
         remedy = "Add :prompt or :generated to every run, or to none."
         problems.append(Problem(without, "other runs name their tokens, these do not", remedy))
     if problems:
@@ -76,17 +76,17 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def _open(text: str, problems: list[Problem]) -> Run | None:
-    name, folder, phase = _parts(text)
+    name, folder, span = _parts(text)
     remedy = "Name a folder that `lensbench infer --trace` or `lensbench cache` wrote."
     if not (folder / MANIFEST).exists():
         problems.append(Problem(str(folder), f"no record here (no {MANIFEST})", remedy))
         return None
     try:
-        manifest = RecordStore(folder, "").manifest() or {}
+        manifest = read_manifest(folder / MANIFEST)
     except RecordsError as error:
         problems.append(Problem(str(folder), str(error).rstrip("."), remedy))
         return None
-    kind = manifest.get("kind", "lens")
+    kind = manifest["kind"]
     if kind not in READABLE:
         what = f"a record of kind {kind!r} holds no activations"
         problems.append(Problem(str(folder), what, remedy))
@@ -95,19 +95,19 @@ def _open(text: str, problems: list[Problem]) -> Run | None:
         what = f"the run is not complete (status {manifest['status']!r})"
         problems.append(Problem(str(folder), what, "Run its command again: it goes on."))
         return None
-    return Run(name, folder, manifest, phase)
+    return Run(name, folder, manifest, span)
 
 
 def _parts(text: str) -> tuple[str, Path, str | None]:
-    """Name, folder and phase of a run as written; a folder may hold any sign."""
-    name, path, phase = "", text, None
+    """Name, folder and span of a run as written; a folder may hold any sign."""
+    name, path, span = "", text, None
     if "=" in path and not Path(path).exists():
         name, _, path = path.partition("=")
     before, _, after = path.rpartition(":")
-    if after in PHASES and not Path(path).exists():
-        path, phase = before, after
+    if after in SPANS and not Path(path).exists():
+        path, span = before, after
     own = Path(path).resolve().name
-    return name or (own if phase is None else f"{own}:{phase}"), Path(path), phase
+    return name or (own if span is None else f"{own}:{span}"), Path(path), span
 
 
 def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lensbench.compare.correlation.study import MAPPED
 from lensbench.compare.similarity import MEASURES
 from lensbench.errors import Problem
-from lensbench.records.schema import PHASES
+from lensbench.records.schema import SPANS
 
 MAIN_VARIANT = "without_massive"  # that chooses the blocks
 LEAST_RESAMPLES = 100
@@ -21,7 +21,7 @@ class CorrelationSpec:
     runs: tuple[str, ...]  # [NAME=]FOLDER[:PHASE]; the first is the reference
     out: Path
     controls: tuple[str, ...] = ()
-    phases: tuple[str, ...] = ()  # none named: all
+    spans: tuple[str, ...] = ()  # none named: all
     measures: tuple[str, ...] | None = None  # all that apply
     n_blocks: int | None = None  # to suggest
     resamples: int = 2000
@@ -83,9 +83,9 @@ class CorrelationSpec:
             remedy = "Give the reference and at least one condition to compare it with."
             found.append(Problem("RUN", what, remedy))
         found += [
-            Problem("--phase", f"no phase {name!r}", f"There are {', '.join(PHASES)}.")
-            for name in self.phases
-            if name not in PHASES
+            Problem("--span", f"no token span {name!r}", f"There are {', '.join(SPANS)}.")
+            for name in self.spans
+            if name not in SPANS
         ]
         if self.resamples < LEAST_RESAMPLES:
             remedy = f"Give at least {LEAST_RESAMPLES}."

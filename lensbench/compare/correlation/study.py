@@ -51,7 +51,7 @@ NO_DIFFERENCE = "no difference beyond rounding"
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What is compared, over one phase."""
+    """What is compared, over one span."""
 
     aligned: Aligned
     conditions: tuple[str, ...]
@@ -101,14 +101,14 @@ def run_study(study: Study, progress: Progress = lambda *_: None) -> Findings:
     for measure in study.measures:
         made: dict[str, Findings] = {}
         for variant in VARIANTS:
-            progress(study.aligned.phase, done, total)
+            progress(study.aligned.span, done, total)
             equal = _equal_variant(study, measure, variant)
             if equal not in made:
                 values = varied(study.aligned.values, equal, study.massive)
                 made[equal] = _one(study, measure, equal, values)
             whole.take(made[equal], variant)
             done += 1
-    progress(study.aligned.phase, total, total)
+    progress(study.aligned.span, total, total)
     return whole
 
 
@@ -122,7 +122,7 @@ def _equal_variant(study: Study, measure: Measure, variant: str) -> str:
 def _one(study: Study, measure: Measure, variant: str, values: Mapping[str, Floats]) -> Findings:
     """One measure of one variant."""
     found = Findings()
-    labels = {"phase": study.aligned.phase, "measure": measure.name, "variant": variant}
+    labels = {"span": study.aligned.span, "measure": measure.name, "variant": variant}
     made = _curves(study, measure, variant, values)
     for name, curve in made.items():
         role = "control" if name in study.controls else "condition"

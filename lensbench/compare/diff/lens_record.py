@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from lensbench.errors import RecordsError
+from lensbench.records.open import MANIFEST, read_complete, read_table
 from lensbench.records.residuals import ResidualFiles
-from lensbench.records.schema import KINDS, TABLES
-from lensbench.records.store import MANIFEST, RecordStore
+from lensbench.records.schema import KINDS
 from lensbench.residuals.kept import read_kept
 
 LENS: Literal["final"] = "final"  # the lens of the model's output: the one that is compared
@@ -67,18 +66,13 @@ def read_lens_record(path: Path) -> LensRecord:
     Raises RecordsError when there is none, more than one, or one that is not complete or damaged.
     """
     folder = _only_record(path)
-    manifest = RecordStore(folder, "").manifest() or {}
-    kind = manifest.get("kind", "lens")
+    manifest = read_complete(folder / MANIFEST)
+    kind = manifest["kind"]
     if kind != "lens":
         raise RecordsError(f"{folder}: a record of kind {kind}. Name a record of `lensbench lens`.")
-    if manifest["status"] != "complete":
-        raise RecordsError(
-            f"{folder}: the run is not complete. Run the same command again: it goes on where it "
-            "stopped."
-        )
-    tables = {name: _table(folder / f"{name}.parquet", name) for name in KINDS["lens"]}
+    tables = {name: read_table(folder, name).to_pandas() for name in KINDS["lens"]}
     lens = tables["lens"]
-    wanted = lens["is_last"] & (lens["lens"] == LENS) & (lens["point"] != "resid_mid")
+    wanted = lens["is_last"] & (lens["lens"] == LENS) & (lens["site"] != "resid_mid")
     milestones = tables["milestones"]
     return LensRecord(
         folder=folder,
@@ -98,13 +92,3 @@ def _only_record(path: Path) -> Path:
     what = "there is no record here" if not found else f"there are {len(found)} records here"
     names = ", ".join(str(folder) for folder in sorted(found)) or "lensbench lens --prompts"
     raise RecordsError(f"{path}: {what}. Name one record's folder: {names}.")
-
-
-def _table(path: Path, name: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise RecordsError(f"{path}: this table is missing. Run the same command again.")
-    table = pq.read_table(path)
-    missing = sorted(set(TABLES[name].names) - set(table.column_names))
-    if missing:
-        raise RecordsError(f"{path}: no column {', '.join(missing)}. Run the same command again.")
-    return table.to_pandas()

@@ -170,7 +170,7 @@ def _prompts(a: LensRecord, b: LensRecord, shared: pd.DataFrame) -> pd.DataFrame
     frame = shared[["relation", "prompt", "answer"]].reset_index()
     for side, record in (("a", a), ("b", b)):
         own = record.milestones.reindex(shared.index)
-        frame[f"solved_{side}"] = own["solved"].to_numpy()
+        frame[f"top1_correct_{side}"] = own["top1_correct"].to_numpy()
         for name in MILESTONES:
             layer = own[f"{name}_layer"].astype(float).to_numpy()
             frame[f"{name}_layer_{side}"] = layer

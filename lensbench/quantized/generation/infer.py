@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
@@ -36,6 +35,7 @@ from lensbench.quantized.generation.trace import ResidualMeans
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import Style, default_style
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.open import read_table
 from lensbench.records.schema import RESPONSES
 from lensbench.records.store import RecordStore
 
@@ -162,7 +162,7 @@ def run_inference(
             run.problems = bad_rows + run.problems
             run.go_on(progress, notify)
             run.finish(started)
-        responses = pq.read_table(store.folder / "responses.parquet")
+        responses = read_table(store.folder, "responses")
         if not spec.out.exists():
             csv.write(responses)
     return Outcome(spec.out, store.folder, len(responses), store.problems())

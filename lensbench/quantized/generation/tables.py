@@ -16,7 +16,7 @@ from lensbench.quantized.generation.generate import Generation
 from lensbench.quantized.generation.questions import Ready
 from lensbench.quantized.generation.trace import ResidualMeans
 from lensbench.records.residuals import shard_name, tensor_name, write_shard
-from lensbench.records.schema import ACTIVATIONS, CONTROLS, PHASES, RESIDUAL_INDEX, RESPONSES
+from lensbench.records.schema import ACTIVATIONS, CONTROLS, RESIDUAL_INDEX, RESPONSES, SPANS
 
 
 def responses_table(
@@ -94,29 +94,29 @@ class TracedBatch:
         Everything is fetched before anything is kept: when memory runs out on the way, the same
         prompts come again.
         """
-        n_tokens = {phase: tracer.n_tokens(phase).tolist() for phase in PHASES}
-        norms = {phase: tracer.mean_norms(phase).cpu().tolist() for phase in PHASES}
-        means = {phase: tracer.means(phase).cpu().numpy() for phase in PHASES}
+        n_tokens = {span: tracer.n_tokens(span).tolist() for span in SPANS}
+        norms = {span: tracer.mean_norms(span).cpu().tolist() for span in SPANS}
+        means = {span: tracer.means(span).cpu().numpy() for span in SPANS}
         streams = {
             (layer, row): tracer.kept(layer, row) for layer in self.keep for row in range(len(ids))
         }
-        for phase in PHASES:
-            by_row = means[phase].transpose(1, 0, 2)  # as the cells below
+        for span in SPANS:
+            by_row = means[span].transpose(1, 0, 2)  # as the cells below
             self._means.append(by_row.reshape(-1, by_row.shape[-1]))
             self._cells += [
                 self._place(item, layer)
-                | {"phase": phase, "n_tokens": n_tokens[phase][row]}
-                | {"mean_norm": norms[phase][layer][row]}
+                | {"span": span, "n_tokens": n_tokens[span][row]}
+                | {"mean_norm": norms[span][layer][row]}
                 for row, item in enumerate(ids)
                 for layer in range(self.n_layers + 1)
             ]
         for (layer, row), stream in streams.items():
-            lengths = {f"n_{phase}_tokens": n_tokens[phase][row] for phase in PHASES}
+            lengths = {f"n_{span}_tokens": n_tokens[span][row] for span in SPANS}
             self._keep_stream(self._place(ids[row], layer) | lengths, stream)
 
     def _keep_stream(self, place: dict[str, Any], stream: Float[Tensor, "pos d_model"]) -> None:
         kept = self._kept[place["layer"]]
-        tensor = tensor_name(place["point"], place["layer"])
+        tensor = tensor_name(place["site"], place["layer"])
         first = sum(map(len, kept))
         self._index.append(place | {"tensor": tensor, "first_row": first})
         kept.append(stream)
@@ -143,7 +143,7 @@ class TracedBatch:
         return {
             "model": self.model,
             "prompt_id": item,
-            "point": "embed" if layer == 0 else "resid_post",
+            "site": "embed" if layer == 0 else "resid_post",
             "layer": layer,
             "depth": layer / self.n_layers,
         }

@@ -1,6 +1,6 @@
 """Tracing: the residual stream of a model at work, averaged over tokens as they pass.
 
-Layer 0 is what enters the first block (point "embed"); layer i is what leaves block i, counted from
+Layer 0 is what enters the first block (site "embed"); layer i is what leaves block i, counted from
 1 ("resid_post"): the names of the lens path.
 """
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lensbench.records.schema import PHASES
+from lensbench.records.schema import SPANS
 
 if TYPE_CHECKING:
     from lensbench.quantized.loading.load import AdaptedModel
@@ -38,8 +38,8 @@ class _Sum:
         self.total[index] = total
 
 
-class _Phase:
-    """Sums over the tokens of one phase."""
+class _Span:
+    """Sums over the tokens of one span."""
 
     def __init__(self, n_sites: int, n_rows: int, d_model: int, device: torch.device) -> None:
         self.n_tokens = torch.zeros(n_rows, dtype=torch.long, device=device)
@@ -48,7 +48,7 @@ class _Phase:
 
 
 class ResidualMeans:
-    """Sums of the residual stream and of its L2 norm, per row and layer, phase by phase.
+    """Sums of the residual stream and of its L2 norm, per row and layer, span by span.
 
     Used by `generate`: it opens `watching` around its work and says before each forward pass
     which tokens of it count (`expect`). Afterwards the means of that batch are here.
@@ -58,7 +58,7 @@ class ResidualMeans:
     def __init__(self, model: AdaptedModel, keep: Sequence[int] = ()) -> None:
         self._model = model
         self._keep = tuple(keep)
-        self._phases: dict[str, _Phase] = {}
+        self._spans: dict[str, _Span] = {}
         self._now: tuple[str, Bool[Tensor, "batch pos"]] | None = None
         self._kept: dict[int, list[Tensor]] = {}
         self._counted: list[Tensor] = []
@@ -68,7 +68,7 @@ class ResidualMeans:
         """Hooks on every block while this lasts; they are gone afterwards, whatever happens."""
         n_rows, device = len(attention_mask), self._model.device
         shape = (self._model.n_layers + 1, n_rows, self._model.d_model, device)
-        self._phases = {phase: _Phase(*shape) for phase in PHASES}
+        self._spans = {span: _Span(*shape) for span in SPANS}
         self._kept = {layer: [] for layer in self._keep}
         self._counted = []
         self.expect("prompt", attention_mask.bool().to(device))
@@ -81,22 +81,22 @@ class ResidualMeans:
                 hooks.enter_context(_removing(block.register_forward_hook(self._left(layer))))
             yield
 
-    def expect(self, phase: str, counted: Bool[Tensor, "batch pos"]) -> None:
-        """The next forward pass is of this phase, and these of its tokens count."""
-        self._now = (phase, counted)
+    def expect(self, span: str, counted: Bool[Tensor, "batch pos"]) -> None:
+        """The next forward pass is of this span, and these of its tokens count."""
+        self._now = (span, counted)
 
-    def n_tokens(self, phase: str) -> Int[Tensor, "batch"]:
+    def n_tokens(self, span: str) -> Int[Tensor, "batch"]:
         """Tokens summed up so far."""
-        return self._phases[phase].n_tokens
+        return self._spans[span].n_tokens
 
-    def means(self, phase: str) -> Float[Tensor, "site batch d_model"]:
+    def means(self, span: str) -> Float[Tensor, "site batch d_model"]:
         """Mean residual per layer (0 is the embedding) and row; NaN where there was no token."""
-        state = self._phases[phase]
+        state = self._spans[span]
         return state.stream.total / state.n_tokens[None, :, None]
 
-    def mean_norms(self, phase: str) -> Float[Tensor, "site batch"]:
+    def mean_norms(self, span: str) -> Float[Tensor, "site batch"]:
         """Mean over tokens of the residual's L2 norm; NaN where there was no token."""
-        state = self._phases[phase]
+        state = self._spans[span]
         return state.norms.total / state.n_tokens[None, :]
 
     def kept(self, layer: int, row: int) -> Float[Tensor, "pos d_model"]:
@@ -105,8 +105,8 @@ class ResidualMeans:
         return torch.cat([resid[row, counted[row]] for resid, counted in passes])
 
     def _entered(self, block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        phase, counted = self._expected()
-        self._phases[phase].n_tokens += counted.sum(-1)
+        span, counted = self._expected()
+        self._spans[span].n_tokens += counted.sum(-1)
         if self._kept:
             self._counted.append(counted.cpu())
         self._add(0, args[0] if args else kwargs["hidden_states"])
@@ -123,9 +123,9 @@ class ResidualMeans:
         return self._now
 
     def _add(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> None:
-        phase, counted = self._expected()
+        span, counted = self._expected()
         assert resid.shape[:2] == counted.shape
-        state = self._phases[phase]
+        state = self._spans[span]
         # Padding is set to 0, not multiplied by it: it may hold anything, NaN included.
         values = resid.detach().float().masked_fill(~counted[..., None], 0.0)
         state.stream.add(layer, values.sum(1))

@@ -26,18 +26,18 @@ _MOST_TICKS = 8
 
 
 def correlation_figures(made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every figure, phase by phase."""
-    for phase in dict.fromkeys(made["similarity"].frame["phase"]):
+    """Name and content of every figure, span by span."""
+    for span in dict.fromkeys(made["similarity"].frame["span"]):
         own = {
-            name: table.frame[table.frame["phase"] == phase]
+            name: table.frame[table.frame["span"] == span]
             for name, table in made.items()
-            if "phase" in table.frame
+            if "span" in table.frame
         }
-        yield f"figures/ranking_{phase}.svg", to_svg(ranking, own["ranking"], own["choice"])
-        yield f"figures/measures_{phase}.svg", to_svg(measures, own["similarity"])
-        yield f"figures/variants_{phase}.svg", to_svg(variants, own["similarity"])
+        yield f"figures/ranking_{span}.svg", to_svg(ranking, own["ranking"], own["choice"])
+        yield f"figures/measures_{span}.svg", to_svg(measures, own["similarity"])
+        yield f"figures/variants_{span}.svg", to_svg(variants, own["similarity"])
         if len(own["maps"]):
-            yield f"figures/maps_{phase}.svg", to_svg(maps, own["maps"])
+            yield f"figures/maps_{span}.svg", to_svg(maps, own["maps"])
 
 
 def ranking(frame: pd.DataFrame, choice: pd.DataFrame) -> Figure:

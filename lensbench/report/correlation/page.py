@@ -35,25 +35,25 @@ def correlation_page(model: str, made: Mapping[str, Table], ranking: pd.DataFram
     """`report.html`; `ranking`: the changes by every measure, each an Estimate."""
     similarity, choice = made["similarity"].frame, made["choice"].frame
     pickers = _pickers(similarity, made["maps"].frame)
-    phase, measure, variant, condition, mapped = pickers
+    span, measure, variant, condition, mapped = pickers
     charts = [
         chart(
             "Similarity to the reference",
             "Every condition by layer; controls are dotted; ribbons are 95 % intervals.",
-            (phase, measure, variant),
-            lambda p, m, v: _similarity(_of(similarity, phase=p, measure=m, variant=v), m),
+            (span, measure, variant),
+            lambda p, m, v: _similarity(_of(similarity, span=p, measure=m, variant=v), m),
         ),
         chart(
             "Change above each control",
             "1 - similarity (or the distance) to the reference, less the control's. Large dots: an "
             "adjusted p below 0.05; shaded: what the chosen blocks put out.",
-            (phase, measure, variant, condition),
+            (span, measure, variant, condition),
             lambda p, m, v, c: _change(
-                _of(ranking, phase=p, measure=m, variant=v, condition=c),
-                _of(choice, phase=p, measure=m, variant=v, condition=c),
+                _of(ranking, span=p, measure=m, variant=v, condition=c),
+                _of(choice, span=p, measure=m, variant=v, condition=c),
             ),
         ),
-        *_map_charts(made["maps"].frame, (phase, condition, mapped)),
+        *_map_charts(made["maps"].frame, (span, condition, mapped)),
     ]
     sentence = (
         "Layer 0 is the embedding, layer i what leaves the i-th block. Pick what to see; hover for "
@@ -72,19 +72,19 @@ def _of(frame: pd.DataFrame, **labels: str) -> pd.DataFrame:
 def _pickers(
     similarity: pd.DataFrame, maps: pd.DataFrame
 ) -> tuple[Picker, Picker, Picker, Picker, Picker]:
-    """Phase, measure, variant, condition, and which map."""
+    """Span, measure, variant, condition, and which map."""
 
     def there(names: Mapping[str, str], column: str) -> dict[str, str]:
         return {k: text for k, text in names.items() if (similarity[column] == k).any()}
 
-    phases = {name: f"{name} tokens" for name in dict.fromkeys(similarity["phase"])}
+    spans = {name: f"{name} tokens" for name in dict.fromkeys(similarity["span"])}
     measures, variants = there(SIMILARITY_MEASURES, "measure"), there(VARIANTS, "variant")
     mapped = {
         f"{m} {v}": f"{m}, {VARIANTS[v]}"
         for m, v in dict.fromkeys(zip(maps["measure"], maps["variant"], strict=True))
     }
     return (
-        Picker("Phase", phases),
+        Picker("Token span", spans),
         Picker("Measure", measures, ranking_measure(similarity)),
         Picker("Variant", variants, MAIN if MAIN in variants else None),
         Picker("Condition", _conditions(similarity, maps)),
@@ -148,9 +148,9 @@ def _cells(column: pd.Series) -> list[Any]:
 def _map_charts(maps: pd.DataFrame, pickers: tuple[Picker, Picker, Picker]) -> list[Chart]:
     """The map of a condition, and the difference to the reference's."""
     grids: dict[tuple[str, str], _Grids] = {}
-    for labels, own in maps.groupby(["phase", "measure", "variant", "condition"], sort=False):
-        phase, measure, variant, condition = map(str, labels)
-        grids.setdefault((phase, f"{measure} {variant}"), {})[condition] = layer_grid(own)
+    for labels, own in maps.groupby(["span", "measure", "variant", "condition"], sort=False):
+        span, measure, variant, condition = map(str, labels)
+        grids.setdefault((span, f"{measure} {variant}"), {})[condition] = layer_grid(own)
     reference = next(iter(maps["condition"]), "")
     return [
         chart(

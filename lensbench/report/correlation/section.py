@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.schema import MIXED, PHASES, VARIANTS
+from lensbench.records.schema import MIXED, SPANS, VARIANTS
 from lensbench.report.correlation.figures import (
     MAIN,
     RANKS_BY,
@@ -28,7 +28,7 @@ TESTED = ("pearson", "cosine")  # measures that have p-values
 UNEQUAL = 1.1  # ratio of mean lengths above which conditions differ in length
 SHOWN_LAYERS = 10
 
-_TOKENS = "mean_tokens_"  # before the phase, in a column's name
+_TOKENS = "mean_tokens_"  # before the span, in a column's name
 _ROLES = ("reference", "condition", "control")
 
 
@@ -117,14 +117,14 @@ def _similarity_tables(record: SecondRecord, n: dict[str, int]) -> list[Table]:
 
 def compared(record: SecondRecord) -> pd.DataFrame:
     """One row per run: its part, its model, how many prompts and tokens."""
-    counted, rows = record.manifest.get("phases", {}), []
+    counted, rows = record.manifest.get("spans", {}), []
     inputs = record.manifest["settings"].get("inputs", {})
     for name, facts in sorted(inputs.items(), key=lambda item: _ROLES.index(item[1]["role"])):
         row = {"condition": name, "role": facts["role"], "model": facts["name"]}
         row |= {"weights": f"{facts['bits']} bits", "adapter": facts["adapter"] or "none"}
-        for phase in (phase for phase in (*PHASES, MIXED) if phase in counted):
-            row[f"prompts_{phase}"] = counted[phase]["prompts"][name]
-            row[f"{_TOKENS}{phase}"] = counted[phase]["mean_tokens"][name]
+        for span in (span for span in (*SPANS, MIXED) if span in counted):
+            row[f"prompts_{span}"] = counted[span]["prompts"][name]
+            row[f"{_TOKENS}{span}"] = counted[span]["mean_tokens"][name]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -140,8 +140,8 @@ def estimates(frame: pd.DataFrame, column: str, n: dict[str, int]) -> pd.DataFra
             number(row[column]),
             number(row["low"]),
             number(row["high"]),
-            n.get(row["phase"], 0),
-            n.get(row["phase"], 0),
+            n.get(row["span"], 0),
+            n.get(row["span"], 0),
             None if is_missing(row["reason"]) else row["reason"],
         )
         for row in frame.to_dict("records")
@@ -162,7 +162,7 @@ def maps(frame: pd.DataFrame) -> pd.DataFrame:
 
 def agreement(choice: pd.DataFrame) -> pd.DataFrame:
     """The chosen blocks of each measure, a column for each variant."""
-    keys = ["phase", "condition", "measure"]
+    keys = ["span", "condition", "measure"]
     rows = []
     for labels, own in choice.groupby(keys, sort=False):
         by_variant = {row["variant"]: _span(row) for row in own.to_dict("records")}
@@ -179,10 +179,10 @@ def _span(row: dict[Hashable, Any]) -> str:
 
 
 def survivors(ranking: pd.DataFrame) -> pd.DataFrame:
-    """Per phase, condition, measure and variant: the layers that stand against every control."""
+    """Per span, condition, measure and variant: the layers that stand against every control."""
     tested = ranking[ranking["p_adjusted"].notna()]
     rows = []
-    keys = ["phase", "condition", "measure", "variant"]
+    keys = ["span", "condition", "measure", "variant"]
     for labels, own in tested.groupby(keys, sort=False):
         by_layer = own.groupby("layer")
         firm = by_layer["p_adjusted"].max() < LEVEL
@@ -190,26 +190,26 @@ def survivors(ranking: pd.DataFrame) -> pd.DataFrame:
         controls = [name for name in own["control"].unique() if isinstance(name, str)]
         row = dict(zip(keys, labels, strict=True))
         row |= {"controls": ", ".join(controls) or "none", "tested_layers": len(firm)}
-        rows.append(row | {"changed_layers": len(layers), "layers": spans(layers)})
+        rows.append(row | {"changed_layers": len(layers), "layers": ranges(layers)})
     columns = [*keys, "controls", "tested_layers", "changed_layers", "layers"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def against(ranking: pd.DataFrame) -> pd.DataFrame:
-    """Per phase, condition, measure, variant and control: where the condition changed otherwise."""
+    """Per span, condition, measure, variant and control: where the condition changed otherwise."""
     tested = ranking[ranking["p_adjusted"].notna() & ranking["control"].notna()]
-    keys = ["phase", "condition", "measure", "variant", "control"]
+    keys = ["span", "condition", "measure", "variant", "control"]
     rows = []
     for labels, own in tested.groupby(keys, sort=False):
         firm = own[own["p_adjusted"] < LEVEL].sort_values("layer")
         row: dict[str, object] = dict(zip(keys, labels, strict=True))
-        row["more_layers"] = spans(firm.loc[firm["change"] > 0, "layer"].tolist())
-        row["less_layers"] = spans(firm.loc[firm["change"] < 0, "layer"].tolist())
+        row["more_layers"] = ranges(firm.loc[firm["change"] > 0, "layer"].tolist())
+        row["less_layers"] = ranges(firm.loc[firm["change"] < 0, "layer"].tolist())
         rows.append(row)
     return pd.DataFrame(rows, columns=[*keys, "more_layers", "less_layers"])
 
 
-def spans(layers: Sequence[int]) -> str:
+def ranges(layers: Sequence[int]) -> str:
     """`3, 15-20` for sorted whole numbers; `none` for none."""
     runs: list[list[int]] = []
     for layer in layers:
@@ -221,19 +221,19 @@ def spans(layers: Sequence[int]) -> str:
 
 
 def findings(record: SecondRecord, made: dict[str, Table]) -> list[str]:
-    """What survives, one Markdown sentence for each phase and condition."""
+    """What survives, one Markdown sentence for each span and condition."""
     return [
-        _finding(record, made, phase, condition)
-        for phase in phases(made)
+        _finding(record, made, span, condition)
+        for span in spans(made)
         for condition in _conditions(made)
     ]
 
 
-def _finding(record: SecondRecord, made: dict[str, Table], phase: str, condition: str) -> str:
+def _finding(record: SecondRecord, made: dict[str, Table], span: str, condition: str) -> str:
     frame = made["survivors"].frame
-    own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
+    own = frame[(frame["span"] == span) & (frame["condition"] == condition)]
     measure = ranking_measure(own)
-    start = f"**{markdown(condition)}, {phase} tokens.**"
+    start = f"**{markdown(condition)}, {span} tokens.**"
     if measure is None:
         return f"{start} No layer could be tested by {' or '.join(RANKS_BY)}."
     tested = own[own["measure"] == measure].set_index("variant")
@@ -247,14 +247,14 @@ def _finding(record: SecondRecord, made: dict[str, Table], phase: str, condition
         what = f"Changed more than under {markdown(controls)}"
     elif record.manifest["settings"].get("unpaired"):
         what = "Differs by more than the same prompts dealt out at random"
-    blocks = f" {_agreed(made, phase, condition)}" if len(made["choice"].frame) else ""
-    return f"{start} {what}, by {measure}: {each}.{_each_control(made, phase, condition)}{blocks}"
+    blocks = f" {_agreed(made, span, condition)}" if len(made["choice"].frame) else ""
+    return f"{start} {what}, by {measure}: {each}.{_each_control(made, span, condition)}{blocks}"
 
 
-def _each_control(made: dict[str, Table], phase: str, condition: str) -> str:
+def _each_control(made: dict[str, Table], span: str, condition: str) -> str:
     """More and less than under each control, in the variant that ranks."""
     frame = made["against"].frame
-    own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
+    own = frame[(frame["span"] == span) & (frame["condition"] == condition)]
     parts = [
         f"{markdown(row['control'])}: more at {_layers(row['more_layers'])}, "
         f"less at {_layers(row['less_layers'])}"
@@ -267,10 +267,10 @@ def _layers(text: str) -> str:
     return "no layer" if text == "none" else f"layers {text}"
 
 
-def _agreed(made: dict[str, Table], phase: str, condition: str) -> str:
+def _agreed(made: dict[str, Table], span: str, condition: str) -> str:
     """On how many measures and variants the chosen blocks are the same."""
     frame = made["choice"].frame
-    own = frame[(frame["phase"] == phase) & (frame["condition"] == condition)]
+    own = frame[(frame["span"] == span) & (frame["condition"] == condition)]
     own = own[own["first_block"].notna()]
     main = main_rows(own)
     if main.empty:
@@ -289,9 +289,9 @@ def _agreed(made: dict[str, Table], phase: str, condition: str) -> str:
     return f"{start}{again}; {same} of {len(own)} combinations of measure and variant choose them."
 
 
-def phases(made: dict[str, Table]) -> list[str]:
-    """The phases that were compared."""
-    return list(dict.fromkeys(made["similarity"].frame["phase"]))
+def spans(made: dict[str, Table]) -> list[str]:
+    """The spans that were compared."""
+    return list(dict.fromkeys(made["similarity"].frame["span"]))
 
 
 def _conditions(made: dict[str, Table]) -> list[str]:
@@ -299,13 +299,13 @@ def _conditions(made: dict[str, Table]) -> list[str]:
 
 
 def _n_prompts(record: SecondRecord) -> dict[str, int]:
-    """Prompts in each phase, of the condition with the fewest: the same for all where paired."""
-    counted = record.manifest.get("phases", {})
-    return {phase: min(own["prompts"].values()) for phase, own in counted.items()}
+    """Prompts in each span, of the condition with the fewest: the same for all where paired."""
+    counted = record.manifest.get("spans", {})
+    return {span: min(own["prompts"].values()) for span, own in counted.items()}
 
 
 def chosen(made: dict[str, Table]) -> pd.DataFrame:
-    """The blocks of the measure and variant that choose, one row a phase and condition."""
+    """The blocks of the measure and variant that choose, one row a span and condition."""
     return main_rows(made["choice"].frame).drop(columns=["measure", "variant", "n_blocks"])
 
 
@@ -319,14 +319,14 @@ def top_layers(made: dict[str, Table]) -> pd.DataFrame:
     """The layers that changed most, by the measure and variant that choose the blocks."""
     own = main_rows(made["ranking"].frame)
     own = own[own["rank"] <= SHOWN_LAYERS].sort_values(
-        ["phase", "condition", "control", "rank"], kind="stable"
+        ["span", "condition", "control", "rank"], kind="stable"
     )
-    kept = ["phase", "condition", "control", "rank", "layer", "block", "change", "p_adjusted"]
+    kept = ["span", "condition", "control", "rank", "layer", "block", "change", "p_adjusted"]
     return own[kept].fillna({"control": "none"})
 
 
 def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The interactive page and the figures of each phase."""
+    """The interactive page and the figures of each span."""
     every = estimates(record.tables["layer_ranking"], "change", _n_prompts(record))
     if len(made["similarity"].frame):
         yield "report.html", correlation_page(record.model, made, every)
@@ -359,8 +359,8 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
             "No control was given: any added text, and any other rounding, changes a residual "
             "stream; that a layer changed does not say that the content mattered."
         )
-    few = {phase: n for phase, n in _n_prompts(record).items() if n < MIN_PROMPTS}
-    lines += [f"Only {n} prompts in the {phase} phase." for phase, n in few.items()]
+    few = {span: n for span, n in _n_prompts(record).items() if n < MIN_PROMPTS}
+    lines += [f"Only {n} prompts ({span} tokens)." for span, n in few.items()]
     if settings.get("groups_sha256") is None:
         lines.append("Each prompt counted as independent: no groups of linked prompts were given.")
     if settings.get("relative_depth"):
@@ -377,10 +377,10 @@ def _lengths(frame: pd.DataFrame) -> list[str]:
     for column in (name for name in map(str, frame) if name.startswith(_TOKENS)):
         if frame[column].min() * UNEQUAL >= frame[column].max():
             continue
-        phase = column.removeprefix(_TOKENS)
+        span = column.removeprefix(_TOKENS)
         each = ", ".join(
             f"{markdown(str(row['condition']))} {numbers.number(row[column])}"
             for row in frame.to_dict("records")
         )
-        lines.append(f"Conditions differ in length ({phase} tokens, mean: {each}).")
+        lines.append(f"Conditions differ in length ({span} tokens, mean: {each}).")
     return lines

@@ -130,7 +130,7 @@ def conclusion_table(record: SecondRecord) -> pd.DataFrame:
 
 def own_verdict(prompts: pd.DataFrame, name: str, side: str) -> tuple[Verdict, Estimate]:
     """One side's late-binding verdict, and the median depth that it follows from."""
-    answered = prompts[_solved(prompts, side)]
+    answered = prompts[_top1_correct(prompts, side)]
     nothing = "no answered prompts" if answered.empty else "no answered prompt reaches it"
     depth = clustered_bootstrap(
         answered[f"{name}_depth_{side}"], answered["relation"], "median", nothing
@@ -145,19 +145,19 @@ def shift(prompts: pd.DataFrame, name: str) -> Estimate:
     return paired_difference(b, a, both["relation"], "median")
 
 
-def _solved(prompts: pd.DataFrame, side: str) -> pd.Series:
-    return prompts[f"solved_{side}"].fillna(False).astype(bool)
+def _top1_correct(prompts: pd.DataFrame, side: str) -> pd.Series:
+    return prompts[f"top1_correct_{side}"].fillna(False).astype(bool)
 
 
 def _both_answer(prompts: pd.DataFrame) -> pd.DataFrame:
-    return prompts[_solved(prompts, "a") & _solved(prompts, "b")]
+    return prompts[_top1_correct(prompts, "a") & _top1_correct(prompts, "b")]
 
 
 def answered_table(record: SecondRecord) -> pd.DataFrame:
     """How many prompts each side answers, and the paired difference."""
     prompts = record.tables["diff_prompts"]
     relation = prompts["relation"]
-    a, b = (prompts[f"solved_{side}"].astype(float) for side in SIDES)
+    a, b = (prompts[f"top1_correct_{side}"].astype(float) for side in SIDES)
     row = {
         "count": len(prompts),
         "relations": relation.nunique(),

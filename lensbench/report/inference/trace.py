@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from lensbench.records.schema import PHASES
+from lensbench.records.schema import SPANS
 from lensbench.report.inference import section as inference
 from lensbench.report.inference.section import headline
 from lensbench.report.kit.figures import COLOURS, DASHES, WIDTH, depth_axis, ribbon, to_svg
@@ -28,25 +28,25 @@ def tables(record: SecondRecord) -> dict[str, Table]:
         "norms",
         "Residual stream by layer",
         norms_by_layer(record),
-        "L2 norms, means over prompts. Token norm: averaged over the phase's tokens. Norm of the "
+        "L2 norms, means over prompts. Token norm: averaged over the span's tokens. Norm of the "
         "mean: of the averaged vector; the closer to the token norm, the more the tokens agree.",
     )
     return inference.tables(record) | {norms.name: norms}
 
 
 def norms_by_layer(record: SecondRecord) -> pd.DataFrame:
-    """Per layer and phase, over prompts: the mean token norm and the norm of the mean."""
+    """Per layer and span, over prompts: the mean token norm and the norm of the mean."""
     cells = record.tables["activations"]
     cells = cells.assign(norm_of_mean=[_norm(mean) for mean in cells["mean"]])
     rows = []
     for layer, own in cells.groupby("layer", sort=True):
         row: dict[str, object] = {"layer": layer, "depth": own["depth"].iloc[0]}
         for name, column in NORMS.items():
-            for phase in PHASES:
-                values = own.loc[own["phase"] == phase, column]
-                row[f"{phase}_{name}"] = clustered_bootstrap(values, nothing="no tokens")
+            for span in SPANS:
+                values = own.loc[own["span"] == span, column]
+                row[f"{span}_{name}"] = clustered_bootstrap(values, nothing="no tokens")
         rows.append(row)
-    columns = [f"{phase}_{name}" for name in NORMS for phase in PHASES]
+    columns = [f"{span}_{name}" for name in NORMS for span in SPANS]
     return pd.DataFrame(rows, columns=["layer", "depth", *columns])
 
 
@@ -67,9 +67,9 @@ def norms_figure(frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     panels = {"token_norm": "mean norm of a token", "norm_of_mean": "norm of the mean"}
     for axis, (column, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for i, phase in enumerate(PHASES):
-            curve = frame[f"{phase}_{column}"]
-            ribbon(axis, frame["depth"], curve, COLOURS[i], f"{phase} tokens", DASHES[i])
+        for i, span in enumerate(SPANS):
+            curve = frame[f"{span}_{column}"]
+            ribbon(axis, frame["depth"], curve, COLOURS[i], f"{span} tokens", DASHES[i])
         depth_axis(axis, title)
         axis.set_yscale("log")
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
@@ -83,9 +83,7 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
     """Those of the responses, and prompts that have no generated token to trace."""
     lines = inference.limitations(record, made)
     cells = record.tables["activations"]
-    silent = cells[(cells["phase"] == "generated") & (cells["n_tokens"] == 0)][
-        "prompt_id"
-    ].nunique()
+    silent = cells[(cells["span"] == "generated") & (cells["n_tokens"] == 0)]["prompt_id"].nunique()
     if silent:
         lines.append(f"No generated token to trace in {silent} responses: they count in no mean.")
     return lines

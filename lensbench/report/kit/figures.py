@@ -80,7 +80,7 @@ def emergence(frame: pd.DataFrame) -> Figure:
     """Share of prompts with the answer at rank 1 by depth, facts against controls."""
     curves = {
         "answer_rank1_share": "answer at rank 1",
-        "answer_stays_share": "answer at rank 1 from here on",
+        "rank1_stable_share": "answer at rank 1 from here on",
         "control_rank1_share": "controls: the same answer, another subject",
     }
     return _shares(frame, curves, "share of prompts", band=True)
@@ -163,7 +163,7 @@ def _shares(frame: pd.DataFrame, curves: dict[str, str], title: str, band: bool 
 
 def _forest(frame: pd.DataFrame, labels: list[str], title: str) -> Figure:
     """A row each: two median depths with their intervals, against the claimed band."""
-    names = {"answer_first_depth": "first at rank 1", "answer_stays_depth": "stays at rank 1"}
+    names = {"rank1_first_depth": "first at rank 1", "rank1_stable_depth": "stays at rank 1"}
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(labels)), layout="constrained")
     axis = figure.subplots()
     for i, (column, name) in enumerate(names.items()):
@@ -178,7 +178,7 @@ def _forest(frame: pd.DataFrame, labels: list[str], title: str) -> Figure:
             color=COLOURS[i],
             label=name,
         )
-    for y, e in enumerate(frame["answer_first_depth"]):
+    for y, e in enumerate(frame["rank1_first_depth"]):
         if e.value is None:
             axis.text(0.02, y, f"n/a ({e.reason})", va="center", fontsize=9)
     _band(axis)

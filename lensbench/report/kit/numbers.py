@@ -20,7 +20,7 @@ _UNITS: dict[str, tuple[float, str, str]] = {
 
 
 def unit_of(column: str) -> str:
-    """The unit in a column's name: `answer_first_depth` -> `depth`; empty when it names none."""
+    """The unit in a column's name: `rank1_first_depth` -> `depth`; empty when it names none."""
     last = column.rsplit("_", 1)[-1]
     return last if last in _UNITS else ""
 

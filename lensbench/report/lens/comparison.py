@@ -10,7 +10,7 @@ import pandas as pd
 from lensbench.report.lens import curves
 from lensbench.report.lens.contrasts import category_flags
 from lensbench.report.lens.groups import base_prompts, milestones_of
-from lensbench.report.lens.headlines import EMERGENCE, coverage, milestone_depth, solved
+from lensbench.report.lens.headlines import EMERGENCE, coverage, milestone_depth, top1_correct
 from lensbench.report.load import Record
 from lensbench.stats.bootstrap import (
     clustered_bootstrap,
@@ -32,8 +32,8 @@ def models_table(records: Sequence[Record]) -> pd.DataFrame:
                 "layers": record.n_layers,
                 "count": len(base_prompts(record)),
                 "answered_share": coverage(record, base_prompts(record)),
-                "answer_first_depth": first,
-                "answer_stays_depth": stays,
+                "rank1_first_depth": first,
+                "rank1_stable_depth": stays,
                 "category_first_share": clustered_bootstrap(
                     flags["category"], flags["relation"], nothing="no prompts with a category word"
                 ),
@@ -60,13 +60,13 @@ def _pair(a: Record, b: Record) -> dict[str, object]:
         "first": a.model,
         "second": b.model,
         "shared_prompts": len(shared),
-        "both_answer": int((solved(left) * solved(right)).sum()),
+        "both_answer": int((top1_correct(left) * top1_correct(right)).sum()),
         "answered_difference_points": paired_difference(
-            solved(right), solved(left), relation, "mean"
+            top1_correct(right), top1_correct(left), relation, "mean"
         ),
     }
     for name in EMERGENCE:
-        ours, theirs = (m[f"{name}_depth"].where(solved(m) == 1) for m in (right, left))
+        ours, theirs = (m[f"{name}_depth"].where(top1_correct(m) == 1) for m in (right, left))
         row[f"{name}_difference_points"] = paired_difference(ours, theirs, relation, "median")
     return row
 
@@ -83,7 +83,7 @@ def grid_table(tables: dict[str, dict[str, pd.DataFrame]]) -> pd.DataFrame:
     """Every model's curves on one grid of relative depths; `tables`: model -> table -> frame."""
     wanted = {
         "depth_curves": ("entropy_bits", "kl_bits", "answer_prob"),
-        "emergence": ("answer_rank1_share", "answer_stays_share"),
+        "emergence": ("answer_rank1_share", "rank1_stable_share"),
     }
     frames = []
     for model, own in tables.items():

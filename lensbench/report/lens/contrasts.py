@@ -11,7 +11,7 @@ from lensbench.report.lens.groups import (
     linked_prompts,
     milestones_of,
 )
-from lensbench.report.lens.headlines import EMERGENCE, solved
+from lensbench.report.lens.headlines import EMERGENCE, top1_correct
 from lensbench.report.load import Record
 from lensbench.stats.bootstrap import (
     Statistic,
@@ -51,7 +51,7 @@ def _outcomes(record: Record, ids: pd.Series) -> pd.DataFrame:
     """Answered (0 or 1), and emergence depths where answered, of the prompts `ids` (any index)."""
     rows = record.milestones[record.milestones["lens"] == record.main_lens]
     rows = rows.set_index("prompt_id").reindex(ids.to_numpy()).set_axis(ids.index)
-    answered = solved(rows)
+    answered = top1_correct(rows)
     depths = {f"{name}_depth": rows[f"{name}_depth"].where(answered == 1) for name in EMERGENCE}
     return pd.DataFrame({"answered_share": answered, **depths})
 
@@ -89,9 +89,9 @@ def controls_table(record: Record) -> pd.DataFrame:
     rows = milestones_of(record, record.main_lens, controls)
     base = milestones_of(record, record.main_lens, base_prompts(record))
     measures = {
-        "at rank 1 in the output": lambda m: solved(m),
-        "at rank 1 at any layer": lambda m: m["answer_first_layer"].notna(),
-        "in the top 10 at any layer": lambda m: m["answer_top10_layer"].notna(),
+        "at rank 1 in the output": lambda m: top1_correct(m),
+        "at rank 1 at any layer": lambda m: m["rank1_first_layer"].notna(),
+        "in the top 10 at any layer": lambda m: m["top10_first_layer"].notna(),
     }
     return pd.DataFrame(
         [
@@ -113,11 +113,11 @@ def category_flags(record: Record, lens: str) -> pd.DataFrame:
     Before: in the top 10 at an earlier layer, or at all where the answer never is.
     """
     rows = milestones_of(record, lens, category_prompts(record))
-    answer = rows["answer_top10_layer"].astype(float).fillna(float("inf"))
+    answer = rows["top10_first_layer"].astype(float).fillna(float("inf"))
     return pd.DataFrame(
         {
             "relation": rows["relation"],
-            "answered": solved(rows) == 1,
+            "answered": top1_correct(rows) == 1,
             "category": (rows["category_top10_layer"].astype(float) < answer).astype(float),
             "null": (rows["null_category_top10_layer"].astype(float) < answer).astype(float),
         }

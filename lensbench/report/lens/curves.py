@@ -37,7 +37,7 @@ def depth_curves(record: Record) -> pd.DataFrame:
 def emergence_curve(record: Record) -> pd.DataFrame:
     """Share of base prompts (controls beside them) with the answer at rank 1, by layer.
 
-    `answer_stays_share` counts prompts whose answer is at rank 1 at this layer and all later ones.
+    `rank1_stable_share` counts prompts whose answer is at rank 1 at this layer and all later ones.
     """
     base, controls = base_prompts(record), control_prompts(record)
     rank1 = _at_most(record, "answer_rank", base, 1)
@@ -47,7 +47,7 @@ def emergence_curve(record: Record) -> pd.DataFrame:
         record,
         {
             "answer_rank1_share": curve(rank1, base),
-            "answer_stays_share": curve(from_here, base),
+            "rank1_stable_share": curve(from_here, base),
             "control_rank1_share": curve(control, controls, "no controls"),
         },
     )

@@ -53,7 +53,7 @@ def by_layer(record: Record, column: str, prompts: pd.DataFrame, lens: str) -> p
     rows = lens_rows[
         (lens_rows["lens"] == lens)
         & lens_rows["is_last"]
-        & lens_rows["point"].isin(["embed", "resid_post"])
+        & lens_rows["site"].isin(["embed", "resid_post"])
         & lens_rows["prompt_id"].isin(prompts.index)
     ]
     return rows.pivot(index="prompt_id", columns="layer", values=column).sort_index()

@@ -18,18 +18,18 @@ from lensbench.stats.bootstrap import (
     late_binding_verdict,
 )
 
-EMERGENCE = {"answer_first": "reaches rank 1", "answer_stays": "stays at rank 1"}
+EMERGENCE = {"rank1_first": "reaches rank 1", "rank1_stable": "stays at rank 1"}
 
 
-def solved(rows: pd.DataFrame) -> pd.Series:
+def top1_correct(rows: pd.DataFrame) -> pd.Series:
     """1 where the model's own output has the answer at rank 1, else 0; NaN without an answer."""
-    return rows["solved"].astype(float)
+    return rows["top1_correct"].astype(float)
 
 
 def coverage(record: Record, prompts: pd.DataFrame) -> Estimate:
     """Share of `prompts` that the model itself answers."""
     rows = milestones_of(record, record.main_lens, prompts)
-    return clustered_bootstrap(solved(rows), rows["relation"])
+    return clustered_bootstrap(top1_correct(rows), rows["relation"])
 
 
 def milestone_depth(
@@ -39,7 +39,7 @@ def milestone_depth(
     rows = milestones_of(
         record, lens or record.main_lens, base_prompts(record) if prompts is None else prompts
     )
-    rows = rows[solved(rows) == 1]
+    rows = rows[top1_correct(rows) == 1]
     nothing = "no answered prompts" if rows.empty else "no answered prompt reaches it"
     return clustered_bootstrap(rows[f"{name}_depth"], rows["relation"], "median", nothing)
 
@@ -69,7 +69,7 @@ def milestones_table(record: Record) -> pd.DataFrame:
     rows = []
     for lens in record.lenses:
         answered = milestones_of(record, lens, base_prompts(record))
-        answered = answered[solved(answered) == 1]
+        answered = answered[top1_correct(answered) == 1]
         for name, meaning in MILESTONES.items():
             reached = answered[f"{name}_layer"].notna()
             rows.append(
@@ -121,7 +121,7 @@ def relations_table(record: Record) -> pd.DataFrame:
     last = by_layer(record, "entropy_bits", base, record.main_lens).get(record.n_layers)
     rows = []
     for relation, group in milestones.groupby("relation", sort=True):
-        answered = group[solved(group) == 1]
+        answered = group[top1_correct(group) == 1]
         depths = {
             f"{name}_depth": clustered_bootstrap(
                 answered[f"{name}_depth"], None, "median", "no answered prompts"
@@ -133,7 +133,7 @@ def relations_table(record: Record) -> pd.DataFrame:
             {
                 "relation": relation,
                 "count": len(group),
-                "answered_share": clustered_bootstrap(solved(group)),
+                "answered_share": clustered_bootstrap(top1_correct(group)),
                 **depths,
                 "last_layer_entropy_bits": clustered_bootstrap(entropy, nothing="not recorded"),
             }

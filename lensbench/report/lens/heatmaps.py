@@ -58,7 +58,7 @@ def heat_map(record: Record, prompt_id: str, most_positions: int = 12) -> Figure
 
 def heat_map_cells(record: Record, rows: pd.DataFrame) -> pd.DataFrame:
     """Of one prompt's lens rows: the main lens, at the embedding and after each block."""
-    kept = (rows["lens"] == record.main_lens) & rows["point"].isin(["embed", "resid_post"])
+    kept = (rows["lens"] == record.main_lens) & rows["site"].isin(["embed", "resid_post"])
     return rows[kept].sort_values(["layer", "position"])
 
 

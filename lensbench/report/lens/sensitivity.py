@@ -9,7 +9,7 @@ from lensbench.report.lens.groups import (
     base_prompts,
     milestones_of,
 )
-from lensbench.report.lens.headlines import EMERGENCE, milestone_depth, solved
+from lensbench.report.lens.headlines import EMERGENCE, milestone_depth, top1_correct
 from lensbench.report.load import Record
 from lensbench.stats.bootstrap import (
     Estimate,
@@ -25,14 +25,14 @@ def sensitivity_table(record: Record) -> pd.DataFrame:
     base = base_prompts(record)
     for lens in record.lenses:
         milestones = milestones_of(record, lens, base)
-        read = (solved(milestones) == 1) & milestones["answer_stays_layer"].notna()
+        read = (top1_correct(milestones) == 1) & milestones["rank1_stable_layer"].notna()
         flags = category_flags(record, lens)
         first, stays = (milestone_depth(record, name, lens) for name in EMERGENCE)
         rows.append(
             {
                 "lens": lens,
-                "answer_first_depth": first,
-                "answer_stays_depth": stays,
+                "rank1_first_depth": first,
+                "rank1_stable_depth": stays,
                 "answered_share": clustered_bootstrap(read, milestones["relation"]),
                 "category_first_share": clustered_bootstrap(
                     flags["category"], flags["relation"], nothing="no prompts with a category word"

@@ -1,4 +1,4 @@
-"""The interactive page of a placement study: every arm's loss, and the suggested block's lead."""
+"""The interactive page of a placement study: each placement's loss, the suggested block's lead."""
 
 from __future__ import annotations
 
@@ -16,39 +16,41 @@ _DIFFERENCE = Axis("bits per held-out token (left: the suggested block is better
 
 def placement_page(model: str, made: Mapping[str, Table], rows: pd.DataFrame) -> bytes:
     """`report.html`; `rows`: the record's table, for each repetition's own loss."""
-    arms, differences = made["arms"].frame, made["differences"].frame
-    other = Picker("Other arm", {arm: arm for arm in dict.fromkeys(differences["arm"])})
+    placements, differences = made["placements"].frame, made["differences"].frame
+    other = Picker(
+        "Other placement", {name: name for name in dict.fromkeys(differences["placement"])}
+    )
     charts = [
         chart(
             "Held-out loss",
             "All repetitions with a 95 % interval over groups of examples; grey: each repetition.",
             (),
-            lambda: _losses(arms, rows),
+            lambda: _losses(placements, rows),
         ),
         chart(
-            "The suggested block less the other arm",
+            "The suggested block less the other placement",
             "Paired by example and repetition; below zero the suggested block is better.",
             (other,),
-            lambda arm: _lead(differences[differences["arm"] == arm]),
+            lambda placement: _lead(differences[differences["placement"] == placement]),
         ),
     ]
     sentence = (
         "Adapters of equally many parameters in different blocks, measured on the same held-out "
-        "examples. Pick which arm to set the suggested block against; hover for the numbers."
+        "examples. Pick which placement to set the suggested block against; hover for the numbers."
     )
     return picker_page(f"{model}: where to put an adapter", sentence, (other,), charts)
 
 
-def _losses(arms: pd.DataFrame, rows: pd.DataFrame) -> View:
-    """A row for each arm."""
+def _losses(placements: pd.DataFrame, rows: pd.DataFrame) -> View:
+    """A row for each placement."""
     numbers = sorted(set(rows["repetition"].dropna().astype(int)))
     lines = []
-    for arm, loss in zip(arms["arm"], arms["loss_bits"], strict=True):
-        own = rows[rows["arm"] == arm].groupby("repetition")
+    for placement, loss in zip(placements["placement"], placements["loss_bits"], strict=True):
+        own = rows[rows["placement"] == placement].groupby("repetition")
         sums = own[["reference_nll_bits", "n_reference_tokens"]].sum()
         each = (sums["reference_nll_bits"] / sums["n_reference_tokens"]).reindex(numbers)
         small = [None if is_missing(value) else float(value) for value in each]
-        lines.append(Line(str(arm), [loss], small=small))
+        lines.append(Line(str(placement), [loss], small=small))
     return dots_view(_LOSS, lines, [f"repetition {number + 1}" for number in numbers])
 
 

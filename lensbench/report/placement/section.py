@@ -23,18 +23,18 @@ _KEYS = ["repetition", "prompt_id"]
 
 
 def tables(record: SecondRecord) -> dict[str, Table]:
-    """What every arm reached, and how much better or worse the suggested block is."""
+    """What every placement reached, and how much better or worse the suggested block is."""
     found = [
         Table(
-            "arms",
+            "placements",
             "Held-out loss",
-            arms(record),
+            placements(record),
             "Mean bits per token of the reference responses, end token included; over all "
             "repetitions. Intervals draw groups of examples. Less is better.",
         ),
         Table(
             "differences",
-            "The suggested block less each other arm",
+            "The suggested block less each other placement",
             differences(record),
             "Paired by example and repetition, bits per token: below zero the suggested block is "
             "better. Intervals draw groups of examples; what another seed of training would do is "
@@ -44,18 +44,18 @@ def tables(record: SecondRecord) -> dict[str, Table]:
     return {table.name: table for table in found}
 
 
-def arms(record: SecondRecord) -> pd.DataFrame:
-    """One row per arm: where, at which rank, and the loss with its interval."""
+def placements(record: SecondRecord) -> pd.DataFrame:
+    """One row per placement: where, at which rank, and the loss with its interval."""
     rows = record.tables["placement"]
     found = []
-    for arm in dict.fromkeys(rows["arm"]):
-        own = rows[rows["arm"] == arm]
+    for placement in dict.fromkeys(rows["placement"]):
+        own = rows[rows["placement"] == placement]
         found.append(
             {
-                "arm": arm,
+                "placement": placement,
                 "blocks": "; ".join(dict.fromkeys(_ranges(blocks) for blocks in own["blocks"])),
-                "rank": None if arm == BASE else int(own["rank"].iloc[0]),
-                "repetitions": 1 if arm == BASE else own["repetition"].nunique(),
+                "rank": None if placement == BASE else int(own["rank"].iloc[0]),
+                "repetitions": 1 if placement == BASE else own["repetition"].nunique(),
                 "loss_bits": summed_bootstrap(_terms(own), _ratio, _groups(own)),
             }
         )
@@ -63,14 +63,14 @@ def arms(record: SecondRecord) -> pd.DataFrame:
 
 
 def differences(record: SecondRecord) -> pd.DataFrame:
-    """One row per other arm, over all repetitions and for each by itself."""
+    """One row per other placement, over all repetitions and for each by itself."""
     rows = record.tables["placement"]
-    own = rows[rows["arm"] == SUGGESTED].set_index(_KEYS)
+    own = rows[rows["placement"] == SUGGESTED].set_index(_KEYS)
     found = []
-    for arm in dict.fromkeys(rows["arm"]):
-        if arm in (BASE, SUGGESTED):
+    for placement in dict.fromkeys(rows["placement"]):
+        if placement in (BASE, SUGGESTED):
             continue
-        other = rows[rows["arm"] == arm].set_index(_KEYS)
+        other = rows[rows["placement"] == placement].set_index(_KEYS)
         shared = own.index.intersection(other.index)
         repetitions = [EVERY, *sorted(set(shared.get_level_values("repetition")))]
         for repetition in repetitions:
@@ -79,8 +79,8 @@ def differences(record: SecondRecord) -> pd.DataFrame:
                 at = shared[shared.get_level_values("repetition") == repetition]
             name = EVERY if repetition == EVERY else f"{int(repetition) + 1}"
             estimate = _difference(own.loc[at], other.loc[at])
-            found.append({"arm": arm, "repetition": name, "difference_bits": estimate})
-    return pd.DataFrame(found, columns=["arm", "repetition", "difference_bits"])
+            found.append({"placement": placement, "repetition": name, "difference_bits": estimate})
+    return pd.DataFrame(found, columns=["placement", "repetition", "difference_bits"])
 
 
 def _difference(own: pd.DataFrame, other: pd.DataFrame) -> Estimate:
@@ -120,45 +120,45 @@ def _ranges(blocks: Sequence[int]) -> str:
 
 
 def verdicts(table: Table) -> list[tuple[str, str, Estimate]]:
-    """Per other arm: whether the suggested block is better, worse, or it cannot be told.
+    """Per other placement: whether the suggested block is better, worse, or it cannot be told.
 
     It can be told where the whole interval lies on one side of zero and so does every repetition.
     """
     found = []
-    for arm, own in table.frame.groupby("arm", sort=False):
+    for placement, own in table.frame.groupby("placement", sort=False):
         estimate = own.loc[own["repetition"] == EVERY, "difference_bits"].iloc[0]
         each = [e.value for e in own.loc[own["repetition"] != EVERY, "difference_bits"]]
         told = estimate.low is not None and not estimate.low <= 0 <= estimate.high
         agree = all(np.sign(value) == np.sign(estimate.value) for value in each)
         side = "better than" if estimate.value < 0 else "worse than"
-        found.append((str(arm), side if told and agree else "cannot be told from", estimate))
+        found.append((str(placement), side if told and agree else "cannot be told from", estimate))
     return found
 
 
 def headline(record: SecondRecord, made: dict[str, Table]) -> str:
-    """What the suggested block is against every other arm."""
+    """What the suggested block is against every other placement."""
     said = [
-        f"{word} {markdown(arm)} ({numbers.estimate(estimate)} bits per token)"
-        for arm, word, estimate in verdicts(made["differences"])
+        f"{word} {markdown(placement)} ({numbers.estimate(estimate)} bits per token)"
+        for placement, word, estimate in verdicts(made["differences"])
     ]
     return f"The suggested block is {'; '.join(said)}"
 
 
 def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The interactive page, and the differences arm by arm."""
+    """The interactive page, and the differences placement by placement."""
     if len(made["differences"].frame):
         yield "report.html", placement_page(record.model, made, record.tables["placement"])
         yield "figures/differences.svg", to_svg(differences_figure, made["differences"].frame)
 
 
 def differences_figure(frame: pd.DataFrame) -> Figure:
-    """A row per other arm: the difference with its interval, and each repetition as a small dot."""
-    names = list(dict.fromkeys(frame["arm"]))
+    """A row per other placement: the difference with its interval, repetitions as small dots."""
+    names = list(dict.fromkeys(frame["placement"]))
     figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color=GREY, linewidth=1)
-    for y, arm in enumerate(names):
-        own = frame[frame["arm"] == arm]
+    for y, placement in enumerate(names):
+        own = frame[frame["placement"] == placement]
         whole = own.loc[own["repetition"] == EVERY, "difference_bits"].iloc[0]
         each = own.loc[own["repetition"] != EVERY, "difference_bits"]
         if whole.low is not None:
@@ -167,7 +167,7 @@ def differences_figure(frame: pd.DataFrame) -> Figure:
         axis.plot([e.value for e in each], [y + 0.25] * len(each), ".", color=GREY)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_xlabel("suggested block less this arm, bits per held-out token (left: better)")
+    axis.set_xlabel("suggested block less this placement, bits per held-out token (left: better)")
     return figure
 
 
@@ -182,7 +182,7 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
     ]
     if n_repetitions < FEW_REPETITIONS:
         lines.append(
-            f"{n_repetitions} repetition(s) of each arm: the interval over examples does not "
+            f"{n_repetitions} repetition(s) of each placement: the interval over examples does not "
             "cover what another seed of training would do."
         )
     return lines

@@ -144,7 +144,7 @@ def test_the_trace_is_that_of_the_hidden_states(
     folder = run_inference(model, spec(trace=tmp_path / "trace", trace_layers=(0, 2))).folder
     asked = responses(folder)
     cells = {
-        (row["prompt_id"], row["phase"], row["layer"]): row for row in table(folder, "activations")
+        (row["prompt_id"], row["span"], row["layer"]): row for row in table(folder, "activations")
     }
     index = {(row["prompt_id"], row["layer"]): row for row in table(folder, "residual_index")}
     n_layers = model.n_layers
@@ -158,14 +158,14 @@ def test_the_trace_is_that_of_the_hidden_states(
             states = plain(whole, output_hidden_states=True).hidden_states
         for layer in range(n_layers):  # Hugging Face norms the last one; test_trace.py has it
             state = states[layer][0].double().numpy()
-            for phase, part in (("prompt", state[:n_prompt]), ("generated", state[n_prompt:])):
-                cell = cells[item, phase, layer]
+            for span, part in (("prompt", state[:n_prompt]), ("generated", state[n_prompt:])):
+                cell = cells[item, span, layer]
                 np.testing.assert_allclose(cell["mean"], part.mean(0), rtol=1e-4, atol=1e-4)
                 norm = np.linalg.norm(part, axis=-1).mean()
                 np.testing.assert_allclose(cell["mean_norm"], norm, rtol=1e-4)
                 assert cell["n_tokens"] == len(part)
                 assert cell["depth"] == layer / n_layers
-                assert cell["point"] == ("embed" if layer == 0 else "resid_post")
+                assert cell["site"] == ("embed" if layer == 0 else "resid_post")
         for layer in (0, 2):
             place = index[item, layer]
             kept = load_file(folder / place["file"])[place["tensor"]]

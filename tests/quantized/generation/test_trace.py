@@ -55,12 +55,12 @@ def check_means(
     """Against the plain mean of the whole sequence's states, in float64."""
     n_prompt = len(prompt)
     parts = {"prompt": slice(0, n_prompt), "generated": slice(n_prompt, None)}
-    for phase, part in parts.items():
+    for span, part in parts.items():
         for layer, state in enumerate(states):
             tokens = state[part].double()
-            np.testing.assert_allclose(tracer.means(phase)[layer, row], tokens.mean(0), **how)
+            np.testing.assert_allclose(tracer.means(span)[layer, row], tokens.mean(0), **how)
             norm = tokens.norm(dim=-1).mean()
-            np.testing.assert_allclose(tracer.mean_norms(phase)[layer, row], norm, **how)
+            np.testing.assert_allclose(tracer.mean_norms(span)[layer, row], norm, **how)
 
 
 def test_means_are_those_of_the_hidden_states_of_prompt_and_response(family: Case) -> None:
@@ -95,8 +95,8 @@ def test_a_rows_trace_does_not_depend_on_when_its_neighbours_end(llama: Case) ->
         single = ResidualMeans(model)
         generate(model, [prompt], GREEDY, tracer=single)
         assert single.n_tokens("generated").tolist() == [len(made[row].token_ids)]
-        for phase in ("prompt", "generated"):
-            a, b = together.means(phase)[:, row], single.means(phase)[:, 0]
+        for span in ("prompt", "generated"):
+            a, b = together.means(span)[:, row], single.means(span)[:, 0]
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_what_padding_holds_does_not_matter(llama: Case) -> None:
         stream = torch.ones(2, 3, model.d_model)
         stream[0, 0] = torch.nan
         tracer._add(1, stream)
-    assert tracer._phases["prompt"].stream.total[1].tolist() == [
+    assert tracer._spans["prompt"].stream.total[1].tolist() == [
         [2.0] * model.d_model,
         [3.0] * model.d_model,
     ]
@@ -190,9 +190,9 @@ def test_a_tracer_serves_one_batch_after_another(llama: Case) -> None:
     generate(model, prompts[2:], GREEDY, tracer=tracer)
     fresh = ResidualMeans(model)
     generate(model, prompts[2:], GREEDY, tracer=fresh)
-    for phase in ("prompt", "generated"):
-        assert torch.equal(tracer.means(phase), fresh.means(phase))
-        assert torch.equal(tracer.n_tokens(phase), fresh.n_tokens(phase))
+    for span in ("prompt", "generated"):
+        assert torch.equal(tracer.means(span), fresh.means(span))
+        assert torch.equal(tracer.n_tokens(span), fresh.n_tokens(span))
 
 
 # --- wrappers -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The arms of a placement study: which blocks, at which rank, so that all train as much."""
+"""The placements of a placement study: which blocks, at which rank, so that all train as much."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lensbench.quantized.adapters.lora import Lora, match, ranges
 from lensbench.studies.placement_spec import PlacementSpec
 
 SUGGESTED, RANDOM, COMPLEMENT, ALL = "suggested", "random block", "complement", "all blocks"
-ARMS = (SUGGESTED, RANDOM, COMPLEMENT, ALL)
+PLACEMENTS = (SUGGESTED, RANDOM, COMPLEMENT, ALL)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Placement:
     """Where an adapter is put, and what it may train."""
 
-    name: str  # one of ARMS
+    name: str  # one of PLACEMENTS
     blocks: tuple[int, ...]  # 0-based
     lora: Lora
     n_trainable: int
@@ -33,11 +33,11 @@ class Arm:
         return self.name.replace(" ", "-")
 
 
-def arms(spec: PlacementSpec, repetition: int) -> list[Arm]:
-    """The arms of one repetition; the random block is another one in each, the rest the same.
+def placements(spec: PlacementSpec, repetition: int) -> list[Placement]:
+    """The placements of one repetition; the random block is another one in each, the rest the same.
 
-    Raises InputProblems when the blocks leave nothing to compare, or no whole rank gives an arm
-    exactly the suggested block's number of trained parameters.
+    Raises InputProblems when the blocks leave nothing to compare, or no whole rank gives a
+    placement exactly the suggested block's number of trained parameters.
     """
     with quiet():
         model = empty_model(open_config(ModelRef.of(spec.model).folder))
@@ -48,7 +48,7 @@ def arms(spec: PlacementSpec, repetition: int) -> list[Arm]:
         raise InputProblems([Problem("layers", what, "Suggest fewer blocks.")])
     others = tuple(sorted(set(range(n_layers)) - set(blocks)))
     drawn = random_block(blocks, n_layers, spec.seed, repetition)
-    placed = dict(zip(ARMS, (blocks, drawn, others, tuple(range(n_layers))), strict=True))
+    placed = dict(zip(PLACEMENTS, (blocks, drawn, others, tuple(range(n_layers))), strict=True))
     budget = len(blocks) * spec.rank
     uneven = [name for name, own in placed.items() if budget % len(own)]
     if uneven:
@@ -58,10 +58,10 @@ def arms(spec: PlacementSpec, repetition: int) -> list[Arm]:
         lora = _lora(spec, ranges(own), budget // len(own))
         modules = [model.get_submodule(path) for path in match(model, lora).modules]
         trained = sum(lora.rank * sum(module.weight.shape) for module in modules)  # A and B
-        found.append(Arm(name, own, lora, trained))
-    if len({arm.n_trainable for arm in found}) > 1:
-        shown = ", ".join(f"{arm.name}: {arm.n_trainable:,}" for arm in found)
-        what = f"the blocks differ in size, so the arms train different numbers ({shown})"
+        found.append(Placement(name, own, lora, trained))
+    if len({placement.n_trainable for placement in found}) > 1:
+        shown = ", ".join(f"{placement.name}: {placement.n_trainable:,}" for placement in found)
+        what = f"the blocks differ in size, so the placements train different numbers ({shown})"
         raise InputProblems([Problem("layers", what, "Choose targets that are as large in all.")])
     return found
 
@@ -81,7 +81,7 @@ def random_block(
 
 
 def _lora(spec: PlacementSpec, layers: str, rank: int) -> Lora:
-    """The scale alpha / rank is the same in every arm."""
+    """The scale alpha / rank is the same in every placement."""
     return Lora(layers, spec.targets, rank, spec.alpha_per_rank * rank, spec.dropout)
 
 
