@@ -12,8 +12,8 @@ from transformers import AutoConfig
 from lensbench.checkpoints.config import NEUTRAL_FIELDS, check_config
 from lensbench.checkpoints.families import FAMILIES
 from lensbench.errors import ModelError
+from tests.harness.files import CONFIGS
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 aliases = pytest.mark.parametrize("alias", [family.alias for family in FAMILIES])
 
 

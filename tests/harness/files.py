@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+CONFIGS = Path(__file__).parents[1] / "configs"  # of published models
 UNEQUAL = ("manifest.json", ".lock")  # of two equal runs: one has times in it, the other may stay
 
 

@@ -34,6 +34,10 @@ class Ended(NamedTuple):
     said: str
 
 
+class Stop(Exception):
+    """Raised out of the middle of a run."""
+
+
 class Forks:
     """Calls functions in processes of their own."""
 

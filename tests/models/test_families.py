@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +22,9 @@ from lensbench.checkpoints.families import (
     nearest_aliases,
     weight_bytes,
 )
+from tests.harness.files import CONFIGS
 from tests.harness.program import Program
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.alias)
 
 

@@ -21,9 +21,8 @@ from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
 from lensbench.residuals.capture import capture
+from tests.harness.files import CONFIGS
 from tests.harness.tiny import PROMPTS, Case, random_model, tokenizer
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def logits_of(model: LensModel, ids: list[int]) -> torch.Tensor:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import EVALUATION, SCHEMA_VERSION
 from tests.harness.adapters import make_adapter
+from tests.harness.forks import Forks, KillAt, Stop
 from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, TINY, Case, save
 
@@ -198,10 +196,6 @@ def written_at(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("*.parquet")}
 
 
-class Stop(Exception):
-    """The test's own interruption."""
-
-
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_interrupted_runs_go_on_to_the_same_table(
     at: int, run: Path, llama: Case, adapter: Path, data: Path, tmp_path: Path
@@ -226,35 +220,15 @@ def test_interrupted_runs_go_on_to_the_same_table(
     ).read_bytes()
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.checkpoints.ref import ModelRef
-model, data, adapter, out, at = sys.argv[1:]
-def progress(_, done, total):
-    if done == int(at):
-        os.kill(os.getpid(), signal.SIGKILL)
-choice = ModelRef.of(model, bits=32, adapter=adapter, use="generation")
-spec = EvalSpec(Path(data), max_new_tokens=6, batch_size=2, style="none")
-evaluate(choice, spec, Path(out), progress)
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_run_goes_on(
-    run: Path, llama: Case, adapter: Path, data: Path, tmp_path: Path
+    forks: Forks, run: Path, llama: Case, adapter: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = [str(llama.folder), str(data), str(adapter), str(out)]
+    wanted = choice(llama.folder, adapter), spec_of(data), out
     for at in (1, 3, 4):
-        done = subprocess.run(
-            [sys.executable, "-c", _KILLED, *arguments, str(at)],
-            check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == -signal.SIGKILL
-    evaluate(choice(llama.folder, adapter), spec_of(data), out)
+        assert forks.run(evaluate, *wanted, KillAt(at)).status == -signal.SIGKILL
+    evaluate(*wanted)
     assert table(out).equals(table(run))
 
 

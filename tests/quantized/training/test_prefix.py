@@ -26,31 +26,19 @@ from lensbench.quantized.training.prefix import (
 )
 from lensbench.quantized.training.train import train
 from lensbench.quantized.training.trainer import only_at
+from tests.harness.files import manifest
+from tests.harness.forks import Stop
 from tests.harness.tiny import Case, random_model
-from tests.quantized.training.test_train import (
+from tests.harness.training import (
     EXACT,
-    ROWS,
-    Stop,
     curve_of,
     examples_of,
-    manifest_of,
     require_same,
     spec_of,
     stopping_at,
-    write_rows,
 )
 
 BATCH_TOKENS = 48  # so that examples of several lengths share a padded batch
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", ROWS[:14])
-
-
-@pytest.fixture(scope="module")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "held-out.jsonl", ROWS[14:])
 
 
 def kept(case: Case, folder: Path, first: int, model: Any = None) -> tuple[States, Any]:
@@ -234,7 +222,7 @@ def test_an_obstacle_is_said_and_recorded_and_training_goes_on(
     spec = spec_of(gpt2, data, None, tmp_path / "a", cache_prefix=True, max_steps=1)
     train(spec, notify=said.append)
     assert "no prefix cache: drop has dropout 0.1" in " ".join(said)
-    assert manifest_of(spec.out)["prefix"] == {
+    assert manifest(spec.out)["prefix"] == {
         "used": False,
         "reason": "drop has dropout 0.1, so what it puts out changes in every epoch",
     }
@@ -249,7 +237,7 @@ def both(spec: Any, tmp_path: Path) -> list[Path]:
     for cached in (False, True):
         out = tmp_path / ("cached" if cached else "plain")
         train(replace(spec, out=out, cache_prefix=cached))
-        assert manifest_of(out)["prefix"]["used"] is cached
+        assert manifest(out)["prefix"]["used"] is cached
         folders.append(out)
     return folders
 

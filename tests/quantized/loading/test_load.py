@@ -33,11 +33,11 @@ from lensbench.quantized.precision import (
     sizes_of_family,
 )
 from tests.harness.adapters import make_adapter
+from tests.harness.files import CONFIGS
 from tests.harness.gguf import write_tiny_gguf
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, Case, save
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 every_precision = pytest.mark.parametrize("bits", PRECISIONS)
 quantised_only = pytest.mark.parametrize("bits", [8, 4])
