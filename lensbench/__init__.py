@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from lensbench.models.model import LensModel
     from lensbench.prompts.prompt import Prompt
     from lensbench.prompts.sets import load_prompts
-    from lensbench.quantized.adapters.lora import Lora
-    from lensbench.quantized.generation.generate import Decoding, generate
+    from lensbench.quantized.adapters.spec import Lora
+    from lensbench.quantized.generation.generate import generate
+    from lensbench.quantized.generation.spec import Decoding
     from lensbench.quantized.loading.load import load_quantized
     from lensbench.quantized.training.spec import TrainSpec
     from lensbench.quantized.training.train import train
@@ -39,13 +40,13 @@ if TYPE_CHECKING:
     from lensbench.studies.lens_spec import RunSpec
 
 _HOME = {
-    "Decoding": "lensbench.quantized.generation.generate",
+    "Decoding": "lensbench.quantized.generation.spec",
     "GateError": "lensbench.errors",
     "InputProblems": "lensbench.errors",
     "LensModel": "lensbench.models.model",
     "LensResult": "lensbench.lens.result",
     "LensbenchError": "lensbench.errors",
-    "Lora": "lensbench.quantized.adapters.lora",
+    "Lora": "lensbench.quantized.adapters.spec",
     "Prompt": "lensbench.prompts.prompt",
     "RunSpec": "lensbench.studies.lens_spec",
     "TrainSpec": "lensbench.quantized.training.spec",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import reprlib
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,8 +30,8 @@ from lensbench.errors import InputProblems, Problem
 class Spec(BaseModel):
     """Base of every spec: frozen, and sound as soon as it is made.
 
-    Arguments go by name, or in the order of the fields. A validator of a field raises InputProblems,
-    or ValueError with what to do. Raises InputProblems with all that is wrong with the values.
+    Arguments go by name, or in the order of the fields. A validator of a field raises ValueError
+    with what to do, or InputProblems. Raises InputProblems with all that is wrong with the values.
     """
 
     model_config = ConfigDict(
@@ -89,6 +90,10 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Device = Annotated[
+    str | None,
+    Field(description="cpu, cuda, cuda:1, mps. Default: the first there is of cuda, mps, cpu."),
+]
 
 
 def _numbers(given: object) -> object:
@@ -105,6 +110,35 @@ def _numbers(given: object) -> object:
 
 
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+AllOr = Annotated[  # `all` in words; None
+    Numbers | None, BeforeValidator(lambda given: None if given == ("all",) else given)
+]
+
+
+def one_of(names: Iterable[str]) -> AfterValidator:
+    """For text that is one of some names."""
+    known = tuple(names)
+
+    def check(given: str) -> str:
+        if given not in known:
+            raise ValueError(nearest(given, known))
+        return given
+
+    return AfterValidator(check)
+
+
+def repeated(key: str, given: Sequence[str]) -> list[Problem]:
+    """Names that stand more than once where each may stand once."""
+    twice = sorted({name for name in given if given.count(name) > 1})
+    return [Problem(key, f"{name} stands twice", "Name it once.") for name in twice]
+
+
+def idle(spec: Spec, needed: str, *names: str) -> list[Problem]:
+    """Values that have no effect, because another one is not given."""
+    if getattr(spec, needed):
+        return []
+    what = f"it has no effect without `{needed}`"
+    return [Problem(name, what, "Leave it out.") for name in names if getattr(spec, name)]
 
 
 def problems_of(error: ValidationError, spec: type[Spec]) -> list[Problem]:
@@ -116,7 +150,7 @@ def problems_of(error: ValidationError, spec: type[Spec]) -> list[Problem]:
             found += facts["error"].problems
             continue
         key, kind, value = str(item["loc"][0]), item["type"], item["input"]
-        if kind == "too_short" and value:  # its items were wrong, and are named
+        if kind == "too_short" and any(problem.where == key for problem in found):  # of its items
             continue
         if kind == "missing":
             found.append(Problem(key, "it is missing", "Add it."))

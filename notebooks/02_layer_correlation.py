@@ -32,8 +32,8 @@ from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.shipped import python_reference
-from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, run_inference
+from lensbench.quantized.generation.infer import run_inference
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import create_index
@@ -120,7 +120,7 @@ best[["layer", "control", "change", "low", "high", "p_adjusted"]].head()
 # ## A block to train
 #
 # The same comparison suggests the block of layers that changed most, and says how often the
-# bootstrap picks the same one. `lensbench train --layers auto:FILE` takes the file.
+# bootstrap picks the same one. `lensbench train --blocks auto:FILE` takes the file.
 
 # %%
 for (span, condition), path in outcome.suggested.items():

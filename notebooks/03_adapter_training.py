@@ -21,7 +21,6 @@
 # %%
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -68,7 +67,7 @@ spec = lb.TrainSpec(
     model=name,
     data=folder / "velmora.jsonl",
     out=folder / "adapter",
-    lora=lb.Lora(layers=f"{half}-{base.n_layers - 1}", rank=4, dropout=0.0),
+    lora=lb.Lora(blocks=f"{half}-{base.n_layers - 1}", rank=4, dropout=0.0),
     bits=32,
     max_length=128,
     epochs=8,
@@ -128,6 +127,6 @@ assert bool((without == alone).all())
 # %%
 lb.train(spec)
 try:
-    lb.train(replace(spec, learning_rate=2e-3))
+    lb.train(spec.changed(learning_rate=2e-3))
 except lb.LensbenchError as error:
     print(error)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.spec import ARGUMENT, Count, Numbers, Positive, Share, Spec
+from lensbench.spec import ARGUMENT, AllOr, Count, Positive, Share, Spec
 
 
 class Inner(Spec):
@@ -26,7 +26,7 @@ class Example(Spec):
     inner: Inner = Inner()
     lenses: Annotated[tuple[Literal["final", "next", "raw"], ...], Field(min_length=1)] = ("final",)
     bits: Literal[4, 8] | None = 8
-    layers: Numbers | None = None
+    layers: AllOr = None
     rate: Positive = 2e-4
     share: Share = 0.1
     limit: Count | None = None
@@ -57,6 +57,7 @@ def problems(**given: Any) -> dict[str, str]:
         ("layers", "7,0,3-5", (0, 3, 4, 5, 7)),
         ("layers", ["1-2", 2, "0"], (0, 1, 2)),
         ("layers", None, None),
+        ("layers", "all", None),
         ("bits", "4", 4),
         ("limit", "20", 20),
         ("limit", 3.0, 3),

@@ -58,7 +58,7 @@ MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 # The same within a room that has rooms or shelves: those of one line do not know each other.
 WITHIN: dict[str, tuple[set[str], ...]] = {
     "quantized": (
-        {"precision", "style"},
+        {"precision", "style", "spec"},
         {"data", "rag", "adapters"},
         {"loading"},
         {"generation"},

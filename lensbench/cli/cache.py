@@ -81,7 +81,7 @@ def cache(
         return
     if model is None or out is None:
         raise typer.BadParameter("give a model and a folder: lensbench cache MODEL -o DIR")
-    from lensbench.studies.cache import CacheSpec
+    from lensbench.studies.cache_spec import CacheSpec
 
     spec = CacheSpec(
         model=model,

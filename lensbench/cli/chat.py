@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,7 +54,7 @@ def chat(
     """
     from lensbench.cli.console import literal, messages
     from lensbench.quantized.generation.chat import Conversation
-    from lensbench.quantized.generation.generate import Decoding
+    from lensbench.quantized.generation.spec import Decoding
     from lensbench.quantized.loading.load import load_quantized
     from lensbench.quantized.style import default_style
 
@@ -70,7 +69,7 @@ def chat(
         with messages.status(f"loading {literal(ref)}"):
             loaded = load_quantized(ref, device=device)
         chosen = style.value if style else default_style(loaded.tokenizer)
-        decoding = Decoding(max_new_tokens, temperature, seed=seed)
+        decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         _talk(Conversation(loaded, chosen, decoding, retrieve))
 
 
@@ -170,5 +169,5 @@ def _temperature(conversation: Conversation, argument: str) -> str:
         return f"The temperature is {conversation.decoding.temperature}. Set it with /temp 0.7"
     if not 0 <= value < float("inf"):
         return "A temperature is 0 (greedy) or more."
-    conversation.decoding = dataclasses.replace(conversation.decoding, temperature=value)
+    conversation.decoding = conversation.decoding.changed(temperature=value)
     return f"The temperature is {value} now."

@@ -57,11 +57,11 @@ def correlate(
         list[MeasureName] | None,
         typer.Option(help="Only this measure; repeatable. Default: all."),
     ] = None,
-    suggest_layers: Annotated[
+    suggest_blocks: Annotated[
         int | None,
         typer.Option(
             help="Suggest so many contiguous blocks to train; writes the file that `lensbench "
-            "train --layers auto:FILE` takes."
+            "train --blocks auto:FILE` takes."
         ),
     ] = None,
     resamples: Annotated[
@@ -100,7 +100,7 @@ def correlate(
         lensbench correlate runs/plain runs/rag -o runs/rag-layers
 
         lensbench correlate runs/plain runs/rag --control runs/irrelevant -o runs/rag-layers
-            --suggest-layers 6
+            --suggest-blocks 6
 
         lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --span generated
 
@@ -119,7 +119,7 @@ def correlate(
         runs=tuple(runs),
         out=out,
         controls=tuple(control or ()),
-        n_blocks=suggest_layers,
+        n_blocks=suggest_blocks,
         resamples=resamples,
         seed=seed,
         relative_depth=relative_depth,

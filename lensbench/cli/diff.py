@@ -52,22 +52,17 @@ def diff(
         show_problems,
     )
     from lensbench.compare.diff.record import run_diff
+    from lensbench.compare.diff.spec import DiffSpec
     from lensbench.report.build import build_report
     from lensbench.report.diff.section import headline_of
 
     folder = out or Path("runs") / f"diff-{first.resolve().name}-{second.resolve().name}"
     with interruptible():
         with batch_progress() as progress:
-            problems = run_diff(
-                first,
-                second,
-                folder,
-                relative_depth=relative_depth,
-                context=context,
-                part_bits=part_bits,
-                device=device,
-                progress=progress,
+            how = DiffSpec(
+                relative_depth=relative_depth, context=context, part_bits=part_bits, device=device
             )
+            problems = run_diff(first, second, folder, how, progress)
         show_problems(problems)
         with messages.status("writing the report"):
             written = build_report([folder])

@@ -64,8 +64,8 @@ def evaluate(
         lensbench eval smollm2-135m --adapter runs/adapter --rag runs/index --data test.jsonl
     """
     from lensbench.cli.console import batch_progress, interruptible, messages, show_problems
-    from lensbench.quantized.evaluation.evaluate import EvalSpec
     from lensbench.quantized.evaluation.evaluate import evaluate as measure
+    from lensbench.quantized.evaluation.spec import EvalSpec
     from lensbench.report.build import build_report
 
     if top_k is not None and rag is None:
@@ -74,7 +74,7 @@ def evaluate(
     spec = EvalSpec(
         data=data,
         rag=rag,
-        top_k=top_k or 1,
+        top_k=top_k,
         style=style.value if style else None,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,

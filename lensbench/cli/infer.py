@@ -24,7 +24,8 @@ from lensbench.cli.options import (
 
 if TYPE_CHECKING:
     from lensbench.checkpoints.ref import ModelRef
-    from lensbench.quantized.generation.infer import InferenceSpec, Progress
+    from lensbench.quantized.generation.infer import Progress
+    from lensbench.quantized.generation.spec import InferenceSpec
 
 
 class ControlName(StrEnum):
@@ -111,8 +112,7 @@ def infer(
         lensbench infer smollm2-135m python -o other.csv --rag runs/index --control shuffled
     """
     from lensbench.prompts.sets import prompt_file
-    from lensbench.quantized.generation.generate import Decoding
-    from lensbench.quantized.generation.infer import InferenceSpec
+    from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 
     if top_k is not None and rag is None:
         raise typer.BadParameter("--top-k has no effect without --rag; see --sample-top-k")
@@ -124,7 +124,12 @@ def infer(
         prompts=prompt_file(prompts),
         out=out,
         decoding=Decoding(
-            max_new_tokens, temperature, top_p, sample_top_k, repetition_penalty, seed
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=sample_top_k,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
         ),
         style=style.value if style else None,
         batch_size=batch_size,
@@ -134,7 +139,7 @@ def infer(
             layer_numbers(trace_layers, "--trace-layers") if trace_layers is not None else ()
         ),
         rag=rag,
-        top_k=top_k or 1,
+        top_k=top_k,
         control=control.value if control else None,
         rebatch=rebatch,
         limit=limit,

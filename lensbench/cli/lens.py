@@ -114,7 +114,6 @@ def lens(
         from lensbench.studies.lens_spec import RunSpec
 
         spec = RunSpec(
-            name=Path(prompts).stem,
             models=tuple(arguments),
             prompts=prompts,
             relations=tuple(relation or ()),
@@ -122,11 +121,11 @@ def lens(
             top_k=top_k,
             template=template.value,
             sites=_points(mid),
-            dtype=dtype and dtype.value,
+            dtype=dtype.value if dtype else None,
             device=device,
             keep_residuals=keep_residuals,
         )
-        run_and_report(spec, out or Path("runs") / spec.name)
+        run_and_report(spec, out or Path("runs") / Path(prompts).stem)
         return
     if len(arguments) < 2:
         raise typer.BadParameter('give a model and a prompt: lensbench lens MODEL "PROMPT"')

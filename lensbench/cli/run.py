@@ -11,7 +11,7 @@ import typer
 from lensbench.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
-    from lensbench.studies.analysis import Spec
+    from lensbench.spec import Spec
     from lensbench.studies.lens_spec import RunSpec
 
 
@@ -39,26 +39,25 @@ def run(
 
         lensbench run analyses/001_when_does_it_know --all --out runs/everything
     """
-    import dataclasses
-
     from lensbench.studies.analysis import read_analysis
     from lensbench.studies.lens_spec import RunSpec
 
     if everything and limit is not None:
         raise typer.BadParameter("give --all or --limit, not both")
     spec = read_analysis(analysis)
-    folder = out or Path("reports") / spec.name
+    home = analysis if analysis.is_dir() else analysis.parent
+    folder = out or Path("reports") / home.resolve().name
     if everything or limit is not None:
-        spec = dataclasses.replace(spec, limit=limit)
+        spec = spec.changed(limit=limit)
     if device is not None:
-        spec = dataclasses.replace(spec, device=device)
+        spec = spec.changed(device=device)
     if not isinstance(spec, RunSpec):
         if dtype is not None:
             raise typer.BadParameter("this analysis has bits in its file, not a dtype")
         study_and_report(spec, folder)
         return
     if dtype is not None:
-        spec = dataclasses.replace(spec, dtype=dtype.value)
+        spec = spec.changed(dtype=dtype.value)
     run_and_report(spec, folder)
 
 

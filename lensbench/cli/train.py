@@ -22,7 +22,7 @@ def train(
         typer.Argument(help="A .jsonl or .csv: id, instruction, response; or id and messages."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of adapter and record.")],
-    layers: Annotated[
+    blocks: Annotated[
         str,
         typer.Option(
             help="Blocks to adapt, counted from 0: all, 15-20, 0,3,15-20, or auto:FILE, a JSON "
@@ -89,11 +89,11 @@ def train(
 
         lensbench train smollm2-135m pairs.jsonl -o runs/adapter
 
-        lensbench train tinyllama pairs.jsonl -o runs/upper --layers 15-20 --cache-prefix
+        lensbench train tinyllama pairs.jsonl -o runs/upper --blocks 15-20 --cache-prefix
 
         lensbench train smollm2-135m pairs.jsonl -o runs/qv --targets q,v --rank 4 --bits 32
     """
-    from lensbench.quantized.adapters.lora import Lora
+    from lensbench.quantized.adapters.spec import Lora
     from lensbench.quantized.training.spec import TrainSpec
 
     if eval_data is not None and eval_share is not None:
@@ -102,7 +102,7 @@ def train(
         model=model,
         data=data,
         out=out,
-        lora=Lora(layers, targets, rank, alpha, dropout),
+        lora=Lora(blocks=blocks, targets=targets, rank=rank, alpha=alpha, dropout=dropout),
         bits=bits.number if bits else None,
         int8_threshold=int8_threshold,
         device=device,
@@ -116,7 +116,7 @@ def train(
         warmup=warmup,
         seed=seed,
         eval_data=eval_data,
-        eval_share=0.1 if eval_share is None else eval_share,
+        eval_share=eval_share,
         cache_prefix=cache_prefix,
         checkpoint_every=checkpoint_every,
         n_examples=examples,

@@ -109,7 +109,7 @@ def stable_from(
 
 
 def choice_file(choice: Choice, why: str, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What `lensbench train --layers auto:FILE` takes, with the reason and where it is from."""
+    """What `lensbench train --blocks auto:FILE` takes, with the reason and where it is from."""
     return {
         "layers": list(choice.blocks),
         "counted_from": 0,

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-from lensbench.checkpoints.ref import Bits, ModelRef
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem
-from lensbench.quantized.adapters.lora import Lora
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.data.pairs import Pair, write_jsonl
 from lensbench.quantized.data.sources import pairs_of
 from lensbench.quantized.data.split import split
-from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.quantized.style import Style
-from lensbench.quantized.training.train import TrainSpec, train
+from lensbench.quantized.evaluation.evaluate import evaluate
+from lensbench.quantized.evaluation.spec import EvalSpec
+from lensbench.quantized.training.spec import TrainSpec
+from lensbench.quantized.training.train import train
 from lensbench.studies.adapter_spec import AdapterSpec
 from lensbench.studies.stages import Notify, Progress, StudyOutcome, build_index
 
@@ -40,7 +40,7 @@ def run_adapter_study(
     Raises what `pairs_of`, `train`, `evaluate` and `build_index` raise.
     """
     pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
-    ref = ModelRef.of(spec.model, bits=cast(Bits, spec.bits), use="generation")
+    ref = ModelRef.of(spec.model, bits=spec.bits, use="generation")
     parts = split(pairs, SHARES, spec.seed)
     asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
     files = {"train": parts["train"], "eval": parts["eval"], "test": asked}
@@ -81,13 +81,19 @@ def chosen_pairs(
 
 def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:
     return TrainSpec(
-        model=ref.at(cast(Bits, spec.train_bits)),
+        model=ref.at(spec.train_bits),
         data=out / "data" / "train.jsonl",
         eval_data=out / "data" / "eval.jsonl",
         out=out / "adapter",
-        lora=Lora(spec.layers, spec.targets, spec.rank, spec.alpha, spec.dropout),
+        lora=Lora(
+            blocks=spec.blocks,
+            targets=spec.targets,
+            rank=spec.rank,
+            alpha=spec.alpha,
+            dropout=spec.dropout,
+        ),
         device=spec.device,
-        style=cast(Style, spec.style),
+        style=spec.style,
         epochs=spec.epochs,
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
@@ -101,7 +107,7 @@ def _eval_spec(spec: AdapterSpec, out: Path) -> EvalSpec:
         data=out / "data" / "test.jsonl",
         rag=str(out / "index"),
         top_k=spec.top_k,
-        style=cast(Style, spec.style),
+        style=spec.style,
         max_new_tokens=spec.max_new_tokens,
         batch_size=spec.test_batch_size,
         device=spec.device,

@@ -5,51 +5,43 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.spec import Spec, nearest
 from lensbench.studies.adapter_spec import AdapterSpec
 from lensbench.studies.correlation_spec import CorrelationStudySpec
-from lensbench.studies.diff_spec import DiffSpec
+from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.lens_spec import RunSpec
 from lensbench.studies.placement_spec import PlacementSpec
 
 ANALYSIS = "analysis.toml"
-Spec = RunSpec | AdapterSpec | CorrelationStudySpec | DiffSpec | PlacementSpec
 KINDS: dict[str, type[Spec]] = {
     "lens": RunSpec,
     "adapter": AdapterSpec,
     "correlation": CorrelationStudySpec,
-    "diff": DiffSpec,
+    "diff": DiffStudySpec,
     "placement": PlacementSpec,
 }
-_FILES = (
-    "prompts",
-    "other_prompts",
-    "documents",
-    "data",
-)  # keys that may name a file beside the analysis
+# Keys that may name a file beside the analysis.
+_FILES = ("prompts", "other_prompts", "documents", "data")
 
 
 def read_analysis(folder: Path) -> Spec:
-    """The spec of `analyses/NNN_question/analysis.toml`; the folder's name is the run's.
+    """The spec of `analyses/NNN_question/analysis.toml`.
 
-    Raises InputProblems naming every unknown key, wrong type and unknown value at once.
+    Raises InputProblems naming the file and everything that is wrong with its keys, at once.
     """
     path = folder / ANALYSIS if folder.is_dir() else folder
     content = _content(path)
     kind = content.pop("kind", "lens")
-    if kind not in KINDS:
-        remedy = f"Choose from: {', '.join(KINDS)}."
-        raise InputProblems([Problem(str(path), f"kind = {kind!r} is not known", remedy)])
-    problems = list(_key_problems(content, str(path), KINDS[kind]))
-    if problems:
-        raise InputProblems(problems)
-    values = {key: _value(key, value, path.parent) for key, value in content.items()}
-    spec = KINDS[kind](name=path.parent.resolve().name, **values)
-    if found := spec.problems(str(path)):
-        raise InputProblems(found)
-    return spec
+    try:
+        if kind not in KINDS:
+            raise InputProblems([Problem("kind", f"it is {kind!r}", nearest(kind, KINDS))])
+        return KINDS[kind](**{key: _value(key, content[key], path.parent) for key in content})
+    except InputProblems as error:
+        named = [dataclasses.replace(p, where=f"{path}, {p.where}") for p in error.problems]
+        raise InputProblems(named) from None
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -64,48 +56,12 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _value(key: str, value: Any, folder: Path) -> Any:
-    """TOML has no null and no tuple; a file is looked up beside the analysis first."""
-    if key == "limit" and value == 0:  # 0 stands for all
+    """TOML has no null: a limit of 0 asks all. A file is looked up beside the analysis first."""
+    if key == "limit" and value == 0:
         return None
-    if key in _FILES:
-        given = value if isinstance(value, list) else [value]
-        found = [str(folder / item) if (folder / item).is_file() else item for item in given]
-        return tuple(found) if isinstance(value, list) else found[0]
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _key_problems(content: dict[str, Any], where: str, spec: type[Spec]) -> list[Problem]:
-    fields = {field.name: field for field in dataclasses.fields(spec) if field.name != "name"}
-    known = f"Known keys: {', '.join(sorted(fields))}."
-    found = [
-        Problem(where, f"the key '{key}' is not known", known)
-        for key in sorted(set(content) - set(fields))
-    ]
-    hints = get_type_hints(spec)
-    found += [
-        Problem(where, f"'{key}' is {content[key]!r}", f"It must be {wrong}.")
-        for key in sorted(set(content) & set(fields))
-        if (wrong := _wrong_type(content[key], str(hints[key])))
-    ]
-    found += [
-        Problem(where, f"the key '{key}' is missing", "Add it.")
-        for key, field in fields.items()
-        if field.default is dataclasses.MISSING and key not in content
-    ]
-    return found
-
-
-def _wrong_type(value: Any, hint: str) -> str | None:
-    """What `value` should have been, or None if it is."""
-    if hint.startswith("tuple"):
-        good = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return None if good else "a list of strings"
-    for start, kinds, words in (
-        ("<class 'bool'", (bool,), "true or false"),
-        ("<class 'float'", (int, float), "a number"),
-        ("<class 'int'", (int,), "a whole number"),
-        ("int |", (int,), "a whole number"),
-    ):
-        if hint.startswith(start):
-            return None if type(value) in kinds else words
-    return None if isinstance(value, str) else "a string"
+    if key not in _FILES:
+        return value
+    if isinstance(value, list):
+        return [_value(key, item, folder) for item in value]
+    beside = folder / str(value)
+    return str(beside) if beside.is_file() else value

@@ -11,18 +11,18 @@ from lensbench.studies.adapter_spec import AdapterSpec
 from lensbench.studies.correlation import run_correlation_study
 from lensbench.studies.correlation_spec import CorrelationStudySpec
 from lensbench.studies.diff import run_diff_study
-from lensbench.studies.diff_spec import DiffSpec
+from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.placement import run_placement_study
 from lensbench.studies.placement_spec import PlacementSpec
 from lensbench.studies.stages import Notify, Progress, StudyOutcome
 
-StudySpec = AdapterSpec | CorrelationStudySpec | DiffSpec | PlacementSpec
+StudySpec = AdapterSpec | CorrelationStudySpec | DiffStudySpec | PlacementSpec
 
 # To add a kind: its spec, a function like these, and a line here and in `analysis.KINDS`.
 _RUNNERS: dict[type[StudySpec], Callable[..., StudyOutcome]] = {
     AdapterSpec: run_adapter_study,
     CorrelationStudySpec: run_correlation_study,
-    DiffSpec: run_diff_study,
+    DiffStudySpec: run_diff_study,
     PlacementSpec: run_placement_study,
 }
 

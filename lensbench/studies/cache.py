@@ -7,9 +7,8 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import pyarrow as pa
 from jaxtyping import Float
@@ -43,6 +42,7 @@ from lensbench.records.residuals import ITEM_BYTES, shard_name, shards_of
 from lensbench.records.store import RecordStore
 from lensbench.residuals.capture import Residuals
 from lensbench.residuals.store import DTYPES, Kept, KeptPrompt, capture_kept, keep, write_kept
+from lensbench.studies.cache_spec import CacheSpec
 from lensbench.studies.lens import (
     Progress,
     encode_prompts,
@@ -54,53 +54,6 @@ Notify = Callable[[str], None]
 Notes = dict[str, float | None]
 
 _SPARE_BYTES = 64 << 20  # for the index, and for whoever else writes to the disk meanwhile
-
-
-@dataclass(frozen=True)
-class CacheSpec:
-    """What is kept. The same spec, prompts and weights give the same bytes.
-
-    `layers` counts from 0 (embedding) to n_layers; None is all of them. `positions` is "last",
-    "all" or "answer" (see `residuals.cache.keep`). `residual_dtype` is the number format on disk:
-    bfloat16 takes half the room of float32 and rounds each number by at most 2^-8 of itself.
-    """
-
-    model: str  # as `ModelRef.of` takes it
-    prompts: str = "facts"
-    limit: int | None = None
-    relations: tuple[str, ...] = ()
-    layers: tuple[int, ...] | None = None
-    sites: tuple[str, ...] = ("embed", "resid_post")
-    positions: str = "last"
-    residual_dtype: str = "float32"
-    template: str = "plain"
-    batch_tokens: int = 512
-    dtype: str | None = None  # of the model
-    device: str | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the numbers, for the manifest."""
-        fields = dataclasses.asdict(self)
-        del fields["model"]
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with the values, whatever the model."""
-        choices = {
-            "positions": get_args(Kept),
-            "residual_dtype": tuple(DTYPES),
-            "template": ("plain", "chat"),
-        }
-        found = [
-            Problem(key, f"there is no {getattr(self, key)!r}", f"Choose from {', '.join(known)}.")
-            for key, known in choices.items()
-            if getattr(self, key) not in known
-        ]
-        for key in ("limit", "batch_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                found.append(Problem(key, f"is {value}", "Give at least 1."))
-        return found
 
 
 def run_cache(
@@ -115,12 +68,10 @@ def run_cache(
     own output. Returns the prompts that were left out. `notify` gets the size before the run.
 
     Raises:
-        InputProblems: unknown model, prompt set, layers or settings.
+        InputProblems: unknown model, prompt set or layers.
         GateError: the lens does not reproduce this model.
         RecordsError: another cache is there, or the disk cannot hold this one.
     """
-    if problems := spec.problems():
-        raise InputProblems(problems)
     ref = ModelRef.of(spec.model)
     prompt_set = load_prompts(spec.prompts)
     if spec.relations:
@@ -165,7 +116,7 @@ class _Run:
         self.sites = settings_of.sites_in(model)
         prompts = choose(prompt_set.prompts, spec.limit)
         encoded, problems = encode_prompts(model, prompts, spec.template, prompt_set.name)
-        self.kept, too_long = _kept(encoded, cast(Kept, spec.positions), model.n_ctx)
+        self.kept, too_long = _kept(encoded, spec.positions, model.n_ctx)
         self.problems = prompt_set.problems + problems + too_long
         lengths = [len(item.token_ids) for item in self.kept]
         self.batches = plan_batches(lengths, spec.batch_tokens)

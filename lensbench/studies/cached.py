@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -73,13 +72,8 @@ def _settings(cache: ResidualCache, top_k: int) -> dict[str, Any]:
 
 def _spec(cache: ResidualCache, top_k: int) -> RunSpec:
     made = cache.manifest["settings"]
-    spec = RunSpec("cached", (), **{key: _tuple(made[key]) for key in _SHARED}, top_k=top_k)
-    everywhere = made["positions"] == "all"
-    return spec if everywhere else dataclasses.replace(spec, heatmap_prompts=0)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    spec = RunSpec(models=("cached",), **{key: made[key] for key in _SHARED}, top_k=top_k)
+    return spec if made["positions"] == "all" else spec.changed(heatmap_prompts=0)
 
 
 def _open(ref: ModelRef, cache: ResidualCache, device: str | None) -> LensModel:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.correlation.record import correlate
@@ -21,9 +21,8 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.sources import pairs_of
 from lensbench.quantized.generation.controls import CONTROLS
-from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, run_inference
-from lensbench.quantized.style import Style
+from lensbench.quantized.generation.infer import run_inference
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.store import folder_name
 from lensbench.studies.correlation_spec import CorrelationStudySpec
 from lensbench.studies.stages import (
@@ -101,7 +100,7 @@ def comparisons(
             runs=tuple(_named(out, ref, name) for name in (plain, rag)),
             controls=tuple(_named(out, ref, name) for name in controls),
             out=out / f"context-{folder_name(str(ref))}",
-            n_blocks=spec.suggest_layers,
+            n_blocks=spec.suggest_blocks,
             **_how(spec),
         )
         yield CorrelationSpec(
@@ -138,8 +137,8 @@ def _inference(spec: CorrelationStudySpec, trace: Path, settings: dict[str, Any]
     return InferenceSpec(
         out=trace.with_name(f"{trace.name}.csv"),
         trace=trace,
-        decoding=Decoding(spec.max_new_tokens),
-        style=cast(Style | None, spec.style),
+        decoding=Decoding(max_new_tokens=spec.max_new_tokens),
+        style=spec.style,
         batch_size=spec.batch_size,
         limit=spec.limit,
         device=spec.device,

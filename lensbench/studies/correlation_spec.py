@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from lensbench.errors import Problem
-from lensbench.records.schema import SPANS, STYLES
+from pydantic import Field
+
+from lensbench.compare.correlation.spec import Resamples, Span
+from lensbench.quantized.style import Style
+from lensbench.spec import Count, Device, Seed, Spec
+
+AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
-@dataclass(frozen=True)
-class CorrelationStudySpec:
+class CorrelationStudySpec(Spec):
     """Prompts, the same with retrieved context, and what could pass for an effect of it.
 
-    `models` are NAME[@BITS][+ADAPTER]; the first is what the others are compared with. `prompts`
-    are asked alone, with what `documents` (a source of pairs) hold about them, and under three
-    controls: irrelevant text of the same length, another prompt's context, and in other batches.
-    `other_prompts` are asked alone. `limit` takes the first so many of each. Without a `style`,
-    the model's own: chat where it has a template.
+    The prompts are asked alone, with what the documents hold about them, and under three controls:
+    irrelevant text of the same length, another prompt's context, and in other batches.
     """
 
-    name: str
-    models: tuple[str, ...]
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    """NAME@BITS+ADAPTER; the first is what the others are compared with."""
     prompts: str = "python"
+    """A shipped prompt set, or a .csv or .jsonl."""
     other_prompts: str = "general"
+    """Another one, asked alone."""
     documents: str = "python_reference"
-    limit: int | None = 100
-    top_k: int = 1
-    max_new_tokens: int = 8
-    batch_size: int = 8
-    rebatch_seed: int = 1
-    style: str | None = None
-    spans: tuple[str, ...] = SPANS
-    suggest_layers: int = 6  # blocks
-    resamples: int = 2000
-    seed: int = 0
-    device: str | None = None
-
-    def problems(self, where: str) -> list[Problem]:
-        """Everything that is wrong with the values."""
-        found = []
-        least = {"limit": 2, "top_k": 1, "max_new_tokens": 1, "batch_size": 2, "rebatch_seed": 0}
-        for key, minimum in (least | {"suggest_layers": 1}).items():
-            value = getattr(self, key)
-            if value is not None and value < minimum:
-                found.append(Problem(where, f"{key} = {value}", f"Give at least {minimum}."))
-        if self.style is not None and self.style not in STYLES:
-            what = f"style = {self.style!r} is not known"
-            found.append(Problem(where, what, f"Choose from: {', '.join(STYLES)}."))
-        strange = [span for span in self.spans if span not in SPANS]
-        if strange or not self.spans:
-            what = f"spans = {', '.join(map(repr, strange)) or 'nothing'} is not known"
-            found.append(Problem(where, what, f"Choose from: {', '.join(SPANS)}."))
-        if not self.models:
-            found.append(Problem(where, "no model is named", "Name at least one model."))
-        return found
+    """What retrieval searches: a source of pairs."""
+    limit: AtLeastTwo | None = 100
+    """The first so many prompts of each set."""
+    top_k: Count = 1
+    """Documents to retrieve."""
+    max_new_tokens: Count = 8
+    """Length of an answer."""
+    batch_size: AtLeastTwo = 8
+    """Prompts asked together."""
+    rebatch_seed: Seed = 1
+    """Of the control in other batches."""
+    style: Style | None = None
+    """How a prompt is put to the model. Default: chat if it has a chat template, else none."""
+    spans: Annotated[tuple[Span, ...], Field(min_length=1)] = ("prompt", "generated")
+    """Which tokens are compared."""
+    suggest_blocks: Count = 6
+    """Contiguous blocks to suggest for training."""
+    resamples: Resamples = 2000
+    seed: Seed = 0
+    """Of the draws."""
+    device: Device = None

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.record import run_diff
+from lensbench.compare.diff.spec import DiffSpec
 from lensbench.errors import InputProblems, Problem
 from lensbench.records.store import folder_name
-from lensbench.studies.diff_spec import DiffSpec
+from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
 from lensbench.studies.stages import RUNS, Notify, Progress, StudyOutcome
 
 
 def run_diff_study(
-    spec: DiffSpec,
+    spec: DiffStudySpec,
     out: Path,
     progress: Progress = lambda *_: None,
     notify: Notify = lambda _: None,
@@ -39,6 +40,7 @@ def run_diff_study(
     for name, error in measured.failed.items():
         notify(f"{name}: {error}")
         problems.append(Problem(name, f"it could not be read ({error})", "Mend it, run again."))
+    how = DiffSpec(part_bits=spec.part_bits, device=spec.device)
     there = {folder.name: folder for folder in measured.folders}
     folders = []
     for first, other in _pairs(refs, len(spec.variants)):
@@ -46,9 +48,7 @@ def run_diff_study(
         if a is None or b is None:
             continue
         folder = out / folder_name(str(other))
-        problems += run_diff(
-            a, b, folder, part_bits=spec.part_bits, device=spec.device, progress=progress
-        )
+        problems += run_diff(a, b, folder, how, progress)
         folders.append(folder)
     return StudyOutcome(folders, list(dict.fromkeys(problems)))
 
@@ -62,9 +62,8 @@ def _pairs(refs: list[ModelRef], per_model: int) -> list[tuple[ModelRef, ModelRe
     ]
 
 
-def _lens_spec(spec: DiffSpec, models: tuple[str, ...]) -> RunSpec:
+def _lens_spec(spec: DiffStudySpec, models: tuple[str, ...]) -> RunSpec:
     return RunSpec(
-        name=spec.name,
         models=models,
         prompts=spec.prompts,
         limit=spec.limit,

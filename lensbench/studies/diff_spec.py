@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from lensbench.errors import Problem
+from pydantic import AfterValidator, Field
+
+from lensbench.compare.diff.spec import PartBits
+from lensbench.spec import Count, Device, Spec
 
 
-@dataclass(frozen=True)
-class DiffSpec:
-    """Every model in every variant over one prompt set; the first variant is the reference.
+def _variant(text: str) -> str:
+    if text and text[0] not in "@+":
+        raise ValueError("Write @BITS, +ADAPTER or both.")
+    return text
 
-    `variants` are what is written after a model's name: `@BITS`, `+ADAPTER` or both. `limit` is how
-    many base prompts are asked, spread over relations, each with the rows that go with it.
-    """
 
-    name: str
-    models: tuple[str, ...]
-    variants: tuple[str, ...] = ("@32", "@8", "@4")
+class DiffStudySpec(Spec):
+    """Every model in every variant over one prompt set; the first variant is the reference."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Aliases, hub names or folders."""
+    variants: Annotated[
+        tuple[Annotated[str, AfterValidator(_variant)], ...], Field(min_length=2)
+    ] = ("@32", "@8", "@4")
+    """What is written after a model's name: @BITS, +ADAPTER or both."""
     prompts: str = "facts"
-    limit: int | None = 120
-    batch_tokens: int = 512
-    part_bits: float = 0.1
-    device: str | None = None
-
-    def problems(self, where: str) -> list[Problem]:
-        """Everything that is wrong with the values."""
-        found = []
-        for key in ("limit", "batch_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                found.append(Problem(where, f"{key} = {value}", "Give at least 1."))
-        if not self.models:
-            found.append(Problem(where, "no model is named", "Name at least one model."))
-        if len(self.variants) < 2:
-            what = f"{len(self.variants)} variant(s)"
-            found.append(Problem(where, what, "Name the reference and at least one other."))
-        found += [
-            Problem(where, f"the variant {text!r} is not known", "Write @BITS, +ADAPTER or both.")
-            for text in self.variants
-            if text and text[0] not in "@+"
-        ]
-        return found
+    """A shipped prompt set, or a .csv or .jsonl."""
+    limit: Count | None = 120
+    """Base prompts to ask, spread over relations, each with the rows that go with it."""
+    batch_tokens: Count = 512
+    """Tokens in one forward pass."""
+    part_bits: PartBits = 0.1
+    device: Device = None

@@ -64,7 +64,7 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
     A model that cannot be measured is recorded in the outcome and the others go on.
 
     Raises:
-        InputProblems: unknown models, prompt set, relation or settings, before anything is loaded.
+        InputProblems: unknown models, prompt set or relation, before anything is loaded.
     """
     refs, prompt_set = _checked(spec)
     outcome = Outcome(problems=list(prompt_set.problems))
@@ -83,8 +83,7 @@ def run(spec: RunSpec, out: Path, progress: Progress = lambda *_: None) -> Outco
 
 def _checked(spec: RunSpec) -> tuple[list[ModelRef], PromptSet]:
     """Models and prompts; every problem with the spec is raised at once, before any work."""
-    refs, problems = model_refs(list(dict.fromkeys(spec.models)))
-    problems = [*spec.problems("settings"), *problems]  # a model named twice is one of the spec's
+    refs, problems = model_refs(spec.models)
     if problems:
         raise InputProblems(problems)
     prompt_set = load_prompts(spec.prompts)

@@ -2,71 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lensbench.errors import Problem
 from lensbench.lens.registry import LENSES
 from lensbench.models.sites import STREAM
+from lensbench.prompts.encode import Template
+from lensbench.spec import ARGUMENT, Count, Device, Spec, one_of, repeated
 
-_CHOICES = {"lenses": tuple(LENSES), "sites": STREAM, "template": ("plain", "chat")}
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-@dataclass(frozen=True)
-class RunSpec:
-    """A run, declared. The same spec, prompts and weights give the same records.
+class RunSpec(Spec):
+    """A lens over many prompts. The same spec, prompts and weights give the same records."""
 
-    `limit` is how many base prompts are asked, spread over relations, each with its paraphrases,
-    reverses and controls; None asks all. `heatmap_prompts` of them are read at every position.
-    `models` may name variants (NAME@BITS+ADAPTER). `keep_residuals` keeps the residual vectors at
-    the last positions beside the record, for `lensbench diff`.
-    """
-
-    name: str
-    models: tuple[str, ...]
+    models: Annotated[tuple[str, ...], Field(min_length=1, exclude=True), ARGUMENT]
+    """Aliases, hub names or folders; or NAME@BITS+ADAPTER."""
     prompts: str = "facts"
-    limit: int | None = 240
+    """A shipped prompt set, or a .csv or .jsonl."""
+    limit: Count | None = 240
+    """Base prompts to ask, spread over relations, each with the rows that go with it."""
     relations: tuple[str, ...] = ()
-    lenses: tuple[str, ...] = tuple(LENSES)
-    sites: tuple[str, ...] = ("embed", "resid_post")
-    top_k: int = 5
-    heatmap_prompts: int = 12
-    template: str = "plain"
-    batch_tokens: int = 512
-    dtype: str | None = None
-    device: str | None = None
-    keep_residuals: bool = False
+    """Only these relations."""
+    lenses: Annotated[tuple[Annotated[str, one_of(LENSES)], ...], Field(min_length=1)] = tuple(
+        LENSES
+    )
+    """Lenses; the first one also reads paraphrases, reverses and controls."""
+    sites: tuple[Annotated[str, one_of(STREAM)], ...] = ("embed", "resid_post")
+    """States of the residual stream: embed, resid_mid (after attention), resid_post."""
+    top_k: Count = 5
+    """Top tokens kept of each reading."""
+    heatmap_prompts: Annotated[int, Field(ge=0)] = 12
+    """Base prompts that are read at every position."""
+    template: Template = "plain"
+    """chat: the prompt as the start of a chat answer."""
+    batch_tokens: Count = 512
+    """Tokens in one forward pass."""
+    dtype: Dtype | None = None
+    """Default: float32 on a CPU and up to 2e9 parameters, else half precision."""
+    device: Device = None
+    keep_residuals: Annotated[bool, Field(exclude_if=lambda kept: not kept)] = False
+    """Keep the residual vectors at the last positions, for `lensbench diff`."""
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the numbers, for the manifest; models and name do not."""
-        fields = dataclasses.asdict(self)
-        del fields["name"], fields["models"]
-        if not self.keep_residuals:  # records made before it was a setting are the same record
-            del fields["keep_residuals"]
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
-
-    def problems(self, where: str) -> list[Problem]:
-        """Everything that is wrong with the values."""
-        found = []
-        for key, allowed in _CHOICES.items():
-            value = getattr(self, key)
-            given = value if isinstance(value, tuple) else (value,)
-            strange = [item for item in given if item not in allowed]
-            if strange or not given:
-                what = f"{key} = {', '.join(map(repr, strange)) or 'nothing'} is not known"
-                found.append(Problem(where, what, f"Choose from: {', '.join(allowed)}."))
-        least = {"limit": 1, "top_k": 1, "heatmap_prompts": 0, "batch_tokens": 1}
-        for key, minimum in least.items():
-            value = getattr(self, key)
-            if value is not None and value < minimum:
-                found.append(Problem(where, f"{key} = {value}", f"Give at least {minimum}."))
+    def problems(self) -> list[Problem]:
+        found = repeated("models", self.models)
         if not {"embed", "resid_post"} <= set(self.sites):
-            what = f"sites = {', '.join(self.sites)} leaves out embed or resid_post"
-            found.append(Problem(where, what, "Milestones are read there: name both."))
-        if not self.models:
-            found.append(Problem(where, "no model is named", "Name at least one model."))
-        doubled = sorted({m for m in self.models if self.models.count(m) > 1})
-        if doubled:
-            found.append(Problem(where, f"{', '.join(doubled)} stands twice", "Name it once."))
+            what = f"{', '.join(self.sites)} leaves out embed or resid_post"
+            found.append(Problem("sites", what, "Milestones are read there: name both."))
         return found

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
-from lensbench.checkpoints.ref import Bits, ModelRef
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem, RecordsError
 from lensbench.quantized.data.pairs import write_jsonl
 from lensbench.quantized.data.split import split
-from lensbench.quantized.evaluation.evaluate import EvalSpec, evaluate
-from lensbench.quantized.style import Style
-from lensbench.quantized.training.train import TrainSpec, train
+from lensbench.quantized.evaluation.evaluate import evaluate
+from lensbench.quantized.evaluation.spec import EvalSpec
+from lensbench.quantized.training.spec import TrainSpec
+from lensbench.quantized.training.train import train
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
 from lensbench.records.schema import PLACEMENT
@@ -56,7 +57,7 @@ def run_placement_study(
     rows = _rows(out / RUNS / BASE, placement=BASE, repetition=None, blocks=[], rank=None)
     for number, placement in planned:
         stage = f"{placement.name}, repetition {number + 1}"
-        notify(f"{stage}: blocks {placement.lora.layers}, rank {placement.lora.rank}")
+        notify(f"{stage}: blocks {placement.lora.blocks}, rank {placement.lora.rank}")
         folder = out / RUNS / f"{placement.folder}-{number}"
         trained = train(
             _train_spec(spec, out, folder, placement, number),
@@ -87,7 +88,7 @@ def _train_spec(
         out=folder / "adapter",
         lora=placement.lora,
         device=spec.device,
-        style=cast(Style, spec.style),
+        style=spec.style,
         max_length=spec.max_length,
         epochs=spec.epochs,
         max_steps=spec.max_steps,
@@ -105,7 +106,7 @@ def _evaluate(
     """How likely the held-out responses are: what is said instead is one token long."""
     how = EvalSpec(
         data=out / RUNS / "data" / "test.jsonl",
-        style=cast(Style, spec.style),
+        style=spec.style,
         max_new_tokens=1,
         batch_size=spec.test_batch_size,
         only="base" if adapter is None else "adapter",
@@ -117,7 +118,7 @@ def _evaluate(
 
 def _base(spec: PlacementSpec) -> ModelRef:
     """What every placement is trained on, and measured on."""
-    return ModelRef.of(spec.model, bits=cast(Bits, spec.train_bits), use="generation")
+    return ModelRef.of(spec.model, bits=spec.train_bits, use="generation")
 
 
 def _require_budget(adapter: Path, placement: Placement) -> None:
@@ -151,7 +152,7 @@ def _write(
     store = RecordStore(out / "placement", first["model"]["name"], "placement")
     settings = {key: first["settings"][key] for key in _KEPT if key in first["settings"]}
     settings |= {
-        "suggested": spec.layers,
+        "suggested": spec.blocks,
         "repetitions": spec.repetitions,
         "first_seed": spec.seed,
         "n_trainable": planned[0][1].n_trainable,

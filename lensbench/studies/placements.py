@@ -11,7 +11,8 @@ import numpy as np
 from lensbench.checkpoints.open import empty_model, open_config, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.adapters.lora import Lora, match, ranges
+from lensbench.quantized.adapters.lora import match, ranges
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.studies.placement_spec import PlacementSpec
 
 SUGGESTED, RANDOM, COMPLEMENT, ALL = "suggested", "random block", "complement", "all blocks"
@@ -41,11 +42,11 @@ def placements(spec: PlacementSpec, repetition: int) -> list[Placement]:
     """
     with quiet():
         model = empty_model(open_config(ModelRef.of(spec.model).folder))
-    suggested = match(model, _lora(spec, spec.layers, spec.rank))
+    suggested = match(model, _lora(spec, spec.blocks, spec.rank))
     blocks, n_layers = suggested.layers, suggested.n_layers
     if len(blocks) == n_layers:
         what = "the suggested block is the whole model, so there is nothing to compare it with"
-        raise InputProblems([Problem("layers", what, "Suggest fewer blocks.")])
+        raise InputProblems([Problem("blocks", what, "Suggest fewer blocks.")])
     others = tuple(sorted(set(range(n_layers)) - set(blocks)))
     drawn = random_block(blocks, n_layers, spec.seed, repetition)
     placed = dict(zip(PLACEMENTS, (blocks, drawn, others, tuple(range(n_layers))), strict=True))
@@ -62,7 +63,7 @@ def placements(spec: PlacementSpec, repetition: int) -> list[Placement]:
     if len({placement.n_trainable for placement in found}) > 1:
         shown = ", ".join(f"{placement.name}: {placement.n_trainable:,}" for placement in found)
         what = f"the blocks differ in size, so the placements train different numbers ({shown})"
-        raise InputProblems([Problem("layers", what, "Choose targets that are as large in all.")])
+        raise InputProblems([Problem("blocks", what, "Choose targets that are as large in all.")])
     return found
 
 
@@ -80,9 +81,15 @@ def random_block(
     return tuple(range(start, start + k))
 
 
-def _lora(spec: PlacementSpec, layers: str, rank: int) -> Lora:
+def _lora(spec: PlacementSpec, blocks: str, rank: int) -> Lora:
     """The scale alpha / rank is the same in every placement."""
-    return Lora(layers, spec.targets, rank, spec.alpha_per_rank * rank, spec.dropout)
+    return Lora(
+        blocks=blocks,
+        targets=spec.targets,
+        rank=rank,
+        alpha=spec.alpha_per_rank * rank,
+        dropout=spec.dropout,
+    )
 
 
 def _uneven(spec: PlacementSpec, uneven: Sequence[str], k: int, n_layers: int) -> Problem:

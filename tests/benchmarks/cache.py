@@ -24,7 +24,8 @@ from lensbench.lens.settings import LensSettings
 from lensbench.models.load import load_model
 from lensbench.records.residuals import shard_name, tensor_name, write_shard
 from lensbench.residuals.store import ResidualCache, open_cache
-from lensbench.studies.cache import CacheSpec, run_cache
+from lensbench.studies.cache import run_cache
+from lensbench.studies.cache_spec import CacheSpec
 from tests.benchmarks.measure import round_robin
 from tests.benchmarks.table import made_by, markdown_table, ratios
 

@@ -21,7 +21,8 @@ from lensbench.files import write_text
 from lensbench.prompts.batch import make_batch
 from lensbench.prompts.prompt import choose
 from lensbench.prompts.sets import load_prompts
-from lensbench.quantized.generation.generate import Decoding, generate
+from lensbench.quantized.generation.generate import generate
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.benchmarks.measure import round_robin
 from tests.benchmarks.peers import Job

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, Trainin
 
 from lensbench.checkpoints.open import quiet
 from lensbench.files import write_text
-from lensbench.quantized.adapters.lora import Lora, adapt, block_list, match
+from lensbench.quantized.adapters.lora import adapt, block_list, match
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.training import prefix
@@ -40,7 +41,7 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-LORA = Lora(layers="15-20", dropout=0.05)
+LORA = Lora(blocks="15-20", dropout=0.05)
 N_EXAMPLES, N_TOKENS, N_PROMPT, BATCH = 8, 128, 64, 4
 PLAIN, RECIPE, OURS = "PEFT, plain Trainer", "the k-bit recipe", "lensbench --cache-prefix"
 

@@ -291,7 +291,7 @@ def test_runs_name_their_tokens_all_or_none(tmp_path: Path) -> None:
     with pytest.raises(InputProblems, match="Add :prompt or :generated to every run"):
         correlate(CorrelationSpec(some, tmp_path / "out"))
     every = tuple(f"{tmp_path / name}:prompt" for name in ("a", "b"))
-    with pytest.raises(InputProblems, match="--span: the runs name their own tokens"):
+    with pytest.raises(InputProblems, match="spans: the runs name their own tokens"):
         correlate(CorrelationSpec(every, tmp_path / "out", spans=("prompt",)))
     with pytest.raises(InputProblems, match="no record here"):
         correlate(CorrelationSpec((f"{tmp_path / 'a'}:other", every[1]), tmp_path / "out"))
@@ -426,12 +426,13 @@ def test_a_torn_or_shortened_table_is_named(tmp_path: Path) -> None:
 
 
 def test_settings_out_of_range_are_named_at_once(tmp_path: Path) -> None:
-    wrong = CorrelationSpec(
-        ("a",), tmp_path, spans=("x",), measures=("y",), resamples=10, n_blocks=2
-    )
-    text = problems_of(lambda: correlate(wrong))
-    for part in ("1 run(s)", "no token span 'x'", "no measure 'y'", "it is 10", "chosen by cosine"):
+    wrong = {"spans": ("x",), "measures": ("y",), "resamples": 10}
+    text = problems_of(lambda: CorrelationSpec(("a",), tmp_path, **wrong))
+    for part in ("runs: ", "at least 2", "spans: it is 'x'", "measures: it is 'y'", "it is 10"):
         assert part in text
+    some = {"measures": ("cka",), "n_blocks": 2}
+    text = problems_of(lambda: CorrelationSpec(("a", "b"), tmp_path, **some))
+    assert "chosen by cosine" in text
 
 
 def test_groups_must_name_every_prompt(runs: Path, tmp_path: Path) -> None:
@@ -485,7 +486,7 @@ def test_the_command_names_every_measure_and_span() -> None:
 
 def test_the_command_from_traces_to_report(lensbench: Program, runs: Path, tmp_path: Path) -> None:
     how = ["--span", "prompt", "--measure", "cosine", "--resamples", "200"]
-    how += ["--control", f"other text={runs / 'irrelevant'}", "--suggest-layers", "3"]
+    how += ["--control", f"other text={runs / 'irrelevant'}", "--suggest-blocks", "3"]
     done = lensbench("correlate", runs / "plain", runs / "rag", "-o", tmp_path / "out", *how)
     assert (done.status, done.err.count("error")) == (0, 0)
     assert "rag, prompt tokens, above other text" in done.out

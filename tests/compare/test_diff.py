@@ -19,8 +19,9 @@ from hypothesis.extra import numpy as arrays
 
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.record import run_diff
+from lensbench.compare.diff.spec import DiffSpec
 from lensbench.errors import GateError, InputProblems, RecordsError
-from lensbench.quantized.adapters.lora import Lora
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
@@ -121,7 +122,7 @@ def test_nothing_is_found_where_nothing_changes_more_often_than_stated() -> None
 
 def spec_of(models: tuple[str, ...], facts: Path, **changes: Any) -> RunSpec:
     small = {"limit": None, "batch_tokens": 64, "heatmap_prompts": 0, "keep_residuals": True}
-    return RunSpec("test", models, str(facts), **(small | changes))
+    return RunSpec(models, str(facts), **(small | changes))
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +328,7 @@ def test_other_contexts_are_paired_by_id_on_request(
     records: dict[str, Path], tmp_path: Path
 ) -> None:
     other = edited(records["plain"], tmp_path / "b", rewrite("prompts", text="In context: x"))
-    run_diff(records["plain"], other, tmp_path / "d", context=True)
+    run_diff(records["plain"], other, tmp_path / "d", DiffSpec(context=True))
     assert manifest(tmp_path / "d")["settings"]["context"] is True
 
 
@@ -401,8 +402,8 @@ def test_other_depths_are_compared_at_relative_depth_only_on_request(
     with pytest.raises(InputProblems, match="--relative-depth"):
         run_diff(records["plain"], deep, tmp_path / "no")
     with pytest.raises(InputProblems, match="needs no scale"):
-        run_diff(records["plain"], records["moved"], tmp_path / "no", relative_depth=True)
-    run_diff(records["plain"], deep, tmp_path / "d", relative_depth=True)
+        run_diff(records["plain"], records["moved"], tmp_path / "no", DiffSpec(relative_depth=True))
+    run_diff(records["plain"], deep, tmp_path / "d", DiffSpec(relative_depth=True))
     cells = frames(tmp_path / "d")["diff_cells"]
     assert cells.layer.isna().all()
     assert cells.depth.unique().tolist() == pytest.approx(np.linspace(0, 1, 21).tolist())
@@ -524,7 +525,11 @@ def test_the_command_refuses_bad_input_in_one_message(
     lensbench: Program, records: dict[str, Path], tmp_path: Path
 ) -> None:
     plain = records["plain"]
-    how = ("--relative-depth", "--part-bits", "-1", "-o", tmp_path / "d")
-    done = lensbench("diff", plain, plain, *how)
-    assert done.status == 2
-    assert "2 problem(s)" in done.err
+    for how, said in (
+        (("--relative-depth",), "needs no scale"),
+        (("--part-bits", "-1", "--context"), "it is -1"),
+    ):
+        done = lensbench("diff", plain, plain, "-o", tmp_path / "d", *how)
+        assert done.status == 2
+        assert "1 problem(s)" in done.err
+        assert said in done.said

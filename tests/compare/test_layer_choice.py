@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.layer_choice import block_means, choose, stable_from
-from lensbench.quantized.adapters.lora import Lora, match
+from lensbench.quantized.adapters.lora import match
+from lensbench.quantized.adapters.spec import Lora
 from tests.harness.correlation_records import PLANTED, base, noisy, planted, write_trace
 from tests.harness.tiny import TINY, random_model
 
@@ -105,7 +106,7 @@ def test_the_file_is_what_training_takes(tmp_path: Path) -> None:
     assert written["record_layers"] == [2, 3]
     assert "2 of 2 layers" in written["why"]
     assert written["provenance"]["settings"]["inputs"]["rag"]["weights_sha256"] == "a" * 64
-    matched = match(random_model(TINY["llama"]), Lora(layers=f"auto:{path}"))
+    matched = match(random_model(TINY["llama"]), Lora(blocks=f"auto:{path}"))
     assert matched.layers == (1, 2)
     assert {name.split(".")[2] for name in matched.modules} == {"1", "2"}
 
@@ -116,8 +117,6 @@ def test_more_blocks_than_there_are_cannot_be_suggested(tmp_path: Path, n_blocks
 
     for name in ("a", "b"):
         write_trace(tmp_path / name, base())
-    spec = CorrelationSpec(
-        (str(tmp_path / "a"), str(tmp_path / "b")), tmp_path / "out", n_blocks=n_blocks
-    )
-    with pytest.raises(InputProblems, match="Give 1 to 12"):
-        correlate(spec)
+    runs = (str(tmp_path / "a"), str(tmp_path / "b"))
+    with pytest.raises(InputProblems, match="Give 1 to 12" if n_blocks else "Give at least 1"):
+        correlate(CorrelationSpec(runs, tmp_path / "out", n_blocks=n_blocks))

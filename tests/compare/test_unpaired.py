@@ -185,9 +185,8 @@ def test_one_prompt_on_a_side_has_neither_interval_nor_test(runs: Path, tmp_path
 
 def test_what_cannot_be_unpaired_is_named_at_once(runs: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {"measures": ("cka", "cosine"), "n_blocks": 2}
-    wrong = spec(runs, tmp_path / "out", controls=(str(runs / "rag"),), **how)
     with pytest.raises(InputProblems) as caught:
-        correlate(wrong)
+        spec(runs, tmp_path / "out", controls=(str(runs / "rag"),), **how)
     text = str(caught.value)
     for part in ("cka compares", "cosine compares", "a control", "chosen by pearson"):
         assert part in text

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from lensbench.checkpoints.hashes import hashes
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
-from lensbench.quantized.adapters.lora import Lora, adapt, match
+from lensbench.quantized.adapters.lora import adapt, match
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.records.store import MANIFEST
 from tests.harness.tiny import Case
 
-LORA = Lora(layers="1-2", rank=4, alpha=6)
+LORA = Lora(blocks="1-2", rank=4, alpha=6)
 
 
 def make_adapter(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.escape import csv_text
-from lensbench.quantized.generation.generate import Decoding
+from lensbench.quantized.generation.spec import Decoding
 from tests.harness.files import table
 from tests.harness.tiny import SENTENCES
 

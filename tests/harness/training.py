@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from lensbench.quantized.adapters.lora import Lora
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.examples import encode
 from lensbench.quantized.training.spec import TrainSpec
 from tests.harness.files import manifest
@@ -30,7 +29,7 @@ def spec_of(case: Case, data: Path, held_out: Path | None, out: Path, **changes:
         str(case.folder),
         data,
         out,
-        Lora(layers="1-2", dropout=0.0),
+        Lora(blocks="1-2", dropout=0.0),
         bits=32,
         device="cpu",
         max_length=64,
@@ -43,7 +42,7 @@ def spec_of(case: Case, data: Path, held_out: Path | None, out: Path, **changes:
         checkpoint_every=3,
         n_examples=0,
     )
-    return replace(spec, **changes)
+    return spec.changed(**changes)
 
 
 def curve_of(folder: Path) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from lensbench.lens.gate import check_identities
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
-from lensbench.quantized.adapters.lora import Lora
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.adapters.update import read_updates
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.report.build import build_report
@@ -130,7 +130,7 @@ def test_an_adapter_that_the_bridge_would_drop_stops_the_run(
 
 
 def test_an_adapter_on_other_modules_of_such_a_model_is_read(gpt2: Case, tmp_path: Path) -> None:
-    folder = make_adapter(gpt2, tmp_path / "a", lora=Lora(layers="1-2", targets="up,down", rank=2))
+    folder = make_adapter(gpt2, tmp_path / "a", lora=Lora(blocks="1-2", targets="up,down", rank=2))
     model = load_model(f"{gpt2.folder}+{folder}", device="cpu")
     hf, ids = reference(gpt2, 32, folder), gpt2.token_ids[0]
     with torch.inference_mode():
@@ -203,7 +203,6 @@ def done(llama: Case, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -
     facts = write_csv(folder / "small.csv", facts_rows())
     models = {"": "", "@8": "@8", "+": f"+{adapter}"}
     spec = RunSpec(
-        "test",
         tuple(f"{llama.folder}{tail}" for tail in models.values()),
         str(facts),
         limit=None,
@@ -234,7 +233,7 @@ def test_a_plain_record_says_no_more_than_before(done: dict[str, Path]) -> None:
         *("soft_cap", "parallel", "dtype", "device", "weights_sha256", "tokenizer_sha256"),
     }
     assert "peft" not in plain["versions"]
-    assert "keep_residuals" not in RunSpec("x", ("m",)).settings()
+    assert "keep_residuals" not in RunSpec(("m",)).settings()
 
 
 def test_variants_record_precision_and_adapter(done: dict[str, Path], adapter: Path) -> None:
@@ -255,10 +254,10 @@ def test_a_finished_variant_is_not_run_again_and_another_adapter_is_told_apart(
     facts = folder.parent / "small.csv"
     same = {"limit": None, "batch_tokens": 64, "heatmap_prompts": 2, "keep_residuals": True}
     before = {p: p.stat().st_mtime_ns for p in done["+"].iterdir()}
-    again = RunSpec("test", (f"{llama.folder}+{adapter}",), str(facts), **same)  # type: ignore[arg-type]
+    again = RunSpec((f"{llama.folder}+{adapter}",), str(facts), **same)  # type: ignore[arg-type]
     assert run(again, folder).ok
     assert before == {p: p.stat().st_mtime_ns for p in done["+"].iterdir()}
-    changed = RunSpec("test", (f"{llama.folder}+{other}",), str(facts), **same)  # type: ignore[arg-type]
+    changed = RunSpec((f"{llama.folder}+{other}",), str(facts), **same)  # type: ignore[arg-type]
     (error,) = run(changed, folder).failed.values()
     assert isinstance(error, RecordsError)
     assert "adapter_sha256" in str(error)
@@ -266,7 +265,7 @@ def test_a_finished_variant_is_not_run_again_and_another_adapter_is_told_apart(
 
 def test_a_model_named_twice_is_one_problem(llama: Case, tmp_path: Path) -> None:
     with pytest.raises(InputProblems) as caught:
-        run(RunSpec("test", (str(llama.folder), str(llama.folder))), tmp_path / "out")
+        run(RunSpec((str(llama.folder), str(llama.folder))), tmp_path / "out")
     (problem,) = caught.value.problems
     assert "stands twice" in problem.what
 
@@ -277,7 +276,7 @@ def test_two_adapters_of_one_name_are_refused_before_any_work(
     other = make_adapter(llama, tmp_path / "moved", seed=2)
     models = (f"{llama.folder}+{adapter}", f"{llama.folder}+{other}", f"{llama.folder}@3")
     with pytest.raises(InputProblems) as caught:
-        run(RunSpec("test", models), tmp_path / "out")
+        run(RunSpec(models), tmp_path / "out")
     assert "two models of that name" in str(caught.value)
     assert "'3' after the @" in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -288,7 +287,7 @@ def test_a_model_that_cannot_be_wrapped_leaves_the_others_alone(
 ) -> None:
     facts = write_csv(tmp_path / "small.csv", facts_rows()[:3])
     models = (f"{gpt2.folder}@8", f"{llama.folder}@4")
-    outcome = run(RunSpec("test", models, str(facts), limit=None), tmp_path / "out")
+    outcome = run(RunSpec(models, str(facts), limit=None), tmp_path / "out")
     assert list(outcome.failed) == [f"{gpt2.folder}@8"]
     assert len(outcome.folders) == 1
 
@@ -337,7 +336,7 @@ def test_kept_residuals_of_a_half_precision_model_take_half_the_room(
 
 def test_a_run_that_kept_nothing_has_none(llama: Case, tmp_path: Path) -> None:
     facts = write_csv(tmp_path / "small.csv", facts_rows()[:3])
-    (folder,) = run(RunSpec("t", (str(llama.folder),), str(facts)), tmp_path / "out").folders
+    (folder,) = run(RunSpec((str(llama.folder),), str(facts)), tmp_path / "out").folders
     assert read_kept(folder, manifest(folder)) is None
     assert not (folder / "residuals").exists()
 

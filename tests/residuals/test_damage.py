@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from lensbench.errors import RecordsError
 from lensbench.models.sites import Site
-from lensbench.quantized.generation.infer import InferenceSpec, run_inference
+from lensbench.quantized.generation.infer import run_inference
+from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.residuals import ResidualFiles, shard_name
 from lensbench.residuals.store import open_cache
@@ -124,7 +124,7 @@ def test_the_kept_layers_of_a_trace_are_of_the_same_format(llama: Case, tmp_path
     )
     spec = InferenceSpec(path, tmp_path / "out.csv", trace=tmp_path / "t", trace_layers=(0, 2))
     loaded = load_quantized(str(llama.folder), 32, device="cpu")
-    run_inference(loaded, dataclasses.replace(spec, decoding=short(3)))
+    run_inference(loaded, spec.changed(decoding=short(3)))
     files = ResidualFiles(tmp_path / "t")
     assert files.sites == [("embed", 0), ("resid_post", 2)]
     responses = pq.read_table(tmp_path / "t" / "responses.parquet").to_pylist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.records.schema import KINDS
 from lensbench.residuals.store import ResidualCache, open_cache
-from lensbench.studies.cache import CacheSpec, run_cache
+from lensbench.studies.cache import run_cache
+from lensbench.studies.cache_spec import CacheSpec
 from lensbench.studies.cached import run_cached
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
@@ -61,8 +61,8 @@ def test_the_record_from_a_cache_is_that_of_a_live_run(
     positions: str, make: Callable[..., Path], llama: Case, prompts: Path, tmp_path: Path
 ) -> None:
     heat_maps = 12 if positions == "all" else 0
-    spec = RunSpec("live", (str(llama.folder),), str(prompts), None, heatmap_prompts=heat_maps)
-    spec = dataclasses.replace(spec, batch_tokens=BATCH_TOKENS)
+    spec = RunSpec((str(llama.folder),), str(prompts), None, heatmap_prompts=heat_maps)
+    spec = spec.changed(batch_tokens=BATCH_TOKENS)
     live = run(spec, tmp_path / "live").folders[0]
     made = run_cached(str(llama.folder), make(positions=positions), tmp_path / "cached")
     folder, problems = made

@@ -228,9 +228,8 @@ def test_a_cache_whose_last_layer_was_rounded_too_far_is_not_read_by_the_lens(
 
 
 def test_all_problems_with_the_settings_come_at_once(llama: Case, prompts: Path) -> None:
-    spec = spec_of(llama.folder, prompts, positions="first", residual_dtype="int8", limit=0)
     with pytest.raises(InputProblems) as caught:
-        run_cache(spec, Path("nowhere"))
+        spec_of(llama.folder, prompts, positions="first", residual_dtype="int8", limit=0)
     assert {p.where for p in caught.value.problems} == {"positions", "residual_dtype", "limit"}
 
 

@@ -27,7 +27,7 @@ def spec(llama: Case, facts: Path) -> Callable[..., RunSpec]:
     def make(**changes: Any) -> RunSpec:
         settings = {"models": (str(llama.folder),), "prompts": str(facts), "limit": None}
         small = {"batch_tokens": 64, "heatmap_prompts": 2, "top_k": 3}
-        return RunSpec("test", **(settings | small | changes))
+        return RunSpec(**(settings | small | changes))
 
     return make
 

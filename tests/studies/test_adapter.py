@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "analysis.toml").write_text(
         'kind = "adapter"\n'
         f'model = "{folder / "model"}"\n'
-        'data = ["data.jsonl"]\ntest_limit = 4\nbits = 32\nlayers = "1-2"\ncache_prefix = true\n'
+        'data = ["data.jsonl"]\ntest_limit = 4\nbits = 32\nblocks = "1-2"\ncache_prefix = true\n'
         "epochs = 1\nmax_new_tokens = 4\n"
     )
     return folder
@@ -87,7 +87,7 @@ def test_bits_are_in_the_file_and_dtype_is_refused(
 
 
 def test_an_unknown_source_stops_before_any_model_is_loaded(tmp_path: Path) -> None:
-    spec = AdapterSpec("x", "no-such-model", data=("generl",))
+    spec = AdapterSpec("no-such-model", data=("generl",))
     with pytest.raises(Exception, match="generl"):
         run_adapter_study(spec, tmp_path)
 

@@ -21,26 +21,32 @@ def analysis(folder: Path, content: str) -> Path:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('models = ["a"]\nlimt = 3', ["the key 'limt' is not known", "Known keys: ", "limit"]),
-        ('models = "a"', ["'models' is 'a'", "a list of strings"]),
-        ('models = ["a"]\nlimit = "3"', ["'limit' is '3'", "a whole number"]),
-        ('models = ["a"]\nlimit = true', ["'limit' is True", "a whole number"]),
-        ('models = ["a"]\nlenses = ["final", 3]', ["a list of strings"]),
-        ('models = ["a"]\nlenses = ["best"]', ["lenses = 'best' is not known", "final, next, raw"]),
-        ('models = ["a"]\nlimit = -1', ["limit = -1", "at least 1"]),
+        ('models = ["a"]\nlimt = 3', ["toml, limt: it is not known here", "Did you mean limit?"]),
+        ("models = 3", ["models: it is 3", "a list, each item a string"]),
+        ('models = ["a"]\nlimit = "some"', ["limit: it is 'some'", "a whole number"]),
+        ('models = ["a"]\nlimit = true', ["limit: it is True", "a whole number"]),
+        ('models = ["a"]\nlenses = ["final", 3]', ["lenses: it is 3", "a string"]),
+        ('models = ["a"]\nlenses = ["best"]', ["lenses: it is 'best'", "final, next, raw"]),
+        ('models = ["a"]\nlimit = -1', ["limit: it is -1", "at least 1"]),
         ('models = ["a", "a"]', ["a stands twice"]),
-        ("models = []", ["no model is named"]),
-        ("", ["the key 'models' is missing"]),
-        ('name = "x"\nmodels = ["a"]', ["the key 'name' is not known"]),
+        ("models = []", ["models: it is empty"]),
+        ("", ["models: it is missing"]),
+        ('name = "x"\nmodels = ["a"]', ["name: it is not known here"]),
         ("models = [", ["it is not TOML"]),
-        ('kind = "guess"', ["kind = 'guess' is not known", "lens, adapter"]),
-        ('kind = "adapter"', ["the key 'model' is missing"]),
-        ('kind = "adapter"\nmodel = "a"\nmodels = ["a"]', ["the key 'models' is not known"]),
-        ('kind = "adapter"\nmodel = "a"\ndropout = "high"', ["'dropout' is 'high'", "a number"]),
+        ('kind = "guess"', ["kind: it is 'guess'", "lens, adapter"]),
+        ('kind = "adapter"', ["model: it is missing"]),
+        ('kind = "adapter"\nmodel = "a"\nmodels = ["a"]', ["models: it is not known here"]),
+        ('kind = "adapter"\nmodel = "a"\ndropout = "high"', ["dropout: it is 'high'", "a number"]),
         ('kind = "adapter"\nmodel = "a"\ncache_prefix = 1', ["true or false"]),
         (
             'kind = "adapter"\nmodel = "a"\nbits = 7\nrank = 0\ndropout = 1\ndata = []',
-            ["bits = 7", "4, 8, 16, 32", "rank = 0", "dropout = 1", "data is empty"],
+            [
+                "bits: it is 7",
+                "4, 8, 16, 32",
+                "rank: it is 0",
+                "dropout: it is 1",
+                "data: it is em",
+            ],
         ),
     ],
 )
@@ -55,7 +61,7 @@ def test_a_problem_of_an_analysis_names_file_key_and_remedy(
 
 
 def test_all_problems_of_an_analysis_come_in_one_message(tmp_path: Path) -> None:
-    content = 'limt = 3\ntop_k = "many"\nlenses = "raw"\n'
+    content = 'limt = 3\ntop_k = "many"\nlenses = 3\n'
     with pytest.raises(InputProblems) as caught:
         read_analysis(analysis(tmp_path / "a", content))
     assert len(caught.value.problems) == 4
@@ -67,10 +73,10 @@ def test_an_analysis_that_is_not_there_names_what_it_looked_for(tmp_path: Path) 
         read_analysis(tmp_path)
 
 
-def test_the_name_of_an_analysis_is_its_folder_and_limit_0_asks_all(tmp_path: Path) -> None:
+def test_a_limit_of_0_asks_all_and_the_file_may_be_named_itself(tmp_path: Path) -> None:
     folder = analysis(tmp_path / "007_why", 'models = ["a"]\nlimit = 0\nlenses = ["final"]')
     spec = read_analysis(folder)
-    assert spec == RunSpec("007_why", ("a",), limit=None, lenses=("final",))
+    assert spec == RunSpec(("a",), limit=None, lenses=("final",))
     assert read_analysis(folder / "analysis.toml") == spec
 
 
@@ -80,6 +86,5 @@ ANALYSES = sorted((Path(__file__).parents[2] / "analyses").glob("*/analysis.toml
 @pytest.mark.parametrize("path", ANALYSES, ids=lambda path: path.parent.name)
 def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
     spec = read_analysis(path.parent)
-    assert spec.problems(str(path)) == []
     if isinstance(spec, RunSpec):
         assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations

@@ -91,7 +91,7 @@ other_prompts = "../rivers.jsonl"
 documents = "../texts.jsonl"
 max_new_tokens = 2
 batch_size = 2
-suggest_layers = 1
+suggest_blocks = 1
 resamples = 100
 style = "none"
 """
@@ -132,7 +132,7 @@ def tokens(trace: Path) -> dict[str, int]:
 
 def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: Path) -> None:
     model = str(home / "model")
-    spec = CorrelationStudySpec("x", (f"{model}@32", f"{model}@8", f"{model}@4"))
+    spec = CorrelationStudySpec((f"{model}@32", f"{model}@8", f"{model}@4"))
     assert list(conditions(spec, tmp_path)) == [
         "general",
         "python",
@@ -163,7 +163,7 @@ def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: P
 
 def test_conditions_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "shuffled.jsonl").write_text((home / "cities.jsonl").read_text())
-    spec = CorrelationStudySpec("x", ("m",), prompts=str(tmp_path / "shuffled.jsonl"))
+    spec = CorrelationStudySpec(("m",), prompts=str(tmp_path / "shuffled.jsonl"))
     with pytest.raises(InputProblems, match="share a name"):
         conditions(spec, tmp_path)
 
@@ -237,7 +237,7 @@ def lines(path: Path) -> list[str]:
 
 
 def spec_of(home: Path, **changes: Any) -> PlacementSpec:
-    return PlacementSpec(**{"name": "x", "model": str(home / "model"), "layers": "1", **changes})
+    return PlacementSpec(**{"model": str(home / "model"), "blocks": "1", **changes})
 
 
 def test_every_placement_trains_as_many_parameters(lensbench: Program, home: Path) -> None:
@@ -260,8 +260,8 @@ def test_every_placement_trains_as_many_parameters(lensbench: Program, home: Pat
     [
         ({"rank": 4}, "no whole rank to: all blocks. Give 6, or another multiple of 6"),
         ({"rank": 9}, "complement. Give 12, or another multiple of 6"),
-        ({"layers": "0-2"}, "nothing to compare it with"),
-        ({"layers": "7"}, "no block 7"),
+        ({"blocks": "0-2"}, "nothing to compare it with"),
+        ({"blocks": "7"}, "no block 7"),
     ],
 )
 def test_an_unequal_budget_is_refused(home: Path, changes: dict[str, Any], message: str) -> None:
@@ -322,8 +322,7 @@ def test_a_planted_difference_is_found_and_none_is_not() -> None:
 
 @pytest.mark.parametrize("folder", sorted(ANALYSES.iterdir()), ids=lambda path: path.name)
 def test_every_analysis_can_be_read_and_says_what_it_claims(folder: Path) -> None:
-    spec = read_analysis(folder)
-    assert spec.name == folder.name
+    read_analysis(folder)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for word in ("**Claim", "**Method", "**Result"):
         assert word in readme
@@ -333,12 +332,12 @@ def test_every_analysis_can_be_read_and_says_what_it_claims(folder: Path) -> Non
     ("text", "found"),
     [
         (
-            'kind = "correlation"\nmodels = []\nlimit = 1\nphases = ["x"]',
+            'kind = "correlation"\nmodels = []\nlimit = 1\nspans = ["x"]',
             ["limit", "spans", "model"],
         ),
-        ('kind = "diff"\nmodels = ["m"]\nvariants = ["8"]', ["1 variant", "'8' is not known"]),
-        ('kind = "placement"\nmodel = "m"\nlayers = "1"\nrank = 0\nstyle = "x"', ["rank", "style"]),
-        ('kind = "placement"\nmodel = "m"', ["'layers' is missing"]),
+        ('kind = "diff"\nmodels = ["m"]\nvariants = ["8"]', ["variants: it is '8'", "Write @BITS"]),
+        ('kind = "placement"\nmodel = "m"\nblocks = "1"\nrank = 0\nstyle = "x"', ["rank", "style"]),
+        ('kind = "placement"\nmodel = "m"', ["blocks: it is missing"]),
         ('kind = "other"', ["adapter, correlation, diff, placement"]),
     ],
 )

@@ -6,7 +6,7 @@ import csv
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,9 @@ def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Ou
             match, named with what does not.
         RecordsError: a table is damaged; the record's folder holds another study.
     """
-    if problems := spec.problems():
-        raise InputProblems(problems)
     runs = open_runs([*spec.runs, *spec.controls])
     _require_blocks(spec, runs[0])
-    spec = replace(spec, spans=_spans(spec, runs))
+    spec = spec.model_copy(update={"spans": _spans(spec, runs)})
     settings = _settings(spec, runs)
     store = RecordStore(spec.out, runs[0].name, "correlation")
     suggested = _suggested_files(spec, runs)
@@ -111,7 +109,7 @@ def _spans(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:
         return spec.spans or SPANS
     if spec.spans:
         what, remedy = "the runs name their own tokens", "Leave it out."
-        raise InputProblems([Problem("--span", what, remedy)])
+        raise InputProblems([Problem("spans", what, remedy)])
     return (MIXED,)
 
 
@@ -120,7 +118,7 @@ def _require_blocks(spec: CorrelationSpec, reference: Run) -> None:
     there = int(reference.model["n_layers"])
     if spec.n_blocks is not None and not 1 <= spec.n_blocks <= there:
         what = f"{spec.n_blocks} blocks are to be suggested, {reference.name} has {there}"
-        raise InputProblems([Problem("--suggest-layers", what, f"Give 1 to {there}.")])
+        raise InputProblems([Problem("n_blocks", what, f"Give 1 to {there}.")])
 
 
 def _massive(aligned: Aligned) -> dict[str, list[MassiveDimension]]:
@@ -184,7 +182,7 @@ def _codes(ids: Sequence[str], groups: dict[str, str] | None) -> Int[np.ndarray,
     lacking = [item for item in ids if item not in groups]
     if lacking:
         what = f"no group for {len(lacking)} prompts, {lacking[0]!r} first"
-        raise InputProblems([Problem("--groups", what, "Give every prompt a row in the file.")])
+        raise InputProblems([Problem("groups", what, "Give every prompt a row in the file.")])
     return codes_of([groups[item] for item in ids], len(ids))
 
 

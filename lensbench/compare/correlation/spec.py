@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from lensbench.compare.correlation.study import MAPPED
-from lensbench.compare.similarity import MEASURES
+from cyclopts import Parameter
+from pydantic import Field
+
 from lensbench.errors import Problem
-from lensbench.records.schema import SPANS
+from lensbench.records.schema import SIMILARITY_MEASURES
+from lensbench.spec import ARGUMENT, Count, Seed, Spec, one_of
 
 MAIN_VARIANT = "without_massive"  # that chooses the blocks
-LEAST_RESAMPLES = 100
+MAPPED = ("pearson", "cosine", "cka")  # measures of the layer x layer maps
+
+Span = Literal["prompt", "generated"]
+Resamples = Annotated[
+    int, Field(ge=100, description="Draws of the bootstrap, and of the permutation test.")
+]
+MeasureName = Annotated[str, one_of(SIMILARITY_MEASURES)]
 
 
-@dataclass(frozen=True)
-class CorrelationSpec:
+class CorrelationSpec(Spec):
     """The runs and what is asked of them; the defaults ask everything that applies."""
 
-    runs: tuple[str, ...]  # [NAME=]FOLDER[:PHASE]; the first is the reference
-    out: Path
-    controls: tuple[str, ...] = ()
-    spans: tuple[str, ...] = ()  # none named: all
-    measures: tuple[str, ...] | None = None  # all that apply
-    n_blocks: int | None = None  # to suggest
-    resamples: int = 2000
-    seed: int = 0
+    runs: Annotated[tuple[str, ...], Field(min_length=2), ARGUMENT]
+    """Traced runs or caches, each [NAME=]FOLDER[:prompt|:generated]; all are compared with the
+    first."""
+    out: Annotated[Path, Parameter(("--out", "-o"))]
+    """Folder of the record and its report."""
+    controls: Annotated[tuple[str, ...], Parameter("--control")] = ()
+    """A run whose change counts as chance, such as an irrelevant context of the same length;
+    [NAME=]FOLDER, repeatable."""
+    spans: Annotated[tuple[Span, ...], Parameter("--span")] = ()
+    """Only these tokens; repeatable. Default: both."""
+    measures: Annotated[tuple[MeasureName, ...] | None, Parameter("--measure")] = None
+    """Only this measure of pearson, cosine, cka, cka_biased, rsa, procrustes; repeatable. Default:
+    all that apply."""
+    n_blocks: Annotated[Count | None, Parameter("--suggest-blocks")] = None
+    """Suggest so many contiguous blocks to train; writes the file that `lensbench train --blocks
+    auto:FILE` takes."""
+    resamples: Resamples = 2000
+    seed: Seed = 0
+    """Of the draws."""
     relative_depth: bool = False
-    unpaired: bool = False  # runs of different prompts: their mean vectors alone are compared
-    groups: Path | None = None  # a .csv with id and group: prompts that are drawn together
+    """Compare models of different depth or tokenizer, at equal shares of the depth."""
+    unpaired: bool = False
+    """Compare runs of different prompts: by Pearson of their mean vectors alone."""
+    groups: Path | None = None
+    """A .csv with id and group: prompts of a group are drawn and swapped together."""
 
     @property
     def main(self) -> tuple[str, str]:
@@ -37,57 +58,31 @@ class CorrelationSpec:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The measures, in the order of `MEASURES`; those of layer maps too where unpaired."""
-        every = MAPPED if self.unpaired else tuple(MEASURES)
+        """The measures in their order; those of layer maps too where unpaired."""
+        every = MAPPED if self.unpaired else tuple(SIMILARITY_MEASURES)
         return every if self.measures is None else self.measures
 
     def problems(self) -> list[Problem]:
-        """Everything that is wrong with the settings."""
-        return [*self._measure_problems(), *self._unpaired_problems(), *self._number_problems()]
-
-    def _measure_problems(self) -> list[Problem]:
-        asked = self.measures or ()
-        found = [
-            Problem("--measure", f"no measure {name!r}", f"There are {', '.join(MEASURES)}.")
-            for name in asked
-            if name not in MEASURES
-        ]
+        found = self._unpaired_problems() if self.unpaired else []
         main, _ = self.main
-        if self.n_blocks is not None and self.measures is not None and main not in asked:
+        if self.n_blocks is not None and main not in self.measured:
             what = f"blocks are chosen by {main}, which is not measured"
-            found.append(Problem("--suggest-layers", what, f"Add --measure {main}."))
+            found.append(Problem("n_blocks", what, f"Measure {main} too."))
         return found
 
     def _unpaired_problems(self) -> list[Problem]:
-        if not self.unpaired:
-            return []
+        """Runs of different prompts can be compared in one way only."""
+        from lensbench.compare.similarity import MEASURES  # with scipy, which takes a second
+
+        what = "compares prompt by prompt, and unpaired runs share no prompts"
+        remedy = "Leave it out: mean vectors are compared by pearson."
         found = [
-            Problem(
-                "--measure",
-                f"{name} compares prompt by prompt, and --unpaired runs share no prompts",
-                "Leave it out: mean vectors are compared by pearson.",
-            )
+            Problem("measures", f"{name} {what}", remedy)
             for name in self.measures or ()
-            if name in MEASURES and MEASURES[name].paired
+            if MEASURES[name].paired
         ]
         if self.controls:
             what = "a control is set against a condition prompt by prompt"
             remedy = "Leave it out: the test deals the prompts of both runs out again."
-            found.append(Problem("--control", what, remedy))
-        return found
-
-    def _number_problems(self) -> list[Problem]:
-        found = []
-        if len(self.runs) < 2:
-            what = f"{len(self.runs)} run(s)"
-            remedy = "Give the reference and at least one condition to compare it with."
-            found.append(Problem("RUN", what, remedy))
-        found += [
-            Problem("--span", f"no token span {name!r}", f"There are {', '.join(SPANS)}.")
-            for name in self.spans
-            if name not in SPANS
-        ]
-        if self.resamples < LEAST_RESAMPLES:
-            remedy = f"Give at least {LEAST_RESAMPLES}."
-            found.append(Problem("--resamples", f"it is {self.resamples}", remedy))
+            found.append(Problem("controls", what, remedy))
         return found

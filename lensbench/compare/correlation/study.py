@@ -21,6 +21,7 @@ from lensbench.compare.correlation.curves import (
     ranks,
     strictest,
 )
+from lensbench.compare.correlation.spec import MAPPED
 from lensbench.compare.forms import varied
 from lensbench.compare.layer_choice import Choice, choose, stable_from
 from lensbench.compare.permutation import (
@@ -42,7 +43,6 @@ Floats = NDArray[np.float64]
 Rows = dict[str, list[dict[str, Any]]]
 Progress = Callable[[str, int, int], None]
 
-MAPPED = ("pearson", "cosine", "cka")  # measures of the layer x layer maps
 CENTRING_TAKES_IT = "centring over the conditions removes the mean vectors that this compares"
 NO_TEST = "tested on the measures pearson and cosine only"
 NO_CONTROL = "without a control only cosine is tested, for a common shift of the vectors"

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.lens_record import LENS, LensRecord, read_lens_record
 from lensbench.compare.diff.pairs import mismatches, one_sided, shared_prompts
+from lensbench.compare.diff.spec import DiffSpec
 from lensbench.compare.diff.two_lenses import Moved, compare_residuals
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
@@ -25,7 +26,6 @@ from lensbench.records.store import RecordStore
 
 Progress = Callable[[str, int, int], None]  # (what, layers done, layers in all)
 
-PART_BITS = 0.1  # KL between the lenses above which they count as parted
 RELATIVE_DEPTHS = np.linspace(0, 1, 21)  # where models of different depth are compared
 _BOTH = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")
 _TESTED = ("entropy_bits", "kl_bits", "answer_rank_log2", "answer_prob")
@@ -35,23 +35,12 @@ def run_diff(
     a: Path,
     b: Path,
     out: Path,
-    *,
-    relative_depth: bool = False,
-    context: bool = False,
-    part_bits: float = PART_BITS,
-    device: str | None = None,
+    how: DiffSpec = DiffSpec(),  # noqa: B008
     progress: Progress = lambda *_: None,
 ) -> list[Problem]:
     """Compare lens record `b` with `a` (b minus a) into a record of kind "diff" in `out`.
 
     One that is finished is left alone.
-
-    Args:
-        relative_depth: compare models of different depth, at equal shares of their blocks.
-        context: the prompts' texts may differ (retrieved context, a template): pair them by id.
-        part_bits: the lenses have parted where the interval of KL(lens a || lens b) lies above
-            this, there and at all layers after.
-        device: where kept residuals are read through both readouts; by default as for a lens.
 
     Returns what was left out: prompts that only one of the two measured.
 
@@ -62,28 +51,19 @@ def run_diff(
     """
     started = time.monotonic()
     first, second = read_lens_record(a), read_lens_record(b)
-    problems = mismatches(first, second, relative_depth, context)
-    if not 0 < part_bits < float("inf"):
-        problems.append(Problem("part_bits", f"it is {part_bits}", "Give bits above 0."))
-    if problems:
+    if problems := mismatches(first, second, how.relative_depth, how.context):
         raise InputProblems(problems)
     shared = shared_prompts(first, second)
     left_out = one_sided(first, second)
     store = RecordStore(out, f"{first.name} to {second.name}", "diff")
-    settings = {
-        "lens": LENS,
-        "relative_depth": relative_depth,
-        "context": context,
-        "part_bits": part_bits,
-        "seed": maths.SEED,
-    }
+    settings = {"lens": LENS, "seed": maths.SEED} | how.settings()
     facts = _facts(first, second)
     manifest = new_manifest(facts, settings, "diff")
     with store.locked():
         if store.is_complete(settings, facts):
             return store.problems()
         store.start(manifest)
-        moved = compare_residuals(first, second, shared.index, device, progress)
+        moved = compare_residuals(first, second, shared.index, how.device, progress)
         require(moved.identities)
         depths = _depths(first, second)
         cells = _cells(first, second, shared, depths, moved)

@@ -11,13 +11,14 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.precision import is_linear
 
 if TYPE_CHECKING:
@@ -50,33 +51,6 @@ _SHORT = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = {"qkv": frozenset("qkv")}
 _LAYERS = "Write all, one number, a range like 15-20, or a list like 0,3,15-20; the first is 0."
 _AUTO = "auto:"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The settings of an adapter (Hu et al. 2021): the update of a weight is alpha / rank * B A.
-
-    `layers` counts blocks from 0, as PEFT does: `15-20` are six blocks, and what the last of them
-    puts out is layer 21 of a record. `targets` are short names (q, k, v, o, gate, up, down) or
-    names of linear modules in a block.
-    """
-
-    layers: str = "all"
-    targets: str = "q,k,v,o"
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with the numbers."""
-        found = [
-            Problem(name, f"it is {getattr(self, name)}", "Give at least 1.")
-            for name in ("rank", "alpha")
-            if getattr(self, name) < 1
-        ]
-        if not 0 <= self.dropout < 1:
-            found.append(Problem("dropout", f"it is {self.dropout}", "Give 0 up to below 1."))
-        return found
 
 
 @dataclass(frozen=True)
@@ -130,8 +104,8 @@ def match(model: PreTrainedModel, lora: Lora) -> Matched:
     linear = {
         path: module for path, module in blocks[0].named_modules() if is_linear(module)
     }  # every block of these models has the same modules
-    problems = lora.problems()
-    layers = _layers(lora.layers, len(blocks), problems)
+    problems: list[Problem] = []
+    layers = _layers(lora.blocks, len(blocks), problems)
     targets = _targets(lora.targets, list(linear), problems)
     if problems:
         raise InputProblems(problems)
@@ -150,8 +124,8 @@ def _layers(text: str, n_layers: int, problems: list[Problem]) -> list[int]:
     if text == "all":
         return list(range(n_layers))
     if text == "auto":
-        remedy = "A study of layers writes such a file; name it: --layers auto:FILE."
-        problems.append(Problem("--layers auto", "no file of chosen layers is named", remedy))
+        remedy = "A study of layers writes such a file; name it: auto:FILE."
+        problems.append(Problem("blocks", "no file of chosen layers is named", remedy))
         return []
     if text.startswith(_AUTO):
         text = _from_file(Path(text.removeprefix(_AUTO)), problems) or "0"
@@ -160,10 +134,10 @@ def _layers(text: str, n_layers: int, problems: list[Problem]) -> list[int]:
         ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
         if first > last:
-            problems.append(Problem("--layers", f"{part!r} is no block or range", _LAYERS))
+            problems.append(Problem("blocks", f"{part!r} is no block or range", _LAYERS))
         elif last >= n_layers:
             remedy = f"Give 0 to {n_layers - 1}; blocks are counted from 0."
-            problems.append(Problem("--layers", f"the model has no block {last}", remedy))
+            problems.append(Problem("blocks", f"the model has no block {last}", remedy))
         else:
             layers |= set(range(first, last + 1))
     return sorted(layers)
@@ -194,12 +168,12 @@ def _targets(text: str, linear: Sequence[str], problems: list[Problem]) -> list[
             together = ",".join(part for part in _SHORT if part in parts)
             what = f"{path} holds {together} in one matrix"
             remedy = f"Give {together} together, or {path}."
-            problems.append(Problem("--targets", what, remedy))
+            problems.append(Problem("targets", what, remedy))
         elif parts <= short or any(_ends(path, name) for name in names):
             found.append(path)
     problems += _unmatched(names, linear)
     if not names:
-        problems.append(Problem("--targets", "it is empty", f"Give some of {', '.join(linear)}."))
+        problems.append(Problem("targets", "it is empty", f"Give some of {', '.join(linear)}."))
     return found
 
 
@@ -208,7 +182,7 @@ def _unmatched(names: Sequence[str], linear: Sequence[str]) -> list[Problem]:
     there = {part for path in linear for part in _FUSED.get(_part(path), {_part(path)})}
     shown = ", ".join(f"{path} ({_part(path)})" if _part(path) else path for path in linear)
     return [
-        Problem("--targets", f"no module is called {name!r}", f"A block has {shown}.")
+        Problem("targets", f"no module is called {name!r}", f"A block has {shown}.")
         for name in names
         if name not in there and not any(_ends(path, name) for path in linear)
     ]
@@ -260,4 +234,5 @@ def adapt(model: PreTrainedModel, matched: Matched, lora: Lora, base_name: str) 
 
 def settings_of(lora: Lora, matched: Matched) -> dict[str, Any]:
     """The adapter's part of a manifest's settings, layers and targets as they were resolved."""
-    return asdict(lora) | {"layers": list(matched.layers), "targets": list(matched.targets)}
+    resolved = {"layers": list(matched.layers), "targets": list(matched.targets)}
+    return lora.model_dump(exclude={"blocks"}) | resolved

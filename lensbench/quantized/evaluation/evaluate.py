@@ -17,10 +17,12 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.quantized.adapters.adapter import read_config
 from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs
 from lensbench.quantized.evaluation.scores import scores
+from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.batching import in_pieces, plan
-from lensbench.quantized.generation.generate import Decoding, generate
+from lensbench.quantized.generation.generate import generate
 from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Asked, Ready, Retrieved, prepare, retrieve
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import Style, ask, default_style, response_ids
 from lensbench.quantized.training.examples import end_tokens
@@ -29,30 +31,6 @@ from lensbench.records.schema import EVALUATION
 from lensbench.records.store import RecordStore
 
 Progress = Callable[[str, int, int], None]  # (model, batches done, batches in all)
-
-
-@dataclass(frozen=True)
-class EvalSpec:
-    """What is asked, and how. `style` None: the adapter's own, else the model's default."""
-
-    data: Path
-    rag: str | None = None  # an index folder or address
-    top_k: int = 1
-    style: Style | None = None
-    max_new_tokens: int = 200
-    batch_size: int = 8  # examples that go through the model together at most
-    limit: int | None = None  # the first so many examples
-    only: str | None = None  # one of the conditions that model and index allow; None: all
-    device: str | None = None
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with the settings."""
-        found = Decoding(max_new_tokens=self.max_new_tokens).problems()
-        for name in ("top_k", "batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                found.append(Problem(name, f"{value} is out of range", "Give at least 1."))
-        return found
 
 
 @dataclass(frozen=True)
@@ -77,19 +55,17 @@ def evaluate(
     the same call goes on where it stopped. Returns the examples that were left out.
 
     Raises:
-        InputProblems: no usable example, settings out of range, no such condition.
+        InputProblems: no usable example, no such condition.
         ModelError: no such model, an adapter of another base, NaN.
         RecordsError: `out` holds another evaluation, or somebody is writing it.
     """
     started = time.monotonic()
-    if problems := spec.problems():
-        raise InputProblems(problems)
     ref = model.ref if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
     data = read_pairs(spec.data)
     pairs, unaskable = _without_system(data)
     pairs = pairs[: spec.limit]
     questions = [Asked(pair.id, pair.question, f"{data.name}, row {pair.row}") for pair in pairs]
-    retrieved = retrieve(spec.rag, questions, spec.top_k) if spec.rag is not None else None
+    retrieved = retrieve(spec.rag, questions, spec.n_documents) if spec.rag is not None else None
     settings = _settings(ref, spec, data, len(pairs), retrieved)
     store = RecordStore(out, ref.name, "evaluation")
     with store.locked():
@@ -163,7 +139,7 @@ def _settings(
         "bits": ref.bits,
         "int8_threshold": ref.int8_threshold,
         "adapter_sha256": ref.facts().get("adapter_sha256"),
-        "top_k": spec.top_k if retrieved is not None else None,
+        "top_k": spec.n_documents if retrieved is not None else None,
         "rag": retrieved.facts if retrieved is not None else None,
     }
 

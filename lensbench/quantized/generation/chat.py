@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import write_text
-from lensbench.quantized.generation.generate import Decoding, Generation, generate
+from lensbench.quantized.generation.generate import Generation, generate
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.style import CONTEXT_FRAME, Style, converse
 
 if TYPE_CHECKING:

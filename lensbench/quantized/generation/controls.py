@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.quantized.data.shipped import general_pairs
+from lensbench.quantized.generation.spec import Control
 
 if TYPE_CHECKING:
     from lensbench.quantized.rag.embedding import Embedder
     from lensbench.quantized.rag.index import Hit
 
-Control = Literal["irrelevant", "shuffled"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 _ENOUGH = 4  # times the characters to replace; languages differ in characters per token
 _SPARE = 400  # characters

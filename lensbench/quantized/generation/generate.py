@@ -16,45 +16,13 @@ from torch import Tensor
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.prompts.batch import Batch, make_batch
+from lensbench.quantized.generation.spec import Decoding
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
     from lensbench.quantized.generation.trace import ResidualMeans
     from lensbench.quantized.loading.load import AdaptedModel
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen. Temperature 0 is greedy, and then top_p, top_k and seed are idle."""
-
-    max_new_tokens: int = 200
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: all tokens
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-    @property
-    def sampled(self) -> bool:
-        """Whether chance takes part."""
-        return self.temperature > 0
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with these settings."""
-        finite = math.isfinite(self.temperature) and math.isfinite(self.repetition_penalty)
-        wrong = [
-            (self.max_new_tokens < 1, "max_new_tokens", "Give at least 1."),
-            (not finite or self.temperature < 0, "temperature", "Give 0 (greedy) or more."),
-            (not 0 < self.top_p <= 1, "top_p", "Give a share above 0 and up to 1."),
-            (self.top_k < 0, "top_k", "Give 0 (all tokens) or more."),
-            (not self.repetition_penalty > 0, "repetition_penalty", "Give more than 0; 1 is none."),
-        ]
-        return [
-            Problem(name, f"{getattr(self, name)} is out of range", remedy)
-            for is_wrong, name, remedy in wrong
-            if is_wrong
-        ]
 
 
 @dataclass(frozen=True)
@@ -91,10 +59,10 @@ def generate(
     which tokens end a response.
 
     Raises:
-        InputProblems: settings out of range, a prompt without tokens.
+        InputProblems: a prompt without tokens.
         ModelError: the model puts out NaN.
     """
-    _require_sound(prompts, decoding)
+    _require_prompts(prompts)
     if seeds is None:
         seeds = [row_seed(decoding.seed, str(row)) for row in range(len(prompts))]
     ends, pad = end_ids(model), _pad_id(model)
@@ -129,9 +97,8 @@ def _pad_id(model: AdaptedModel) -> int:
     return int(pad) if pad is not None else 0
 
 
-def _require_sound(prompts: Sequence[Sequence[int]], decoding: Decoding) -> None:
-    problems = decoding.problems()
-    problems += [
+def _require_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    problems = [
         Problem(f"prompt {row}", "it has no tokens", "Write at least one.")
         for row, prompt in enumerate(prompts)
         if not prompt

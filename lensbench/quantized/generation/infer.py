@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.quantized.generation.batching import default_batch_size, in_pieces, plan, rebatched
-from lensbench.quantized.generation.controls import CONTROLS, Control
-from lensbench.quantized.generation.generate import Decoding, Generation, generate, row_seed
+from lensbench.quantized.generation.generate import Generation, generate, row_seed
 from lensbench.quantized.generation.questions import (
     Asked,
     Ready,
@@ -30,10 +29,11 @@ from lensbench.quantized.generation.questions import (
     retrieve,
 )
 from lensbench.quantized.generation.responses_csv import RESERVED, ResponsesCsv, require_own
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.generation.tables import TracedBatch, controls_table, responses_table
 from lensbench.quantized.generation.trace import ResidualMeans
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from lensbench.quantized.style import Style, default_style
+from lensbench.quantized.style import default_style
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
 from lensbench.records.schema import RESPONSES
@@ -43,55 +43,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TRACED = ("activations", "residual_index")  # tables of a traced run, besides its responses
-
-
-@dataclass(frozen=True)
-class InferenceSpec:
-    """What is asked, how, and where the answers go."""
-
-    prompts: Path  # .csv or .jsonl with id and prompt
-    out: Path  # the CSV of responses
-    decoding: Decoding = field(default_factory=Decoding)
-    style: Style | None = None  # None: chat if the tokenizer has a template, else none
-    batch_size: int | None = None  # None: by the memory that is free
-    pause_s: float = 0.0  # between batches
-    trace: Path | None = None  # record folder of a traced run
-    trace_layers: tuple[int, ...] = ()  # whose whole residual stream is kept as well
-    rag: str | None = None  # an index folder or address
-    top_k: int = 1  # documents to retrieve
-    control: Control | None = None  # other text, as long, in place of what was retrieved
-    rebatch: int | None = None  # a seed: the same prompts with other neighbours in their batches
-    limit: int | None = None  # the first so many prompts
-    device: str | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where the record is: `trace`, or `<stem>.records` beside the CSV."""
-        return self.trace or self.out.with_name(f"{self.out.stem}.records")
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with the settings."""
-        found = self.decoding.problems()
-        for name, least in (
-            ("batch_size", 1),
-            ("pause_s", 0),
-            ("top_k", 1),
-            ("limit", 1),
-            ("rebatch", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                found.append(Problem(name, f"{value} is out of range", f"Give at least {least}."))
-        if self.control is not None and self.control not in CONTROLS:
-            remedy = f"Choose from: {', '.join(CONTROLS)}."
-            found.append(Problem("control", f"{self.control!r} is not known", remedy))
-        if self.control is not None and self.rag is None:
-            what = "there is no retrieved context to replace"
-            found.append(Problem("control", what, "Give --rag too."))
-        if self.trace_layers and self.trace is None:
-            what = "layers are to be kept, but nothing is traced"
-            found.append(Problem("trace_layers", what, "Give --trace too."))
-        return found
 
 
 @dataclass(frozen=True)
@@ -135,18 +86,18 @@ def run_inference(
     gets what a user should know, once each.
 
     Raises:
-        InputProblems: settings out of range, a file without good rows, layers that do not exist.
+        InputProblems: a file without good rows, layers that do not exist.
         ModelError: the model cannot be loaded or puts out NaN.
         RecordsError: the record is of other settings, locked, or cannot be written; the CSV was
             made by somebody else.
     """
     started = time.monotonic()
-    if problems := spec.problems():
-        raise InputProblems(problems)
     model = model if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
     questions, bad_rows = read_questions(spec.prompts, spec.limit, RESERVED)
     retrieved = (
-        retrieve(spec.rag, questions, spec.top_k, spec.control) if spec.rag is not None else None
+        retrieve(spec.rag, questions, spec.n_documents, spec.control)
+        if spec.rag is not None
+        else None
     )
     identity = _identity(model)
     store = RecordStore(spec.folder, identity["name"], "trace" if spec.trace else "inference")
@@ -344,7 +295,7 @@ def _settings(
     adapter_sha256: str | None,
 ) -> dict[str, Any]:
     """What decides the responses, but for the model and the batch size."""
-    decoding = asdict(spec.decoding)
+    decoding = spec.decoding.settings()
     chosen = {"control": spec.control, "rebatch": spec.rebatch}
     controls = {key: value for key, value in chosen.items() if value is not None}
     sample_top_k = decoding.pop("top_k")  # the name without more is retrieval's
@@ -359,7 +310,7 @@ def _settings(
             "adapter_sha256": adapter_sha256,
             "trace_layers": list(spec.trace_layers),
             "sample_top_k": sample_top_k,
-            "top_k": spec.top_k if retrieved is not None else None,
+            "top_k": spec.n_documents if retrieved is not None else None,
             "rag": retrieved.facts if retrieved is not None else None,
         }
     )

@@ -185,7 +185,7 @@ def training_data(spec: TrainSpec, folder: Path, n_ctx: int) -> TrainingData:
             "data_sha256": train_set.sha256,
             "eval_data": eval_set.name if eval_set else None,
             "eval_sha256": eval_set.sha256 if eval_set else None,
-            "eval_share": None if eval_set else spec.eval_share,
+            "eval_share": None if eval_set else spec.held_out_share,
             "n_train": len(parts[0].examples),
             "n_eval": len(parts[1].examples) if eval_pairs else 0,
         },
@@ -197,13 +197,14 @@ def _parted(
 ) -> tuple[Sequence[Pair], Sequence[Pair]]:
     if eval_set is not None:
         return train_set.pairs, eval_set.pairs
-    if not spec.eval_share:
+    share = spec.held_out_share
+    if not share:
         return train_set.pairs, []
-    shares = {"train": 1 - spec.eval_share, "eval": spec.eval_share}
+    shares = {"train": 1 - share, "eval": share}
     try:
         parts = split(train_set.pairs, shares, spec.seed)
     except InputProblems as error:
-        where, remedy = f"--eval-share {spec.eval_share}", "Give another, or 0 for no evaluation."
+        where, remedy = f"eval_share {share}", "Give another, or 0 for no evaluation."
         found = [Problem(where, problem.what, remedy) for problem in error.problems]
         raise InputProblems(found) from error
     return parts["train"], parts["eval"]

@@ -90,7 +90,7 @@ def _enough_memory() -> Iterator[None]:
             raise
         raise ModelError(
             "There is too little memory for a training step. Try a smaller --batch-size with more "
-            "--gradient-accumulation (the same steps), a smaller --max-length, upper --layers with "
+            "--gradient-accumulation (the same steps), a smaller --max-length, upper --blocks with "
             "--cache-prefix, or fewer --bits. Give another folder, for these are other settings."
         ) from error
 

@@ -23,7 +23,8 @@ from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsE
 from lensbench.files import write_bytes, write_text
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
 from lensbench.quantized.adapters.lora import Matched, match, settings_of
-from lensbench.quantized.generation.generate import Decoding, generate
+from lensbench.quantized.generation.generate import generate
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, Notify, Report, learn, state_of
@@ -93,8 +94,11 @@ def _require_packages() -> None:
 
 
 def _checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
-    """The data and the modules; all problems with them and with the settings come at once."""
-    problems = spec.problems()
+    """The data and the modules; all problems with them come at once."""
+    problems: list[Problem] = []
+    if spec.ref.adapter is not None:
+        remedy = "Merge it (`lensbench adapters merge`) first."
+        problems.append(Problem(f"model {spec.ref}", "it has an adapter already", remedy))
     config = open_config(folder)
     found: list[Any] = []
     n_ctx = int(config.get_text_config().max_position_embeddings)

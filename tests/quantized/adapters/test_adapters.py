@@ -208,14 +208,14 @@ def test_training_from_the_command_line(lensbench: Program, llama: Case, tmp_pat
     rows = [{"id": str(i), "instruction": f"Say {i}.", "response": f"so {i}"} for i in range(6)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nno json\n")
     base = ("train", llama.folder, "pairs.jsonl", "--bits", 32, "--max-length", 40, "--epochs", 1)
-    some = ("--layers", "1-2", "--eval-share", 0, "--examples", 0, "--batch-size", 3)
+    some = ("--blocks", "1-2", "--eval-share", 0, "--examples", 0, "--batch-size", 3)
     status, out, err = lensbench(*base, *some, "-o", "adapter", "--cache-prefix")
     assert status == 1  # a row was left out
     assert out.split()[0] == "adapter"
     assert "3,584 of" in err
     assert "prefix cache: " in err
     assert (tmp_path / "adapter" / "report.md").exists()
-    status, _, err = lensbench(*base, "-o", "other", "--layers", "5", "--targets", "z")
+    status, _, err = lensbench(*base, "-o", "other", "--blocks", "5", "--targets", "z")
     assert status == 2
     assert "the model has no block 5" in err
     assert "no module is called 'z'" in err

@@ -11,7 +11,8 @@ import pytest
 from lensbench.checkpoints.config import check_config
 from lensbench.checkpoints.open import empty_model
 from lensbench.errors import InputProblems
-from lensbench.quantized.adapters.lora import Lora, adapt, match, ranges
+from lensbench.quantized.adapters.lora import adapt, match, ranges
+from lensbench.quantized.adapters.spec import Lora
 from tests.harness.files import CONFIGS
 from tests.harness.tiny import Case
 
@@ -34,7 +35,7 @@ def test_tinyllama_trains_the_published_share() -> None:
 @pytest.mark.parametrize("targets", ["q,k,v,o", "q,k,v,o,up,down"])
 def test_the_modules_that_are_named_are_those_that_learn(family: Case, targets: str) -> None:
     model = family.fresh_hf()
-    matched = match(model, Lora(layers="0,2", targets=targets))
+    matched = match(model, Lora(blocks="0,2", targets=targets))
     adapted = adapt(model, matched, Lora(), "tiny")
     learning = {n.partition(".lora_")[0] for n, p in adapted.named_parameters() if p.requires_grad}
     assert learning == {f"base_model.model.{module}" for module in matched.modules}
@@ -46,13 +47,13 @@ def test_the_modules_that_are_named_are_those_that_learn(family: Case, targets: 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"layers": "1-9"}, "the model has no block 9. Give 0 to 2"),
-        ({"layers": "0-3"}, "the model has no block 3. Give 0 to 2"),
-        ({"layers": "2-1"}, "'2-1' is no block or range"),
-        ({"layers": "x"}, "'x' is no block or range"),
-        ({"layers": ""}, "'' is no block or range"),
-        ({"layers": "auto"}, "no file of chosen layers is named"),
-        ({"layers": "auto:nowhere.json"}, "no layers can be read from it"),
+        ({"blocks": "1-9"}, "the model has no block 9. Give 0 to 2"),
+        ({"blocks": "0-3"}, "the model has no block 3. Give 0 to 2"),
+        ({"blocks": "2-1"}, "'2-1' is no block or range"),
+        ({"blocks": "x"}, "'x' is no block or range"),
+        ({"blocks": ""}, "'' is no block or range"),
+        ({"blocks": "auto"}, "no file of chosen layers is named"),
+        ({"blocks": "auto:nowhere.json"}, "no layers can be read from it"),
         ({"targets": "q,nonsense"}, "no module is called 'nonsense'. A block has self_attn.q_proj"),
         ({"targets": ""}, "it is empty"),
         ({"rank": 0}, "rank: it is 0"),
@@ -83,15 +84,15 @@ def test_gpt2s_turned_weights_are_known_and_not_guessed(gpt2: Case) -> None:
 def test_layers_can_come_from_a_file(llama: Case, tmp_path: Path) -> None:
     path = tmp_path / "layers.json"
     path.write_text('{"layers": [2, 0], "why": "a study"}')
-    assert match(llama.hf, Lora(layers=f"auto:{path}")).layers == (0, 2)
+    assert match(llama.hf, Lora(blocks=f"auto:{path}")).layers == (0, 2)
     for broken in ('{"layers": []}', '{"layers": ["1"]}', "[1]", "no"):
         path.write_text(broken)
         with pytest.raises(InputProblems, match="layers"):
-            match(llama.hf, Lora(layers=f"auto:{path}"))
+            match(llama.hf, Lora(blocks=f"auto:{path}"))
 
 
 def test_what_is_trained_is_said_in_both_numberings(llama: Case) -> None:
-    lines = match(llama.hf, Lora(layers="1-2", targets="q")).lines()
+    lines = match(llama.hf, Lora(blocks="1-2", targets="q")).lines()
     assert lines[0].startswith("2 modules in blocks 1-2 of 0-2 (their outputs are layers 2-3")
     assert lines[1] == "model.layers.{1-2}.self_attn.q_proj"
     assert ranges([0, 3, 15, 16, 17]) == "0,3,15-17"

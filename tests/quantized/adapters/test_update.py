@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbench.errors import ModelError
-from lensbench.quantized.adapters.lora import Lora, match
+from lensbench.quantized.adapters.lora import match
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.adapters.update import (
     Update,
     base_of,
@@ -117,7 +118,7 @@ def test_blocks_add_up_in_squares() -> None:
 def test_the_difference_of_two_adapters_is_that_of_the_full_matrices(
     llama: Case, adapter: Path, tmp_path: Path
 ) -> None:
-    lora = Lora(layers="2", targets="q,k,v,o,up", rank=2)
+    lora = Lora(blocks="2", targets="q,k,v,o,up", rank=2)
     a, b = (
         read_updates(adapter),
         read_updates(make_adapter(llama, tmp_path / "b", seed=7, lora=lora)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lensbench.quantized.generation.infer import InferenceSpec
+from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from tests.harness.adapted import adapted, alone
 from tests.harness.files import write_csv

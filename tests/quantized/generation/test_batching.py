@@ -21,7 +21,8 @@ from lensbench.quantized.generation.batching import (
     row_bytes,
 )
 from lensbench.quantized.generation.generate import Generation, generate
-from lensbench.quantized.generation.infer import InferenceSpec, Progress, run_inference
+from lensbench.quantized.generation.infer import Progress, run_inference
+from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from tests.harness.adapted import adapted
 from tests.harness.files import table

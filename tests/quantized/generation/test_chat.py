@@ -16,7 +16,7 @@ import torch
 
 from lensbench.errors import InputProblems
 from lensbench.quantized.generation.chat import Conversation
-from lensbench.quantized.generation.generate import Decoding
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.harness.tiny import CHAT_TEMPLATE, TINY, save
 

@@ -13,8 +13,8 @@ import pytest
 
 from lensbench.errors import RecordsError
 from lensbench.quantized.generation.context import fit
-from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, run_inference
+from lensbench.quantized.generation.infer import run_inference
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.rag.index import Hit
 from tests.harness.adapted import adapted

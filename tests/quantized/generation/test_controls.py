@@ -20,8 +20,8 @@ from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.generation.batching import plan, rebatched
 from lensbench.quantized.generation.context import fit, fit_to
 from lensbench.quantized.generation.controls import partners, substitutes
-from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, run_inference
+from lensbench.quantized.generation.infer import run_inference
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.quantized.rag.index import Hit, create_index
@@ -281,8 +281,13 @@ def test_without_other_neighbours_there_is_nothing_to_change(
 
 
 def test_settings_that_make_no_sense_are_all_named() -> None:
-    spec = InferenceSpec(Path("p.csv"), Path("o.csv"), control="other", rebatch=-1)  # type: ignore[arg-type]
-    assert [problem.where for problem in spec.problems()] == ["rebatch", "control", "control"]
+    for wrong, named in (
+        ({"control": "other", "rebatch": -1}, ["control", "rebatch"]),
+        ({"control": "shuffled"}, ["control"]),
+    ):
+        with pytest.raises(InputProblems) as caught:
+            InferenceSpec(Path("p.csv"), Path("o.csv"), **wrong)
+        assert [problem.where for problem in caught.value.problems] == named
 
 
 def test_control_without_retrieval_is_refused(lensbench: Program) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 from scipy.stats import chisquare
 
 from lensbench.errors import InputProblems, ModelError
-from lensbench.quantized.generation.generate import Decoding, generate, row_seed
+from lensbench.quantized.generation.generate import generate, row_seed
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.harness.adapted import adapted, alone, only_known_tokens, prompts_of, with_ends
 from tests.harness.tiny import Case
@@ -109,7 +109,7 @@ def test_padding_that_is_also_the_end_token_is_neither_penalised_nor_counted(lla
     model.tokenizer.pad_token = model.tokenizer.eos_token
     assert model.tokenizer.pad_token_id == ends[0]
     prompts = prompts_of(model)
-    penalised = dataclasses.replace(GREEDY, repetition_penalty=1.7)
+    penalised = GREEDY.changed(repetition_penalty=1.7)
     for decoding in (GREEDY, penalised):
         penalty = {"repetition_penalty": decoding.repetition_penalty}
         expected = [alone(model, prompt, N_NEW, **penalty) for prompt in prompts]
@@ -140,7 +140,7 @@ def test_a_sampled_row_depends_on_neither_neighbours_nor_place(family: Case) -> 
     model = with_ends(adapted(family), N_NEW)
     prompts = prompts_of(model)
     seeds = [row_seed(0, name) for name in "abcd"]
-    warm = dataclasses.replace(WARM, repetition_penalty=1.2)
+    warm = WARM.changed(repetition_penalty=1.2)
     together = ids(generate(model, prompts, warm, seeds))
     singly = [ids(generate(model, [p], warm, [s]))[0] for p, s in zip(prompts, seeds, strict=True)]
     assert together == singly
@@ -154,7 +154,7 @@ def test_seeds_decide_and_default_ones_follow_from_the_settings(model: AdaptedMo
     first = ids(generate(model, same, WARM))
     assert first == ids(generate(model, same, WARM))
     assert len({tuple(row) for row in first}) > 1, "equal prompts get seeds of their own"
-    assert first != ids(generate(model, same, dataclasses.replace(WARM, seed=4)))
+    assert first != ids(generate(model, same, WARM.changed(seed=4)))
 
 
 def test_row_seeds_are_spread_and_fit_a_signed_integer() -> None:
@@ -210,14 +210,14 @@ def test_sampled_tokens_are_reported_with_the_models_own_probability(model: Adap
 
 
 def test_everything_wrong_is_said_at_once(model: AdaptedModel) -> None:
-    wrong = Decoding(0, -1.0, 1.5, -2, 0.0)
     with pytest.raises(InputProblems) as caught:
-        generate(model, [[1], []], wrong)
+        Decoding(0, -1.0, 1.5, -2, 0.0)
     names = {problem.where for problem in caught.value.problems}
-    expected = {"max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "prompt 1"}
-    assert names == expected
-    assert Decoding().problems() == []
-    assert [p.where for p in Decoding(temperature=math.nan).problems()] == ["temperature"]
+    assert names == {"max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty"}
+    with pytest.raises(InputProblems, match="temperature: it is nan"):
+        Decoding(temperature=math.nan)
+    with pytest.raises(InputProblems, match="prompt 1: it has no tokens"):
+        generate(model, [[1], []], GREEDY)
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, WARM], ids=["greedy", "sampled"])
@@ -264,7 +264,7 @@ def test_the_real_model_padded_and_alone(smollm_folder: Path) -> None:
     template = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     questions = ("What is the capital of Germany? One word.", "Say yes.", "Name a colour of grass.")
     prompts = [model.tokenizer(template.format(q)).input_ids for q in questions]
-    made = generate(model, prompts, dataclasses.replace(GREEDY, max_new_tokens=24))
+    made = generate(model, prompts, GREEDY.changed(max_new_tokens=24))
     expected = [alone(model, prompt, 24) for prompt in prompts]
     assert ids(made) == expected
     assert "Berlin" in made[0].text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.quantized.generation.generate import Decoding
-from lensbench.quantized.generation.infer import InferenceSpec, Progress, run_inference
+from lensbench.quantized.generation.infer import Progress, run_inference
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS, TABLES
 from tests.harness.adapted import adapted, alone
@@ -267,15 +266,14 @@ def test_a_file_that_cannot_be_asked_is_refused(
 
 
 def test_all_settings_out_of_range_are_said_at_once(
-    model: AdaptedModel, spec: Callable[..., InferenceSpec]
+    spec: Callable[..., InferenceSpec],
 ) -> None:
-    wrong = spec(
-        decoding=Decoding(temperature=-1), batch_size=0, pause_s=-1.0, limit=0, trace_layers=(1,)
-    )
     with pytest.raises(InputProblems) as caught:
-        run_inference(model, wrong)
+        spec(decoding={"temperature": -1}, batch_size=0, pause_s=-1.0, limit=0)
     names = {problem.where for problem in caught.value.problems}
-    assert names == {"temperature", "batch_size", "pause_s", "limit", "trace_layers"}
+    assert names == {"temperature", "batch_size", "pause_s", "limit"}
+    with pytest.raises(InputProblems, match="trace_layers: it has no effect without `trace`"):
+        spec(trace_layers=(1,))
 
 
 def test_a_csv_of_somebody_else_is_not_touched(
@@ -300,7 +298,7 @@ def test_other_settings_are_refused_by_name(
     model: AdaptedModel, spec: Callable[..., InferenceSpec]
 ) -> None:
     before = run_inference(model, spec()).csv.read_bytes()
-    other = spec(decoding=dataclasses.replace(WARM, top_k=7), batch_size=9)
+    other = spec(decoding=WARM.changed(top_k=7), batch_size=9)
     with pytest.raises(RecordsError) as caught:
         run_inference(model, other)
     for name in ("temperature", "sample_top_k", "seed", "batch_size"):

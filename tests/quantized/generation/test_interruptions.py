@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import subprocess
 import sys
@@ -15,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensbench.errors import RecordsError
-from lensbench.quantized.generation.infer import InferenceSpec, Progress, run_inference
+from lensbench.quantized.generation.infer import Progress, run_inference
+from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS
 from tests.harness.files import UNEQUAL, contents, manifest
@@ -42,8 +42,8 @@ def infer(llama: Case, prompts: Path, forks: Forks) -> Callable[..., Ended]:
 
     def run(out: Path, pause_s: float = 0.0, **how: Any) -> Ended:
         spec = InferenceSpec(prompts, out / "out.csv", WARM, "none", 1)
-        traced = dataclasses.replace(spec, trace=out / "trace", trace_layers=(1, 3))
-        return forks.run(run_inference, model, dataclasses.replace(traced, pause_s=pause_s), **how)
+        traced = spec.changed(trace=out / "trace", trace_layers=(1, 3))
+        return forks.run(run_inference, model, traced.changed(pause_s=pause_s), **how)
 
     return run
 

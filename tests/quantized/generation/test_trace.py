@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lensbench.quantized.generation.generate import Decoding, Generation, generate
+from lensbench.quantized.generation.generate import Generation, generate
+from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.generation.trace import ResidualMeans, _Sum
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.harness.adapted import adapted, prompts_of, with_ends

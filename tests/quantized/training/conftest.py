@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lensbench.quantized.adapters.lora import Lora
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.train import train
 from tests.harness.files import write_jsonl
 from tests.harness.tiny import Case

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lensbench.errors import ModelError
-from lensbench.quantized.adapters.lora import Lora
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.learn import drop_torn
 from lensbench.quantized.training.train import train
 from tests.harness.files import manifest
@@ -75,7 +74,7 @@ def test_a_run_whose_record_was_not_finished_only_finishes_it(
             raise Stop
 
     with pytest.raises(Stop):
-        train(replace(spec, n_examples=1), before_examples)
+        train(spec.changed(n_examples=1), before_examples)
     steps: list[str] = []
     train(spec, lambda what, *_: steps.append(what))
     assert "training" not in steps
@@ -132,7 +131,7 @@ def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(
 ) -> None:
     spec = spec_of(llama, data, None, tmp_path / "a", learning_rate=learning_rate, warmup=0.0)
     with pytest.raises(ModelError) as caught:
-        train(replace(spec, checkpoint_every=1))
+        train(spec.changed(checkpoint_every=1))
     said = str(caught.value)
     assert said.startswith(f"{what} nan in step 2, so")
     assert "training stopped; the last good checkpoint is" in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import torch
 from torch import nn
 
 from lensbench.errors import ModelError
-from lensbench.quantized.adapters.lora import Lora, block_list
+from lensbench.quantized.adapters.lora import block_list
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.examples import MASKED, batch_of
 from lensbench.quantized.training.prefix import (
     States,
@@ -236,7 +236,7 @@ def both(spec: Any, tmp_path: Path) -> list[Path]:
     folders = []
     for cached in (False, True):
         out = tmp_path / ("cached" if cached else "plain")
-        train(replace(spec, out=out, cache_prefix=cached))
+        train(spec.changed(out=out, cache_prefix=cached))
         assert manifest(out)["prefix"]["used"] is cached
         folders.append(out)
     return folders
@@ -279,7 +279,7 @@ def test_an_interrupted_run_goes_on_with_the_states_that_are_there(
 ) -> None:
     spec = spec_of(llama, data, held_out, tmp_path / "whole", cache_prefix=True)
     train(spec)
-    cut = replace(spec, out=tmp_path / "cut")
+    cut = spec.changed(out=tmp_path / "cut")
     with pytest.raises(Stop):
         train(cut, stopping_at(5))
     stages: list[str] = []

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.quantized.adapters.lora import Lora, adapt, match
+from lensbench.quantized.adapters.lora import adapt, match
+from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.quantized.precision import quantised_types
 from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base
@@ -276,31 +277,23 @@ def test_the_longest_example_follows_a_model_with_little_room(
 def test_all_problems_come_at_once(llama: Case, tmp_path: Path) -> None:
     rows = [{"id": "a", "instruction": "word " * 99, "response": "x"}]
     data = write_jsonl(tmp_path / "long.jsonl", rows)
-    spec = spec_of(
-        llama,
-        data,
-        None,
-        tmp_path / "a",
-        lora=Lora(layers="7", targets="z", rank=0),
-        epochs=0,
-        learning_rate=0.0,
-        warmup=1.0,
-        max_length=65,
-        device="cuda:1",
-    )
+    wrong = {"epochs": 0, "learning_rate": math.inf, "warmup": 1.0, "lora": {"rank": 0}}
+    with pytest.raises(InputProblems) as caught:
+        spec_of(llama, data, None, tmp_path / "a", **wrong)
+    names = {problem.where for problem in caught.value.problems}
+    assert names == {"epochs", "learning_rate", "warmup", "rank"}
+    with pytest.raises(InputProblems, match="CUDA_VISIBLE_DEVICES=1"):
+        spec_of(llama, data, None, tmp_path / "a", device="cuda:1")
+    spec = spec_of(llama, data, None, tmp_path / "a", max_length=65)
+    spec = spec.changed(lora=Lora(blocks="7", targets="z"))
     with pytest.raises(InputProblems) as caught:
         train(spec)
     said = str(caught.value)
     for part in (
-        "rank: it is 0",
-        "epochs: it is 0",
-        "learning_rate: it is 0.0",
-        "warmup: it is 1.0",
         "max_length: the model has room for 64 tokens",
         "no block 7",
         "no module is called 'z'",
         "all labels masked",
-        "CUDA_VISIBLE_DEVICES=1",
     ):
         assert part in said
     assert not spec.out.exists()
@@ -319,7 +312,7 @@ def test_bad_rows_are_left_out_and_recorded(llama: Case, held_out: Path, tmp_pat
 
 def test_a_share_that_holds_out_nothing_is_named(llama: Case, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "one.jsonl", ROWS[:1])
-    with pytest.raises(InputProblems, match=r"--eval-share 0.1: .* Give another, or 0"):
+    with pytest.raises(InputProblems, match=r"eval_share 0.1: .* Give another, or 0"):
         train(spec_of(llama, data, None, tmp_path / "a", eval_share=0.1))
 
 
@@ -339,7 +332,7 @@ def test_a_real_model_learns_a_form_of_answer_in_8_bits(
         str(smollm_folder),
         data,
         tmp_path / "a",
-        Lora(layers="24-29"),
+        Lora(blocks="24-29"),
         bits=8,
         device="cpu",
         epochs=4,

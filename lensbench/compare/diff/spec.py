@@ -1,0 +1,25 @@
+"""How two lens records are compared."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lensbench.spec import Device, Spec
+
+PartBits = Annotated[
+    float,
+    Field(gt=0, description="KL between the lenses, in bits, above which they count as parted."),
+]
+
+
+class DiffSpec(Spec):
+    """How two lens records of the same prompts are compared."""
+
+    relative_depth: bool = False
+    """Models of different depth, at shares of it."""
+    context: bool = False
+    """The prompts' texts differ (retrieved context, a template): pair them by their ids."""
+    part_bits: PartBits = 0.1
+    device: Annotated[Device, Field(exclude=True)] = None

@@ -1,0 +1,56 @@
+"""What every verb of the second path is told of its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from pydantic import BeforeValidator, Field, InstanceOf
+
+from lensbench.checkpoints.ref import DEFAULT_BITS, FORM, INT8_THRESHOLD, ModelRef
+from lensbench.checkpoints.ref import Bits as BitsChoice
+from lensbench.spec import Spec
+
+Model = Annotated[
+    str | InstanceOf[ModelRef],
+    BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given),
+    Parameter(accepts_keys=False, n_tokens=1),
+    Field(kw_only=False, description=f"Alias, hub name or folder: {FORM}."),
+]
+Bits = Annotated[
+    BitsChoice | None,
+    Field(
+        description="8: LLM.int8; 4: nf4; 16: bfloat16; 32: float32. Default: what the name says, "
+        f"or {DEFAULT_BITS['generation']}."
+    ),
+]
+Int8Threshold = Annotated[
+    Annotated[float, Field(ge=0)] | None,
+    Field(
+        description="LLM.int8's outlier threshold. 0 makes an answer independent of its batch. "
+        f"Default: what the name says, or {INT8_THRESHOLD['generation']:g} (the lens: "
+        f"{INT8_THRESHOLD['lens']:g})."
+    ),
+]
+
+
+class ModelSpec(Spec):
+    """A model of the second path, said in its name, besides it, or both."""
+
+    model: Model
+    bits: Bits = None
+    int8_threshold: Int8Threshold = None
+    adapter: Path | None = None
+    """A folder made by `lensbench train`, for this very model."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model. Raises InputProblems and ModelError as `ModelRef.of` does."""
+        return ModelRef.of(
+            self.model,
+            bits=self.bits,
+            int8_threshold=self.int8_threshold,
+            adapter=self.adapter,
+            use="generation",
+        )
