@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +24,18 @@ messages = Console(stderr=True)
 def literal(text: object) -> str:
     """Somebody's text as rich markup that shows it as it is: no tags, no control characters."""
     return escape(printable_lines(str(text)))
+
+
+class _Notes(logging.Handler):
+    """What the package notes on its way, such as how a model was loaded, is a message too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        messages.print(literal(record.getMessage()), highlight=False)
+
+
+_notes = logging.getLogger("lensbench")
+_notes.addHandler(_Notes())
+_notes.setLevel(logging.INFO)
 
 
 def failure(error: object) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+import lensbench as lb
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.cli.options import load
@@ -92,6 +93,27 @@ def test_a_name_alone_is_what_load_model_makes_of_it(llama: Case) -> None:
     model, plain = load_model(str(llama.folder), device="cpu"), load_model(llama.folder)
     assert (model.name, model.source, model.ref) == (plain.name, plain.source, plain.ref)
     assert torch.equal(residual_stream(model, ids).logits, residual_stream(plain, ids).logits)
+
+
+def test_the_public_function_takes_every_name(llama: Case, adapter: Path) -> None:
+    model = lb.load_model(f"{llama.folder}@8:2+{adapter}", device="cpu")
+    assert repr(model) == (
+        f"LensModel({llama.folder}@8:2+moved: 3 layers x 32, {model.d_vocab} tokens, RMS norm, "
+        "no soft cap, 8 bits (LLM.int8, outlier threshold 2), adapter moved, bfloat16 on cpu)"
+    )
+    same = lb.load_model(
+        ModelRef.of(llama.folder, bits=8, int8_threshold=2, adapter=adapter), device="cpu"
+    )
+    assert same.ref == model.ref
+    ids = llama.token_ids[0]
+    assert torch.equal(residual_stream(same, ids).logits, residual_stream(model, ids).logits)
+
+
+@pytest.mark.parametrize("wrong", [8, None, ["smollm2-135m"]])
+def test_another_type_is_one_clear_sentence(wrong: Any) -> None:
+    for load_it in (lb.load_model, lb.load_quantized):
+        with pytest.raises(InputProblems, match="is no model's name"):
+            load_it(wrong)
 
 
 def test_without_outlier_columns_batches_change_nothing_and_with_them_they_do(llama: Case) -> None:

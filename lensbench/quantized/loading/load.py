@@ -195,7 +195,8 @@ def load_quantized(
         from lensbench.quantized.adapters.adapter import attach
 
         hf = attach(hf, ref.adapter, weights["weights_sha256"])
-    _log.info("%s: %s", ref.name, ref.precision)
+    if ref.int8_threshold is not None:
+        _log.info("%s: %s", ref.name, ref.precision)
     return AdaptedModel(ref, folder, hf.eval(), tokenizer, weights)
 
 

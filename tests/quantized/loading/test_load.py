@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
@@ -36,7 +37,7 @@ from tests.harness.adapters import make_adapter
 from tests.harness.files import CONFIGS
 from tests.harness.gguf import write_tiny_gguf
 from tests.harness.program import Program
-from tests.harness.tiny import TINY, Case, save
+from tests.harness.tiny import SENTENCES, TINY, Case, save
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 every_precision = pytest.mark.parametrize("bits", PRECISIONS)
@@ -354,6 +355,38 @@ def test_the_threshold_is_on_record(llama: Case) -> None:
     layers = [m for m in model.base.modules() if isinstance(m, precision.quantised_types(8))]
     assert {layer.state.threshold for layer in layers} == {0}
     assert load_quantized(llama.folder, 4, device="cpu").facts()["int8_threshold"] is None
+
+
+def test_loading_in_8_bits_says_the_threshold(
+    llama: Case, lensbench: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "lensbench"):
+        load_quantized(llama.folder, 16, device="cpu")
+        assert caplog.messages == []
+        load_quantized(llama.folder, device="cpu")
+    assert caplog.messages == [f"{llama.folder}: 8 bits (LLM.int8, outlier threshold 6)"]
+    done = lensbench("lens", f"{llama.folder}@8", SENTENCES[0], "--device", "cpu")
+    assert "8 bits (LLM.int8, outlier threshold 0)" in done.said
+
+
+def test_a_loaded_model_is_shown_in_one_line(llama: Case, tmp_path: Path) -> None:
+    adapter = make_adapter(llama, tmp_path / "moved")
+    model = load_quantized(f"{llama.folder}@8:2+{adapter}", device="cpu")
+    assert repr(model) == (
+        f"AdaptedModel({llama.folder}: 8 bits (LLM.int8, outlier threshold 2), adapter moved, "
+        "3 layers x 32, bfloat16 on cpu)"
+    )
+
+
+def test_of_bitsandbytes_advice_only_the_one_for_other_kernels_is_silent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    theirs = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    theirs.warning("Failed to load: %s. Please make sure you already `pip install kernels`", "x")
+    theirs.warning("another warning")
+    assert caplog.messages == ["another warning"]
+    source = Path(sys.modules["bitsandbytes.backends.cpu.ops"].__file__ or "").read_text()
+    assert "pip install kernels" in source, "bitsandbytes no longer says it: drop the filter"
 
 
 @every_precision
