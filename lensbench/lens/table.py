@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lensbench.lens import metrics
 from lensbench.lens.logit import BatchReadings
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.records import schema
-
-_INTEGERS = {"answer_rank", "category_rank", "null_category_rank"}
 
 
 def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa.Table:
@@ -58,9 +57,8 @@ def _one_lens(
         "layer": per_site([site.layer for site in readings.sites]),
         "depth": per_site([site.depth(model.n_layers) for site in readings.sites]),
     }
-    for name, values in statistics.items():
-        if not name.startswith("top_"):
-            columns[name] = _numbers(name, values.numpy())
+    for name in (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, "resid_norm", "cos_final"):
+        columns[name] = _numbers(schema.LENS.field(name).type, statistics[name].numpy())
     ids = statistics["top_ids"].numpy().transpose(1, 0, 2)  # [cell, site, k]
     columns["top_ids"] = _lists(ids)
     columns["top_probs"] = _lists(statistics["top_probs"].numpy().transpose(1, 0, 2))
@@ -69,11 +67,11 @@ def _one_lens(
     return pa.table({f.name: columns[f.name].cast(f.type) for f in schema.LENS}, schema=schema.LENS)
 
 
-def _numbers(name: str, values: np.ndarray) -> pa.Array:
+def _numbers(kind: pa.DataType, values: np.ndarray) -> pa.Array:
     """[site, cell] as one column, cell by cell; NaN (not measurable) becomes null."""
     flat = values.T.reshape(-1)
     missing = np.isnan(flat)
-    if name in _INTEGERS:
+    if pa.types.is_integer(kind):
         return pa.array(np.where(missing, 0, flat).astype(np.int32), mask=missing)
     return pa.array(flat, mask=missing)
 

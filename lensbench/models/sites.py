@@ -25,7 +25,7 @@ STREAM = ("embed", "resid_mid", "resid_post")  # states of the residual stream: 
 VECTORS = (*STREAM, "attn_out", "mlp_out", "head_out")  # one d_model vector per position (and head)
 
 _KIND_OF = {hook: kind for kind, hook in HOOKS.items()}
-_IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+?)(?:\.(\d+))?")
+_IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+?)(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,32 @@ class Site:
     head: int | None = None
 
     @classmethod
+    def of(cls, name: str, layer: int) -> Site:
+        """From its name and layer, as records have them: "head_out.3", 6."""
+        kind, _, head = name.rpartition(".")
+        return cls(kind, layer, int(head)) if head.isdigit() else cls(name, layer)
+
+    @classmethod
     def parse(cls, text: str) -> Site:
         """A site by its name: `embed`, `blocks.5.resid_post`, `blocks.5.head_out.3`.
 
         What enters a block is what left the one before it: `blocks.5.resid_pre` is
         `blocks.4.resid_post`. Raises InputProblems for a text that is no such name.
         """
-        found = _IN_BLOCK.fullmatch(text)
+        found = _IN_BLOCK.fullmatch(str(text))
         if found is None:
             if text == "embed":
                 return cls("embed", 0)
             what, remedy = f"there is no {text!r}", f"Write blocks.5.KIND, of {', '.join(KINDS)}."
             raise InputProblems([Problem("sites", what, remedy)])
-        block, kind, head = int(found[1]), _KIND_OF.get(found[2], found[2]), found[3]
+        block, kind = int(found[1]), _KIND_OF.get(found[2], found[2])
         if kind in ("resid_pre", "hook_resid_pre"):
             return cls("resid_post", block) if block else cls("embed", 0)
-        return cls(kind, block + 1, None if head is None else int(head))
+        return cls.of(kind + (found[3] or ""), block + 1)
 
     @property
     def name(self) -> str:
-        """Kind and head, as records have them beside the layer."""
+        """Kind and head, as records have them beside the layer (`of`)."""
         return self.kind if self.head is None else f"{self.kind}.{self.head}"
 
     @property

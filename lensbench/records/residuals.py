@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
 from lensbench.records.open import MANIFEST, read_table
-from lensbench.records.schema import SITES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +105,7 @@ class ResidualFiles:
         """(point, layer) of every tensor, in the order the residual stream passes them."""
         pairs = self._index[["site", "layer"]].drop_duplicates().itertuples(index=False)
         found = [(str(point), int(layer)) for point, layer in pairs]
-        return sorted(found, key=lambda site: (site[1], SITES.index(site[0])))
+        return sorted(found, key=lambda site: site[1])  # within a layer as they were written
 
     @cached_property
     def cells(self) -> pd.DataFrame:

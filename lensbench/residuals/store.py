@@ -164,7 +164,7 @@ class ResidualCache:
         self.folder = folder
         self.manifest = manifest
         self.files = ResidualFiles(folder, shards_in(folder))
-        self.sites = [Site(kind, layer) for kind, layer in self.files.sites]
+        self.sites = [Site.of(name, layer) for name, layer in self.files.sites]
 
     @property
     def cells(self) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import math
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -14,8 +15,11 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from torch import Tensor
 
+from lensbench import Prompt, logit_lens
 from lensbench.lens import metrics
 from lensbench.lens.metrics import Distribution
+from lensbench.records import schema
+from tests.harness.tiny import Case
 
 # Logits on a grid, so that ties occur; two rows of one width.
 rows = hnp.arrays(
@@ -125,7 +129,34 @@ def test_js_is_symmetric_and_bounded(logits: np.ndarray) -> None:
 def test_kl_of_equals_is_exactly_zero_and_never_negative(logits: np.ndarray) -> None:
     p, q = of(logits[0]), of(logits[1])
     assert metrics.kl_bits(p, of(logits[0])) == 0
-    assert metrics.kl_bits(p, q) >= -1e-5  # equal up to rounding may fall below 0 by rounding
+    assert metrics.kl_bits(p, q) >= 0
+
+
+def test_what_rounding_leaves_below_zero_is_zero() -> None:
+    """Not -1.6e-08, nor -0.0, which is printed as -0.00."""
+    p = of(torch.tensor([[3.0, 1.0, 0.5], [90.0, 0.0, 0.0]]))
+    near = Distribution(p.log_probs + torch.tensor([[1e-8, -1e-8, 2e-7], [0.0, 0.0, 0.0]]))
+    for found in (
+        metrics.kl_bits(p, near),
+        metrics.kl_bits(near, p),
+        metrics.js_bits(p, near),
+        metrics.entropy_bits(p),
+        metrics.surprisal_bits(p, torch.tensor([0, 0])),
+    ):
+        assert bool((found >= 0).all())
+        assert not bool(found.signbit().any())
+
+
+@pytest.mark.parametrize("factor", [1.01, 2.0])
+def test_more_than_rounding_stays_visible(factor: float) -> None:
+    """What is no distribution, as a broken softmax would leave it, is not made to look like one."""
+    p = of(torch.tensor([[3.0, 1.0, 0.5]]))
+    too_much = Distribution(p.log_probs + math.log(factor))
+    assert float(metrics.kl_bits(p, too_much)) == pytest.approx(-math.log2(factor), rel=1e-3)
+    sharp = Distribution(torch.tensor([[math.log(factor), -200.0]]))
+    assert float(metrics.entropy_bits(sharp)) < -1e-2
+    assert float(metrics.js_bits(too_much, too_much)) < -5e-3
+    assert metrics.kl_bits(p, Distribution(p.log_probs * math.nan)).isnan().all()
 
 
 @given(rows, st.data())
@@ -242,3 +273,25 @@ def test_extreme_logits_stay_finite(size: float, width: int) -> None:
     assert metrics.kl_bits(p, q) == pytest.approx(bits)
     assert metrics.surprisal_bits(q, token) == pytest.approx(bits)
     assert metrics.margin_bits(p, token) == pytest.approx(bits)
+
+
+def test_a_metric_is_a_function_a_line_and_a_column(
+    llama: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three are added here, where their lines would stand: of a distribution, and of a token."""
+    columns = {"top_prob": pa.float32(), "answer_surprisal_bits": pa.float32(), "twice": pa.int32()}
+    monkeypatch.setattr(schema, "LENS", pa.schema([*schema.LENS, *columns.items()]))
+    statistics = metrics.STATISTICS | {"top_prob": lambda p, q: q.probs.amax(-1)}
+    monkeypatch.setattr(metrics, "STATISTICS", statistics)
+    of_token = {
+        "answer_surprisal_bits": ("answer", metrics.surprisal_bits),
+        "twice": ("answer", lambda q, token: 2 * metrics.rank(q, token)),
+    }
+    monkeypatch.setattr(metrics, "TOKEN_STATISTICS", metrics.TOKEN_STATISTICS | of_token)
+    prompts = [Prompt("a", "The capital of Germany is", answer="Berlin"), Prompt("b", "Rome")]
+    frame = logit_lens(llama.model, prompts).to_pandas()
+    assert np.array_equal(frame.top_prob, [probs[0] for probs in frame.top_probs])
+    asked = frame[frame.prompt_id == "a"]
+    np.testing.assert_allclose(asked.answer_surprisal_bits, -np.log2(asked.answer_prob), rtol=1e-5)
+    assert (asked.twice == 2 * asked.answer_rank).all()
+    assert frame[frame.prompt_id == "b"][["answer_surprisal_bits", "twice"]].isna().all(axis=None)
