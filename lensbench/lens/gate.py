@@ -17,11 +17,13 @@ from torch import Tensor
 from lensbench.errors import GateError, ModelError
 from lensbench.lens.base import Lens
 from lensbench.lens.metrics import Distribution, kl_bits
-from lensbench.lens.registry import LENSES
-from lensbench.models.model import LensModel
+from lensbench.lens.registry import make_lens
+from lensbench.models.model import LensModel, require_loaded
 from lensbench.models.readout import KL_BITS
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch
+from lensbench.prompts.encode import Encoder, encode_ids
+from lensbench.prompts.prompt import Prompts
 from lensbench.residuals.capture import Residuals, capture, watch
 from lensbench.residuals.store import CachedResiduals
 
@@ -69,18 +71,17 @@ def stored_identity(model: LensModel, error: float, dtype: torch.dtype) -> Ident
     return _identity(name, error, KL_BITS[coarser], "bits", _REASON[coarser])
 
 
-def check_identities(
-    model: LensModel, token_ids: Sequence[Sequence[int]], lens: str = "final"
-) -> list[Identity]:
+def check_identities(model: LensModel, prompts: Prompts, lens: str = "final") -> list[Identity]:
     """Measure every identity on a few short prompts.
 
     Args:
-        token_ids: prompts as token ids; two or more of different lengths test padding as well. What
-            is captured at the sites is tested on the first.
+        prompts: texts, token ids or Prompts; two or more of different lengths test padding as well.
+            What is captured at the sites is tested on the first.
         lens: the lens tested as a reading of the model's output; "raw" fails on RMSNorm models.
     """
+    token_ids = encode_ids(Encoder(require_loaded(model).tokenizer, model.n_ctx), prompts)
     alone = [_run(model, [ids]) for ids in token_ids]
-    reading = LENSES[lens](model)
+    reading = make_lens(lens, model)
     error = worst(float(last_layer_kl_bits(model, one, reading).max()) for one in alone)
     batch = make_batch([0], token_ids)
     return [
@@ -232,10 +233,11 @@ def _head_errors(model: LensModel, batch: Batch) -> list[float]:
     That is taken from a pass of its own, which does not make it from the heads, and before the norm
     that some families put behind it. Relative to the lengths of all of them, since heads cancel.
     """
-    behind = "ln1_post.hook_in"
-    sites = [Site(behind, site.layer) for site in _in_every_block(model, "attn_out")]
-    if any(site.hook not in model.bridge.hook_dict for site in sites):
-        sites = model.sites("attn_out")
+    sites = _in_every_block(model, "attn_out")
+    if hasattr(model.bridge.blocks[0], "ln1_post"):
+        sites = [Site("ln1_post.hook_in", site.layer) for site in sites]
+    if sites[0].hook not in model.bridge.hook_dict:
+        raise ModelError("what attention puts out cannot be seen before its norm")
     whole: dict[int, Tensor] = {}
     watch(model, batch, sites, lambda site, value: whole.update({site.layer: value.float()}))
     errors = []

@@ -27,7 +27,7 @@ from lensbench.lens.gate import (
     worst,
 )
 from lensbench.lens.metrics import Distribution
-from lensbench.lens.registry import LENSES
+from lensbench.lens.registry import make_lens
 from lensbench.lens.settings import LensSettings, Positions
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
@@ -96,7 +96,7 @@ def read_batch(
     if broken:
         return _without(model, prompts, settings, broken, cache)
     targets = _targets(prompts, wanted, model.device)
-    lenses = {name: LENSES[name](model) for name in settings.lenses}
+    lenses = {name: make_lens(name, model) for name in settings.lenses}
     read = {
         name: _read(model, residuals, sites, lens, targets, settings.top_k)
         for name, lens in lenses.items()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lensbench.errors import InputProblems, Problem
 from lensbench.lens.base import Final, Lens, Next, Raw
 
 if TYPE_CHECKING:
@@ -16,5 +17,11 @@ LENSES: dict[str, type[Lens]] = {"final": Final, "next": Next, "raw": Raw}
 
 
 def make_lens(name: str, model: LensModel) -> Lens:
-    """The lens of a name for a model. Raises ModelError where the model lacks what it needs."""
+    """The lens of a name for a model.
+
+    Raises InputProblems for a name that is not known; ModelError where the model lacks its needs.
+    """
+    if name not in LENSES:
+        remedy = f"Choose from {', '.join(LENSES)}."
+        raise InputProblems([Problem("lens", f"there is no {name!r}", remedy)])
     return LENSES[name](model)

@@ -15,17 +15,21 @@ from lensbench.lens.gate import worst
 from lensbench.lens.logit import read_batches
 from lensbench.lens.settings import LensSettings, Positions, several
 from lensbench.lens.table import lens_table, prompts_table
-from lensbench.models.model import LensModel
+from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
-from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
-from lensbench.prompts.prompt import Prompt, as_prompts
+from lensbench.prompts.encode import (
+    NOTHING,
+    EncodedPrompt,
+    Encoder,
+    Template,
+    TokenText,
+    encode_all,
+)
+from lensbench.prompts.prompt import Prompts, as_prompts
 from lensbench.residuals.store import ResidualCache
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-
-_NOTHING = Problem("prompts", "there is nothing to read", "Give a prompt and a position of it.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ class LensResult:
 
 def logit_lens(
     model: LensModel,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     *,
     layers: int | Sequence[int] | None = None,
     positions: int | Positions = "all",
@@ -117,10 +121,10 @@ def logit_lens(
         batch_tokens=batch_tokens,
         padding_side=padding_side,
     )
-    encoder = Encoder(model.tokenizer, model.n_ctx, template)
+    encoder = Encoder(require_loaded(model).tokenizer, model.n_ctx, template)
     encoded, problems = encode_all(encoder, as_prompts(prompts))
     if not encoded:
-        raise InputProblems(problems or [_NOTHING])
+        raise InputProblems(problems or [NOTHING])
     return read(model, encoded, settings, problems)
 
 
@@ -140,7 +144,7 @@ def read(
         if readings.gate_kl_bits is not None:
             errors.append(readings.gate_kl_bits)
     if not errors:
-        raise InputProblems(found or [_NOTHING])
+        raise InputProblems(found or [NOTHING])
     failed = {problem.prompt_id for problem in found}
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(

@@ -175,3 +175,12 @@ class LensModel:
             f"{self.d_vocab:,} tokens, {self.norm} norm, {cap}, {precision}"
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
+
+
+def require_loaded(model: Any) -> LensModel:
+    """The model, if it is one. Raises InputProblems for a name, or an object of another kind."""
+    if not isinstance(model, LensModel):
+        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        remedy = "Give what lensbench.load_model(...) returns."
+        raise InputProblems([Problem("model", f"is {given}, which is not loaded", remedy)])
+    return model

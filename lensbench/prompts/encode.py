@@ -8,12 +8,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.prompts.prompt import Prompt
+from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["plain", "chat"]
+NOTHING = Problem("prompts", "there is nothing to read", "Give a prompt and a position of it.")
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,17 @@ class Encoder:
         Raises InputProblems: empty prompt, longer than the context, NUL bytes, an answer without
         tokens or one that merges with the end of the prompt.
         """
+        problems = self._problems(prompt)
+        if prompt.token_ids is not None and not problems:
+            prompt = replace(prompt, prompt=str(self.tokenizer.decode(prompt.token_ids)))
         text = self._text(prompt)
-        problems = self._text_problems(prompt)
-        token_ids = () if problems else self._ids(text)
+        token_ids = () if problems else prompt.token_ids or self._ids(prompt, text)
         if len(token_ids) > self.n_ctx:
             length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
             problems.append(self._problem(prompt, f"the prompt has {length}", "Shorten it."))
         if problems:
             raise InputProblems(problems)
-        spaced, bare = (" ", "") if not text[-1].isspace() else ("", " ")
+        spaced, bare = (" ", "") if not text[-1:].isspace() else ("", " ")
         return EncodedPrompt(
             prompt,
             text,
@@ -90,7 +93,7 @@ class Encoder:
             answer=self._word(prompt, text, token_ids, spaced, prompt.answer),
             category=self._word(prompt, text, token_ids, spaced, prompt.category),
             null_category=self._word(prompt, text, token_ids, spaced, null_category),
-            answer_bare=self._bare(text, token_ids, bare, prompt.answer),
+            answer_bare=self._bare(prompt, text, token_ids, bare),
         )
 
     def _text(self, prompt: Prompt) -> str:
@@ -105,24 +108,39 @@ class Encoder:
             self.tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
         )
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        # A chat template writes its own BOS.
-        plain = self.template == "plain"
+    def _ids(self, prompt: Prompt, text: str) -> tuple[int, ...]:
+        # A chat template writes its own BOS, and token ids have theirs.
+        plain = self.template == "plain" and prompt.token_ids is None
         ids = tuple(self.tokenizer(text, add_special_tokens=plain).input_ids)
         # Some tokenizers close a text with EOS; what comes next is asked before that.
         closed = plain and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if closed and not text.endswith(self.tokenizer.eos_token) else ids
 
-    def _text_problems(self, prompt: Prompt) -> list[Problem]:
+    def _problems(self, prompt: Prompt) -> list[Problem]:
         found = []
+        if prompt.token_ids is None:
+            if not prompt.prompt.strip():
+                found.append(("the prompt is empty", "Write a prompt or delete the row."))
+        else:
+            found += self._id_problems(prompt.token_ids)
         words = prompt.prompt + (prompt.answer or "") + (prompt.category or "")
-        if not prompt.prompt.strip():
-            found.append(("the prompt is empty", "Write a prompt or delete the row."))
         if "\0" in words:
             found.append(("there is a NUL byte in it", "Save the file as plain UTF-8 text."))
         if any("\ud800" <= character <= "\udfff" for character in words):
             found.append(("there is half a character (a lone surrogate) in it", "Write it whole."))
         return [self._problem(prompt, what, remedy) for what, remedy in found]
+
+    def _id_problems(self, token_ids: tuple[int, ...]) -> list[tuple[str, str]]:
+        found, size = [], len(self.tokenizer)
+        if not token_ids:
+            found.append(("there are no token ids", "Give at least one."))
+        if self.template != "plain":
+            remedy = "Leave the template out, or write the ids of all of it."
+            found.append(("token ids go to the model as they are", remedy))
+        if strange := [token for token in token_ids if not 0 <= token < size]:
+            what = f"there is no token {strange[0]}"
+            found.append((what, f"The tokenizer has 0 to {size - 1:,}."))
+        return found
 
     def _problem(self, prompt: Prompt, what: str, remedy: str) -> Problem:
         row = f"row {prompt.row}, " if prompt.row else ""
@@ -135,7 +153,7 @@ class Encoder:
         """`word` as the tokens that really follow the prompt, in its context."""
         if word is None:
             return None
-        whole = self._ids(text + joint + word)
+        whole = self._ids(prompt, text + joint + word)
         tokens = self._following(token_ids, whole)
         if tokens is None:
             what = f"'{word}' merges with the end of the prompt when tokenised"
@@ -147,11 +165,13 @@ class Encoder:
         return Word(word, tokens)
 
     def _bare(
-        self, text: str, token_ids: tuple[int, ...], joint: str, word: str | None
+        self, prompt: Prompt, text: str, token_ids: tuple[int, ...], joint: str
     ) -> Word | None:
         """The other form of the answer, or None where it merges with the prompt ("isBerlin")."""
-        tokens = self._following(token_ids, self._ids(text + joint + word)) if word else None
-        return Word(word, tokens) if word and tokens else None
+        if not prompt.answer:
+            return None
+        tokens = self._following(token_ids, self._ids(prompt, text + joint + prompt.answer))
+        return Word(prompt.answer, tokens) if tokens else None
 
     def _following(self, start: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...] | None:
         """The tokens after `start`; None if `start` changed."""
@@ -171,6 +191,18 @@ def encode_all(
         except InputProblems as error:
             problems += error.problems
     return mark_shared(encoded), problems
+
+
+def encode_ids(encoder: Encoder, prompts: Prompts) -> list[tuple[int, ...]]:
+    """Token ids of prompts in any form that `as_prompts` takes, for looking at the model alone.
+
+    Raises InputProblems with all that is wrong with any of them; none is skipped.
+    """
+    given = [replace(prompt, answer=None, category=None) for prompt in as_prompts(prompts)]
+    encoded, problems = encode_all(encoder, given)
+    if problems or not encoded:
+        raise InputProblems(problems or [NOTHING])
+    return [item.token_ids for item in encoded]
 
 
 def null_categories(prompts: Sequence[Prompt]) -> dict[str, str]:

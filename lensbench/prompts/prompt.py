@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lensbench.errors import InputProblems, Problem
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,8 @@ class Prompt:
 
     `category` is a word a model may say before the answer ("city" before "Berlin").
     `control_of`, `paraphrase_of` and `reverse_of` hold the id of the row this one belongs to; a
-    control asks about another subject, so its `answer` is wrong for it on purpose.
+    control asks about another subject, so its `answer` is wrong for it on purpose. `token_ids`, if
+    given, stand in place of the text: they go to the model as they are, with no BOS but their own.
     """
 
     id: str
@@ -26,6 +30,7 @@ class Prompt:
     reverse_of: str | None = None
     row: int | None = None  # line of the file it came from, for messages
     extra: dict[str, str] = field(default_factory=dict)
+    token_ids: tuple[int, ...] | None = None
 
     @property
     def is_base(self) -> bool:
@@ -33,13 +38,73 @@ class Prompt:
         return self.control_of is None and self.paraphrase_of is None and self.reverse_of is None
 
 
-def as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
-    """Strings and Prompts as a list of Prompts; bare strings get the ids p1, p2, ..."""
-    items = [prompts] if isinstance(prompts, str | Prompt) else list(prompts)
-    return [
-        item if isinstance(item, Prompt) else Prompt(id=f"p{i}", prompt=item)
+class _Set(Protocol):
+    """A PromptSet."""
+
+    @property
+    def prompts(self) -> Sequence[Prompt]: ...
+
+
+One = str | Prompt | Sequence[int]  # a prompt: its text, itself, or token ids (also an array)
+Prompts = One | Sequence[One] | _Set
+
+
+def as_prompts(given: Prompts) -> list[Prompt]:
+    """One prompt or many, as a list of Prompts; those without an id get p1, p2, ...
+
+    Raises InputProblems that name all that cannot be a prompt, and an id that stands twice.
+    """
+    items = [given] if is_one(given) else _listed(given)
+    problems = [
+        Problem(f"prompts, item {i}", f"is a {type(item).__name__}", _REMEDY)
         for i, item in enumerate(items, start=1)
+        if not is_one(item)
     ]
+    if problems:
+        raise InputProblems(problems)
+    prompts = [_prompt(f"p{i}", item) for i, item in enumerate(items, start=1)]
+    ids = [prompt.id for prompt in prompts]
+    if twice := sorted({item for item in ids if ids.count(item) > 1}):
+        what = f"the id {', '.join(twice)} stands twice"
+        raise InputProblems([Problem("prompts", what, "Give each prompt an id of its own.")])
+    return prompts
+
+
+def is_one(given: object) -> bool:
+    """Whether this is one prompt, of whatever kind."""
+    return isinstance(given, str | Prompt) or _is_token_ids(_plain(given))
+
+
+_REMEDY = "Give a text, token ids or a Prompt, or a list of them."
+
+
+def _listed(given: Any) -> list[Any]:
+    many = _plain(getattr(given, "prompts", given))
+    if not isinstance(many, Sequence | Iterator) or isinstance(many, bytes):
+        raise InputProblems([Problem("prompts", f"is a {type(given).__name__}", _REMEDY)])
+    return list(many)
+
+
+def _plain(given: Any) -> Any:
+    """An array's numbers as lists."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
+def _is_token_ids(given: object) -> bool:
+    return (
+        isinstance(given, Sequence)
+        and not isinstance(given, str | bytes)
+        and len(given) > 0
+        and all(hasattr(item, "__index__") and not isinstance(item, bool) for item in given)
+    )
+
+
+def _prompt(name: str, item: Any) -> Prompt:
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, str):
+        return Prompt(id=name, prompt=item)
+    return Prompt(id=name, prompt="", token_ids=tuple(int(token) for token in _plain(item)))
 
 
 def choose(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:

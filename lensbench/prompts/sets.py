@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
@@ -97,7 +98,7 @@ def _prompts(rows: Iterator[Row], name: str, problems: list[Problem]) -> Iterato
             problems += [Problem(where, what, remedy, item) for what, remedy in found]
             continue
         seen[cells["id"]] = line
-        known = {key: cells[key] or None for key in _OPTIONAL if key in cells}
+        known: dict[str, Any] = {key: cells[key] or None for key in _OPTIONAL if key in cells}
         extra = {k: v for k, v in cells.items() if k not in (*REQUIRED, *_OPTIONAL)}
         yield Prompt(
             id=cells["id"],

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import NoneType
+from typing import overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.errors import InputProblems, ModelError, Problem
-from lensbench.models.model import LensModel, Wanted
+from lensbench.models.model import LensModel, Wanted, require_loaded
 from lensbench.models.sites import VECTORS, Site
-from lensbench.prompts.batch import Batch, make_batch
+from lensbench.prompts.batch import Batch, make_batch, plan_batches
+from lensbench.prompts.encode import Encoder, encode_ids
+from lensbench.prompts.prompt import One, Prompts, is_one
 
 Cell = tuple[int, int]  # (row of the batch, column of the batch)
 
@@ -133,18 +136,44 @@ def _require_vectors(sites: Sequence[Site]) -> None:
         raise InputProblems([Problem("sites", what, f"Choose from {', '.join(VECTORS)}.")])
 
 
+@overload
+def residual_stream(  # type: ignore[overload-overlap]
+    model: LensModel, prompts: One, sites: Wanted = ..., *, batch_tokens: int = ...
+) -> Residuals: ...
+@overload
+def residual_stream(
+    model: LensModel, prompts: Prompts, sites: Wanted = ..., *, batch_tokens: int = ...
+) -> list[Residuals]: ...
 def residual_stream(
     model: LensModel,
-    prompt: str | Sequence[int],
+    prompts: Prompts,
     sites: Wanted = ("embed", "resid_post"),
-) -> Residuals:
-    """The whole residual stream of one prompt (text or token ids), for looking around.
+    *,
+    batch_tokens: int = 512,
+) -> Residuals | list[Residuals]:
+    """The residual stream at every position of a prompt, for looking around; of many, one each.
 
     `stream` is [site, pos, d_model], float32; `logits` is [1, pos, d_vocab].
+
+    Args:
+        prompts: a text, token ids or a Prompt; or a list of these, or a PromptSet.
+        sites: kinds ("resid_mid", "attn_out", ...), names ("blocks.5.head_out.3") or Sites.
+        batch_tokens: tokens per forward pass, padding included.
+
+    Raises InputProblems with all that is wrong with the prompts or the sites.
     """
-    token_ids = model.tokenizer(prompt).input_ids if isinstance(prompt, str) else list(prompt)
-    batch = make_batch([0], [token_ids])
-    return capture(model, batch, model.sites(sites), [(0, p) for p in range(len(token_ids))])
+    ids = encode_ids(Encoder(require_loaded(model).tokenizer, model.n_ctx), prompts)
+    places = model.sites(sites)
+    found: dict[int, Residuals] = {}
+    for items in plan_batches([len(one) for one in ids], batch_tokens):
+        lengths = [len(ids[item]) for item in items]
+        cells = [(row, p) for row, length in enumerate(lengths) for p in range(length)]
+        both = capture(model, make_batch(items, ids), places, cells)
+        streams = both.stream.split(lengths, dim=1)
+        for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
+            own = [(0, p) for p in range(length)]
+            found[item] = Residuals(places, own, streams[row], both.logits[row : row + 1, :length])
+    return found[0] if is_one(prompts) else [found[item] for item in sorted(found)]
 
 
 def _forward(
