@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from lensbench.errors import Problem
 from lensbench.escape import printable, printable_lines
+from lensbench.progress import Progress, Watch
 
 INTERRUPTED = 130
 SHOWN = 20  # lines of a list; the rest is counted
@@ -53,23 +55,37 @@ def show_problems(problems: Sequence[Problem], kept_in: str = "problems.parquet"
 
 
 @contextmanager
-def batch_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar per model; yields the callback (model, batches done, batches in all)."""
+def batch_progress() -> Iterator[Watch]:
+    """A bar for each stage, with what it counts; without an end in sight it moves to and fro."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[counts]}", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages) as progress:
-        tasks: dict[str, int] = {}
+    with bars.Progress(*columns, console=messages) as shown:
+        tasks: dict[str, bars.TaskID] = {}
+        endless: list[str] = []  # the stage at work, where nobody knows how long it takes
 
-        def update(model: str, done: int, total: int) -> None:
-            if model not in tasks:
-                tasks[model] = progress.add_task(printable(model), total=total)
-            progress.update(tasks[model], completed=done)  # type: ignore[arg-type]
+        def update(now: Progress) -> None:
+            while endless and endless[-1] != now.stage:
+                shown.remove_task(tasks.pop(endless.pop()))
+            if now.stage not in tasks:
+                name = printable(now.stage)
+                tasks[now.stage] = shown.add_task(name, total=now.total, counts="")
+                endless.extend([now.stage] if now.total is None else [])
+            task = tasks[now.stage]
+            shown.update(task, total=now.total, completed=now.done, counts=_counts(now))
 
         yield update
+        for stage in endless:
+            shown.remove_task(tasks[stage])
+
+
+def _counts(now: Progress) -> str:
+    """Such as "3/12 batches, loss 1.832"."""
+    count = f"{now.done:,}/{now.total:,} {now.unit}" if now.total is not None else ""
+    return printable(", ".join(part for part in (count, now.detail) if part))
 
 
 @contextmanager

@@ -276,9 +276,7 @@ def _add(index: Index, documents: Sequence[Document], delete_missing: bool) -> C
     from lensbench.cli.console import batch_progress
 
     with batch_progress() as progress:
-        return index.add(
-            documents, delete_missing, lambda done, total: progress("documents", done, total)
-        )
+        return index.add(documents, delete_missing, progress)
 
 
 def _finish(where: str, changes: Changes, problems: Sequence[Problem]) -> None:

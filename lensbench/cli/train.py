@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,7 +123,14 @@ def train(
 
 
 def _run(spec: TrainSpec) -> None:
-    from lensbench.cli.console import interruptible, literal, messages, results, show_problems
+    from lensbench.cli.console import (
+        batch_progress,
+        interruptible,
+        literal,
+        messages,
+        results,
+        show_problems,
+    )
     from lensbench.quantized.training.train import train as learn
     from lensbench.report.build import build_report
 
@@ -133,8 +138,8 @@ def _run(spec: TrainSpec) -> None:
         messages.print(literal(text), highlight=False, soft_wrap=True)
 
     with interruptible():
-        with _progress() as report:
-            trained = learn(spec, report, notify)
+        with batch_progress() as progress:
+            trained = learn(spec, progress, notify)
         show_problems(trained.problems)
         if trained.cut:
             notify(f"{len(trained.cut)} examples were cut to fit (--max-length):")
@@ -146,29 +151,3 @@ def _run(spec: TrainSpec) -> None:
             results.print(str(path), markup=False, highlight=False, soft_wrap=True)
     if not trained.ok:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int, float | None], None]]:
-    """A bar for each stage, with the last loss."""
-    from rich import progress as bars
-
-    from lensbench.cli.console import messages
-    from lensbench.escape import printable
-
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[loss]}", markup=False),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=messages) as bar:
-        task = bar.add_task("reading the data", total=None, loss="")
-
-        def report(what: str, done: int, total: int, loss: float | None) -> None:
-            bar.update(task, description=printable(what), completed=done, total=total or None)
-            if loss is not None:
-                bar.update(task, loss=f"loss {loss:.3f}")
-
-        yield report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -179,11 +179,14 @@ class Encoder:
 
 
 def encode_all(
-    encoder: Encoder, prompts: Iterable[Prompt]
+    encoder: Encoder, prompts: Sequence[Prompt], of: Sequence[Prompt] | None = None
 ) -> tuple[list[EncodedPrompt], list[Problem]]:
-    """Encode a set. Prompts that cannot be encoded become problems and the rest goes on."""
-    prompts = list(prompts)
-    null_of = null_categories(prompts)
+    """Encode prompts. Those that cannot be encoded become problems and the rest goes on.
+
+    `of` is the whole set when `prompts` are only some of it: a prompt's chance level, another
+    category of the set, must not change when more of the set is asked.
+    """
+    null_of = null_categories(prompts if of is None else of)
     encoded, problems = [], []
     for prompt in prompts:
         try:

@@ -127,3 +127,13 @@ def choose(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
         for prompt in prompts
         if (prompt.control_of or prompt.paraphrase_of or prompt.reverse_of or prompt.id) in chosen
     ]
+
+
+def added(prompts: Sequence[Prompt], limits: Sequence[int | None]) -> list[list[Prompt]]:
+    """For each limit, none smaller than the one before, the prompts that it adds to those."""
+    seen: set[str] = set()
+    stages = []
+    for limit in limits:
+        stages.append([prompt for prompt in choose(prompts, limit) if prompt.id not in seen])
+        seen |= {prompt.id for prompt in stages[-1]}
+    return stages

@@ -9,6 +9,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,11 @@ import psutil  # type: ignore[import-untyped]
 from lensbench.records.schema import SCHEMA_VERSION, Kind
 from lensbench.version import __version__
 
-_LENS_PATH = (
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "pyarrow",
-)
-_PACKAGES: dict[Kind, tuple[str, ...]] = {
-    "lens": _LENS_PATH,
-    "diff": _LENS_PATH,
-    "cache": ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors", "pyarrow"),
-    "correlation": ("numpy", "scipy", "pyarrow"),
-}
-_SECOND_PATH = ("torch", "transformers", "bitsandbytes", "peft", "tokenizers", "numpy", "pyarrow")
+# Packages that decide numbers: of every record, of one that a model was run for, and of one whose
+# model has bits or an adapter.
+_NUMBERS = ("numpy", "scipy", "pyarrow")
+_MODELS = ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors")
+_QUANTIZED = ("bitsandbytes", "peft")
 
 
 def new_manifest(
@@ -47,7 +37,7 @@ def new_manifest(
         "kind": kind,
         "status": "running",
         "lensbench_version": __version__,
-        "versions": versions(kind),
+        "versions": versions(kind, quantized="bits" in model),
         "git": git_state(),
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
@@ -60,13 +50,14 @@ def new_manifest(
     }
 
 
-def versions(kind: Kind = "lens") -> dict[str, str]:
+def versions(kind: Kind = "lens", quantized: bool = False) -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of such a record."""
-    packages = _PACKAGES.get(kind, _SECOND_PATH)
-    return {
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }
+    for_models = () if kind == "correlation" else (*_MODELS, *(_QUANTIZED if quantized else ()))
+    found = {"python": platform.python_version()}
+    for package in (*_NUMBERS, *for_models):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def git_state() -> dict[str, Any] | None:

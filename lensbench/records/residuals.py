@@ -19,7 +19,6 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from lensbench.errors import RecordsError
-from lensbench.files import write_bytes
 from lensbench.records.open import MANIFEST, read_table
 
 if TYPE_CHECKING:
@@ -33,9 +32,10 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _HEADER = "lensbench"  # one entry: safetensors writes several in no particular order
 
 
-def shard_name(number: int) -> str:
-    """A shard's file, from the record's folder."""
-    return f"residuals/{number:06d}.safetensors"
+def shard_name(number: int | str) -> str:
+    """A shard's file, from the record's folder; "*" for the files of all."""
+    stem = number if isinstance(number, str) else f"{number:06d}"
+    return f"residuals/{stem}.safetensors"
 
 
 def tensor_name(point: str, layer: int) -> str:
@@ -44,8 +44,13 @@ def tensor_name(point: str, layer: int) -> str:
 
 
 def shards_of(manifest: Mapping[str, Any]) -> str:
-    """What the shards of a record are of: a hash of its model and settings."""
-    decides = {key: manifest[key] for key in ("model", "settings")}
+    """What the shards of a record are of: a hash of the model and settings that it was begun with.
+
+    Those that have grown since stand in its manifest as they were.
+    """
+    narrower = manifest.get("widened") or [{"settings": {}}]
+    decides = {"model": manifest["model"]}
+    decides["settings"] = manifest["settings"] | narrower[0]["settings"]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -54,15 +59,14 @@ def shards_in(folder: Path) -> str:
     return shards_of(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
-def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], record: str) -> None:
-    """Write one batch's residuals, all or nothing; the same numbers give the same bytes.
+def shard(number: int, tensors: Mapping[str, Tensor], record: str) -> dict[str, bytes]:
+    """One batch's residuals as a file: its path in the record's folder, and its bytes.
+
+    The same numbers give the same bytes.
 
     Args:
         tensors: by `tensor_name`, each [row, d_model], float32 or half precision.
         record: what the shard is of (`shards_of`); a reader that expects another refuses it.
-
-    Raises:
-        OSError: disk full, no permission.
     """
     from safetensors.torch import save
 
@@ -73,7 +77,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], record
         "sha256": {name: _sha256(tensor) for name, tensor in whole.items()},
     }
     text = json.dumps(header, sort_keys=True)
-    write_bytes(folder / shard_name(number), save(whole, metadata={_HEADER: text}))
+    return {shard_name(number): save(whole, metadata={_HEADER: text})}
 
 
 def _sha256(tensor: Tensor) -> str:

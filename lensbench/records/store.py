@@ -1,15 +1,11 @@
-"""A record on disk: written batch by batch, resumable, locked while somebody writes it.
-
-While a run goes on, each batch is a whole file in `parts/`; at the end they become one table and
-the manifest says `complete`. Whatever interrupts it, a part is there entirely or not at all.
-"""
+"""A record on disk: its manifest and tables, locked while somebody writes it."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from lensbench.records.open import MANIFEST, read_manifest, read_table
 from lensbench.records.schema import KINDS, PROBLEMS, TABLES, Kind
 
 _PARTS = "parts"
+_GROUP_BYTES = 64 << 20  # of rows that are written, and read again, together
 
 
 def folder_name(model: str) -> str:
@@ -54,8 +51,8 @@ class RecordStore:
 
         Raises RecordsError for a lock that is taken, and for a full disk or other file trouble.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock", timeout=0):
                 yield
         except Timeout as error:
@@ -83,7 +80,11 @@ class RecordStore:
         that may differ, left out of `settings`.
         """
         earlier = self.manifest()
-        if earlier is None or earlier["status"] != "complete" or not self.has_tables():
+        if (
+            earlier is None
+            or earlier["status"] != "complete"
+            or not self.has_tables(KINDS[self.kind])
+        ):
             return False
         kept = {key: value for key, value in earlier["settings"].items() if key not in apart}
         return kept == settings and all(earlier["model"].get(k) == v for k, v in model.items())
@@ -113,11 +114,6 @@ class RecordStore:
             self.tidy()
             self.write_manifest(manifest)
 
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Replace the manifest as a whole."""
-        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
-        write_text(self.folder / MANIFEST, text + "\n")
-
     def has_part(self, number: int) -> bool:
         """Whether batch `number` was written before."""
         return self._part(number).exists()
@@ -138,8 +134,9 @@ class RecordStore:
         metadata = {b"lensbench": json.dumps(all_notes).encode()}
         main, *others = tables
         for name in others:
-            _write_parquet(self._part(number, name), tables[name])
-        _write_parquet(self._part(number), tables[main].replace_schema_metadata(metadata))
+            write_parquet(self._part(number, name), [tables[name]], tables[name].schema)
+        table = tables[main].replace_schema_metadata(metadata)
+        write_parquet(self._part(number), [table], table.schema)
 
     def part(self, number: int) -> tuple[pa.Table, list[Problem], dict[str, Any]]:
         """The first table of one batch, its problems and its notes."""
@@ -171,13 +168,43 @@ class RecordStore:
             for number in range(count):
                 writer.write_table(pq.read_table(self._part(number, name)).cast(schema))
 
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest as a whole."""
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+        write_text(self.folder / MANIFEST, text + "\n")
+
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write one table of the contract."""
-        _write_parquet(self.folder / f"{name}.parquet", table.cast(TABLES[name]))
+        self.write_pieces(name, [table])
 
-    def has_tables(self) -> bool:
-        """Whether every table of the record's kind is there."""
-        return all((self.folder / f"{name}.parquet").exists() for name in KINDS[self.kind])
+    def write_pieces(self, name: str, pieces: Iterable[pa.Table]) -> None:
+        """Write one table of the contract from its pieces, not all of them in memory at once."""
+        whole = (piece.cast(TABLES[name]) for piece in pieces)
+        write_parquet(self.folder / f"{name}.parquet", whole, TABLES[name])
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind."""
+        for torn in self.folder.rglob(".*.part"):
+            torn.unlink(missing_ok=True)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """The tables are whole: say so, then tidy up."""
+        self.write_manifest({**manifest, "status": "complete"})
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop the parts of a complete record, and what killed writers left behind."""
+        shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
+        for torn in self.folder.rglob(".*.part"):
+            torn.unlink(missing_ok=True)
+
+    def _part(self, number: int, name: str = "") -> Path:
+        suffix = f".{name}.parquet" if name else ".parquet"
+        return self.folder / _PARTS / f"{number:06d}{suffix}"
+
+    def has_tables(self, names: Iterable[str]) -> bool:
+        """Whether all of these tables are there."""
+        return all((self.folder / f"{name}.parquet").exists() for name in names)
 
     def problems(self) -> list[Problem]:
         """The problems of a complete record."""
@@ -198,23 +225,19 @@ class RecordStore:
         ]
         return pa.Table.from_pylist(rows, schema=PROBLEMS)
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
-        """The tables are whole: say so, then tidy up."""
-        self.write_manifest({**manifest, "status": "complete"})
-        self.tidy()
 
-    def tidy(self) -> None:
-        """Drop the parts of a complete record, and what killed writers left behind."""
-        shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
-        for torn in self.folder.rglob(".*.part"):
-            torn.unlink(missing_ok=True)
+def write_parquet(path: Path, pieces: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """The same rows give the same bytes (same pyarrow), however they are cut; zstd keeps it small.
 
-    def _part(self, number: int, name: str = "") -> Path:
-        suffix = f".{name}.parquet" if name else ".parquet"
-        return self.folder / _PARTS / f"{number:06d}{suffix}"
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    """The same table gives the same bytes (same pyarrow); zstd keeps records small."""
-    with replacing(path) as handle:
-        pq.write_table(table, handle, compression="zstd", compression_level=9)
+    The rows are written in groups of about `_GROUP_BYTES`.
+    """
+    how = {"compression": "zstd", "compression_level": 9}
+    with replacing(path) as handle, pq.ParquetWriter(handle, schema, **how) as writer:
+        gathered, size = [schema.empty_table()], 0
+        for piece in pieces:
+            gathered.append(piece)
+            size += piece.nbytes
+            if size >= _GROUP_BYTES:
+                writer.write_table(pa.concat_tables(gathered))
+                gathered, size = [schema.empty_table()], 0
+        writer.write_table(pa.concat_tables(gathered))

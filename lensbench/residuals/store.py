@@ -1,4 +1,4 @@
-"""The residual cache: which positions are kept, one batch to disk, and back as `Residuals`."""
+"""The residual cache: which positions are kept, as a part of a record, and back as `Residuals`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from lensbench.prompts.encode import EncodedPrompt
 from lensbench.records.open import MANIFEST
 from lensbench.records.residuals import (
     ResidualFiles,
+    shard,
     shard_name,
     shards_in,
     tensor_name,
-    write_shard,
 )
 from lensbench.records.schema import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore
@@ -84,24 +84,21 @@ def capture_kept(model: LensModel, kept: Sequence[KeptPrompt], sites: Sequence[S
     return capture(model, batch, sites, cells)
 
 
-def write_kept(
-    folder: Path,
+def kept_part(
     number: int,
     model: LensModel,
     kept: Sequence[KeptPrompt],
     stream: dict[Site, Float[Tensor, "cell d_model"]],
     record: str,
-) -> dict[str, pa.Table]:
-    """Write one batch's shard; returns what the index says of it.
+) -> tuple[dict[str, pa.Table], dict[str, bytes]]:
+    """The residuals of one batch for a record: what the index says of them, and their shard.
 
     Args:
         stream: by site, rows prompt after prompt as `capture_kept` gives them, in the number
             format that goes to disk.
-        record: what the shard is of (see `write_shard`).
+        record: what the shard is of (see `shard`).
     """
-    if kept:
-        tensors = {tensor_name(site.name, site.layer): rows for site, rows in stream.items()}
-        write_shard(folder, number, tensors, record)
+    tensors = {tensor_name(site.name, site.layer): rows for site, rows in stream.items()}
     first = np.cumsum([0, *(len(item.positions) for item in kept)]).tolist()
     index = [
         {
@@ -129,10 +126,11 @@ def write_kept(
         for item in kept
         for position in item.positions
     ]
-    return {
+    tables = {
         "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
         "residual_cells": pa.Table.from_pylist(cells, schema=RESIDUAL_CELLS),
     }
+    return tables, shard(number, tensors, record) if kept else {}
 
 
 def open_cache(folder: str | Path) -> ResidualCache:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem
+from lensbench.progress import Notify, Watch, ignore
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.data.pairs import Pair, write_jsonl
 from lensbench.quantized.data.sources import pairs_of
@@ -19,8 +20,9 @@ from lensbench.quantized.evaluation.evaluate import evaluate
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
+from lensbench.records.engine import Outcome
 from lensbench.studies.adapter_spec import AdapterSpec
-from lensbench.studies.stages import Notify, Progress, StudyOutcome, build_index
+from lensbench.studies.stages import build_index
 
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 
@@ -28,9 +30,9 @@ SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 def run_adapter_study(
     spec: AdapterSpec,
     out: Path,
-    progress: Progress = lambda *_: None,
-    notify: Notify = lambda _: None,
-) -> StudyOutcome:
+    progress: Watch = ignore,
+    notify: Notify = ignore,
+) -> Outcome:
     """Run every stage of a study into `out`.
 
     The index holds every pair but the asked ones, so retrieval can find other pairs about the same
@@ -49,15 +51,11 @@ def run_adapter_study(
     notify(", ".join(f"{len(part):,} pairs for {name}" for name, part in files.items()))
     held_out = {pair.id for pair in asked}
     build_index(out / "index", [pair for pair in pairs if pair.id not in held_out], progress)
-    trained = train(
-        _train_spec(spec, ref, out),
-        lambda what, done, total, _: progress(what, done, total),
-        notify,
-    )
+    trained = train(_train_spec(spec, ref, out), progress, notify)
     adapted = ModelRef.of(ref, adapter=out / "adapter", use="generation")
     left_out = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
     problems += [*trained.problems, *left_out]
-    return StudyOutcome([out / "adapter", out / "evaluation"], problems)
+    return Outcome([out / "adapter", out / "evaluation"], problems=problems)
 
 
 def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lensbench.progress import Notify, Watch
+from lensbench.records.engine import Outcome
 from lensbench.studies.adapter import run_adapter_study
 from lensbench.studies.adapter_spec import AdapterSpec
 from lensbench.studies.correlation import run_correlation_study
@@ -14,12 +16,11 @@ from lensbench.studies.diff import run_diff_study
 from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.placement import run_placement_study
 from lensbench.studies.placement_spec import PlacementSpec
-from lensbench.studies.stages import Notify, Progress, StudyOutcome
 
 StudySpec = AdapterSpec | CorrelationStudySpec | DiffStudySpec | PlacementSpec
 
 # To add a kind: its spec, a function like these, and a line here and in `analysis.KINDS`.
-_RUNNERS: dict[type[StudySpec], Callable[..., StudyOutcome]] = {
+_RUNNERS: dict[type[StudySpec], Callable[..., Outcome]] = {
     AdapterSpec: run_adapter_study,
     CorrelationStudySpec: run_correlation_study,
     DiffStudySpec: run_diff_study,
@@ -27,6 +28,6 @@ _RUNNERS: dict[type[StudySpec], Callable[..., StudyOutcome]] = {
 }
 
 
-def run_study(spec: Any, out: Path, progress: Progress, notify: Notify) -> StudyOutcome:
+def run_study(spec: Any, out: Path, progress: Watch, notify: Notify) -> Outcome:
     """Run a study into `out`, or go on with it. Raises what its stages raise."""
     return _RUNNERS[type(spec)](spec, out, progress, notify)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,19 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem, RecordsError
 from lensbench.lens.cached import cached_prompts, require_last, require_same
 from lensbench.lens.gate import require, stored_identity
+from lensbench.lens.record import Reader, Reading, lens_tables, plan_readings, read
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
-from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.progress import Progress, Watch, ignore
+from lensbench.prompts.encode import TokenText
+from lensbench.records.engine import Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.residuals import shards_in
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.residuals.store import ResidualCache, open_cache
-from lensbench.studies.lens import (
-    Progress,
-    is_complete,
-    lens_jobs,
-    measure,
-    write_tables,
-)
+from lensbench.studies.lens import lens_settings
 from lensbench.studies.lens_spec import RunSpec
 
 # Settings of a cache that are those of the lens run as well.
@@ -36,13 +35,13 @@ def run_cached(
     out: Path,
     top_k: int = 5,
     device: str | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Watch = ignore,
 ) -> tuple[Path, list[Problem]]:
     """The lens record of a cache's prompts into `out/<model>/`, as a live run of them writes it.
 
     Heat maps need every position, so they come from a cache of all positions only. The manifest
     names the cache in its settings, and the gate in it is that of the caching run. Returns the
-    record's folder and the prompts that are left out.
+    record's folder and the prompts that are skipped.
 
     Raises:
         RecordsError: no cache, one of another model or without some layers, an altered shard.
@@ -50,15 +49,12 @@ def run_cached(
     """
     cache = open_cache(folder)
     ref = ModelRef.of(model)
-    store = RecordStore(out / folder_name(str(ref)), str(ref))
-    settings = _settings(cache, top_k)
+    progress(Progress(f"hashing the weights of {ref}"))
     facts = facts_of(ref, cache.manifest["settings"]["dtype"], device)
-    with store.locked():
-        if not is_complete(store, settings, facts):
-            require_same(cache, facts | {"name": str(ref)})
-            loaded = _open(ref, cache, device)
-            _run(cache, loaded, store, settings, progress)
-        return store.folder, store.problems()
+    store = RecordStore(out / folder_name(str(ref)), str(ref))
+    request = Request(store, _settings(cache, top_k), facts)
+    run = _Run(cache, ref, _spec(cache, top_k), device, progress)
+    return store.folder, make(request, run.prepare, progress)
 
 
 def _settings(cache: ResidualCache, top_k: int) -> dict[str, Any]:
@@ -76,44 +72,47 @@ def _spec(cache: ResidualCache, top_k: int) -> RunSpec:
     return spec if made["positions"] == "all" else spec.changed(heatmap_prompts=0)
 
 
-def _open(ref: ModelRef, cache: ResidualCache, device: str | None) -> LensModel:
-    """The model, if the cache holds what a record is made of."""
-    model = load_model(ref, dtype=cache.manifest["settings"]["dtype"], device=device)
-    require_last(cache, model)
-    missing = [site for site in model.sites() if site not in cache.sites]
-    if missing:
-        layers = ", ".join(str(site.layer) for site in missing)
-        raise RecordsError(
-            f"{cache.folder} lacks layer {layers}, and a record's milestones are read at every "
-            "layer. Make a cache with --layers all."
-        )
-    return model
+@dataclass(frozen=True)
+class _Run:
+    """One model over one cache."""
 
+    cache: ResidualCache
+    ref: ModelRef
+    spec: RunSpec
+    device: str | None
+    watch: Watch
 
-def _run(
-    cache: ResidualCache,
-    model: LensModel,
-    store: RecordStore,
-    settings: dict[str, Any],
-    progress: Progress,
-) -> None:
-    started = time.monotonic()
-    require([stored_identity(model, cache.gate_kl_bits, cache.dtype)])
-    encoded = cached_prompts(cache, model)
-    manifest = new_manifest(cache.manifest["model"], settings)
-    store.start(manifest)
-    jobs = list(lens_jobs(_spec(cache, settings["top_k"]), encoded))
-    kept = measure(model, jobs, store, manifest, progress, cache)
-    lens, found, _ = store.parts(len(jobs), "lens")
-    left_out = list(dict.fromkeys(RecordStore(cache.folder, "", "cache").problems() + found))
-    write_tables(model, store, encoded, lens, left_out)
-    store.finish(
-        manifest
-        | {
-            "gate": cache.manifest["gate"],
-            "problems": len(left_out),
-            "resumed_batches": kept,
-            "wall_s": round(time.monotonic() - started, 1),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-    )
+    def prepare(self, record: Recording) -> Work[Reader, Reading]:
+        """The model's readout, and the readings to be made with it."""
+        cache = self.cache
+        require_same(cache, {**record.request.model, "name": str(self.ref)})
+        self.watch(Progress(f"loading {self.ref}"))
+        model = self._open()
+        require([stored_identity(model, cache.gate_kl_bits, cache.dtype)])
+        encoded = cached_prompts(cache, model)
+        record.begin(cache.manifest["model"])
+        reader = Reader(model, TokenText(model.tokenizer), record.id, cache)
+        skipped = RecordStore(cache.folder, "", "cache").problems()
+
+        def finish(parts: Parts) -> Finished:
+            tables = lens_tables(reader, encoded, parts)
+            return Finished([*skipped, *parts.problems], tables, gate=cache.manifest["gate"])
+
+        prompts = [[item.prompt for item in encoded]]
+        plan = plan_readings(encoded, prompts, lens_settings(self.spec), self.spec.heatmap_prompts)
+        return Work(reader, read, plan, finish)
+
+    def _open(self) -> LensModel:
+        """The model, if the cache holds what a record is made of."""
+        cache = self.cache
+        dtype = cache.manifest["settings"]["dtype"]
+        model = load_model(self.ref, dtype=dtype, device=self.device)
+        require_last(cache, model)
+        missing = [site for site in model.sites() if site not in cache.sites]
+        if missing:
+            layers = ", ".join(str(site.layer) for site in missing)
+            raise RecordsError(
+                f"{cache.folder} lacks layer {layers}, and a record's milestones are read at every "
+                "layer. Make a cache with --layers all."
+            )
+        return model

@@ -18,18 +18,17 @@ from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.errors import InputProblems, Problem
+from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.sources import pairs_of
 from lensbench.quantized.generation.controls import CONTROLS
 from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
+from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
 from lensbench.studies.correlation_spec import CorrelationStudySpec
 from lensbench.studies.stages import (
     RUNS,
-    Notify,
-    Progress,
-    StudyOutcome,
     build_index,
 )
 
@@ -39,9 +38,9 @@ REBATCHED = "rebatched"
 def run_correlation_study(
     spec: CorrelationStudySpec,
     out: Path,
-    progress: Progress = lambda *_: None,
-    notify: Notify = lambda _: None,
-) -> StudyOutcome:
+    progress: Watch = ignore,
+    notify: Notify = ignore,
+) -> Outcome:
     """Trace every condition with every model, and compare them into records beneath `out`.
 
     Raises InputProblems with all that is wrong with the models, and what `pairs_of`,
@@ -59,7 +58,9 @@ def run_correlation_study(
             done = run_inference(
                 ref,
                 _inference(spec, _trace(out, ref, name), settings),
-                lambda now, stage=stage: progress(stage, now.n_done, now.n_total),  # type: ignore[misc]
+                lambda now, stage=stage: progress(
+                    Progress(stage, now.n_done, now.n_total, "prompts")
+                ),  # type: ignore[misc]
                 lambda text, stage=stage: notify(f"{stage}: {text}"),  # type: ignore[misc]
             )
             problems += done.problems
@@ -68,7 +69,7 @@ def run_correlation_study(
         compared = correlate(comparison, progress)
         folders.append(compared.folder)
         problems += compared.problems
-    return StudyOutcome(folders, list(dict.fromkeys(problems)))
+    return Outcome(folders, problems=list(dict.fromkeys(problems)))
 
 
 def conditions(spec: CorrelationStudySpec, out: Path) -> dict[str, dict[str, Any]]:

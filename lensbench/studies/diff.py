@@ -12,19 +12,21 @@ from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.record import run_diff
 from lensbench.compare.diff.spec import DiffSpec
 from lensbench.errors import InputProblems, Problem
+from lensbench.progress import Notify, Watch, ignore
+from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
 from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
-from lensbench.studies.stages import RUNS, Notify, Progress, StudyOutcome
+from lensbench.studies.stages import RUNS
 
 
 def run_diff_study(
     spec: DiffStudySpec,
     out: Path,
-    progress: Progress = lambda *_: None,
-    notify: Notify = lambda _: None,
-) -> StudyOutcome:
+    progress: Watch = ignore,
+    notify: Notify = ignore,
+) -> Outcome:
     """Read every variant, then compare each with its model's first one.
 
     A variant that cannot be read is named by `notify` and in the problems; the others go on.
@@ -50,7 +52,7 @@ def run_diff_study(
         folder = out / folder_name(str(other))
         problems += run_diff(a, b, folder, how, progress)
         folders.append(folder)
-    return StudyOutcome(folders, list(dict.fromkeys(problems)))
+    return Outcome(folders, problems=list(dict.fromkeys(problems)))
 
 
 def _pairs(refs: list[ModelRef], per_model: int) -> list[tuple[ModelRef, ModelRef]]:

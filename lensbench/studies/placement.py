@@ -15,12 +15,14 @@ import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem, RecordsError
+from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.quantized.data.pairs import write_jsonl
 from lensbench.quantized.data.split import split
 from lensbench.quantized.evaluation.evaluate import evaluate
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
+from lensbench.records.engine import Outcome
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
 from lensbench.records.schema import PLACEMENT
@@ -28,7 +30,7 @@ from lensbench.records.store import RecordStore
 from lensbench.studies.adapter import chosen_pairs, shuffled
 from lensbench.studies.placement_spec import PlacementSpec
 from lensbench.studies.placements import Placement, placements
-from lensbench.studies.stages import RUNS, Notify, Progress, StudyOutcome
+from lensbench.studies.stages import RUNS
 
 SHARES = {"train": 0.8, "test": 0.2}
 BASE = "base"
@@ -37,9 +39,9 @@ BASE = "base"
 def run_placement_study(
     spec: PlacementSpec,
     out: Path,
-    progress: Progress = lambda *_: None,
-    notify: Notify = lambda _: None,
-) -> StudyOutcome:
+    progress: Watch = ignore,
+    notify: Notify = ignore,
+) -> Outcome:
     """Train and measure every placement, repetition by repetition, and write the record.
 
     All placements of a repetition see the same pairs in the same order; whole groups of pairs are
@@ -59,24 +61,16 @@ def run_placement_study(
         stage = f"{placement.name}, repetition {number + 1}"
         notify(f"{stage}: blocks {placement.lora.blocks}, rank {placement.lora.rank}")
         folder = out / RUNS / f"{placement.folder}-{number}"
-        trained = train(
-            _train_spec(spec, out, folder, placement, number),
-            lambda what, done, total, _, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
-        )
+        staged = within(stage, progress)
+        trained = train(_train_spec(spec, out, folder, placement, number), staged)
         problems += trained.problems
-        problems += _evaluate(
-            spec,
-            out,
-            folder / "adapter",
-            folder / "evaluation",
-            lambda what, done, total, stage=stage: progress(f"{stage}: {what}", done, total),  # type: ignore[misc]
-        )
+        problems += _evaluate(spec, out, folder / "adapter", folder / "evaluation", staged)
         _require_budget(folder / "adapter", placement)
         place: dict[str, Any] = {"placement": placement.name, "blocks": list(placement.blocks)}
         place["rank"] = placement.lora.rank
         rows += _rows(folder / "evaluation", repetition=number, **place)
     record = _write(spec, out, planned, rows, problems, started)
-    return StudyOutcome([record], list(dict.fromkeys(problems)))
+    return Outcome([record], problems=list(dict.fromkeys(problems)))
 
 
 def _train_spec(
@@ -101,7 +95,7 @@ def _train_spec(
 
 
 def _evaluate(
-    spec: PlacementSpec, out: Path, adapter: Path | None, to: Path, progress: Progress
+    spec: PlacementSpec, out: Path, adapter: Path | None, to: Path, progress: Watch
 ) -> list[Problem]:
     """How likely the held-out responses are: what is said instead is one token long."""
     how = EvalSpec(

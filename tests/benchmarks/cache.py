@@ -22,7 +22,7 @@ from lensbench.lens.cached import cached_prompts, lens_from_cache
 from lensbench.lens.result import read
 from lensbench.lens.settings import LensSettings
 from lensbench.models.load import load_model
-from lensbench.records.residuals import shard_name, tensor_name, write_shard
+from lensbench.records.residuals import shard, shard_name, tensor_name
 from lensbench.residuals.store import ResidualCache, open_cache
 from lensbench.studies.cache import run_cache
 from lensbench.studies.cache_spec import CacheSpec
@@ -46,7 +46,8 @@ def measure_disk(cache: ResidualCache, rounds: int, folder: Path) -> Seconds:
 
     def write_own() -> None:
         for number, batch in enumerate(tensors):
-            write_shard(folder / "own", number, batch, "bench")
+            for path, content in shard(number, batch, "bench").items():
+                write_bytes(folder / "own" / path, content)
 
     def write_plain() -> None:
         for number, block in enumerate(data):

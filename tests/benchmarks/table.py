@@ -29,7 +29,7 @@ def made_by(target: str, more: dict[str, str] | None = None) -> str:
     The instruction set is what quantised kernels depend on most.
     """
     host = machine()
-    packages = versions("inference") | (more or {})
+    packages = versions("inference", quantized=True) | (more or {})
     return (
         f"Made by `make {target}` on {datetime.datetime.now(datetime.UTC).date()}: {host['cpu']}, "
         f"{host['cores']} cores, {torch.backends.cpu.get_cpu_capability()}, "

@@ -466,7 +466,7 @@ def test_a_finished_diff_is_left_alone_until_a_record_changes(
 
     def compare(b: Path) -> int:
         steps.clear()
-        run_diff(records["plain"], b, tmp_path / "d", progress=lambda *step: steps.append(step[0]))
+        run_diff(records["plain"], b, tmp_path / "d", progress=lambda now: steps.append(now.stage))
         return len(steps)
 
     assert compare(records["moved"]) > 0

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lensbench.progress import Progress
+
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 INTERRUPTED = 130
@@ -121,8 +123,8 @@ class KillAt:
     def __init__(self, n_done: int) -> None:
         self.n_done = n_done
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if done == self.n_done:
+    def __call__(self, now: Progress) -> None:
+        if now.total is not None and now.done == self.n_done:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

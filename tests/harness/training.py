@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from lensbench.progress import Progress
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.examples import encode
 from lensbench.quantized.training.spec import TrainSpec
@@ -57,8 +58,8 @@ def examples_of(case: Case, path: Path) -> list[Any]:
 
 
 def stopping_at(step: int) -> Callable[..., None]:
-    def report(what: str, done: int, total: int, loss: float | None) -> None:
-        if what == "training" and done == step and loss is not None:
+    def report(now: Progress) -> None:
+        if now.stage == "training" and now.done == step and now.detail.startswith("loss"):
             raise Stop
 
     return report

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from lensbench.errors import RecordsError
+from lensbench.records.engine import Outcome
 from lensbench.records.schema import KINDS
 from lensbench.studies.analysis import read_analysis
-from lensbench.studies.lens import Outcome, run
+from lensbench.studies.lens import run
 from tests.harness.facts import N_ROWS
 from tests.harness.files import manifest, table_bytes, tables
 from tests.harness.forks import ONE_THREAD, Ended, Forks, interruptions, parts_done, wait_until

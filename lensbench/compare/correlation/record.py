@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from lensbench.compare.forms import (
 from lensbench.compare.layer_choice import Choice, choice_file
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of, write_text
+from lensbench.progress import Watch, ignore
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
 from lensbench.records.schema import KINDS, MIXED, SPANS, TABLES, VARIANTS
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.stats.resampling import codes_of
 
-Progress = Callable[[str, int, int], None]
 WORDS = {"cosine": "mean cosine distance", "pearson": "1 - Pearson of the mean vectors"}
 SIGNIFICANT = 0.05
 
@@ -48,7 +48,7 @@ class Outcome:
     problems: list[Problem]
 
 
-def correlate(spec: CorrelationSpec, progress: Progress = lambda *_: None) -> Outcome:
+def correlate(spec: CorrelationSpec, progress: Watch = ignore) -> Outcome:
     """Compare runs layer by layer and write the record; one that is finished is left alone.
 
     Raises:
@@ -79,7 +79,7 @@ def _study(
     runs: Sequence[Run],
     settings: dict[str, Any],
     store: RecordStore,
-    progress: Progress,
+    progress: Watch,
 ) -> None:
     """Everything from the runs' vectors to a complete record."""
     started = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +37,11 @@ from lensbench.compare.permutation import (
     unit_sums,
 )
 from lensbench.compare.similarity import MEASURES, Measure
+from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.schema import VARIANTS
 
 Floats = NDArray[np.float64]
 Rows = dict[str, list[dict[str, Any]]]
-Progress = Callable[[str, int, int], None]
 
 CENTRING_TAKES_IT = "centring over the conditions removes the mean vectors that this compares"
 NO_TEST = "tested on the measures pearson and cosine only"
@@ -94,21 +94,21 @@ class Findings:
             self.choices[condition, measure, variant] = choice
 
 
-def run_study(study: Study, progress: Progress = lambda *_: None) -> Findings:
+def run_study(study: Study, progress: Watch = ignore) -> Findings:
     """Every measure of every variant: curves, maps, ranked layers, chosen blocks."""
     whole, done = Findings(), 0
     total = len(VARIANTS) * len(study.measures)
     for measure in study.measures:
         made: dict[str, Findings] = {}
         for variant in VARIANTS:
-            progress(study.aligned.span, done, total)
+            progress(Progress(f"{study.aligned.span} tokens", done, total, "comparisons"))
             equal = _equal_variant(study, measure, variant)
             if equal not in made:
                 values = varied(study.aligned.values, equal, study.massive)
                 made[equal] = _one(study, measure, equal, values)
             whole.take(made[equal], variant)
             done += 1
-    progress(study.aligned.span, total, total)
+    progress(Progress(f"{study.aligned.span} tokens", total, total, "comparisons"))
     return whole
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from lensbench.compare.diff.two_lenses import Moved, compare_residuals
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.lens.gate import require
+from lensbench.progress import Watch, ignore
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.schema import DIFF_CELLS, DIFF_LAYERS, DIFF_PROMPTS, MILESTONES
 from lensbench.records.store import RecordStore
-
-Progress = Callable[[str, int, int], None]  # (what, layers done, layers in all)
 
 RELATIVE_DEPTHS = np.linspace(0, 1, 21)  # where models of different depth are compared
 _BOTH = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")
@@ -36,7 +34,7 @@ def run_diff(
     b: Path,
     out: Path,
     how: DiffSpec = DiffSpec(),  # noqa: B008
-    progress: Progress = lambda *_: None,
+    progress: Watch = ignore,
 ) -> list[Problem]:
     """Compare lens record `b` with `a` (b minus a) into a record of kind "diff" in `out`.
 

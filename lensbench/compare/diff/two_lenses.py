@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,12 @@ from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
+from lensbench.progress import Progress, Watch
 
 _ROWS = 64  # prompts whose logits are held at once
 # What a residual read again may differ by: rounding of the head's product, in the head's dtype, on
 # another machine perhaps. Another model's readout is off by bits.
 _ENTROPY_BITS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-1}
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Moved:
 
 
 def compare_residuals(
-    a: LensRecord, b: LensRecord, ids: pd.Index, device: str | None, progress: Progress
+    a: LensRecord, b: LensRecord, ids: pd.Index, device: str | None, progress: Watch
 ) -> Moved:
     """Cosine and relative change of the residual vectors, and KL(lens a || lens b), at each layer.
 
@@ -62,7 +61,7 @@ def compare_residuals(
     columns: dict[str, Any] = {"resid_cosine": [], "resid_change": [], "lens_kl_bits": []}
     entropies: dict[str, list[Float[np.ndarray, " prompt"]]] = {"a": [], "b": []}
     for site in sites:
-        progress("layers", site.layer, len(sites))
+        progress(Progress("residual vectors", site.layer, len(sites), "layers"))
         vectors = _vectors(a, ids, site), _vectors(b, ids, site)
         columns["resid_cosine"].append(maths.cosine(*vectors))
         columns["resid_change"].append(maths.relative_change(*vectors))
@@ -71,7 +70,7 @@ def compare_residuals(
             columns["lens_kl_bits"].append(kl)
             for side, entropy in zip("ab", both, strict=True):
                 entropies[side].append(entropy)
-    progress("layers", len(sites), len(sites))
+    progress(Progress("residual vectors", len(sites), len(sites), "layers"))
     stacked = {name: np.stack(v, axis=1) if v else None for name, v in columns.items()}
     identities = [
         _same_reading(record, ids, np.stack(entropies[side], axis=1))

@@ -14,6 +14,7 @@ import pyarrow as pa
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
+from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import read_config
 from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs
 from lensbench.quantized.evaluation.scores import scores
@@ -30,8 +31,6 @@ from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.schema import EVALUATION
 from lensbench.records.store import RecordStore
 
-Progress = Callable[[str, int, int], None]  # (model, batches done, batches in all)
-
 
 @dataclass(frozen=True)
 class Example:
@@ -46,7 +45,7 @@ def evaluate(
     model: str | Path | ModelRef | AdaptedModel,
     spec: EvalSpec,
     out: Path,
-    progress: Progress = lambda *_: None,
+    progress: Watch = ignore,
 ) -> list[Problem]:
     """Generate, score and measure every example in every condition into the record `out`.
 
@@ -196,7 +195,7 @@ def _measure(
     spec: EvalSpec,
     examples: dict[str, list[Example]],
     store: RecordStore,
-    progress: Progress,
+    progress: Watch,
 ) -> list[Problem]:
     """Write every batch that is not there yet, then the table. Returns what memory ran out on."""
     first = next(iter(examples.values()))  # the same examples in each condition
@@ -205,7 +204,7 @@ def _measure(
     jobs = [(condition, batch) for condition in examples for batch in batches]
     limit = spec.batch_size
     for number, (condition, batch) in enumerate(jobs):
-        progress(model.ref.name, number, len(jobs))
+        progress(Progress(model.ref.name, number, len(jobs), "batches"))
         if store.has_part(number):
             continue
         with _adapted(model, "adapter" in condition):
@@ -215,7 +214,7 @@ def _measure(
         table = _table(model.ref.name, condition, [row for _, rows in pieces.done for row in rows])
         too_big = [_too_big(example, condition) for example in pieces.too_big]
         store.write_part(number, {"evaluation": table}, too_big)
-    progress(model.ref.name, len(jobs), len(jobs))
+    progress(Progress(model.ref.name, len(jobs), len(jobs), "batches"))
     whole, problems, _ = store.parts(len(jobs), "evaluation")
     store.write_table("evaluation", _with_groups(whole, first))
     return problems

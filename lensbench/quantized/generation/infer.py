@@ -17,7 +17,7 @@ import pyarrow as pa
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
-from lensbench.files import sha256_of
+from lensbench.files import sha256_of, write_bytes
 from lensbench.quantized.generation.batching import default_batch_size, in_pieces, plan, rebatched
 from lensbench.quantized.generation.generate import Generation, generate, row_seed
 from lensbench.quantized.generation.questions import (
@@ -173,7 +173,9 @@ class _Run:
         responses = responses_table(self.store.model, number, pieces.done, self._seed)
         tables = {"responses": responses}
         if spec.trace:
-            tables |= traced.tables(self.store.folder, number)
+            tables |= traced.tables(number)
+            for path, data in traced.shard(number).items():
+                write_bytes(self.store.folder / path, data)
         if spec.control:
             answered = [ready for together, _ in pieces.done for ready in together]
             tables["controls"] = controls_table(self.store.model, answered)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from lensbench.quantized.generation.generate import Generation
 from lensbench.quantized.generation.questions import Ready
 from lensbench.quantized.generation.trace import ResidualMeans
-from lensbench.records.residuals import shard_name, tensor_name, write_shard
+from lensbench.records.residuals import shard, shard_name, tensor_name
 from lensbench.records.schema import ACTIVATIONS, CONTROLS, RESIDUAL_INDEX, RESPONSES, SPANS
 
 
@@ -121,23 +120,22 @@ class TracedBatch:
         self._index.append(place | {"tensor": tensor, "first_row": first})
         kept.append(stream)
 
-    def tables(self, folder: Path, batch: int) -> dict[str, pa.Table]:
-        """The record's tables of this batch; kept residuals go into a file of their own first."""
+    def tables(self, batch: int) -> dict[str, pa.Table]:
+        """The record's tables of this batch."""
         cells = pa.Table.from_pylist(self._cells, schema=ACTIVATIONS)
         means = _lists(np.concatenate(self._means)) if self._means else []
         column = ACTIVATIONS.get_field_index("mean")
         cells = cells.set_column(column, ACTIVATIONS.field("mean"), means)
         index = [row | {"file": shard_name(batch)} for row in self._index]
-        if index:
-            self._write_shard(folder, batch)
         return {
             "activations": cells,
             "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
         }
 
-    def _write_shard(self, folder: Path, batch: int) -> None:
+    def shard(self, batch: int) -> dict[str, bytes]:
+        """The file of the residuals that this batch kept, if it kept any."""
         tensors = {row["tensor"]: torch.cat(self._kept[row["layer"]]) for row in self._index}
-        write_shard(folder, batch, tensors, self.model)
+        return shard(batch, tensors, self.model) if tensors else {}
 
     def _place(self, item: str, layer: int) -> dict[str, Any]:
         return {

@@ -108,6 +108,6 @@ def _write_provenance(folder: Path, merged: Merge, model: AdaptedModel, adapter:
         },
         "adapter": {"name": adapter.name, "weights_sha256": model.weights["adapter_sha256"]},
         "logits": numbers,
-        "versions": versions("training"),
+        "versions": versions("training", quantized=True),
     }
     write_text(folder / PROVENANCE, json.dumps(found, indent=2, sort_keys=True) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import Any
 
 from lensbench.errors import ModelError, Problem, RecordsError
 from lensbench.files import write_text
+from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.rag.database import (
     HNSW_FROM,
     SCHEMA_VERSION,
@@ -28,8 +29,6 @@ from lensbench.quantized.rag.embedding import Embedder, load_embedder
 MANIFEST = "manifest.json"
 _FORMAT = "lensbench index"
 _BATCH = 256  # documents per transaction
-
-Progress = Callable[[int, int], None]  # documents done, documents to do
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Index:
         self,
         documents: Sequence[Document],
         delete_missing: bool = False,
-        progress: Progress | None = None,
+        progress: Watch = ignore,
     ) -> Changes:
         """Write documents over those of the same id; what did not change is left alone.
 
@@ -131,7 +130,7 @@ class Index:
         unchanged = len(documents) - len(new) - len(old)
         return Changes(len(new), len(old), unchanged, deleted)
 
-    def _embed(self, documents: Sequence[Document], progress: Progress | None) -> None:
+    def _embed(self, documents: Sequence[Document], progress: Watch) -> None:
         """Embed and store, a batch at a time, those of similar length together."""
         ordered = sorted(documents, key=lambda document: (len(document.text), document.id))
         for start in range(0, len(ordered), _BATCH):
@@ -152,8 +151,8 @@ class Index:
                     for document, vector in zip(batch, vectors, strict=True)
                 ]
             )
-            if progress is not None:
-                progress(start + len(batch), len(ordered))
+            done = start + len(batch)
+            progress(Progress("filling the index", done, len(ordered), "documents"))
 
     def _delete(self, documents: Sequence[Document], delete_missing: bool) -> int:
         parents = sorted({document.parent or document.id for document in documents})

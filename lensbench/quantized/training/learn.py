@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import ModelError
+from lensbench.progress import Notify, Progress, Watch
 from lensbench.quantized.adapters.lora import Matched, adapt, block_list
 from lensbench.quantized.generation.batching import is_out_of_memory
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from lensbench.quantized.training.trainer import Frozen, ResponseTrainer
 
-Report = Callable[[str, int, int, float | None], None]  # (what, done, in all, loss in nats)
-Notify = Callable[[str], None]
-
 CHECKPOINTS, PREFIX = "checkpoints", "prefix"  # folders that a finished run has no more
 BATCH_TOKENS = 2048  # of a forward pass that needs no gradient
 _SLOW = 3.0  # a bfloat16 product that takes so many times longer is worth a word
@@ -43,7 +41,7 @@ def learn(
     matched: Matched,
     store: RecordStore,
     settings: dict[str, Any],
-    report: Report,
+    watch: Watch,
     notify: Notify,
 ) -> dict[str, Any]:
     """Train up to the last checkpoint; returns the manifest. The model is gone afterwards."""
@@ -51,7 +49,7 @@ def learn(
 
     from lensbench.quantized.training.trainer import latest
 
-    report(f"loading {spec.ref}", 0, 0, None)
+    watch(Progress(f"loading {spec.ref}"))
     model = load_quantized(spec.ref, device=spec.device)
     prepare_base(model)
     _mention_arithmetic(model, notify)
@@ -70,11 +68,11 @@ def learn(
     }
     for line in (*matched.lines(), f"{trainable:,} of {total:,} parameters are trained"):
         notify(line)
-    frozen, manifest["prefix"] = _freeze(spec, data, matched, model, report, notify)
+    frozen, manifest["prefix"] = _freeze(spec, data, matched, model, watch, notify)
     checkpoint = latest(spec.out / CHECKPOINTS)
     manifest["resumed_from_step"] = _step(checkpoint) if checkpoint else None
     if checkpoint is None or not _is_last(checkpoint):
-        trainer = _trainer(spec, data, adapted, frozen, checkpoint, report)
+        trainer = _trainer(spec, data, adapted, frozen, checkpoint, watch)
         with quiet(), _enough_memory():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return manifest
@@ -112,7 +110,7 @@ def _freeze(
     data: TrainingData,
     matched: Matched,
     model: AdaptedModel,
-    report: Report,
+    watch: Watch,
     notify: Notify,
 ) -> tuple[Frozen | None, dict[str, Any]]:
     """The prefix cache, if it is wanted and possible, and what the manifest says of it."""
@@ -139,11 +137,7 @@ def _freeze(
         )
     if not states.path.exists():
         prefix.require_room(states)
-
-        def done(batch: int, batches: int) -> None:
-            report("prefix cache", batch, batches, None)
-
-        prefix.write_states(states, model.base, blocks[first], token_ids, BATCH_TOKENS, done)
+        prefix.write_states(states, model.base, blocks[first], token_ids, BATCH_TOKENS, watch)
     entry = prefix.release(blocks, first)
     return Frozen(states, entry), {"used": True, "bytes": states.n_bytes, "blocks_dropped": first}
 
@@ -154,7 +148,7 @@ def _trainer(
     adapted: PeftModel,
     frozen: Frozen | None,
     checkpoint: Path | None,
-    report: Report,
+    watch: Watch,
 ) -> ResponseTrainer:
     from transformers import PrinterCallback
 
@@ -168,7 +162,7 @@ def _trainer(
         data.n_train,
         BATCH_TOKENS,
         frozen=frozen,
-        report=lambda step, steps, loss: report("training", step, steps, loss),
+        watch=watch,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

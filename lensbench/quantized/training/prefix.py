@@ -12,7 +12,7 @@ import gc
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from lensbench.errors import ModelError
 from lensbench.files import replacing
+from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.batch import make_batch, plan_batches
-
-Progress = Callable[[int, int], None]  # (batches done, batches in all)
 
 
 class _ReachedError(Exception):
@@ -162,7 +161,7 @@ def write_states(
     block: nn.Module,
     token_ids: Sequence[Sequence[int]],
     batch_tokens: int,
-    progress: Progress = lambda *_: None,
+    progress: Watch = ignore,
 ) -> None:
     """Compute what enters `block` for every example, in evaluation mode, and write it.
 
@@ -172,7 +171,7 @@ def write_states(
     batches = plan_batches(states.lengths, batch_tokens)
     with replacing(states.path) as handle, torch.no_grad():
         for number, items in enumerate(batches):
-            progress(number, len(batches))
+            progress(Progress("prefix cache", number, len(batches), "batches"))
             batch = make_batch(items, token_ids)
             found = entering(model, block, batch.token_ids, batch.attention_mask)
             if found.dtype != states.dtype:
@@ -180,7 +179,7 @@ def write_states(
             for row, item in enumerate(items):
                 own = found[row, : states.lengths[item]].contiguous()
                 handle.write(own.cpu().view(torch.uint8).numpy().data)
-    progress(len(batches), len(batches))
+    progress(Progress("prefix cache", len(batches), len(batches), "batches"))
 
 
 def entering(

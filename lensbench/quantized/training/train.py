@@ -21,13 +21,14 @@ import pyarrow as pa
 from lensbench.checkpoints.open import empty_model, open_config, quiet
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
 from lensbench.files import write_bytes, write_text
+from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
 from lensbench.quantized.adapters.lora import Matched, match, settings_of
 from lensbench.quantized.generation.generate import generate
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.quantized.training.examples import TrainingData, training_data
-from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, Notify, Report, learn, state_of
+from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, learn, state_of
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.records.manifest import peak_memory_bytes
 from lensbench.records.schema import TRAINING
@@ -51,9 +52,7 @@ class Trained:
         return not self.problems
 
 
-def train(
-    spec: TrainSpec, report: Report = lambda *_: None, notify: Notify = lambda _: None
-) -> Trained:
+def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) -> Trained:
     """Train an adapter into `spec.out`; the same call goes on after an interruption.
 
     Raises:
@@ -73,8 +72,8 @@ def train(
     with store.locked():
         trained_before = all((spec.out / name).exists() for name in (CONFIG, WEIGHTS))
         if not (trained_before and store.is_complete(settings, ref.facts())):
-            manifest = learn(spec, data, matched, store, settings, report, notify)
-            _finish(spec, data, store, manifest, started, report)
+            manifest = learn(spec, data, matched, store, settings, progress, notify)
+            _finish(spec, data, store, manifest, started, progress)
         for name in (CHECKPOINTS, PREFIX):
             shutil.rmtree(spec.out / name, ignore_errors=True)
     return trained
@@ -153,7 +152,7 @@ def _finish(
     store: RecordStore,
     manifest: dict[str, Any],
     started: float,
-    report: Report,
+    watch: Watch,
 ) -> None:
     """Make the record out of the last checkpoint."""
     from lensbench.quantized.training.trainer import latest
@@ -169,7 +168,7 @@ def _finish(
     store.write_table("training", _curve(state_of(checkpoint)["log_history"]))
     store.write_table("problems", store.problems_table(data.problems + data.cut))
     if spec.n_examples:
-        report("answering examples", 0, 0, None)
+        watch(Progress("answering examples"))
         write_text(spec.out / EXAMPLES, _before_and_after(spec, data))
     store.finish(
         manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lensbench.errors import ModelError, RecordsError
 from lensbench.files import write_text
+from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.batch import plan_batches
 from lensbench.quantized.training.examples import MASKED, Example, batch_of
 from lensbench.quantized.training.prefix import Entry, States
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 WHOLE = "whole"  # a file that is put into a checkpoint after everything else
-Report = Callable[[int, int, float | None], None]  # (step, steps in all, loss in nats)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ResponseTrainer(Trainer):
         n_train: int,
         eval_tokens: int,
         frozen: Frozen | None = None,
-        report: Report = lambda *_: None,
+        watch: Watch = ignore,
     ) -> None:
         """The first `n_train` of `examples` are trained on, the others evaluated."""
         self.examples, self.n_train, self.frozen = examples, n_train, frozen
@@ -84,7 +84,7 @@ class ResponseTrainer(Trainer):
             args,
             train_dataset=_Numbers(n_train),
             data_collator=lambda items: batch_of(examples, items),
-            callbacks=[_Flow(report, bool(self.eval_batches))],
+            callbacks=[_Flow(watch, bool(self.eval_batches))],
         )
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the step
         self._started, self._tokens = 0.0, 0
@@ -205,8 +205,8 @@ class _Numbers(torch.utils.data.Dataset[int]):
 class _Flow(TrainerCallback):
     """Evaluates at the end of each epoch, before the checkpoint, so that the row is in it."""
 
-    def __init__(self, report: Report, evaluates: bool) -> None:
-        self.report, self.evaluates = report, evaluates
+    def __init__(self, watch: Watch, evaluates: bool) -> None:
+        self.watch, self.evaluates = watch, evaluates
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         epoch_ends = state.epoch is not None and float(state.epoch).is_integer()
@@ -214,7 +214,9 @@ class _Flow(TrainerCallback):
         control.should_evaluate = self.evaluates and (epoch_ends or last)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self.report(state.global_step, state.max_steps, (logs or {}).get("loss"))
+        loss = (logs or {}).get("loss")
+        detail = "" if loss is None else f"loss {loss:.3f}"
+        self.watch(Progress("training", state.global_step, state.max_steps, "steps", detail))
 
 
 @contextmanager

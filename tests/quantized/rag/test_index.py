@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbench.errors import ModelError, RecordsError
+from lensbench.progress import Progress
 from lensbench.quantized.rag.database import Database, Stored, connected, find_place
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder
@@ -167,9 +168,10 @@ def test_an_addition_counts_and_embeds_only_what_changed(index: Index, bert: Emb
         *first[2:],
         Document("d999", "new here", {"source": "a.csv"}, "d999"),
     ]
-    done: list[tuple[int, int]] = []
-    changes = index.add(second, progress=lambda *numbers: done.append(numbers))
+    steps: list[Progress] = []
+    changes = index.add(second, progress=steps.append)
     assert vars(changes) == {"new": 1, "changed": 2, "unchanged": 8, "deleted": 0}
+    done = [(step.done, step.total) for step in steps]
     assert done == [(2, 2)]  # the new text and the new document; not the relabelled one
     assert index.texts() == {document.id: document.text for document in second}
     assert [hit.id for hit in index.search(["anything"], 5, {"odd": "x"})[0]] == ["d001"]
@@ -252,7 +254,7 @@ def test_a_second_writer_is_turned_away(address: str, bert: Embedder) -> None:
     with create_index(address, bert) as index, open_index(address) as other:
         index.add(documents(2))
 
-        def write_too(done: int, total: int) -> None:
+        def write_too(_: Progress) -> None:
             with pytest.raises(RecordsError, match="Another process is writing"):
                 other.add(documents(9))
             assert other.facts()["complete"] is False

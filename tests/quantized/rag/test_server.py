@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from lensbench.errors import RecordsError
+from lensbench.progress import Progress
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.quantized.rag.index import create_index, open_index
@@ -74,8 +75,8 @@ def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]
 
 
 def fill(line: Connection, folder: Path, bert: Embedder) -> None:
-    def batch_done(done: int, total: int) -> None:
-        line.send(done)
+    def batch_done(now: Progress) -> None:
+        line.send(now.done)
         line.recv()
 
     with create_index(folder, bert) as index:

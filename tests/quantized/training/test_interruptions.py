@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lensbench.errors import ModelError
+from lensbench.progress import Progress
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.learn import drop_torn
 from lensbench.quantized.training.train import train
@@ -69,14 +69,14 @@ def test_a_run_whose_record_was_not_finished_only_finishes_it(
     """Also where the last step is in the middle of an epoch."""
     spec = spec_of(llama, data, held_out, tmp_path / "a", max_steps=6)
 
-    def before_examples(what: str, *_: Any) -> None:
-        if what == "answering examples":
+    def before_examples(now: Progress) -> None:
+        if now.stage == "answering examples":
             raise Stop
 
     with pytest.raises(Stop):
         train(spec.changed(n_examples=1), before_examples)
     steps: list[str] = []
-    train(spec, lambda what, *_: steps.append(what))
+    train(spec, lambda now: steps.append(now.stage))
     assert "training" not in steps
     assert curve_of(spec.out).step.max() == 6
 
@@ -148,8 +148,8 @@ def test_a_step_that_does_not_fit_into_memory_is_said_with_what_takes_less(
 ) -> None:
     """The allocator itself refuses 4 PiB that are asked for in the middle of training."""
 
-    def greedy(what: str, done: int, *_: Any) -> None:
-        if what == "training" and done == 2:
+    def greedy(now: Progress) -> None:
+        if now.stage == "training" and now.done == 2:
             torch.empty(2**50)
 
     with pytest.raises(ModelError, match=r"too little memory .* smaller --batch-size"):

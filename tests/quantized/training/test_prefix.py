@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lensbench.errors import ModelError
+from lensbench.progress import Progress
 from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.examples import MASKED, batch_of
@@ -103,8 +104,8 @@ def test_a_disk_that_is_too_small_is_refused_with_the_sum(tmp_path: Path) -> Non
 
 
 def test_an_interrupted_writer_leaves_no_file(llama: Case, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == 1:
+    def stop(now: Progress) -> None:
+        if now.done == 1:
             raise Stop
 
     model, ids = llama.fresh_hf(), llama.token_ids
@@ -283,7 +284,7 @@ def test_an_interrupted_run_goes_on_with_the_states_that_are_there(
     with pytest.raises(Stop):
         train(cut, stopping_at(5))
     stages: list[str] = []
-    train(cut, lambda what, *_: stages.append(what))
+    train(cut, lambda now: stages.append(now.stage))
     assert "prefix cache" not in stages  # computed once
     require_same(cut.out, spec.out)
     assert not (cut.out / "prefix").exists()

@@ -1,0 +1,164 @@
+"""A lens record: the jobs that it is made of, what each reads, and the tables of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.errors import InputProblems, Problem
+from lensbench.lens.gate import Identity, lens_identity, worst
+from lensbench.lens.logit import read_batch
+from lensbench.lens.milestones import milestones_table
+from lensbench.lens.settings import LensSettings
+from lensbench.lens.table import lens_table, prompts_table
+from lensbench.models.model import LensModel
+from lensbench.models.sites import Site
+from lensbench.prompts.batch import plan_batches
+from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
+from lensbench.prompts.prompt import Prompt, choose
+from lensbench.prompts.sets import PromptSet
+from lensbench.records.engine import Job
+from lensbench.records.parts import Part, Parts
+from lensbench.residuals.store import ResidualCache, keep, kept_part
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One batch: which prompts, read how."""
+
+    prompts: list[EncodedPrompt]
+    settings: LensSettings
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What readings are made with: a model, or the residuals that a cache holds of it.
+
+    `record` is what kept residuals say that they are of.
+    """
+
+    model: LensModel
+    text: TokenText
+    record: str
+    cache: ResidualCache | None = None
+
+
+def encode_prompts(
+    model: LensModel, prompt_set: PromptSet, limit: int | None, template: str
+) -> tuple[list[EncodedPrompt], list[Problem]]:
+    """Prompts of a set as the model's tokenizer sees them, and everything that is wrong with it.
+
+    Raises InputProblems when none can be encoded.
+    """
+    encoder = Encoder(model.tokenizer, model.n_ctx, cast(Template, template), prompt_set.name)
+    chosen = choose(prompt_set.prompts, limit)
+    encoded, problems = encode_all(encoder, chosen, of=prompt_set.prompts)
+    if not encoded:
+        raise InputProblems(problems)
+    return encoded, [*prompt_set.problems, *problems]
+
+
+def gate_prompts(encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
+    """A short and a long prompt of the run, so that padding is tested too."""
+    by_length = sorted((prompt.token_ids for prompt in encoded), key=lambda ids: (len(ids), ids))
+    return [by_length[0], by_length[-1]] if len(by_length) > 1 else by_length
+
+
+def plan_readings(
+    encoded: Sequence[EncodedPrompt],
+    stages: Sequence[Sequence[Prompt]],
+    settings: LensSettings,
+    heatmap_prompts: int,
+) -> list[list[Reading]]:
+    """What is read at each stage of a record: every prompt at its last position, some at all.
+
+    Headlines, and so their sensitivity to the lens, come from base prompts; the rows that go with
+    them (controls, paraphrases, reverses) are read by the first lens only, which halves the work.
+    A later stage has only as many heat maps as the earlier ones lack.
+    """
+    plan = []
+    for stage in stages:
+        ids = {prompt.id for prompt in stage}
+        own = [item for item in encoded if item.prompt.id in ids]
+        base = [item.prompt for item in own if item.prompt.is_base]
+        mapped = {prompt.id for prompt in choose(base, heatmap_prompts)}
+        plan.append(list(_stage(own, mapped, settings)))
+        heatmap_prompts -= len(mapped)
+    return plan
+
+
+def _stage(
+    encoded: Sequence[EncodedPrompt], mapped: set[str], settings: LensSettings
+) -> Iterator[Reading]:
+    base = [item for item in encoded if item.prompt.is_base]
+    linked = [item for item in encoded if not item.prompt.is_base]
+    shown = [item for item in base if item.prompt.id in mapped and len(item.token_ids) > 1]
+    first = replace(settings, lenses=settings.lenses[:1])
+    yield from _batched(base, settings)
+    yield from _batched(linked, first)
+    yield from _batched(shown, replace(first, positions="earlier", keep_stream=False))
+
+
+def _batched(prompts: Sequence[EncodedPrompt], settings: LensSettings) -> Iterator[Reading]:
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    for items in plan_batches(lengths, settings.batch_tokens):
+        yield Reading([prompts[item] for item in items], settings)
+
+
+def read(reader: Reader, job: Job[Reading]) -> Part:
+    """One batch through the lens and its gate."""
+    model = reader.model
+    readings = read_batch(model, job.item.prompts, job.item.settings, reader.cache)
+    tables, files = {"lens": lens_table(model, readings, reader.text)}, dict[str, bytes]()
+    if readings.stream is not None:
+        index, files = _kept(reader, job.number, readings.prompts, readings.sites, readings.stream)
+        tables |= index
+    return Part(tables, readings.problems, {"gate_kl_bits": readings.gate_kl_bits}, files)
+
+
+def _kept(
+    reader: Reader,
+    number: int,
+    prompts: Sequence[EncodedPrompt],
+    sites: Sequence[Site],
+    stream: Float[Tensor, "site cell d_model"],
+) -> tuple[dict[str, pa.Table], dict[str, bytes]]:
+    """The residual vectors that were read. What is bfloat16 in the model is so on disk."""
+    kept = [keep(prompt, "last", reader.model.n_ctx) for prompt in prompts]
+    half = stream.to(torch.bfloat16)
+    exact = half if torch.equal(half.float(), stream) else stream
+    by_site = dict(zip(sites, exact, strict=True))
+    return kept_part(number, reader.model, kept, by_site, reader.record)
+
+
+def lens_tables(
+    reader: Reader, encoded: Sequence[EncodedPrompt], parts: Parts
+) -> dict[str, pa.Table]:
+    """The tables of a lens record. A prompt without a reading at its last position is in none."""
+    lens, model = parts.table("lens"), reader.model
+    there = set(lens.filter(lens["is_last"])["prompt_id"].to_pylist())
+    measured = [item for item in encoded if item.prompt.id in there]
+    lens = lens.filter(pc.is_in(lens["prompt_id"], pa.array(sorted(there), pa.string())))
+    prompts = prompts_table(model, measured, reader.text)
+    milestones = milestones_table(model.name, model.n_layers, lens, prompts)
+    return {"prompts": prompts, "lens": lens, "milestones": milestones}
+
+
+def gate_of_run(
+    model: LensModel,
+    identities: Sequence[Identity],
+    parts: Parts,
+    widened: Sequence[Mapping[str, Any]],
+) -> list[Identity]:
+    """The gate's identities, the first one that of the worst cell of all that was measured."""
+    errors = [note["gate_kl_bits"] for note in parts.notes]
+    errors += [narrower["gate"][0]["error"] for narrower in widened if narrower["gate"]]
+    found = [error for error in errors if error is not None]
+    return [lens_identity(model, worst(found)), *identities[1:]] if found else [*identities]

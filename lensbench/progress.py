@@ -1,0 +1,33 @@
+"""How far something is: one event for every run, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is being done, and how much of it is: `done` of `total`, both counted in `unit`.
+
+    `total` is None where nobody knows how much there is, such as while a model loads.
+    """
+
+    stage: str  # such as "loading smollm2-135m", or "smollm2-135m" while it is measured
+    done: int = 0
+    total: int | None = None
+    unit: str = ""  # in the plural: "batches", "layers", "steps"
+    detail: str = ""  # what changes on the way, such as "loss 1.832"
+
+
+Watch = Callable[[Progress], None]
+Notify = Callable[[str], None]  # what a user should know, once each
+
+
+def within(stage: str, watch: Watch) -> Watch:
+    """Tell `watch` that what is reported is a part of `stage`."""
+    return lambda now: watch(replace(now, stage=f"{stage}: {now.stage}"))
+
+
+def ignore(_: object) -> None:
+    """Tell nobody."""

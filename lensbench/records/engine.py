@@ -1,0 +1,132 @@
+"""The one way to make a record: independent jobs, a part of each, and tables of the parts.
+
+Whatever stops a run, the same call goes on with the jobs that have no part yet and ends in the
+tables of an undisturbed run. Each kind of record says what its jobs are, what one yields and what
+becomes of the parts; all else is here and in `recording`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from lensbench.errors import LensbenchError, Problem, RecordsError
+from lensbench.progress import Progress, Watch, ignore
+from lensbench.records.parts import Part, Parts
+from lensbench.records.recording import Finished, Recording, Request, recording
+
+Context = TypeVar("Context")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Job(Generic[Item]):
+    """A piece of work as a plain value. The same job yields the same part, whoever does it."""
+
+    number: int  # of its part
+    item: Item
+
+
+class Executor(Protocol):
+    """Who does the jobs: this process, several, a cluster.
+
+    Gives each job once with its part, in any order. `do` may run in another process: it is a
+    function of a module, and `context` is what it reads from (a model), never written to disk.
+    """
+
+    def __call__(
+        self,
+        do: Callable[[Context, Job[Item]], Part],
+        context: Context,
+        jobs: Sequence[Job[Item]],
+    ) -> Iterator[tuple[Job[Item], Part]]: ...
+
+
+def one_by_one(
+    do: Callable[[Context, Job[Item]], Part], context: Context, jobs: Sequence[Job[Item]]
+) -> Iterator[tuple[Job[Item], Part]]:
+    """The jobs in this process, in their order."""
+    for job in jobs:
+        yield job, do(context, job)
+
+
+@dataclass(frozen=True)
+class Work(Generic[Context, Item]):
+    """What is to be done, once everything is loaded.
+
+    `items`: for each width of the record the jobs that it adds; the job's number is its place in
+    all of them. Who plans them anew gets the same ones.
+    """
+
+    context: Context
+    do: Callable[[Context, Job[Item]], Part]
+    items: Sequence[Sequence[Item]]
+    finish: Callable[[Parts], Finished]
+    unit: str = "batches"
+    size: Callable[[Item], int] = lambda _: 1  # of an item, in units
+    seen: Callable[[Part], str] = lambda _: ""  # a part is on disk: what to say of it meanwhile
+
+
+@dataclass
+class Outcome:
+    """What became of a run: its record folders, models that failed and why, what was skipped."""
+
+    folders: list[Path] = field(default_factory=list)
+    failed: dict[str, LensbenchError] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Everything was measured."""
+        return not self.failed and not self.problems
+
+    @property
+    def folder(self) -> Path:
+        """The record, of a run that makes one."""
+        (folder,) = self.folders
+        return folder
+
+
+def make(
+    request: Request,
+    prepare: Callable[[Recording], Work[Any, Any]],
+    watch: Watch = ignore,
+    execute: Executor = one_by_one,
+) -> list[Problem]:
+    """Make a record, go on with it, widen it, or leave a finished one alone.
+
+    `prepare` loads what is needed, calls `begin` and says what there is to do; it is called only
+    if something is left. Returns what was skipped.
+
+    Raises what `prepare` and the jobs raise, and RecordsError as `recording` does.
+    """
+    with recording(request) as record:
+        if not record.finished:
+            work = prepare(record)
+            resumed = _do_jobs(record, work, watch, execute)
+            record.finish(work.finish(record.parts), resumed_batches=resumed)
+        return record.store.problems()
+
+
+def _do_jobs(record: Recording, work: Work[Any, Any], watch: Watch, execute: Executor) -> int:
+    """See to it that every job's part is there. Returns how many there were before."""
+    jobs = [Job(number, item) for number, item in enumerate(chain(*work.items))]
+    first = sum(map(len, work.items[: record.n_measured]))
+    parts, name = record.parts, record.store.model
+    left = [job for job in jobs[first:] if not parts.has(job.number)]
+    total = sum(work.size(job.item) for job in jobs)
+    done = total - sum(work.size(job.item) for job in left)
+    watch(Progress(name, done, total, work.unit))
+    for job, part in execute(work.do, work.context, left):
+        parts.write(job.number, part)
+        done += work.size(job.item)
+        watch(Progress(name, done, total, work.unit, work.seen(part)))
+    if parts.numbers != [job.number for job in jobs[first:]]:
+        raise RecordsError(
+            f"{parts.folder} holds parts of other jobs than this run's, made by another version of "
+            f"lensbench. Delete {record.store.folder} and run the same command again."
+        )
+    return len(jobs) - len(left)

@@ -1,0 +1,129 @@
+"""What jobs leave behind while a record is in the making: numbered parts, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lensbench.errors import Problem, RecordsError
+from lensbench.files import write_bytes
+from lensbench.records.schema import TABLES
+from lensbench.records.store import write_parquet
+
+_EARLIER = "earlier"  # instead of a number: the tables of the narrower record that came before
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one job yields: rows of some tables, what it skipped, notes (JSON), further files.
+
+    `files`: bytes by path from the record's folder. Problems and notes travel with the first table.
+    """
+
+    tables: Mapping[str, pa.Table]
+    problems: Sequence[Problem] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Parts:
+    """The parts of one record, in job order, after the tables that a narrower record left."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+        self.folder = record / "parts"
+
+    @property
+    def numbers(self) -> list[int]:
+        """The jobs whose parts are there."""
+        found = self.folder.glob("[0-9]*.parquet")
+        return sorted(int(path.stem) for path in found if path.name.count(".") == 1)
+
+    def has(self, number: int) -> bool:
+        """Whether this job's part was written before."""
+        return self._path(number).exists()
+
+    def write(self, number: int, part: Part) -> None:
+        """Write one part, all or nothing: it is there when its first table is, the last written."""
+        for path, data in part.files.items():
+            write_bytes(self._record / path, data)
+        first, *others = part.tables
+        for name in others:
+            _write(self._path(number, name), part.tables[name])
+        problems = [vars(problem) for problem in part.problems]
+        about = {"table": first, "problems": problems, "notes": dict(part.notes)}
+        metadata = {b"lensbench": json.dumps(about).encode()}
+        _write(self._path(number), part.tables[first].replace_schema_metadata(metadata))
+
+    def tables(self, name: str) -> Iterator[pa.Table]:
+        """One table piece by piece."""
+        earlier = self._path(_EARLIER, name)
+        if earlier.exists():
+            yield _read(earlier)
+        for number in self.numbers:
+            first = self._about(number)["table"] == name
+            path = self._path(number, "" if first else name)
+            if path.exists():
+                yield _read(path)
+
+    def table(self, name: str) -> pa.Table:
+        """One table whole."""
+        return pa.concat_tables([TABLES[name].empty_table(), *self.tables(name)])
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """What each job noted."""
+        return [self._about(number)["notes"] for number in self.numbers]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was skipped, earlier and by each job."""
+        earlier = self._path(_EARLIER, "problems")
+        rows = _read(earlier).drop_columns("model").to_pylist() if earlier.exists() else []
+        noted = chain.from_iterable(self._about(number)["problems"] for number in self.numbers)
+        return [Problem(**problem) for problem in [*rows, *noted]]
+
+    def keep_earlier(self, names: Sequence[str]) -> None:
+        """Keep a finished record's tables: what its jobs would leave needs no job any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in names:
+            data = (self._record / f"{name}.parquet").read_bytes()
+            write_bytes(self._path(_EARLIER, name), data)
+
+    def require_earlier(self, names: Sequence[str]) -> None:
+        """Raise RecordsError unless the kept tables are all there."""
+        missing = [path for name in names if not (path := self._path(_EARLIER, name)).exists()]
+        if missing:
+            raise RecordsError(
+                f"{missing[0]} is missing: what was measured before this record was widened. "
+                f"Delete {self._record} and run the same command again."
+            )
+
+    def drop(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _about(self, number: int) -> dict[str, Any]:
+        """What travels with a part's first table."""
+        schema = pq.read_schema(self._path(number))
+        return dict(json.loads((schema.metadata or {})[b"lensbench"]))
+
+    def _path(self, number: int | str, name: str = "") -> Path:
+        stem = number if isinstance(number, str) else f"{number:06d}"
+        return self.folder / (f"{stem}.{name}.parquet" if name else f"{stem}.parquet")
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    write_parquet(path, [table], table.schema)
+
+
+def _read(path: Path) -> pa.Table:
+    return pq.read_table(path).replace_schema_metadata(None)

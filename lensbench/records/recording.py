@@ -1,0 +1,228 @@
+"""A record being made: whether it is finished, may be gone on with or widened; begun, finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import pyarrow as pa
+
+from lensbench.errors import Problem, RecordsError
+from lensbench.files import write_bytes
+from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.parts import Parts
+from lensbench.records.residuals import shards_of
+from lensbench.records.schema import KINDS, SCHEMA_VERSION
+from lensbench.records.store import RecordStore
+
+# What the manifest of a widened record keeps of the narrower one's.
+_KEPT = (
+    "status",
+    "created",
+    "lensbench_version",
+    "versions",
+    "git",
+    "machine",
+    "gate",
+    "stored_kl_bits",
+    "problems",
+    "wall_s",
+    "peak_memory_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A record that is wanted, by what is known before anything is loaded.
+
+    `settings` and `model` decide the numbers: a folder that holds a record of others is refused.
+    `grows` names settings that say how much is measured (None: all there is). They may be raised
+    later: the record is widened then, what is there stays as it is and the rest is measured.
+    """
+
+    store: RecordStore
+    settings: Mapping[str, Any]
+    model: Mapping[str, Any] = field(default_factory=dict)  # the facts that are known already
+    tables: tuple[str, ...] = ()  # besides those of the kind
+    decided: tuple[str, ...] = ()  # settings that loading decides, so not in `settings`
+    grows: tuple[str, ...] = ()
+
+    @property
+    def all_tables(self) -> tuple[str, ...]:
+        """Every table of the finished record."""
+        return (*KINDS[self.store.kind], *self.tables)
+
+    @property
+    def width(self) -> dict[str, Any]:
+        """How much is to be measured."""
+        return {key: self.settings[key] for key in self.grows}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What has become of the parts. Tables that are not given are their rows, in job order."""
+
+    problems: Sequence[Problem]
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    gate: Sequence[Mapping[str, Any]] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)  # by path from the record's folder
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further entries of the manifest
+
+
+@contextmanager
+def recording(request: Request) -> Iterator[Recording]:
+    """Make a record and keep every other process out of its folder meanwhile.
+
+    Raises RecordsError for a folder that somebody writes or that holds another record, and for a
+    full disk or other file trouble.
+    """
+    with request.store.locked():
+        yield Recording(request)
+
+
+class Recording:
+    """A record from the first look into its folder to its last table.
+
+    `finished`: nothing is left to do. `widened`: what the manifest keeps of each narrower record
+    that this one came of, the narrowest first.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.store, self.parts = request, request.store, Parts(request.store.folder)
+        self._started = time.monotonic()
+        self._manifest: dict[str, Any] = {}
+        self._there = self._found()
+        there = self._there
+        self._wider = there is not None and _width(request, there) != request.width
+        self.finished = there is not None and there["status"] == "complete" and not self._wider
+        self.widened: list[dict[str, Any]] = list(there.get("widened", [])) if there else []
+        if there is not None and self._wider:
+            if there["schema_version"] != SCHEMA_VERSION:
+                raise RecordsError(
+                    f"{self.store.folder} was written by an older lensbench, so it cannot be "
+                    "widened. Give this run another folder with --out."
+                )
+            kept = {key: there[key] for key in _KEPT if key in there}
+            self.widened.append({"settings": _width(request, there)} | kept)
+        if self.finished:
+            self._tidy()  # it may have been killed on its last step
+
+    def _found(self) -> dict[str, Any] | None:
+        """The manifest to go on from; None where there is none, or a table of it was lost."""
+        there = self.store.manifest()
+        if there is None:
+            return None
+        _require_same(self.request, there, self.request.settings, self.request.model)
+        files = [self.store.folder / path for path in there.get("files", [])]
+        lost = not self.store.has_tables(self.request.all_tables) or not all(
+            path.exists() for path in files
+        )
+        if there["status"] == "complete" and lost:
+            self._tidy()
+            return None
+        return there
+
+    @property
+    def widths(self) -> list[dict[str, Any]]:
+        """How much was to be measured at first, each time after, and now."""
+        return [*(dict(narrower["settings"]) for narrower in self.widened), self.request.width]
+
+    @property
+    def n_measured(self) -> int:
+        """How many of `widths` need no job any more: their tables are kept."""
+        complete = [narrower["status"] == "complete" for narrower in self.widened]
+        return max((i + 1 for i, whole in enumerate(complete) if whole), default=0)
+
+    @property
+    def id(self) -> str:
+        """What files beside the tables say that they are of; a widened record keeps it."""
+        return shards_of(self._manifest)
+
+    def begin(self, model: Mapping[str, Any], decided: Mapping[str, Any] | None = None) -> None:
+        """Write the manifest, now that the model is loaded, before anything is measured.
+
+        Raises RecordsError naming every difference when the folder holds another record.
+        """
+        settings = {**self.request.settings, **(decided or {})}
+        self._manifest = new_manifest(dict(model), settings, self.store.kind)
+        there = self._there
+        if there is not None:
+            _require_same(self.request, there, settings, model, loaded=True)
+        if self.widened:
+            self._manifest |= {"widened": self.widened}
+        if there is not None and self._wider and there["status"] == "complete":
+            self.parts.keep_earlier(self.request.all_tables)
+        elif self.n_measured:
+            self.parts.require_earlier(self.request.all_tables)
+        if there is None or self._wider:
+            self.store.write_manifest(self._manifest)
+
+    def finish(self, made: Finished, **facts: Any) -> None:
+        """Write every table, then that the record is complete, and tidy up."""
+        problems = list(dict.fromkeys(made.problems))
+        tables = {**made.tables, "problems": self.store.problems_table(problems)}
+        for name in self.request.all_tables:
+            given = name in tables
+            self.store.write_pieces(name, [tables[name]] if given else self.parts.tables(name))
+        for path, data in made.files.items():
+            write_bytes(self.store.folder / path, data)
+        self._manifest |= {
+            "status": "complete",
+            "gate": list(made.gate),
+            "problems": len(problems),
+            "files": sorted(made.files),
+            "wall_s": round(time.monotonic() - self._started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+            **facts,
+            **made.facts,
+        }
+        self.store.write_manifest(self._manifest)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        self.parts.drop()
+        self.store.sweep()
+
+
+def _width(request: Request, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: manifest["settings"].get(key) for key in request.grows}
+
+
+def _require_same(
+    request: Request,
+    there: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    model: Mapping[str, Any],
+    loaded: bool = False,
+) -> None:
+    """Raise RecordsError with every difference, unless the record there may be gone on with.
+
+    Until the model is loaded, its facts and the settings that it decides are not all known.
+    """
+    known = {*there["settings"], *settings} - (set() if loaded else set(request.decided))
+    facts = {*there["model"], *model} if loaded else {*model}
+    differing = {
+        f"{part}.{key}": (there[part].get(key), now.get(key))
+        for part, now, keys in (("settings", settings, known), ("model", model, facts))
+        for key in sorted(keys)
+        if there[part].get(key) != now.get(key)
+    }
+    growing = [f"settings.{key}" for key in request.grows if f"settings.{key}" in differing]
+    narrower = any(_size(differing[key][0]) > _size(differing[key][1]) for key in growing)
+    if len(growing) == len(differing) and not narrower:
+        return
+    lines = "\n".join(f"  - {key}: {a!r} there, {b!r} now" for key, (a, b) in differing.items())
+    why = "A record can be widened, but not narrowed. " if narrower else ""
+    raise RecordsError(
+        f"{request.store.folder} holds a run made with other settings:\n{lines}\n"
+        f"{why}Give this run another folder with --out, or delete that one."
+    )
+
+
+def _size(count: int | None) -> float:
+    """None is all there is."""
+    return inf if count is None else count

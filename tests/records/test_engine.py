@@ -1,0 +1,341 @@
+"""The engine: a record is the same whoever does its jobs, whatever stops it, however it grows."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lensbench.errors import Problem, RecordsError
+from lensbench.progress import Progress
+from lensbench.records.engine import Executor, Job, Work, make, one_by_one
+from lensbench.records.parts import Part, Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema import PLACEMENT
+from lensbench.records.store import RecordStore
+
+MODEL = {"name": "toy", "weights_sha256": "0" * 64}
+
+
+def rows_of(words: Sequence[str]) -> pa.Table:
+    rows = [{"model": "toy", "prompt_id": w, "n_reference_tokens": len(w)} for w in words]
+    return pa.Table.from_pylist(rows, schema=PLACEMENT)
+
+
+def measure(context: str, job: Job[list[str]]) -> Part:
+    """A word that begins with "bad" cannot be measured."""
+    good = [word for word in job.item if not word.startswith("bad")]
+    bad = [
+        Problem(context, f"{word} is bad", "Mend it.", word)
+        for word in job.item
+        if word not in good
+    ]
+    files = {f"residuals/{job.number:06d}.safetensors": " ".join(good).encode()}
+    return Part(
+        {"placement": rows_of(good)}, bad, {"longest": max(map(len, good), default=0)}, files
+    )
+
+
+@dataclass
+class Toy:
+    """A record of words, two a job; `limit` of them are measured."""
+
+    folder: Path
+    words: Sequence[str]
+    limit: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    do: Callable[[str, Job[list[str]]], Part] = measure
+    prepared: int = 0
+
+    def make(self, execute: Executor = one_by_one, **how: Any) -> list[Problem]:
+        chosen = self.words[: self.limit]
+        settings = {"limit": self.limit, "n_prompts": len(chosen)} | self.settings
+        store = RecordStore(self.folder, "toy", "placement")
+        request = Request(store, settings, MODEL, grows=("limit", "n_prompts"))
+        return make(request, self.prepare, execute=execute, **how)
+
+    def prepare(self, record: Recording) -> Work[str, list[str]]:
+        self.prepared += 1
+        record.begin(MODEL)
+        ends = [0, *(width["n_prompts"] for width in record.widths)]
+        stages = [self.words[a:b] for a, b in pairwise(ends)]
+        pairs = [[list(stage[i : i + 2]) for i in range(0, len(stage), 2)] for stage in stages]
+
+        def finish(parts: Parts) -> Finished:
+            longest = max([note["longest"] for note in parts.notes], default=0)
+            return Finished(parts.problems, facts={"longest": longest})
+
+        return Work("set", self.do, pairs, finish, unit="words", size=len)
+
+
+WORDS = ["a", "bb", "ccc", "bad1", "dddd", "e", "ff", "bad2", "ggg", "h", "i"]
+GOOD = [word for word in WORDS if not word.startswith("bad")]
+
+
+def words_in(folder: Path) -> list[str]:
+    return pq.read_table(folder / "placement.parquet")["prompt_id"].to_pylist()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the manifest."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in paths if path.name not in ("manifest.json", ".lock")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> dict[str, bytes]:
+    Toy(tmp_path / "undisturbed", WORDS).make()
+    return contents(tmp_path / "undisturbed")
+
+
+class Stop(Exception):
+    """Something stops a run."""
+
+
+def stopping_at(number: int) -> Callable[[str, Job[list[str]]], Part]:
+    def do(context: str, job: Job[list[str]]) -> Part:
+        if job.number == number:
+            raise Stop
+        return measure(context, job)
+
+    return do
+
+
+# --- one record ---------------------------------------------------------------------------------
+
+
+def test_a_record_has_the_rows_in_job_order_and_what_was_skipped(tmp_path: Path) -> None:
+    problems = Toy(tmp_path, WORDS).make()
+    assert words_in(tmp_path) == GOOD
+    assert [problem.prompt_id for problem in problems] == ["bad1", "bad2"]
+    made = manifest(tmp_path)
+    assert (made["status"], made["problems"], made["longest"]) == ("complete", 2, 4)
+    assert (made["resumed_batches"], made["files"]) == (0, [])
+    assert made["wall_s"] >= 0
+    assert made["peak_memory_bytes"] > 1e6
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_finished_record_is_left_alone_and_nothing_is_prepared(tmp_path: Path) -> None:
+    first = Toy(tmp_path, WORDS).make()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    again = Toy(tmp_path, WORDS)
+    assert again.make() == first
+    assert again.prepared == 0
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert after == before
+
+
+def test_other_settings_are_refused_before_anything_is_prepared(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS).make()
+    other = Toy(tmp_path, WORDS, settings={"style": "x"})
+    with pytest.raises(RecordsError, match=r"settings\.style: None there, 'x' now"):
+        other.make()
+    assert other.prepared == 0
+
+
+def test_every_stage_and_what_it_counts_is_told(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    Toy(tmp_path, WORDS).make(watch=told.append)
+    assert {(now.stage, now.unit, now.total) for now in told} == {("toy", "words", 11)}
+    assert [now.done for now in told] == [0, 2, 4, 6, 8, 10, 11]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, bytes], number: int
+) -> None:
+    with pytest.raises(Stop):
+        Toy(tmp_path / "r", WORDS, do=stopping_at(number)).make()
+    assert Parts(tmp_path / "r").numbers == list(range(number))
+    told: list[Progress] = []
+    Toy(tmp_path / "r", WORDS).make(watch=told.append)
+    assert told[0].done == 2 * number
+    assert manifest(tmp_path / "r")["resumed_batches"] == number
+    assert contents(tmp_path / "r") == undisturbed
+
+
+def test_parts_of_other_jobs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        Toy(tmp_path, WORDS, do=stopping_at(1)).make()
+    Parts(tmp_path).write(77, Part({"placement": rows_of(["x"])}))
+    with pytest.raises(RecordsError, match="parts of other jobs"):
+        Toy(tmp_path, WORDS).make()
+
+
+# --- who does the jobs --------------------------------------------------------------------------
+
+
+def backwards(do: Any, context: Any, jobs: Sequence[Job[Any]]) -> Iterator[tuple[Job[Any], Part]]:
+    yield from one_by_one(do, context, list(reversed(jobs)))
+
+
+def in_threads(do: Any, context: Any, jobs: Sequence[Job[Any]]) -> Iterator[tuple[Job[Any], Part]]:
+    with ThreadPoolExecutor(2) as pool:
+        futures = {pool.submit(do, context, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def in_processes(
+    do: Any, context: Any, jobs: Sequence[Job[Any]]
+) -> Iterator[tuple[Job[Any], Part]]:
+    """Two processes; everything goes there and back as plain values."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        results = [(job, pool.apply_async(do, (context, job))) for job in jobs]
+        for job, result in reversed(results):
+            yield job, result.get()
+
+
+@pytest.mark.parametrize("execute", [backwards, in_threads, in_processes])
+def test_the_record_is_the_same_whoever_does_the_jobs(
+    tmp_path: Path, undisturbed: dict[str, bytes], execute: Executor
+) -> None:
+    Toy(tmp_path / "r", WORDS).make(execute)
+    assert contents(tmp_path / "r") == undisturbed
+
+
+def test_what_others_had_done_when_they_were_stopped_is_kept(
+    tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    with pytest.raises(Stop):
+        Toy(tmp_path / "r", WORDS, do=stopping_at(3)).make(backwards)
+    assert Parts(tmp_path / "r").numbers == [4, 5]
+    Toy(tmp_path / "r", WORDS).make()
+    assert contents(tmp_path / "r") == undisturbed
+
+
+# --- wider --------------------------------------------------------------------------------------
+
+
+def test_a_finished_record_is_widened_and_keeps_its_rows(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS, 3).make()
+    shard = (tmp_path / "residuals" / "000001.safetensors").stat().st_mtime_ns
+    measured: list[int] = []
+
+    def do(context: str, job: Job[list[str]]) -> Part:
+        measured.append(job.number)
+        return measure(context, job)
+
+    problems = Toy(tmp_path, WORDS, 8, do=do).make()
+    assert measured == [2, 3, 4]  # jobs 0 and 1 made the narrower record
+    assert words_in(tmp_path) == [word for word in WORDS[:8] if word in GOOD]
+    assert [problem.prompt_id for problem in problems] == ["bad1", "bad2"]
+    assert (tmp_path / "residuals" / "000001.safetensors").stat().st_mtime_ns == shard
+    made = manifest(tmp_path)
+    assert (made["settings"]["limit"], made["settings"]["n_prompts"]) == (8, 8)
+    (narrower,) = made["widened"]
+    assert narrower["settings"] == {"limit": 3, "n_prompts": 3}
+    assert narrower["status"] == "complete"
+    assert {"created", "versions", "lensbench_version", "wall_s"} <= set(narrower)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_record_is_widened_again_and_again_up_to_all_there_is(tmp_path: Path) -> None:
+    for limit in (2, 5, 5, 9, None):
+        Toy(tmp_path, WORDS, limit).make()
+    assert words_in(tmp_path) == GOOD
+    assert [each["settings"]["limit"] for each in manifest(tmp_path)["widened"]] == [2, 5, 9]
+    again = Toy(tmp_path, WORDS)
+    again.make()
+    assert again.prepared == 0
+
+
+def test_a_run_that_was_stopped_can_be_widened_too(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        Toy(tmp_path, WORDS, 5, do=stopping_at(1)).make()
+    with pytest.raises(Stop):
+        Toy(tmp_path, WORDS, 7, do=stopping_at(3)).make()
+    Toy(tmp_path, WORDS, 9).make()
+    assert words_in(tmp_path) == [word for word in WORDS[:9] if word in GOOD]
+    history = manifest(tmp_path)["widened"]
+    assert [each["settings"]["limit"] for each in history] == [5, 7]
+    assert {each["status"] for each in history} == {"running"}
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_widening_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, number: int) -> None:
+    for name in ("whole", "stopped"):
+        Toy(tmp_path / name, WORDS, 3).make()
+    Toy(tmp_path / "whole", WORDS, 8).make()
+    with pytest.raises(Stop):
+        Toy(tmp_path / "stopped", WORDS, 8, do=stopping_at(number)).make()
+    Toy(tmp_path / "stopped", WORDS, 8).make()
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("call", range(9))
+def test_a_widening_killed_at_any_file_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Each write of a file in turn is the last that a run gets to."""
+    for name in ("whole", "killed"):
+        Toy(tmp_path / name, WORDS, 3).make()
+    Toy(tmp_path / "whole", WORDS, 6).make()
+    left = [call]
+
+    def replace(self: Path, target: Path) -> Path:
+        if not left[0]:
+            raise Stop
+        left[0] -= 1
+        return Path(rename(self, target))
+
+    rename = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(Stop):
+            Toy(tmp_path / "killed", WORDS, 6).make()
+    Toy(tmp_path / "killed", WORDS, 6).make()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_record_is_not_narrowed(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS, 5).make()
+    before = contents(tmp_path)
+    with pytest.raises(RecordsError, match="can be widened, but not narrowed") as caught:
+        Toy(tmp_path, WORDS, 4).make()
+    assert "settings.limit: 5 there, 4 now" in str(caught.value)
+    with pytest.raises(RecordsError, match="not narrowed"):
+        Toy(tmp_path, WORDS, 4).make()
+    assert contents(tmp_path) == before
+
+
+def test_a_record_is_not_widened_with_other_settings(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS, 5).make()
+    with pytest.raises(RecordsError, match="other settings") as caught:
+        Toy(tmp_path, WORDS, 7, {"style": "x"}).make()
+    assert "settings.style" in str(caught.value)
+    assert "settings.limit: 5 there, 7 now" in str(caught.value)
+    assert "narrowed" not in str(caught.value)
+
+
+def test_a_widening_that_lost_what_was_measured_before_says_so(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS, 3).make()
+    with pytest.raises(Stop):
+        Toy(tmp_path, WORDS, 8, do=stopping_at(3)).make()
+    (tmp_path / "parts" / "earlier.placement.parquet").unlink()
+    with pytest.raises(RecordsError, match="measured before this record was widened"):
+        Toy(tmp_path, WORDS, 8).make()
+
+
+def test_a_widened_record_that_lost_a_table_is_made_again(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS, 3).make()
+    Toy(tmp_path, WORDS, 8).make()
+    (tmp_path / "placement.parquet").unlink()
+    Toy(tmp_path, WORDS, 8).make()
+    assert words_in(tmp_path) == [word for word in WORDS[:8] if word in GOOD]
+    assert "widened" not in manifest(tmp_path)
