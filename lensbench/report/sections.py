@@ -131,7 +131,7 @@ def limitations(record: SecondRecord, made: Tables) -> list[str]:
         lines.append(
             "LLM.int8 picks its outlier columns over a whole batch (threshold "
             f"{model['int8_threshold']:g}), so a row's numbers depend a little on its neighbours; "
-            "with threshold 0 they do not."
+            "with threshold 0, as a lens has it unless told otherwise, they do not: another model."
         )
     if len(record.problems):
         lines.append(f"Items left out or cut: {len(record.problems)} (listed under Problems).")

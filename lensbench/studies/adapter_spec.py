@@ -21,8 +21,8 @@ class AdapterSpec(Spec):
     """Held-out pairs that are asked."""
     test_batch_size: Count = 24
     """Of them, asked together."""
-    bits: Bits = 8
-    """Of the model that answers."""
+    bits: Bits | None = None
+    """Of the model that answers. Default: what its name says, or 8."""
     train_bits: Bits = 32
     """Of the base that the adapter is trained on."""
     style: Style = "alpaca"

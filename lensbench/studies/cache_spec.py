@@ -16,7 +16,7 @@ class CacheSpec(Spec):
     """What is kept. The same spec, prompts and weights give the same bytes."""
 
     model: Annotated[str, Field(exclude=True), ARGUMENT]
-    """Alias, hub name or folder; or NAME@BITS+ADAPTER."""
+    """Alias, hub name or folder: NAME[@BITS[:THRESHOLD]][+ADAPTER]."""
     prompts: str = "facts"
     """A shipped prompt set, or a .csv or .jsonl."""
     limit: Count | None = None

@@ -121,12 +121,19 @@ def compared(record: SecondRecord) -> pd.DataFrame:
     inputs = record.manifest["settings"].get("inputs", {})
     for name, facts in sorted(inputs.items(), key=lambda item: _ROLES.index(item[1]["role"])):
         row = {"condition": name, "role": facts["role"], "model": facts["name"]}
-        row |= {"weights": f"{facts['bits']} bits", "adapter": facts["adapter"] or "none"}
+        row |= {"weights": _weights(facts), "adapter": facts["adapter"] or "none"}
         for span in (span for span in (*SPANS, MIXED) if span in counted):
             row[f"prompts_{span}"] = counted[span]["prompts"][name]
             row[f"{_TOKENS}{span}"] = counted[span]["mean_tokens"][name]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _weights(facts: dict[str, Any]) -> str:
+    """How a run's weights were held; a name with @8 alone does not say the threshold."""
+    threshold = facts.get("int8_threshold")
+    outliers = "" if threshold is None else f", outlier threshold {threshold:g}"
+    return "floating point" if facts["bits"] is None else f"{facts['bits']} bits{outliers}"
 
 
 def estimates(frame: pd.DataFrame, column: str, n: dict[str, int]) -> pd.DataFrame:

@@ -442,7 +442,8 @@ def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
         )
     lines += [
         f"{markdown(side['name'])}: LLM.int8 without outlier columns (threshold 0), so that "
-        "batches change nothing. With the usual threshold of 6 it is nearer to the original."
+        "batches change nothing. With the usual threshold of 6, as inference has it unless told "
+        "otherwise, it is another model, and nearer to the original."
         for side in (a, b)
         if side.get("int8_threshold") == 0
     ]
