@@ -81,7 +81,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
 }
 # What is not so yet. Each list may only shrink: an entry that no longer holds fails.
 YET_SIDEWAYS = {("report.kit", "report.lens"), ("report.diff", "report.lens")}
-YET_LONG = {"lensbench.cli.data", "lensbench.records.schema", "lensbench.report.diff.section"}
+YET_LONG = {"lensbench.cli.data", "lensbench.report.diff.section"}
 YET_CROWDED = {"cli", "studies"}
 
 MAX_LINES = 60  # of a function

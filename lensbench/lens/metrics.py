@@ -139,7 +139,7 @@ def cosine(
     return (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))
 
 
-# What is measured of a cell, by its column in records/schema.py (LENS); to add a metric: one
+# What is measured of a cell, by its column in records/schema/lens.py (LENS); to add a metric: one
 # function above, one line here and the column. Of the model's distribution p and the lens' q:
 STATISTICS: dict[str, Callable[[Distribution, Distribution], Float[Tensor, "*cell"]]] = {
     "entropy_bits": lambda p, q: entropy_bits(q),

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lensbench.lens.registry import LENSES
-from lensbench.records import schema
+from lensbench.records.schema.lens import MILESTONE_TABLE
 
 _TOP = 10
 _KL_BITS = 1.0
@@ -41,7 +41,7 @@ Reached = int | str  # an index into Track.layers, or why there is none
 
 
 def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Table) -> pa.Table:
-    """One row per prompt x lens (records/schema.py: MILESTONE_TABLE)."""
+    """One row per prompt x lens (records/schema/lens.py: MILESTONE_TABLE)."""
     by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
     top1_correct = _top1_correct(lens, n_layers)
     rows = []
@@ -57,7 +57,7 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
         for name, reach in _MILESTONES.items():
             row |= _columns(name, reach(track), track.layers, n_layers)
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=schema.MILESTONE_TABLE)
+    return pa.Table.from_pylist(rows, schema=MILESTONE_TABLE.schema)
 
 
 def _top1_correct(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
@@ -160,7 +160,7 @@ def _null_category_top10(track: Track) -> Reached:
     return _first(hit, "the other category is never in the top 10")
 
 
-# To add a milestone: one function here and one line in records/schema.py.
+# To add a milestone: one function here and one line in records/schema/lens.py.
 _MILESTONES: dict[str, Callable[[Track], Reached]] = {
     "rank1_first": _needs_answer(_rank1_first),
     "rank1_stable": _needs_answer(_rank1_stable),

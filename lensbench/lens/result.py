@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LensResult:
-    """Readings of one model: `table` and `prompts` follow records/schema.py (LENS, PROMPTS).
+    """Readings of one model: `table` and `prompts` follow records/schema/lens.py (LENS, PROMPTS).
 
     `gate_kl_bits` is the largest KL(model || final lens at the last layer) over everything read.
     """

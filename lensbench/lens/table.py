@@ -1,4 +1,4 @@
-"""Readings and encoded prompts as record tables (records/schema.py)."""
+"""Readings and encoded prompts as record tables (records/schema/lens.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lensbench.lens import metrics
 from lensbench.lens.logit import BatchReadings
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, TokenText
-from lensbench.records import schema
+from lensbench.records.schema.lens import LENS, PROMPTS
 
 
 def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa.Table:
@@ -21,7 +21,7 @@ def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa
         _one_lens(model, readings, lens, statistics, text)
         for lens, statistics in readings.lenses.items()
     ]
-    return pa.concat_tables(tables) if tables else schema.LENS.empty_table()
+    return pa.concat_tables(tables) if tables else LENS.schema.empty_table()
 
 
 def _one_lens(
@@ -58,13 +58,13 @@ def _one_lens(
         "depth": per_site([site.depth(model.n_layers) for site in readings.sites]),
     }
     for name in (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, "resid_norm", "cos_final"):
-        columns[name] = _numbers(schema.LENS.field(name).type, statistics[name].numpy())
+        columns[name] = _numbers(LENS.schema.field(name).type, statistics[name].numpy())
     ids = statistics["top_ids"].numpy().transpose(1, 0, 2)  # [cell, site, k]
     columns["top_ids"] = _lists(ids)
     columns["top_probs"] = _lists(statistics["top_probs"].numpy().transpose(1, 0, 2))
     words = [text(int(token)) for token in ids.reshape(-1)]
     columns["top_tokens"] = _lists(np.array(words, dtype=object).reshape(ids.shape))
-    return pa.table({f.name: columns[f.name].cast(f.type) for f in schema.LENS}, schema=schema.LENS)
+    return pa.table({f.name: columns[f.name].cast(f.type) for f in LENS.schema}, schema=LENS.schema)
 
 
 def _numbers(kind: pa.DataType, values: np.ndarray) -> pa.Array:
@@ -86,7 +86,7 @@ def _lists(values: np.ndarray) -> pa.Array:
 def prompts_table(model: LensModel, prompts: Sequence[EncodedPrompt], text: TokenText) -> pa.Table:
     """One row per prompt, as this model's tokenizer sees it."""
     rows = [_prompt_row(model, item, text) for item in prompts]
-    return pa.Table.from_pylist(rows, schema=schema.PROMPTS)
+    return pa.Table.from_pylist(rows, schema=PROMPTS.schema)
 
 
 def _prompt_row(model: LensModel, item: EncodedPrompt, text: TokenText) -> dict[str, Any]:

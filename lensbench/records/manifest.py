@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from lensbench.records.schema import SCHEMA_VERSION, Kind
+from lensbench.records.schema import SCHEMA_VERSION
 from lensbench.version import __version__
 
 # Packages that decide numbers: of every record, of one that a model was run for, and of one whose
@@ -26,7 +26,7 @@ _QUANTIZED = ("bitsandbytes", "peft")
 
 
 def new_manifest(
-    model: dict[str, Any], settings: dict[str, Any], kind: Kind = "lens"
+    model: dict[str, Any], settings: dict[str, Any], kind: str = "lens"
 ) -> dict[str, Any]:
     """A manifest at the start of a run; `status` is "running" until every table is written.
 
@@ -50,7 +50,7 @@ def new_manifest(
     }
 
 
-def versions(kind: Kind = "lens", quantized: bool = False) -> dict[str, str]:
+def versions(kind: str = "lens", quantized: bool = False) -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of such a record."""
     for_models = () if kind == "correlation" else (*_MODELS, *(_QUANTIZED if quantized else ()))
     found = {"python": platform.python_version()}

@@ -76,7 +76,7 @@ class Parts:
 
     def table(self, name: str) -> pa.Table:
         """One table whole."""
-        return pa.concat_tables([TABLES[name].empty_table(), *self.tables(name)])
+        return pa.concat_tables([TABLES[name].schema.empty_table(), *self.tables(name)])
 
     @property
     def notes(self) -> list[dict[str, Any]]:

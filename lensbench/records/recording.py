@@ -54,7 +54,7 @@ class Request:
     @property
     def all_tables(self) -> tuple[str, ...]:
         """Every table of the finished record."""
-        return (*KINDS[self.store.kind], *self.tables)
+        return (*KINDS[self.store.kind].names, *self.tables)
 
     @property
     def width(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
 from lensbench.records.open import MANIFEST, read_manifest, read_table
-from lensbench.records.schema import KINDS, PROBLEMS, TABLES, Kind
+from lensbench.records.schema import KINDS, TABLES
+from lensbench.records.schema.every import PROBLEMS
 
 _PARTS = "parts"
 _GROUP_BYTES = 64 << 20  # of rows that are written, and read again, together
@@ -40,7 +41,7 @@ def disk_error(folder: Path, error: OSError) -> RecordsError:
 class RecordStore:
     """One record folder (one model in one run); its kind says which tables it holds."""
 
-    def __init__(self, folder: Path, model: str, kind: Kind = "lens") -> None:
+    def __init__(self, folder: Path, model: str, kind: str = "lens") -> None:
         self.folder = folder
         self.model = model
         self.kind = kind
@@ -83,7 +84,7 @@ class RecordStore:
         if (
             earlier is None
             or earlier["status"] != "complete"
-            or not self.has_tables(KINDS[self.kind])
+            or not self.has_tables(KINDS[self.kind].names)
         ):
             return False
         kept = {key: value for key, value in earlier["settings"].items() if key not in apart}
@@ -149,18 +150,18 @@ class RecordStore:
         """The first table of every batch as one table called `name`; all problems; all notes."""
         read = [self.part(number) for number in range(count)]
         tables = [table for table, _, _ in read]
-        whole = pa.concat_tables(tables) if tables else TABLES[name].empty_table()
+        whole = pa.concat_tables(tables) if tables else TABLES[name].schema.empty_table()
         problems = [problem for _, found, _ in read for problem in found]
         return whole, problems, [notes for _, _, notes in read]
 
     def other_parts(self, count: int, name: str) -> pa.Table:
         """A further table of every batch, as one."""
         tables = [pq.read_table(self._part(number, name)) for number in range(count)]
-        return pa.concat_tables(tables) if tables else TABLES[name].empty_table()
+        return pa.concat_tables(tables) if tables else TABLES[name].schema.empty_table()
 
     def join_parts(self, count: int, name: str) -> None:
         """Make one table of a further table of every batch, without holding them all in memory."""
-        schema, how = TABLES[name], {"compression": "zstd", "compression_level": 9}
+        schema, how = TABLES[name].schema, {"compression": "zstd", "compression_level": 9}
         with (
             replacing(self.folder / f"{name}.parquet") as handle,
             pq.ParquetWriter(handle, schema, **how) as writer,
@@ -179,8 +180,8 @@ class RecordStore:
 
     def write_pieces(self, name: str, pieces: Iterable[pa.Table]) -> None:
         """Write one table of the contract from its pieces, not all of them in memory at once."""
-        whole = (piece.cast(TABLES[name]) for piece in pieces)
-        write_parquet(self.folder / f"{name}.parquet", whole, TABLES[name])
+        whole = (piece.cast(TABLES[name].schema) for piece in pieces)
+        write_parquet(self.folder / f"{name}.parquet", whole, TABLES[name].schema)
 
     def sweep(self) -> None:
         """Remove what killed writers left behind."""
@@ -223,7 +224,7 @@ class RecordStore:
             }
             for problem in problems
         ]
-        return pa.Table.from_pylist(rows, schema=PROBLEMS)
+        return pa.Table.from_pylist(rows, schema=PROBLEMS.schema)
 
 
 def write_parquet(path: Path, pieces: Iterable[pa.Table], schema: pa.Schema) -> None:

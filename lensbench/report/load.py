@@ -13,7 +13,8 @@ import pandas as pd
 
 from lensbench.errors import RecordsError
 from lensbench.records.open import MANIFEST, read_complete, read_table
-from lensbench.records.schema import KINDS, MILESTONES, Kind
+from lensbench.records.schema import KINDS
+from lensbench.records.schema.lens import MILESTONES
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class SecondRecord:
 
     name: str  # its folder as seen from the run folder; "" is the run folder itself
     folder: Path
-    kind: Kind
+    kind: str
     manifest: dict[str, Any]
     tables: dict[str, pd.DataFrame]
 
@@ -124,7 +125,7 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
 def load_record(folder: Path) -> Record:
     """Read one record folder; RecordsError names the file and the remedy."""
     manifest = read_complete(folder / MANIFEST)
-    tables = {name: read_table(folder, name).to_pandas() for name in KINDS["lens"]}
+    tables = {name: read_table(folder, name).to_pandas() for name in KINDS["lens"].names}
     for name in MILESTONES:  # from the layers: what a verdict rests on is derived, not trusted
         layer = tables["milestones"][f"{name}_layer"].astype(float)
         tables["milestones"][f"{name}_depth"] = layer / manifest["model"]["n_layers"]
@@ -151,19 +152,19 @@ def _second_record(folder: Path, name: str) -> SecondRecord:
         raise RecordsError(
             f"{folder / MANIFEST}: no {', '.join(missing)} in it. Make the record again."
         )
-    tables = {table: read_table(folder, table).to_pandas() for table in KINDS[kind]}
+    tables = {table: read_table(folder, table).to_pandas() for table in KINDS[kind].names}
     return SecondRecord(name, folder, kind, manifest, tables)
 
 
-_NEEDS: dict[Kind, tuple[str, ...]] = {
+_NEEDS: dict[str, tuple[str, ...]] = {
     "training": ("adapter",),
     "evaluation": ("context_cut",),
 }  # entries of a manifest of that kind
 
 
-def _kind_of(folder: Path) -> Kind:
+def _kind_of(folder: Path) -> str:
     """The kind that a record's manifest names; manifests older than kinds are of the lens."""
-    kind: Kind = read_complete(folder / MANIFEST)["kind"]
+    kind: str = read_complete(folder / MANIFEST)["kind"]
     return kind
 
 

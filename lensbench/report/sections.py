@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.schema import Kind
 from lensbench.report.correlation import section as correlation
 from lensbench.report.diff import section as diff
 from lensbench.report.diff import side_by_side as diffs
@@ -45,7 +44,7 @@ class Chapter(Protocol):
         """What these data cannot show, one Markdown line each."""
 
 
-CHAPTERS: dict[Kind, Chapter] = {
+CHAPTERS: dict[str, Chapter] = {
     "training": training,
     "evaluation": evaluation,
     "inference": inference,

@@ -30,7 +30,7 @@ from lensbench.records.residuals import (
     shards_in,
     tensor_name,
 )
-from lensbench.records.schema import RESIDUAL_CELLS, RESIDUAL_INDEX
+from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore
 from lensbench.residuals.capture import Cell, Residuals, capture
 
@@ -127,8 +127,8 @@ def kept_part(
         for position in item.positions
     ]
     tables = {
-        "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
-        "residual_cells": pa.Table.from_pylist(cells, schema=RESIDUAL_CELLS),
+        "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX.schema),
+        "residual_cells": pa.Table.from_pylist(cells, schema=RESIDUAL_CELLS.schema),
     }
     return tables, shard(number, tensors, record) if kept else {}
 

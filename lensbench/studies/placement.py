@@ -25,7 +25,7 @@ from lensbench.quantized.training.train import train
 from lensbench.records.engine import Outcome
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
-from lensbench.records.schema import PLACEMENT
+from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
 from lensbench.studies.adapter import chosen_pairs, shuffled
 from lensbench.studies.placement_spec import PlacementSpec
@@ -156,7 +156,7 @@ def _write(
     with store.locked():
         store.start(manifest)
         own = [{"model": store.model} | row for row in rows]
-        store.write_table("placement", pa.Table.from_pylist(own, schema=PLACEMENT))
+        store.write_table("placement", pa.Table.from_pylist(own, schema=PLACEMENT.schema))
         store.write_table("problems", store.problems_table(list(dict.fromkeys(problems))))
         store.finish(
             manifest

@@ -19,7 +19,9 @@ from lensbench.compare.correlation.runs import open_runs
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.similarity import MEASURES, similarity
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.records.schema import KINDS, SPANS, VARIANTS
+from lensbench.records.schema import KINDS
+from lensbench.records.schema.correlation import VARIANTS
+from lensbench.records.schema.generation import SPANS
 from lensbench.report.build import build_report
 from tests.harness.correlation_records import (
     N_LAYERS,
@@ -81,7 +83,7 @@ def test_the_record_holds_the_tables_of_its_kind_and_names_its_inputs(
 ) -> None:
     how = {"controls": ("irrelevant",), "out": tmp_path / "out", "seed": 7}
     outcome = correlate(spec(runs, "plain", "rag", **how))
-    for name in KINDS["correlation"]:
+    for name in KINDS["correlation"].names:
         assert (outcome.folder / f"{name}.parquet").exists()
     made = json.loads((outcome.folder / "manifest.json").read_text(encoding="utf-8"))
     assert (made["kind"], made["status"]) == ("correlation", "complete")
@@ -105,7 +107,7 @@ def test_the_same_runs_and_seed_give_the_same_bytes(runs: Path, tmp_path: Path) 
     for name in ("a", "b"):
         correlate(spec(runs, "plain", "rag", out=tmp_path / name))
         tables.append(
-            [(tmp_path / name / f"{t}.parquet").read_bytes() for t in KINDS["correlation"]]
+            [(tmp_path / name / f"{t}.parquet").read_bytes() for t in KINDS["correlation"].names]
         )
     assert tables[0] == tables[1]
 
@@ -457,7 +459,7 @@ def test_a_finished_study_is_left_alone_until_a_run_or_a_file_changes(tmp_path: 
         steps.clear()
         first = correlate(asked, lambda *step: steps.append(step[0]))
         assert list(first.suggested) == [("prompt", "b")]
-        assert set(first.tables) == set(KINDS["correlation"])
+        assert set(first.tables) == set(KINDS["correlation"].names)
         return len(steps)
 
     assert run() > 0

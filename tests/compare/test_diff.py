@@ -154,7 +154,9 @@ def records(
 
 
 def frames(folder: Path) -> dict[str, pd.DataFrame]:
-    return {name: pq.read_table(folder / f"{name}.parquet").to_pandas() for name in KINDS["diff"]}
+    return {
+        name: pq.read_table(folder / f"{name}.parquet").to_pandas() for name in KINDS["diff"].names
+    }
 
 
 def require_zero(folder: Path) -> None:
@@ -194,8 +196,8 @@ def moved(records: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_record_follows_its_schema(moved: Path) -> None:
-    for name in KINDS["diff"]:
-        assert pq.read_table(moved / f"{name}.parquet").schema.equals(TABLES[name])
+    for name in KINDS["diff"].names:
+        assert pq.read_table(moved / f"{name}.parquet").schema.equals(TABLES[name].schema)
     assert manifest(moved)["status"] == "complete"
     assert manifest(moved)["kind"] == "diff"
 

@@ -13,7 +13,7 @@ from scipy.stats import ortho_group, pearsonr, spearmanr
 
 from lensbench.compare.forms import massive_dimensions, massive_masks, varied
 from lensbench.compare.similarity import MEASURES, pearson_of_means, similarity
-from lensbench.records.schema import SIMILARITY_MEASURES
+from lensbench.records.schema.correlation import SIMILARITY_MEASURES
 
 Floats = NDArray[np.float64]
 

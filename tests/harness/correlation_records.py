@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lensbench.records.schema import KINDS, SCHEMA_VERSION, SPANS, TABLES
+from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
+from lensbench.records.schema.generation import SPANS
 
 N_LAYERS, N_PROMPTS, WIDTH = 12, 20, 16
 PLANTED = (5, 6, 7)
@@ -60,9 +61,11 @@ def write_trace(
         for row, item in enumerate(ids)
         for layer in range(len(values))
     ]
-    for name in KINDS["trace"]:
+    for name in KINDS["trace"].names:
         own_rows = rows if name == "activations" else []
-        pq.write_table(pa.Table.from_pylist(own_rows, TABLES[name]), folder / f"{name}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(own_rows, TABLES[name].schema), folder / f"{name}.parquet"
+        )
     text = json.dumps(manifest(len(values) - 1, **model), indent=1)
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     return folder

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lensbench.records.schema import MILESTONES
+from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.diff import section as diff
 from lensbench.report.load import SecondRecord, load_second
 from tests.harness.lens_records import NASTY

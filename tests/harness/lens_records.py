@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.records.schema import MILESTONES, SCHEMA_VERSION, TABLES
+from lensbench.records.schema import SCHEMA_VERSION, TABLES
+from lensbench.records.schema.lens import MILESTONES
 
 NASTY = [
     "|",
@@ -94,7 +95,7 @@ def write_record(folder: Path, settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = {"prompts": prompts, "lens": lens, "milestones": milestones, "problems": problems}
     for name, rows in data.items():
-        pq.write_table(pa.Table.from_pylist(rows, TABLES[name]), folder / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, TABLES[name].schema), folder / f"{name}.parquet")
     manifest = _manifest(settings, len(prompts)) | settings.extra
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 

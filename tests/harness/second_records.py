@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES, Kind
+from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
 from tests.harness.lens_records import NASTY
 
 MODEL = "tiny/model|a"
@@ -20,11 +20,11 @@ D_MODEL = 4
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def write(folder: Path, kind: Kind, rows: Rows, **manifest: Any) -> Path:
+def write(folder: Path, kind: str, rows: Rows, **manifest: Any) -> Path:
     """One record; tables that `rows` does not name are empty, `manifest` replaces its entries."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in KINDS[kind]:
-        table = pa.Table.from_pylist(rows.get(name, []), TABLES[name])
+    for name in KINDS[kind].names:
+        table = pa.Table.from_pylist(rows.get(name, []), TABLES[name].schema)
         pq.write_table(table, folder / f"{name}.parquet")
     whole = {**_manifest(kind), **manifest}
     if kind == "evaluation":
@@ -205,7 +205,7 @@ def model(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _manifest(kind: Kind) -> dict[str, Any]:
+def _manifest(kind: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,

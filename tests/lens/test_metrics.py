@@ -6,7 +6,6 @@ import math
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -17,8 +16,10 @@ from torch import Tensor
 
 from lensbench import Prompt, logit_lens
 from lensbench.lens import metrics
+from lensbench.lens import table as lens_table
 from lensbench.lens.metrics import Distribution
-from lensbench.records import schema
+from lensbench.records.schema.declare import F32, I32, Column, Table
+from lensbench.records.schema.lens import LENS
 from tests.harness.tiny import Case
 
 # Logits on a grid, so that ties occur; two rows of one width.
@@ -279,8 +280,13 @@ def test_a_metric_is_a_function_a_line_and_a_column(
     llama: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three are added here, where their lines would stand: of a distribution, and of a token."""
-    columns = {"top_prob": pa.float32(), "answer_surprisal_bits": pa.float32(), "twice": pa.int32()}
-    monkeypatch.setattr(schema, "LENS", pa.schema([*schema.LENS, *columns.items()]))
+    columns = (
+        Column("top_prob", F32, "of the best token", "0..1"),
+        Column("answer_surprisal_bits", F32, "of the answer", "bits", null="no answer"),
+        Column("twice", I32, "two times its rank", null="no answer"),
+    )
+    longer = Table(LENS.name, LENS.rows, (*LENS.columns, *columns))
+    monkeypatch.setattr(lens_table, "LENS", longer)
     statistics = metrics.STATISTICS | {"top_prob": lambda p, q: q.probs.amax(-1)}
     monkeypatch.setattr(metrics, "STATISTICS", statistics)
     of_token = {

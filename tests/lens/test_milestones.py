@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbench.lens.milestones import milestones_table
-from lensbench.records.schema import LENS, MILESTONE_TABLE, MILESTONES, PROMPTS
+from lensbench.records.schema.lens import LENS, MILESTONE_TABLE, MILESTONES, PROMPTS
 
 ANSWER, CATEGORY, OTHER_CATEGORY, STRANGE = 1, 2, 3, 99
 PROMPT_IDS = [10, 11, 12]
@@ -75,10 +75,10 @@ def milestones(
     table = milestones_table(
         "m",
         n_layers,
-        pa.Table.from_pylist(rows, schema=LENS),
-        pa.Table.from_pylist(list(prompts or [prompt_row()]), schema=PROMPTS),
+        pa.Table.from_pylist(rows, schema=LENS.schema),
+        pa.Table.from_pylist(list(prompts or [prompt_row()]), schema=PROMPTS.schema),
     )
-    assert table.schema.equals(MILESTONE_TABLE)
+    assert table.schema.equals(MILESTONE_TABLE.schema)
     return table.to_pylist()
 
 

@@ -20,15 +20,16 @@ from lensbench.progress import Progress
 from lensbench.records.engine import Executor, Job, Work, make, one_by_one
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
-from lensbench.records.schema import PLACEMENT
+from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
 
 MODEL = {"name": "toy", "weights_sha256": "0" * 64}
 
 
 def rows_of(words: Sequence[str]) -> pa.Table:
-    rows = [{"model": "toy", "prompt_id": w, "n_reference_tokens": len(w)} for w in words]
-    return pa.Table.from_pylist(rows, schema=PLACEMENT)
+    same = {"model": "toy", "placement": "base", "blocks": [], "reference_nll_bits": 1.0}
+    rows = [same | {"prompt_id": w, "n_reference_tokens": len(w)} for w in words]
+    return pa.Table.from_pylist(rows, schema=PLACEMENT.schema)
 
 
 def measure(context: str, job: Job[list[str]]) -> Part:

@@ -18,8 +18,11 @@ import pytest
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, sha256_of, write_bytes, write_text
 from lensbench.lens.registry import LENSES
+from lensbench.models.sites import STREAM
 from lensbench.records.manifest import new_manifest
-from lensbench.records.schema import ACTIVATIONS, LENS, SCHEMA_VERSION, SITES, TABLES
+from lensbench.records.schema import SCHEMA_VERSION, TABLES
+from lensbench.records.schema.generation import ACTIVATIONS
+from lensbench.records.schema.lens import LENS
 from lensbench.records.store import RecordStore, folder_name
 
 PROBLEM = Problem("set.csv, row 3, id b", "the prompt is empty", "Write a prompt.", "b")
@@ -30,9 +33,16 @@ def manifest(**settings: Any) -> dict[str, Any]:
     return new_manifest(model, {"top_k": 5, "lenses": ["final"]} | settings)
 
 
+READING = {
+    "model": "tiny", "prompt_id": "p", "lens": "final", "site": "resid_post", "depth": 0.5,
+    "position": 0, "is_last": True, "token_id": 1, "token": "a", "top_ids": [1],
+    "top_probs": [1.0], "top_tokens": ["a"],
+}  # fmt: skip
+
+
 def lens_table(*layers: int) -> pa.Table:
-    rows = [{"model": "tiny", "prompt_id": "p", "layer": layer, "top_ids": [1]} for layer in layers]
-    return pa.Table.from_pylist(rows, schema=LENS)
+    rows = [READING | {"layer": layer} for layer in layers]
+    return pa.Table.from_pylist(rows, schema=LENS.schema)
 
 
 @pytest.fixture
@@ -201,25 +211,25 @@ def test_parts_come_back_in_order_with_their_problems_and_notes(store: RecordSto
     store.write_part(0, {"lens": lens_table(0, 1)}, [PROBLEM], {"gate": 2e-6})
     lens, problems, notes = store.parts(2, "lens")
     assert lens["layer"].to_pylist() == [0, 1, 2]
-    assert lens.schema.equals(LENS)
+    assert lens.schema.equals(LENS.schema)
     assert lens.schema.metadata is None
     assert (problems, notes) == ([PROBLEM], [{"gate": 2e-6}, {"gate": 3e-6}])
 
 
 def test_a_part_of_problems_alone_has_no_rows_and_no_notes(store: RecordStore) -> None:
-    store.write_part(0, {"lens": LENS.empty_table()}, [PROBLEM])
+    store.write_part(0, {"lens": LENS.schema.empty_table()}, [PROBLEM])
     lens, problems, notes = store.parts(1, "lens")
     assert (lens.num_rows, problems, notes) == (0, [PROBLEM], [{}])
 
 
 def test_no_part_gives_an_empty_table(store: RecordStore) -> None:
     lens, problems, notes = store.parts(0, "lens")
-    assert lens.equals(LENS.empty_table())
+    assert lens.equals(LENS.schema.empty_table())
     assert (problems, notes) == ([], [])
 
 
 def test_a_batch_is_there_only_when_all_its_tables_are(store: RecordStore) -> None:
-    activations = ACTIVATIONS.empty_table()
+    activations = ACTIVATIONS.schema.empty_table()
     store.write_part(0, {"lens": lens_table(0), "activations": activations})
     assert store.other_parts(1, "activations").equals(activations)
     main = store.folder / "parts" / "000000.parquet"
@@ -261,13 +271,13 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_read_back_as_its_schema(store: RecordStore, name: str) -> None:
-    store.write_table(name, TABLES[name].empty_table())
-    assert pq.read_table(store.folder / f"{name}.parquet").schema.equals(TABLES[name])
+    store.write_table(name, TABLES[name].schema.empty_table())
+    assert pq.read_table(store.folder / f"{name}.parquet").schema.equals(TABLES[name].schema)
 
 
 def test_problems_become_a_table(store: RecordStore) -> None:
     table = store.problems_table([PROBLEM, Problem("set.csv", "it has no id", "Add it.")])
-    assert table.schema.equals(TABLES["problems"])
+    assert table.schema.equals(TABLES["problems"].schema)
     assert table["prompt_id"].to_pylist() == ["b", None]
     assert table["model"].to_pylist() == ["tiny", "tiny"]
 
@@ -301,5 +311,5 @@ def test_a_new_manifest_says_how_the_record_is_made() -> None:
     assert keys <= set(found)
 
 
-def test_the_contract_names_its_lenses_and_points() -> None:
-    assert (*LENSES, *SITES) == ("final", "next", "raw", "embed", "resid_mid", "resid_post")
+def test_the_contract_names_its_lenses_and_sites() -> None:
+    assert (*LENSES, *STREAM) == ("final", "next", "raw", "embed", "resid_mid", "resid_post")

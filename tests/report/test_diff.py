@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from lensbench.records.schema import DIFF_PROMPTS, MILESTONES
+from lensbench.records.schema.diff import DIFF_PROMPTS
+from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.build import build_report
 from lensbench.report.diff import section as diff
 from lensbench.report.diff.figures import changes_figure

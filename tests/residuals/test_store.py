@@ -35,7 +35,7 @@ from tests.harness.files import UNEQUAL, contents, manifest
 from tests.harness.reference import layers_of_hugging_face
 from tests.harness.tiny import TINY, Case
 
-FILES = [f"{name}.parquet" for name in KINDS["cache"]]
+FILES = [f"{name}.parquet" for name in KINDS["cache"].names]
 
 
 # --- what is on disk is what the model computed -------------------------------------------------
@@ -104,8 +104,8 @@ def test_a_prompt_whose_answer_does_not_fit_is_left_out(llama: Case, tmp_path: P
 
 def test_the_record_says_what_it_holds(make: Callable[..., Path], llama: Case) -> None:
     folder = make(positions="all", layers=(0, 2, 3))
-    for name in KINDS["cache"]:
-        assert pq.read_schema(folder / f"{name}.parquet").equals(TABLES[name])
+    for name in KINDS["cache"].names:
+        assert pq.read_schema(folder / f"{name}.parquet").equals(TABLES[name].schema)
     found = manifest(folder)
     assert found["status"] == "complete"
     assert found["sites"] == [["embed", 0], ["resid_post", 2], ["resid_post", 3]]

@@ -13,23 +13,24 @@ import pytest
 
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.files import sha256_of
-from lensbench.records.schema import KINDS, MILESTONES, TABLES
+from lensbench.records.schema import KINDS, TABLES
+from lensbench.records.schema.lens import MILESTONES
 from lensbench.studies.lens import run
 from lensbench.studies.lens_spec import RunSpec
 from tests.harness.facts import BASE_COLUMNS, FACTS, N_BASE, N_ROWS, facts_rows
 from tests.harness.files import manifest, table_bytes, tables, write_csv
 from tests.harness.tiny import Case
 
-TABLE_FILES = [f"{name}.parquet" for name in KINDS["lens"]]
+TABLE_FILES = [f"{name}.parquet" for name in KINDS["lens"].names]
 
 
 # --- one undisturbed run ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KINDS["lens"])
+@pytest.mark.parametrize("name", KINDS["lens"].names)
 def test_each_table_follows_its_schema(done: Path, name: str) -> None:
     table = pq.read_table(done / f"{name}.parquet")
-    assert table.schema.equals(TABLES[name])
+    assert table.schema.equals(TABLES[name].schema)
     assert table.schema.metadata is None
     assert (table.num_rows == 0) == (name == "problems")
 

@@ -22,7 +22,7 @@ from tests.harness.files import manifest, table_bytes, tables
 from tests.harness.forks import ONE_THREAD, Ended, Forks, interruptions, parts_done, wait_until
 from tests.harness.tiny import Case
 
-TABLE_FILES = [f"{name}.parquet" for name in KINDS["lens"]]
+TABLE_FILES = [f"{name}.parquet" for name in KINDS["lens"].names]
 
 
 @pytest.fixture(scope="module")

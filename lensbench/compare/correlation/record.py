@@ -30,7 +30,9 @@ from lensbench.files import sha256_of, write_text
 from lensbench.progress import Watch, ignore
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
-from lensbench.records.schema import KINDS, MIXED, SPANS, TABLES, VARIANTS
+from lensbench.records.schema import KINDS, TABLES
+from lensbench.records.schema.correlation import VARIANTS
+from lensbench.records.schema.generation import MIXED, SPANS
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.stats.resampling import codes_of
 
@@ -65,7 +67,7 @@ def correlate(spec: CorrelationSpec, progress: Watch = ignore) -> Outcome:
     there = all(path.exists() for path in suggested.values())
     if not (there and store.is_complete(settings, runs[0].model)):
         _study(spec, runs, settings, store, progress)
-    names = KINDS["correlation"]
+    names = KINDS["correlation"].names
     return Outcome(
         spec.out,
         {name: read_table(spec.out, name) for name in names},
@@ -228,7 +230,7 @@ def _write_tables(
     problems: list[Problem],
 ) -> list[dict[str, Any]]:
     """Write every table of the record; returns the rows of the ranking."""
-    names = [name for name in KINDS["correlation"] if name in Findings().rows]
+    names = [name for name in KINDS["correlation"].names if name in Findings().rows]
     rows = {
         name: [row for found in findings.values() for row in found.rows[name]] for name in names
     }
@@ -238,7 +240,9 @@ def _write_tables(
         for name, dimensions in by_condition.items()
         for one in dimensions
     ]
-    tables = {name: pa.Table.from_pylist(own, schema=TABLES[name]) for name, own in rows.items()}
+    tables = {
+        name: pa.Table.from_pylist(own, schema=TABLES[name].schema) for name, own in rows.items()
+    }
     tables["problems"] = store.problems_table(problems)
     for name, table in tables.items():
         store.write_table(name, table)

@@ -10,7 +10,7 @@ from typing import Any
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.files import sha256_of
 from lensbench.records.open import MANIFEST, read_manifest
-from lensbench.records.schema import SPANS
+from lensbench.records.schema.generation import SPANS
 
 # Kinds of record that hold activations of conditions, and the table that changes with them.
 READABLE = {"trace": "activations", "cache": "residual_index"}

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.errors import Problem
-from lensbench.records.schema import SIMILARITY_MEASURES
+from lensbench.records.schema.correlation import SIMILARITY_MEASURES
 from lensbench.spec import ARGUMENT, Count, Seed, Spec, one_of
 
 MAIN_VARIANT = "without_massive"  # that chooses the blocks

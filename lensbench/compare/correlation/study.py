@@ -38,7 +38,7 @@ from lensbench.compare.permutation import (
 )
 from lensbench.compare.similarity import MEASURES, Measure
 from lensbench.progress import Progress, Watch, ignore
-from lensbench.records.schema import VARIANTS
+from lensbench.records.schema.correlation import VARIANTS
 
 Floats = NDArray[np.float64]
 Rows = dict[str, list[dict[str, Any]]]

@@ -70,7 +70,7 @@ def read_lens_record(path: Path) -> LensRecord:
     kind = manifest["kind"]
     if kind != "lens":
         raise RecordsError(f"{folder}: a record of kind {kind}. Name a record of `lensbench lens`.")
-    tables = {name: read_table(folder, name).to_pandas() for name in KINDS["lens"]}
+    tables = {name: read_table(folder, name).to_pandas() for name in KINDS["lens"].names}
     lens = tables["lens"]
     wanted = lens["is_last"] & (lens["lens"] == LENS) & (lens["site"] != "resid_mid")
     milestones = tables["milestones"]

@@ -21,7 +21,8 @@ from lensbench.files import sha256_of
 from lensbench.lens.gate import require
 from lensbench.progress import Watch, ignore
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.schema import DIFF_CELLS, DIFF_LAYERS, DIFF_PROMPTS, MILESTONES
+from lensbench.records.schema.diff import DIFF_CELLS, DIFF_LAYERS, DIFF_PROMPTS
+from lensbench.records.schema.lens import MILESTONES
 from lensbench.records.store import RecordStore
 
 RELATIVE_DEPTHS = np.linspace(0, 1, 21)  # where models of different depth are compared
@@ -65,9 +66,11 @@ def run_diff(
         require(moved.identities)
         depths = _depths(first, second)
         cells = _cells(first, second, shared, depths, moved)
-        store.write_table("diff_cells", _as_table(cells, DIFF_CELLS))
-        store.write_table("diff_prompts", _as_table(_prompts(first, second, shared), DIFF_PROMPTS))
-        store.write_table("diff_layers", _as_table(_layers(cells), DIFF_LAYERS))
+        store.write_table("diff_cells", _as_table(cells, DIFF_CELLS.schema))
+        store.write_table(
+            "diff_prompts", _as_table(_prompts(first, second, shared), DIFF_PROMPTS.schema)
+        )
+        store.write_table("diff_layers", _as_table(_layers(cells), DIFF_LAYERS.schema))
         store.write_table("problems", store.problems_table(left_out))
         store.finish(
             manifest

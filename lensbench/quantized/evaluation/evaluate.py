@@ -28,7 +28,7 @@ from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import Style, ask, default_style, response_ids
 from lensbench.quantized.training.examples import end_tokens
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.schema import EVALUATION
+from lensbench.records.schema.adapters import EVALUATION
 from lensbench.records.store import RecordStore
 
 
@@ -270,7 +270,9 @@ def _worker(
 
 def _table(model: str, condition: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     own = {"model": model, "condition": condition}
-    schema = EVALUATION.remove(EVALUATION.get_field_index("group"))  # the data's, not measured
+    schema = EVALUATION.schema.remove(
+        EVALUATION.schema.get_field_index("group")
+    )  # the data's, not measured
     return pa.Table.from_pylist([own | row for row in rows], schema=schema)
 
 

@@ -36,7 +36,7 @@ from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import default_style
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.open import read_table
-from lensbench.records.schema import RESPONSES
+from lensbench.records.schema.generation import RESPONSES
 from lensbench.records.store import RecordStore
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ class _Run:
         there = [number for number in range(len(self.batches)) if self.store.has_part(number)]
         parts = [self.store.part(number) for number in there]
         self.limit = min([self.limit, *(notes["limit"] for _, _, notes in parts)])
-        self.csv.write(pa.concat_tables([RESPONSES.empty_table(), *(part[0] for part in parts)]))
+        self.csv.write(
+            pa.concat_tables([RESPONSES.schema.empty_table(), *(part[0] for part in parts)])
+        )
         self.manifest["resumed_batches"] = len(there)
         started, n_tokens = time.monotonic(), 0
         n_done = sum(len(self.batches[number]) for number in there)

@@ -15,7 +15,8 @@ from lensbench.quantized.generation.generate import Generation
 from lensbench.quantized.generation.questions import Ready
 from lensbench.quantized.generation.trace import ResidualMeans
 from lensbench.records.residuals import shard, shard_name, tensor_name
-from lensbench.records.schema import ACTIVATIONS, CONTROLS, RESIDUAL_INDEX, RESPONSES, SPANS
+from lensbench.records.schema.generation import ACTIVATIONS, CONTROLS, RESPONSES, SPANS
+from lensbench.records.schema.residuals import RESIDUAL_INDEX
 
 
 def responses_table(
@@ -32,7 +33,7 @@ def responses_table(
         for together, generations in computed
         for ready, generation in zip(together, generations, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=RESPONSES)
+    return pa.Table.from_pylist(rows, schema=RESPONSES.schema)
 
 
 def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
@@ -46,7 +47,7 @@ def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
         }
         for ready in answered
     ]
-    return pa.Table.from_pylist(rows, schema=CONTROLS)
+    return pa.Table.from_pylist(rows, schema=CONTROLS.schema)
 
 
 def _response(model: str, ready: Ready, generation: Generation) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class TracedBatch:
             self._cells += [
                 self._place(item, layer)
                 | {"span": span, "n_tokens": n_tokens[span][row]}
-                | {"mean_norm": norms[span][layer][row]}
+                | {"mean_norm": norms[span][layer][row] if n_tokens[span][row] else None}
                 for row, item in enumerate(ids)
                 for layer in range(self.n_layers + 1)
             ]
@@ -122,14 +123,15 @@ class TracedBatch:
 
     def tables(self, batch: int) -> dict[str, pa.Table]:
         """The record's tables of this batch."""
-        cells = pa.Table.from_pylist(self._cells, schema=ACTIVATIONS)
-        means = _lists(np.concatenate(self._means)) if self._means else []
-        column = ACTIVATIONS.get_field_index("mean")
-        cells = cells.set_column(column, ACTIVATIONS.field("mean"), means)
+        cells = pa.Table.from_pylist(self._cells, schema=ACTIVATIONS.schema)
+        n_tokens = [cell["n_tokens"] for cell in self._cells]
+        means = _lists(np.concatenate(self._means), n_tokens) if self._means else []
+        column = ACTIVATIONS.schema.get_field_index("mean")
+        cells = cells.set_column(column, ACTIVATIONS.schema.field("mean"), means)
         index = [row | {"file": shard_name(batch)} for row in self._index]
         return {
             "activations": cells,
-            "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX),
+            "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX.schema),
         }
 
     def shard(self, batch: int) -> dict[str, bytes]:
@@ -147,7 +149,8 @@ class TracedBatch:
         }
 
 
-def _lists(rows: Float[np.ndarray, "row value"]) -> pa.ListArray:
-    """A matrix as one list per row, without a Python number for each value."""
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
-    return pa.ListArray.from_arrays(offsets, rows.astype(np.float32).ravel())
+def _lists(rows: Float[np.ndarray, "row value"], n_tokens: Sequence[int]) -> pa.ListArray:
+    """A matrix as one list per row, without a Python number for each value; null without tokens."""
+    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
+    empty = pa.array(np.array(n_tokens) == 0)
+    return pa.ListArray.from_arrays(offsets, rows.astype(np.float32).ravel(), mask=empty)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lensbench.records.schema import SPANS
+from lensbench.records.schema.generation import SPANS
 
 if TYPE_CHECKING:
     from lensbench.quantized.loading.load import AdaptedModel

@@ -31,7 +31,7 @@ from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, learn, state_of
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.records.manifest import peak_memory_bytes
-from lensbench.records.schema import TRAINING
+from lensbench.records.schema.adapters import TRAINING
 from lensbench.records.store import RecordStore
 
 EXAMPLES = "examples.jsonl"
@@ -184,7 +184,7 @@ def _finish(
 def _curve(history: Sequence[dict[str, Any]]) -> pa.Table:
     """The Trainer's log as the record's table."""
     rows = [{name: row.get(name) for name in TRAINING.names} for row in history]
-    return pa.Table.from_pylist(rows, TRAINING)
+    return pa.Table.from_pylist(rows, TRAINING.schema)
 
 
 def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:

@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from lensbench.escape import printable
-from lensbench.records.schema import SIMILARITY_MEASURES, VARIANTS
+from lensbench.records.schema.correlation import SIMILARITY_MEASURES, VARIANTS
 from lensbench.report.kit.figures import COLOURS, DASHES, GREY, WIDTH, ribbon, to_svg
 from lensbench.report.kit.tables import Table
 from lensbench.stats.bootstrap import LEVEL, Estimate

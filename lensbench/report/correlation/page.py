@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.records.schema import SIMILARITY_MEASURES, VARIANTS
+from lensbench.records.schema.correlation import SIMILARITY_MEASURES, VARIANTS
 from lensbench.report.correlation.figures import MAIN, layer_grid, ranking_measure
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.picker_page import (

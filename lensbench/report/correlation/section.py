@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.schema import MIXED, SPANS, VARIANTS
+from lensbench.records.schema.correlation import VARIANTS
+from lensbench.records.schema.generation import MIXED, SPANS
 from lensbench.report.correlation.figures import (
     MAIN,
     RANKS_BY,

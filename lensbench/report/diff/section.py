@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.schema import MILESTONES
+from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.diff.figures import changes_figure, curves_figure, milestones_figure
 from lensbench.report.diff.page import diff_page
 from lensbench.report.kit import numbers

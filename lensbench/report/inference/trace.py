@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from lensbench.records.schema import SPANS
+from lensbench.records.schema.generation import SPANS
 from lensbench.report.inference import section as inference
 from lensbench.report.inference.section import headline
 from lensbench.report.kit.figures import COLOURS, DASHES, WIDTH, depth_axis, ribbon, to_svg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lensbench.records.schema import MILESTONES
+from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.lens.groups import (
     base_prompts,
     by_layer,

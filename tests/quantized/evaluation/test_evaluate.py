@@ -24,7 +24,8 @@ from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import load_quantized
-from lensbench.records.schema import EVALUATION, SCHEMA_VERSION
+from lensbench.records.schema import SCHEMA_VERSION
+from lensbench.records.schema.adapters import EVALUATION
 from tests.harness.adapters import make_adapter
 from tests.harness.forks import Forks, KillAt, Stop
 from tests.harness.program import Program

@@ -18,7 +18,7 @@ from lensbench.quantized.evaluation.scores import (
     scores,
     self_check,
 )
-from lensbench.records.schema import EVALUATION
+from lensbench.records.schema.adapters import EVALUATION
 from lensbench.report.evaluation.bleu import N_TERMS, corpus_bleu
 
 WORDS = st.lists(st.sampled_from(["the", "a", "cat", "sat", "on", "mat", ".", ","]), max_size=12)

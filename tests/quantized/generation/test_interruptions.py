@@ -75,7 +75,7 @@ def check_in_step(out: Path) -> None:
 
 def test_the_undisturbed_run_has_everything(undisturbed: dict[str, bytes]) -> None:
     shards = {f"trace/residuals/{number:06d}.safetensors" for number in range(N_PARTS)}
-    tables = {f"trace/{name}.parquet" for name in KINDS["trace"]}
+    tables = {f"trace/{name}.parquet" for name in KINDS["trace"].names}
     assert set(undisturbed) == shards | tables | {"out.csv"}
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lensbench.quantized.generation.questions import Asked
 from lensbench.quantized.generation.responses_csv import ResponsesCsv
-from lensbench.records.schema import RESPONSES
+from lensbench.records.schema.generation import RESPONSES
 from tests.harness.inference import rows_of
 
 NASTY = (
@@ -41,8 +41,8 @@ def check_round_trip(path: Path, texts: Sequence[str]) -> None:
     asked = [Asked(f"{i}{text}", text, "") for i, text in enumerate(texts)]
     rows = [response_row(one.id, one.prompt) for one in asked]
     made = ResponsesCsv(path, asked, retrieval=False)
-    made.write(pa.Table.from_pylist(rows[:2], RESPONSES))
-    made.append(pa.Table.from_pylist(rows[2:], RESPONSES))
+    made.write(pa.Table.from_pylist(rows[:2], RESPONSES.schema))
+    made.append(pa.Table.from_pylist(rows[2:], RESPONSES.schema))
     found = rows_of(path)
     assert [row["response"] for row in found] == list(texts)
     assert [row["prompt"] for row in found] == list(texts)

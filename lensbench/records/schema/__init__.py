@@ -1,0 +1,22 @@
+"""The contract between whoever measures and whoever reports: kinds, tables, columns, units.
+
+To add a column: one line in its table. To add a table or a kind: declare it in the file of its
+group. Any change that a reader of old records would notice raises `SCHEMA_VERSION`, and what was
+called otherwise before is written down in records/open.py.
+"""
+
+from __future__ import annotations
+
+from lensbench.records.schema import adapters, correlation, diff, generation, lens
+from lensbench.records.schema.declare import Kind, Table
+
+SCHEMA_VERSION = 2
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for group in (lens, generation, adapters, correlation, diff)
+    for kind in group.KINDS
+}
+TABLES: dict[str, Table] = {
+    table.name: table for kind in KINDS.values() for table in (*kind.tables, *kind.optional)
+}

@@ -1,0 +1,76 @@
+"""How a schema is declared: columns, tables, entries of a manifest and kinds of record, as data.
+
+Everything that the data dictionary says stands here once, beside the column that it is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+TEXT, FLAG = pa.string(), pa.bool_()
+I16, I32, I64 = pa.int16(), pa.int32(), pa.int64()
+F32, F64 = pa.float32(), pa.float64()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. Without a meaning of null it is never null: pyarrow refuses to write."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""  # of the number, with its range where that is not plain
+    null: str = ""  # what null means
+
+    @property
+    def field(self) -> pa.Field:
+        """As Arrow and Parquet have it."""
+        return pa.field(self.name, self.type, nullable=bool(self.null))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a record: `rows` says what one row is of."""
+
+    name: str
+    rows: str
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Names, types and what may be null."""
+        return pa.schema([column.field for column in self.columns])
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, in order."""
+        return [column.name for column in self.columns]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a manifest. It is null or absent only for the reason named here."""
+
+    name: str
+    meaning: str
+    null: str = ""
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record: what makes it, its tables, and what its manifest has of its own."""
+
+    name: str
+    made_by: str
+    tables: tuple[Table, ...]
+    optional: tuple[Table, ...] = ()  # there if the run was asked for them
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The tables that a complete record of this kind holds."""
+        return [table.name for table in self.tables]

@@ -1,0 +1,49 @@
+"""What every kind of record has: how it was made, and what could not be measured."""
+
+from __future__ import annotations
+
+from lensbench.records.schema.declare import TEXT, Column, Entry, Table
+
+PROBLEMS = Table(
+    "problems",
+    "one row per item that could not be measured: the run went on without it",
+    (
+        Column("model", TEXT, "the model's name"),
+        Column("prompt_id", TEXT, "the prompt", null="it is no one prompt's problem"),
+        Column("where", TEXT, "file, row or setting"),
+        Column("what", TEXT, "what is wrong there"),
+        Column("remedy", TEXT, "what to do"),
+    ),
+)
+
+MANIFEST_ENTRIES = (
+    Entry("schema_version", "version of these tables and entries"),
+    Entry("kind", "kind of the record"),
+    Entry("status", '"running" until every table is written, then "complete"'),
+    Entry("lensbench_version", "version of lensbench"),
+    Entry("versions", "versions of Python and of the packages that decide the numbers"),
+    Entry("git", "commit of lensbench's checkout, and whether it had changes", "no checkout"),
+    Entry("created", "day on which the run began, UTC"),
+    Entry("machine", "processor, cores, memory in bytes and system, for who compares times"),
+    Entry("model", "facts of the model; with `settings` they decide the numbers"),
+    Entry("settings", "what was asked for: the fields of the study's or verb's spec"),
+    Entry("gate", "checks that ran before anything was written: name, error and its bound"),
+    Entry("problems", "rows of the table `problems`"),
+    Entry(
+        "files",
+        "further files of the record, from its folder, besides residual vectors",
+        absent="no other files",
+    ),
+    Entry(
+        "resumed_batches",
+        "batches that an interrupted run had measured before",
+        absent="not made in batches",
+    ),
+    Entry(
+        "widened",
+        "of each narrower record that this one came of: its width, and how it was made",
+        absent="never widened",
+    ),
+    Entry("wall_s", "seconds of the run, after a resumption those since"),
+    Entry("peak_memory_bytes", "highest resident memory of the process", "still running"),
+)
