@@ -180,7 +180,7 @@ class LensModel:
 def require_loaded(model: Any) -> LensModel:
     """The model, if it is one. Raises InputProblems for a name, or an object of another kind."""
     if not isinstance(model, LensModel):
-        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        given = repr(model) if isinstance(model, str) else type(model).__name__
         remedy = "Give what lensbench.load_model(...) returns."
-        raise InputProblems([Problem("model", f"is {given}, which is not loaded", remedy)])
+        raise InputProblems([Problem("model", f"{given} is no loaded model", remedy)])
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
@@ -60,6 +60,9 @@ class Encoder:
         template: Template = "plain",
         where: str = "prompts",
     ) -> None:
+        if template not in get_args(Template):
+            remedy = f"Choose from {', '.join(get_args(Template))}."
+            raise InputProblems([Problem("template", f"there is no {template!r}", remedy)])
         if template == "chat" and not tokenizer.chat_template:
             what = "this model's tokenizer has no chat template"
             raise InputProblems([Problem(where, what, "Use --template plain")])
@@ -74,26 +77,28 @@ class Encoder:
         Raises InputProblems: empty prompt, longer than the context, NUL bytes, an answer without
         tokens or one that merges with the end of the prompt.
         """
-        problems = self._problems(prompt)
-        if prompt.token_ids is not None and not problems:
+        if problems := self._problems(prompt):
+            raise InputProblems(problems)
+        if prompt.token_ids is not None:
             prompt = replace(prompt, prompt=str(self.tokenizer.decode(prompt.token_ids)))
         text = self._text(prompt)
-        token_ids = () if problems else prompt.token_ids or self._ids(prompt, text)
+        token_ids = prompt.token_ids or self._ids(prompt, text)
         if len(token_ids) > self.n_ctx:
             length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
-            problems.append(self._problem(prompt, f"the prompt has {length}", "Shorten it."))
-        if problems:
-            raise InputProblems(problems)
+            what = f"the prompt has {length}"
+            raise InputProblems([self._problem(prompt, what, "Shorten it.")])
+        # A tokenizer may write the text of given ids otherwise: words follow the text.
+        start = token_ids if prompt.token_ids is None else self._ids(prompt, text)
         spaced, bare = (" ", "") if not text[-1:].isspace() else ("", " ")
         return EncodedPrompt(
             prompt,
             text,
             self.template,
             token_ids,
-            answer=self._word(prompt, text, token_ids, spaced, prompt.answer),
-            category=self._word(prompt, text, token_ids, spaced, prompt.category),
-            null_category=self._word(prompt, text, token_ids, spaced, null_category),
-            answer_bare=self._bare(prompt, text, token_ids, bare),
+            answer=self._word(prompt, text, start, spaced, prompt.answer),
+            category=self._word(prompt, text, start, spaced, prompt.category),
+            null_category=self._word(prompt, text, start, spaced, null_category),
+            answer_bare=self._bare(prompt, text, start, bare),
         )
 
     def _text(self, prompt: Prompt) -> str:

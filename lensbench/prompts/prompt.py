@@ -56,7 +56,7 @@ def as_prompts(given: Prompts) -> list[Prompt]:
     """
     items = [given] if is_one(given) else _listed(given)
     problems = [
-        Problem(f"prompts, item {i}", f"is a {type(item).__name__}", _REMEDY)
+        Problem(f"prompts, item {i}", f"{type(item).__name__} is no prompt", _REMEDY)
         for i, item in enumerate(items, start=1)
         if not is_one(item)
     ]
@@ -81,7 +81,7 @@ _REMEDY = "Give a text, token ids or a Prompt, or a list of them."
 def _listed(given: Any) -> list[Any]:
     many = _plain(getattr(given, "prompts", given))
     if not isinstance(many, Sequence | Iterator) or isinstance(many, bytes):
-        raise InputProblems([Problem("prompts", f"is a {type(given).__name__}", _REMEDY)])
+        raise InputProblems([Problem("prompts", f"{type(given).__name__} is no prompt", _REMEDY)])
     return list(many)
 
 

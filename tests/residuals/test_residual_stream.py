@@ -59,16 +59,16 @@ def test_a_prompt_set_is_taken(gpt2: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (5, "prompts: is a int"),
-        (None, "prompts: is a NoneType"),
-        (b"Rome", "prompts: is a bytes"),
-        ({"a": "Rome"}, "prompts: is a dict"),
+        (5, "prompts: int is no prompt"),
+        (None, "prompts: NoneType is no prompt"),
+        (b"Rome", "prompts: bytes is no prompt"),
+        ({"a": "Rome"}, "prompts: dict is no prompt"),
         ([], "there is nothing to read"),
         ("", "the prompt is empty"),
-        (["Rome", None, 3.5], "prompts, item 2: is a NoneType"),
-        ([1.5, 2], "prompts, item 1: is a float"),
-        ([[]], "prompts, item 1: is a list"),
-        ([True, False], "prompts, item 1: is a bool"),
+        (["Rome", None, 3.5], "prompts, item 2: NoneType is no prompt"),
+        ([1.5, 2], "prompts, item 1: float is no prompt"),
+        ([[]], "prompts, item 1: list is no prompt"),
+        ([True, False], "prompts, item 1: bool is no prompt"),
         ([1, 9999], "there is no token 9999. The tokenizer has 0 to "),
         ([1, -1], "there is no token -1"),
         (["Rome"] * 2 + [Prompt("p2", "Rome")], "the id p2 stands twice"),
@@ -83,7 +83,7 @@ def test_what_is_no_prompt_is_one_sentence(llama: Case, given: Any, words: str) 
 
 
 def test_a_model_that_is_not_loaded_is_one_sentence() -> None:
-    with pytest.raises(InputProblems, match=r"model: is 'llama', which is not loaded\. Give what"):
+    with pytest.raises(InputProblems, match=r"model: 'llama' is no loaded model\. Give what"):
         residual_stream("llama", "Rome")  # type: ignore[arg-type]
 
 
