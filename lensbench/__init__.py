@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lensbench.version import __version__
 
 if TYPE_CHECKING:
+    from lensbench.checkpoints.ref import ModelRef
     from lensbench.errors import GateError, InputProblems, LensbenchError
     from lensbench.lens.cached import lens_from_cache
     from lensbench.lens.gate import check_identities
@@ -47,6 +48,7 @@ _HOME = {
     "LensResult": "lensbench.lens.result",
     "LensbenchError": "lensbench.errors",
     "Lora": "lensbench.quantized.adapters.spec",
+    "ModelRef": "lensbench.checkpoints.ref",
     "Prompt": "lensbench.prompts.prompt",
     "RunSpec": "lensbench.studies.lens_spec",
     "TrainSpec": "lensbench.quantized.training.spec",
@@ -72,6 +74,7 @@ __all__ = [
     "LensResult",
     "LensbenchError",
     "Lora",
+    "ModelRef",
     "Prompt",
     "RunSpec",
     "TrainSpec",

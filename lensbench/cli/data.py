@@ -331,10 +331,10 @@ def _lengths(
     if model is None:
         return {"unit": "characters", "quantiles": quantiles(character_lengths(pairs))}
     from lensbench.checkpoints.open import open_config, open_tokenizer, quiet
-    from lensbench.checkpoints.source import locate
+    from lensbench.checkpoints.ref import ModelRef
     from lensbench.quantized.training.examples import style_of
 
-    folder = locate(model).require_folder()
+    folder = ModelRef.of(model).folder
     with quiet():
         tokenizer = open_tokenizer(folder)
         context = int(open_config(folder).get_text_config().max_position_embeddings)

@@ -143,10 +143,10 @@ def _precisions(device: str) -> dict[str, dict[str, Any]]:
 def _memory(model: str) -> dict[str, Any]:
     """Bytes that a model needs in each precision, from its config or its row of the table."""
     from lensbench.checkpoints.open import open_config
-    from lensbench.checkpoints.source import locate
+    from lensbench.checkpoints.ref import ModelRef
     from lensbench.quantized.precision import PRECISIONS, sizes_of, sizes_of_family
 
-    located = locate(model)
+    located = ModelRef.of(model).located
     if located.folder is None and located.family is not None:
         sizes = sizes_of_family(located.family)
     else:

@@ -45,7 +45,7 @@ class Variant:
     weight_bytes: int
 
 
-def _own(bits: Any, int8_threshold: float = 6.0) -> Callable[[str], Variant]:
+def _own(bits: Any, int8_threshold: float | None = None) -> Callable[[str], Variant]:
     def variant(name: str) -> Variant:
         model = load_quantized(name, bits, device="cpu", int8_threshold=int8_threshold)
         return Variant(model.hf, model.weight_bytes)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
 from lensbench.prompts.sets import load_prompts
 from lensbench.studies.analysis import read_analysis
@@ -80,7 +84,8 @@ def test_a_limit_of_0_asks_all_and_the_file_may_be_named_itself(tmp_path: Path) 
     assert read_analysis(folder / "analysis.toml") == spec
 
 
-ANALYSES = sorted((Path(__file__).parents[2] / "analyses").glob("*/analysis.toml"))
+ROOT = Path(__file__).parents[2]
+ANALYSES = sorted((ROOT / "analyses").glob("*/analysis.toml"))
 
 
 @pytest.mark.parametrize("path", ANALYSES, ids=lambda path: path.parent.name)
@@ -88,3 +93,34 @@ def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
     spec = read_analysis(path.parent)
     if isinstance(spec, RunSpec):
         assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "threshold"),
+    [
+        ("002_layer_correlation", "generation", 6.0),
+        ("003_small_machine_lora", "generation", 6.0),
+        ("004_what_quantisation_moves", "lens", 0.0),
+    ],
+)
+def test_analyses_name_the_8_bits_that_their_committed_records_have(
+    name: str, use: Any, threshold: float
+) -> None:
+    """`@8` is another model on either path, so an analysis says the threshold."""
+    spec: Any = read_analysis(ROOT / "analyses" / name)
+    named = [spec.model] if hasattr(spec, "model") else spec.models
+    texts = [f"{one}{more}" for one in named for more in getattr(spec, "variants", ("",))]
+    refs = [ref for ref in model_refs(texts, use=use)[0] if ref.bits == 8]
+    assert refs
+    assert all(f":{threshold:g}" in text for text in texts if "@8" in text)
+    assert {ref.int8_threshold for ref in refs} == {threshold}
+    found = set(thresholds_of(ROOT / "reports" / name))
+    assert found == {threshold}
+
+
+def thresholds_of(folder: Path) -> Iterator[float]:
+    """The outlier threshold of every committed record of a model in 8 bits."""
+    for path in folder.glob("*/manifest.json"):
+        model = json.loads(path.read_text())["model"]
+        sides = (model, model.get("a", {}), model.get("b", {}))
+        yield from (side["int8_threshold"] for side in sides if side.get("bits") == 8)

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.checkpoints.hashes import hashes
-from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.lens_record import LensRecord
 from lensbench.errors import LensbenchError
@@ -122,9 +121,10 @@ def _readout(record: LensRecord, device: str | None) -> Readout:
     name = str(model.get("base", model["name"]))
     if model.get("adapter") is not None and model["adapter_update_norms"] is None:
         raise LensbenchError(f"the adapter of {record.name}: {model['adapter_norms_reason']}")
-    if hashes(locate(name).require_folder())["weights_sha256"] != model["weights_sha256"]:
+    ref = ModelRef.of(name)
+    if ref.facts()["weights_sha256"] != model["weights_sha256"]:
         raise LensbenchError(f"{name} has other weights now than when {record.folder} was made")
-    return load_model(name, dtype=model["dtype"], device=device).readout
+    return load_model(ref, dtype=model["dtype"], device=device).readout
 
 
 def _between(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_config, open_weights, quiet
-from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.adapter import read_config, read_weights, trained_on
 
@@ -206,7 +206,7 @@ def base_of(name: str, adapter: Path, updates: Sequence[Update]) -> nn.Module:
 
     Raises ModelError when its weights are others than those, or lack a module.
     """
-    folder = locate(name).require_folder()
+    folder = ModelRef.of(name).folder
     wanted = trained_on(adapter)
     if wanted is not None and wanted != hashes(folder)["weights_sha256"]:
         raise ModelError(f"{adapter} was trained on other weights than {name}. Name its own base.")

@@ -21,6 +21,7 @@ from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_b
 from lensbench.quantized.training.examples import MASKED, batch_of
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
+from tests.harness.adapters import make_adapter
 from tests.harness.files import manifest, write_jsonl
 from tests.harness.tiny import Case
 from tests.harness.training import (
@@ -272,6 +273,14 @@ def test_the_longest_example_follows_a_model_with_little_room(
     spec = spec_of(llama, data, None, tmp_path / "a", max_length=None, max_steps=1)
     train(spec)
     assert manifest(spec.out)["settings"]["max_length"] == 64
+
+
+def test_a_base_with_an_adapter_is_refused(llama: Case, data: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(llama, tmp_path / "moved")
+    spec = spec_of(llama, data, None, tmp_path / "a", model=f"{llama.folder}+{adapter}")
+    with pytest.raises(InputProblems, match=r"it has an adapter already. Merge it"):
+        train(spec)
+    assert not spec.out.exists()
 
 
 def test_all_problems_come_at_once(llama: Case, tmp_path: Path) -> None:
