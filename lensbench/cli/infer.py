@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +22,6 @@ from lensbench.cli.options import (
 
 if TYPE_CHECKING:
     from lensbench.checkpoints.ref import ModelRef
-    from lensbench.quantized.generation.infer import Progress
     from lensbench.quantized.generation.spec import InferenceSpec
 
 
@@ -149,49 +146,24 @@ def infer(
 
 
 def _run(ref: ModelRef, spec: InferenceSpec) -> None:
-    from lensbench.cli.console import interruptible, literal, messages, results, show_problems
+    from lensbench.cli.console import (
+        batch_progress,
+        interruptible,
+        literal,
+        messages,
+        results,
+        show_problems,
+    )
     from lensbench.quantized.generation.infer import run_inference
 
     def notify(text: str) -> None:
         messages.print(f"[yellow]note:[/] {literal(text)}", highlight=False)
 
     with interruptible():
-        with _progress(str(ref)) as progress:
+        with batch_progress() as progress:
             outcome = run_inference(ref, spec, progress, notify)
         show_problems(outcome.problems)
-        results.print(str(outcome.csv), markup=False, highlight=False, soft_wrap=True)
+        results.print(str(spec.out), markup=False, highlight=False, soft_wrap=True)
         results.print(str(outcome.folder), markup=False, highlight=False, soft_wrap=True)
     if not outcome.ok:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar over rows, with the session's tokens per second and the time that is left."""
-    from rich import progress as bars
-
-    from lensbench.cli.console import messages
-    from lensbench.escape import printable
-
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[speed]}", markup=False),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=messages) as bar:
-        loading = bar.add_task(f"loading {printable(name)}", total=None, speed="")
-        tasks: list[bars.TaskID] = []
-
-        def update(now: Progress) -> None:
-            if not tasks:
-                bar.update(loading, visible=False)
-                tasks.append(bar.add_task(printable(name), speed=""))
-            speed = f"{now.n_new_tokens / now.wall_s:.1f} tokens/s" if now.wall_s else ""
-            bar.update(tasks[0], total=now.n_total, completed=now.n_done, speed=speed)
-
-        try:
-            yield update
-        finally:
-            bar.remove_task(loading)

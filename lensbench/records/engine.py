@@ -7,6 +7,7 @@ becomes of the parts; all else is here and in `recording`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -51,6 +52,20 @@ def one_by_one(
     """The jobs in this process, in their order."""
     for job in jobs:
         yield job, do(context, job)
+
+
+def with_pauses(pause_s: float) -> Executor:
+    """One by one, with so many seconds between two jobs."""
+
+    def execute(
+        do: Callable[[Context, Job[Item]], Part], context: Context, jobs: Sequence[Job[Item]]
+    ) -> Iterator[tuple[Job[Item], Part]]:
+        for i, done in enumerate(one_by_one(do, context, jobs), start=1):
+            yield done
+            if i < len(jobs):
+                time.sleep(pause_s)
+
+    return execute
 
 
 @dataclass(frozen=True)

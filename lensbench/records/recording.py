@@ -48,7 +48,9 @@ class Request:
     settings: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)  # the facts that are known already
     tables: tuple[str, ...] = ()  # besides those of the kind
-    decided: tuple[str, ...] = ()  # settings that loading decides, so not in `settings`
+    # Settings that may be left to be decided when the model is loaded; they say how the jobs are
+    # cut, so a finished record may have others.
+    decided: tuple[str, ...] = ()
     grows: tuple[str, ...] = ()
 
     @property
@@ -203,7 +205,7 @@ def _require_same(
 
     Until the model is loaded, its facts and the settings that it decides are not all known.
     """
-    known = {*there["settings"], *settings} - (set() if loaded else set(request.decided))
+    known = {*there["settings"], *settings} - (set(request.decided) - {*settings})
     facts = {*there["model"], *model} if loaded else {*model}
     differing = {
         f"{part}.{key}": (there[part].get(key), now.get(key))
@@ -213,7 +215,9 @@ def _require_same(
     }
     growing = [f"settings.{key}" for key in request.grows if f"settings.{key}" in differing]
     narrower = any(_size(differing[key][0]) > _size(differing[key][1]) for key in growing)
-    if len(growing) == len(differing) and not narrower:
+    idle = request.decided if there["status"] == "complete" else ()
+    others = {*differing} - {*growing} - {f"settings.{key}" for key in idle}
+    if not others and not narrower:
         return
     lines = "\n".join(f"  - {key}: {a!r} there, {b!r} now" for key, (a, b) in differing.items())
     why = "A record can be widened, but not narrowed. " if narrower else ""

@@ -18,7 +18,7 @@ from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.errors import InputProblems, Problem
-from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.sources import pairs_of
 from lensbench.quantized.generation.controls import CONTROLS
@@ -58,9 +58,7 @@ def run_correlation_study(
             done = run_inference(
                 ref,
                 _inference(spec, _trace(out, ref, name), settings),
-                lambda now, stage=stage: progress(
-                    Progress(stage, now.n_done, now.n_total, "prompts")
-                ),  # type: ignore[misc]
+                within(stage, progress),
                 lambda text, stage=stage: notify(f"{stage}: {text}"),  # type: ignore[misc]
             )
             problems += done.problems

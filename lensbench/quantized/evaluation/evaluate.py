@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,28 +15,19 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import read_config
 from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs
-from lensbench.quantized.evaluation.scores import scores
+from lensbench.quantized.evaluation.measure import Batch, Evaluating, Example, measure
 from lensbench.quantized.evaluation.spec import EvalSpec
-from lensbench.quantized.generation.batching import in_pieces, plan
-from lensbench.quantized.generation.generate import generate
-from lensbench.quantized.generation.likelihood import response_bits
-from lensbench.quantized.generation.questions import Asked, Ready, Retrieved, prepare, retrieve
-from lensbench.quantized.generation.spec import Decoding
+from lensbench.quantized.generation.batching import plan
+from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, retrieve
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import Style, ask, default_style, response_ids
 from lensbench.quantized.training.examples import end_tokens
-from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.schema.adapters import EVALUATION
+from lensbench.records.engine import Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.store import RecordStore
 
-
-@dataclass(frozen=True)
-class Example:
-    """One pair as a condition's model gets it, and the reference as tokens, end included."""
-
-    ready: Ready
-    pair: Pair
-    reference_ids: list[int]
+Examples = dict[str, list[Example]]  # by condition, the same ones in each
 
 
 def evaluate(
@@ -51,45 +40,119 @@ def evaluate(
 
     The conditions are the base, with an adapter also that, and with retrieval both again. Greedy
     decoding; every condition sees the same examples in the same batches. After any interruption
-    the same call goes on where it stopped. Returns the examples that were left out.
+    the same call goes on where it stopped; with a larger limit it widens the record. Returns the
+    examples that were skipped.
 
     Raises:
         InputProblems: no usable example, no such condition.
         ModelError: no such model, an adapter of another base, NaN.
         RecordsError: `out` holds another evaluation, or somebody is writing it.
     """
-    started = time.monotonic()
     ref = model.ref if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
     data = read_pairs(spec.data)
     pairs, unaskable = _without_system(data)
     pairs = pairs[: spec.limit]
     questions = [Asked(pair.id, pair.question, f"{data.name}, row {pair.row}") for pair in pairs]
-    retrieved = retrieve(spec.rag, questions, spec.n_documents) if spec.rag is not None else None
+    retrieved = None
+    if spec.rag is not None:
+        progress(Progress(f"searching {spec.rag}"))
+        retrieved = retrieve(spec.rag, questions, spec.n_documents)
+    progress(Progress(f"hashing the weights of {ref.name}"))
     settings = _settings(ref, spec, data, len(pairs), retrieved)
     store = RecordStore(out, ref.name, "evaluation")
-    with store.locked():
-        if not store.is_complete(settings, ref.facts()):
-            loaded = (
-                model
-                if isinstance(model, AdaptedModel)
-                else load_quantized(ref, device=spec.device)
+    request = Request(store, settings, ref.facts(), grows=("n_examples",))
+    given = model if isinstance(model, AdaptedModel) else ref
+    problems = [*data.problems, *unaskable]
+    run = _Run(given, spec, pairs, questions, retrieved, problems, progress)
+    return make(request, run.prepare, progress)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One evaluation: its model, and the pairs that it is put to."""
+
+    model: ModelRef | AdaptedModel
+    spec: EvalSpec
+    pairs: Sequence[Pair]
+    questions: Sequence[Asked]
+    retrieved: Retrieved | None
+    problems: Sequence[Problem]  # with the data
+    watch: Watch
+
+    def prepare(self, record: Recording) -> Work[Evaluating, Batch]:
+        """Load the model and put the pairs to it in each condition."""
+        spec, settings = self.spec, record.request.settings
+        model = self._loaded()
+        record.begin(model.facts())
+        stages, unfit = self._stages(model, record)
+        conditions = settings["conditions"]
+
+        def finish(parts: Parts) -> Finished:
+            table = _by_condition(parts.table("evaluation"), conditions)
+            facts = {"context_cut": _context_cut(stages)}
+            problems = [*self.problems, *unfit, *parts.problems]
+            return Finished(problems, {"evaluation": table}, facts=facts)
+
+        return Work(
+            Evaluating(model, spec.max_new_tokens, spec.batch_size),
+            measure,
+            [_batches(examples, spec.batch_size) for examples in stages],
+            finish,
+        )
+
+    def _loaded(self) -> AdaptedModel:
+        if isinstance(self.model, AdaptedModel):
+            return self.model
+        self.watch(Progress(f"loading {self.model}"))
+        return load_quantized(self.model, device=self.spec.device)
+
+    def _stages(
+        self, model: AdaptedModel, record: Recording
+    ) -> tuple[list[Examples], list[Problem]]:
+        """For each width of the record the examples that it adds; those that do not fit."""
+        stages, unfit, seen = list[Examples](), list[Problem](), set[str]()
+        for n in [width["n_examples"] for width in record.widths]:
+            found = self.retrieved
+            if found is not None:
+                found = replace(found, hits=found.hits[:n])
+            pairs = self.pairs[:n]
+            examples, problems = _examples(
+                model, record.request.settings, pairs, self.questions[:n], found
             )
-            manifest = new_manifest(loaded.facts(), settings, "evaluation")
-            store.start(manifest)
-            examples, unfit = _examples(loaded, settings, pairs, questions, retrieved)
-            too_big = _measure(loaded, spec, examples, store, progress)
-            problems = [*data.problems, *unaskable, *unfit, *too_big]
-            store.write_table("problems", store.problems_table(problems))
-            store.finish(
-                manifest
-                | {
-                    "problems": len(problems),
-                    "context_cut": _context_cut(examples),
-                    "wall_s": round(time.monotonic() - started, 1),
-                    "peak_memory_bytes": peak_memory_bytes(),
+            stages.append(
+                {
+                    condition: [one for one in own if one.pair.id not in seen]
+                    for condition, own in examples.items()
                 }
             )
-    return store.problems()
+            unfit += [problem for problem in problems if problem.prompt_id not in seen]
+            seen |= {pair.id for pair in pairs}
+        return stages, unfit
+
+
+def _batches(examples: Examples, batch_size: int) -> list[Batch]:
+    """The same batches in each condition."""
+    first = next(iter(examples.values()))
+    batches = plan([len(example.ready.fitted.token_ids) for example in first], batch_size)
+    return [
+        Batch(condition, [own[i] for i in batch])
+        for condition, own in examples.items()
+        for batch in batches
+    ]
+
+
+def _by_condition(table: pa.Table, conditions: Sequence[str]) -> pa.Table:
+    """The rows of each condition together, else in the order in which they were measured."""
+    found = table["condition"].to_pylist()
+    order = sorted(range(len(found)), key=lambda i: conditions.index(found[i]))
+    return table.take(pa.array(order, pa.int64()))
+
+
+def _context_cut(stages: Sequence[Examples]) -> dict[str, int]:
+    """How many examples' retrieved context was cut to fit, and by how much in all."""
+    asked = [example for examples in stages for example in examples.get("rag", ())]
+    cut = [example.ready.fitted.context_tokens_cut for example in asked]
+    return {"examples": sum(n > 0 for n in cut), "tokens": sum(cut)}
 
 
 def _without_system(data: PairSet) -> tuple[list[Pair], list[Problem]]:
@@ -156,11 +219,11 @@ def _own_style(ref: ModelRef) -> str:
 
 def _examples(
     model: AdaptedModel,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     pairs: Sequence[Pair],
     questions: Sequence[Asked],
     retrieved: Retrieved | None,
-) -> tuple[dict[str, list[Example]], list[Problem]]:
+) -> tuple[Examples, list[Problem]]:
     """Every condition's examples, the same in each; what does not fit the window is a problem."""
     style, ends = settings["style"], end_tokens(model.tokenizer, model.folder)
     references = {pair.id: _reference_ids(model, style, pair, ends) for pair in pairs}
@@ -188,95 +251,3 @@ def _reference_ids(model: AdaptedModel, style: Style, pair: Pair, ends: Sequence
     """The reference as training would have it: what follows the question, the end token last."""
     question = ask(model.tokenizer, style, pair.question)
     return response_ids(model.tokenizer, question, pair.response, ends)
-
-
-def _measure(
-    model: AdaptedModel,
-    spec: EvalSpec,
-    examples: dict[str, list[Example]],
-    store: RecordStore,
-    progress: Watch,
-) -> list[Problem]:
-    """Write every batch that is not there yet, then the table. Returns what memory ran out on."""
-    first = next(iter(examples.values()))  # the same examples in each condition
-    lengths = [len(example.ready.fitted.token_ids) for example in first]
-    batches = plan(lengths, spec.batch_size)
-    jobs = [(condition, batch) for condition in examples for batch in batches]
-    limit = spec.batch_size
-    for number, (condition, batch) in enumerate(jobs):
-        progress(Progress(model.ref.name, number, len(jobs), "batches"))
-        if store.has_part(number):
-            continue
-        with _adapted(model, "adapter" in condition):
-            own = [examples[condition][i] for i in batch]
-            pieces = in_pieces(own, limit, _worker(model, spec.max_new_tokens))
-        limit = pieces.limit
-        table = _table(model.ref.name, condition, [row for _, rows in pieces.done for row in rows])
-        too_big = [_too_big(example, condition) for example in pieces.too_big]
-        store.write_part(number, {"evaluation": table}, too_big)
-    progress(Progress(model.ref.name, len(jobs), len(jobs), "batches"))
-    whole, problems, _ = store.parts(len(jobs), "evaluation")
-    store.write_table("evaluation", _with_groups(whole, first))
-    return problems
-
-
-def _with_groups(table: pa.Table, examples: Sequence[Example]) -> pa.Table:
-    """The batches' rows with the group that the data give each example."""
-    groups = {example.pair.id: example.pair.group for example in examples}
-    column = pa.array([groups[i] for i in table["prompt_id"].to_pylist()], pa.string())
-    return table.append_column("group", column).select(EVALUATION.names)
-
-
-def _context_cut(examples: dict[str, list[Example]]) -> dict[str, int]:
-    """How many examples' retrieved context was cut to fit, and by how much in all."""
-    cut = [example.ready.fitted.context_tokens_cut for example in examples.get("rag", ())]
-    return {"examples": sum(n > 0 for n in cut), "tokens": sum(cut)}
-
-
-def _adapted(model: AdaptedModel, adapted: bool) -> AbstractContextManager[Any]:
-    """The model with its adapter, or as if it had none."""
-    if model.ref.adapter is None or adapted:
-        return nullcontext()
-    return cast(AbstractContextManager[Any], model.hf.disable_adapter())
-
-
-def _worker(
-    model: AdaptedModel, max_new_tokens: int
-) -> Callable[[Sequence[Example]], list[dict[str, Any]]]:
-    """What is done with a batch of examples: one row each."""
-    decoding = Decoding(max_new_tokens=max_new_tokens)
-
-    def work(examples: Sequence[Example]) -> list[dict[str, Any]]:
-        prompts = [example.ready.fitted.token_ids for example in examples]
-        said = generate(model, prompts, decoding)
-        bits = response_bits(model, prompts, [example.reference_ids for example in examples])
-        return [
-            {
-                "prompt_id": example.pair.id,
-                "prompt": example.pair.question,
-                "reference": example.pair.response,
-                "response": one.text,
-                "finish_reason": one.finish_reason,
-                "n_generated_tokens": len(one.token_ids),
-                "reference_nll_bits": nll,
-                "n_reference_tokens": len(example.reference_ids),
-                **scores(example.pair.question, example.pair.response, one.text, one.finish_reason),
-            }
-            for example, one, nll in zip(examples, said, bits, strict=True)
-        ]
-
-    return work
-
-
-def _table(model: str, condition: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
-    own = {"model": model, "condition": condition}
-    schema = EVALUATION.schema.remove(
-        EVALUATION.schema.get_field_index("group")
-    )  # the data's, not measured
-    return pa.Table.from_pylist([own | row for row in rows], schema=schema)
-
-
-def _too_big(example: Example, condition: str) -> Problem:
-    what = f"memory ran out on it alone (condition {condition})"
-    remedy = "Shorten it, lower --max-new-tokens, or free memory."
-    return Problem(example.ready.asked.where, what, remedy, example.pair.id)

@@ -17,9 +17,11 @@ import torch
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, ModelError, RecordsError
+from lensbench.progress import Progress
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.evaluation import evaluate as module
 from lensbench.quantized.evaluation.evaluate import evaluate
+from lensbench.quantized.evaluation.measure import adapted_or_not
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Retrieved
@@ -130,7 +132,7 @@ def test_an_adapter_switched_off_is_exactly_the_base(llama: Case, adapter: Path)
     model, ids = load_quantized(llama.folder, bits=32, adapter=adapter), torch.tensor([[1, 5, 9]])
     with torch.no_grad():
         adapted = model.hf(ids).logits
-        with module._adapted(model, False):
+        with adapted_or_not(model, False):
             switched_off = model.hf(ids).logits
         again = model.hf(ids).logits
         base = fresh(llama.folder)(ids).logits
@@ -202,9 +204,9 @@ def written_at(folder: Path) -> dict[str, int]:
 def test_interrupted_runs_go_on_to_the_same_table(
     at: int, run: Path, llama: Case, adapter: Path, data: Path, tmp_path: Path
 ) -> None:
-    def interrupt(_: str, done: int, total: int) -> None:
-        assert total == 4  # two batches of two in two conditions
-        if done == at:
+    def interrupt(now: Progress) -> None:
+        assert now.total in (None, 4)  # two batches of two in two conditions
+        if now.total is not None and now.done == at:
             raise Stop
 
     model, spec = choice(llama.folder, adapter), spec_of(data)
@@ -232,6 +234,37 @@ def test_a_killed_run_goes_on(
         assert forks.run(evaluate, *wanted, KillAt(at)).status == -signal.SIGKILL
     evaluate(*wanted)
     assert table(out).equals(table(run))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_pilot_keeps_its_rows_and_the_rest_is_measured(
+    stopped: bool, run: Path, llama: Case, adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    def stop(now: Progress) -> None:
+        if now.total is not None and now.done == 3:
+            raise Stop
+
+    model, out = choice(llama.folder, adapter), tmp_path / "out"
+    evaluate(model, spec_of(data, limit=1), out)
+    pilot = table(out)
+    assert pilot["condition"].tolist() == ["base", "adapter"]
+    if stopped:
+        with pytest.raises(Stop):
+            evaluate(model, spec_of(data), out, stop)
+    problems = evaluate(model, spec_of(data), out)
+    assert {problem.prompt_id for problem in problems} == {"long", "empty"}
+    wide, whole = table(out), table(run)
+    keys = ["condition", "prompt_id"]
+    now = wide.set_index(keys)
+    assert all(repr(now.loc[key]) == repr(row) for key, row in pilot.set_index(keys).iterrows())
+    assert wide["condition"].tolist() == whole["condition"].tolist()
+    measured = whole.sort_values(keys)["reference_nll_bits"].to_numpy()
+    assert wide.sort_values(keys)["reference_nll_bits"].to_numpy() == pytest.approx(measured)
+    made = json.loads((out / "manifest.json").read_text())
+    assert made["settings"]["n_examples"] == 5
+    assert [each["settings"] for each in made["widened"]] == [{"n_examples": 1}]
+    with pytest.raises(RecordsError, match="not narrowed"):
+        evaluate(model, spec_of(data, limit=2), out)
 
 
 def test_a_complete_run_is_left_alone(run: Path, llama: Case, adapter: Path, data: Path) -> None:

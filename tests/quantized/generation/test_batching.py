@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.quantized.generation import infer as inference
+from lensbench.progress import Progress
+from lensbench.quantized.generation import answer as answering
 from lensbench.quantized.generation.batching import (
     default_batch_size,
     in_pieces,
@@ -21,7 +22,7 @@ from lensbench.quantized.generation.batching import (
     row_bytes,
 )
 from lensbench.quantized.generation.generate import Generation, generate
-from lensbench.quantized.generation.infer import Progress, run_inference
+from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from tests.harness.adapted import adapted
@@ -44,7 +45,7 @@ def little_memory(
         return generate(model, prompts, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "generate", limited)
+        patch.setattr(answering, "generate", limited)
         yield sizes
 
 
@@ -74,7 +75,7 @@ def test_a_resumed_run_keeps_the_limit_that_was_found(
     model: AdaptedModel, spec: Callable[..., InferenceSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(now: Progress) -> None:
-        if now.n_done == 4:
+        if now.done == 4:
             raise KeyboardInterrupt
 
     with (
@@ -102,7 +103,7 @@ def test_a_prompt_that_does_not_fit_even_alone_is_left_out(
     assert {problem.prompt_id for problem in outcome.problems} == too_long
     assert all("memory ran out on it alone" in str(problem) for problem in outcome.problems)
     assert set(responses(outcome.folder)) == set(PROMPTS) - too_long
-    assert {row["id"] for row in rows_of(outcome.csv)} == set(PROMPTS) - too_long
+    assert {row["id"] for row in rows_of(spec().out)} == set(PROMPTS) - too_long
 
 
 def test_the_allocators_own_errors_are_recognised_and_others_are_not() -> None:

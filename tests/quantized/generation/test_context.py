@@ -77,7 +77,7 @@ def test_what_was_retrieved_is_recorded_with_its_place(
     assert context
     assert (context != whole) is (row["context_tokens_cut"] > 0) is bool(said) is is_cut
     assert row["n_prompt_tokens"] <= model.n_ctx - 2
-    (cells,) = rows_of(outcome.csv)
+    (cells,) = rows_of(spec().out)
     assert json.loads(cells["retrieved_ids"]) == ["=doc0", "=doc1"]
     assert cells["context_start"] == str(row["context_start"])
     assert manifest(outcome.folder)["settings"]["rag"] == {"documents": 3}

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.quantized.generation.infer import Progress, run_inference
+from lensbench.progress import Progress
+from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS, TABLES
@@ -33,7 +34,7 @@ def test_the_csv_holds_what_hugging_face_says_to_each_prompt_alone(
 ) -> None:
     outcome = run_inference(model, spec())
     assert outcome.ok
-    found = rows_of(outcome.csv)
+    found = rows_of(spec().out)
     assert [row["id"] for row in found] == list(PROMPTS)
     ends = model.base.generation_config.eos_token_id
     reasons = set()
@@ -47,7 +48,7 @@ def test_the_csv_holds_what_hugging_face_says_to_each_prompt_alone(
         reasons.add(row["finish_reason"])
         assert row["prompt"] == PROMPTS[row["id"]]
     assert reasons == {"stop", "length"}
-    header = outcome.csv.read_text().splitlines()[0]
+    header = spec().out.read_text().splitlines()[0]
     counts = "n_prompt_tokens,n_generated_tokens"
     assert header == f"id,prompt,response,finish_reason,{counts},topic"
 
@@ -55,7 +56,8 @@ def test_the_csv_holds_what_hugging_face_says_to_each_prompt_alone(
 def test_further_columns_pass_through_untouched(
     model: AdaptedModel, spec: Callable[..., InferenceSpec]
 ) -> None:
-    with run_inference(model, spec()).csv.open(newline="") as handle:
+    run_inference(model, spec())
+    with spec().out.open(newline="") as handle:
         assert [row["topic"] for row in csv.DictReader(handle)] == [f"-{key}" for key in PROMPTS]
 
 
@@ -127,12 +129,14 @@ def test_only_so_many_and_with_pauses(
     steps: list[Progress] = []
     started = time.monotonic()
     limited = spec(limit=5, batch_size=2, pause_s=0.3)
-    assert run_inference(model, limited, progress=steps.append).n_responses == 5
+    run_inference(model, limited, progress=steps.append)
     assert time.monotonic() - started > 2 * 0.3
-    assert [(step.n_done, step.n_total) for step in steps] == [(0, 5), (2, 5), (4, 5), (5, 5)]
+    counted = [(step.done, step.total) for step in steps if step.unit == "prompts"]
+    assert counted == [(0, 5), (2, 5), (4, 5), (5, 5)]
     found = responses(limited.folder)
     assert list(found) == list(PROMPTS)[:5]
-    assert steps[-1].n_new_tokens == sum(row["n_generated_tokens"] for row in found.values())
+    n_tokens = sum(row["n_generated_tokens"] for row in found.values())
+    assert steps[-1].detail.startswith(f"{n_tokens} new tokens, ")
 
 
 # --- the trace ----------------------------------------------------------------------------------
@@ -180,7 +184,7 @@ def test_a_traced_run_answers_as_an_untraced_one(
     plain = run_inference(model, spec())
     traced = run_inference(model, spec(out=tmp_path / "t.csv", trace=tmp_path / "trace"))
     assert table(plain.folder, "responses") == table(traced.folder, "responses")
-    assert plain.csv.read_bytes() == traced.csv.read_bytes()
+    assert (tmp_path / "t.csv").read_bytes() == spec().out.read_bytes()
 
 
 def test_layers_that_do_not_exist_are_refused(
@@ -207,7 +211,7 @@ def test_bad_rows_are_named_and_the_rest_is_answered(
     ]
     path = write_csv(tmp_path / "bad.csv", rows)
     outcome = run_inference(model, spec(prompts=path))
-    assert [row["id"] for row in rows_of(outcome.csv)] == ["good", "last"]
+    assert [row["id"] for row in rows_of(spec().out)] == ["good", "last"]
     said = {(problem.where, problem.prompt_id) for problem in outcome.problems}
     expected = {3: None, 4: "good", 5: "empty", 6: "long"}
     assert said == {(f"bad.csv, row {row}", item) for row, item in expected.items()}
@@ -235,9 +239,9 @@ def test_a_run_in_which_nothing_fits_is_a_complete_record_of_problems(
     rows = [{"id": "long", "prompt": "Rome Berlin " * 60}]
     path = write_csv(tmp_path / "p.csv", rows)
     outcome = run_inference(model, spec(prompts=path, trace=tmp_path / "trace"))
-    assert outcome.n_responses == 0
+    assert responses(outcome.folder) == {}
     assert len(outcome.problems) == 1
-    assert outcome.csv.read_text().startswith("id,prompt,response")
+    assert spec().out.read_text().startswith("id,prompt,response")
     assert table(outcome.folder, "activations") == []
 
 
@@ -297,7 +301,8 @@ def test_the_prompts_themselves_are_not_overwritten(
 def test_other_settings_are_refused_by_name(
     model: AdaptedModel, spec: Callable[..., InferenceSpec]
 ) -> None:
-    before = run_inference(model, spec()).csv.read_bytes()
+    run_inference(model, spec())
+    before = spec().out.read_bytes()
     other = spec(decoding=WARM.changed(top_k=7), batch_size=9)
     with pytest.raises(RecordsError) as caught:
         run_inference(model, other)
@@ -307,21 +312,26 @@ def test_other_settings_are_refused_by_name(
 
 
 def test_a_finished_run_is_not_done_again(
-    llama: Case, spec: Callable[..., InferenceSpec], monkeypatch: pytest.MonkeyPatch
+    llama: Case,
+    spec: Callable[..., InferenceSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def never(*_: Any, **__: Any) -> AdaptedModel:
         raise AssertionError("it was loaded")
 
     whole = spec(batch_size=None, device="cpu")
     before = run_inference(f"{llama.folder}@32", whole)
-    content = before.csv.read_bytes()
-    before.csv.unlink()
+    content = whole.out.read_bytes()
+    whole.out.unlink()
     monkeypatch.setattr("lensbench.quantized.generation.infer.load_quantized", never)
     again = run_inference(f"{llama.folder}@32", whole)
     assert again == before
-    assert again.csv.read_bytes() == content, "a CSV that was deleted is made again"
-    with pytest.raises(AssertionError, match="it was loaded"):
+    assert whole.out.read_bytes() == content, "a CSV that was deleted is made again"
+    with pytest.raises(RecordsError, match=r"model\.bits: 32 there, 16 now"):
         run_inference(f"{llama.folder}@16", whole)
+    with pytest.raises(AssertionError, match="it was loaded"):
+        run_inference(f"{llama.folder}@16", whole.changed(out=tmp_path / "other.csv"))
 
 
 # --- the command --------------------------------------------------------------------------------

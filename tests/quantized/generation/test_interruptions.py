@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensbench.errors import RecordsError
-from lensbench.quantized.generation.infer import Progress, run_inference
+from lensbench.progress import Progress
+from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.schema import KINDS
@@ -141,7 +142,7 @@ def test_a_torn_line_at_the_end_of_the_csv_is_mended(
     model: AdaptedModel, spec: Callable[..., InferenceSpec]
 ) -> None:
     def stop(now: Progress) -> None:
-        if now.n_done >= 6:
+        if now.done >= 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -159,7 +160,7 @@ def test_a_smaller_batch_size_may_go_on_with_a_run(
     """What a machine that ran out of memory, and was killed for it, needs."""
 
     def stop(now: Progress) -> None:
-        if now.n_done >= 6:
+        if now.done >= 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

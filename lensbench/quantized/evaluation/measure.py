@@ -1,0 +1,99 @@
+"""One batch of examples in one condition: what a job of an evaluation does and yields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+
+from lensbench.errors import Problem
+from lensbench.quantized.data.pairs import Pair
+from lensbench.quantized.evaluation.scores import scores
+from lensbench.quantized.generation.batching import in_pieces
+from lensbench.quantized.generation.generate import generate
+from lensbench.quantized.generation.likelihood import response_bits
+from lensbench.quantized.generation.questions import Ready
+from lensbench.quantized.generation.spec import Decoding
+from lensbench.quantized.loading.load import AdaptedModel
+from lensbench.records.engine import Job
+from lensbench.records.parts import Part
+from lensbench.records.schema.adapters import EVALUATION
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair as a condition's model gets it, and the reference as tokens, end included."""
+
+    ready: Ready
+    pair: Pair
+    reference_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that go through the model together, in one condition."""
+
+    condition: str
+    examples: list[Example]
+
+
+@dataclass
+class Evaluating:
+    """The model at work, and how many examples go through it together at most; memory lowers it."""
+
+    model: AdaptedModel
+    max_new_tokens: int
+    limit: int
+
+
+def measure(at: Evaluating, job: Job[Batch]) -> Part:
+    """Generate, score and measure one batch: a row for each example."""
+    condition, name = job.item.condition, at.model.ref.name
+
+    def work(examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return _rows(at, examples)
+
+    with adapted_or_not(at.model, "adapter" in condition):
+        pieces = in_pieces(job.item.examples, at.limit, work)
+    at.limit = pieces.limit
+    own = {"model": name, "condition": condition}
+    rows = [own | row for _, found in pieces.done for row in found]
+    table = pa.Table.from_pylist(rows, schema=EVALUATION.schema)
+    return Part({"evaluation": table}, [_too_big(one, condition) for one in pieces.too_big])
+
+
+def _rows(at: Evaluating, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    prompts = [example.ready.fitted.token_ids for example in examples]
+    said = generate(at.model, prompts, Decoding(max_new_tokens=at.max_new_tokens))
+    bits = response_bits(at.model, prompts, [example.reference_ids for example in examples])
+    return [
+        {
+            "prompt_id": example.pair.id,
+            "group": example.pair.group,
+            "prompt": example.pair.question,
+            "reference": example.pair.response,
+            "response": one.text,
+            "finish_reason": one.finish_reason,
+            "n_generated_tokens": len(one.token_ids),
+            "reference_nll_bits": nll,
+            "n_reference_tokens": len(example.reference_ids),
+            **scores(example.pair.question, example.pair.response, one.text, one.finish_reason),
+        }
+        for example, one, nll in zip(examples, said, bits, strict=True)
+    ]
+
+
+def adapted_or_not(model: AdaptedModel, adapted: bool) -> AbstractContextManager[Any]:
+    """The model with its adapter, or as if it had none."""
+    if model.ref.adapter is None or adapted:
+        return nullcontext()
+    return cast(AbstractContextManager[Any], model.hf.disable_adapter())
+
+
+def _too_big(example: Example, condition: str) -> Problem:
+    what = f"memory ran out on it alone (condition {condition})"
+    remedy = "Shorten it, lower --max-new-tokens, or free memory."
+    return Problem(example.ready.asked.where, what, remedy, example.pair.id)
