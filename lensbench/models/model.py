@@ -131,7 +131,8 @@ class LensModel:
         heads = range(self.n_heads) if item == "head_out" else [None]
         layers = range(1, self.n_layers + 1)
         sites = [Site(str(item), layer, head) for layer in layers for head in heads]
-        return [site for site in sites if site.hook in self.bridge.hook_dict]
+        there = self.bridge.hook_dict  # made anew at each look
+        return [site for site in sites if site.hook in there]
 
     def _require(self, site: Site) -> None:
         """Raises InputProblems for a site that this model does not have."""

@@ -154,7 +154,7 @@ class ResidualCache:
     """Residual vectors of one model over one prompt set, read from disk a layer at a time.
 
     >>> cache = open_cache("runs/cache")
-    >>> cache.layer(7).shape  # after block 7: [cell, d_model]
+    >>> cache.layer(7).shape  # the stream after 7 blocks, blocks.6.resid_post: [cell, d_model]
     >>> cache.cells  # prompt_id, position and token_id of each row
     """
 
@@ -169,8 +169,8 @@ class ResidualCache:
         """prompt_id, position (0-based, without padding) and token_id of each row of a layer."""
         return self.files.cells
 
-    def layer(self, site: Site | int) -> Float[Tensor, "cell d_model"]:
-        """All residual vectors at a site, float32; a number is the site after that block.
+    def layer(self, site: Site | str | int) -> Float[Tensor, "cell d_model"]:
+        """All residual vectors at a site, float32, by its name, or by the layer of a state.
 
         Only this site's bytes are read. Raises RecordsError for a site that was not kept, and
         names a shard that is missing, truncated or altered.
@@ -268,7 +268,7 @@ class CachedResiduals:
         return set()
 
 
-def _site(site: Site | int) -> Site:
-    if isinstance(site, Site):
-        return site
-    return Site("embed", 0) if site == 0 else Site("resid_post", site)
+def _site(site: Site | str | int) -> Site:
+    if isinstance(site, int):
+        return Site("resid_post", site) if site else Site("embed", 0)
+    return site if isinstance(site, Site) else Site.parse(site)

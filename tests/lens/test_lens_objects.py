@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from lensbench import GateError, InputProblems, check_identities, load_model, logit_lens
+from lensbench import GateError, InputProblems, Prompt, check_identities, load_model, logit_lens
 from lensbench.errors import ModelError
 from lensbench.lens.base import Lens
 from lensbench.lens.cached import lens_from_cache
 from lensbench.lens.gate import require
 from lensbench.lens.logit import read_batch
+from lensbench.lens.milestones import milestones_table
 from lensbench.lens.registry import LENSES, make_lens
 from lensbench.lens.settings import LensSettings
 from lensbench.models.model import LensModel
@@ -24,7 +25,8 @@ from lensbench.models.sites import Site
 from lensbench.prompts.encode import Encoder, encode_all
 from lensbench.prompts.prompt import as_prompts
 from lensbench.residuals.store import open_cache
-from lensbench.studies.cache import CacheSpec, run_cache
+from lensbench.studies.cache import run_cache
+from lensbench.studies.cache_spec import CacheSpec
 from tests.harness.reference import Reference, statistics
 from tests.harness.tiny import PROMPTS, Case
 
@@ -165,6 +167,15 @@ def test_a_lens_reads_a_cache_as_it_reads_the_model(llama: Case, tmp_path: Path)
     np.testing.assert_allclose(found.entropy_bits, live.entropy_bits, atol=2e-5)
     with pytest.raises(GateError, match="lens 'wrong'"):
         lens_from_cache(cache, model, lens="wrong")
+
+
+def test_its_milestones_stand_beside_the_others(llama: Case) -> None:
+    result = logit_lens(
+        llama.model, Prompt("p", PROMPTS[0], answer="Berlin"), lens=("affine", "final")
+    )
+    found = milestones_table("llama", 3, result.table, result.prompts)
+    assert found["lens"].to_pylist() == ["final", "affine"]  # in the order of the registry
+    assert found["kl_1bit_layer"].to_pylist()[1] is not None
 
 
 def test_each_lens_says_what_it_is(llama: Case) -> None:

@@ -53,6 +53,8 @@ def test_every_vector_is_hugging_faces_own(
     cache = open_cache(tmp_path)
     n_layers = case.model.n_layers
     kept = [cache.layer(layer) for layer in range(n_layers + 1)]
+    by_name = ["embed", *(f"blocks.{block}.resid_post" for block in range(n_layers))]
+    assert all(torch.equal(cache.layer(name), kept[i]) for i, name in enumerate(by_name))
     rows = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
     cells = cache.cells
     assert set(cells.prompt_id) == {row["prompt_id"] for row in rows} == {r[0] for r in ROWS}
