@@ -35,6 +35,7 @@ ROOMS = (
     "models",
     "residuals",
     "lens",
+    "attention",
     "compare",
     "studies",
     "report",
@@ -55,6 +56,7 @@ MAY_IMPORT["checkpoints"] = BOTTOM
 MAY_IMPORT["prompts"] = BOTTOM
 MAY_IMPORT["models"] = BOTTOM | {"checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
+MAY_IMPORT["attention"] = BOTTOM | {"prompts", "models", "residuals"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.
 WITHIN: dict[str, tuple[set[str], ...]] = {

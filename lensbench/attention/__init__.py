@@ -1,0 +1,1 @@
+"""Attention: what each head looks at, a block's pattern at a time."""
