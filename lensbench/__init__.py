@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lensbench.residuals.capture import residual_stream
     from lensbench.residuals.store import open_cache
     from lensbench.studies.lens import run
-    from lensbench.studies.lens_spec import RunSpec
+    from lensbench.studies.specs.lens import RunSpec
 
 _HOME = {
     "Decoding": "lensbench.quantized.generation.spec",
@@ -50,7 +50,7 @@ _HOME = {
     "Lora": "lensbench.quantized.adapters.spec",
     "ModelRef": "lensbench.checkpoints.ref",
     "Prompt": "lensbench.prompts.prompt",
-    "RunSpec": "lensbench.studies.lens_spec",
+    "RunSpec": "lensbench.studies.specs.lens",
     "TrainSpec": "lensbench.quantized.training.spec",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",

@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
+from cyclopts import Parameter
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -53,6 +54,9 @@ class Spec(BaseModel):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         for field in cls.model_fields.values():
             field.kw_only = field.kw_only is not False
+            field.description = " ".join((field.description or "").split()) or None
+        in_order = sorted(cls.model_fields.items(), key=lambda named: bool(named[1].kw_only))
+        cls.__pydantic_fields__ = dict(in_order)  # those that go by their place come first
 
     @field_validator("*", mode="before")
     @classmethod
@@ -86,6 +90,7 @@ class Spec(BaseModel):
 
 
 ARGUMENT = Field(kw_only=False)  # on the command line it goes by its place, without a name
+HIDDEN = Parameter(parse=False)  # no option of the command line
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]

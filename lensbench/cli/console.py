@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
@@ -16,11 +20,42 @@ from lensbench.errors import Problem
 from lensbench.escape import printable, printable_lines
 from lensbench.progress import Progress, Watch
 
+if TYPE_CHECKING:
+    from lensbench.models.model import LensModel
+    from lensbench.models.spec import LoadSpec
+
 INTERRUPTED = 130
 SHOWN = 20  # lines of a list; the rest is counted
 
-results = Console()
-messages = Console(stderr=True)
+
+class _Console(Console):
+    """What it writes for a reader who has left is dropped, and the program goes on."""
+
+    def on_broken_pipe(self) -> None:
+        _drop_output()
+
+
+results = _Console()
+messages = _Console(stderr=True)
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prepare() -> None:
+    """Characters that a terminal's encoding lacks are replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+
+
+def flush() -> None:
+    """Write what is still to be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
 
 
 def literal(text: object) -> str:
@@ -28,11 +63,26 @@ def literal(text: object) -> str:
     return escape(printable_lines(str(text)))
 
 
+def say(text: object) -> None:
+    """A line of results as it is, unwrapped so that it can be copied."""
+    results.print(printable_lines(str(text)), markup=False, highlight=False, soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """A result as JSON."""
+    results.out(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), highlight=False)
+
+
+def note(text: object) -> None:
+    """A line for the user, besides the results."""
+    messages.print(literal(text), highlight=False, soft_wrap=True)
+
+
 class _Notes(logging.Handler):
     """What the package notes on its way, such as how a model was loaded, is a message too."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        messages.print(literal(record.getMessage()), highlight=False)
+        note(record.getMessage())
 
 
 _notes = logging.getLogger("lensbench")
@@ -45,13 +95,42 @@ def failure(error: object) -> None:
     messages.print(f"[bold red]error:[/] {literal(error)}", highlight=False, soft_wrap=True)
 
 
-def show_problems(problems: Sequence[Problem], kept_in: str = "problems.parquet") -> None:
-    """Items that were left out; the first ones in words, the rest counted."""
+def show_problems(problems: Sequence[Problem], kept_in: object = "problems.parquet") -> None:
+    """Items that were skipped; the first ones in words, the rest counted."""
     for problem in problems[:SHOWN]:
-        messages.print(f"[yellow]left out:[/] {literal(problem)}", highlight=False)
+        messages.print(f"[yellow]skipped:[/] {literal(problem)}", highlight=False)
     rest = len(problems) - SHOWN
     if rest > 0:
         messages.print(f"[yellow]... and {rest} more[/]; all are in {literal(kept_in)}")
+
+
+def show_reports(folders: Sequence[Path], out: Path | None = None) -> None:
+    """Build the reports of some records, and say which files to open."""
+    from lensbench.report.build import build_report
+
+    with messages.status("writing the report"):
+        written = build_report(folders, out)
+    pages = [
+        path for path in written if path.name in ("report.md", "report.html", "cross-model.md")
+    ]
+    for path in pages:
+        say(path)
+    if len(written) > len(pages):
+        note(f"and {len(written) - len(pages)} tables, figures and further pages beside them")
+
+
+def loaded(spec: LoadSpec) -> LensModel:
+    """The model that these options ask for; a line on standard error says that it is coming."""
+    from lensbench.models.load import load_model
+
+    with messages.status(f"loading {literal(spec.model)}"):
+        return load_model(
+            spec.model,
+            dtype=spec.dtype,
+            device=spec.device,
+            allow_fields=spec.allow_fields,
+            trust_remote_code=spec.trust_remote_code,
+        )
 
 
 @contextmanager
@@ -95,4 +174,4 @@ def interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         messages.print("Interrupted. Run the same command again: it goes on where it stopped.")
-        raise typer.Exit(INTERRUPTED) from None
+        sys.exit(INTERRUPTED)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from lensbench.checkpoints.ref import DEFAULT_BITS, FORM, INT8_THRESHOLD, ModelRef
 from lensbench.checkpoints.ref import Bits as BitsChoice
-from lensbench.spec import Spec
+from lensbench.spec import Count, Spec
 
 Model = Annotated[
     str | InstanceOf[ModelRef],
@@ -32,6 +32,15 @@ Int8Threshold = Annotated[
         f"Default: what the name says, or {INT8_THRESHOLD['generation']:g} (the lens: "
         f"{INT8_THRESHOLD['lens']:g})."
     ),
+]
+
+
+Rag = Annotated[
+    str | None,
+    Field(description="An index made by `lensbench rag build`, or its address."),
+]
+Documents = Annotated[
+    Count | None, Field(description="With an index: documents to retrieve. Default: 1.")
 ]
 
 

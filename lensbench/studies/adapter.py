@@ -21,7 +21,7 @@ from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
 from lensbench.records.engine import Outcome
-from lensbench.studies.adapter_spec import AdapterSpec
+from lensbench.studies.specs.adapter import AdapterSpec
 from lensbench.studies.stages import build_index
 
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}

@@ -9,11 +9,11 @@ from typing import Any
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.spec import Spec, nearest
-from lensbench.studies.adapter_spec import AdapterSpec
-from lensbench.studies.correlation_spec import CorrelationStudySpec
-from lensbench.studies.diff_spec import DiffStudySpec
-from lensbench.studies.lens_spec import RunSpec
-from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.specs.adapter import AdapterSpec
+from lensbench.studies.specs.correlation import CorrelationStudySpec
+from lensbench.studies.specs.diff import DiffStudySpec
+from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.specs.placement import PlacementSpec
 
 ANALYSIS = "analysis.toml"
 KINDS: dict[str, type[Spec]] = {

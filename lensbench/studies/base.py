@@ -9,13 +9,13 @@ from typing import Any
 from lensbench.progress import Notify, Watch
 from lensbench.records.engine import Outcome
 from lensbench.studies.adapter import run_adapter_study
-from lensbench.studies.adapter_spec import AdapterSpec
 from lensbench.studies.correlation import run_correlation_study
-from lensbench.studies.correlation_spec import CorrelationStudySpec
 from lensbench.studies.diff import run_diff_study
-from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.placement import run_placement_study
-from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.specs.adapter import AdapterSpec
+from lensbench.studies.specs.correlation import CorrelationStudySpec
+from lensbench.studies.specs.diff import DiffStudySpec
+from lensbench.studies.specs.placement import PlacementSpec
 
 StudySpec = AdapterSpec | CorrelationStudySpec | DiffStudySpec | PlacementSpec
 

@@ -32,8 +32,8 @@ from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.residuals import ITEM_BYTES, shard_name
 from lensbench.records.store import RecordStore
 from lensbench.residuals.store import DTYPES, KeptPrompt
-from lensbench.studies.cache_spec import CacheSpec
 from lensbench.studies.lens import GROWS, prompt_settings
+from lensbench.studies.specs.cache import CacheSpec
 
 _SPARE_BYTES = 64 << 20  # for the index, and for whoever else writes to the disk meanwhile
 

@@ -23,7 +23,7 @@ from lensbench.records.residuals import shards_in
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.residuals.store import ResidualCache, open_cache
 from lensbench.studies.lens import lens_settings
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 
 # Settings of a cache that are those of the lens run as well.
 _SHARED = ("prompts", "limit", "relations", "sites", "template", "batch_tokens", "dtype", "device")

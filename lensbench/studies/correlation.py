@@ -26,7 +26,7 @@ from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
-from lensbench.studies.correlation_spec import CorrelationStudySpec
+from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.stages import (
     RUNS,
     build_index,

@@ -15,9 +15,9 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
-from lensbench.studies.diff_spec import DiffStudySpec
 from lensbench.studies.lens import run
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.diff import DiffStudySpec
+from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages import RUNS
 
 

@@ -31,7 +31,7 @@ from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.store import RecordStore, disk_error, folder_name
 from lensbench.residuals.kept import RESIDUAL_TABLES
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
 

@@ -28,8 +28,8 @@ from lensbench.records.open import read_table
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
 from lensbench.studies.adapter import chosen_pairs, shuffled
-from lensbench.studies.placement_spec import PlacementSpec
 from lensbench.studies.placements import Placement, placements
+from lensbench.studies.specs.placement import PlacementSpec
 from lensbench.studies.stages import RUNS
 
 SHARES = {"train": 0.8, "test": 0.2}

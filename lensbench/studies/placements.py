@@ -13,7 +13,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.quantized.adapters.lora import match, ranges
 from lensbench.quantized.adapters.spec import Lora
-from lensbench.studies.placement_spec import PlacementSpec
+from lensbench.studies.specs.placement import PlacementSpec
 
 SUGGESTED, RANDOM, COMPLEMENT, ALL = "suggested", "random block", "complement", "all blocks"
 PLACEMENTS = (SUGGESTED, RANDOM, COMPLEMENT, ALL)

@@ -25,7 +25,7 @@ from lensbench.models.load import load_model
 from lensbench.records.residuals import shard, shard_name, tensor_name
 from lensbench.residuals.store import ResidualCache, open_cache
 from lensbench.studies.cache import run_cache
-from lensbench.studies.cache_spec import CacheSpec
+from lensbench.studies.specs.cache import CacheSpec
 from tests.benchmarks.measure import round_robin
 from tests.benchmarks.table import made_by, markdown_table, ratios
 

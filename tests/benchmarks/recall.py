@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lensbench.cli.rag import measure_cell, measures
 from lensbench.errors import Problem
 from lensbench.files import write_text
 from lensbench.quantized.data.docstrings import docstring_pairs
@@ -18,7 +17,13 @@ from lensbench.quantized.data.shipped import dataset
 from lensbench.quantized.rag.documents import Reading, read_documents
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import create_index
-from lensbench.quantized.rag.quality import by_meaning, by_words, read_labelled
+from lensbench.quantized.rag.quality import (
+    by_meaning,
+    by_words,
+    measure_cell,
+    measures,
+    read_labelled,
+)
 from tests.benchmarks.table import made_by, markdown_table
 
 _SEARCHES = ("meaning", "words", "difference")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from lensbench.cli.data import KindName, check, data, split
+from lensbench.cli.program import FOLDERS
 from lensbench.files import sha256_of
-from lensbench.quantized.data.docstrings import KINDS
-from lensbench.quantized.data.near import NEAR
 from lensbench.quantized.data.shipped import NAMES, dataset
 from tests.harness.program import Program, words
 from tests.harness.tiny import Case
@@ -40,14 +37,7 @@ def test_the_help_of_a_verb_has_an_example(lensbench: Program, verb: str) -> Non
 
 
 def test_every_verb_is_tested_here() -> None:
-    names = [command.name or command.callback.__name__ for command in data.registered_commands]  # type: ignore[union-attr]
-    assert names == VERBS
-
-
-def test_the_options_offer_what_the_library_has() -> None:
-    assert tuple(name.value for name in KindName) == KINDS
-    for verb in (check, split):
-        assert inspect.signature(verb).parameters["near"].default == NEAR
+    assert [verb.replace("_", "-") for verb in FOLDERS["data"]] == VERBS
 
 
 def test_from_responses_to_splits(lensbench: Program) -> None:
@@ -74,7 +64,7 @@ def test_what_is_left_out_is_listed_in_a_file_and_forgotten_when_mended(lensbenc
     Path("r.csv").write_text("id,response\na,x\n")
     done = lensbench("data", "merge", "p.csv", "r.csv", "-o", "m.csv")
     assert done.status == 1
-    assert "left out: p.csv, row 3, id b: no response has this id in r.csv" in done.said
+    assert "skipped: p.csv, row 3, id b: no response has this id in r.csv" in done.said
     assert "\x1b[31m" not in done.said
     with Path("m.problems.csv").open(newline="") as handle:
         assert [problem["id"] for problem in csv.DictReader(handle)] == ["b", "\x1b[31m"]
@@ -158,7 +148,7 @@ REFUSED = [
     (("check", "d.jsonl", "--style", "alpaca"), "no effect without --model"),
     (("check", "no.jsonl"), "no.jsonl: No such file"),
     (("check", "d.jsonl", "--model", "nothing-of-the-kind"), "No model is called"),
-    (("check", "d.jsonl", "--near", 0.1), "greater than or equal to 0.5"),
+    (("check", "d.jsonl", "--near", 0.1), "it is 0.1. Give at least 0.5"),
     (("split", "d.csv", "-o", "s"), "lensbench data to-jsonl d.csv -o d.jsonl"),
     (("split", "d.jsonl", "-o", "s", "--train", 0.9), "the shares sum to 1.1"),
     (("split", "d.jsonl", "-o", "s"), "none of the 1 bunches"),

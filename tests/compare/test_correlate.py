@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lensbench.cli.correlate import MeasureName, SpanName
 from lensbench.compare.correlation.conditions import align
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.runs import open_runs
@@ -481,9 +480,9 @@ def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) ->
 # --- the command line
 
 
-def test_the_command_names_every_measure_and_span() -> None:
-    assert [name.value for name in MeasureName] == list(MEASURES)
-    assert [name.value for name in SpanName] == list(SPANS)
+def test_the_spec_names_every_measure_and_span(tmp_path: Path) -> None:
+    every = CorrelationSpec(("a", "b"), tmp_path, measures=tuple(MEASURES), spans=SPANS)
+    assert every.measured == CorrelationSpec(("a", "b"), tmp_path).measured
 
 
 def test_the_command_from_traces_to_report(lensbench: Program, runs: Path, tmp_path: Path) -> None:

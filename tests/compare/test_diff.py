@@ -25,7 +25,7 @@ from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.adapters import make_adapter
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, write_csv

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.studies.cache_spec import CacheSpec
+from lensbench.studies.specs.cache import CacheSpec
 
 ROWS = [
     ("germany", "The capital of Germany is", "Berlin"),

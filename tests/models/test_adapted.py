@@ -14,12 +14,13 @@ import torch
 import lensbench as lb
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.cli.options import load
+from lensbench.cli.console import loaded
 from lensbench.errors import GateError, InputProblems, ModelError, RecordsError
 from lensbench.lens.gate import check_identities
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
+from lensbench.models.spec import LoadSpec
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.adapters.update import read_updates
 from lensbench.quantized.loading.load import load_quantized
@@ -27,7 +28,7 @@ from lensbench.report.build import build_report
 from lensbench.residuals.capture import residual_stream
 from lensbench.residuals.kept import read_kept
 from lensbench.studies.lens import run
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.adapters import make_adapter
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, write_csv
@@ -364,5 +365,5 @@ def test_a_run_that_kept_nothing_has_none(llama: Case, tmp_path: Path) -> None:
 
 
 def test_the_command_line_takes_variants(llama: Case) -> None:
-    model = load(f"{llama.folder}@8", None, "cpu", None, False)
+    model = loaded(LoadSpec(model=f"{llama.folder}@8", device="cpu"))
     assert model.dtype == torch.bfloat16

@@ -192,7 +192,7 @@ def test_fields_are_honoured_by_the_lens(model_type: str, changes: dict[str, Any
 
 def test_models_verb_is_quick_and_imports_no_torch() -> None:
     code = (
-        "import sys; from lensbench.cli.models import models; models(as_json=True); "
+        "import sys; from lensbench.cli.models.models import models; models(json=True); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     started = time.perf_counter()

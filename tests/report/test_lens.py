@@ -77,11 +77,13 @@ def test_the_same_records_give_the_same_bytes_elsewhere_and_without_torch(
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def test_the_command_lists_what_it_wrote(lensbench: Program, tmp_path: Path) -> None:
+def test_the_command_lists_what_a_reader_opens(lensbench: Program, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Settings(model="m", n_layers=4, relations=1, per_relation=2))
-    printed = lensbench("report", run, "-o", tmp_path / "out").out.split()
-    assert printed
-    assert sorted(printed) == sorted(str(tmp_path / "out" / n) for n in contents(tmp_path / "out"))
+    done = lensbench("report", run, "-o", tmp_path / "out")
+    printed = [Path(name).relative_to(tmp_path / "out") for name in done.out.split()]
+    assert sorted(map(str, printed)) == ["m/report.md", "report.html"]
+    others = len(contents(tmp_path / "out")) - len(printed)
+    assert f"and {others} tables, figures and further pages" in done.said
 
 
 def test_every_number_in_a_markdown_table_is_in_its_csv(run: Path, built: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lensbench.studies.lens import run
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.facts import facts_rows
 from tests.harness.files import write_csv
 from tests.harness.tiny import Case

@@ -12,7 +12,7 @@ from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.rag.index import open_index
 from lensbench.studies.adapter import run_adapter_study, shuffled
-from lensbench.studies.adapter_spec import AdapterSpec
+from lensbench.studies.specs.adapter import AdapterSpec
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 

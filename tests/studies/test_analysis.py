@@ -13,7 +13,8 @@ from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
 from lensbench.prompts.sets import load_prompts
 from lensbench.studies.analysis import read_analysis
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.keys import keys
+from lensbench.studies.specs.lens import RunSpec
 
 
 def analysis(folder: Path, content: str) -> Path:
@@ -85,6 +86,15 @@ def test_a_limit_of_0_asks_all_and_the_file_may_be_named_itself(tmp_path: Path) 
 
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_keys_are_written_down_as_the_specs_have_them() -> None:
+    path = Path(__file__).parents[2] / "analyses" / "README.md"
+    again = "write it again: python -m lensbench.studies.keys analyses/README.md"
+    assert path.read_text(encoding="utf-8") == keys(), again
+    assert "None" not in keys()
+
+
 ANALYSES = sorted((ROOT / "analyses").glob("*/analysis.toml"))
 
 

@@ -16,7 +16,7 @@ from lensbench.files import sha256_of
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.studies.lens import run
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.facts import BASE_COLUMNS, FACTS, N_BASE, N_ROWS, facts_rows
 from tests.harness.files import manifest, table_bytes, tables, write_csv
 from tests.harness.tiny import Case

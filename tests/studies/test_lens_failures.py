@@ -10,7 +10,7 @@ import pytest
 
 from lensbench.errors import InputProblems
 from lensbench.studies.lens import run
-from lensbench.studies.lens_spec import RunSpec
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, tables, write_csv
 from tests.harness.tiny import Case

@@ -20,8 +20,6 @@ from lensbench.report.placement.section import differences, verdicts
 from lensbench.report.placement.section import tables as placement_tables
 from lensbench.studies.analysis import read_analysis
 from lensbench.studies.correlation import comparisons, conditions
-from lensbench.studies.correlation_spec import CorrelationStudySpec
-from lensbench.studies.placement_spec import PlacementSpec
 from lensbench.studies.placements import (
     ALL,
     COMPLEMENT,
@@ -31,6 +29,8 @@ from lensbench.studies.placements import (
     placements,
     random_block,
 )
+from lensbench.studies.specs.correlation import CorrelationStudySpec
+from lensbench.studies.specs.placement import PlacementSpec
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 

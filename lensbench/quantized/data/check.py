@@ -1,20 +1,13 @@
-"""What is wrong with training data: rows that are too much alike, leaks, lengths in tokens."""
+"""What is wrong with training data: rows that are too much alike, and leaks between files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import numpy as np
-
-from lensbench.errors import InputProblems, Problem
 from lensbench.quantized.data.near import NEAR, near_pairs, normalise, pair_text
 from lensbench.quantized.data.pairs import Pair, PairSet
-from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["duplicate", "near duplicate", "other response", "leak", "near leak", "shared group"]
 
@@ -28,7 +21,6 @@ KINDS: dict[Kind, str] = {
     "shared group": "a group with rows in another file too",
 }
 FAULTS = frozenset(KINDS) - {"other response"}
-QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
 
 @dataclass(frozen=True)
@@ -114,40 +106,6 @@ def _shared_groups(places: Sequence[_Place]) -> Iterator[Match]:
             yield Match("shared group", str(own[group]), f"{place}, group {group}", 1.0)
 
 
-def token_lengths(
-    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, style: Style
-) -> np.ndarray:
-    """Tokens per pair as training sees them, [pair, (prompt, response)]; the end token counts.
-
-    Raises ModelError for style "chat" with a tokenizer that has no chat template, InputProblems
-    naming the first pair that the template refuses.
-    """
-    return np.array([_token_length(pair, tokenizer, style) for pair in pairs])
-
-
-def _token_length(pair: Pair, tokenizer: PreTrainedTokenizerBase, style: Style) -> tuple[int, int]:
-    from jinja2 import TemplateError
-
-    try:
-        question = ask(tokenizer, style, pair.question, system=pair.system)
-        ends = [tokenizer.eos_token_id]
-        response = response_ids(tokenizer, question, pair.response, ends)
-    except TemplateError as error:
-        what = f"the model's chat template refuses it ({error})"
-        where = f"row {pair.row}, id {pair.id}"
-        raise InputProblems([Problem(where, what, "Use --style alpaca.")]) from error
-    return len(prompt_ids(tokenizer, question)), len(response)
-
-
-def character_lengths(pairs: Sequence[Pair]) -> np.ndarray:
-    """Characters per pair, [pair, (question, response)]."""
-    return np.array([[len(pair.question), len(pair.response)] for pair in pairs])
-
-
-def quantiles(lengths: np.ndarray) -> dict[str, dict[str, float]]:
-    """Quantiles of the prompts', the responses' and the whole pairs' lengths."""
-    columns = {"prompt": lengths[:, 0], "response": lengths[:, 1], "both": lengths.sum(axis=1)}
-    return {
-        name: {label: float(np.quantile(column, q)) for label, q in QUANTILES.items()}
-        for name, column in columns.items()
-    }
+def counts(alike: Sequence[Match]) -> dict[str, int]:
+    """How many matches there are of each kind."""
+    return {kind: sum(match.kind == kind for match in alike) for kind in KINDS}

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import platform
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
+from lensbench.files import sha256_of, write_text
 from lensbench.quantized.data.near import near_pairs, pair_text
-from lensbench.quantized.data.pairs import Pair
+from lensbench.quantized.data.pairs import Pair, write_jsonl
+from lensbench.quantized.data.spec import QuestionKind
 from lensbench.quantized.data.stdlib import Item, items
 
 # What is asked: what a thing does, which thing does that, how it is called, one of its defaults,
 # methods of a class, functions of a module.
-KINDS = ("what", "which", "arguments", "default", "methods", "functions")
+KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
 _MANY = 16  # names, the most that an answer lists
 _WHAT = {
     "module": (
@@ -83,6 +87,15 @@ def docstring_pairs(kinds: Sequence[str] = KINDS) -> list[Pair]:
     pairs += [*_members(found, "class", "method", "methods", _METHODS)]
     pairs += [*_members(found, "module", "function", "functions", _FUNCTIONS)]
     return [pair for pair in _apart(pairs) if _kind(pair) in kinds]
+
+
+def write_docstrings(out: Path, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
+    """Write the pairs as .jsonl, and a `.about.json` beside them; returns what that says."""
+    pairs = docstring_pairs(kinds)
+    write_jsonl(out, pairs)
+    facts = provenance(sha256_of(out), pairs)
+    write_text(out.with_suffix(".about.json"), json.dumps(facts, indent=2) + "\n")
+    return facts
 
 
 def provenance(sha256: str, pairs: Sequence[Pair]) -> dict[str, Any]:

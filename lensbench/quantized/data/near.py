@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import sparse
 
-NEAR = 0.8  # Jaccard similarity from which two texts count as near duplicates
+from lensbench.quantized.data.spec import NEAR
+
 _GRAM = 5  # characters
 _BLOCK = 1024  # texts whose candidates are in memory at once
 _COMMON = 6  # rare pieces that two texts must share to be compared: more are fewer comparisons

@@ -18,6 +18,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.escape import csv_cell, csv_text
 from lensbench.files import sha256_of, write_text
 from lensbench.prompts.rows import cell_problems, json_objects, read_rows, text_of
+from lensbench.quantized.style import Style
 
 Form = Literal["alpaca", "messages"]
 
@@ -76,6 +77,14 @@ def read_pairs(path: Path) -> PairSet:
         what = "it has no usable row"
         raise InputProblems([*problems, Problem(path.name, what, "Add rows, or mend them.")])
     return PairSet(path.name, sha256_of(path), pairs, problems)
+
+
+def style_of(path: Path) -> Style:
+    """The style that a file's form asks for: chat for rows of messages, else alpaca."""
+    if path.suffix.lower() != ".jsonl":
+        return "alpaca"
+    _, first = next(json_objects(text_of(path, path.name), path.name, []), (0, {}))
+    return "chat" if "messages" in first else "alpaca"
 
 
 def write_jsonl(path: Path, pairs: Iterable[Pair], form: Form = "alpaca") -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from lensbench.errors import Problem
 from lensbench.prompts.rows import read_rows
 from lensbench.quantized.data.pairs import Pair, read_pairs
+from lensbench.quantized.data.spec import ShippedSet
 
-NAMES = ("general", "retrieval", "python_reference")
+NAMES: tuple[ShippedSet, ...] = get_args(ShippedSet)
 
 
 class RetrievalQuestion(NamedTuple):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.files import write_text
+from lensbench.prompts.rows import text_of
 from lensbench.quantized.data.near import NEAR, near_pairs, normalise, pair_text
-from lensbench.quantized.data.pairs import Pair
+from lensbench.quantized.data.pairs import Pair, read_pairs
 
 
 def split(
@@ -37,6 +40,24 @@ def split(
         result[_place(key, shares, seed)].append(pair)
     _require_rows(result, shares, n_bunches=len(keys))
     return result
+
+
+def split_file(
+    path: Path, out: Path, shares: Mapping[str, float], seed: int = 0, near: float = NEAR
+) -> tuple[dict[Path, int], list[Problem]]:
+    """Split a .jsonl into `out/<name>.jsonl`, its lines as they are.
+
+    Returns how many pairs each file has, and what is wrong with rows that are in none. Raises
+    InputProblems as `split` does.
+    """
+    found = read_pairs(path)
+    lines = text_of(path, path.name).split("\n")
+    counts = {}
+    for name, part in split(found.pairs, shares, seed, near).items():
+        rows = [lines[pair.row - 1].strip() + "\n" for pair in part if pair.row is not None]
+        write_text(out / f"{name}.jsonl", "".join(rows))
+        counts[out / f"{name}.jsonl"] = len(part)
+    return counts, found.problems
 
 
 def _bunches(pairs: Sequence[Pair], near: float) -> list[int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lensbench.errors import Problem
+from lensbench.quantized.spec import Documents, Rag
 from lensbench.quantized.style import Style
 from lensbench.spec import Count, Device, Spec, idle
 
@@ -15,10 +16,8 @@ class EvalSpec(Spec):
 
     data: Path
     """Examples, .jsonl or .csv: id, instruction, response."""
-    rag: str | None = None
-    """An index made by `lensbench rag build`, or its address."""
-    top_k: Count | None = None
-    """With an index: documents to retrieve. Default: 1."""
+    rag: Rag = None
+    top_k: Documents = None
     style: Style | None = None
     """Default: the adapter's own; without one, chat if there is a template, else none."""
     max_new_tokens: Count = 200

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.errors import Problem
+from lensbench.quantized.spec import Documents, Rag
 from lensbench.quantized.style import Style
 from lensbench.spec import ARGUMENT, Count, Device, Numbers, Positive, Seed, Spec, idle
 
@@ -56,10 +57,8 @@ class InferenceSpec(Spec):
     """Also record mean activations per prompt and layer, in this folder."""
     trace_layers: Numbers = ()
     """With a trace: keep all of these layers, as in 15-20 or 0,3,15-20."""
-    rag: str | None = None
-    """An index made by `lensbench rag build`, or its address."""
-    top_k: Count | None = None
-    """With an index: documents to retrieve. Default: 1."""
+    rag: Rag = None
+    top_k: Documents = None
     control: Control | None = None
     """With an index: put other text, as long in tokens, in place of what was retrieved. shuffled:
     what other prompts retrieved; irrelevant: general questions and answers."""

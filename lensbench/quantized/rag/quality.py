@@ -10,12 +10,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lensbench.errors import Problem
 from lensbench.prompts.rows import cell_problems, read_rows
 from lensbench.quantized.rag.index import Index
+from lensbench.stats.bootstrap import clustered_bootstrap
 
 DEPTHS = (1, 3, 5, 10)
 DEEPEST = max(DEPTHS)
@@ -97,3 +99,27 @@ def _place(row: Labelled, ids: Sequence[str]) -> Placed:
     own = re.compile(re.escape(row.document_id) + r"(#\d+)?")
     ranks = [rank for rank, found in enumerate(ids, start=1) if own.fullmatch(found)]
     return Placed(row.id, ranks[0] if ranks else None)
+
+
+def measures(meaning: Sequence[Placed], words: Sequence[Placed]) -> list[dict[str, Any]]:
+    """Each measure under both searches, and the paired difference, with 95 % intervals."""
+
+    def values(placed: Sequence[Placed]) -> dict[str, list[float]]:
+        recall = {f"recall@{k}": [float(one.within(k)) for one in placed] for k in DEPTHS}
+        return {**recall, f"MRR@{DEEPEST}": [one.reciprocal_rank for one in placed]}
+
+    ours, theirs = values(meaning), values(words)
+    rows = []
+    for name in ours:
+        difference = [a - b for a, b in zip(ours[name], theirs[name], strict=True)]
+        kinds = {"meaning": ours[name], "words": theirs[name], "difference": difference}
+        estimates = {kind: clustered_bootstrap(of) for kind, of in kinds.items()}
+        rows.append({"measure": name} | {kind: vars(e) for kind, e in estimates.items()})
+    return rows
+
+
+def measure_cell(estimate: dict[str, Any]) -> str:
+    """An estimate with its interval, in words."""
+    if estimate["low"] == estimate["high"]:  # no interval, or no spread to make one from
+        return f"{estimate['value']:.2f}"
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"

@@ -16,8 +16,7 @@ from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.prompts.batch import Batch, make_batch
-from lensbench.prompts.rows import json_objects, text_of
-from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs
+from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs, style_of
 from lensbench.quantized.data.split import split
 from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
 
@@ -61,14 +60,6 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
     if not ends:
         raise ModelError(f"{folder}: neither tokenizer nor checkpoint names an end token (eos).")
     return ends
-
-
-def style_of(path: Path) -> Style:
-    """The style that a file's form asks for: chat for rows of messages, else alpaca."""
-    if path.suffix.lower() != ".jsonl":
-        return "alpaca"
-    _, first = next(json_objects(text_of(path, path.name), path.name, []), (0, {}))
-    return "chat" if "messages" in first else "alpaca"
 
 
 def encode(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lensbench.checkpoints.open import open_tokenizer
 from lensbench.errors import InputProblems, ModelError
-from lensbench.quantized.data.check import matches, quantiles, token_lengths
+from lensbench.quantized.data.check import matches
+from lensbench.quantized.data.lengths import quantiles, token_lengths
 from lensbench.quantized.data.near import near_pairs, normalise
 from lensbench.quantized.data.pairs import Pair, PairSet
 from lensbench.quantized.data.split import split

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
-from lensbench.cli.doctor import report
 from lensbench.errors import InputProblems, MissingExtraError, ModelError
 from lensbench.quantized import precision
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading import load
 from lensbench.quantized.loading.load import AdaptedModel, default_model, load_quantized
+from lensbench.quantized.machine import report
 from lensbench.quantized.precision import (
     ALTERNATIVE,
     PRECISIONS,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lensbench.errors import InputProblems, ModelError
-from lensbench.quantized.data.pairs import Pair
+from lensbench.quantized.data.pairs import Pair, style_of
 from lensbench.quantized.style import ask, prompt_ids
-from lensbench.quantized.training.examples import MASKED, batch_of, encode, end_tokens, style_of
+from lensbench.quantized.training.examples import MASKED, batch_of, encode, end_tokens
 from tests.harness.files import write_jsonl
 from tests.harness.tiny import CHAT_TEMPLATE, SENTENCES, TOKENIZERS, tokenizer
 

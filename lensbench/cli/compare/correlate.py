@@ -1,0 +1,92 @@
+"""Compare the activations of runs, layer by layer, with intervals and a test.
+
+The runs are traces of `lensbench infer --trace` over the same prompt ids. Without --control a layer
+only counts as changed; with it, as changed more than the control. Prompts that a run lacks are
+reported and skipped in all (exit status 1).
+
+Examples:
+
+    lensbench correlate runs/plain runs/rag -o runs/rag-layers
+
+    lensbench correlate runs/plain runs/rag --control runs/irrelevant -o runs/rag-layers
+        --suggest-blocks 6
+
+    lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --span generated
+
+    lensbench correlate runs/general runs/python -o runs/topics --unpaired
+
+    lensbench correlate runs/plain:prompt runs/plain:generated -o runs/spans
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lensbench.cli.console import (
+    batch_progress,
+    interruptible,
+    results,
+    say,
+    show_problems,
+    show_reports,
+)
+from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.escape import printable
+
+if TYPE_CHECKING:
+    from lensbench.compare.correlation.record import Outcome
+
+SHOWN_LAYERS = 8  # of a ranking
+
+
+def correlate(spec: Annotated[CorrelationSpec, Parameter("*")]) -> int:
+    from lensbench.compare.correlation.record import correlate as compare
+
+    with interruptible():
+        with batch_progress() as progress:
+            outcome = compare(spec, progress)
+        show_problems(outcome.problems)
+        _show_ranking(outcome, spec.main)
+        for path in (outcome.folder, *outcome.suggested.values()):
+            say(path)
+        show_reports([outcome.folder])
+    return 1 if outcome.problems else 0
+
+
+def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
+    """The layers that changed most, by the measure and variant that choose blocks."""
+    rows = [
+        row
+        for row in outcome.tables["layer_ranking"].to_pylist()
+        if (row["measure"], row["variant"]) == main and row["rank"] is not None
+    ]
+    kinds = dict.fromkeys((row["span"], row["condition"], row["control"]) for row in rows)
+    for span, condition, control in kinds:
+        own = [
+            r
+            for r in rows
+            if (r["span"], r["condition"], r["control"]) == (span, condition, control)
+        ]
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        for heading in ("layer", "block", "change", "95 %", "p adjusted"):
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        for row in sorted(own, key=lambda row: row["rank"])[:SHOWN_LAYERS]:
+            table.add_row(*_cells(row))
+        against = f", above {printable(control)}" if control is not None else ", no control"
+        results.print(Text(f"{printable(condition)}, {span} tokens{against}"))
+        results.print(table)
+    for (span, condition), path in outcome.suggested.items():
+        why = json.loads(path.read_text(encoding="utf-8"))["why"]
+        results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    interval = "–" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+    p = f"n/a ({row['p_reason']})" if row["p_adjusted"] is None else f"{row['p_adjusted']:.4f}"
+    return [str(row["layer"]), str(row["block"]), f"{row['change']:.4f}", interval, p]

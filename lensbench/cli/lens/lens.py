@@ -1,0 +1,200 @@
+"""Show what a model would say if it stopped at each layer.
+
+With a prompt: a table in the terminal. With --prompts or --cache in its place: a run folder with
+records and reports.
+
+Examples:
+
+    lensbench lens smollm2-135m "The capital of Germany is"
+
+    lensbench lens smollm2-135m "The capital of Germany is" --answer Berlin --html b.html
+
+    lensbench lens smollm2-135m gemma3-270m --prompts facts --limit 60
+
+    lensbench lens smollm2-135m smollm2-135m@8 --prompts facts --keep-residuals
+
+    lensbench lens smollm2-135m --cache runs/cache
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from lensbench.cli.console import (
+    batch_progress,
+    interruptible,
+    loaded,
+    note,
+    say_json,
+    show_problems,
+    show_reports,
+)
+from lensbench.cli.lens.run import run_and_report
+from lensbench.errors import InputProblems, Problem
+from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
+from lensbench.spec import ARGUMENT
+from lensbench.studies.specs.lens import RunSpec
+
+if TYPE_CHECKING:
+    from lensbench.lens.result import LensResult
+    from lensbench.models.model import LensModel
+
+_ALONE = {"answer", "position", "as_json", "html", "allow_fields", "trust_remote_code"}
+_TOGETHER = {"relations", "limit", "heatmap_prompts", "batch_tokens", "keep_residuals"}
+_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "lenses"}
+
+
+class LensSpec(RunSpec):
+    """One prompt, or a run over many."""
+
+    models: Annotated[
+        tuple[str, ...], Field(min_length=1, exclude=True), ARGUMENT, Parameter("--model")
+    ]
+    """One or more models, and then the prompt; with --prompts or --cache models only."""
+    prompts: str = ""
+    """A prompt set: facts, a .csv or a .jsonl."""
+    cache: Path | None = None
+    """A folder made by `lensbench cache`, in place of prompts and passes."""
+    out: Annotated[Path | None, Parameter(("--out", "-o"))] = None
+    """With --prompts or --cache: run folder. Default: runs/<its name>."""
+    top_k: Annotated[int, Field(ge=1, le=50)] = 5
+    """Top tokens per layer."""
+    answer: str | None = None
+    """The word to follow. Default: what the model itself says next."""
+    position: int = -1
+    """Which position; -1 is the last."""
+    mid: bool = False
+    """Also after attention in each block."""
+    as_json: Annotated[bool, Parameter("--json")] = False
+    """Rows as JSON on standard output."""
+    html: Path | None = None
+    """Write an interactive layer x position heat map here."""
+    allow_fields: AllowFields = ()
+    trust_remote_code: TrustRemoteCode = False
+
+    def problems(self) -> list[Problem]:
+        """An option that would have no effect is an error, not a surprise."""
+        how, idle = "without --prompts", _TOGETHER | {"out"}
+        if self.cache is not None:
+            how, idle = "with --cache", _ALONE | _TOGETHER | _OF_THE_CACHE
+        elif self.prompts:
+            how, idle = "with --prompts", _ALONE
+        given = [name for name in type(self).model_fields if name in self.model_fields_set]
+        found = [
+            Problem(name, f"it has no effect {how}", "Leave it out.")
+            for name in given
+            if name in idle
+        ]
+        if self.cache is not None and len(self.models) != 1:
+            what = "--cache goes with the one model it is of and no prompt"
+            found.append(Problem("models", what, "Give one."))
+        elif self.cache is None and not self.prompts and len(self.models) < 2:
+            what = "give a model and a prompt"
+            found.append(Problem("models", what, 'Such as: lensbench lens MODEL "PROMPT".'))
+        return found + super().problems()
+
+    @property
+    def read_sites(self) -> tuple[str, ...]:
+        """The states that are read."""
+        return ("embed", "resid_mid", "resid_post") if self.mid else self.sites
+
+    @property
+    def run(self) -> RunSpec:
+        """The run over many prompts."""
+        given = {name: getattr(self, name) for name in RunSpec.model_fields}
+        if "lenses" not in self.model_fields_set:
+            del given["lenses"]
+        return RunSpec(**given | {"sites": self.read_sites})
+
+
+def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
+    if spec.cache is not None:
+        return _from_cache(spec, spec.cache)
+    if spec.prompts:
+        return run_and_report(spec.run, spec.out or Path("runs") / Path(spec.prompts).stem)
+    *models, prompt = spec.models
+    collected: list[dict[str, Any]] = []
+    for name in models:
+        shared = LoadSpec.model_fields.keys() - {"model"}
+        model = loaded(LoadSpec(model=name, **{key: getattr(spec, key) for key in shared}))
+        result = _read(model, prompt, spec)
+        if spec.as_json:
+            collected += _rows(result, spec.position)
+        else:
+            from lensbench.cli.lens.table import show
+
+            show(model, result, _at(result, spec.position))
+        if spec.html is not None:
+            _write_html(result, _html_path(spec.html, name, many=len(models) > 1))
+    if spec.as_json:
+        say_json(collected)
+    return 0
+
+
+def _from_cache(spec: LensSpec, cache: Path) -> int:
+    """The record of a live run of the cache's prompts, and its reports."""
+    from lensbench.studies.cached import run_cached
+
+    out = spec.out or Path("runs") / f"{cache.name}-lens"
+    with interruptible():
+        with batch_progress() as progress:
+            folder, problems = run_cached(
+                spec.models[0], cache, out, spec.top_k, spec.device, progress
+            )
+        show_problems(problems)
+        show_reports([folder], out)
+    return 1 if problems else 0
+
+
+def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
+    """The lens at every position, following the answer or else the model's own next token."""
+    from lensbench.lens.result import read
+    from lensbench.lens.settings import LensSettings
+    from lensbench.prompts.encode import Encoder, TokenText, Word
+    from lensbench.prompts.prompt import Prompt
+    from lensbench.residuals.capture import residual_stream
+
+    encoder = Encoder(model.tokenizer, model.n_ctx, spec.template)
+    encoded = encoder.encode(Prompt(id="prompt", prompt=prompt, answer=spec.answer))
+    if encoded.answer is None:
+        token = int(residual_stream(model, encoded.token_ids).logits[0, -1].argmax())
+        own = Word(TokenText(model.tokenizer)(token), (token,))
+        encoded = dataclasses.replace(encoded, answer=own)
+    lenses = spec.lenses[:1]
+    settings = LensSettings(lenses, spec.read_sites, positions="all", top_k=spec.top_k)
+    return read(model, [encoded], settings)
+
+
+def _at(result: LensResult, position: int) -> Any:
+    """The rows of one position, by depth."""
+    frame = result.to_pandas()
+    length = int(frame.position.max()) + 1
+    wanted = position + length if position < 0 else position
+    if not 0 <= wanted < length:
+        what = f"the prompt has {length} positions, no {position}"
+        raise InputProblems([Problem("--position", what, f"Give -{length} to {length - 1}.")])
+    return frame[frame.position == wanted].sort_values("depth")
+
+
+def _rows(result: LensResult, position: int) -> list[dict[str, Any]]:
+    """JSON-safe rows: lists for arrays, null for what cannot be measured."""
+    return list(json.loads(_at(result, position).to_json(orient="records", force_ascii=False)))
+
+
+def _html_path(path: Path, model: str, many: bool) -> Path:
+    from lensbench.records.store import folder_name
+
+    return path.with_stem(f"{path.stem}-{folder_name(model)}") if many else path
+
+
+def _write_html(result: LensResult, path: Path) -> None:
+    from lensbench.files import write_text
+
+    write_text(path, result.plot().to_html(include_plotlyjs=True, div_id="heatmap"))
+    note(f"wrote {path}")

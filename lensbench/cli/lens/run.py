@@ -1,0 +1,92 @@
+"""Run an analysis, or go on with it, and write its records and reports.
+
+Everything measured is written batch by batch: interrupt it at any time and run it again. A model or
+a prompt that cannot be measured is reported and the rest goes on (exit status 1).
+
+Examples:
+
+    lensbench run analyses/001_when_does_it_know
+
+    lensbench run analyses/001_when_does_it_know --all --out runs/everything
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lensbench.cli.console import (
+    batch_progress,
+    failure,
+    interruptible,
+    note,
+    show_problems,
+    show_reports,
+)
+from lensbench.errors import InputProblems, Problem
+from lensbench.models.spec import Dtype
+from lensbench.spec import Device, Spec
+from lensbench.studies.specs.lens import RunSpec
+
+
+def run(
+    analysis: Annotated[Path, Parameter(help="A folder with an analysis.toml.")],
+    *,
+    out: Annotated[
+        Path | None,
+        Parameter(("--out", "-o"), help="Run folder. Default: reports/<name of the analysis>."),
+    ] = None,
+    limit: Annotated[
+        int | None, Parameter(help="Prompts to ask (pairs to take, in an adapter study).")
+    ] = None,
+    everything: Annotated[bool, Parameter("--all", help="Ask every prompt.")] = False,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> int:
+    from lensbench.studies.analysis import read_analysis
+
+    if everything and limit is not None:
+        raise InputProblems([Problem("--limit", "--all is given too", "Leave out one of them.")])
+    spec = read_analysis(analysis)
+    if dtype is not None and not isinstance(spec, RunSpec):
+        what = "this analysis has bits in its file, not a dtype"
+        raise InputProblems([Problem("--dtype", what, "Leave it out.")])
+    chosen = {"limit": limit, "dtype": dtype, "device": device}
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    spec = spec.changed(**changes | ({"limit": None} if everything else {}))
+    home = analysis if analysis.is_dir() else analysis.parent
+    folder = out or Path("reports") / home.resolve().name
+    if isinstance(spec, RunSpec):
+        return run_and_report(spec, folder)
+    return study_and_report(spec, folder)
+
+
+def run_and_report(spec: RunSpec, out: Path) -> int:
+    """Measure, then build every report of what is complete; 1 if something failed."""
+    from lensbench.studies.lens import run as measure
+
+    with interruptible():
+        with batch_progress() as progress:
+            outcome = measure(spec, out, progress)
+        show_problems(outcome.problems)
+        for name, error in outcome.failed.items():
+            failure(f"{name}: {error}")
+        if outcome.folders:
+            # Sorted as `lensbench report` finds them, so that both give the same bytes.
+            show_reports(sorted(outcome.folders), out)
+    return 0 if outcome.ok else 1
+
+
+def study_and_report(spec: Spec, out: Path) -> int:
+    """Run every stage of a study, then its reports; 1 if something was skipped."""
+    from lensbench.studies.base import run_study
+
+    with interruptible():
+        with batch_progress() as progress:
+            outcome = run_study(spec, out, progress, note)
+        show_problems(outcome.problems)
+        if outcome.folders:
+            show_reports([out], out)
+    return 1 if outcome.problems else 0

@@ -1,0 +1,58 @@
+"""One prompt's reading as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lensbench.cli.console import results
+from lensbench.escape import printable, visible
+from lensbench.lens.gate import lens_identity
+from lensbench.lens.result import LensResult
+from lensbench.models.model import LensModel
+from lensbench.prompts.encode import TokenText
+
+_LEAST_ROOM = 8  # characters for the top tokens, however narrow the terminal
+
+
+def show(model: LensModel, result: LensResult, rows: Any) -> None:
+    """Print the rows of one position; where room is short, the top tokens are cut."""
+    followed = visible(TokenText(model.tokenizer)(int(rows.answer_id.iloc[0])))
+    at = f"position {rows.position.iloc[0]}, {visible(rows.token.iloc[0])!r}"
+    text = printable(result.prompts["text"][0].as_py())
+    results.print(Text(f"{printable(result.model)}: {text} ({at})"))
+    headings = ("layer", "top tokens", "p", "entropy", "KL", f"p({followed})", "rank")
+    cells = [_cells(row) for row in rows.itertuples()]
+    numbers = [i for i in range(len(headings)) if i != 1]
+    taken = sum(max(len(row[i]) for row in (headings, *cells)) for i in numbers)
+    room = max(results.width - taken - 3 * len(numbers) - 2, _LEAST_ROOM)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for i, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if i in numbers else "left", no_wrap=True)
+    for row in cells:
+        shown = [Text(cell) for cell in row]
+        shown[1].truncate(room, overflow="ellipsis")
+        shown[-1].stylize("bold green" if row[-1] == "1" else "")
+        table.add_row(*shown)
+    results.print(table)
+    gate = lens_identity(model, result.gate_kl_bits)
+    results.print(
+        f"entropy and KL(model || lens) in bits; layer 0 is the embedding; the last layer is the "
+        f"model within {gate.error:.1e} bits (bound {gate.bound:.0e})",
+        highlight=False,
+    )
+
+
+def _cells(row: Any) -> list[str]:
+    return [
+        f"{row.layer} mid" if row.site == "resid_mid" else str(row.layer),
+        " ".join(visible(token) for token in row.top_tokens),
+        f"{row.top_probs[0]:.3f}",
+        f"{row.entropy_bits:.2f}",
+        f"{row.kl_bits:.2f}",
+        f"{row.answer_prob:.3f}",
+        f"{row.answer_rank:,.0f}",
+    ]

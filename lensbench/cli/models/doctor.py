@@ -1,0 +1,96 @@
+"""Show versions, devices, the precisions that run on each, and the memory a model needs.
+
+Also the cache folder and missing optional parts. Nothing is fetched.
+
+Examples:
+
+    lensbench doctor
+
+    lensbench doctor smollm2-135m
+
+    lensbench doctor --json > doctor.json
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from lensbench.cli.console import literal, results, say_json
+from lensbench.cli.options import Json
+
+
+def doctor(
+    model: Annotated[
+        str, Parameter(help="The model whose memory is counted: alias, hub name or folder.")
+    ] = "tinyllama",
+    *,
+    json: Json = False,
+) -> None:
+    from lensbench.quantized.machine import report
+
+    facts = report(model)
+    if json:
+        say_json(facts)
+    else:
+        _show(facts)
+
+
+_print = partial(results.print, soft_wrap=True)
+
+
+def _show(facts: dict[str, Any]) -> None:
+    _print(f"Python {facts['python']} on {facts['platform']}, {facts['cores']} cores")
+    packages = Table(header_style="bold", box=None, pad_edge=False)
+    packages.add_column("package")
+    packages.add_column("version")
+    for name, found in facts["packages"].items():
+        packages.add_row(name, found or "[red]missing[/red]")
+    _print(packages)
+    for device in facts["devices"]:
+        memory = f"{device['available_bytes'] / 1e9:.1f} GB available"
+        chosen = ", used by default" if device["default"] else ""
+        _print(f"device {device['device']} ({device['name']}): {memory}{chosen}")
+        _show_precisions(device["precisions"])
+    _show_memory(facts["memory"], facts["devices"])
+    cache = facts["cache"]
+    _print(f"cache  {cache['folder']}: {cache['free_bytes'] / 1e9:.1f} GB free on its disk")
+    for extra, state in facts["extras"].items():
+        _show_extra(extra, state)
+
+
+def _show_precisions(precisions: dict[str, dict[str, Any]]) -> None:
+    working = [name for name, state in precisions.items() if state["works"]]
+    _print(f"  runs {', '.join(working)}")
+    for name, state in precisions.items():
+        if not state["works"]:
+            _print(f"  {name}: no, {state['reason']}. {state['alternative']}", markup=False)
+
+
+def _show_memory(memory: dict[str, Any], devices: list[dict[str, Any]]) -> None:
+    """One row a precision, one column a device: does the model fit?"""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for column in ("precision", "weights", "cache", *(f"on {d['device']}" for d in devices)):
+        table.add_column(column)
+    for name, need in memory["needs"].items():
+        total = need["weight_bytes"] + need["cache_bytes"]
+        fits = ["fits" if total <= d["available_bytes"] else "[red]too large[/]" for d in devices]
+        weights, cache = (f"{need[k] / 1e9:.2f} GB" for k in ("weight_bytes", "cache_bytes"))
+        table.add_row(name, weights, cache, *fits)
+    _print(
+        f"memory for {literal(memory['model'])}, cache for {memory['rows']} rows x "
+        f"{memory['new_tokens']} new tokens (prompts and the program come on top)"
+    )
+    _print(table)
+
+
+def _show_extra(extra: str, state: dict[str, Any]) -> None:
+    if not state["missing"]:
+        _print(f"extra  {extra}: installed")
+        return
+    command = str(state["install"]).replace("[", r"\[")
+    missing = ", ".join(state["missing"])
+    _print(f"extra  {extra}: missing {missing}; add with: {command}")

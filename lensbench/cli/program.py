@@ -1,0 +1,172 @@
+"""The program: its verbs, each read from its file only when it is called, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, ValidationError
+
+from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.version import __version__
+
+if TYPE_CHECKING:
+    from cyclopts.argument import Argument
+
+# Folder of `cli`: the panel's title, and its verbs. A verb that is a folder holds verbs itself.
+PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "models": ("Models", ("models", "pull", "check", "doctor")),
+    "lens": ("Lens", ("lens", "cache", "run", "report")),
+    "compare": ("Comparisons", ("diff", "correlate")),
+    "quantized": (
+        "Second path: 8 bits, retrieval, adapters",
+        ("infer", "chat", "train", "eval", "rag", "data", "adapters"),
+    ),
+}
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "rag": ("build", "add", "query", "info", "check"),
+    "data": ("merge", "to_jsonl", "check", "split", "docstrings", "shipped"),
+    "adapters": ("show", "diff", "merge"),
+}
+HELP = """At which depth does a language model know what it is about to say?
+
+Start with: lensbench pull smollm2-135m, then
+lensbench lens smollm2-135m "The capital of Germany is".
+
+Exit status: 0 ok, 1 some items failed (or a gate did), 2 bad usage or input, 130 interrupted.
+"""
+
+
+class UsageError(LensbenchError):
+    """The command line itself is wrong."""
+
+
+def called(arguments: Sequence[str]) -> int:
+    """Do what the command line says; returns the exit status.
+
+    Raises UsageError and InputProblems for a wrong command line, and what the verb raises.
+    """
+    try:
+        verb, bound, _ = program().parse_args(arguments, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        raise _refusal(error) from None
+    return verb(*bound.args, **bound.kwargs) or 0
+
+
+def program() -> App:
+    """Every verb by its name."""
+    app = _app("lensbench", HELP, version=f"lensbench {__version__}")
+    for number, (folder, (title, verbs)) in enumerate(PANELS.items()):
+        group = Group(title, sort_key=number)
+        for order, verb in enumerate(verbs):
+            module = f"lensbench.cli.{folder}.{verb}"
+            if verb in FOLDERS:
+                app.command(_folder(module, verb, group=group, sort_key=order))
+            else:
+                _add(app, module, verb, group=group, sort_key=order)
+    return app
+
+
+def _app(name: str, page: str, **more: Any) -> App:
+    return App(
+        name=name,
+        help=page,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=(), show_default=_default),
+        group_commands=Group("Verbs"),
+        result_action="return_value",
+        **more,
+    )
+
+
+def _folder(module: str, name: str, **place: Any) -> App:
+    """A verb that holds verbs."""
+    app = _app(name, _pages(module)[0], **place)
+    for order, verb in enumerate(FOLDERS[name]):
+        _add(app, f"{module}.{verb}", verb, sort_key=order)
+    return app
+
+
+def _add(app: App, module: str, verb: str, **place: Any) -> None:
+    page, examples = _pages(module)
+    name = verb.replace("_", "-")
+    app.command(f"{module}:{verb}", name=name, help=page, help_epilogue=examples, **place)
+
+
+def _pages(module: str) -> tuple[str, str]:
+    """The docstring of a file, up to its examples and from there on, without importing it.
+
+    Paragraphs are joined to lines, so that they fill a terminal of any width.
+    """
+    spec = importlib.util.find_spec(module)
+    source = spec.loader.get_source(module) if spec and spec.loader else ""  # type: ignore[attr-defined]
+    page, heading, examples = inspect.cleandoc(source.split('"""')[1]).partition("\nExample")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in page.split("\n\n")]
+    lines = [line[2:] for line in examples.split("\n") if line.strip()]
+    return "\n\n".join(paragraphs), "\n".join([f"{heading.strip()}{examples[:2].strip()}", *lines])
+
+
+def _default(value: object) -> str | None:
+    """A default as help shows it: what is off, empty or left to a rule says so in words."""
+    if value is None or value is False or value in ((), ""):
+        return None
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- what is wrong with a command line ----------------------------------------------------------
+
+
+def _refusal(error: CycloptsError) -> LensbenchError:
+    problems = list(_problems(error))
+    if problems:
+        return InputProblems(problems)
+    said = str(error)
+    if isinstance(error, UnknownCommandError):
+        said = _unknown_verb(error)
+    elif isinstance(error, MissingArgumentError) and error.argument is not None:
+        said = f"{_shown(error.argument)} is missing."
+    chain = " ".join(("lensbench", *(error.command_chain or ())))
+    return UsageError(f"{said} See {chain} --help.")
+
+
+def _unknown_verb(error: UnknownCommandError) -> str:
+    from lensbench.spec import nearest
+
+    token = (error.unused_tokens or [""])[0]
+    names = [name for name in error.app or () if not name.startswith("-")]
+    return f"there is no verb {token!r}. {nearest(token, names)}"
+
+
+def _problems(error: CycloptsError) -> Iterator[Problem]:
+    """What a spec has found, by the names of the options."""
+    if not isinstance(error, ValidationError) or error.argument is None:
+        return
+    import pydantic
+
+    cause = error.__cause__
+    if not isinstance(cause, pydantic.ValidationError):
+        return
+    names = {argument.keys[-1]: _shown(argument) for argument in error.argument.children_recursive}
+    for item in cause.errors():
+        found = item.get("ctx", {}).get("error")
+        if isinstance(found, InputProblems):
+            yield from (_named(problem, names) for problem in found.problems)
+
+
+def _named(problem: Problem, names: dict[str, str]) -> Problem:
+    """A problem of fields as one of options: also where the words speak of `another`."""
+    words = {key: getattr(problem, key) for key in ("what", "remedy")}
+    words["what"] = re.sub("^it is '(.*)'$", r"it is \1", words["what"])  # all is text there
+    for field, option in names.items():
+        words = {key: text.replace(f"`{field}`", option) for key, text in words.items()}
+    return dataclasses.replace(problem, where=names.get(problem.where, problem.where), **words)
+
+
+def _shown(argument: Argument) -> str:
+    """An argument as a user writes it: by its place in capitals, else its option."""
+    return argument.name.lstrip("-").upper() if argument.index is not None else argument.name

@@ -1,0 +1,1 @@
+"""Adapters: show, diff, merge."""

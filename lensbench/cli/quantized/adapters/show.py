@@ -1,0 +1,44 @@
+"""Norm and effective rank of the update of each module, and the norm of each block.
+
+The norm is Frobenius'; the effective rank is exp(entropy of the singular values' shares), from 1 to
+the rank. Blocks are counted from 0.
+
+Examples:
+
+    lensbench adapters show runs/adapter
+
+    lensbench adapters show runs/adapter --model smollm2-135m --json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lensbench.cli.console import messages, results, say_json
+from lensbench.cli.options import Json
+from lensbench.cli.quantized.adapters.table import table
+
+
+def show(
+    adapter: Annotated[Path, Parameter(help="An adapter's folder.")],
+    *,
+    model: Annotated[
+        str | None, Parameter(help="Its base: then norms are also relative to the weights'.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    from lensbench.quantized.adapters.update import base_of, read_updates, totals
+    from lensbench.quantized.adapters.update import show as rows_of
+
+    updates = read_updates(adapter)
+    with messages.status("measuring"):
+        base = base_of(model, adapter, list(updates.values())) if model is not None else None
+        rows = rows_of(updates, base)
+    if json:
+        say_json(rows)
+        return
+    results.print(table(rows, () if model is not None else ("norm_relative",)))
+    results.print(table(list(totals(rows))))

@@ -1,0 +1,1 @@
+"""Documents to retrieve from: build, add, query, info, check."""

@@ -1,0 +1,94 @@
+"""How long training data is, in characters or in a model's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lensbench.checkpoints.open import open_config, open_tokenizer, quiet
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.errors import InputProblems, Problem
+from lensbench.quantized.data.pairs import Pair, style_of
+from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
+
+
+def lengths(
+    path: Path,
+    pairs: Sequence[Pair],
+    model: str | None = None,
+    style: Style | None = None,
+    max_length: int | None = None,
+) -> dict[str, Any]:
+    """Quantiles of the pairs' lengths, their unit, and with a model which pairs are too long.
+
+    `style` None is what the file's form asks for, `max_length` None the model's context.
+    """
+    if model is None:
+        return {"unit": "characters", "quantiles": quantiles(character_lengths(pairs))}
+    folder = ModelRef.of(model).folder
+    with quiet():
+        tokenizer = open_tokenizer(folder)
+        context = int(open_config(folder).get_text_config().max_position_embeddings)
+    framed, limit = style or style_of(path), max_length or context
+    found = token_lengths(pairs, tokenizer, framed)
+    totals = zip(pairs, found.sum(axis=1).tolist(), strict=True)
+    return {
+        "unit": "tokens",
+        "model": model,
+        "style": framed,
+        "quantiles": quantiles(found),
+        "max_length": limit,
+        "too_long": [
+            {"id": pair.id, "row": pair.row, "tokens": total}
+            for pair, total in totals
+            if total > limit
+        ],
+    }
+
+
+def token_lengths(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, style: Style
+) -> Int[np.ndarray, "pair part"]:
+    """Tokens per pair as training sees them, [pair, (prompt, response)]; the end token counts.
+
+    Raises ModelError for style "chat" with a tokenizer that has no chat template, InputProblems
+    naming the first pair that the template refuses.
+    """
+    return np.array([_token_length(pair, tokenizer, style) for pair in pairs])
+
+
+def _token_length(pair: Pair, tokenizer: PreTrainedTokenizerBase, style: Style) -> tuple[int, int]:
+    from jinja2 import TemplateError
+
+    try:
+        question = ask(tokenizer, style, pair.question, system=pair.system)
+        ends = [tokenizer.eos_token_id]
+        response = response_ids(tokenizer, question, pair.response, ends)
+    except TemplateError as error:
+        what = f"the model's chat template refuses it ({error})"
+        where = f"row {pair.row}, id {pair.id}"
+        raise InputProblems([Problem(where, what, "Use --style alpaca.")]) from error
+    return len(prompt_ids(tokenizer, question)), len(response)
+
+
+def character_lengths(pairs: Sequence[Pair]) -> Int[np.ndarray, "pair part"]:
+    """Characters per pair, [pair, (question, response)]."""
+    return np.array([[len(pair.question), len(pair.response)] for pair in pairs])
+
+
+def quantiles(lengths: Int[np.ndarray, "pair part"]) -> dict[str, dict[str, float]]:
+    """Quantiles of the prompts', the responses' and the whole pairs' lengths."""
+    columns = {"prompt": lengths[:, 0], "response": lengths[:, 1], "both": lengths.sum(axis=1)}
+    return {
+        name: {label: float(np.quantile(column, q)) for label, q in QUANTILES.items()}
+        for name, column in columns.items()
+    }

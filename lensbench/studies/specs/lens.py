@@ -1,0 +1,77 @@
+"""What a lens run measures: from the command line or from an `analysis.toml`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from lensbench.checkpoints.ref import FORM
+from lensbench.errors import Problem
+from lensbench.lens.registry import LENSES
+from lensbench.models.sites import STREAM
+from lensbench.models.spec import Dtype
+from lensbench.prompts.encode import Template
+from lensbench.spec import ARGUMENT, HIDDEN, Count, Device, Spec, one_of, repeated
+
+# What every spec that puts prompts through a lens says of them.
+Prompts = Annotated[str, Field(description="A shipped prompt set (facts), or a .csv or .jsonl.")]
+Limit = Annotated[
+    Count | None,
+    Field(description="Base prompts, spread over relations, with the rows that go with each."),
+]
+Relations = Annotated[
+    tuple[str, ...],
+    Parameter("--relation"),
+    Field(description="Only these relations; repeatable."),
+]
+Sites = Annotated[
+    tuple[Annotated[str, one_of(STREAM)], ...],
+    HIDDEN,  # a command line has --mid
+    Field(description="States to read: embed, resid_mid (after attention), resid_post."),
+]
+Templated = Annotated[
+    Template, Field(description="chat: the prompt as the start of a chat answer.")
+]
+BatchTokens = Annotated[Count, Field(description="Tokens in one forward pass.")]
+DEFAULT_SITES = ("embed", "resid_post")
+
+
+class RunSpec(Spec):
+    """A lens over many prompts. The same spec, prompts and weights give the same records."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            exclude=True,
+            description=f"Each one an alias, hub name or folder: {FORM}.",
+        ),
+        ARGUMENT,
+    ]
+    prompts: Prompts = "facts"
+    limit: Limit = None
+    relations: Relations = ()
+    lenses: Annotated[
+        tuple[Annotated[str, one_of(LENSES)], ...], Field(min_length=1), Parameter("--lens")
+    ] = tuple(LENSES)
+    """Of final, next, raw; repeatable. The first one also reads paraphrases, reverses, controls."""
+    sites: Sites = DEFAULT_SITES
+    top_k: Count = 5
+    """Top tokens kept of each reading."""
+    heatmap_prompts: Annotated[int, Field(ge=0)] = 12
+    """Base prompts that are read at every position."""
+    template: Templated = "plain"
+    batch_tokens: BatchTokens = 512
+    dtype: Dtype = None
+    device: Device = None
+    keep_residuals: Annotated[bool, Field(exclude_if=lambda kept: not kept)] = False
+    """Keep the residual vectors at the last positions, for `lensbench diff`."""
+
+    def problems(self) -> list[Problem]:
+        found = repeated("models", self.models)
+        if not {"embed", "resid_post"} <= set(self.sites):
+            what = f"{', '.join(self.sites)} leaves out embed or resid_post"
+            found.append(Problem("sites", what, "Milestones are read there: name both."))
+        return found

@@ -1,0 +1,54 @@
+"""What a placement study compares: from an `analysis.toml` of kind "placement"."""
+
+from __future__ import annotations
+
+from lensbench.checkpoints.ref import Bits
+from lensbench.quantized.adapters.spec import Blocks, Targets
+from lensbench.quantized.data.spec import Sources
+from lensbench.quantized.style import Style
+from lensbench.spec import Count, Device, Positive, Seed, Share, Spec
+
+
+class PlacementSpec(Spec):
+    """Adapters with the same number of trained parameters, in different blocks, on the same data.
+
+    The suggested blocks are set against as many others that the seed draws, new ones in every
+    repetition; against the complement; and against all blocks.
+    """
+
+    model: str
+    """The base: alias, hub name or folder."""
+    blocks: Blocks
+    data: Sources = ("docstrings", "general")
+    limit: Count | None = None
+    """Pairs taken of each source."""
+    test_limit: Count = 200
+    """Held-out pairs that are measured."""
+    repetitions: Count = 3
+    """Of every placement, each with a seed of its own."""
+    rank: Count = 20
+    """In the suggested blocks. Elsewhere blocks x rank is the same, and must be whole."""
+    alpha_per_rank: Count = 2
+    """The update is this times B A."""
+    targets: Targets = "q,k,v,o"
+    dropout: Share = 0.05
+    """Dropout before A, in training."""
+    style: Style = "alpaca"
+    """How an instruction is put to the model."""
+    train_bits: Bits = 32
+    """Of the base."""
+    epochs: Count = 1
+    """Times through the data."""
+    max_steps: Count | None = None
+    """Stop each training after so many steps, whatever the epochs."""
+    batch_size: Count = 8
+    """Examples in a step."""
+    test_batch_size: Count = 24
+    """Held-out pairs measured together."""
+    learning_rate: Positive = 2e-4
+    """Peak learning rate."""
+    max_length: Count = 256
+    """Tokens of an example; a longer response is cut."""
+    seed: Seed = 0
+    """Of split, drawn blocks, adapters, order and dropout."""
+    device: Device = None

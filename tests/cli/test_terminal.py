@@ -1,0 +1,134 @@
+"""What the program does to a terminal, a pipe and the clock."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lensbench.cli.program import FOLDERS, PANELS
+from tests.harness.program import Program
+from tests.harness.tiny import Case
+
+COMMAND = [sys.executable, "-m", "lensbench.cli"]
+VERBS = [
+    (verb, *part)
+    for _, verbs in PANELS.values()
+    for verb in verbs
+    for part in ([[name.replace("_", "-")] for name in FOLDERS[verb]] if verb in FOLDERS else [[]])
+]
+# The overview needs none of these; the help of a verb none of the first four.
+HEAVY = ("torch", "transformers", "pandas", "scipy", "pyarrow", "pydantic")
+
+
+def imported_by_help(*verbs: tuple[str, ...]) -> set[str]:
+    """Which heavy packages showing help imports."""
+    code = (
+        "import sys\n"
+        "from lensbench.cli import main\n"
+        f"for verb in {list(verbs)!r}:\n"
+        "    sys.argv = ['lensbench', *verb, '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit as ended: assert not ended.code, verb\n"
+        f"sys.stderr.write(' '.join(set(sys.modules) & set({HEAVY!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_overview_imports_nothing_heavy() -> None:
+    assert imported_by_help(()) == set()
+
+
+def test_the_help_of_no_verb_needs_torch() -> None:
+    assert not imported_by_help(*VERBS) & set(HEAVY[:4])
+
+
+def test_every_verb_is_a_file_with_a_line_in_the_program() -> None:
+    for verb in VERBS:
+        assert len(verb) in (1, 2)
+    assert len(set(VERBS)) == len(VERBS) > 20
+
+
+@pytest.mark.parametrize("verb", [(), *VERBS], ids=" ".join)
+def test_help_fits_80_columns(
+    lensbench: Program, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = lensbench(*verb, "-h")
+    assert done.status == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "[default: ]" not in done.out
+    assert "None" not in done.out
+
+
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "models", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        said = program.stderr.read()
+    assert (program.returncode, said) == (0, "")
+
+
+@pytest.mark.parametrize("verb", ["--help", "models"])
+def test_characters_that_an_encoding_lacks_are_replaced(verb: str) -> None:
+    narrow = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([*COMMAND, verb], capture_output=True, text=True, env=narrow, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+
+
+def test_a_narrow_terminal_cuts_top_tokens_and_no_number(
+    lensbench: Program, gpt2: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = lensbench("lens", gpt2.folder, "The capital of Germany is", "--top-k", 20, "--mid")
+    rows = [line for line in done.out.splitlines() if re.match(r"\s*\d+ ( ?mid)?", line)]
+    assert len(rows) == 7
+    for row in rows:
+        assert "…" in row
+        assert re.search(r"\d\.\d{3} +\d+\.\d\d +\d+\.\d\d +\d\.\d{3} +[\d,]+ *$", row)
+
+
+def test_all_that_is_wrong_is_said_at_once_by_the_options_names(lensbench: Program) -> None:
+    wrong = ("--top-k", 0, "--lens", "rew", "--dtype", "float8", "--relation", "x")
+    done = lensbench("lens", "a", "b", *wrong)
+    assert (done.status, done.out) == (2, "")
+    for words in (
+        "3 problem(s)",
+        "--top-k: it is 0. Give at least 1.",
+        "--lens: it is rew. Did you mean raw?",
+        "--dtype: it is float8. Did you mean float32?",
+    ):
+        assert words in done.said
+    done = lensbench("infer", "m", "p.csv", "-o", "o.csv", "--control", "shuffled", "--bits", 7)
+    assert "--bits: it is 7. Choose from: 4, 8, 16, 32." in done.said
+    done = lensbench("infer", "m", "p.csv", "-o", "o.csv", "--control", "shuffled")
+    assert "--control: it has no effect without --rag" in done.said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("lense",), "there is no verb 'lense'. Did you mean lens?"),
+        (("data", "spilt"), "there is no verb 'spilt'. Did you mean split?"),
+        (("lens", "a", "b", "--topk", "3"), "Did you mean --top-k?"),
+        (("train", "m"), "DATA: it is missing. Add it. - --out: it is missing."),
+        (
+            ("rag", "query", "i", "q", "--where", "topic"),
+            "--where: it is topic. write NAME=VALUE",
+        ),
+    ],
+)
+def test_bad_usage_names_the_nearest_and_the_way_on(
+    lensbench: Program, arguments: tuple[str, ...], said: str
+) -> None:
+    done = lensbench(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert said in done.said
