@@ -24,11 +24,9 @@ class Lens:
 
     `headline` says what may be claimed with it: a lens that may stand for the model's output has to
     reproduce it at the last layer (the gate holds it to that); any other is for sensitivity only.
-    `about` is one line for people: what it reads, what it needs, what it may not claim.
     """
 
     headline = True
-    about = ""
 
     def __init__(self, model: LensModel) -> None:
         """Raises ModelError, or what reading its files raises, where the model lacks its needs."""
@@ -62,15 +60,14 @@ class Lens:
 class Final(Lens):
     """The logit lens (nostalgebraist 2020): as if the model stopped here."""
 
-    about = "the model's own final norm and head"
-
 
 class Next(Lens):
-    """With the norm that the next sub-layer applies. At 16.8 bits where the final norm reads 2.0
-    (Llama-3-8B, layer 26) it is no lens of the model's output."""
+    """With the norm that the next sub-layer applies; needs a site where the model exposes one.
+
+    At 16.8 bits where the final norm reads 2.0 (Llama-3-8B, layer 26), it is no lens of the output.
+    """
 
     headline = False
-    about = "the norm of the next sub-layer, where the model has one; for sensitivity only"
 
     def __init__(self, model: LensModel) -> None:
         super().__init__(model)
@@ -89,10 +86,9 @@ class Next(Lens):
 
 
 class Raw(Lens):
-    """Without any norm: the vector as it stands."""
+    """Without any norm: the vector as it stands. No lens of the output of a model that has one."""
 
     headline = False
-    about = "no norm at all; for sensitivity only"
 
     def norm(
         self, resid: Float[Tensor, "*cell d_model"], site: Site

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lensbench.errors import RecordsError
 from lensbench.lens.result import LensResult, read
 from lensbench.lens.settings import LensSettings, several
-from lensbench.models.model import LensModel
+from lensbench.models.model import LensModel, require_loaded
+from lensbench.models.sites import STREAM
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
 from lensbench.records.open import read_table
-from lensbench.residuals.store import ResidualCache
+from lensbench.residuals.store import ResidualCache, open_cache
 
 _OF_PROMPT = ("prompt", "relation", "answer", "category", "subject")
 _LINKS = ("control_of", "paraphrase_of", "reverse_of")
 
 
 def lens_from_cache(
-    cache: ResidualCache,
+    cache: ResidualCache | str | Path,
     model: LensModel,
     *,
     layers: int | Sequence[int] | None = None,
@@ -36,6 +38,7 @@ def lens_from_cache(
     """What `logit_lens` gives for the cached prompts, at the cached positions of each prompt.
 
     Args:
+        cache: what `open_cache` gives, or its folder.
         model: the one the cache is of; its readout is needed, and no forward pass is run.
         layers: of the cached ones; all of them by default.
         lens, top_k, batch_tokens: as for `logit_lens`; with equal `batch_tokens` the cells are
@@ -46,7 +49,8 @@ def lens_from_cache(
             with a shard that is missing or altered.
         GateError: the last layer as it is on disk does not reproduce the model's output.
     """
-    require_same(cache, _facts(model))
+    cache = cache if isinstance(cache, ResidualCache) else open_cache(cache)
+    require_same(cache, _facts(require_loaded(model)))
     require_last(cache, model)
     if not len(cache.cells):
         raise RecordsError(f"{cache.folder}: no prompt of it could be cached; see its problems.")
@@ -54,7 +58,7 @@ def lens_from_cache(
     kept = sorted({site.layer for site in cache.sites})
     settings = LensSettings(
         lenses=several(lens),
-        sites=tuple(dict.fromkeys(site.kind for site in cache.sites)),
+        sites=tuple(dict.fromkeys(site.kind for site in cache.sites if site.kind in STREAM)),
         layers=several(kept if layers is None else layers),
         positions="all" if everywhere else "last",
         top_k=top_k,

@@ -14,7 +14,7 @@ from lensbench.escape import visible
 from lensbench.lens.gate import worst
 from lensbench.lens.logit import read_batches
 from lensbench.lens.settings import LensSettings, Positions, several
-from lensbench.lens.table import lens_table, prompts_table
+from lensbench.lens.table import lens_table, measured, prompts_table
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
@@ -54,15 +54,23 @@ class LensResult:
 
         Args:
             prompt_id: which prompt; the first one by default.
-            value: any numeric column of the table, such as "kl_bits" or "answer_prob".
+            value: any column that is measured, such as "kl_bits" or "answer_prob".
+
+        Raises InputProblems for a prompt or a column that is not there.
         """
         from lensbench.lens.plot import heat_map
 
         ids = self.prompts["prompt_id"].to_pylist()
         chosen = ids[0] if prompt_id is None else prompt_id
+        found = []
         if chosen not in ids:
             remedy = f"Choose from: {', '.join(ids[:10])}."
-            raise InputProblems([Problem("prompt_id", f"there is no prompt {chosen!r}", remedy)])
+            found.append(Problem("prompt_id", f"there is no prompt {chosen!r}", remedy))
+        if value not in measured():
+            remedy = f"Choose from: {', '.join(measured())}."
+            found.append(Problem("value", f"nothing measured is called {value!r}", remedy))
+        if found:
+            raise InputProblems(found)
         return heat_map(self.to_pandas(), chosen, value, f"{self.model}: {chosen}")
 
     def __repr__(self) -> str:

@@ -15,6 +15,11 @@ from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.records.schema.lens import LENS, PROMPTS
 
 
+def measured() -> tuple[str, ...]:
+    """The columns of numbers."""
+    return (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, "resid_norm", "cos_final")
+
+
 def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa.Table:
     """One row per lens x prompt x position x site, in that order."""
     tables = [
@@ -57,7 +62,7 @@ def _one_lens(
         "layer": per_site([site.layer for site in readings.sites]),
         "depth": per_site([site.depth(model.n_layers) for site in readings.sites]),
     }
-    for name in (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, "resid_norm", "cos_final"):
+    for name in measured():
         columns[name] = _numbers(LENS.schema.field(name).type, statistics[name].numpy())
     ids = statistics["top_ids"].numpy().transpose(1, 0, 2)  # [cell, site, k]
     columns["top_ids"] = _lists(ids)

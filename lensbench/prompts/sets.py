@@ -37,8 +37,9 @@ class PromptSet:
         """Relations in the order of the file."""
         return list(dict.fromkeys(prompt.relation for prompt in self.prompts))
 
-    def only(self, relations: Sequence[str]) -> PromptSet:
-        """The rows of some relations. Raises InputProblems when one does not exist."""
+    def only(self, relations: str | Sequence[str]) -> PromptSet:
+        """The rows of a relation or of some. Raises InputProblems when one does not exist."""
+        relations = [relations] if isinstance(relations, str) else relations
         unknown = sorted(set(relations) - set(self.relations))
         if unknown:
             what = f"there is no relation {', '.join(map(repr, unknown))}"

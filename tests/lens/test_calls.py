@@ -130,3 +130,18 @@ def test_token_ids_take_no_template(llama: Case) -> None:
             logit_lens(llama.model, llama.token_ids[0], template="chat")
     finally:
         tokenizer.chat_template = None
+
+
+def test_a_picture_of_what_is_not_there_is_one_message(llama: Case) -> None:
+    result = logit_lens(llama.model, PROMPTS[0])
+    assert result.plot(value="answer_rank") is not None
+    with pytest.raises(InputProblems) as caught:
+        result.plot("p7", value="token")
+    words = ["there is no prompt 'p7'", "nothing measured is called 'token'. Choose from: entropy"]
+    assert len(caught.value.problems) == 2
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_one_relation_of_a_set() -> None:
+    facts = load_prompts("facts")
+    assert facts.only("capital") == facts.only(["capital"])
