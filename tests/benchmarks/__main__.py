@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the table of `make bench`."""
+"""`python -m tests.benchmarks`: the table of `make bench`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import cyclopts
 from rich.console import Console
 
 from lensbench.checkpoints.source import locate
@@ -16,15 +16,16 @@ from lensbench.files import write_text
 from lensbench.records.manifest import machine, versions
 from tests.benchmarks.measure import peak_beyond_forward, round_robin
 from tests.benchmarks.peers import FLOOR, PEERS
+from tests.benchmarks.table import Model, Out, Rounds, at_least
 
 _console = Console(stderr=True)
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="Alias or folder.")] = "smollm2-135m",
-    tokens: Annotated[int, typer.Option(min=2, help="Length of the prompt.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 5,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    model: Model = "smollm2-135m",
+    tokens: Annotated[int, at_least(2, "Length of the prompt.")] = 128,
+    rounds: Rounds = 5,
+    out: Out = Path("reports/bench"),
 ) -> None:
     """Time and memory of the lens beside TransformerLens, plain Hugging Face and nnterp."""
     folder = locate(model).require_folder()
@@ -87,4 +88,4 @@ def _markdown(
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)

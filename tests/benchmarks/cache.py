@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import cyclopts
 import numpy as np
 import torch
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 
 from lensbench.files import write_bytes, write_text
@@ -27,7 +28,7 @@ from lensbench.residuals.store import ResidualCache, open_cache
 from lensbench.studies.cache import run_cache
 from lensbench.studies.specs.cache import CacheSpec
 from tests.benchmarks.measure import round_robin
-from tests.benchmarks.table import made_by, markdown_table, ratios
+from tests.benchmarks.table import Model, Out, Rounds, at_least, made_by, markdown_table, ratios
 
 _LAYER = 1  # the one layer that is read for all prompts
 _console = Console(stderr=True)
@@ -110,11 +111,11 @@ def measure_lens(cache: ResidualCache, rounds: int, device: str | None) -> Secon
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="The model.")] = "smollm2-135m",
-    limit: Annotated[int, typer.Option(min=1, help="Base prompts.")] = 16,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 3,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda. Default: by rule.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    model: Model = "smollm2-135m",
+    limit: Annotated[int, at_least(1, "Base prompts.")] = 16,
+    rounds: Rounds = 3,
+    device: Annotated[str | None, Parameter(help="cpu, cuda. Default: by rule.")] = None,
+    out: Out = Path("reports/bench"),
 ) -> None:
     """Make a cache of the facts at all positions and at the last, then time it."""
     folder = Path(tempfile.mkdtemp(prefix="lensbench-bench-"))
@@ -183,4 +184,4 @@ def _markdown(
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import cyclopts
 import torch
-import typer
 from rich.console import Console
 
 from lensbench.checkpoints.source import locate
@@ -26,7 +26,7 @@ from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.benchmarks.measure import round_robin
 from tests.benchmarks.peers import Job
-from tests.benchmarks.table import made_by, markdown_table, ratios
+from tests.benchmarks.table import Model, Out, Rounds, at_least, made_by, markdown_table, ratios
 
 _PROMPTS = 24
 BATCHES = (1, 8, 24)
@@ -135,10 +135,10 @@ def peers(name: str) -> dict[str, Peer]:
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="Alias or folder.")] = "smollm2-135m",
-    new_tokens: Annotated[int, typer.Option(min=1, help="Length of each response.")] = 16,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 2,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    model: Model = "smollm2-135m",
+    new_tokens: Annotated[int, at_least(1, "Length of each response.")] = 16,
+    rounds: Rounds = 2,
+    out: Out = Path("reports/bench"),
 ) -> None:
     """Tokens per second of lensbench, plain Hugging Face and CTranslate2, as ratios."""
     console = Console(stderr=True)
@@ -196,4 +196,4 @@ def _markdown(
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)

@@ -14,26 +14,27 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import cyclopts
+from cyclopts import Parameter
 from rich.console import Console
 
 from lensbench.files import write_text
 from lensbench.records.manifest import peak_memory_bytes
-from tests.benchmarks.table import made_by, markdown_table
+from tests.benchmarks.table import Out, at_least, made_by, markdown_table
 
 _D_VOCAB = 300  # words in the prompts; every model has as many tokens
 _SHARD = "500MB"
 
 
 def bench(
-    config: Annotated[Path, typer.Option(help="A config.json.")] = Path(
+    config: Annotated[Path, Parameter(help="A config.json.")] = Path(
         "tests/configs/tinyllama.json"
     ),
-    bits: Annotated[int, typer.Option(help="8 or 4, 16, 32.")] = 8,
-    rows: Annotated[int, typer.Option(min=1, help="Prompts in the batch.")] = 10,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of each prompt.")] = 64,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Length of each response.")] = 200,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    bits: Annotated[int, Parameter(help="8 or 4, 16, 32.")] = 8,
+    rows: Annotated[int, at_least(1, "Prompts in the batch.")] = 10,
+    prompt_tokens: Annotated[int, at_least(1, "Length of each prompt.")] = 64,
+    new_tokens: Annotated[int, at_least(1, "Length of each response.")] = 200,
+    out: Out = Path("reports/bench"),
 ) -> None:
     """Weights and peak memory of loading a model and answering one batch of prompts with it."""
     console = Console(stderr=True)
@@ -136,7 +137,7 @@ def main() -> None:
     elif job == "measure":
         result = measure(Path(arguments[0]), *(int(argument) for argument in arguments[1:]))
     else:
-        typer.run(bench)
+        cyclopts.run(bench)
         return
     sys.stdout.write(json.dumps(result) + "\n")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import cyclopts
 import numpy as np
 import torch
-import typer
 from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
@@ -29,7 +29,7 @@ from lensbench.prompts.sets import load_prompts
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.stats.bootstrap import clustered_bootstrap
 from tests.benchmarks.measure import round_robin
-from tests.benchmarks.table import made_by, markdown_table, ratios
+from tests.benchmarks.table import Model, Out, Rounds, at_least, made_by, markdown_table, ratios
 
 _NEW_TOKENS = 16  # of a decoding job
 _ROWS = 8  # of a batch
@@ -148,10 +148,10 @@ def _decode(hf: Any, ids: Tensor) -> Callable[[], object]:
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="Alias or folder.")] = "smollm2-135m",
-    prompts: Annotated[int, typer.Option(min=_ROWS, help="Base prompts of `facts`.")] = 120,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    model: Model = "smollm2-135m",
+    prompts: Annotated[int, at_least(_ROWS, "Base prompts of `facts`.")] = 120,
+    rounds: Rounds = 3,
+    out: Out = Path("reports/bench"),
 ) -> None:
     """KL to float32, bytes, speed and batch effect of every precision."""
     console = Console(stderr=True)
@@ -247,4 +247,4 @@ def _markdown(model: str, n_prompts: int, rounds: int, rows: list[list[str]]) ->
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import cyclopts
 from rich.console import Console
 
 from lensbench.errors import Problem
@@ -24,13 +24,13 @@ from lensbench.quantized.rag.quality import (
     measures,
     read_labelled,
 )
-from tests.benchmarks.table import made_by, markdown_table
+from tests.benchmarks.table import Out, made_by, markdown_table
 
 _SEARCHES = ("meaning", "words", "difference")
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    out: Out = Path("reports/bench"),
 ) -> None:
     """Recall and mean reciprocal rank on the labelled questions that ship with lensbench."""
     with Console(stderr=True).status("indexing and searching"):
@@ -82,4 +82,4 @@ def _markdown(found: list[dict[str, Any]], n_questions: int, n_documents: int) -
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)

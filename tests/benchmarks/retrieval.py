@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import cyclopts
 import numpy as np
-import typer
 from jaxtyping import Float
 from rich.console import Console
 
@@ -31,6 +31,7 @@ from lensbench.quantized.rag.database import (
 from lensbench.quantized.rag.index import prepare_folder
 from lensbench.records.manifest import machine
 from tests.benchmarks.measure import round_robin
+from tests.benchmarks.table import Out, Rounds, at_least
 
 TOP_K = 10
 DIMENSION = 384
@@ -146,10 +147,10 @@ def _load(database: Database, vectors: Vectors) -> None:
 
 
 def bench(
-    size: Annotated[list[int] | None, typer.Option(min=100, help="Vectors; repeatable.")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Searches per round.")] = 50,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds after a warm-up.")] = 5,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
+    size: Annotated[list[int] | None, at_least(100, "Vectors; repeatable.")] = None,
+    queries: Annotated[int, at_least(1, "Searches per round.")] = 50,
+    rounds: Rounds = 5,
+    out: Out = Path("reports/bench"),
 ) -> None:
     """Search 10,000 and 100,000 vectors: pgvector exact, pgvector HNSW, numpy."""
     measured = []
@@ -204,4 +205,4 @@ def _markdown(measured: list[Measured], n_queries: int, rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)

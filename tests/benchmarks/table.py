@@ -1,14 +1,28 @@
-"""What the benches' tables share: Markdown, and the line that says how they were made."""
+"""What the benches share: options, Markdown, and the line that says how a table was made."""
 
 from __future__ import annotations
 
 import datetime
 import statistics
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
 
 import torch
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from lensbench.records.manifest import machine, versions
+
+
+def at_least(minimum: int, text: str) -> Parameter:
+    """An option with a lower bound."""
+    return Parameter(help=text, validator=Number(gte=minimum))
+
+
+Model = Annotated[str, Parameter(help="Alias or folder.")]
+Out = Annotated[Path, Parameter(help="Folder of the table.")]
+Rounds = Annotated[int, at_least(1, "Timed rounds (of training: epochs) after a warm-up.")]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

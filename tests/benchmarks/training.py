@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import cyclopts
 import torch
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
@@ -27,7 +28,7 @@ from lensbench.quantized.training.arithmetic import prepare_base
 from lensbench.quantized.training.examples import Example, batch_of
 from lensbench.quantized.training.trainer import Frozen, ResponseTrainer
 from tests.benchmarks.measure import high_water, round_robin
-from tests.benchmarks.table import made_by, markdown_table, ratios
+from tests.benchmarks.table import Out, Rounds, made_by, markdown_table, ratios
 
 # TinyLlama's shape with every width halved; random weights take as long as learned ones.
 SHAPE = {
@@ -67,10 +68,10 @@ PEERS = (
 
 
 def bench(
-    rounds: Annotated[int, typer.Option(min=1, help="Timed epochs after a warm-up.")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/bench"),
-    memory_of: Annotated[int | None, typer.Option(hidden=True)] = None,
-    model: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    rounds: Rounds = 3,
+    out: Out = Path("reports/bench"),
+    memory_of: Annotated[int | None, Parameter(show=False)] = None,
+    model: Annotated[Path | None, Parameter(show=False)] = None,
 ) -> None:
     """Time and memory of later epochs, when blocks 15 to 20 of 22 are adapted."""
     if memory_of is not None and model is not None:
@@ -232,4 +233,4 @@ def _markdown(rounds: int, seconds: Sequence[Sequence[float]], memory: Sequence[
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cyclopts.run(bench)
