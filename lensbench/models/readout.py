@@ -85,7 +85,7 @@ def readout_of(bridge: Any, hf_config: object | None) -> Readout:
 def next_norms(bridge: Any) -> dict[Site, Norm]:
     """What the next sub-layer applies: ln1 of the next block, ln2 after attention, ln_final last.
 
-    Sites whose next norm the model does not expose (parallel attention has no ln2) are left out.
+    Sites whose next norm the model does not expose (parallel attention has no ln2) are skipped.
     """
     blocks = list(bridge.blocks)
     following = [getattr(block, "ln1", None) for block in blocks] + [bridge.ln_final]

@@ -230,7 +230,7 @@ class ResidualCache:
             f"model {model['name']}, {model['dtype']}, weights {model['weights_sha256'][:16]}, "
             f"tokenizer {model['tokenizer_sha256'][:16]}",
             f"prompts {made['prompts']}, {made['template']}, {made['prompts_sha256'][:16]}; "
-            f"left out: {self.manifest['problems']}",
+            f"skipped: {self.manifest['problems']}",
             "sites " + " ".join(tensor_name(site.name, site.layer) for site in self.sites),
             f"{self.files.n_bytes / 1e6:,.1f} MB; the last layer on disk is the model within "
             f"{self.gate_kl_bits:.1e} bits",
@@ -264,7 +264,7 @@ class CachedResiduals:
         return self.readout(self.at(self.last)[cells])
 
     def broken_rows(self) -> set[int]:
-        """Rows that hold NaN or Inf: none, they were left out when the cache was made."""
+        """Rows that hold NaN or Inf: none, they were skipped when the cache was made."""
         return set()
 
 
