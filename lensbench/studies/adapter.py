@@ -27,7 +27,7 @@ from lensbench.studies.stages import build_index
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 
 
-def run_adapter_study(
+def run(
     spec: AdapterSpec,
     out: Path,
     progress: Watch = ignore,

@@ -1,19 +1,24 @@
-"""Reading an `analysis.toml`: its `kind` says which spec it fills; all problems come at once."""
+"""An analysis: its `analysis.toml` names a kind, which has a spec and a function that runs it."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.progress import Notify, Watch, ignore
 from lensbench.spec import Spec, nearest
 from lensbench.studies.specs.adapter import AdapterSpec
 from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.placement import PlacementSpec
+
+if TYPE_CHECKING:
+    from lensbench.records.engine import Outcome
 
 ANALYSIS = "analysis.toml"
 KINDS: dict[str, type[Spec]] = {
@@ -22,7 +27,7 @@ KINDS: dict[str, type[Spec]] = {
     "correlation": CorrelationStudySpec,
     "diff": DiffStudySpec,
     "placement": PlacementSpec,
-}
+}  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data")
 
@@ -42,6 +47,16 @@ def read_analysis(folder: Path) -> Spec:
     except InputProblems as error:
         named = [dataclasses.replace(p, where=f"{path}, {p.where}") for p in error.problems]
         raise InputProblems(named) from None
+
+
+def run_analysis(
+    spec: Spec, out: Path, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Run an analysis of any kind into `out`, or go on with it. Raises what it raises."""
+    (kind,) = [name for name, known in KINDS.items() if known is type(spec)]
+    run = importlib.import_module(f"lensbench.studies.{kind}").run
+    outcome: Outcome = run(spec, out, progress, notify)
+    return outcome
 
 
 def _content(path: Path) -> dict[str, Any]:

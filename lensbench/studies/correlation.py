@@ -35,7 +35,7 @@ from lensbench.studies.stages import (
 REBATCHED = "rebatched"
 
 
-def run_correlation_study(
+def run(
     spec: CorrelationStudySpec,
     out: Path,
     progress: Watch = ignore,

@@ -15,13 +15,13 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
-from lensbench.studies.lens import run
+from lensbench.studies.lens import run as run_lens
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages import RUNS
 
 
-def run_diff_study(
+def run(
     spec: DiffStudySpec,
     out: Path,
     progress: Watch = ignore,
@@ -37,7 +37,7 @@ def run_diff_study(
     refs, problems = model_refs(texts)
     if problems:
         raise InputProblems(problems)
-    measured = run(_lens_spec(spec, texts), out / RUNS, progress)
+    measured = run_lens(_lens_spec(spec, texts), out / RUNS, progress)
     problems = list(measured.problems)
     for name, error in measured.failed.items():
         notify(f"{name}: {error}")

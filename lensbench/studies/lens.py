@@ -22,7 +22,7 @@ from lensbench.lens.record import (
 from lensbench.lens.settings import LensSettings
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
-from lensbench.progress import Progress, Watch, ignore
+from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import TokenText
 from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
@@ -36,7 +36,7 @@ from lensbench.studies.specs.lens import RunSpec
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
 
 
-def run(spec: RunSpec, out: Path, progress: Watch = ignore) -> Outcome:
+def run(spec: RunSpec, out: Path, progress: Watch = ignore, notify: Notify = ignore) -> Outcome:
     """Measure every model of `spec` into `out/<model>/`; run again to go on after an interruption.
 
     With a larger limit a record is widened. A model that cannot be measured is recorded in the

@@ -36,7 +36,7 @@ SHARES = {"train": 0.8, "test": 0.2}
 BASE = "base"
 
 
-def run_placement_study(
+def run(
     spec: PlacementSpec,
     out: Path,
     progress: Watch = ignore,

@@ -11,7 +11,7 @@ import pytest
 from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.rag.index import open_index
-from lensbench.studies.adapter import run_adapter_study, shuffled
+from lensbench.studies.adapter import run, shuffled
 from lensbench.studies.specs.adapter import AdapterSpec
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
@@ -89,7 +89,7 @@ def test_bits_are_in_the_file_and_dtype_is_refused(
 def test_an_unknown_source_stops_before_any_model_is_loaded(tmp_path: Path) -> None:
     spec = AdapterSpec("no-such-model", data=("generl",))
     with pytest.raises(Exception, match="generl"):
-        run_adapter_study(spec, tmp_path)
+        run(spec, tmp_path)
 
 
 def test_more_pairs_leave_the_order_of_the_others_alone() -> None:

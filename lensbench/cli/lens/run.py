@@ -58,35 +58,21 @@ def run(
     spec = spec.changed(**changes | ({"limit": None} if everything else {}))
     home = analysis if analysis.is_dir() else analysis.parent
     folder = out or Path("reports") / home.resolve().name
-    if isinstance(spec, RunSpec):
-        return run_and_report(spec, folder)
-    return study_and_report(spec, folder)
+    return run_and_report(spec, folder)
 
 
-def run_and_report(spec: RunSpec, out: Path) -> int:
+def run_and_report(spec: Spec, out: Path) -> int:
     """Measure, then build every report of what is complete; 1 if something failed."""
-    from lensbench.studies.lens import run as measure
+    from lensbench.studies.analysis import run_analysis
 
     with interruptible():
         with batch_progress() as progress:
-            outcome = measure(spec, out, progress)
+            outcome = run_analysis(spec, out, progress, note)
         show_problems(outcome.problems)
         for name, error in outcome.failed.items():
             failure(f"{name}: {error}")
         if outcome.folders:
             # Sorted as `lensbench report` finds them, so that both give the same bytes.
-            show_reports(sorted(outcome.folders), out)
+            whole = [out] if not isinstance(spec, RunSpec) else sorted(outcome.folders)
+            show_reports(whole, out)
     return 0 if outcome.ok else 1
-
-
-def study_and_report(spec: Spec, out: Path) -> int:
-    """Run every stage of a study, then its reports; 1 if something was skipped."""
-    from lensbench.studies.base import run_study
-
-    with interruptible():
-        with batch_progress() as progress:
-            outcome = run_study(spec, out, progress, note)
-        show_problems(outcome.problems)
-        if outcome.folders:
-            show_reports([out], out)
-    return 1 if outcome.problems else 0
