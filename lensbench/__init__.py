@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from lensbench.quantized.loading.load import load_quantized
     from lensbench.quantized.training.spec import TrainSpec
     from lensbench.quantized.training.train import train
+    from lensbench.records.open import open_record
+    from lensbench.records.record import Record
     from lensbench.report.build import build_report
     from lensbench.residuals.capture import residual_stream
     from lensbench.residuals.store import open_cache
@@ -50,6 +52,7 @@ _HOME = {
     "Lora": "lensbench.quantized.adapters.spec",
     "ModelRef": "lensbench.checkpoints.ref",
     "Prompt": "lensbench.prompts.prompt",
+    "Record": "lensbench.records.record",
     "RunSpec": "lensbench.studies.specs.lens",
     "TrainSpec": "lensbench.quantized.training.spec",
     "build_report": "lensbench.report.build",
@@ -61,6 +64,7 @@ _HOME = {
     "load_quantized": "lensbench.quantized.loading.load",
     "logit_lens": "lensbench.lens.result",
     "open_cache": "lensbench.residuals.store",
+    "open_record": "lensbench.records.open",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.studies.lens",
     "train": "lensbench.quantized.training.train",
@@ -76,6 +80,7 @@ __all__ = [
     "Lora",
     "ModelRef",
     "Prompt",
+    "Record",
     "RunSpec",
     "TrainSpec",
     "__version__",
@@ -88,6 +93,7 @@ __all__ = [
     "load_quantized",
     "logit_lens",
     "open_cache",
+    "open_record",
     "residual_stream",
     "run",
     "train",

@@ -19,7 +19,6 @@ from lensbench.models.model import LensModel, require_loaded
 from lensbench.models.sites import STREAM
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
-from lensbench.records.open import read_table
 from lensbench.residuals.store import ResidualCache, open_cache
 
 _OF_PROMPT = ("prompt", "relation", "answer", "category", "subject")
@@ -54,7 +53,7 @@ def lens_from_cache(
     require_last(cache, model)
     if not len(cache.cells):
         raise RecordsError(f"{cache.folder}: no prompt of it could be cached; see its problems.")
-    everywhere = cache.manifest["settings"]["positions"] == "all"
+    everywhere = cache.record.settings["positions"] == "all"
     kept = sorted({site.layer for site in cache.sites})
     settings = LensSettings(
         lenses=several(lens),
@@ -69,7 +68,7 @@ def lens_from_cache(
 
 def require_same(cache: ResidualCache, now: Mapping[str, Any]) -> None:
     """Raise RecordsError, with every difference, unless the cache is of a model of these facts."""
-    there = cache.manifest["model"]
+    there = cache.record.model
     differences = [
         f"  - {key}: {there.get(key)} there, {value} now"
         for key, value in now.items()
@@ -109,8 +108,8 @@ def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt
 
     Raises RecordsError when the tokenizer sees one of them in another way now.
     """
-    encoder = Encoder(model.tokenizer, model.n_ctx, cache.manifest["settings"]["template"])
-    rows = read_table(cache.folder, "prompts").to_pylist()
+    encoder = Encoder(model.tokenizer, model.n_ctx, cache.record.settings["template"])
+    rows = cache.record.arrow("prompts").to_pylist()
     return [_encoded(encoder, row) for row in rows]
 
 

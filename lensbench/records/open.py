@@ -1,146 +1,84 @@
-"""Records read back: one rule for every kind and version of the schema. No torch here.
-
-A record of an older version is read under today's names; only what is complete can be read, and
-what a newer lensbench wrote is refused. Writers write today's version and no other.
-"""
+"""Finding and opening records, of any kind and version of the schema."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lensbench.errors import RecordsError
-from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
+from lensbench.records.lens_record import LensRecord
+from lensbench.records.read import MANIFEST, read_complete
+from lensbench.records.record import Record
 
-MANIFEST = "manifest.json"
-
-_MILESTONES_1 = {
-    "answer_first": "rank1_first",
-    "answer_stays": "rank1_stable",
-    "answer_top10": "top10_first",
-}
-# What version 1 called otherwise -> today's name. A column had one meaning in all its tables.
-_COLUMNS_1 = {
-    "point": "site",
-    "phase": "span",
-    "arm": "placement",
-    **{f"solved{side}": f"top1_correct{side}" for side in ("", "_a", "_b")},
-    **{
-        f"{old}_{part}{side}": f"{new}_{part}{side}"
-        for old, new in _MILESTONES_1.items()
-        for part in ("layer", "depth", "reason")
-        for side in ("", "_a", "_b")
-    },
-}
-_KEYS_1 = {"points": "sites", "phases": "spans", "phase": "span"}  # of a manifest and its settings
+_VIEWS: dict[str, type[Record]] = {"lens": LensRecord}  # kinds with more to ask for
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a record, complete or not, under today's names.
+def open_record(folder: str | Path) -> Record:
+    """The finished record in a folder, or the only one beneath it; tables are read when asked for.
 
-    Raises RecordsError for what is no manifest of a record, of a kind or version not known here,
-    and for a run that an older lensbench began and did not finish.
+    Raises RecordsError, with what to do, when there is none or more than one, and for a record that
+    is not complete, is damaged, or is of a kind or a newer version not known here.
     """
-    manifest = _parsed(path)
-    version = manifest.get("schema_version")
-    if not isinstance(version, int):
-        what = "no schema_version. This is not a lensbench record"
-        raise RecordsError(f"{path}: {what}; give a run another folder with --out.")
-    if version > SCHEMA_VERSION:
-        raise RecordsError(
-            f"{path}: schema_version {version} is newer than this lensbench can read "
-            f"({SCHEMA_VERSION}). Upgrade lensbench, or give a new run another folder with --out."
-        )
-    if version < SCHEMA_VERSION and manifest.get("status") != "complete":
-        raise RecordsError(
-            f"{path}: an older lensbench (schema_version {version}) began this run and did not "
-            "finish it, and this one cannot go on with it. Delete its folder, or give the new run "
-            "another one with --out."
-        )
-    kind = manifest.setdefault("kind", "lens")  # manifests older than kinds are of the lens
-    if kind not in KINDS:
-        what = f"records of kind {kind!r} are not known here"
-        raise RecordsError(f"{path}: {what}. Upgrade lensbench.")
-    missing = [key for key in ("status", "model", "settings", "gate") if key not in manifest]
-    if missing:
-        raise RecordsError(
-            f"{path}: it is damaged (no {', '.join(missing)}). Delete its folder and run the same "
-            "command again."
-        )
-    return _manifest_of_today(manifest) if version == 1 else manifest
+    found = _record_folder(Path(folder))
+    manifest = read_complete(found / MANIFEST)
+    return _VIEWS.get(manifest["kind"], Record)(found, manifest)
 
 
-def read_complete(path: Path) -> dict[str, Any]:
-    """The manifest of a complete record. Raises RecordsError as `read_manifest`, and for others."""
-    manifest = read_manifest(path)
-    if manifest["status"] != "complete":
-        raise RecordsError(
-            f"{path}: the run is not complete (status {manifest['status']!r}). "
-            "Run the same command again: it goes on where it stopped."
-        )
-    return manifest
+def open_lens_record(folder: str | Path) -> LensRecord:
+    """A finished lens record, as `open_record` opens it; RecordsError for one of another kind."""
+    record = open_record(folder)
+    if not isinstance(record, LensRecord):
+        what = f"a record of kind {record.kind}"
+        raise RecordsError(f"{record.folder}: {what}. Name a record of `lensbench lens`.")
+    return record
 
 
-def read_table(
-    folder: Path,
-    name: str,
-    columns: Sequence[str] | None = None,
-    filters: list[tuple[str, str, Any]] | None = None,
-) -> pa.Table:
-    """One table of a record, with the columns of today's schema; others are skipped.
+def find_records(paths: Sequence[Path]) -> list[Path]:
+    """All record folders at or beneath `paths`, each once, sorted within a path.
 
-    Args:
-        columns: only these.
-        filters: only rows for which all of (column, operator, value) hold.
-
-    Raises RecordsError for a table that is missing, damaged or without one of the columns.
+    Hidden folders are passed over. Raises RecordsError when there is none.
     """
-    path = folder / f"{name}.parquet"
-    if not path.exists():
-        raise RecordsError(f"{path}: this table is missing. Run the same command again.")
-    wanted = list(TABLES[name].names if columns is None else columns)
-    try:
-        there = pq.read_schema(path).names
-        old = {new: old for old, new in _COLUMNS_1.items() if old in there and new not in there}
-        missing = [column for column in wanted if old.get(column, column) not in there]
-        if missing:
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
             raise RecordsError(
-                f"{path}: no column {', '.join(missing)}. "
-                "The record is older than this lensbench or damaged: run the same command again."
+                f"{path}: no such folder. Name a run folder made by `lensbench run`."
             )
-        chosen = [old.get(column, column) for column in wanted]
-        kept = [(old.get(column, column), *rest) for column, *rest in filters or ()]
-        return pq.read_table(path, columns=chosen, filters=kept or None).rename_columns(wanted)
-    except (pa.ArrowException, OSError) as error:
+        for folder in _beneath(path):
+            found.setdefault(folder.resolve(), folder)
+    if not found:
+        names = ", ".join(str(path) for path in paths)
         raise RecordsError(
-            f"{path}: cannot be read ({error}). Delete its folder and run the same command again."
-        ) from error
+            f"{names}: no records here (no {MANIFEST} in it or beneath it). "
+            "Name a run folder made by `lensbench run` or `lensbench lens --prompts`."
+        )
+    return list(found.values())
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _record_folder(path: Path) -> Path:
+    if (path / MANIFEST).is_file():
+        return path
+    found = find_records([path])
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise RecordsError(f"{path}: there are {len(found)} records here. Name one: {names}.")
+    return found[0]
+
+
+def _beneath(path: Path) -> list[Path]:
+    """Folders with a manifest of a record, but for those in `.runs`: others were made of them."""
+    return [
+        manifest.parent
+        for manifest in sorted(path.rglob(MANIFEST))
+        if not any(part.startswith(".") for part in manifest.relative_to(path).parts)
+        and not _is_foreign(manifest)
+    ]
+
+
+def _is_foreign(manifest: Path) -> bool:
+    """Whether a manifest says that it is of something else, such as an index for retrieval."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordsError(
-            f"{path}: it is damaged ({error}). Delete its folder and run the same command again."
-        ) from error
-    if not isinstance(manifest, dict):
-        raise RecordsError(f"{path}: this is no manifest of a lensbench record.")
-    return manifest
-
-
-def _manifest_of_today(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 under today's names; what it says is unchanged."""
-    settings = _renamed(manifest["settings"])
-    if "inputs" in settings:  # of a correlation: facts of each run that is compared
-        settings["inputs"] = {name: _renamed(facts) for name, facts in settings["inputs"].items()}
-    return {**_renamed(manifest), "settings": settings}
-
-
-def _renamed(entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {_KEYS_1.get(key, key): value for key, value in entries.items()}
+        return "format" in json.loads(manifest.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):  # damaged: whoever opens it says so
+        return False

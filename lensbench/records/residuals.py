@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from lensbench.errors import RecordsError
-from lensbench.records.open import MANIFEST, read_table
+from lensbench.records.read import MANIFEST, read_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +38,9 @@ def shard_name(number: int | str) -> str:
     return f"residuals/{stem}.safetensors"
 
 
-def tensor_name(point: str, layer: int) -> str:
+def tensor_name(site: str, layer: int) -> str:
     """A site's tensor in every shard."""
-    return f"{point}.{layer}"
+    return f"{site}.{layer}"
 
 
 def shards_of(manifest: Mapping[str, Any]) -> str:
@@ -100,16 +100,16 @@ class ResidualFiles:
             record: what each shard must say that it is of; None takes any.
         """
         self.folder = folder
-        self._record = record
+        self.record = record
         self._checked: set[tuple[str, str]] = set()
         self._index = _read_index(folder)
 
     @cached_property
     def sites(self) -> list[tuple[str, int]]:
-        """(point, layer) of every tensor, in the order the residual stream passes them."""
+        """(site, layer) of every tensor, in the order the residual stream passes them."""
         pairs = self._index[["site", "layer"]].drop_duplicates().itertuples(index=False)
-        found = [(str(point), int(layer)) for point, layer in pairs]
-        return sorted(found, key=lambda site: site[1])  # within a layer as they were written
+        found = [(str(site), int(layer)) for site, layer in pairs]
+        return sorted(found, key=lambda place: place[1])  # within a layer as they were written
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -121,27 +121,27 @@ class ResidualFiles:
         position = [position for n in counts.tolist() for position in range(n)]
         return pd.DataFrame({"prompt_id": ids, "position": position, "token_id": -1})
 
-    def layer(self, point: str, layer: int) -> Float[np.ndarray, "cell d_model"]:
+    def layer(self, site: str, layer: int) -> Float[np.ndarray, "cell d_model"]:
         """The residual vectors of every cell at one site, float32.
 
         Raises RecordsError naming a shard that is missing, truncated, altered or of another record.
         """
-        return self.at(point, layer, np.arange(len(self._files)))
+        return self.at(site, layer, np.arange(len(self._files)))
 
     def at(
-        self, point: str, layer: int, cells: Int[np.ndarray, " n"]
+        self, site: str, layer: int, cells: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n d_model"]:
         """The residual vectors of some cells, by their row in `cells`, at one site; float32."""
-        if (point, layer) not in self.sites:
+        if (site, layer) not in self.sites:
             there = ", ".join(tensor_name(*site) for site in self.sites)
-            wanted = tensor_name(point, layer)
+            wanted = tensor_name(site, layer)
             raise RecordsError(f"{self.folder} does not hold {wanted}. It holds: {there or '-'}.")
         files, rows = self._files[cells], self._shard_rows[cells]
         vectors: Float[np.ndarray, "n d_model"] = np.empty((0, 0), dtype=np.float32)
         for file in np.unique(files):
             name = self._names[file]
             (where,) = np.nonzero(files == file)
-            tensor = self._tensor(name, tensor_name(point, layer))
+            tensor = self._tensor(name, tensor_name(site, layer))
             if rows[where].max() >= len(tensor):
                 raise _damaged(self.folder / name, f"it has only {len(tensor)} rows")
             if not vectors.size:
@@ -158,12 +158,12 @@ class ResidualFiles:
         """How many cells of each prompt are of a span: "prompt" or "generated" (the answer's)."""
         return self._rows[f"n_{span}_tokens"].to_numpy()
 
-    def means(self, point: str, layer: int, span: str) -> Float[np.ndarray, "prompt d_model"]:
+    def means(self, site: str, layer: int, span: str) -> Float[np.ndarray, "prompt d_model"]:
         """Mean residual of each prompt's cells of a span, float32; NaN where it has none.
 
         Sums are in float64. The same measure as the column `mean` of a trace.
         """
-        vectors = self.layer(point, layer)
+        vectors = self.layer(site, layer)
         n_prompt = self.n_tokens("prompt")
         ends = np.cumsum(self._counts)
         between = ends - self._counts + n_prompt  # the prompt's own cells come first
@@ -196,8 +196,8 @@ class ResidualFiles:
         """The index of one site: the rows of every site stand alike."""
         if not self.sites:
             return self._index
-        point, layer = self.sites[0]
-        return self._index[(self._index.site == point) & (self._index.layer == layer)]
+        site, layer = self.sites[0]
+        return self._index[(self._index.site == site) & (self._index.layer == layer)]
 
     @cached_property
     def _counts(self) -> Int[np.ndarray, " prompt"]:
@@ -242,11 +242,11 @@ class ResidualFiles:
     def _check(
         self, path: Path, file: str, name: str, tensor: Tensor, header: dict[str, Any] | None
     ) -> None:
-        if header is None and self._record is None:  # of a trace older than checksums
+        if header is None and self.record is None:  # of a trace older than checksums
             return
         if header is None or header["file"] != file:
             raise _damaged(path, "it is no shard of this place")
-        if self._record is not None and header["record"] != self._record:
+        if self.record is not None and header["record"] != self.record:
             raise _damaged(path, "it is a shard of another record")
         if _sha256(tensor) != header["sha256"].get(name):
             raise _damaged(path, f"its tensor {name} was altered (its checksum is another)")

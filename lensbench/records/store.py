@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
-from lensbench.records.open import MANIFEST, read_manifest, read_table
+from lensbench.records.read import MANIFEST, read_manifest, read_problems
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.every import PROBLEMS
 
@@ -209,8 +209,7 @@ class RecordStore:
 
     def problems(self) -> list[Problem]:
         """The problems of a complete record."""
-        rows = read_table(self.folder, "problems").drop_columns("model").to_pylist()
-        return [Problem(**row) for row in rows]
+        return read_problems(self.folder)
 
     def problems_table(self, problems: list[Problem]) -> pa.Table:
         """Problems as their table."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
-from lensbench.records.open import MANIFEST, read_complete
+from lensbench.records.read import MANIFEST, read_complete
 from lensbench.records.store import folder_name
 from lensbench.report.kit import figures
 from lensbench.report.kit.html import interactive_page

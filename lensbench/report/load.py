@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lensbench.errors import RecordsError
-from lensbench.records.open import MANIFEST, read_complete, read_table
+from lensbench.records.read import MANIFEST, read_complete, read_table
 from lensbench.records.schema import KINDS
 from lensbench.records.schema.lens import MILESTONES
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,16 +22,11 @@ from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
 from lensbench.prompts.encode import EncodedPrompt
-from lensbench.records.open import MANIFEST
-from lensbench.records.residuals import (
-    ResidualFiles,
-    shard,
-    shard_name,
-    shards_in,
-    tensor_name,
-)
+from lensbench.records.open import open_record
+from lensbench.records.read import MANIFEST
+from lensbench.records.record import Record
+from lensbench.records.residuals import shard, shard_name, tensor_name
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
-from lensbench.records.store import RecordStore
 from lensbench.residuals.capture import Cell, Residuals, capture
 
 Kept = Literal["last", "all", "answer"]
@@ -138,16 +133,10 @@ def open_cache(folder: str | Path) -> ResidualCache:
 
     Raises RecordsError when the folder holds none, or one that is not complete.
     """
-    folder = Path(folder)
-    manifest = RecordStore(folder, "", "cache").manifest() if folder.is_dir() else None
-    if manifest is None or manifest.get("kind") != "cache":
+    record = open_record(folder) if (Path(folder) / MANIFEST).exists() else None
+    if record is None or record.kind != "cache":
         raise RecordsError(f"{folder}: no residual cache. Make one with: lensbench cache")
-    if manifest["status"] != "complete":
-        raise RecordsError(
-            f"{folder / MANIFEST}: the cache is not complete. Run the same `lensbench cache` "
-            "again: it goes on where it stopped."
-        )
-    return ResidualCache(folder, manifest)
+    return ResidualCache(record)
 
 
 class ResidualCache:
@@ -158,11 +147,15 @@ class ResidualCache:
     >>> cache.cells  # prompt_id, position and token_id of each row
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self.files = ResidualFiles(folder, shards_in(folder))
+    def __init__(self, record: Record) -> None:
+        assert record.residuals is not None  # a cache is of them
+        self.record, self.files = record, record.residuals
         self.sites = [Site.of(name, layer) for name, layer in self.files.sites]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.record.folder
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -200,14 +193,14 @@ class ResidualCache:
         if row is None:
             raise RecordsError(
                 f"{self.folder} does not hold position {position} of prompt '{prompt_id}': it "
-                f"keeps --positions {self.manifest['settings']['positions']}. Make one of others."
+                f"keeps --positions {self.record.settings['positions']}. Make one of others."
             )
         return row
 
     @property
     def dtype(self) -> torch.dtype:
         """The number format on disk."""
-        return DTYPES[self.manifest["settings"]["residual_dtype"]]
+        return DTYPES[self.record.settings["residual_dtype"]]
 
     @property
     def gate_kl_bits(self) -> float:
@@ -215,7 +208,7 @@ class ResidualCache:
 
         NaN where there is no cell at all.
         """
-        found = self.manifest["stored_kl_bits"]
+        found = self.record.manifest["stored_kl_bits"]
         return math.nan if found is None else float(found)
 
     @cached_property
@@ -225,21 +218,21 @@ class ResidualCache:
 
     def facts(self) -> list[str]:
         """What is here, in words, for people."""
-        made, model = self.manifest["settings"], self.manifest["model"]
+        made, model = self.record.settings, self.record.model
         return [
             f"model {model['name']}, {model['dtype']}, weights {model['weights_sha256'][:16]}, "
             f"tokenizer {model['tokenizer_sha256'][:16]}",
             f"prompts {made['prompts']}, {made['template']}, {made['prompts_sha256'][:16]}; "
-            f"skipped: {self.manifest['problems']}",
+            f"skipped: {self.record.manifest['problems']}",
             "sites " + " ".join(tensor_name(site.name, site.layer) for site in self.sites),
             f"{self.files.n_bytes / 1e6:,.1f} MB; the last layer on disk is the model within "
             f"{self.gate_kl_bits:.1e} bits",
         ]
 
     def __repr__(self) -> str:
-        settings = self.manifest["settings"]
+        settings = self.record.settings
         return (
-            f"ResidualCache({self.manifest['model']['name']}: {len(self.cells):,} cells of "
+            f"ResidualCache({self.record.name}: {len(self.cells):,} cells of "
             f"{self.cells.prompt_id.nunique():,} prompts x {len(self.sites)} sites, positions "
             f"{settings['positions']}, {settings['residual_dtype']}, {self.folder})"
         )

@@ -19,7 +19,6 @@ from lensbench.prompts.encode import TokenText
 from lensbench.records.engine import Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
-from lensbench.records.residuals import shards_in
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.residuals.store import ResidualCache, open_cache
 from lensbench.studies.lens import lens_settings
@@ -50,7 +49,7 @@ def run_cached(
     cache = open_cache(folder)
     ref = ModelRef.of(model)
     progress(Progress(f"hashing the weights of {ref}"))
-    facts = facts_of(ref, cache.manifest["settings"]["dtype"], device)
+    facts = facts_of(ref, cache.record.settings["dtype"], device)
     store = RecordStore(out / folder_name(str(ref)), str(ref))
     request = Request(store, _settings(cache, top_k), facts)
     run = _Run(cache, ref, _spec(cache, top_k), device, progress)
@@ -59,15 +58,15 @@ def run_cached(
 
 def _settings(cache: ResidualCache, top_k: int) -> dict[str, Any]:
     """Those of the live run, and what cache the numbers are from."""
-    made = cache.manifest["settings"]
+    made = cache.record.settings
     own = _spec(cache, top_k).settings()
     taken = {key: made[key] for key in ("prompts", "prompts_sha256", "n_prompts", "seed")}
-    residuals = {"residuals_from": "cache", "residuals_sha256": shards_in(cache.folder)}
+    residuals = {"residuals_from": "cache", "residuals_sha256": cache.files.record}
     return own | taken | residuals | {"residual_dtype": made["residual_dtype"]}
 
 
 def _spec(cache: ResidualCache, top_k: int) -> RunSpec:
-    made = cache.manifest["settings"]
+    made = cache.record.settings
     spec = RunSpec(models=("cached",), **{key: made[key] for key in _SHARED}, top_k=top_k)
     return spec if made["positions"] == "all" else spec.changed(heatmap_prompts=0)
 
@@ -90,13 +89,16 @@ class _Run:
         model = self._open()
         require([stored_identity(model, cache.gate_kl_bits, cache.dtype)])
         encoded = cached_prompts(cache, model)
-        record.begin(cache.manifest["model"])
+        record.begin(cache.record.model)
         reader = Reader(model, TokenText(model.tokenizer), record.id, cache)
-        skipped = RecordStore(cache.folder, "", "cache").problems()
 
         def finish(parts: Parts) -> Finished:
             tables = lens_tables(reader, encoded, parts)
-            return Finished([*skipped, *parts.problems], tables, gate=cache.manifest["gate"])
+            return Finished(
+                [*cache.record.problems, *parts.problems],
+                tables,
+                gate=cache.record.manifest["gate"],
+            )
 
         prompts = [[item.prompt for item in encoded]]
         plan = plan_readings(encoded, prompts, lens_settings(self.spec), self.spec.heatmap_prompts)
@@ -105,7 +107,7 @@ class _Run:
     def _open(self) -> LensModel:
         """The model, if the cache holds what a record is made of."""
         cache = self.cache
-        dtype = cache.manifest["settings"]["dtype"]
+        dtype = cache.record.settings["dtype"]
         model = load_model(self.ref, dtype=dtype, device=self.device)
         require_last(cache, model)
         missing = [site for site in model.sites() if site not in cache.sites]

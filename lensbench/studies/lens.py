@@ -29,10 +29,11 @@ from lensbench.prompts.sets import PromptSet, load_prompts
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore, disk_error, folder_name
-from lensbench.residuals.kept import RESIDUAL_TABLES
 from lensbench.studies.specs.lens import RunSpec
 
+_KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
 
 
@@ -88,7 +89,7 @@ class _Run:
             self.store,
             self.spec.settings() | prompt_settings(self.prompt_set, self.spec.limit),
             facts_of(self.ref, self.spec.dtype, self.spec.device),
-            tables=RESIDUAL_TABLES if self.spec.keep_residuals else (),
+            tables=_KEPT if self.spec.keep_residuals else (),
             grows=GROWS,
         )
         return make(request, self._prepare, self.watch)

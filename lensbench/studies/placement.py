@@ -24,7 +24,7 @@ from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
 from lensbench.records.engine import Outcome
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.open import read_table
+from lensbench.records.open import open_record
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
 from lensbench.studies.adapter import chosen_pairs, shuffled
@@ -117,8 +117,7 @@ def _base(spec: PlacementSpec) -> ModelRef:
 
 def _require_budget(adapter: Path, placement: Placement) -> None:
     """What was trained is as much as was planned. Raises RecordsError."""
-    manifest = RecordStore(adapter, "", "training").manifest()
-    trained = manifest["adapter"]["trainable"] if manifest else None
+    trained = open_record(adapter).manifest["adapter"]["trainable"]
     if trained != placement.n_trainable:
         raise RecordsError(
             f"{adapter}: {trained} parameters were trained, {placement.n_trainable} were planned. "
@@ -129,7 +128,8 @@ def _require_budget(adapter: Path, placement: Placement) -> None:
 def _rows(evaluation: Path, **place: Any) -> list[dict[str, Any]]:
     """An evaluation's rows, as the record has them: of this placement and repetition."""
     columns = ["prompt_id", "group", "reference_nll_bits", "n_reference_tokens"]
-    return [place | row for row in read_table(evaluation, "evaluation", columns).to_pylist()]
+    table = open_record(evaluation).arrow("evaluation", columns)
+    return [place | row for row in table.to_pylist()]
 
 
 def _write(
@@ -141,10 +141,9 @@ def _write(
     started: float,
 ) -> Path:
     """The record of the whole study."""
-    first = RecordStore(out / RUNS / f"{planned[0][1].folder}-0" / "adapter", "").manifest()
-    assert first is not None
-    store = RecordStore(out / "placement", first["model"]["name"], "placement")
-    settings = {key: first["settings"][key] for key in _KEPT if key in first["settings"]}
+    first = open_record(out / RUNS / f"{planned[0][1].folder}-0" / "adapter")
+    store = RecordStore(out / "placement", first.name, "placement")
+    settings = {key: first.settings[key] for key in _KEPT if key in first.settings}
     settings |= {
         "suggested": spec.blocks,
         "repetitions": spec.repetitions,
@@ -152,7 +151,7 @@ def _write(
         "n_trainable": planned[0][1].n_trainable,
         "n_test": len({row["prompt_id"] for row in rows}),
     }
-    manifest = new_manifest(first["model"], settings, "placement")
+    manifest = new_manifest(first.model, settings, "placement")
     with store.locked():
         store.start(manifest)
         own = [{"model": store.model} | row for row in rows]

@@ -96,9 +96,9 @@ def _tensors(cache: ResidualCache, number: int) -> dict[str, torch.Tensor]:
 
 def measure_lens(cache: ResidualCache, rounds: int, device: str | None) -> Seconds:
     """The final lens of the cached prompts at the cached positions, from disk and live."""
-    model = load_model(cache.manifest["model"]["name"], device=device, dtype="float32")
+    model = load_model(cache.record.name, device=device, dtype="float32")
     prompts = cached_prompts(cache, model)
-    positions = "all" if cache.manifest["settings"]["positions"] == "all" else "last"
+    positions = "all" if cache.record.settings["positions"] == "all" else "last"
     settings = LensSettings(positions=positions)
 
     def from_cache() -> None:
@@ -157,14 +157,14 @@ def _markdown(
     rows += [
         (
             f"the lens from the cache, {len(cache.cells):,} cells "
-            f"(positions {cache.manifest['settings']['positions']})",
+            f"(positions {cache.record.settings['positions']})",
             "the lens live",
             ratios(seconds["from cache"], seconds["live"]),
         )
         for cache, seconds in zip(caches, lens, strict=True)
     ]
     size = f"{whole.files.n_bytes / 1e6:,.0f} MB in {len(list(whole.files.verify()))} shards"
-    model = whole.manifest["model"]["name"]
+    model = whole.record.name
     return "\n".join(
         [
             "# The residual cache beside the bare disk",

@@ -221,4 +221,5 @@ def _manifest(kind: str) -> dict[str, Any]:
         "wall_s": 12.5,
         "peak_memory_bytes": 123456789,
         "machine": {"cpu": "a | b", "cores": 2, "memory_bytes": 8 << 30, "os": "Linux"},
+        **{entry.name: None if entry.null else {} for entry in KINDS[kind].entries},
     }

@@ -24,9 +24,9 @@ from lensbench.models.spec import LoadSpec
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.adapters.update import read_updates
 from lensbench.quantized.loading.load import load_quantized
+from lensbench.records.open import open_record
 from lensbench.report.build import build_report
 from lensbench.residuals.capture import residual_stream
-from lensbench.residuals.kept import read_kept
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.adapters import make_adapter
@@ -331,7 +331,7 @@ def test_kept_residuals_are_hugging_face_s_at_the_last_position(
     llama: Case, adapter: Path, done: dict[str, Path], tail: str
 ) -> None:
     hf = reference(llama, 8 if tail == "@8" else 32, adapter if tail == "+" else None)
-    kept = read_kept(done[tail], manifest(done[tail]))
+    kept = open_record(done[tail]).residuals
     assert kept is not None
     prompts = pd.read_parquet(done[tail] / "prompts.parquet").set_index("prompt_id")
     assert sorted(kept.cells.prompt_id) == sorted(prompts.index)  # base and linked, each once
@@ -360,7 +360,7 @@ def test_kept_residuals_of_a_half_precision_model_take_half_the_room(
 def test_a_run_that_kept_nothing_has_none(llama: Case, tmp_path: Path) -> None:
     facts = write_csv(tmp_path / "small.csv", facts_rows()[:3])
     (folder,) = run(RunSpec((str(llama.folder),), str(facts)), tmp_path / "out").folders
-    assert read_kept(folder, manifest(folder)) is None
+    assert open_record(folder).residuals is None
     assert not (folder / "residuals").exists()
 
 

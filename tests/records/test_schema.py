@@ -11,7 +11,7 @@ import pytest
 
 from lensbench.records.dictionary import dictionary
 from lensbench.records.manifest import new_manifest
-from lensbench.records.open import read_manifest, read_table
+from lensbench.records.read import read_manifest, read_table
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.declare import TEXT, Column, Table
 from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS

@@ -15,8 +15,6 @@ from jaxtyping import Float, Int
 
 from lensbench.compare.correlation.runs import Run, require_comparable
 from lensbench.errors import InputProblems, Problem, RecordsError
-from lensbench.records.open import read_table
-from lensbench.records.residuals import ResidualFiles
 
 _COLUMNS = ["prompt_id", "layer", "n_tokens", "mean"]
 
@@ -70,8 +68,8 @@ def read_activations(run: Run, span: str) -> tuple[Activations, list[Problem]]:
     Raises InputProblems when nothing is left, RecordsError when the record is damaged.
     """
     span = run.span or span
-    found = _from_cache(run, span) if run.manifest["kind"] == "cache" else _from_trace(run, span)
-    where = f"{run.name} ({run.folder})"
+    found = _from_cache(run, span) if run.record.kind == "cache" else _from_trace(run, span)
+    where = run.where
     silent = found.n_tokens == 0
     finite = np.isfinite(found.values).all(axis=(0, 2))
     problems = []
@@ -94,12 +92,12 @@ def read_activations(run: Run, span: str) -> tuple[Activations, list[Problem]]:
 
 def _from_trace(run: Run, span: str) -> Activations:
     """The vectors of a traced run; NaN where a prompt has no token in the span."""
-    table = read_table(run.folder, "activations", _COLUMNS, [("span", "=", span)])
+    table = run.record.arrow("activations", _COLUMNS, [("span", "=", span)])
     ids = tuple(dict.fromkeys(table["prompt_id"].to_pylist()))
-    n_layers, n = int(run.model["n_layers"]), len(ids)
+    n_layers, n = run.record.n_layers, len(ids)
     if len(table) != (n_layers + 1) * n:
         raise RecordsError(
-            f"{run.folder}: {len(table)} rows of activations where {n} prompts and "
+            f"{run.record.folder}: {len(table)} rows of activations where {n} prompts and "
             f"{n_layers + 1} layers need {(n_layers + 1) * n}. Make the record again."
         )
     numbers = {item: row for row, item in enumerate(ids)}
@@ -120,14 +118,13 @@ def _from_cache(run: Run, span: str) -> Activations:
 
     Raises InputProblems when the cache lacks layers, RecordsError naming a damaged shard.
     """
-    files = ResidualFiles(run.folder)
-    sites = [("embed", 0)] + [("resid_post", i + 1) for i in range(int(run.model["n_layers"]))]
+    files = run.record.residuals
+    assert files is not None  # a cache
+    sites = [("embed", 0)] + [("resid_post", i + 1) for i in range(run.record.n_layers)]
     missing = [str(layer) for point, layer in sites if (point, layer) not in files.sites]
     if missing:
         what = f"the cache holds no layer {', '.join(missing)}"
-        raise InputProblems(
-            [Problem(f"{run.name} ({run.folder})", what, "Cache every layer: leave --layers out.")]
-        )
+        raise InputProblems([Problem(run.where, what, "Cache every layer: leave --layers out.")])
     values = np.stack([files.means(point, layer, span) for point, layer in sites])
     ids = tuple(dict.fromkeys(files.cells["prompt_id"]))
     return Activations(values.astype(np.float64), ids, files.n_tokens(span))
@@ -151,8 +148,8 @@ def align(
         if not shared:
             raise InputProblems([*problems, _nothing_shared(every, span)])
         every = {n: a.taken([a.prompt_ids.index(i) for i in shared]) for n, a in every.items()}
-    n_layers = int(runs[0].model["n_layers"])
-    layers = {run.name: _layers_at(n_layers, int(run.model["n_layers"])) for run in runs}
+    n_layers = runs[0].record.n_layers
+    layers = {run.name: _layers_at(n_layers, run.record.n_layers) for run in runs}
     taken = {name: a.at_layers(layers[name]) for name, a in every.items()}
     return Aligned(
         span=span,

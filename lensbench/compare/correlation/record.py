@@ -29,7 +29,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of, write_text
 from lensbench.progress import Watch, ignore
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.open import read_table
+from lensbench.records.read import read_table
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.correlation import VARIANTS
 from lensbench.records.schema.generation import MIXED, SPANS
@@ -65,7 +65,7 @@ def correlate(spec: CorrelationSpec, progress: Watch = ignore) -> Outcome:
     store = RecordStore(spec.out, runs[0].name, "correlation")
     suggested = _suggested_files(spec, runs)
     there = all(path.exists() for path in suggested.values())
-    if not (there and store.is_complete(settings, runs[0].model)):
+    if not (there and store.is_complete(settings, runs[0].record.model)):
         _study(spec, runs, settings, store, progress)
     names = KINDS["correlation"].names
     return Outcome(
@@ -89,7 +89,7 @@ def _study(
     aligned = [align(runs, span, spec.relative_depth, paired) for span in spec.spans]
     massive = {one.span: _massive(one) for one in aligned}
     studies = _studies(spec, aligned, massive)
-    manifest = new_manifest(runs[0].model, settings, "correlation")
+    manifest = new_manifest(runs[0].record.model, settings, "correlation")
     with store.locked():
         store.start(manifest)
         findings = {study.aligned.span: run_study(study, progress) for study in studies}
@@ -117,7 +117,7 @@ def _spans(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _require_blocks(spec: CorrelationSpec, reference: Run) -> None:
     """The reference has as many blocks as are to be suggested."""
-    there = int(reference.model["n_layers"])
+    there = reference.record.n_layers
     if spec.n_blocks is not None and not 1 <= spec.n_blocks <= there:
         what = f"{spec.n_blocks} blocks are to be suggested, {reference.name} has {there}"
         raise InputProblems([Problem("n_blocks", what, f"Give 1 to {there}.")])

@@ -9,7 +9,9 @@ from typing import Any
 
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.files import sha256_of
-from lensbench.records.open import MANIFEST, read_manifest
+from lensbench.records.open import open_record
+from lensbench.records.read import MANIFEST, table_path
+from lensbench.records.record import Record
 from lensbench.records.schema.generation import SPANS
 
 # Kinds of record that hold activations of conditions, and the table that changes with them.
@@ -18,43 +20,43 @@ READABLE = {"trace": "activations", "cache": "residual_index"}
 
 @dataclass(frozen=True)
 class Run:
-    """A record that is a condition: its name in the comparison, its folder and its manifest.
+    """A record that is a condition, and its name in the comparison.
 
     `span`: the tokens that it stands for, where its name says so; None: those of the study.
     """
 
     name: str
-    folder: Path
-    manifest: dict[str, Any]
+    record: Record
     span: str | None = None
 
     @property
-    def model(self) -> dict[str, Any]:
-        """The manifest's facts about the model."""
-        return dict(self.manifest["model"])
+    def where(self) -> str:
+        """Name and folder, for messages."""
+        return f"{self.name} ({self.record.folder})"
 
     def facts(self) -> dict[str, Any]:
         """What identifies the run, for the manifest of whatever is made of it.
 
         Raises RecordsError when a table is missing.
         """
-        path = self.folder / f"{READABLE[self.manifest['kind']]}.parquet"
+        record = self.record
+        path = table_path(record.folder, READABLE[record.kind])
         try:
             digest = sha256_of(path)
         except OSError as error:
             raise RecordsError(
                 f"{path}: cannot be read ({error}). Make the record again."
             ) from error
-        settings = self.manifest["settings"]
         kept = ("name", "bits", "adapter", "weights_sha256", "tokenizer_sha256", "n_layers")
-        facts = {key: self.model.get(key) for key in (*kept, "int8_threshold")}
-        facts |= {key: settings.get(key) for key in ("prompts", "prompts_sha256", "batch_size")}
-        facts |= {"kind": self.manifest["kind"], "record": self.folder.name, "span": self.span}
+        facts = {key: record.model.get(key) for key in (*kept, "int8_threshold")}
+        prompts = ("prompts", "prompts_sha256", "batch_size")
+        facts |= {key: record.settings.get(key) for key in prompts}
+        facts |= {"kind": record.kind, "record": record.folder.name, "span": self.span}
         return facts | {"activations_sha256": digest}
 
 
 def open_runs(paths: Sequence[str]) -> list[Run]:
-    """Runs from `[NAME=]FOLDER[:PHASE]`; without a name, what the folder is called.
+    """Runs from `[NAME=]FOLDER[:SPAN]`; without a name, what the folder is called.
 
     Raises InputProblems with every folder that is no complete record of activations, for names
     that two runs share, and where only some runs say which tokens they stand for.
@@ -82,20 +84,15 @@ def _open(text: str, problems: list[Problem]) -> Run | None:
         problems.append(Problem(str(folder), f"no record here (no {MANIFEST})", remedy))
         return None
     try:
-        manifest = read_manifest(folder / MANIFEST)
+        record = open_record(folder)
     except RecordsError as error:
         problems.append(Problem(str(folder), str(error).rstrip("."), remedy))
         return None
-    kind = manifest["kind"]
-    if kind not in READABLE:
-        what = f"a record of kind {kind!r} holds no activations"
+    if record.kind not in READABLE:
+        what = f"a record of kind {record.kind!r} holds no activations"
         problems.append(Problem(str(folder), what, remedy))
         return None
-    if manifest["status"] != "complete":
-        what = f"the run is not complete (status {manifest['status']!r})"
-        problems.append(Problem(str(folder), what, "Run its command again: it goes on."))
-        return None
-    return Run(name, folder, manifest, span)
+    return Run(name, record, span)
 
 
 def _parts(text: str) -> tuple[str, Path, str | None]:
@@ -114,13 +111,13 @@ def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> Non
     """Raise InputProblems that name each way in which a run does not match the first one."""
     first, problems = runs[0], []
     for run in runs[1:]:
-        where = f"{run.name} ({run.folder})"
-        depths = first.model["n_layers"], run.model["n_layers"]
+        where = run.where
+        depths = first.record.model["n_layers"], run.record.model["n_layers"]
         if depths[0] != depths[1] and not relative_depth:
             what = f"{depths[1]} layers, {first.name} has {depths[0]}"
             remedy = "Give --relative-depth to compare layers at the same share of the depth."
             problems.append(Problem(where, what, remedy))
-        hashes = [r.model.get("tokenizer_sha256") for r in (first, run)]
+        hashes = [r.record.model.get("tokenizer_sha256") for r in (first, run)]
         if hashes[0] != hashes[1] and not relative_depth:
             what = f"tokenizer {_short(hashes[1])}, {first.name} has {_short(hashes[0])}"
             remedy = (

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pandas as pd
 
-from lensbench.compare.diff.lens_record import LENS, LensRecord
 from lensbench.errors import Problem
+from lensbench.records.lens_record import LensRecord
+
+LENS: Literal["final"] = "final"  # the lens of the model's output: the one that is compared
 
 _SHOWN = 5  # names in a message
 
@@ -15,6 +18,11 @@ _SHOWN = 5  # names in a message
 def shared_prompts(a: LensRecord, b: LensRecord) -> pd.DataFrame:
     """The base prompts that both records measured, as the first has them, by prompt_id."""
     return a.base_prompts[a.base_prompts.index.isin(b.base_prompts.index)]
+
+
+def by_layer(record: LensRecord, column: str, ids: pd.Index) -> pd.DataFrame:
+    """A column as prompt x layer, in the order of `ids`; NaN where it is null."""
+    return record.by_layer(column, ids, LENS).reindex(ids)
 
 
 def mismatches(a: LensRecord, b: LensRecord, relative_depth: bool, context: bool) -> list[Problem]:
@@ -52,7 +60,7 @@ def _layer_problems(a: LensRecord, b: LensRecord, relative_depth: bool) -> Itera
 
 def _lens_problems(a: LensRecord, b: LensRecord) -> Iterator[Problem]:
     for record in (a, b):
-        if LENS not in record.manifest["settings"]["lenses"]:
+        if LENS not in record.settings["lenses"]:
             what = f"it was not read by the lens '{LENS}'"
             yield Problem(str(record.folder), what, "Run it again with that lens.")
 
@@ -97,12 +105,13 @@ def _tokenizer_problems(a: LensRecord, b: LensRecord) -> Iterator[Problem]:
 
 def _tokens(record: LensRecord) -> dict[int, str]:
     """The text of every token that the record names."""
-    exploded = record.lens[["top_ids", "top_tokens"]].explode(["top_ids", "top_tokens"])
+    columns = ["top_ids", "top_tokens"]
+    exploded = record.at_last[record.at_last["lens"] == LENS][columns].explode(columns)
     return dict(zip(exploded["top_ids"].astype(int), exploded["top_tokens"], strict=True))
 
 
 def _prompt_set(record: LensRecord) -> str:
-    return f"{len(record.base_prompts)} of {record.manifest['settings']['prompts']}"
+    return f"{len(record.base_prompts)} of {record.settings['prompts']}"
 
 
 def _few(ids: pd.Index) -> str:

@@ -12,15 +12,16 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from lensbench.compare.diff import changes as maths
-from lensbench.compare.diff.lens_record import LENS, LensRecord, read_lens_record
-from lensbench.compare.diff.pairs import mismatches, one_sided, shared_prompts
+from lensbench.compare.diff.pairs import LENS, by_layer, mismatches, one_sided, shared_prompts
 from lensbench.compare.diff.spec import DiffSpec
 from lensbench.compare.diff.two_lenses import Moved, compare_residuals
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.lens.gate import require
 from lensbench.progress import Watch, ignore
+from lensbench.records.lens_record import LensRecord
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.open import open_lens_record
 from lensbench.records.schema.diff import DIFF_CELLS, DIFF_LAYERS, DIFF_PROMPTS
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.records.store import RecordStore
@@ -49,7 +50,7 @@ def run_diff(
         GateError: residuals that do not give what the record says was read from them.
     """
     started = time.monotonic()
-    first, second = read_lens_record(a), read_lens_record(b)
+    first, second = open_lens_record(a), open_lens_record(b)
     if problems := mismatches(first, second, how.relative_depth, how.context):
         raise InputProblems(problems)
     shared = shared_prompts(first, second)
@@ -96,7 +97,7 @@ def _facts(a: LensRecord, b: LensRecord) -> dict[str, Any]:
 
 
 def _side(record: LensRecord) -> dict[str, Any]:
-    settings = record.manifest["settings"]
+    settings = record.settings
     kept = ("prompts", "prompts_sha256", "template", "limit")
     facts = record.model | {key: settings.get(key) for key in kept}
     return facts | {"lens_sha256": sha256_of(record.folder / "lens.parquet")}
@@ -127,7 +128,11 @@ def _cells(
     }
     for name in _BOTH:
         for side, record in (("a", a), ("b", b)):
-            values = record.by_layer(name, shared.index).to_numpy(dtype=np.float64)
+            values = (
+                record.by_layer(name, shared.index, LENS)
+                .reindex(shared.index)
+                .to_numpy(dtype=np.float64)
+            )
             if not by_layer:
                 own = np.arange(record.n_layers + 1) / record.n_layers
                 values = maths.at_depths(values, own, depths)
@@ -142,7 +147,7 @@ def _cells(
 
 def _top1_same(a: LensRecord, b: LensRecord, ids: pd.Index) -> np.ndarray:
     """Whether both lenses have the same top token, prompt by prompt."""
-    tops = [r.by_layer("top_ids", ids).map(lambda top: int(top[0])).to_numpy() for r in (a, b)]
+    tops = [by_layer(r, "top_ids", ids).map(lambda top: int(top[0])).to_numpy() for r in (a, b)]
     return (tops[0] == tops[1]).reshape(-1)
 
 
@@ -150,7 +155,7 @@ def _prompts(a: LensRecord, b: LensRecord, shared: pd.DataFrame) -> pd.DataFrame
     """One row per prompt: whether each model answers it, and its milestones in both."""
     frame = shared[["relation", "prompt", "answer"]].reset_index()
     for side, record in (("a", a), ("b", b)):
-        own = record.milestones.reindex(shared.index)
+        own = record.milestones_of(LENS, shared.index).reindex(shared.index)
         frame[f"top1_correct_{side}"] = own["top1_correct"].to_numpy()
         for name in MILESTONES:
             layer = own[f"{name}_layer"].astype(float).to_numpy()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.compare.diff import changes as maths
-from lensbench.compare.diff.lens_record import LensRecord
+from lensbench.compare.diff.pairs import by_layer
 from lensbench.errors import LensbenchError
 from lensbench.lens.gate import Identity, worst
 from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
@@ -22,6 +22,7 @@ from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
 from lensbench.progress import Progress, Watch
+from lensbench.records.lens_record import LensRecord
 
 _ROWS = 64  # prompts whose logits are held at once
 # What a residual read again may differ by: rounding of the head's product, in the head's dtype, on
@@ -158,7 +159,7 @@ def _same_reading(
     record: LensRecord, ids: pd.Index, entropies: Float[np.ndarray, "prompt layer"]
 ) -> Identity:
     """What the kept residuals give is what the record says was read from them."""
-    recorded = record.by_layer("entropy_bits", ids).to_numpy(dtype=np.float64)
+    recorded = by_layer(record, "entropy_bits", ids).to_numpy(dtype=np.float64)
     error = worst(np.abs(entropies - recorded).reshape(-1).tolist())
     bound = _ENTROPY_BITS[record.model["dtype"]]
     name = f"kept residuals of {record.name}, read again = its record (entropy)"

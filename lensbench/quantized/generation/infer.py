@@ -35,8 +35,8 @@ from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import default_style
 from lensbench.records.engine import Outcome, Work, make, with_pauses
-from lensbench.records.open import read_table
 from lensbench.records.parts import Part, Parts
+from lensbench.records.read import read_table
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.store import RecordStore
 

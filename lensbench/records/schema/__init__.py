@@ -2,7 +2,7 @@
 
 To add a column: one line in its table. To add a table or a kind: declare it in the file of its
 group. Any change that a reader of old records would notice raises `SCHEMA_VERSION`, and what was
-called otherwise before is written down in records/open.py.
+called otherwise before is written down in records/read.py.
 """
 
 from __future__ import annotations
