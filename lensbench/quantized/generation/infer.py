@@ -62,7 +62,7 @@ def run_inference(
             made by somebody else.
     """
     model = model if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
-    questions, bad_rows = read_questions(spec.prompts, spec.limit, RESERVED)
+    questions, bad_rows = read_questions(spec.file, spec.limit, RESERVED)
     retrieved = None
     if spec.rag is not None:
         progress(Progress(f"searching {spec.rag}"))
@@ -256,8 +256,8 @@ def _settings(
         decoding
         | controls
         | {
-            "prompts": spec.prompts.name,
-            "prompts_sha256": sha256_of(spec.prompts),
+            "prompts": spec.file.name,
+            "prompts_sha256": sha256_of(spec.file),
             "limit": spec.limit,
             "style": spec.style or default_style(_tokenizer(model)),
             "adapter_sha256": adapter_sha256,

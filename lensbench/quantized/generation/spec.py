@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.errors import Problem
+from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.spec import Documents, Rag
 from lensbench.quantized.style import Style
 from lensbench.spec import ARGUMENT, Count, Device, Numbers, Positive, Seed, Spec, idle
@@ -67,6 +68,11 @@ class InferenceSpec(Spec):
     limit: Count | None = None
     """Only the first so many prompts."""
     device: Device = None
+
+    @property
+    def file(self) -> Path:
+        """The file of the prompts. Raises InputProblems: no such file, nor a shipped set."""
+        return prompt_file(self.prompts)
 
     @property
     def folder(self) -> Path:

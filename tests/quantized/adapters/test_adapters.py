@@ -221,4 +221,4 @@ def test_training_from_the_command_line(lensbench: Program, llama: Case, tmp_pat
     assert "no module is called 'z'" in err
     status, _, err = lensbench(*base, "-o", "other", "--eval", "pairs.jsonl", "--eval-share", 0.2)
     assert status == 2
-    assert "give --eval or --eval-share, not both" in " ".join(err.split())
+    assert "--eval-share: a file to evaluate on is given too" in " ".join(err.split())
