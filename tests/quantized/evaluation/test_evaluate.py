@@ -77,7 +77,7 @@ def adapter(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter") / "a"
     lora = Lora(targets="q,v", rank=4, dropout=0.0)
     facts = {"schema_version": SCHEMA_VERSION, "kind": "training", "status": "complete"}
-    facts |= {"settings": {"style": "none"}}
+    facts |= {"settings": {"style": "none"}, "gate": []}
     return make_adapter(llama, folder, size=0.3, lora=lora, manifest=facts)
 
 
