@@ -28,8 +28,10 @@ from pathlib import Path
 import pandas as pd
 import plotly.express as px
 
+from lensbench import open_record
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.compare.correlation.suggest import suggested
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.shipped import python_reference
 from lensbench.quantized.generation.infer import run_inference
@@ -107,12 +109,13 @@ outcome = correlate(
         resamples=500,
     )
 )
-similarity = outcome.tables["similarity"].to_pandas()
+record = open_record(outcome.folder)
+similarity = record.table("similarity")
 shown = similarity.query("measure == 'cosine' and variant == 'without_massive'")
 px.line(shown, x="layer", y="value", color="condition", title="Cosine to the bare prompt")
 
 # %%
-ranking = outcome.tables["layer_ranking"].to_pandas()
+ranking = record.table("layer_ranking")
 best = ranking.query("measure == 'cosine' and variant == 'without_massive'").sort_values("rank")
 best[["layer", "control", "change", "low", "high", "p_adjusted"]].head()
 
@@ -123,7 +126,7 @@ best[["layer", "control", "change", "low", "high", "p_adjusted"]].head()
 # bootstrap picks the same one. `lensbench train --blocks auto:FILE` takes the file.
 
 # %%
-for (span, condition), path in outcome.suggested.items():
+for (span, condition), path in suggested(outcome.folder).items():
     print(f"{condition}, {span} tokens: {path.read_text()[:400]}")
 
 # %% [markdown]
@@ -141,6 +144,7 @@ same = correlate(
         resamples=100,
     )
 )
-values = same.tables["similarity"].to_pandas().query("variant == 'as_is'")["value"].dropna()
+similarity = open_record(same.folder).table("similarity")
+values = similarity.query("variant == 'as_is'")["value"].dropna()
 print(f"a run with itself: cosine 1 at all {len(values)} layers: {bool((values > 1 - 1e-9).all())}")
 assert (values > 1 - 1e-9).all()

@@ -16,8 +16,11 @@ from lensbench.compare.correlation.conditions import align
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.runs import open_runs
 from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.similarity import MEASURES, similarity
 from lensbench.errors import InputProblems, RecordsError
+from lensbench.progress import Progress
+from lensbench.records.engine import Executor
 from lensbench.records.schema import KINDS
 from lensbench.records.schema.correlation import VARIANTS
 from lensbench.records.schema.generation import SPANS
@@ -33,6 +36,8 @@ from tests.harness.correlation_records import (
     planted,
     write_trace,
 )
+from tests.harness.executors import EXECUTORS
+from tests.harness.files import UNEQUAL, contents
 from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, Case
 
@@ -147,7 +152,7 @@ def test_of_several_controls_the_strictest_counts(runs: Path, tmp_path: Path) ->
     outcome = correlate(
         CorrelationSpec((str(runs / "plain"), str(runs / "rag")), tmp_path / "out", **how)
     )
-    text = outcome.suggested["prompt", "rag"].read_text(encoding="utf-8")
+    text = suggested(outcome.folder)["prompt", "rag"].read_text(encoding="utf-8")
     assert "0 of 3 layers" in json.loads(text)["why"]
     change = frame(outcome.folder, "layer_choice").query("variant == 'as_is'")["change"].item()
     assert abs(change) < 0.1
@@ -163,7 +168,7 @@ def test_a_condition_that_changes_less_than_its_control_is_found_too(
     assert set(firm["layer"]) == set(PLANTED)
     assert (firm["change"] < 0).all()
     assert (firm["statistic"] < 0).all()
-    data = json.loads(outcome.suggested["prompt", "irrelevant"].read_text(encoding="utf-8"))
+    data = json.loads(suggested(outcome.folder)["prompt", "irrelevant"].read_text(encoding="utf-8"))
     assert "0 of 3 layers changed by more than chance" in data["why"]
     assert not set(data["record_layers"]) & set(PLANTED)
 
@@ -175,7 +180,7 @@ def test_blocks_that_changed_less_than_the_control_are_not_sold_as_changed(
     how: dict[str, Any] = {"controls": (str(tmp_path / "all"),), "n_blocks": 3, **FAST}
     both = (str(runs / "plain"), str(runs / "irrelevant"))
     outcome = correlate(CorrelationSpec(both, tmp_path / "out", **how))
-    data = json.loads(outcome.suggested["prompt", "irrelevant"].read_text(encoding="utf-8"))
+    data = json.loads(suggested(outcome.folder)["prompt", "irrelevant"].read_text(encoding="utf-8"))
     assert data["why"].startswith("no 3 contiguous blocks changed more than under every control")
     assert "; 0 of 3 layers changed by more than chance" in data["why"]
 
@@ -396,7 +401,7 @@ def test_models_of_another_width_have_no_cosine_but_a_cka(tmp_path: Path) -> Non
     assert rows.loc["cosine", "value"].isna().all()
     assert rows.loc["cosine", "reason"].str.contains("12 on the other").all()
     assert rows.loc["cka", "value"].notna().all()
-    assert outcome.suggested == {}
+    assert suggested(outcome.folder) == {}
 
 
 def test_folders_that_hold_no_traces_are_named_at_once(tmp_path: Path) -> None:
@@ -456,9 +461,10 @@ def test_a_finished_study_is_left_alone_until_a_run_or_a_file_changes(tmp_path: 
 
     def run() -> int:
         steps.clear()
-        first = correlate(asked, lambda *step: steps.append(step[0]))
-        assert list(first.suggested) == [("prompt", "b")]
-        assert set(first.tables) == set(KINDS["correlation"].names)
+        first = correlate(asked, lambda now: steps.append(now.stage))
+        assert list(suggested(first.folder)) == [("prompt", "b")]
+        tables = {path.stem for path in first.folder.glob("*.parquet")}
+        assert tables == set(KINDS["correlation"].names)
         return len(steps)
 
     assert run() > 0
@@ -469,6 +475,34 @@ def test_a_finished_study_is_left_alone_until_a_run_or_a_file_changes(tmp_path: 
     write_trace(tmp_path / "b", base(2))
     with pytest.raises(RecordsError, match="activations_sha256"):
         run()
+
+
+@pytest.mark.parametrize("execute", EXECUTORS)
+def test_the_study_is_the_same_whoever_compares(
+    runs: Path, tmp_path: Path, execute: Executor
+) -> None:
+    """Three measures of two spans, their blocks suggested."""
+    how = {"controls": ("irrelevant",), "n_blocks": 3, "measures": ("cosine", "cka", "pearson")}
+    for name, others in (("one", {}), ("other", {"execute": execute})):
+        asked = spec(runs, "plain", "rag", out=tmp_path / name, spans=SPANS, **how)
+        correlate(asked, **others)
+    assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
+
+
+def test_a_study_that_was_stopped_goes_on(runs: Path, tmp_path: Path) -> None:
+    def stop(now: Progress) -> None:
+        if now.done == 2:
+            raise KeyboardInterrupt
+
+    how = {"n_blocks": 3, "measures": ("cosine", "cka", "pearson")}
+    correlate(spec(runs, "plain", "rag", out=tmp_path / "whole", **how))
+    stopped = spec(runs, "plain", "rag", out=tmp_path / "stopped", **how)
+    with pytest.raises(KeyboardInterrupt):
+        correlate(stopped, stop)
+    told: list[Progress] = []
+    correlate(stopped, told.append)
+    assert [now.done for now in told if now.total is not None] == [2, 3]
+    assert contents(tmp_path / "stopped", UNEQUAL) == contents(tmp_path / "whole", UNEQUAL)
 
 
 def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) -> None:

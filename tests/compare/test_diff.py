@@ -21,14 +21,17 @@ from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.record import run_diff
 from lensbench.compare.diff.spec import DiffSpec
 from lensbench.errors import GateError, InputProblems, RecordsError
+from lensbench.progress import Progress
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
+from lensbench.records.engine import Executor
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.adapters import make_adapter
+from tests.harness.executors import backwards, in_threads
 from tests.harness.facts import facts_rows
-from tests.harness.files import manifest, write_csv
+from tests.harness.files import UNEQUAL, contents, manifest, write_csv
 from tests.harness.program import Program, words
 from tests.harness.tiny import Case
 
@@ -475,6 +478,33 @@ def test_a_finished_diff_is_left_alone_until_a_record_changes(
     assert compare(records["moved"]) == 0
     with pytest.raises(RecordsError, match="lens_sha256"):
         compare(edited(records["moved"], tmp_path / "b", other))
+
+
+@pytest.mark.parametrize("execute", [backwards, in_threads])
+def test_a_diff_is_the_same_whoever_compares(
+    records: dict[str, Path], tmp_path: Path, execute: Executor
+) -> None:
+    both = records["plain"], records["moved"]
+    run_diff(*both, tmp_path / "one")
+    run_diff(*both, tmp_path / "other", execute=execute)
+    assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
+
+
+def test_a_diff_that_was_stopped_goes_on_layer_by_layer(
+    records: dict[str, Path], tmp_path: Path
+) -> None:
+    def stop(now: Progress) -> None:
+        if now.done == 2:
+            raise KeyboardInterrupt
+
+    both = records["plain"], records["moved"]
+    run_diff(*both, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_diff(*both, tmp_path / "stopped", progress=stop)
+    told: list[Progress] = []
+    run_diff(*both, tmp_path / "stopped", progress=told.append)
+    assert [now.done for now in told if now.total is not None] == [2, 3, 4]
+    assert contents(tmp_path / "stopped", UNEQUAL) == contents(tmp_path / "whole", UNEQUAL)
 
 
 def test_a_record_that_its_residuals_do_not_give_stops_the_diff(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.layer_choice import block_means, choose, stable_from
 from lensbench.quantized.adapters.lora import match
 from lensbench.quantized.adapters.spec import Lora
@@ -100,7 +101,7 @@ def test_the_file_is_what_training_takes(tmp_path: Path) -> None:
         n_blocks=2,
         resamples=200,
     )
-    path = correlate(spec).suggested["prompt", "rag"]
+    path = suggested(correlate(spec).folder)["prompt", "rag"]
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["layers"] == [1, 2]
     assert written["record_layers"] == [2, 3]

@@ -12,9 +12,12 @@ from scipy import stats
 
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.permutation import adjusted_p_values, label_null, p_values
 from lensbench.compare.similarity import MEASURES, similarity
 from lensbench.errors import InputProblems
+from lensbench.records.read import read_table
+from lensbench.records.schema import KINDS
 from lensbench.report.build import build_report
 from lensbench.report.correlation import section as correlation
 from lensbench.report.load import load_second
@@ -119,7 +122,8 @@ def spec(runs: Path, out: Path, **how: Any) -> CorrelationSpec:
 
 def test_the_record_of_different_prompts(runs: Path, tmp_path: Path) -> None:
     outcome = correlate(spec(runs, tmp_path / "out", n_blocks=3))
-    tables = {name: table.to_pandas() for name, table in outcome.tables.items()}
+    names = KINDS["correlation"].names
+    tables = {name: read_table(outcome.folder, name).to_pandas() for name in names}
     ranking = tables["layer_ranking"].query("condition == 'python' and variant == 'as_is'")
     assert set(ranking.loc[ranking["p_adjusted"] < ALPHA, "layer"]) == set(PLANTED)
     a, b = (v.astype(np.float32).astype(float) for v in two_sides(0, 2.0))
@@ -134,10 +138,12 @@ def test_the_record_of_different_prompts(runs: Path, tmp_path: Path) -> None:
     assert set(own["n_prompts"]) == {N_B}
     assert (own["low"] < own["high"]).all()
     assert set(tables["layer_map"]["measure"]) == {"pearson", "cosine", "cka"}
-    assert set(outcome.suggested) == {
+    assert set(suggested(outcome.folder)) == {
         (p, c) for p in ("prompt", "generated") for c in ("python", "rag")
     }
-    assert "1 - Pearson" in outcome.suggested["prompt", "python"].read_text(encoding="utf-8")
+    assert "1 - Pearson" in suggested(outcome.folder)["prompt", "python"].read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_sides_are_drawn_apart(runs: Path, tmp_path: Path) -> None:
@@ -150,7 +156,7 @@ def test_the_sides_are_drawn_apart(runs: Path, tmp_path: Path) -> None:
         made = correlate(
             CorrelationSpec(both, out, unpaired=unpaired, measures=("pearson",), **how)
         )
-        frame = made.tables["similarity"].to_pandas().query("variant == 'as_is'")
+        frame = read_table(made.folder, "similarity").to_pandas().query("variant == 'as_is'")
         widths.append((frame["high"] - frame["low"]).to_numpy())
     assert (widths[0] > 1e-3).all()
     assert (widths[1] < 1e-9).all()
@@ -175,11 +181,11 @@ def test_one_prompt_on_a_side_has_neither_interval_nor_test(runs: Path, tmp_path
     write_trace(tmp_path / "one", base(1, n_prompts=1), ["x"])
     both = (str(runs / "general"), str(tmp_path / "one"))
     made = correlate(CorrelationSpec(both, tmp_path / "out", unpaired=True))
-    own = made.tables["similarity"].to_pandas().query("variant == 'as_is'")
+    own = read_table(made.folder, "similarity").to_pandas().query("variant == 'as_is'")
     assert own["value"].notna().all()
     assert own["low"].isna().all()
     assert own["reason"].str.contains("1 prompt").all()
-    ranking = made.tables["layer_ranking"].to_pandas().query("variant == 'as_is'")
+    ranking = read_table(made.folder, "layer_ranking").to_pandas().query("variant == 'as_is'")
     assert ranking["p_reason"].str.contains("1 prompt").all()
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +20,7 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
+from tests.harness.executors import EXECUTORS, backwards
 
 MODEL = {"name": "toy", "weights_sha256": "0" * 64}
 
@@ -181,28 +180,7 @@ def test_parts_of_other_jobs_are_refused(tmp_path: Path) -> None:
 # --- who does the jobs --------------------------------------------------------------------------
 
 
-def backwards(do: Any, context: Any, jobs: Sequence[Job[Any]]) -> Iterator[tuple[Job[Any], Part]]:
-    yield from one_by_one(do, context, list(reversed(jobs)))
-
-
-def in_threads(do: Any, context: Any, jobs: Sequence[Job[Any]]) -> Iterator[tuple[Job[Any], Part]]:
-    with ThreadPoolExecutor(2) as pool:
-        futures = {pool.submit(do, context, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def in_processes(
-    do: Any, context: Any, jobs: Sequence[Job[Any]]
-) -> Iterator[tuple[Job[Any], Part]]:
-    """Two processes; everything goes there and back as plain values."""
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        results = [(job, pool.apply_async(do, (context, job))) for job in jobs]
-        for job, result in reversed(results):
-            yield job, result.get()
-
-
-@pytest.mark.parametrize("execute", [backwards, in_threads, in_processes])
+@pytest.mark.parametrize("execute", EXECUTORS)
 def test_the_record_is_the_same_whoever_does_the_jobs(
     tmp_path: Path, undisturbed: dict[str, bytes], execute: Executor
 ) -> None:

@@ -21,7 +21,8 @@ Examples:
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
@@ -39,31 +40,35 @@ from lensbench.cli.console import (
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.escape import printable
 
-if TYPE_CHECKING:
-    from lensbench.compare.correlation.record import Outcome
-
 SHOWN_LAYERS = 8  # of a ranking
 
 
 def correlate(spec: Annotated[CorrelationSpec, Parameter("*")]) -> int:
     from lensbench.compare.correlation.record import correlate as compare
+    from lensbench.compare.correlation.suggest import suggested
 
     with interruptible():
         with batch_progress() as progress:
             outcome = compare(spec, progress)
         show_problems(outcome.problems)
-        _show_ranking(outcome, spec.main)
-        for path in (outcome.folder, *outcome.suggested.values()):
+        chosen = suggested(outcome.folder)
+        _show_ranking(outcome.folder, spec.main)
+        for (span, condition), path in chosen.items():
+            why = json.loads(path.read_text(encoding="utf-8"))["why"]
+            results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
+        for path in (outcome.folder, *chosen.values()):
             say(path)
         show_reports([outcome.folder])
     return 1 if outcome.problems else 0
 
 
-def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
+def _show_ranking(folder: Path, main: tuple[str, str]) -> None:
     """The layers that changed most, by the measure and variant that choose blocks."""
+    from lensbench.records.read import read_table
+
     rows = [
         row
-        for row in outcome.tables["layer_ranking"].to_pylist()
+        for row in read_table(folder, "layer_ranking").to_pylist()
         if (row["measure"], row["variant"]) == main and row["rank"] is not None
     ]
     kinds = dict.fromkeys((row["span"], row["condition"], row["control"]) for row in rows)
@@ -81,9 +86,6 @@ def _show_ranking(outcome: Outcome, main: tuple[str, str]) -> None:
         against = f", above {printable(control)}" if control is not None else ", no control"
         results.print(Text(f"{printable(condition)}, {span} tokens{against}"))
         results.print(table)
-    for (span, condition), path in outcome.suggested.items():
-        why = json.loads(path.read_text(encoding="utf-8"))["why"]
-        results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
 
-from lensbench.compare.correlation.conditions import Aligned, align
-from lensbench.compare.correlation.curves import Resampling
+from lensbench.compare.correlation.plan import Massive, plan_studies
 from lensbench.compare.correlation.runs import Run, open_runs
 from lensbench.compare.correlation.spec import CorrelationSpec
-from lensbench.compare.correlation.study import Findings, Study, known_measures, run_study
-from lensbench.compare.forms import (
-    MassiveDimension,
-    massive_dimensions,
-    massive_masks,
-)
-from lensbench.compare.layer_choice import Choice, choice_file
+from lensbench.compare.correlation.study import Study, compare_measure, known_measures
+from lensbench.compare.correlation.suggest import Chosen, choice_files
+from lensbench.compare.layer_choice import Choice
 from lensbench.errors import InputProblems, Problem
-from lensbench.files import sha256_of, write_text
-from lensbench.progress import Watch, ignore
-from lensbench.records.manifest import new_manifest, peak_memory_bytes
-from lensbench.records.read import read_table
-from lensbench.records.schema import KINDS, TABLES
-from lensbench.records.schema.correlation import VARIANTS
+from lensbench.files import sha256_of
+from lensbench.progress import Progress, Watch, ignore
+from lensbench.records.engine import Executor, Job, Outcome, Work, make, one_by_one
+from lensbench.records.parts import Part, Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema import TABLES
+from lensbench.records.schema.correlation import MASSIVE_DIMENSIONS, VARIANTS
 from lensbench.records.schema.generation import MIXED, SPANS
-from lensbench.records.store import RecordStore, folder_name
-from lensbench.stats.resampling import codes_of
-
-WORDS = {"cosine": "mean cosine distance", "pearson": "1 - Pearson of the mean vectors"}
-SIGNIFICANT = 0.05
+from lensbench.records.store import RecordStore
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a study."""
-
-    folder: Path  # the record
-    tables: dict[str, pa.Table]
-    suggested: dict[tuple[str, str], Path]  # by span and condition: the file for training
-    problems: list[Problem]
-
-
-def correlate(spec: CorrelationSpec, progress: Watch = ignore) -> Outcome:
+def correlate(
+    spec: CorrelationSpec, progress: Watch = ignore, execute: Executor = one_by_one
+) -> Outcome:
     """Compare runs layer by layer and write the record; one that is finished is left alone.
+
+    Files of chosen blocks, if some are asked for, are in its folder (`suggested`).
 
     Raises:
         InputProblems: settings out of range; folders that hold no activations; runs that do not
@@ -61,48 +41,83 @@ def correlate(spec: CorrelationSpec, progress: Watch = ignore) -> Outcome:
     runs = open_runs([*spec.runs, *spec.controls])
     _require_blocks(spec, runs[0])
     spec = spec.model_copy(update={"spans": _spans(spec, runs)})
-    settings = _settings(spec, runs)
     store = RecordStore(spec.out, runs[0].name, "correlation")
-    suggested = _suggested_files(spec, runs)
-    there = all(path.exists() for path in suggested.values())
-    if not (there and store.is_complete(settings, runs[0].record.model)):
-        _study(spec, runs, settings, store, progress)
-    names = KINDS["correlation"].names
-    return Outcome(
-        spec.out,
-        {name: read_table(spec.out, name) for name in names},
-        {which: path for which, path in suggested.items() if path.exists()},
-        store.problems(),
-    )
+    request = Request(store, _settings(spec, runs), runs[0].record.model)
+
+    def prepare(record: Recording) -> Work[dict[str, Study], tuple[str, str]]:
+        progress(Progress("reading the runs"))
+        studies, massive = plan_studies(spec, runs)
+        record.begin(runs[0].record.model)
+        return _work(spec, request.settings, studies, massive)
+
+    return Outcome([spec.out], problems=make(request, prepare, progress, execute))
 
 
-def _study(
+def _work(
     spec: CorrelationSpec,
-    runs: Sequence[Run],
-    settings: dict[str, Any],
-    store: RecordStore,
-    progress: Watch,
-) -> None:
-    """Everything from the runs' vectors to a complete record."""
-    started = time.monotonic()
-    paired = not spec.unpaired
-    aligned = [align(runs, span, spec.relative_depth, paired) for span in spec.spans]
-    massive = {one.span: _massive(one) for one in aligned}
-    studies = _studies(spec, aligned, massive)
-    manifest = new_manifest(runs[0].record.model, settings, "correlation")
-    with store.locked():
-        store.start(manifest)
-        findings = {study.aligned.span: run_study(study, progress) for study in studies}
-        problems = [problem for one in aligned for problem in one.problems]
-        ranking = _write_tables(store, findings, massive, problems)
-        _suggest(spec, runs, settings, findings, ranking)
-        manifest |= {
-            "problems": len(problems),
-            "wall_s": round(time.monotonic() - started, 1),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "spans": {study.aligned.span: _span_facts(study) for study in studies},
-        }
-        store.finish(manifest)
+    settings: Mapping[str, Any],
+    studies: Sequence[Study],
+    massive: Massive,
+) -> Work[dict[str, Study], tuple[str, str]]:
+    """A job for each measure of each span."""
+    by_span = {study.aligned.span: study for study in studies}
+    facts = {"reference": studies[0].reference, "controls": list(studies[0].controls)}
+
+    def finish(parts: Parts) -> Finished:
+        problems = [problem for study in studies for problem in study.aligned.problems]
+        chosen = _chosen(parts, spec.main)
+        ranking = parts.table("layer_ranking")
+        return Finished(
+            problems,
+            {"massive_dimensions": _massive_table(massive)},
+            files=choice_files(chosen, ranking, spec.main, facts | {"settings": dict(settings)}),
+            facts={"spans": {span: _span_facts(study) for span, study in by_span.items()}},
+        )
+
+    items = [(span, measure.name) for span, study in by_span.items() for measure in study.measures]
+    return Work(by_span, compare, [items], finish, unit="measures")
+
+
+def compare(studies: dict[str, Study], job: Job[tuple[str, str]]) -> Part:
+    """One measure of one span: curves, maps, ranked layers and chosen blocks of every variant."""
+    span, measure = job.item
+    (known,) = known_measures([measure])
+    found = compare_measure(studies[span], known)
+    tables = {
+        name: pa.Table.from_pylist(rows, schema=TABLES[name].schema)
+        for name, rows in found.rows.items()
+    }
+    choices = [
+        {"span": span, "condition": condition, "by": [measure, variant], "choice": asdict(choice)}
+        for (condition, _, variant), choice in found.choices.items()
+    ]
+    return Part(tables, notes={"choices": choices})
+
+
+def _chosen(parts: Parts, main: tuple[str, str]) -> Chosen:
+    """The blocks that the main measure chose."""
+    return {
+        (of["span"], of["condition"]): _choice(of["choice"])
+        for note in parts.notes
+        for of in note["choices"]
+        if tuple(of["by"]) == main
+    }
+
+
+def _choice(noted: dict[str, Any]) -> Choice:
+    """As it was before it was noted: JSON knows no tuples."""
+    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in noted.items()}
+    return Choice(**whole)
+
+
+def _massive_table(massive: Massive) -> pa.Table:
+    rows = [
+        {"span": span, "condition": name} | asdict(one)
+        for span, by_condition in massive.items()
+        for name, dimensions in by_condition.items()
+        for one in dimensions
+    ]
+    return pa.Table.from_pylist(rows, schema=MASSIVE_DIMENSIONS.schema)
 
 
 def _spans(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:
@@ -121,71 +136,6 @@ def _require_blocks(spec: CorrelationSpec, reference: Run) -> None:
     if spec.n_blocks is not None and not 1 <= spec.n_blocks <= there:
         what = f"{spec.n_blocks} blocks are to be suggested, {reference.name} has {there}"
         raise InputProblems([Problem("n_blocks", what, f"Give 1 to {there}.")])
-
-
-def _massive(aligned: Aligned) -> dict[str, list[MassiveDimension]]:
-    return {name: massive_dimensions(own) for name, own in aligned.values.items()}
-
-
-def _studies(
-    spec: CorrelationSpec,
-    aligned: Sequence[Aligned],
-    massive: dict[str, dict[str, list[MassiveDimension]]],
-) -> list[Study]:
-    """One study for each span, without the massive dimensions of all spans."""
-    groups = _read_groups(spec.groups) if spec.groups else None
-    masks = massive_masks(
-        (one.values[name].shape[-1], dimensions)
-        for one in aligned
-        for name, dimensions in massive[one.span].items()
-    )
-    n_conditions = len(spec.runs)
-    return [
-        Study(
-            aligned=one,
-            conditions=one.names[1:n_conditions],
-            controls=one.names[n_conditions:],
-            measures=known_measures(spec.measured),
-            how=_resampling(spec, one, groups),
-            massive=masks,
-            n_blocks=spec.n_blocks,
-        )
-        for one in aligned
-    ]
-
-
-def _read_groups(path: Path) -> dict[str, str]:
-    """The group of each prompt id. Raises InputProblems when the file has no such columns."""
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle)
-        missing = [name for name in ("id", "group") if name not in (reader.fieldnames or ())]
-        if missing:
-            what, remedy = f"no column {', '.join(missing)}", "Give a .csv with id and group."
-            raise InputProblems([Problem(str(path), what, remedy)])
-        return {row["id"]: row["group"] or row["id"] for row in reader}
-
-
-def _resampling(
-    spec: CorrelationSpec, aligned: Aligned, groups: dict[str, str] | None
-) -> dict[str, Resampling]:
-    """How each condition's prompts are drawn again: all alike where paired, else each by itself."""
-    if aligned.paired:
-        codes = _codes(aligned.prompt_ids[aligned.names[0]], groups)
-        return dict.fromkeys(aligned.names, Resampling(codes, spec.resamples, spec.seed))
-    return {
-        name: Resampling(_codes(aligned.prompt_ids[name], groups), spec.resamples, (spec.seed, i))
-        for i, name in enumerate(aligned.names)
-    }
-
-
-def _codes(ids: Sequence[str], groups: dict[str, str] | None) -> Int[np.ndarray, "prompt"]:
-    if groups is None:
-        return codes_of(None, len(ids))
-    lacking = [item for item in ids if item not in groups]
-    if lacking:
-        what = f"no group for {len(lacking)} prompts, {lacking[0]!r} first"
-        raise InputProblems([Problem("groups", what, "Give every prompt a row in the file.")])
-    return codes_of([groups[item] for item in ids], len(ids))
 
 
 def _settings(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[str, Any]:
@@ -221,106 +171,3 @@ def _span_facts(study: Study) -> dict[str, Any]:
         },
         "layers": {name: list(layers) for name, layers in aligned.layers.items()},
     }
-
-
-def _write_tables(
-    store: RecordStore,
-    findings: dict[str, Findings],
-    massive: dict[str, dict[str, list[MassiveDimension]]],
-    problems: list[Problem],
-) -> list[dict[str, Any]]:
-    """Write every table of the record; returns the rows of the ranking."""
-    names = [name for name in KINDS["correlation"].names if name in Findings().rows]
-    rows = {
-        name: [row for found in findings.values() for row in found.rows[name]] for name in names
-    }
-    rows["massive_dimensions"] = [
-        {"span": span, "condition": name} | asdict(one)
-        for span, by_condition in massive.items()
-        for name, dimensions in by_condition.items()
-        for one in dimensions
-    ]
-    tables = {
-        name: pa.Table.from_pylist(own, schema=TABLES[name].schema) for name, own in rows.items()
-    }
-    tables["problems"] = store.problems_table(problems)
-    for name, table in tables.items():
-        store.write_table(name, table)
-    return rows["layer_ranking"]
-
-
-def _suggested_files(spec: CorrelationSpec, runs: Sequence[Run]) -> dict[tuple[str, str], Path]:
-    """Where the chosen blocks of each span and condition are written, if they are asked for."""
-    if spec.n_blocks is None:
-        return {}
-    return {
-        (span, run.name): spec.out / f"layers-{folder_name(run.name)}-{span}.json"
-        for span in spec.spans
-        for run in runs[1 : len(spec.runs)]
-    }
-
-
-def _suggest(
-    spec: CorrelationSpec,
-    runs: Sequence[Run],
-    settings: dict[str, Any],
-    findings: dict[str, Findings],
-    ranking: list[dict[str, Any]],
-) -> None:
-    """Write one file of chosen blocks for each span and condition."""
-    paths = _suggested_files(spec, runs)
-    for span, found in findings.items():
-        for (condition, measure, variant), choice in found.choices.items():
-            if (measure, variant) != spec.main:
-                continue
-            own = [
-                row
-                for row in ranking
-                if (row["span"], row["condition"]) == (span, condition)
-                and (row["measure"], row["variant"]) == spec.main
-            ]
-            facts: dict[str, Any] = {
-                "span": span,
-                "condition": condition,
-                "reference": runs[0].name,
-            }
-            facts |= {"controls": [run.name for run in runs[len(spec.runs) :]]}
-            facts |= {"measure": measure, "variant": variant, "settings": settings}
-            data = choice_file(choice, why(choice, own, WORDS[measure]), facts)
-            text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-            write_text(paths[span, condition], text)
-
-
-def _proven(row: dict[str, Any]) -> bool:
-    """A layer changed, and by more than chance."""
-    p = row["p_adjusted"]
-    return p is not None and p < SIGNIFICANT and row["change"] > 0
-
-
-def why(choice: Choice, ranking: Sequence[dict[str, Any]], changed: str) -> str:
-    """Why these blocks, in one sentence of numbers.
-
-    `ranking`: the condition's rows; `changed`: what the change is, in words.
-    """
-    unproven = {row["layer"] for row in ranking if not _proven(row)}  # by one control at least
-    firm = sum(block + 1 not in unproven for block in choice.blocks)
-    controls = [row["control"] for row in ranking if row["control"] is not None]
-    against = " above the strictest control" if controls else " (no control)"
-    blocks = (
-        f"blocks {choice.blocks[0]}-{choice.blocks[-1]} (layers {choice.blocks[0] + 1}-"
-        f"{choice.blocks[-1] + 1} of a record)"
-    )
-    found = f"{blocks} changed most"
-    if choice.mean_change <= 0:
-        n = len(choice.blocks)
-        found = f"no {n} contiguous blocks changed more than under every control, nearest {blocks}"
-    text = (
-        f"{found}: {changed} {choice.mean_change:.4g}{against}; {firm} of {len(choice.blocks)} "
-        f"layers changed by more than chance (adjusted p below {SIGNIFICANT:g})"
-    )
-    if choice.again_share is not None:
-        text += (
-            f"; the bootstrap picks the same blocks in {100 * choice.again_share:.0f} % of draws "
-            f"and shares {100 * (choice.overlap_share or 0):.0f} % of them on average"
-        )
-    return text

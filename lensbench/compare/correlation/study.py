@@ -37,7 +37,6 @@ from lensbench.compare.permutation import (
     unit_sums,
 )
 from lensbench.compare.similarity import MEASURES, Measure
-from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.schema.correlation import VARIANTS
 
 Floats = NDArray[np.float64]
@@ -94,21 +93,15 @@ class Findings:
             self.choices[condition, measure, variant] = choice
 
 
-def run_study(study: Study, progress: Watch = ignore) -> Findings:
-    """Every measure of every variant: curves, maps, ranked layers, chosen blocks."""
-    whole, done = Findings(), 0
-    total = len(VARIANTS) * len(study.measures)
-    for measure in study.measures:
-        made: dict[str, Findings] = {}
-        for variant in VARIANTS:
-            progress(Progress(f"{study.aligned.span} tokens", done, total, "comparisons"))
-            equal = _equal_variant(study, measure, variant)
-            if equal not in made:
-                values = varied(study.aligned.values, equal, study.massive)
-                made[equal] = _one(study, measure, equal, values)
-            whole.take(made[equal], variant)
-            done += 1
-    progress(Progress(f"{study.aligned.span} tokens", total, total, "comparisons"))
+def compare_measure(study: Study, measure: Measure) -> Findings:
+    """One measure, every variant: curves, maps, ranked layers, chosen blocks."""
+    whole, made = Findings(), dict[str, Findings]()
+    for variant in VARIANTS:
+        equal = _equal_variant(study, measure, variant)
+        if equal not in made:
+            values = varied(study.aligned.values, equal, study.massive)
+            made[equal] = _one(study, measure, equal, values)
+        whole.take(made[equal], variant)
     return whole
 
 

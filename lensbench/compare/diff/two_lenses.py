@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
-from lensbench.progress import Progress, Watch
 from lensbench.records.lens_record import LensRecord
 
 _ROWS = 64  # prompts whose logits are held at once
@@ -30,54 +29,67 @@ _ROWS = 64  # prompts whose logits are held at once
 _ENTROPY_BITS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-1}
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What needs both residual vectors: columns of [prompt, layer], None where there are none.
+_MOVED = ("resid_cosine", "resid_change", "lens_kl_bits")
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What both records kept of these prompts, as far as it can be compared.
 
     `residuals_reason` says why the vectors are not compared, `lenses_reason` why the lenses are
     not; None where they are.
     """
 
-    columns: dict[str, Float[np.ndarray, "prompt layer"] | None]
+    records: tuple[LensRecord, LensRecord]
+    ids: pd.Index
     residuals_reason: str | None
     lenses_reason: str | None
-    identities: list[Identity] = field(default_factory=list)
+    readouts: tuple[Readout, Readout] | None = None
+
+    def compare(self, layer: int) -> tuple[dict[str, Any], dict[str, float]]:
+        """What needs both vectors at one layer, and how far each record is from its residuals.
+
+        Columns over prompts, None where there are none: cosine and relative change of the vectors,
+        and KL(lens a || lens b). Errors are those of the entropies that the vectors give again.
+
+        Raises RecordsError for shards that are missing or altered.
+        """
+        columns: dict[str, Any] = dict.fromkeys(_MOVED)
+        if self.residuals_reason is not None:
+            return columns, {}
+        a, b = self.records
+        site = Site("resid_post", layer) if layer else Site("embed", 0)
+        vectors = _vectors(a, self.ids, site), _vectors(b, self.ids, site)
+        columns["resid_cosine"] = maths.cosine(*vectors)
+        columns["resid_change"] = maths.relative_change(*vectors)
+        if self.readouts is None:
+            return columns, {}
+        columns["lens_kl_bits"], *entropies = _between(self.readouts, vectors)
+        errors = {}
+        for side, record, entropy in zip("ab", self.records, entropies, strict=True):
+            recorded = by_layer(record, "entropy_bits", self.ids)[layer].to_numpy(dtype=np.float64)
+            errors[side] = worst(np.abs(entropy - recorded).tolist())
+        return columns, errors
+
+    def identities(self, errors: Sequence[Mapping[str, float]]) -> list[Identity]:
+        """What the kept residuals give is what the records say was read from them, at all layers.
+
+        `errors`: of each layer, as `compare` gives them.
+        """
+        return [
+            _same_reading(record, worst(found))
+            for side, record in zip("ab", self.records, strict=True)
+            if (found := [each[side] for each in errors if side in each])
+        ]
 
 
-def compare_residuals(
-    a: LensRecord, b: LensRecord, ids: pd.Index, device: str | None, progress: Watch
-) -> Moved:
-    """Cosine and relative change of the residual vectors, and KL(lens a || lens b), at each layer.
-
-    Raises RecordsError for shards that are missing or altered.
-    """
+def kept_by_both(a: LensRecord, b: LensRecord, ids: pd.Index, device: str | None) -> Kept:
+    """The residual vectors of both, with the readouts that they were read with."""
     reason = _no_residuals(a, b)
     if reason is not None:
-        return Moved(
-            dict.fromkeys(("resid_cosine", "resid_change", "lens_kl_bits")), reason, reason
-        )
+        return Kept((a, b), ids, reason, reason)
     readouts, lenses_reason = _readouts(a, b, device)
-    sites = [Site("embed", 0)] + [Site("resid_post", i + 1) for i in range(a.n_layers)]
-    columns: dict[str, Any] = {"resid_cosine": [], "resid_change": [], "lens_kl_bits": []}
-    entropies: dict[str, list[Float[np.ndarray, " prompt"]]] = {"a": [], "b": []}
-    for site in sites:
-        progress(Progress("residual vectors", site.layer, len(sites), "layers"))
-        vectors = _vectors(a, ids, site), _vectors(b, ids, site)
-        columns["resid_cosine"].append(maths.cosine(*vectors))
-        columns["resid_change"].append(maths.relative_change(*vectors))
-        if readouts is not None:
-            kl, *both = _between(readouts, vectors)
-            columns["lens_kl_bits"].append(kl)
-            for side, entropy in zip("ab", both, strict=True):
-                entropies[side].append(entropy)
-    progress(Progress("residual vectors", len(sites), len(sites), "layers"))
-    stacked = {name: np.stack(v, axis=1) if v else None for name, v in columns.items()}
-    identities = [
-        _same_reading(record, ids, np.stack(entropies[side], axis=1))
-        for side, record in (("a", a), ("b", b))
-        if entropies[side]
-    ]
-    return Moved(stacked, None, lenses_reason, identities)
+    return Kept((a, b), ids, None, lenses_reason, readouts)
 
 
 def _readouts(
@@ -155,12 +167,7 @@ def _distributions(
             yield p, q
 
 
-def _same_reading(
-    record: LensRecord, ids: pd.Index, entropies: Float[np.ndarray, "prompt layer"]
-) -> Identity:
-    """What the kept residuals give is what the record says was read from them."""
-    recorded = by_layer(record, "entropy_bits", ids).to_numpy(dtype=np.float64)
-    error = worst(np.abs(entropies - recorded).reshape(-1).tolist())
+def _same_reading(record: LensRecord, error: float) -> Identity:
     bound = _ENTROPY_BITS[record.model["dtype"]]
     name = f"kept residuals of {record.name}, read again = its record (entropy)"
     reason = f"{record.model['dtype']}: the head's product, rounded in another order at worst"
