@@ -17,7 +17,8 @@ import pytest
 from lensbench.checkpoints.families import family_for_alias
 from lensbench.checkpoints.pull import PROVENANCE
 from lensbench.prompts import sets
-from lensbench.quantized.data import stdlib
+from lensbench.quantized.data import sources, stdlib
+from lensbench.quantized.data.shipped import general_pairs
 from tests.harness.files import write_csv
 from tests.harness.tiny import TINY, save
 
@@ -61,6 +62,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch, cache: Path, data: Path) -> None:
     """Make this process see the stand-ins."""
     monkeypatch.setenv("LENSBENCH_CACHE", str(cache))
     monkeypatch.setattr(stdlib, "MODULES", MODULES)
+    monkeypatch.setattr(sources, "general_pairs", lambda: general_pairs()[: KEPT["general"]])
     if not data.exists():
         shutil.copytree(Path(str(sets._DATA)), data)
         for name, rows in KEPT.items():
