@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -126,6 +127,11 @@ def everywhere(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
 
 def test_every_package_has_its_place() -> None:
     assert {package_of(module) for module in MODULES} <= set(MAY_IMPORT) | TOP
+
+
+def test_contributing_lists_the_rooms_in_their_order() -> None:
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE) == ["cli", *reversed(ROOMS)]
 
 
 def test_arrows_point_down_only() -> None:
