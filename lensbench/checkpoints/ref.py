@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 from lensbench.checkpoints.families import family_for_alias
 from lensbench.checkpoints.hashes import hashes
@@ -53,7 +53,7 @@ class ModelRef:
     @classmethod
     def of(
         cls,
-        model: str | Path | ModelRef,
+        model: str | Path | ModelRef | Loaded,
         *,
         bits: Bits | None = None,
         int8_threshold: float | None = None,
@@ -62,8 +62,9 @@ class ModelRef:
     ) -> ModelRef:
         """The model that a name, what was said besides, and the defaults of its use make together.
 
-        A name may hold the signs @ and + where a folder is called so: of all ways to read it, the
-        one counts whose name is an alias, or else the longest that is a model's.
+        A loaded model is what it was loaded as. A name may hold the signs @ and + where a folder is
+        called so: of all ways to read it, the one counts whose name is an alias, or else the
+        longest that is a model's.
 
         Raises:
             InputProblems: everything that is wrong with name, bits, threshold and adapter, and
@@ -137,6 +138,14 @@ class ModelRef:
         )
 
 
+class Loaded(Protocol):
+    """A model in memory that says what it was loaded as."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """Its name, precision and adapter."""
+
+
 def model_refs(
     models: Sequence[str | Path | ModelRef], use: Use = "lens"
 ) -> tuple[list[ModelRef], list[Problem]]:
@@ -206,8 +215,9 @@ def _read(text: str) -> _Reading:
 
 def _named(model: object, where: str, problems: list[Problem]) -> dict[str, Any]:
     """What the name alone says."""
-    if isinstance(model, ModelRef):
-        return {key: getattr(model, key) for key in ("name", *_SAID)}
+    ref = getattr(model, "ref", model)
+    if isinstance(ref, ModelRef):
+        return {key: getattr(ref, key) for key in ("name", *_SAID)}
     if not isinstance(model, str | Path):
         what = f"{model!r} is no model's name ({type(model).__name__})"
         raise InputProblems([Problem("model", what, f"Give text, such as {FORM}, or a folder.")])
@@ -319,6 +329,9 @@ def _adapter_facts(folder: Path) -> dict[str, str]:
     files = {"adapter_sha256": ADAPTER_WEIGHTS, "adapter_config_sha256": ADAPTER_CONFIG}
     missing = [name for name in files.values() if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"{folder} holds no {missing[0]}. Give the folder of an adapter.")
+        raise ModelError(
+            f"{folder} holds no {missing[0]}. Save the adapter as safetensors (a pickle can run "
+            "code, so it is never read), or give another folder."
+        )
     own = {key: sha256_of(folder / name) for key, name in files.items()}
     return {"adapter": folder.resolve().name, **own}

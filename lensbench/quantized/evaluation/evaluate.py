@@ -48,7 +48,7 @@ def evaluate(
         ModelError: no such model, an adapter of another base, NaN.
         RecordsError: `out` holds another evaluation, or somebody is writing it.
     """
-    ref = model.ref if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
+    ref = ModelRef.of(model, use="generation")
     data = read_pairs(spec.data)
     pairs, unaskable = _without_system(data)
     pairs = pairs[: spec.limit]
@@ -61,9 +61,8 @@ def evaluate(
     settings = _settings(ref, spec, data, len(pairs), retrieved)
     store = RecordStore(out, ref.name, "evaluation")
     request = Request(store, settings, ref.facts(), grows=("n_examples",))
-    given = model if isinstance(model, AdaptedModel) else ref
     problems = [*data.problems, *unaskable]
-    run = _Run(given, spec, pairs, questions, retrieved, problems, progress)
+    run = _Run(model, spec, pairs, questions, retrieved, problems, progress)
     return make(request, run.prepare, progress)
 
 
@@ -71,7 +70,7 @@ def evaluate(
 class _Run:
     """One evaluation: its model, and the pairs that it is put to."""
 
-    model: ModelRef | AdaptedModel
+    model: str | Path | ModelRef | AdaptedModel
     spec: EvalSpec
     pairs: Sequence[Pair]
     questions: Sequence[Asked]
@@ -82,7 +81,8 @@ class _Run:
     def prepare(self, record: Recording) -> Work[Evaluating, Batch]:
         """Load the model and put the pairs to it in each condition."""
         spec, settings = self.spec, record.request.settings
-        model = self._loaded()
+        self.watch(Progress(f"loading {record.request.store.model}"))
+        model = load_quantized(self.model, device=spec.device)
         record.begin(model.facts())
         stages, unfit = self._stages(model, record)
         conditions = settings["conditions"]
@@ -99,12 +99,6 @@ class _Run:
             [_batches(examples, spec.batch_size) for examples in stages],
             finish,
         )
-
-    def _loaded(self) -> AdaptedModel:
-        if isinstance(self.model, AdaptedModel):
-            return self.model
-        self.watch(Progress(f"loading {self.model}"))
-        return load_quantized(self.model, device=self.spec.device)
 
     def _stages(
         self, model: AdaptedModel, record: Recording

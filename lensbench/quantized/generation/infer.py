@@ -61,19 +61,20 @@ def run_inference(
         RecordsError: the record is of other settings, locked, or cannot be written; the CSV was
             made by somebody else.
     """
-    model = model if isinstance(model, AdaptedModel) else ModelRef.of(model, use="generation")
+    ref = ModelRef.of(model, use="generation")
     questions, bad_rows = read_questions(spec.file, spec.limit, RESERVED)
     retrieved = None
     if spec.rag is not None:
         progress(Progress(f"searching {spec.rag}"))
         retrieved = retrieve(spec.rag, questions, spec.n_documents, spec.control)
-    name = (model.ref if isinstance(model, AdaptedModel) else model).name
-    progress(Progress(f"hashing the weights of {name}"))
-    facts = _known_facts(model)
-    store = RecordStore(spec.folder, name, "trace" if spec.trace else "inference")
+    progress(Progress(f"hashing the weights of {ref.name}"))
+    facts = {"name": ref.name} | ref.facts()
+    store = RecordStore(spec.folder, ref.name, "trace" if spec.trace else "inference")
     if store.manifest() is None:
         require_own(spec.out, store.folder)
-    settings = _settings(model, spec, retrieved, facts.get("adapter_sha256"))
+    with quiet():
+        words = model.tokenizer if isinstance(model, AdaptedModel) else open_tokenizer(ref.folder)
+    settings = _settings(spec, words, retrieved, facts.get("adapter_sha256"))
     batch_size = _planned_size(store, spec.batch_size)
     request = Request(
         store,
@@ -101,7 +102,7 @@ def _grows(spec: InferenceSpec) -> tuple[str, ...]:
 class _Run:
     """One run: its model, questions and where its answers go."""
 
-    model: ModelRef | AdaptedModel
+    model: str | Path | ModelRef | AdaptedModel
     spec: InferenceSpec
     csv: ResponsesCsv
     questions: list[Asked]
@@ -113,7 +114,8 @@ class _Run:
     def prepare(self, record: Recording) -> Work[Answering, list[Ready]]:
         """Load the model, plan the batches, and bring the CSV in step with the record."""
         spec = self.spec
-        model = self._loaded()
+        self.watch(Progress(f"loading {record.request.store.model}"))
+        model = load_quantized(self.model, device=spec.device)
         _require_layers(spec.trace_layers, model.n_layers)
         n_new, style = spec.decoding.max_new_tokens, record.request.settings["style"]
         ready, unfit = prepare(model, style, self.questions, self.retrieved, n_new)
@@ -142,12 +144,6 @@ class _Run:
             size=len,
             seen=self._seen(limit),
         )
-
-    def _loaded(self) -> AdaptedModel:
-        if isinstance(self.model, AdaptedModel):
-            return self.model
-        self.watch(Progress(f"loading {self.model}"))
-        return load_quantized(self.model, device=self.spec.device)
 
     def _batches(
         self, record: Recording, ready: list[Ready], batch_size: int, limit: int
@@ -234,16 +230,9 @@ def _require_neighbours(batches: Sequence[Sequence[int]], limit: int) -> None:
         raise InputProblems([Problem("rebatch", what, remedy)])
 
 
-def _known_facts(model: ModelRef | AdaptedModel) -> dict[str, Any]:
-    """What of the model is known before it is loaded; the same keys as in a manifest."""
-    if isinstance(model, AdaptedModel):
-        return {"name": model.ref.name} | model.weights
-    return {"name": model.name} | model.facts()
-
-
 def _settings(
-    model: ModelRef | AdaptedModel,
     spec: InferenceSpec,
+    tokenizer: PreTrainedTokenizerBase,
     retrieved: Retrieved | None,
     adapter_sha256: str | None,
 ) -> dict[str, Any]:
@@ -259,7 +248,7 @@ def _settings(
             "prompts": spec.file.name,
             "prompts_sha256": sha256_of(spec.file),
             "limit": spec.limit,
-            "style": spec.style or default_style(_tokenizer(model)),
+            "style": spec.style or default_style(tokenizer),
             "adapter_sha256": adapter_sha256,
             "trace_layers": list(spec.trace_layers),
             "sample_top_k": sample_top_k,
@@ -267,10 +256,3 @@ def _settings(
             "rag": retrieved.facts if retrieved is not None else None,
         }
     )
-
-
-def _tokenizer(model: ModelRef | AdaptedModel) -> PreTrainedTokenizerBase:
-    if isinstance(model, AdaptedModel):
-        return model.tokenizer
-    with quiet():
-        return open_tokenizer(model.folder)

@@ -152,7 +152,7 @@ def default_model() -> str:
 
 
 def load_quantized(
-    model: str | Path | ModelRef,
+    model: str | Path | ModelRef | AdaptedModel,
     bits: Bits | None = None,
     adapter: str | Path | None = None,
     device: str | None = None,
@@ -162,10 +162,10 @@ def load_quantized(
     """Load a model for inference, its linear layers in so many bits.
 
     `model` is a `ModelRef` or NAME[@BITS[:THRESHOLD]][+ADAPTER], of which the arguments may say a
-    part instead. 8 bits (the default) is LLM.int8 (Dettmers et al. 2022), 4 is double-quantised nf4
-    (Dettmers et al. 2023), both by bitsandbytes; 16 is bfloat16 (float16 on an accelerator without
-    it) and 32 float32. Embedding, head and norms are never quantised: they stay in 16 bits beside
-    quantised layers.
+    part instead; one that is loaded as they say comes back. 8 bits (the default) is LLM.int8
+    (Dettmers et al. 2022), 4 is double-quantised nf4 (Dettmers et al. 2023), both by bitsandbytes;
+    16 is bfloat16 (float16 on an accelerator without it) and 32 float32. Embedding, head and norms
+    are never quantised: they stay in 16 bits beside quantised layers.
 
     LLM.int8 keeps columns of activations above `int8_threshold` (6 by default) in 16 bits and picks
     them over the whole batch, so a prompt's output depends a little on its neighbours; 0 picks
@@ -182,6 +182,8 @@ def load_quantized(
     ref = ModelRef.of(
         model, bits=bits, int8_threshold=int8_threshold, adapter=adapter, use="generation"
     )
+    if isinstance(model, AdaptedModel):
+        return model
     folder, precision = ref.folder, cast(Bits, ref.bits)
     where = pick_device(device)
     config = open_config(folder, trust_remote_code=trust_remote_code)
