@@ -39,7 +39,12 @@ _COLUMNS_1 = {
         for side in ("", "_a", "_b")
     },
 }
-_KEYS_1 = {"points": "sites", "phases": "spans", "phase": "span"}  # of a manifest and its settings
+_KEYS_1 = {  # of a manifest and its settings
+    "points": "sites",
+    "phases": "spans",
+    "phase": "span",
+    "part_bits": "diverge_bits",
+}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

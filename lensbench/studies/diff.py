@@ -42,7 +42,7 @@ def run(
     for name, error in measured.failed.items():
         notify(f"{name}: {error}")
         problems.append(Problem(name, f"it could not be read ({error})", "Mend it, run again."))
-    how = DiffSpec(part_bits=spec.part_bits, device=spec.device)
+    how = DiffSpec(diverge_bits=spec.diverge_bits, device=spec.device)
     there = {folder.name: folder for folder in measured.folders}
     folders = []
     for first, other in _pairs(refs, len(spec.variants)):

@@ -559,7 +559,7 @@ def test_the_command_refuses_bad_input_in_one_message(
     plain = records["plain"]
     for how, said in (
         (("--relative-depth",), "needs no scale"),
-        (("--part-bits", "-1", "--context"), "it is -1"),
+        (("--diverge-bits", "-1", "--context"), "it is -1"),
     ):
         done = lensbench("diff", plain, plain, "-o", tmp_path / "d", *how)
         assert done.status == 2

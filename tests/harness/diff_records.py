@@ -59,7 +59,12 @@ def make(
     ]
     facts = {
         "model": {"name": f"{A} to {B}", "a": side(A, n_layers), "b": side(B, n_layers)},
-        "settings": {"relative_depth": False, "context": False, "part_bits": 0.1, "lens": "final"},
+        "settings": {
+            "relative_depth": False,
+            "context": False,
+            "diverge_bits": 0.1,
+            "lens": "final",
+        },
         "residuals_reason": None,
         "lenses_reason": None,
     }

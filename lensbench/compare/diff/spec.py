@@ -8,9 +8,9 @@ from pydantic import Field
 
 from lensbench.spec import Device, Spec
 
-PartBits = Annotated[
+DivergeBits = Annotated[
     float,
-    Field(gt=0, description="KL between the lenses, in bits, above which they count as parted."),
+    Field(gt=0, description="KL between the lenses, in bits, above which they diverge."),
 ]
 
 
@@ -21,5 +21,5 @@ class DiffSpec(Spec):
     """Models of different depth, at shares of it."""
     context: bool = False
     """The prompts' texts differ (retrieved context, a template): pair them by their ids."""
-    part_bits: PartBits = 0.1
+    diverge_bits: DivergeBits = 0.1
     device: Annotated[Device, Field(exclude=True)] = None

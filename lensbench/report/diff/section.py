@@ -324,7 +324,7 @@ def parted(record: SecondRecord, changes: pd.DataFrame) -> dict[str, Any]:
 
     `layer` and `depth` are None where they do not, with the `reason`.
     """
-    bits = float(record.manifest["settings"]["part_bits"])
+    bits = float(record.manifest["settings"]["diverge_bits"])
     points = changes["lens_kl_bits_mean"]
     nowhere: dict[str, Any] = {"layer": None, "depth": None, "bits": bits}
     if points.iloc[-1].low is None:

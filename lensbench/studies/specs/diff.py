@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from lensbench.compare.diff.spec import PartBits
+from lensbench.compare.diff.spec import DivergeBits
 from lensbench.spec import Device, Spec
 from lensbench.studies.specs.lens import BatchTokens, Limit, Prompts
 
@@ -29,5 +29,5 @@ class DiffStudySpec(Spec):
     prompts: Prompts = "facts"
     limit: Limit = 120
     batch_tokens: BatchTokens = 512
-    part_bits: PartBits = 0.1
+    diverge_bits: DivergeBits = 0.1
     device: Device = None
