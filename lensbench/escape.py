@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_INLINE = re.compile(r"([\\`*_\[\]<>|~$&])")  # means something anywhere in a line
-_LINE_START = re.compile(r"^( *)([-+#=]|\d+[.)])")  # starts a list, heading or rule
+# What Markdown would obey anywhere in a line: code, emphasis, links, struck text and formulas; a
+# backslash before punctuation; an underscore outside a word; what begins or ends a tag or entity.
+_INLINE = re.compile(
+    r"[`*\[\]~$]|\\(?=[^\w\s]|_|$)|(?<![^\W_])_|_(?![^\W_])"
+    r"|<(?=[a-zA-Z/!?]|$)|(?<=[\w\"'/])>|&(?=#?\w*(;|$))"
+)
+# At the start of a line: a list, heading, quotation or rule.
+_LINE_START = re.compile(
+    r"^( *)(\d+(?=[.)]))?([-+](?= |$)|-(?=[ -]*$)|(?<=\d)[.)](?= |$)|#(?=#*( |$))|=(?=[= ]*$)|>)"
+)
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # behind any number of quotes
 _UNSEEN = ("C", "Z")  # controls, formats, unassigned; separators such as the no-break space
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
@@ -40,18 +48,22 @@ def printable_lines(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """`text` as literal text inside a Markdown paragraph or table cell."""
-    return _markdown(printable(text))
+    """`text` as literal text inside a Markdown paragraph, heading or list item."""
+    return _LINE_START.sub(r"\1\2\\\3", _inline(printable(text)))
+
+
+def markdown_cell(text: str) -> str:
+    """`text` as literal text inside a Markdown table cell."""
+    return _inline(printable(text)).replace("|", r"\|")
 
 
 def markdown_token(token: str) -> str:
     """A token as literal, visible text inside a Markdown table cell."""
-    return _markdown(visible(token))
+    return _inline(visible(token)).replace("|", r"\|")
 
 
-def _markdown(line: str) -> str:
-    escaped = _INLINE.sub(r"\\\1", line)
-    return _LINE_START.sub(lambda m: f"{m[1]}{m[2][:-1]}\\{m[2][-1]}", escaped)
+def _inline(line: str) -> str:
+    return _INLINE.sub(lambda found: f"\\{found[0]}", line)
 
 
 def csv_cell(text: str) -> str:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from lensbench.escape import csv_cell, csv_text, markdown, markdown_token, printable, visible
+from lensbench.escape import (
+    csv_cell,
+    csv_text,
+    markdown,
+    markdown_cell,
+    markdown_token,
+    printable,
+    visible,
+)
 
 NASTY = [
     "|",
@@ -47,7 +55,7 @@ def test_what_the_tests_call_harmful_is_there() -> None:
     assert len(harmful("\x1b\n\u202e\u2028a ")) == 4
 
 
-@pytest.mark.parametrize("shown", [visible, printable, markdown, markdown_token])
+@pytest.mark.parametrize("shown", [visible, printable, markdown, markdown_cell, markdown_token])
 @given(text=anything)
 @example("".join(NASTY))
 def test_no_line_end_control_or_bidi_character_gets_through(shown: object, text: str) -> None:
@@ -113,13 +121,34 @@ def test_markdown_of_nasty_text_is_literal(nasty: str) -> None:
 @example(r"\|", "|")
 @example("a\\", "b")
 def test_markdown_in_a_table_cell_is_literal(left: str, right: str) -> None:
-    page = f"| a | b |\n| --- | --- |\n| x{markdown(left)}x | x{markdown_token(right)}x |\n"
+    page = f"| a | b |\n| --- | --- |\n| x{markdown_cell(left)}x | x{markdown_token(right)}x |\n"
     tokens = COMMONMARK.parse(page)
     cells = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "td_open"]
     assert [inline_text([cell]) for cell in cells] == [
         f"x{printable(left)}x",
         f"x{visible(right)}x",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.0001",
+        "2.8e-07 bits",
+        "-0.17",
+        "answer_first",
+        "settings.n_train",
+        "a < b > c",
+        "AT&T, R & D",
+        "tiny|a",
+        "C:\\new",
+        "+1.5",
+        "#5",
+    ],
+)
+def test_what_markdown_would_not_obey_is_not_escaped(text: str) -> None:
+    assert markdown(text) == text
+    assert markdown_cell(text) == text.replace("|", r"\|")
 
 
 @given(anything)

@@ -75,16 +75,17 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"correlation", "diff"},
     ),
     "report": (
-        {"load"},
         {"kit"},
-        {"lens", "diff", "correlation", "inference", "training", "evaluation", "placement"},
+        {"section", "manifest"},
+        {"lens"},
+        {"diff", "correlation", "inference", "training", "evaluation", "placement"},
         {"sections"},
         {"build"},
     ),
 }
 # What is not so yet. Each list may only shrink: an entry that no longer holds fails.
-YET_SIDEWAYS = {("report.kit", "report.lens"), ("report.diff", "report.lens")}
-YET_LONG = {"lensbench.report.diff.section"}
+YET_SIDEWAYS: set[tuple[str, str]] = set()
+YET_LONG: set[str] = set()
 YET_CROWDED: set[str] = set()
 
 MAX_LINES = 60  # of a function

@@ -110,9 +110,7 @@ def show_reports(folders: Sequence[Path], out: Path | None = None) -> None:
 
     with messages.status("writing the report"):
         written = build_report(folders, out)
-    pages = [
-        path for path in written if path.name in ("report.md", "report.html", "cross-model.md")
-    ]
+    pages = [path for path in written if path.name in ("report.md", "report.html")]
     for path in pages:
         say(path)
     if len(written) > len(pages):

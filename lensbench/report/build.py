@@ -2,110 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
-from lensbench.records.read import MANIFEST, read_complete
+from lensbench.records.open import find_records, open_record
+from lensbench.records.read import MANIFEST
+from lensbench.records.record import Record
 from lensbench.records.store import folder_name
-from lensbench.report.kit import figures
-from lensbench.report.kit.html import interactive_page
-from lensbench.report.kit.markdown import cross_model_report, model_report
-from lensbench.report.kit.tables import Table, comparison_tables, record_tables, to_csv
-from lensbench.report.lens import heatmaps
-from lensbench.report.load import Record, load_records, load_second
-from lensbench.report.sections import second_files
+from lensbench.report import manifest
+from lensbench.report.kit.markdown import rendered
+from lensbench.report.kit.page import Facts, page_html
+from lensbench.report.kit.table import to_csv
+from lensbench.report.section import Reported, Section
+from lensbench.report.sections import SECTIONS, TOGETHER
 
-_FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
-    "depth_curves": (figures.depth_curves, "depth_curves"),
-    "emergence": (figures.emergence, "emergence"),
-    "relations": (figures.relations, "relations"),
-    "category": (figures.category, "category_curve"),
-    "copying": (figures.copying, "copying"),
-}  # figure -> how it is drawn, from which table
+Files = Iterator[tuple[str, bytes]]
 
 
 def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     """Build every report of the records at or beneath `paths`; returns the files written.
 
-    `out` defaults to the first run folder. Files of the same name there are replaced.
-    Raises RecordsError when records are missing, incomplete or of a newer schema.
+    The first is the report to begin with. `out` defaults to the first run folder. Files of the same
+    name there are replaced. Raises RecordsError when records are missing, incomplete or of a newer
+    schema.
     """
-    records, others = load_records(paths), load_second(paths)
-    if not records and not others:
-        raise RecordsError(
-            f"{paths[0]} holds residual caches only, which have no report. Make a record of one: "
-            "lensbench lens MODEL --cache DIR."
-        )
+    reports = [
+        Reported(record, name, place, SECTIONS[record.kind](record, name))
+        for record, name, place in named(paths)
+    ]
     out = out or _run_folder(paths[0])
-    tables = {record.model: record_tables(record) for record in records}
-    folders = unique_slugs([record.model for record in records])
-    _require_room(folders, [record.name for record in others])
-    lens_reports = [(r.model, folder) for r, folder in zip(records, folders, strict=True)]
     written = []
-    for name, data in (
-        *_files(records, tables, folders),
-        *second_files(others, lens_reports),
-    ):
+    for name, data in _files(reports, _run_folder(paths[0]).resolve().name):
         write_bytes(out / name, data)
         written.append(out / name)
     return written
 
 
-def _run_folder(path: Path) -> Path:
-    """Where the reports of `path` go: a lens record's beside it, any other's into it."""
-    alone = (path / MANIFEST).exists()
-    beside = alone and read_complete(path / MANIFEST)["kind"] == "lens"
-    return path.parent if beside else path
+def named(paths: Sequence[Path]) -> list[tuple[Record, str, str]]:
+    """The records to report on, the names of their models, and their places in the report."""
+    records = [
+        record for record in map(open_record, find_records(paths)) if record.kind in SECTIONS
+    ]
+    if not records:
+        raise RecordsError(
+            f"{paths[0]} holds residual caches only, which have no report. Make a record of one: "
+            "lensbench lens MODEL --cache DIR."
+        )
+    order = list(SECTIONS)
+    records.sort(key=lambda record: order.index(record.kind))
+    names = _names(records)
+    places = _places(records, names, paths)
+    return list(zip(records, names, places, strict=True))
 
 
-def _require_room(lens: Sequence[str], second: Sequence[str]) -> None:
-    """No report may take another's place."""
-    taken = sorted({*lens} & {*second})
+def _names(records: Sequence[Record]) -> list[str]:
+    """What the models are called: of lens records no two alike, for they are compared by name."""
+    own = [str(record.manifest["model"]["name"]) for record in records]
+    lens = Counter(name for name, record in zip(own, records, strict=True) if _is_lens(record))
+    names = [
+        f"{name} ({record.folder.resolve().parent.name})"
+        if _is_lens(record) and lens[name] > 1
+        else name
+        for name, record in zip(own, records, strict=True)
+    ]
+    named = Counter(
+        name for name, record in zip(names, records, strict=True) if record.kind == "lens"
+    )
+    twice = [name for name, n in named.items() if n > 1]
+    if twice:
+        raise RecordsError(
+            f"two records are both called {twice[0]!r}, so a report could not tell them apart. "
+            "Give their run folders different names, or report on them separately."
+        )
+    return names
+
+
+def _is_lens(record: Record) -> bool:
+    return record.kind == "lens"
+
+
+def _places(records: Sequence[Record], names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Where each record's report goes: a lens record's is named after its model."""
+    slugs = iter(unique_slugs([n for n, r in zip(names, records, strict=True) if _is_lens(r)]))
+    alone = len(records) == 1
+    places = [
+        next(slugs) if _is_lens(record) else _place(record.folder, paths, alone)
+        for record in records
+    ]
+    taken = [place for place, n in Counter(places).items() if n > 1]
     if taken:
         raise RecordsError(
             f"two reports would both go to {taken[0]}/: a lens record's model and another record's "
             "folder have that name. Report on them separately."
         )
+    return places
 
 
-def _files(
-    records: Sequence[Record], tables: dict[str, dict[str, Table]], folders: Sequence[str]
-) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file, one at a time."""
-    for record, folder in zip(records, folders, strict=True):
-        for name, data in _model_files(record, tables[record.model]):
-            yield f"{folder}/{name}", data
-    if len(records) > 1:
-        yield from _cross_model_files(records, tables, folders)
-    if records:
-        yield "report.html", interactive_page(records, tables).encode()
-
-
-def _model_files(record: Record, tables: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    heat_maps = heatmaps.heat_map_prompts(record)
-    yield "report.md", model_report(record, tables, heat_maps).encode()
-    for table in tables.values():
-        yield f"tables/{table.name}.csv", to_csv(table)
-    for name, (draw, table_name) in _FIGURES.items():
-        if len(tables[table_name].frame):
-            yield f"figures/{name}.svg", figures.to_svg(draw, tables[table_name].frame)
-    for i, prompt_id in enumerate(heat_maps, start=1):
-        data = figures.to_svg(heatmaps.heat_map, record, prompt_id)
-        yield f"figures/heat_map_{i:02d}.svg", data
-
-
-def _cross_model_files(
-    records: Sequence[Record], tables: dict[str, dict[str, Table]], folders: Sequence[str]
-) -> Iterator[tuple[str, bytes]]:
-    shared = comparison_tables(records, tables)
-    yield "cross-model.md", cross_model_report(records, shared, folders).encode()
-    for table in shared.values():
-        yield f"tables/{table.name}.csv", to_csv(table)
-    yield "figures/models.svg", figures.to_svg(figures.models_forest, shared["models"].frame)
-    yield "figures/curves.svg", figures.to_svg(figures.models_curves, shared["curves"].frame)
+def _place(folder: Path, paths: Sequence[Path], alone: bool) -> str:
+    """Where a record lies beneath the paths, as its report does beneath the report's folder."""
+    path = next(path for path in paths if folder.is_relative_to(path))
+    inside = folder.relative_to(path).as_posix()
+    if inside == ".":
+        return "" if alone else folder.resolve().name
+    return inside if len(paths) == 1 else f"{path.resolve().name}/{inside}"
 
 
 def unique_slugs(names: Sequence[str]) -> list[str]:
@@ -118,3 +121,82 @@ def unique_slugs(names: Sequence[str]) -> list[str]:
             unique, number = f"{slug}-{number}", number + 1
         slugs.append(unique)
     return slugs
+
+
+def _run_folder(path: Path) -> Path:
+    """Where the reports of `path` go: a lens record's beside it, any other's into it."""
+    alone = (path / MANIFEST).exists() and _is_lens(open_record(path))
+    return path.parent if alone else path
+
+
+def _files(reports: Sequence[Reported], title: str) -> Files:
+    """Name and content of every file, one at a time; a record alone has no index."""
+    over = {kinds: [r for r in reports if r.record.kind in kinds] for kinds in TOGETHER}
+    together = {
+        kinds: made
+        for kinds, own in over.items()
+        if own and any(one.place for one in reports) and (made := TOGETHER[kinds](own))
+    }
+    if any(one.place for one in reports):
+        page = "report.html" if any(made.page for made in together.values()) else ""
+        values = {"reports": reports, "together": list(together.values())}
+        yield "report.md", rendered("index.md.j2", title=title, page=page, **values).encode()
+    for one in reports:
+        above = "../" * len(Path(one.place).parts)
+        shared = any(made.page and one in over[kinds] for kinds, made in together.items())
+        page = "report.html" if one.section.page else f"{above}report.html" if shared else ""
+        for name, data in record_files(one, page):
+            yield (f"{one.place}/{name}" if one.place else name), data
+    for kinds, made in together.items():
+        yield from _beside(made, _facts(over[kinds], made))
+
+
+def record_files(one: Reported, page: str) -> Files:
+    """Name and content of every file of one record's report; `page`: where its page is, if any."""
+    section, record = one.section, one.record
+    text = rendered(
+        "report.md.j2",
+        section=section,
+        page=page,
+        limitations=[*section.limitations, *manifest.limitations(record)],
+        problems=record.table("problems"),
+        how_made=manifest.how_made(record.manifest),
+        provenance=manifest.provenance(record.manifest),
+    )
+    yield "report.md", text.encode()
+    yield from _beside(section, _facts([one], section))
+
+
+def _beside(section: Section, facts: Facts) -> Files:
+    """Everything of a section but its text."""
+    for table in section.tables.values():
+        yield f"tables/{table.name}.csv", to_csv(table)
+    for name, text in section.files.items():
+        yield name, text.encode()
+    if section.page:
+        yield "report.html", page_html(section.page(), facts)
+    for name, draw in section.figures.items():
+        yield f"figures/{name}.svg", draw()
+
+
+def _facts(reports: Sequence[Reported], section: Section) -> Facts:
+    """What a page says of where its numbers are from."""
+    manifests = [one.record.manifest for one in reports]
+    tables = list(section.tables.values())
+    tables += [
+        replace(table, name=f"{one.place}-{table.name}", title=f"{one.name}: {table.title}")
+        for one in reports
+        if one.section is not section
+        for table in one.section.tables.values()
+    ]
+    return Facts(
+        summary="; ".join(map(manifest.summary, manifests)),
+        rows=[row for one in manifests for row in manifest.facts(one)],
+        gate=[
+            row | {"identity": f"{one.name}: {row['identity']}"} if len(reports) > 1 else row
+            for one in reports
+            for row in manifest.gate_rows(one.record.manifest)
+        ],
+        report="report.md",
+        tables=tables,
+    )

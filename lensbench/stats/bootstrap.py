@@ -26,7 +26,7 @@ _MOST_DRAWN = 4_000_000  # numbers held at once while resampling: 32 MB
 LATE_BINDING = (0.75, 0.85)  # the published claim, in relative depth
 TINY = 1e-9  # rounding of layer / n_layers
 LEVEL = 0.05  # of adjusted p-values, in words and figures
-MIN_PROMPTS = 20  # fewer answered prompts than this give no verdict
+MIN_PROMPTS = 20  # fewer top-1 correct prompts than this give no verdict
 
 Floats = NDArray[np.float64]
 Statistic = Literal["mean", "median"]
@@ -187,7 +187,7 @@ def late_binding_verdict(estimate: Estimate) -> Verdict:
     """
     low, high = LATE_BINDING
     if estimate.n < MIN_PROMPTS:
-        return Verdict("cannot tell", f"{estimate.n} answered prompts, fewer than {MIN_PROMPTS}")
+        return Verdict("cannot tell", f"{estimate.n} correct prompts, fewer than {MIN_PROMPTS}")
     if estimate.low is None or estimate.high is None:  # also where there is only one relation
         return Verdict("cannot tell", estimate.reason or "no interval")
     if low - TINY <= estimate.low and estimate.high <= high + TINY:

@@ -211,7 +211,7 @@ def test_html_is_one_file_that_needs_nothing_else(
     done = lensbench("lens", llama.folder, PROMPT, "--html", tmp_path / "page.html")
     assert done.status == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "Plotly.newPlot" in page
+    assert "Plotly.react" in page
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page)
 
 
@@ -299,7 +299,7 @@ def test_two_models_over_a_prompt_set_make_a_run_folder_with_reports(
     assert done.status == 0, done.err
     assert len(list(tmp_path.glob("run/*/manifest.json"))) == 2
     assert len(list(tmp_path.glob("run/*/report.md"))) == 2
-    for name in ("cross-model.md", "report.html"):
+    for name in ("report.md", "report.html"):
         assert (tmp_path / "run" / name).stat().st_size > 1000
         assert f"run/{name}" in done.out
 

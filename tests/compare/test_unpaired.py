@@ -16,11 +16,12 @@ from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.permutation import adjusted_p_values, label_null, p_values
 from lensbench.compare.similarity import MEASURES, similarity
 from lensbench.errors import InputProblems
+from lensbench.records.open import open_record
 from lensbench.records.read import read_table
 from lensbench.records.schema import KINDS
 from lensbench.report.build import build_report
-from lensbench.report.correlation import section as correlation
-from lensbench.report.load import load_second
+from lensbench.report.correlation.findings import findings, limitations
+from lensbench.report.correlation.tables import tables
 from lensbench.stats.resampling import codes_of
 from tests.harness.correlation_records import PLANTED, WIDTH, base, planted, write_trace
 from tests.harness.program import Program
@@ -166,15 +167,15 @@ def test_the_report_says_that_the_prompts_differ(runs: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     correlate(spec(runs, out))
     build_report([out])
-    (record,) = load_second([out])
-    made = correlation.tables(record)
-    line = correlation.findings(record, made)[0]
+    record = open_record(out)
+    made = tables(record)
+    line = findings(record, made)[0]
     assert "by pearson" in line
     assert "dealt out at random" in line
     assert "layers 5-7 of 12" in line
     compared = made["compared"].frame.set_index("condition")
-    assert compared["prompts_prompt"].to_dict() == {"general": N_A, "python": N_B, "rag": N_B}
-    assert any("different prompts" in text for text in correlation.limitations(record, made))
+    assert compared["n_prompts_prompt"].to_dict() == {"general": N_A, "python": N_B, "rag": N_B}
+    assert any("different prompts" in text for text in limitations(record, made))
 
 
 def test_one_prompt_on_a_side_has_neither_interval_nor_test(runs: Path, tmp_path: Path) -> None:

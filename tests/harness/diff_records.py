@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lensbench.records.open import open_record
+from lensbench.records.record import Record
 from lensbench.records.schema.lens import MILESTONES
-from lensbench.report.diff import section as diff
-from lensbench.report.load import SecondRecord, load_second
+from lensbench.report.diff.tables import TESTED
 from tests.harness.lens_records import NASTY
 from tests.harness.second_records import write
 
@@ -45,14 +46,14 @@ def layers_of(cells: list[dict[str, Any]], p: float = 0.01) -> list[dict[str, An
     return [
         {"measure": measure, "layer": layer, "depth": depth, "mean_change": 0.0, "p_adjusted": p}
         | {"n_prompts": 4, "n_relations": 2}
-        for measure in diff.TESTED.values()
+        for measure in TESTED.values()
         for layer, depth in places
     ]
 
 
 def make(
     folder: Path, cells: list[Any], prompts: list[Any], n_layers: int, **manifest: Any
-) -> SecondRecord:
+) -> Record:
     rows = {"diff_cells": cells, "diff_prompts": prompts, "diff_layers": layers_of(cells)}
     rows["problems"] = [
         {"model": "m", "where": "x", "what": NASTY[1], "remedy": "mend | it", "prompt_id": None}
@@ -71,8 +72,7 @@ def make(
     facts["model"] |= manifest.pop("model", {})
     facts["settings"] |= manifest.pop("settings", {})
     write(folder, "diff", rows, **(facts | manifest))
-    (found,) = load_second([folder])
-    return found
+    return open_record(folder)
 
 
 def many(shift: float, b_answers: float = 1.0) -> list[Any]:

@@ -318,7 +318,7 @@ def test_a_model_that_cannot_be_wrapped_leaves_the_others_alone(
 @pytest.mark.slow
 def test_the_cross_model_report_compares_variants(done: dict[str, Path], tmp_path: Path) -> None:
     build_report(list(done.values()), tmp_path)
-    text = (tmp_path / "cross-model.md").read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "llama@8" in text
     assert "llama+moved" in text
 

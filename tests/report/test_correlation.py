@@ -12,11 +12,14 @@ import pytest
 
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.records.record import Record
 from lensbench.report.build import build_report
-from lensbench.report.correlation import section as correlation
-from lensbench.report.load import SecondRecord, load_second
+from lensbench.report.correlation.findings import findings
+from lensbench.report.correlation.tables import against, survivors, tables
+from lensbench.report.kit.ranges import ranges
 from tests.harness import second_records as second_fixture
 from tests.harness.correlation_records import N_PROMPTS, base, noisy, planted, write_trace
+from tests.harness.reports import record_in, said
 
 NASTY = "a|b <script> *x*"
 
@@ -43,17 +46,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def record(study: Path) -> SecondRecord:
-    (found,) = load_second([study])
-    return found
+def record(study: Path) -> Record:
+    return record_in(study)
 
 
 def text_of(study: Path) -> str:
     return (study / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_sentences_say_which_layers_survive(record: SecondRecord) -> None:
-    prompt, generated = correlation.findings(record, correlation.tables(record))
+def test_the_sentences_say_which_layers_survive(record: Record) -> None:
+    prompt, generated = findings(record, tables(record))
     assert prompt.count("layers 5-7 of 12") == 3  # each variant
     assert "more than under other" in prompt
     assert "other: more at layers 5-7, less at no layer" in prompt
@@ -70,7 +72,7 @@ def test_survivors_need_every_control() -> None:
     ]
     frame = pd.DataFrame(rows)
     frame.loc[(frame["control"] == "y") & (frame["layer"] == 4), "change"] = -0.1  # firmly less
-    (row,) = correlation.survivors(frame).to_dict("records")
+    (row,) = survivors(frame).to_dict("records")
     assert (row["layers"], row["changed_layers"], row["tested_layers"]) == ("1", 1, 4)
     assert row["controls"] == "x, y"
 
@@ -85,14 +87,14 @@ def test_each_control_has_its_own_more_and_less() -> None:
         )
         for layer, (p, change) in enumerate(cells, start=1)
     ]
-    found = correlation.against(pd.DataFrame(rows)).set_index("control")
+    found = against(pd.DataFrame(rows)).set_index("control")
     assert found["more_layers"].to_dict() == {"x": "1", "y": "none"}
     assert found["less_layers"].to_dict() == {"x": "2", "y": "1, 3"}
 
 
 def test_spans() -> None:
-    assert correlation.ranges([3, 15, 16, 17, 20]) == "3, 15-17, 20"
-    assert correlation.ranges([]) == "none"
+    assert ranges([3, 15, 16, 17, 20]) == "3, 15-17, 20"
+    assert ranges([]) == "none"
 
 
 def test_every_link_leads_somewhere_and_every_figure_is_svg(study: Path) -> None:
@@ -126,16 +128,15 @@ def test_the_same_record_gives_the_same_bytes(study: Path, tmp_path: Path) -> No
             assert path.read_bytes() == (study / path.relative_to(tmp_path)).read_bytes()
 
 
-def test_values_in_the_csv_are_those_of_the_record(study: Path, record: SecondRecord) -> None:
+def test_values_in_the_csv_are_those_of_the_record(study: Path, record: Record) -> None:
     csv = pd.read_csv(study / "tables" / "similarity.csv")
-    expected = record.tables["similarity"]
+    expected = record.table("similarity")
     for column, own in (("value", "value"), ("value_low", "low"), ("value_high", "high")):
         np.testing.assert_allclose(csv[column], expected[own], rtol=1e-6)
 
 
-def test_limitations_follow_from_the_record(record: SecondRecord) -> None:
-    made = correlation.tables(record)
-    lines = " ".join(correlation.limitations(record, made))
+def test_limitations_follow_from_the_record(record: Record) -> None:
+    lines = said(record)
     assert "adds up" in lines
     assert "no groups" in lines
     assert "No control" not in lines
@@ -144,7 +145,7 @@ def test_limitations_follow_from_the_record(record: SecondRecord) -> None:
     record.manifest["settings"]["relative_depth"] = True
     record.manifest["spans"]["prompt"]["prompts"] = dict.fromkeys(("plain", NASTY, "other"), 7)
     record.manifest["spans"]["prompt"]["mean_tokens"]["other"] = 50
-    lines = " ".join(correlation.limitations(record, correlation.tables(record)))
+    lines = said(record)
     for part in ("No control", "convention", "Only 7 prompts", "differ in length"):
         assert part in lines
     assert N_PROMPTS == 20

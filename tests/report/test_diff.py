@@ -14,21 +14,24 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
+from lensbench.records.record import Record
 from lensbench.records.schema.diff import DIFF_PROMPTS
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.build import build_report
-from lensbench.report.diff import section as diff
-from lensbench.report.diff.figures import changes_figure
-from lensbench.report.kit.figures import to_svg
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
+from lensbench.report.diff.section import changes_drawn, headline_of
+from lensbench.report.diff.tables import tables
+from lensbench.report.diff.verdict import answer, diverged, overview
+from lensbench.report.diff.views import Moves
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.table import Table
 from lensbench.stats.bootstrap import Estimate
 from tests.harness.diff_records import A, B, cell, cells_of, make, many, prompt, side
 from tests.harness.lens_records import NASTY
+from tests.harness.reports import said
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SecondRecord:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Record:
     """Two relations of two prompts, two layers: every number below is worked by hand."""
     relation = {"p1": "r1", "p2": "r1", "p3": "r2", "p4": "r2"}
     kl = {"r1": (0.0, 0.05, 0.2), "r2": (0.0, 0.3, 0.4)}
@@ -60,15 +63,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SecondRecord:
 
 
 @pytest.fixture(scope="module")
-def made(small: SecondRecord) -> dict[str, Table]:
-    return diff.tables(small)
+def made(small: Record) -> dict[str, Table]:
+    return tables(small)
 
 
 def parts(estimate: Estimate) -> tuple[Any, ...]:
     return (estimate.value, estimate.low, estimate.high)
 
 
-def test_diffs_stand_side_by_side(small: SecondRecord, tmp_path: Path) -> None:
+def test_diffs_stand_side_by_side(small: Record, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(small.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
     build_report([tmp_path])
@@ -80,10 +83,10 @@ def test_diffs_stand_side_by_side(small: SecondRecord, tmp_path: Path) -> None:
     assert (row["a"], row["b"]) == (A, B)
     assert row["lens_kl_bits_mean"] == pytest.approx((0.2 + 0.4) / 2)  # at the last layer
     assert row["top1_same_share"] == 0.75  # all but p4
-    assert row["answered_change_points"] == -0.25  # p1 is no longer answered
-    assert row["first_shift_points"] == 0.5  # median of .5, 0 and .5
-    assert row["parts_from_depth"] == 1.0  # at layer 1 the interval holds the threshold
-    assert row["conclusion_changes"] == diff.answer(diff.tables(small))[0]
+    assert row["top1_accuracy_change_pp"] == -0.25  # p1 is no longer answered
+    assert row["rank1_first_shift_pp"] == 0.5  # median of .5, 0 and .5
+    assert row["diverges_from_depth"] == 1.0  # at layer 1 the interval holds the threshold
+    assert row["verdict_changes"] == answer(tables(small))[0]
 
 
 def test_changes_by_hand(made: dict[str, Table]) -> None:
@@ -105,23 +108,23 @@ def test_update_norms_stand_at_the_layer_that_leaves_the_block(made: dict[str, T
 
 
 def test_answered_by_hand(made: dict[str, Table]) -> None:
-    (row,) = made["answered"].frame.to_dict("records")
-    assert parts(row["a_share"]) == (1.0, 1.0, 1.0)
-    assert parts(row["b_share"]) == (0.75, 0.5, 1.0)
-    assert parts(row["change_points"]) == (-0.25, -0.5, 0.0)
-    assert (row["both"], row["only_a"], row["only_b"], row["count"]) == (3, 1, 0, 4)
+    (row,) = made["accuracy"].frame.to_dict("records")
+    assert parts(row["a_accuracy"]) == (1.0, 1.0, 1.0)
+    assert parts(row["b_accuracy"]) == (0.75, 0.5, 1.0)
+    assert parts(row["change_pp"]) == (-0.25, -0.5, 0.0)
+    assert (row["both"], row["only_a"], row["only_b"], row["n_prompts"]) == (3, 1, 0, 4)
 
 
 def test_emergence_by_hand(made: dict[str, Table]) -> None:
     """p1 is not answered by b; the others move by .5, 0 and .5: the median is .5."""
-    row = made["conclusion"].row(emergence="answer reaches rank 1")
+    row = made["verdict"].row(emergence="first at rank 1")
     assert row["a_median_depth"].value == 0.5
     assert row["b_median_depth"].value == 1.0
     # Draws: p2 twice (.5), all three (.5), p3 and p4 twice (.25).
-    assert parts(row["shift_points"]) == (0.5, 0.25, 0.5)
-    assert row["shift_points"].n == 3
+    assert parts(row["shift_pp"]) == (0.5, 0.25, 0.5)
+    assert row["shift_pp"].n == 3
     milestone = made["milestones"].row(milestone="rank1_first")
-    assert milestone["count"] == 3
+    assert milestone["n_prompts"] == 3
     assert milestone["same_depth_share"].value == pytest.approx(1 / 3)
 
 
@@ -131,16 +134,16 @@ def test_a_milestone_reached_on_one_side_only_is_counted_apart(tmp_path: Path) -
         prompt("p2", "r2", 0.5, 0.5, kl_1bit_depth_b=None),
     ]
     cells = [cell(p, r, k, 2) for p, r in (("p1", "r1"), ("p2", "r2")) for k in range(3)]
-    found = diff.tables(make(tmp_path, cells, prompts, 2))["milestones"].row(milestone="kl_1bit")
-    assert (found["count"], found["only_a"], found["only_b"]) == (0, 1, 1)
-    assert found["shift_points"].reason == "no prompt has both"
+    found = tables(make(tmp_path, cells, prompts, 2))["milestones"].row(milestone="kl_1bit")
+    assert (found["n_prompts"], found["only_a"], found["only_b"]) == (0, 1, 1)
+    assert found["shift_pp"].reason == "no prompt has both"
 
 
 def test_the_lenses_part_where_the_whole_interval_stays_above(
-    small: SecondRecord, made: dict[str, Table]
+    small: Record, made: dict[str, Table]
 ) -> None:
     """At layer 1 the mean .175 is above .1, but its interval starts at .05; at layer 2 at .2."""
-    found = diff.parted(small, made["changes"].frame)
+    found = diverged(small, made["changes"].frame)
     assert (found["layer"], found["depth"]) == (2, 1.0)
 
 
@@ -155,11 +158,11 @@ def test_the_lenses_part_where_the_whole_interval_stays_above(
     ],
 )
 def test_parting_needs_all_layers_after(
-    lows: list[float | None], expected: int | None, small: SecondRecord
+    lows: list[float | None], expected: int | None, small: Record
 ) -> None:
     points = [Estimate(0.5, low, 1.0 if low is not None else None, 4, 2, "why") for low in lows]
     frame = pd.DataFrame({"layer": [0, 1, 2], "depth": [0, 0.5, 1], "lens_kl_bits_mean": points})
-    assert diff.parted(small, frame)["layer"] == expected
+    assert diverged(small, frame)["layer"] == expected
 
 
 ABOVE = ("outside", "the whole interval lies above 85 %")
@@ -190,8 +193,8 @@ def test_when_a_conclusion_changes(first: Any, stays: Any, expected: str) -> Non
         }
         for a, b in (first, stays)
     ]
-    tables = {"conclusion": Table("conclusion", "", pd.DataFrame(rows))}
-    assert diff.answer(tables)[0] == expected
+    made = {"verdict": Table("verdict", "", pd.DataFrame(rows))}
+    assert answer(made)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_when_a_conclusion_changes(first: Any, stays: Any, expected: str) -> Non
         (
             0.0,
             "**No**",
-            "borne out by both; rank 1 is reached 0.0 points [0.0, 0.0] of depth later",
+            "borne out by both; rank 1 is reached 0.0 pp [0.0, 0.0] of depth later",
         ),
         (0.1, "**Yes**", "borne out by the first and not borne out by the second"),
     ],
@@ -210,23 +213,23 @@ def test_the_headline_is_the_answer_with_its_numbers(
 ) -> None:
     prompts = many(shift)
     record = make(tmp_path, cells_of(prompts, 10), prompts, 10)
-    text = diff.headline(record, diff.tables(record))
-    assert text.startswith("Does the step from tiny\\|a to tiny\\|a@8 change the conclusion")
+    text = overview(record, tables(record))
+    assert text.startswith("Does the step from tiny|a to tiny|a@8 change the verdict")
     assert expected in text
     assert words in text
-    within = "one layer is 10.0 points: the whole interval lies within it"
+    within = "one layer is 10.0 pp: the whole interval lies within it"
     assert within in text  # .1 is exactly one layer of ten
-    assert "**" not in diff.headline_of(tmp_path)
-    assert "tiny|a@8" in diff.headline_of(tmp_path)
+    assert "**" not in headline_of(tmp_path)
+    assert "tiny|a@8" in headline_of(tmp_path)
 
 
 def test_one_relation_has_no_interval_and_says_so(tmp_path: Path) -> None:
     prompts = [prompt(f"p{i}", "r", 0.8, 0.9) for i in range(30)]
     record = make(tmp_path, cells_of(prompts, 10), prompts, 10)
-    tables = diff.tables(record)
-    assert tables["changes"].frame["lens_kl_bits_mean"][3].reason == "1 relation: no interval"
-    assert diff.answer(tables)[0] == "cannot tell"
-    assert "1 relation: no interval" in diff.headline(record, tables)
+    found = tables(record)
+    assert found["changes"].frame["lens_kl_bits_mean"][3].reason == "1 relation: no interval"
+    assert answer(found)[0] == "cannot tell"
+    assert "1 relation: no interval" in overview(record, found)
 
 
 def test_what_was_not_compared_is_null_with_its_reason(tmp_path: Path) -> None:
@@ -235,13 +238,13 @@ def test_what_was_not_compared_is_null_with_its_reason(tmp_path: Path) -> None:
     cells = [c | bare for c in cells_of(prompts, 10)]
     why = "x was run without --keep-residuals"
     record = make(tmp_path, cells, prompts, 10, residuals_reason=why, lenses_reason=why)
-    row = diff.tables(record)["changes"].row(layer=5)
+    row = tables(record)["changes"].row(layer=5)
     for name in ("resid_cosine", "resid_change_relative", "lens_kl_bits_mean"):
         assert (row[name].value, row[name].reason) == (None, why)
     build_report([tmp_path])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"Residual vectors are not compared: {why}" in text
-    assert "do not part" in text
+    assert "do not diverge" in text
 
 
 def test_relative_depth_is_said(tmp_path: Path) -> None:
@@ -255,13 +258,11 @@ def test_relative_depth_is_said(tmp_path: Path) -> None:
     build_report([tmp_path])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "10 and 30 layers: they are compared at equal shares of their depth" in text
-    assert record.tables["diff_cells"]["layer"].isna().all()
+    assert record.table("diff_cells")["layer"].isna().all()
 
 
-def test_limitations_name_what_confounds_the_change(
-    small: SecondRecord, made: dict[str, Table]
-) -> None:
-    lines = "\n".join(diff.limitations(small, made))
+def test_limitations_name_what_confounds_the_change(small: Record, made: dict[str, Table]) -> None:
+    lines = said(small)
     assert "Few prompts: 4" in lines
     assert "Few relations: 2" in lines
     assert "no p is below 0.5" in lines
@@ -283,9 +284,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_the_same_record_gives_the_same_bytes_without_torch(
-    small: SecondRecord, tmp_path: Path
-) -> None:
+def test_the_same_record_gives_the_same_bytes_without_torch(small: Record, tmp_path: Path) -> None:
     build_report([small.folder], tmp_path / "one")
     code = (
         "import sys; from pathlib import Path; from lensbench.report.build import build_report;"
@@ -300,7 +299,7 @@ def test_the_same_record_gives_the_same_bytes_without_torch(
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_links_figures_and_escapes(small: SecondRecord, tmp_path: Path) -> None:
+def test_links_figures_and_escapes(small: Record, tmp_path: Path) -> None:
     written = build_report([small.folder], tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"(?<!\\)\]\(([^)]+)\)", text)
@@ -313,15 +312,15 @@ def test_links_figures_and_escapes(small: SecondRecord, tmp_path: Path) -> None:
     for figure in tmp_path.rglob("*.svg"):
         ElementTree.fromstring(figure.read_bytes())
     assert "<script" not in re.sub(r"\\<", "", text)
-    assert "tiny\\|a against tiny\\|a@8: what moved?" in text
+    assert "tiny|a against tiny|a@8: what moved?" in text
 
 
 def test_the_update_norm_gets_a_panel_of_its_own(made: dict[str, Table]) -> None:
     frame = made["changes"].frame
     title = b"norm of the adapter's update"
-    assert title in to_svg(changes_figure, frame, diff.TESTED, diff.LEVEL)
+    assert title in to_svg(panels, changes_drawn(Moves(("a", "b"), frame, frame)))
     without = frame.drop(columns="b_update_norm")
-    assert title not in to_svg(changes_figure, without, diff.TESTED, diff.LEVEL)
+    assert title not in to_svg(panels, changes_drawn(Moves(("a", "b"), without, without)))
 
 
 def test_a_diff_of_nothing_is_reported_all_the_same(tmp_path: Path) -> None:
@@ -336,7 +335,7 @@ def test_a_diff_of_nothing_is_reported_all_the_same(tmp_path: Path) -> None:
     assert "cannot be compared" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_index_names_a_diff_beside_other_records(small: SecondRecord, tmp_path: Path) -> None:
+def test_the_index_names_a_diff_beside_other_records(small: Record, tmp_path: Path) -> None:
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()

@@ -15,16 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensbench.errors import RecordsError
+from lensbench.records.lens_record import LensRecord
 from lensbench.report.build import build_report, unique_slugs
-from lensbench.report.kit import figures, numbers
-from lensbench.report.kit.html import embedded_json
+from lensbench.report.kit import numbers
 from lensbench.report.kit.markdown import cell, markdown_table
-from lensbench.report.kit.tables import Table, record_tables, to_csv
-from lensbench.report.lens import anomalies, contrasts, curves, headlines, heatmaps, sensitivity
-from lensbench.report.load import load_records
+from lensbench.report.kit.page import embedded_json
+from lensbench.report.kit.table import Table, to_csv
+from lensbench.report.lens import anomalies, contrasts, curves, headlines, sensitivity
+from lensbench.report.lens.section import heat_map, heat_map_prompts
+from lensbench.report.lens.tables import model_tables
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
 from tests.harness.lens_records import NASTY, Settings, write_run
 from tests.harness.program import Program
+from tests.harness.reports import lens_records_in
 
 SMALL = Settings(n_layers=8)
 OTHER = Settings(model="tiny-b", n_layers=6, late=0.6, seed=3, heatmap_prompts=1)
@@ -40,6 +43,11 @@ def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     build_report([run], out)
     return out
+
+
+def one(run: Path) -> LensRecord:
+    """The first lens record of a run."""
+    return next(iter(lens_records_in([run]).values()))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -87,7 +95,7 @@ def test_the_command_lists_what_a_reader_opens(lensbench: Program, tmp_path: Pat
 
 
 def test_every_number_in_a_markdown_table_is_in_its_csv(run: Path, built: Path) -> None:
-    tables = record_tables(load_records([run])[0])
+    tables = model_tables(one(run))
     text = (built / "tiny-model-a" / "report.md").read_text(encoding="utf-8")
     for table in tables.values():
         csv = pd.read_csv(built / "tiny-model-a" / "tables" / f"{table.name}.csv")
@@ -107,8 +115,8 @@ def test_numbers_in_prose_name_the_table_they_are_in(built: Path) -> None:
     text = (built / "tiny-model-a" / "report.md").read_text(encoding="utf-8")
     overview = text.split("## Overview")[1].split("## How to read")[0]
     coverage = pd.read_csv(built / "tiny-model-a" / "tables" / "coverage.csv").iloc[0]
-    shown = f"{100 * coverage['answered_share']:.1f} % [{100 * coverage['answered_share_low']:.1f}"
-    assert f"{shown}, {100 * coverage['answered_share_high']:.1f}]" in overview
+    shown = f"{100 * coverage['top1_accuracy']:.1f} % [{100 * coverage['top1_accuracy_low']:.1f}"
+    assert f"{shown}, {100 * coverage['top1_accuracy_high']:.1f}]" in overview
     for name in ("coverage", "late_binding", "category", "controls"):
         assert f"(tables/{name}.csv)" in overview
 
@@ -129,16 +137,16 @@ def test_tokens_and_prompts_cannot_break_out(built: Path) -> None:
     page = (built / "report.html").read_text(encoding="utf-8")
     data = page.split('id="data">')[1].split("</script>")[0]
     assert not set(data) & set("<>&")
-    words = json.loads(data)["models"][0]["words"]
+    words = json.loads(data)["words"]
     assert "<script>alert(1)</script>" in words
     assert "\\u202etxt" in words
     assert "tiny/model|a" in page
 
 
 def test_figures_keep_tokens_as_text(run: Path) -> None:
-    record = load_records([run])[0]
-    prompt_id = heatmaps.heat_map_prompts(record)[1]
-    svg = figures.to_svg(heatmaps.heat_map, record, prompt_id).decode()
+    record = one(run)
+    prompt_id = heat_map_prompts(record)[1]
+    svg = heat_map(record, prompt_id).decode()
     assert "<script>" not in svg
     assert "&lt;script" in svg
     assert "\u202e" not in svg
@@ -158,24 +166,24 @@ def test_json_inside_a_script_element_cannot_close_it() -> None:
 
 
 def test_cross_model_report_only_for_two_models_or_more(built: Path, tmp_path: Path) -> None:
-    assert (built / "cross-model.md").exists()
+    assert "## Across models" in (built / "report.md").read_text(encoding="utf-8")
     run = write_run(tmp_path / "one", OTHER)
     written = build_report([run])
     assert run / "tiny-b" / "report.md" in written  # the default place: the run folder
     assert run / "report.html" in written
-    assert not (run / "cross-model.md").exists()
+    assert "Across models" not in (run / "report.md").read_text(encoding="utf-8")
 
 
 def test_cross_model_numbers_are_paired_by_prompt(run: Path, built: Path) -> None:
     pair = pd.read_csv(built / "tables" / "pairs.csv").iloc[0]
     sides = []
-    for record in load_records([run]):
+    for record in lens_records_in([run]).values():
         rows = record.milestones[record.milestones["lens"] == "final"].set_index("prompt_id")
         rows = rows[~rows.index.str.contains("-[cpr]$")]
         sides.append(rows["rank1_first_depth"].where(rows["top1_correct"]))
     difference = (sides[1] - sides[0]).dropna()
-    assert pair["both_answer"] == len(difference)
-    assert pair["rank1_first_difference_points"] == pytest.approx(difference.median())
+    assert pair["n_both_correct"] == len(difference)
+    assert pair["rank1_first_difference_pp"] == pytest.approx(difference.median())
 
 
 def test_milestones_by_hand(tmp_path: Path) -> None:
@@ -193,15 +201,15 @@ def test_milestones_by_hand(tmp_path: Path) -> None:
         return row | answer | {"top1_correct": layer is not None, "rank1_first_depth": 0.99}
 
     edited(run, "milestones", edit)
-    record = load_records([run])[0]
+    record = one(run)
     depth = headlines.milestone_depth(record, "rank1_first")
     assert depth.value == 5 / 8
     assert (depth.n, depth.n_clusters) == (4, 2)
     coverage = headlines.coverage_table(record).iloc[0]
-    assert coverage["answered_share"].value == pytest.approx(4 / 6)
+    assert coverage["top1_accuracy"].value == pytest.approx(4 / 6)
     verdict = headlines.verdict_table(record).iloc[0]
     assert verdict["verdict"] == "cannot tell"
-    assert verdict["reason"] == "4 answered prompts, fewer than 20"
+    assert verdict["reason"] == "4 correct prompts, fewer than 20"
 
 
 def test_category_before_instance_by_hand(tmp_path: Path) -> None:
@@ -223,11 +231,11 @@ def test_category_before_instance_by_hand(tmp_path: Path) -> None:
         return row | {f"{n}_layer": layer for n, layer in zip(names, found, strict=True)}
 
     edited(run, "milestones", edit)
-    row = contrasts.category_table(load_records([run])[0]).iloc[0]
+    row = contrasts.category_table(one(run)).iloc[0]
     assert row["category_first_share"].value == 0.5
     assert row["null_first_share"].value == 0.5
-    assert row["difference_points"].value == 0
-    assert row["difference_points"].reason == "1 relation: no interval"
+    assert row["difference_pp"].value == 0
+    assert row["difference_pp"].reason == "1 relation: no interval"
 
 
 def test_chance_is_the_mean_over_all_deals() -> None:
@@ -241,9 +249,9 @@ def test_chance_is_the_mean_over_all_deals() -> None:
 
 
 def test_anomalies_are_the_unexplained_middle_cells(run: Path) -> None:
-    record = load_records([run])[1]
+    record = list(lens_records_in([run]).values())[1]
     cells, shares = anomalies.cells_table(record), anomalies.share_table(record)
-    prompts = record.prompts.set_index("prompt_id")
+    prompts = record.prompts
     assert len(cells) == shares["anomalies"].iloc[0] > 0
     assert cells["depth"].between(0.25, 0.75).all()
     assert cells["prob"].is_monotonic_decreasing
@@ -254,13 +262,14 @@ def test_anomalies_are_the_unexplained_middle_cells(run: Path) -> None:
 
 def test_sensitivity_flags_the_lens_that_changes_the_conclusion(tmp_path: Path) -> None:
     settings = Settings(model="m", n_layers=12, relations=8, per_relation=8, heatmap_prompts=0)
-    record = load_records([write_run(tmp_path / "run", settings)])[0]
+    record = one(write_run(tmp_path / "run", settings))
     table = sensitivity.sensitivity_table(record).set_index("lens")
-    assert table.loc["final", "changes"] == "reference"
-    assert table.loc["next", "changes"] == "no"
-    assert table.loc["raw", "changes"].startswith("yes: ")
-    report = (build_report([tmp_path / "run"])[0]).read_text(encoding="utf-8")
-    assert "With the lens raw a conclusion changes" in report
+    assert table.loc["final", "verdict_changes"] == "reference"
+    assert table.loc["next", "verdict_changes"] == "no"
+    assert table.loc["raw", "verdict_changes"].startswith("yes: ")
+    build_report([tmp_path / "run"])
+    report = (tmp_path / "run" / "m" / "report.md").read_text(encoding="utf-8")
+    assert "With the lens raw a verdict changes" in report
 
 
 def test_missing_values_are_shown_with_their_reason(tmp_path: Path) -> None:
@@ -276,8 +285,9 @@ def test_missing_values_are_shown_with_their_reason(tmp_path: Path) -> None:
         extra={"git": None},
     )
     run = write_run(tmp_path / "run", settings)
-    text = build_report([run])[0].read_text(encoding="utf-8")
-    assert "n/a (no answered prompts)" in text
+    build_report([run])
+    text = (run / "m" / "report.md").read_text(encoding="utf-8")
+    assert "n/a (no correct prompts)" in text
     assert "1 relation: no interval" in text
     assert "n/a (no prompt was recorded at all positions)" in text
     limitations = text.split("## Limitations")[1]
@@ -297,15 +307,16 @@ def test_prompts_without_answers_still_make_a_report(tmp_path: Path) -> None:
     gone += ["control_of", "reverse_of"]
     for table in ("prompts", "lens", "milestones"):
         edited(run, table, lambda row: row | {name: None for name in gone if name in row})
-    text = build_report([run])[0].read_text(encoding="utf-8")
+    build_report([run])
+    text = (run / "m" / "report.md").read_text(encoding="utf-8")
     assert "Base prompts without an answer, which count in no answer statistic" in text
     assert "n/a (no prompts with a category word)" in text
 
 
 def test_numbers_have_one_format() -> None:
     assert numbers.number(0.8333, "depth") == "83.3 %"
-    assert numbers.number(-0.00001, "points") == "0.0 points"
-    assert numbers.number(0.031, "points") == "+3.1 points"
+    assert numbers.number(-0.00001, "pp") == "0.0 pp"
+    assert numbers.number(0.031, "pp") == "+3.1 pp"
     assert numbers.number(np.int64(12)) == "12"
     assert numbers.number(None) == "n/a (not recorded)"
     assert numbers.estimate(Estimate(0.8333, 0.8, 0.8667, 9, 3), "share") == "83.3 % [80.0, 86.7]"
@@ -335,30 +346,30 @@ def test_unusable_manifests_name_the_file_and_the_remedy(
     manifest = json.loads(path.read_text(encoding="utf-8")) | change
     path.write_text(json.dumps({k: v for k, v in manifest.items() if v is not ...}))
     with pytest.raises(RecordsError, match=message) as error:
-        load_records([run])
+        build_report([run])
     assert str(path) in str(error.value)
 
 
 def test_unusable_folders_and_tables_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="no such folder"):
-        load_records([tmp_path / "nowhere"])
+        build_report([tmp_path / "nowhere"])
     with pytest.raises(RecordsError, match="no records here"):
-        load_records([tmp_path])
+        build_report([tmp_path])
     run = write_run(tmp_path / "run", Settings(model="m", per_relation=1))
     lens = run / "m" / "lens.parquet"
     whole = pq.read_table(lens)
     pq.write_table(whole.drop_columns(["kl_bits", "depth"]), lens)
     with pytest.raises(RecordsError, match=r"lens\.parquet: no column depth, kl_bits"):
-        load_records([run])
+        build_report([run])
     lens.write_bytes(b"PAR1 but not really")
     with pytest.raises(RecordsError, match=r"lens\.parquet: cannot be read"):
-        load_records([run])
+        build_report([run])
     lens.unlink()
     with pytest.raises(RecordsError, match=r"lens\.parquet: this table is missing"):
-        load_records([run])
+        build_report([run])
 
 
 def test_equal_model_names_are_told_apart_by_their_run(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, Settings(model="m", per_relation=1)) for name in "ab"]
-    assert [record.model for record in load_records(runs)] == ["m (a)", "m (b)"]
-    assert len(load_records([runs[0], runs[0] / "m"])) == 1
+    assert list(lens_records_in(runs)) == ["m (a)", "m (b)"]
+    assert len(lens_records_in([runs[0], runs[0] / "m"])) == 1

@@ -1,57 +1,93 @@
-"""The interactive page in a real browser: offline, hovered, clicked, another prompt picked."""
+"""The page of lens records in a real browser: hovered, clicked, searched, linked to, on a phone."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lensbench.report.build import build_report
 from tests.harness.browser import centre, chromium, foreign, point_at, wait_for
 from tests.harness.lens_records import Settings, write_run
+from tests.harness.reports import lens_records_in
 
 pytestmark = pytest.mark.browser
+HEAT_MAPS = 1  # the number of the first model's chart
+ENTROPY, RANK1 = 3, 6  # of the curves
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """report.html of two models, open in a fresh browser."""
-    run = tmp_path_factory.mktemp("runs") / "two"
-    write_run(run, Settings(n_layers=6), Settings(model="tiny-b", n_layers=4, seed=3))
-    build_report([run])
-    with chromium(tmp_path_factory.mktemp("profile")) as chrome:
-        chrome.get((run / "report.html").as_uri())
-        yield chrome
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    write_run(folder, Settings(n_layers=6), Settings(model="tiny-b", n_layers=4, seed=3))
+    build_report([folder])
+    return folder
 
 
-def cell(page: Any, heat_map: int, layer: int, position: int) -> tuple[int, int]:
-    """Where a cell's centre is on the screen."""
-    return centre(page, f"heatmap-{heat_map}", position, layer)
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
-def top_token(page: Any, heat_map: int, layer: int, position: int) -> str:
+@pytest.fixture
+def page(chrome: Any, run: Path) -> Any:
+    """report.html of two models, opened anew."""
+    chrome.get("about:blank")
+    chrome.get((run / "report.html").as_uri())
+    return chrome
+
+
+def select(page: Any, css: str) -> Any:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    return Select(page.find_element(By.CSS_SELECTOR, css))
+
+
+def shown(page: Any) -> str:
+    """The id of the prompt that is picked."""
+    return page.execute_script("return pickers[0].keys[pickers[0].select.value];")
+
+
+def trace(page: Any, chart: int, part: str) -> Any:
+    return page.execute_script(f"return document.getElementById('chart-{chart}').data[0].{part};")
+
+
+def curve(page: Any) -> Any:
+    """The picked prompt's entropies by the first model."""
+    return page.execute_script(
+        f"return document.getElementById('chart-{ENTROPY}')"
+        ".data.find((t) => t.mode === 'lines+markers').y;"
+    )
+
+
+def top_token(page: Any, model: int, layer: int, position: int) -> str:
     """The token that the embedded data holds for a cell of the chosen prompt."""
     return page.execute_script(
-        "const m = data.models[arguments[0]];"
-        "const p = m.prompts[document.getElementById('prompt-picker').value];"
-        "return m.words[p.top[arguments[1]][arguments[2]][0]];",
-        heat_map,
+        "const view = data.charts[arguments[0]].views[pickers[0].select.value + ',0'];"
+        "return data.words[data.cells[view.cells].top[arguments[1]][arguments[2]][0]];",
+        HEAT_MAPS + model,
         layer,
         position,
     )
 
 
 def test_hover_shows_the_top_tokens_and_numbers(page: Any) -> None:
-    for heat_map, layer, position in [(0, 2, 1), (1, 3, 2)]:
-        token = top_token(page, heat_map, layer, position)
-        point_at(page, cell(page, heat_map, layer, position))
+    for model, layer, position in [(0, 2, 1), (1, 3, 2)]:
+        token = top_token(page, model, layer, position)
+        point_at(page, centre(page, f"chart-{HEAT_MAPS + model}", position, layer))
         text = wait_for(
             page,
-            "const box = document.getElementById('heatmap-' + arguments[0]);"
+            "const box = document.getElementById('chart-' + arguments[0]);"
             "const t = box.querySelector('.hoverlayer .hovertext');"
             "return t && t.textContent.includes(arguments[1]) && t.textContent;",
-            heat_map,
+            HEAT_MAPS + model,
             token,
         )
         assert f"layer {layer}" in text
@@ -61,36 +97,29 @@ def test_hover_shows_the_top_tokens_and_numbers(page: Any) -> None:
 
 def test_click_keeps_a_cell_as_text(page: Any) -> None:
     token = top_token(page, 0, 4, 2)
-    point_at(page, cell(page, 0, 4, 2), click=True)
-    text = wait_for(page, "return document.getElementById('cell-0').innerText;")
+    point_at(page, centre(page, f"chart-{HEAT_MAPS}", 2, 4), click=True)
+    text = wait_for(page, f"return document.getElementById('list-{HEAT_MAPS}').innerText;")
     assert "layer 4" in text
     assert token in text
-    assert page.execute_script("return document.querySelectorAll('#cell-0 script').length") == 0
+    assert page.execute_script("return document.querySelectorAll('.list script').length") == 0
 
 
 def test_another_prompt_changes_the_plots(page: Any) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select
-
-    shape = "return document.getElementById('heatmap-1').data[0].z.map((row) => row.length);"
-    texts = "return JSON.stringify(document.getElementById('heatmap-0').data[0].text);"
-    curve = "return JSON.stringify(document.getElementById('prompt-curves').data[0].y);"
-    before = page.execute_script(texts), page.execute_script(curve)
-    assert page.execute_script(shape) == [5] * 5  # layers x positions
-    picker = Select(page.find_element(By.ID, "prompt-picker"))
+    second = HEAT_MAPS + 1
+    tokens, before = trace(page, HEAT_MAPS, "text"), curve(page)
+    assert [len(row) for row in trace(page, second, "z")] == [5] * 5  # layers x positions
+    picker = select(page, "#picker-0")
     assert len(picker.options) == 32
-    picker.select_by_value("r3-07")  # recorded at its last position only
-    wait_for(page, texts.replace("return ", "return arguments[0] !== "), before[0])
-    assert page.execute_script(shape) == [1] * 5
-    assert page.execute_script(curve) != before[1]
+    place = page.execute_script("return data.pickers[0].keys.indexOf('r3-07');")
+    picker.select_by_value(str(place))
+    assert trace(page, HEAT_MAPS, "text") != tokens
+    assert [len(row) for row in trace(page, second, "z")] == [1] * 5  # its last position only
+    assert curve(page) != before
 
 
 def test_colour_can_be_another_measure(page: Any) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select
-
-    Select(page.find_element(By.ID, "colour-picker")).select_by_value("kl_bits")
-    assert wait_for(page, "return document.getElementById('heatmap-0').data[0].reversescale;")
+    select(page, "#picker-1").select_by_visible_text("KL(model ‖ lens) (bits)")
+    assert trace(page, HEAT_MAPS, "reversescale")
 
 
 def test_the_page_loads_nothing_from_elsewhere(page: Any) -> None:
@@ -99,4 +128,121 @@ def test_the_page_loads_nothing_from_elsewhere(page: Any) -> None:
 
 def test_no_token_became_markup(page: Any) -> None:
     assert page.execute_script("return document.scripts.length;") == 3
-    assert page.execute_script("return document.querySelectorAll('#heatmap-0 b').length;") == 0
+    assert (
+        page.execute_script(f"return document.querySelectorAll('#chart-{HEAT_MAPS} b').length;")
+        == 0
+    )
+
+
+def test_a_link_points_at_a_prompt_and_its_filters(page: Any, run: Path) -> None:
+    select(page, "select[data-facet=relation]").select_by_visible_text("relation 2")
+    select(page, "#picker-0").select_by_index(3)
+    picked, address = shown(page), page.current_url
+    assert picked.startswith("r2-")
+    assert picked in address
+    page.get("about:blank")
+    page.get(address)
+    assert shown(page) == picked
+    assert len(select(page, "#picker-0").options) == 8
+    page.get((run / "report.html").as_uri())
+    assert shown(page) != picked
+    assert len(select(page, "#picker-0").options) == 32
+    page.execute_script("location.hash = 'prompt=r1-05';")  # followed without loading it again
+    wait_for(page, "return pickers[0].keys[pickers[0].select.value] === 'r1-05';")
+
+
+def test_prompts_are_searched_and_filtered(page: Any, run: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    name, first = next(iter(lens_records_in([run]).items()))
+    field = page.find_element(By.CSS_SELECTOR, "input[type=search]")
+    field.send_keys("REL1 of sub1")
+    options = [option.text for option in select(page, "#picker-0").options]
+    assert options
+    assert all("rel1 of Sub1" in text for text in options)
+    count = page.find_element(By.ID, "count-0").text
+    assert count == f"{len(options)} of 32 prompts"
+    field.clear()
+    field.send_keys("no such prompt")
+    assert page.find_element(By.ID, "count-0").text == "0 of 32 prompts"
+    page.get("about:blank")
+    page.get((run / "report.html").as_uri())
+    facet = f"top-1 of {name}"
+    select(page, f"select[data-facet='{facet}']").select_by_visible_text("not correct")
+    keys = page.execute_script(
+        "return [...pickers[0].select.options].map((o) => pickers[0].keys[o.value]);"
+    )
+    marks = first.milestones.drop_duplicates("prompt_id").set_index("prompt_id")
+    wrong = marks.index[~marks["top1_correct"].astype(bool)]
+    assert set(keys) == set(wrong) & set(first.base_prompts.index)
+
+
+def test_a_click_on_a_curve_lists_its_prompts(page: Any, run: Path) -> None:
+    """The mean's point at a layer: every prompt with its own value there, the largest first."""
+    first = next(iter(lens_records_in([run]).values()))
+    mean = page.execute_script(f"return document.getElementById('chart-{ENTROPY}').data[1].y[3];")
+    point_at(page, centre(page, f"chart-{ENTROPY}", 0.5, mean), click=True)
+    rows = wait_for(
+        page,
+        f"const rows = [...document.querySelectorAll('#list-{ENTROPY} tr')];"
+        "return rows.length && rows.map((r) => [r.cells[0].textContent, r.cells[1].textContent]);",
+    )
+    lens = first.table("lens")
+    at = lens[(lens["lens"] == "final") & lens["is_last"] & (lens["layer"] == 3)]
+    at = at.set_index("prompt_id")["entropy_bits"]
+    expected = at[first.base_prompts.index].sort_values(ascending=False)
+    assert [float(value) for value, _ in rows] == pytest.approx(expected.tolist(), rel=1e-3)
+    page.execute_script(f"document.querySelectorAll('#list-{ENTROPY} button')[4].click();")
+    picked = shown(page)
+    assert at[picked] == pytest.approx(float(rows[4][0]), rel=1e-3)
+    assert picked in page.current_url
+
+
+def test_tables_and_pictures_can_be_taken_along(page: Any, run: Path, tmp_path: Path) -> None:
+    allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
+    names = page.execute_script("return data.tables.map((table) => table.name);")
+    assert {"models", "tiny-b-coverage"} <= set(names)
+    page.execute_script(f"saveTable(data.tables[{names.index('models')}]);")
+    got = taken(page, tmp_path / "models.csv")
+    assert got == (run / "tables" / "models.csv").read_bytes()
+    assert list(csv.DictReader(io.StringIO(got.decode())))
+    for kind, start in (("svg", b"<svg"), ("png", b"\x89PNG")):
+        page.execute_script(f"saveImage({ENTROPY}, '{kind}');")
+        assert taken(page, tmp_path / f"chart-{ENTROPY + 1}.{kind}").startswith(start)
+
+
+def taken(page: Any, path: Path) -> bytes:
+    """A file once the browser has it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, 20).until(lambda _: path.exists() and path.stat().st_size > 0)
+    return path.read_bytes()
+
+
+def test_the_page_says_where_it_is_from(page: Any, run: Path) -> None:
+    text = page.execute_script("return document.querySelector('.facts').textContent;")
+    for part in ("float32", "final", "gate: ", "2025-01-01", "lensbench 0.1.0"):
+        assert part in text
+    link = page.execute_script("return document.querySelector('p a').getAttribute('href');")
+    assert (run / link).is_file()
+    for report in run.glob("*/report.md"):
+        assert "[Interactive page](../report.html)" in report.read_text(encoding="utf-8")
+
+
+def test_it_fits_a_phone(page: Any) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.refresh()
+        assert page.execute_script("return document.documentElement.scrollWidth;") == 390
+        tops = page.execute_script(
+            "return [...document.querySelectorAll('.charts section')].map((s) => {"
+            "const at = s.getBoundingClientRect();"
+            "return [at.left, at.right, at.top, at.bottom]; });"
+        )
+        frame = pd.DataFrame(tops, columns=["left", "right", "top", "bottom"])
+        assert (frame["right"] <= 390).all()
+        assert (frame["top"][1:].to_numpy() >= frame["bottom"][:-1].to_numpy() - 1).all()
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

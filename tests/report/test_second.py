@@ -21,20 +21,21 @@ import sacrebleu
 
 from lensbench.errors import RecordsError
 from lensbench.quantized.evaluation.scores import bleu
+from lensbench.records.open import find_records, open_record
+from lensbench.report import manifest
 from lensbench.report.build import build_report
-from lensbench.report.evaluation import section as evaluation
+from lensbench.report.evaluation import results as evaluation
 from lensbench.report.inference import section as inference
-from lensbench.report.inference import trace
 from lensbench.report.inference.conditions import condition, conditions_table
 from lensbench.report.kit.markdown import line_cell
-from lensbench.report.kit.tables import Table, to_csv
-from lensbench.report.load import SecondRecord, load_second
-from lensbench.report.sections import CHAPTERS, limitations
+from lensbench.report.kit.table import Table, to_csv
+from lensbench.report.sections import SECTIONS
 from lensbench.report.training import section as training
 from lensbench.stats.bootstrap import summed_bootstrap
 from tests.harness import second_records as fixture
 from tests.harness.lens_records import Settings
 from tests.harness.lens_records import write_run as write_lens_run
+from tests.harness.reports import record_in, section_of
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,6 @@ def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     build_report([run], out)
     return out
-
-
-def record(folder: Path) -> SecondRecord:
-    """The one record in a folder."""
-    (found,) = load_second([folder])
-    return found
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -133,7 +128,7 @@ def test_texts_cannot_break_out_of_their_cells(built: Path) -> None:
 @pytest.mark.parametrize("text", ["a\rb", "a\r\nb", 'say "\r\n"', ",", "\n", ""])
 def test_any_text_comes_back_out_of_a_csv(text: str) -> None:
     frame = pd.DataFrame({"token": [text, "z"], "count": [1, 2]})
-    written = to_csv(Table("t", "T", frame, "")).decode()
+    written = to_csv(Table("t", "T", frame)).decode()
     assert list(csv.reader(io.StringIO(written, newline="")))[1:] == [[text, "1"], ["z", "2"]]
     assert written.startswith("token,count\n")
     assert written.endswith("\nz,2\n")
@@ -164,7 +159,9 @@ def test_a_record_alone_is_reported_in_its_own_folder(name: str, run: Path, tmp_
 
 
 # A diff and a placement always have rows: without a prompt to compare they are refused.
-@pytest.mark.parametrize("kind", [k for k in CHAPTERS if k not in ("diff", "placement")])
+@pytest.mark.parametrize(
+    "kind", [k for k in SECTIONS if k != "lens" and k not in ("diff", "placement")]
+)
 def test_a_record_without_rows_has_a_report(kind: Any, tmp_path: Path) -> None:
     if kind == "training":
         fixture.write_training(tmp_path, [])
@@ -181,6 +178,7 @@ def test_lens_records_and_others_share_a_folder(tmp_path: Path) -> None:
     build_report([alone])
     build_report([mixed])
     before, after = contents(alone), contents(mixed)
+    assert "(m/report.md): lens" in before.pop("report.md").decode()  # the index names both
     assert {name: after[name] for name in before} == before
     index = after["report.md"].decode()
     assert "(m/report.md): lens" in index
@@ -207,7 +205,7 @@ def test_an_index_for_retrieval_is_no_record(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
     text = json.dumps({"format": "lensbench index", "schema_version": 1})
     (tmp_path / "index" / "manifest.json").write_text(text)
-    assert [found.name for found in load_second([tmp_path])] == ["train"]
+    assert [found.name for found in find_records([tmp_path])] == ["train"]
 
 
 def edited_manifest(folder: Path, edit: Any) -> None:
@@ -243,14 +241,14 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
 def test_how_it_was_made_is_written(built: Path) -> None:
     text = (built / "train" / "report.md").read_text(encoding="utf-8")
     assert "lensbench 0.1.0, commit 000000000000; python 3.11.9, torch 2.13.0." in text
-    assert "a \\| b, 2 cores, 8 GiB, Linux; 2025-01-01, 12 s." in text
+    assert "a | b, 2 cores, 8 GiB, Linux; 2025-01-01, 12 s." in text
 
 
 # --- training
 
 
 def test_the_course_of_training_by_hand(tmp_path: Path) -> None:
-    made = training.tables(record(fixture.write_training(tmp_path)))["training_summary"]
+    made = training.tables(record_in(fixture.write_training(tmp_path)))["training_summary"]
     expected = {
         "training loss, first logged": (1, 3.0),
         "training loss, last logged": (30, 1 + 2 / 30),
@@ -258,7 +256,7 @@ def test_the_course_of_training_by_hand(tmp_path: Path) -> None:
         "evaluation loss, lowest": (20, 1.5),
         "evaluation loss, last": (30, 1.75),
         "gradient norm, highest": (1, 5.0),
-        "learning rate, highest": (30, 3e-3),
+        "learning rate, peak": (30, 3e-3),
     }
     for measure, (step, value) in expected.items():
         row = made.row(measure=measure)
@@ -272,7 +270,7 @@ def test_modules_by_block(tmp_path: Path) -> None:
         "total": 1000,
         "modules": ["lm_head", "transformer.h.11.attn.c_attn", "transformer.h.2.attn.c_attn"],
     }
-    frame = training.modules(record(fixture.write_training(tmp_path, adapter=adapter)))
+    frame = training.modules(record_in(fixture.write_training(tmp_path, adapter=adapter)))
     assert frame["block"].tolist()[:2] == [2, 11]
     assert pd.isna(frame["block"][2])
     assert frame["target"].tolist() == ["c_attn", "c_attn", "lm_head"]
@@ -289,18 +287,19 @@ def test_modules_by_block(tmp_path: Path) -> None:
 def test_the_trainable_share(trainable: int, total: int, text: str, tmp_path: Path) -> None:
     adapter = {"trainable": trainable, "total": total, "modules": ["m.0.q"]}
     assert (
-        training.trainable_share(record(fixture.write_training(tmp_path, adapter=adapter))) == text
+        training.trainable_share(record_in(fixture.write_training(tmp_path, adapter=adapter)))
+        == text
     )
 
 
 def said(folder: Path) -> str:
-    one = record(folder)
-    return "\n".join(limitations(one, CHAPTERS[one.kind].tables(one)))
+    one = record_in(folder)
+    return "\n".join([*section_of(one).limitations, *manifest.limitations(one)])
 
 
 def test_limitations_of_training_follow_from_its_numbers(tmp_path: Path) -> None:
     overfitted = said(fixture.write_training(tmp_path / "a"))
-    assert "lowest at step 20 (1.5) and 1.75 at the end" in overfitted
+    assert "lowest at step 20 (2.16 bits) and 2.52 bits at the end" in overfitted
     assert "8 bits" in overfitted
     assert "taught no end: 3" in overfitted
     rows = [row for row in fixture.training_rows() if "loss" in row][:5]
@@ -313,7 +312,7 @@ def test_limitations_of_training_follow_from_its_numbers(tmp_path: Path) -> None
 def test_answers_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
     build_report([fixture.write_training(tmp_path)])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "**e\\|1 (held out)**" in text
+    assert "**e|1 (held out)**" in text
     assert "| prompt | say \\*it\\* |" in text
     assert "| before | \\</td\\>a<br>\\| b |" in text
     (tmp_path / "examples.jsonl").unlink()
@@ -330,7 +329,7 @@ def test_measures_by_hand(tmp_path: Path) -> None:
     asked[1] |= {"entropy_bits": [5.0], "token_logprob_bits": [-0.5]}
     asked[0] |= {"n_prompt_tokens": 10, "n_generated_tokens": 2}
     asked[1] |= {"n_prompt_tokens": 20, "n_generated_tokens": 1}
-    made = inference.tables(record(fixture.write(tmp_path, "inference", {"responses": asked})))
+    made = inference.tables(record_in(fixture.write(tmp_path, "inference", {"responses": asked})))
     names = inference.MEASURES
     means = {
         column: made["measures"].row(measure=name)["mean"].value for column, name in names.items()
@@ -345,15 +344,15 @@ def test_measures_by_hand(tmp_path: Path) -> None:
             "context_tokens_cut": 3.5,
         }
     )
-    assert made["finish"].frame["count"].tolist() == [1, 1]
+    assert made["finish"].frame["n_prompts"].tolist() == [1, 1]
     positions = made["positions"].frame  # one response has a second token: no mean of one
-    assert positions["count"].tolist() == [2]
+    assert positions["n_prompts"].tolist() == [2]
     assert positions["entropy_bits"][0].value == 3.0
 
 
 def test_no_retrieval_no_retrieval_measures(tmp_path: Path) -> None:
     rows = {"responses": fixture.responses()}
-    made = inference.tables(record(fixture.write(tmp_path, "inference", rows)))
+    made = inference.tables(record_in(fixture.write(tmp_path, "inference", rows)))
     assert len(made["measures"].frame) == 4
 
 
@@ -374,7 +373,7 @@ def test_limitations_of_responses_follow_from_them(tmp_path: Path) -> None:
 
 def test_norms_by_hand(tmp_path: Path) -> None:
     """The fixture's means are (3, 4, 0, 0) x (layer + 1); token norms 6 (layer + 1) + i."""
-    frame = trace.tables(record(fixture.write_trace(tmp_path)))["norms"].frame
+    frame = section_of(record_in(fixture.write_trace(tmp_path))).tables["norms"].frame
     assert frame["layer"].tolist() == list(range(fixture.N_LAYERS + 1))
     for row in frame.to_dict("records"):
         for span, n in (("prompt", 8), ("generated", 7)):
@@ -388,19 +387,20 @@ def test_norms_by_hand(tmp_path: Path) -> None:
 
 
 def test_conditions_are_paired_with_their_base(run: Path) -> None:
-    records = [one for one in load_second([run]) if "responses" in one.tables]
-    assert [condition(one) for one in records] == ["adapter", "adapter+rag", "base", "rag", "base"]
+    every = map(open_record, find_records([run]))
+    records = [(one.folder.name, one) for one in every if one.kind in ("inference", "trace")]
+    found = [condition(one) for _, one in records]
+    assert found == ["adapter", "adapter+rag", "base", "rag", "base"]
     frame = conditions_table(records).frame.set_index("record")
     own, base = (
-        next(one for one in records if one.name == name).tables["responses"].set_index("prompt_id")
-        for name in ("rag", "base")
+        dict(records)[name].table("responses").set_index("prompt_id") for name in ("rag", "base")
     )
     difference = (own["n_generated_tokens"] - base["n_generated_tokens"]).mean()
     found = frame.at["rag", "generated_difference_tokens"]
     assert found.value == pytest.approx(difference)
     assert found.n == 12
     assert frame.at["base", "entropy_difference_bits"] is None
-    doubled = [*records, next(one for one in records if one.name == "base")]
+    doubled = [*records, ("again", dict(records)["base"])]
     again = conditions_table(doubled).frame
     assert "2 base records" in again["entropy_difference_bits"][0].reason
 
@@ -409,7 +409,7 @@ def test_conditions_are_paired_with_their_base(run: Path) -> None:
 
 
 def results(folder: Path) -> pd.DataFrame:
-    return evaluation.tables(record(folder))["eval_results"].frame.set_index(
+    return evaluation.tables(record_in(folder))["eval_results"].frame.set_index(
         ["metric", "condition"]
     )
 
@@ -536,7 +536,7 @@ def test_one_group_has_no_interval(tmp_path: Path) -> None:
 
 def test_verdicts_take_the_direction_of_the_metric(tmp_path: Path) -> None:
     """Everything is a little better with the adapter; lower perplexity is better."""
-    table = evaluation.tables(record(fixture.write_evaluation(tmp_path)))["eval_results"]
+    table = evaluation.tables(record_in(fixture.write_evaluation(tmp_path)))["eval_results"]
     (name, better, worse, unknown), *_ = evaluation.verdicts(table)
     assert name == "adapter"
     assert "perplexity" in better
@@ -553,7 +553,7 @@ def test_a_worse_adapter_is_called_worse(tmp_path: Path) -> None:
         for j, condition in enumerate(("base", "adapter"))
     ]
     folder = fixture.write(tmp_path, "evaluation", {"evaluation": rows})
-    table = evaluation.tables(record(folder))["eval_results"]
+    table = evaluation.tables(record_in(folder))["eval_results"]
     ((_, better, worse, _),) = evaluation.verdicts(table)
     assert "ROUGE-L" in worse
     assert "perplexity" in worse
@@ -561,7 +561,7 @@ def test_a_worse_adapter_is_called_worse(tmp_path: Path) -> None:
 
 
 def test_the_terminal_reads_the_same_numbers_from_the_csv(built: Path, run: Path) -> None:
-    shown = evaluation.shown(evaluation.tables(record(run / "eval"))["eval_results"])
+    shown = evaluation.shown(evaluation.tables(record_in(run / "eval"))["eval_results"])
     again = evaluation.shown(evaluation.read_results(built / "eval"))
     for column in ("value", "difference to base"):
         for one, other in zip(shown[column], again[column], strict=True):

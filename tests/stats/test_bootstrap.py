@@ -130,9 +130,9 @@ def test_paired_difference_takes_prompts_that_both_have() -> None:
         (depth(0.70, 0.80), "cannot tell", "partly"),
         (depth(0.70, 0.90), "cannot tell", "partly"),
         (depth(0.60, 0.75), "cannot tell", "partly"),
-        (depth(0.76, 0.80, n=19), "cannot tell", "19 answered prompts"),
+        (depth(0.76, 0.80, n=19), "cannot tell", "19 correct prompts"),
         (depth(None, None, clusters=1), "cannot tell", "1 relation"),
-        (Estimate(None, None, None, 0, 0, "no prompts"), "cannot tell", "0 answered"),
+        (Estimate(None, None, None, 0, 0, "no prompts"), "cannot tell", "0 correct"),
     ],
 )
 def test_late_binding_verdict(estimate: Estimate, answer: str, reason: str) -> None:

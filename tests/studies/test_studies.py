@@ -15,7 +15,6 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
-from lensbench.report.load import SecondRecord
 from lensbench.report.placement.section import differences, verdicts
 from lensbench.report.placement.section import tables as placement_tables
 from lensbench.studies.analysis import read_analysis
@@ -279,7 +278,7 @@ def test_random_blocks_are_other_ones_and_repeat_late() -> None:
     assert drawn[:3] != [random_block(blocks, 30, 8, repetition) for repetition in range(3)]
 
 
-def made_up(shift: Callable[[int], float]) -> SecondRecord:
+def made_up(shift: Callable[[int], float]) -> pd.DataFrame:
     """40 examples of 10 tokens; every placement's bits are 20 plus its shift, by repetition."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 40)
@@ -298,10 +297,7 @@ def made_up(shift: Callable[[int], float]) -> SecondRecord:
         for repetition in range(3)
         for i in range(40)
     ]
-    empty = pd.DataFrame()
-    return SecondRecord(
-        "", Path(), "placement", {}, {"placement": pd.DataFrame(rows), "problems": empty}
-    )
+    return pd.DataFrame(rows)
 
 
 def test_a_planted_difference_is_found_and_none_is_not() -> None:

@@ -194,7 +194,9 @@ def _html_path(path: Path, model: str, many: bool) -> Path:
 
 
 def _write_html(result: LensResult, path: Path) -> None:
-    from lensbench.files import write_text
+    from lensbench.files import write_bytes
+    from lensbench.report.lens.page import reading_page
 
-    write_text(path, result.plot().to_html(include_plotlyjs=True, div_id="heatmap"))
+    rows, prompts = result.to_pandas(), result.prompts.to_pandas()
+    write_bytes(path, reading_page(result.model, prompts, rows, result.gate_kl_bits))
     note(f"wrote {path}")

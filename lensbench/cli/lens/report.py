@@ -1,9 +1,8 @@
 """Rebuild all reports of one or more runs from their records.
 
-No model and no torch needed. Of lens records: a Markdown report with figures and tables per model,
-cross-model.md when there are two models or more, and one interactive report.html. Of every other
-record: a report each, with an index over them; of correlations, diffs and placements a report.html
-each too. The same records give the same bytes.
+No model and no torch needed. Of every record a Markdown report with figures and tables, and an
+interactive report.html (of lens records one, over all models); report.md in the run's folder is the
+index over them, with what they say side by side. The same records give the same bytes.
 
 Examples:
 

@@ -54,7 +54,7 @@ def eval(spec: Annotated[EvaluationSpec, Parameter("*")]) -> int:
 
 def _show(folder: Path) -> None:
     """The table of the report, for the terminal."""
-    from lensbench.report.evaluation.section import read_results, shown
+    from lensbench.report.evaluation.results import read_results, shown
     from lensbench.report.kit.markdown import cell
 
     frame = shown(read_results(folder))

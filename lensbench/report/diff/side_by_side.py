@@ -1,42 +1,39 @@
-"""Diffs side by side: one row each, what it says of the conclusion and how far things moved."""
+"""Diffs side by side: a row each, whether the verdict changes and how far things moved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from lensbench.report.diff import section as diff
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
+from lensbench.report.diff.tables import names
+from lensbench.report.diff.verdict import answer, diverged
+from lensbench.report.kit.markdown import rendered
+from lensbench.report.kit.table import catalogue
+from lensbench.report.section import Reported, Section
 
 
-def diffs_table(every: Sequence[tuple[SecondRecord, Mapping[str, Table]]]) -> Table:
+def diffs(reports: Sequence[Reported]) -> Section:
     """One row for each diff of a run, in the order given."""
-    note = (
-        "Does the conclusion change: whether a late-binding verdict turns into another. Shifts: "
-        "b minus a, over the prompts that both answer, of reaching rank 1 and of staying there. "
-        "Same top token, and KL between the two lenses: at the last layer, which is the output. "
-        "Parts from: the depth from which on that KL stays above the threshold."
-    )
-    frame = pd.DataFrame([_row(record, made) for record, made in every])
-    return Table("diffs", "Diffs", frame, note)
+    tables = catalogue({"diffs": ("Diffs", pd.DataFrame(list(map(_row, reports))))})
+    text = rendered("diff/side_by_side.md.j2", tables=tables)
+    return Section("Diffs side by side", tables, text)
 
 
-def _row(record: SecondRecord, made: Mapping[str, Table]) -> dict[str, object]:
-    a, b = diff.names(record)
+def _row(one: Reported) -> dict[str, object]:
+    made = one.section.tables
+    a, b = names(one.record)
     changes = made["changes"].frame
     last = changes.iloc[-1]
-    parted = diff.parted(record, changes)
-    first, stays = (row["shift_points"] for row in made["conclusion"].frame.to_dict("records"))
+    first, stable = (row["shift_pp"] for row in made["verdict"].frame.to_dict("records"))
     return {
         "a": a,
         "b": b,
-        "conclusion_changes": diff.answer(made)[0],
-        "answered_change_points": made["answered"].frame.iloc[0]["change_points"],
-        "first_shift_points": first,
-        "stays_shift_points": stays,
+        "verdict_changes": answer(made)[0],
+        "top1_accuracy_change_pp": made["accuracy"].frame.iloc[0]["change_pp"],
+        "rank1_first_shift_pp": first,
+        "rank1_stable_shift_pp": stable,
         "top1_same_share": last["top1_same_share"],
         "lens_kl_bits_mean": last["lens_kl_bits_mean"],
-        "parts_from_depth": parted["depth"],
+        "diverges_from_depth": diverged(one.record, changes)["depth"],
     }

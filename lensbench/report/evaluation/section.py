@@ -1,269 +1,163 @@
-"""The report of an evaluation: every metric by condition, and its paired difference to the base."""
+"""The report of an evaluation: better or worse than the base, by every metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from lensbench.report.evaluation.bleu import N_TERMS, corpus_bleu
-from lensbench.report.evaluation.examples import examples, examples_page
+from lensbench.records.record import Record
+from lensbench.report.evaluation.results import (
+    CONDITIONS,
+    METRICS,
+    Metric,
+    by_condition,
+    difference_of,
+    shown,
+    tables,
+    value_of,
+    verdicts,
+)
 from lensbench.report.kit import numbers
-from lensbench.report.kit.figures import COLOURS, GREY, WIDTH, to_svg
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
-from lensbench.stats.bootstrap import CONFIDENCE, Estimate, Floats, summed_bootstrap
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.markdown import rendered, rendered_lines
+from lensbench.report.kit.page import WHOLE, Page, Picker, chart, items
+from lensbench.report.kit.table import Table
+from lensbench.report.kit.views import Axis, Dots, Line, Nothing, Texts, View, of_values
+from lensbench.report.section import Section
 
-BASE = "base"
-CONDITIONS = (BASE, "adapter", "rag", "adapter+rag")
-FEW = 100  # examples
-FEW_GROUPS = 20
 SHOWN_EXAMPLES = 3  # in the report itself; examples.md has more
+MANY_EXAMPLES = 20
+_TITLE = "difference to the base"
+_BETTER = {"more": " (right: better)", "less": " (left: better)", "": ""}
 
 
-def _ratio(sums: Floats) -> Floats:
-    """A mean, from the sums of values and of weights."""
-    return sums[..., 0] / sums[..., 1]
-
-
-def _perplexity(sums: Floats) -> Floats:
-    return np.exp2(_ratio(sums))
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number over examples: from each one's terms, through their sums."""
-
-    label: str
-    better: str  # "more", "less" or "" where neither is
-    column: str
-    weight: str | None = None  # the column that examples weigh by; None: all the same
-    of_sums: Callable[[Floats], Floats] = _ratio
-
-    def terms(self, rows: pd.DataFrame) -> Floats:
-        """[example, term]"""
-        values = rows[self.column]
-        if self.of_sums is corpus_bleu:
-            return np.array(values.tolist(), dtype=np.float64).reshape(-1, N_TERMS)
-        weights = rows[self.weight] if self.weight else np.ones(len(rows))
-        return np.column_stack([values.astype(float), weights]).astype(np.float64)
-
-
-# To add a metric: its column in the records, and one entry here.
-METRICS = {
-    "corpus_bleu": Metric("corpus BLEU (0-100)", "more", "bleu_statistics", of_sums=corpus_bleu),
-    "sentence_bleu": Metric("sentence BLEU (0-100)", "more", "bleu"),
-    "rouge1": Metric("ROUGE-1 F1 (0-1)", "more", "rouge1"),
-    "rouge2": Metric("ROUGE-2 F1 (0-1)", "more", "rouge2"),
-    "rougel": Metric("ROUGE-L F1 (0-1)", "more", "rougel"),
-    "perplexity": Metric(
-        "perplexity of the reference",
-        "less",
-        "reference_nll_bits",
-        "n_reference_tokens",
-        _perplexity,
-    ),
-    "format_kept": Metric("format kept (share)", "more", "format_ok"),
-    "self_check": Metric("self-check (share)", "less", "self_check"),
-    "duplicated": Metric("said twice (share)", "less", "duplicated"),
-    "stopped": Metric("ended by itself (share)", "more", "stopped"),
-    "generated_tokens": Metric("length (tokens)", "", "n_generated_tokens"),
-}
-
-
-def tables(record: SecondRecord) -> dict[str, Table]:
-    """The one table: every metric by condition."""
-    table = Table(
-        "eval_results",
-        "Results",
-        results(record),
-        "Means over the same examples in every condition; differences are paired with the base, "
-        "example by example. Groups: examples that the data call one group, or single ones; "
-        "intervals draw whole groups. Corpus BLEU and perplexity follow from sums over examples.",
+def evaluation(record: Record, name: str) -> Section:
+    """One evaluation's report."""
+    made = tables(record)
+    table = made["eval_results"]
+    compared = bool(table.frame["difference"].notna().any())
+    found = verdicts(table)
+    text = rendered(
+        "evaluation/report.md.j2",
+        tables=made,
+        model=record.manifest["model"],
+        conditions=list(by_condition(record)),
+        verdicts=found,
+        compared=compared,
+        shown=shown(table),
+        examples=examples(record, SHOWN_EXAMPLES),
     )
-    return {table.name: table}
-
-
-def results(record: SecondRecord) -> pd.DataFrame:
-    """One row per metric and condition, intervals and paired differences in columns of numbers."""
-    examples_of = by_condition(record)
-    groups = _groups(next(iter(examples_of.values())))
-    rows = []
-    for name, metric in METRICS.items():
-        terms = {c: metric.terms(own) for c, own in examples_of.items()}
-        for condition, own in terms.items():
-            value = summed_bootstrap(own, metric.of_sums, groups)
-            difference = None
-            if condition != BASE:
-                difference = _difference(own, terms[BASE], metric.of_sums, groups)
-            rows.append(_row(condition, name, value, difference))
-    return pd.DataFrame(rows)
-
-
-def read_results(folder: Path) -> Table:
-    """The results as a report in `folder` has them."""
-    frame = pd.read_csv(folder / "tables" / "eval_results.csv", keep_default_na=True)
-    return Table("eval_results", "Results", frame.astype({"reason": object}))
-
-
-def by_condition(record: SecondRecord) -> dict[str, pd.DataFrame]:
-    """Each condition's rows by prompt_id: the examples that every condition has, in one order."""
-    rows = record.tables["evaluation"]
-    rows = rows.assign(stopped=rows["finish_reason"] == "stop").set_index("prompt_id")
-    wanted = record.manifest["settings"]["conditions"]
-    found = {condition: rows[rows["condition"] == condition] for condition in wanted}
-    shared = sorted(set.intersection(*(set(own.index) for own in found.values())))
-    return {condition: own.loc[shared] for condition, own in found.items()}
-
-
-def _groups(rows: pd.DataFrame) -> list[str]:
-    """The group that each example is drawn with: the data's, or the example itself."""
-    own = [f"example {i}" for i in rows.index]
-    named = rows["group"].tolist()
-    return [o if numbers.is_missing(g) else f"group {g}" for o, g in zip(own, named, strict=True)]
-
-
-def _difference(
-    own: Floats, base: Floats, of_sums: Callable[[Floats], Floats], groups: Sequence[str]
-) -> Estimate:
-    """The metric minus the base's, both from the same drawn examples."""
-    k = own.shape[1]
-    both = np.hstack([own, base])
-    return summed_bootstrap(
-        both, lambda sums: of_sums(sums[..., :k]) - of_sums(sums[..., k:]), groups
+    return Section(
+        title=f"{name}: evaluation",
+        tables=made,
+        text=text,
+        headline=headline(made),
+        limitations=rendered_lines(
+            "evaluation/limitations.md.j2",
+            tables=made,
+            context_cut=record.manifest["context_cut"],
+            metrics=METRICS,
+        ),
+        figures={"differences": partial(to_svg, panels, differences(table))} if compared else {},
+        page=partial(evaluation_page, name, record, table),
+        files={"examples.md": examples_text(record, name)},
+        digest=rendered("evaluation/verdicts.md.j2", verdicts=found),
+        cover="differences" if compared else "",
     )
 
 
-def _row(
-    condition: str, metric: str, value: Estimate, difference: Estimate | None
-) -> dict[str, object]:
-    against = difference or Estimate(None, None, None, 0, 0)
-    return {
-        "condition": condition,
-        "metric": metric,
-        "n": value.n,
-        "groups": value.n_clusters,
-        "value": value.value,
-        "low": value.low,
-        "high": value.high,
-        "difference": against.value,
-        "diff_low": against.low,
-        "diff_high": against.high,
-        "reason": value.reason,
-    }
+def examples(record: Record, count: int) -> list[dict[str, Any]]:
+    """Up to `count` examples at even distances in prompt_id order: prompt, reference, answers."""
+    rows = record.table("evaluation")
+    ids = sorted(rows["prompt_id"].unique())
+    chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    return [_example(rows[rows["prompt_id"] == ids[i]]) for i in chosen]
 
 
-def value_of(row: Mapping[Any, Any]) -> Estimate:
-    """The value in a row of `results`."""
-    return _estimate(row, "value", "low", "high")
+def _example(rows: pd.DataFrame) -> dict[str, Any]:
+    first = rows.iloc[0]
+    answers = [("reference", first["reference"])]
+    answers += list(zip(rows["condition"], rows["response"], strict=True))
+    return {"id": first["prompt_id"], "prompt": first["prompt"], "answers": answers}
 
 
-def difference_of(row: Mapping[Any, Any]) -> Estimate:
-    """The paired difference in a row of `results`."""
-    return _estimate(row, "difference", "diff_low", "diff_high")
+def examples_text(record: Record, name: str) -> str:
+    """`examples.md`."""
+    total = record.table("evaluation")["prompt_id"].nunique()
+    shown = examples(record, MANY_EXAMPLES)
+    return rendered("evaluation/examples.md.j2", name=name, examples=shown, total=total)
 
 
-def _estimate(row: Mapping[Any, Any], *columns: str) -> Estimate:
-    value, low, high = (None if numbers.is_missing(row[c]) else float(row[c]) for c in columns)
-    return Estimate(value, low, high, row["n"], row["groups"], row["reason"] or "the base itself")
+def differences(table: Table) -> list[Dots]:
+    """Paired differences to the base: a view for each metric, a row for each condition."""
+    present = [c for c in CONDITIONS[1:] if (table.frame["condition"] == c).any()]
+    return [_differences(table, name, present) for name in METRICS]
 
 
-def shown(table: Table) -> pd.DataFrame:
-    """The results as text has them: each number with its interval."""
-    return pd.DataFrame(
-        [
-            {
-                "metric": METRICS[row["metric"]].label,
-                "condition": row["condition"],
-                "n": row["n"],
-                "groups": row["groups"],
-                "value": value_of(row),
-                "difference to base": None if row["condition"] == BASE else difference_of(row),
-            }
-            for row in table.frame.to_dict("records")
+def _differences(table: Table, name: str, present: list[str]) -> Dots:
+    metric = METRICS[name]
+    rows = [Line(c, [difference_of(table.row(metric=name, condition=c))]) for c in present]
+    return Dots(Axis(_TITLE), rows, f"{metric.label}{_BETTER[metric.better]}", zero=True)
+
+
+def evaluation_page(name: str, record: Record, table: Table) -> Page:
+    """Every metric by condition, over all examples or of one; and what was answered."""
+    rows = record.table("evaluation")
+    own = by_condition(record)
+    ids = list(next(iter(own.values())).index)
+    metric = Picker("Metric", {key: metric.label for key, metric in METRICS.items()})
+    example = _example_picker(rows, ids)
+    by_id = dict(list(rows.groupby("prompt_id", sort=False)))
+
+    def values(key: str, item: str) -> Dots:
+        lines = [
+            Line(c, [value_of(table.row(metric=key, condition=c))])
+            if item == WHOLE
+            else Line(c, of_values([_of_one(METRICS[key], own[c].loc[[item]])]))
+            for c in own
         ]
-    )
+        return Dots(Axis(METRICS[key].label), lines)
+
+    def answers(item: str) -> View:
+        if item == WHOLE:
+            return Nothing("Pick an example to read what each condition answered.")
+        one = _example(by_id[item])
+        return Texts([("prompt", one["prompt"]), *one["answers"]])
+
+    present = [c for c in CONDITIONS[1:] if c in own]
+    charts = [
+        chart("By condition", "Over all examples with 95 % intervals.", (metric, example), values),
+        chart(
+            "Less the base",
+            "Paired by example, with 95 % intervals.",
+            (metric,),
+            lambda key: _differences(table, key, present),
+        ),
+        chart("Answers", "", (example,), answers, size="wide"),
+    ]
+    sentence = "The same examples in every condition."
+    return Page(f"{name}: evaluation", sentence, (metric, example), charts)
 
 
-def verdicts(table: Table) -> list[tuple[str, ...]]:
-    """Per condition: where it is better than the base, where worse, and where it cannot be told."""
-    found = []
-    for condition in [c for c in CONDITIONS[1:] if (table.frame["condition"] == c).any()]:
-        sides: dict[str, list[str]] = {"better": [], "worse": [], "cannot tell": []}
-        for row in table.frame[table.frame["condition"] == condition].to_dict("records"):
-            metric = METRICS[row["metric"]]
-            if metric.better:
-                difference = difference_of(row)
-                text = f"{metric.label} {numbers.estimate(difference)}"
-                sides[_side(difference, metric.better)].append(text)
-        found.append((condition, *("; ".join(texts) or "nothing" for texts in sides.values())))
-    return found
+def _example_picker(rows: pd.DataFrame, ids: list[str]) -> Picker:
+    """The mean over all, then every example; by the group that it is drawn with, if any."""
+    first = rows.drop_duplicates("prompt_id").set_index("prompt_id").loc[ids]
+    options = {str(item): str(prompt) for item, prompt in first["prompt"].items()}
+    groups = {str(item): str(group) for item, group in first["group"].dropna().items()}
+    return items("Example", options, {"group": groups}, f"mean over {len(ids)} examples")
 
 
-def _side(difference: Estimate, better: str) -> str:
-    """Which side of zero the whole interval lies on, in words."""
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
-        return "cannot tell"
-    return "better" if (difference.low > 0) == (better == "more") else "worse"
+def _of_one(metric: Metric, row: pd.DataFrame) -> float:
+    """A metric over one example alone; NaN where it has none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(metric.of_sums(metric.terms(row).sum(axis=0)))
 
 
-def shown_examples(record: SecondRecord) -> list[dict[str, Any]]:
-    """The examples that stand in the report itself."""
-    return examples(record, SHOWN_EXAMPLES)
-
-
-def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The forest of differences, and the examples side by side."""
-    frame = made["eval_results"].frame
-    if frame["difference"].notna().any():
-        yield "figures/differences.svg", to_svg(differences_figure, frame)
-    yield "examples.md", examples_page(record).encode()
-
-
-def differences_figure(frame: pd.DataFrame) -> Figure:
-    """Paired differences to the base, a panel per metric, a row per condition."""
-    present = [c for c in CONDITIONS[1:] if (frame["condition"] == c).any()]
-    columns = 3
-    n_rows = -(-len(METRICS) // columns)
-    figure = Figure(figsize=(WIDTH, n_rows * (1.0 + 0.28 * len(present))), layout="constrained")
-    panels = figure.subplots(n_rows, columns, squeeze=False)
-    for axis, (name, metric) in zip(panels.flat, METRICS.items(), strict=False):
-        _forest(axis, frame[frame["metric"] == name], present)
-        arrow = {"more": " (right: better)", "less": " (left: better)", "": ""}[metric.better]
-        axis.set_title(f"{metric.label}{arrow}", fontsize=9.5)
-    for i, axis in enumerate(panels.flat):
-        if i >= len(METRICS):
-            axis.set_axis_off()
-        elif i % columns:
-            axis.tick_params(labelleft=False)
-    figure.supxlabel("difference to the base, 95 % interval over examples", fontsize=10)
-    return figure
-
-
-def _forest(axis: Axes, frame: pd.DataFrame, present: list[str]) -> None:
-    """One metric: a point and an interval per condition, zero marked."""
-    axis.axvline(0, color=GREY, linewidth=1)
-    rows = frame.set_index("condition").to_dict("index")
-    for y, condition in enumerate(present):
-        row = rows[condition]
-        colour = COLOURS[y]
-        if not numbers.is_missing(row["diff_low"]):
-            axis.plot([row["diff_low"], row["diff_high"]], [y, y], color=colour, alpha=0.65)
-        axis.plot([row["difference"]], [y], "o", color=colour)
-    axis.set_yticks(range(len(present)), present)
-    axis.set_ylim(len(present) - 0.5, -0.5)
-    axis.tick_params(labelsize=9)
-    axis.margins(x=0.15)
-    axis.grid(True, axis="x")
-
-
-def headline(record: SecondRecord, made: dict[str, Table]) -> str:
+def headline(made: Mapping[str, Table]) -> str:
     """One sentence for an index."""
     table = made["eval_results"]
     n = table.frame["n"].max()
@@ -273,41 +167,3 @@ def headline(record: SecondRecord, made: dict[str, Table]) -> str:
         for row in [table.row(condition=condition, metric="rougel")]
     ]
     return f"{n} examples; {'; '.join(parts) or 'the base alone'}"
-
-
-def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
-    """What this evaluation cannot show, from its own numbers."""
-    frame = made["eval_results"].frame
-    n, lines = int(frame["n"].max()), []
-    if n < FEW:
-        lines.append(f"Few examples: {n} (table Results).")
-    groups = int(frame["groups"].max())
-    if groups < FEW_GROUPS and n:
-        lines.append(
-            f"Few groups: the {n} examples are of {groups} (table Results); intervals over so few "
-            "are too narrow."
-        )
-    cut = record.manifest["context_cut"]
-    if cut["examples"]:
-        lines.append(
-            f"Retrieved context was cut to fit in {cut['examples']} examples, by {cut['tokens']} "
-            "tokens in all."
-        )
-    compared = int(frame["diff_low"].notna().sum())
-    if compared:
-        lines.append(
-            f"{compared} differences are shown at 95 %: about "
-            f"{numbers.number(round((1 - CONFIDENCE) * compared, 1))} of them would leave out zero "
-            "by chance if nothing differed."
-        )
-    fewer = frame[(frame["condition"] == BASE) & (frame["n"] < n)]
-    lines += [
-        f"{METRICS[row['metric']].label} could be measured on {row['n']} of {n} examples: the "
-        "other references have too few words for it."
-        for row in fewer.to_dict("records")
-    ]
-    lines.append(
-        "BLEU and ROUGE count words shared with one reference; a right answer in other words "
-        "scores low. ROUGE sees Latin letters and digits only."
-    )
-    return lines

@@ -6,53 +6,57 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lensbench.records.record import Record
 from lensbench.report.inference.section import per_response
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
+from lensbench.report.kit.markdown import rendered
+from lensbench.report.kit.table import Table
+from lensbench.report.section import Reported, Section
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap, paired_difference
 
 COMPARED = ("generated_tokens", "entropy_bits", "logprob_bits")
 
 
-def condition(record: SecondRecord) -> str:
-    """`base`, `adapter`, `rag` or `adapter+rag`; empty for a record without responses."""
-    if "responses" not in record.tables:
-        return ""
+def conditions(reports: Sequence[Reported]) -> Section:
+    """Means of every record of responses, and paired differences to its model's base record."""
+    table = conditions_table([(one.place, one.record) for one in reports])
+    text = rendered("inference/conditions.md.j2", tables={table.name: table})
+    return Section("Conditions side by side", {table.name: table}, text)
+
+
+def condition(record: Record) -> str:
+    """`base`, `adapter`, `rag` or `adapter+rag`."""
     parts = []
     if record.manifest["model"].get("adapter"):
         parts.append("adapter")
-    if record.tables["responses"]["retrieved_ids"].notna().any():
+    if record.table("responses")["retrieved_ids"].notna().any():
         parts.append("rag")
     return "+".join(parts) or "base"
 
 
-def conditions_table(records: Sequence[SecondRecord]) -> Table:
-    """Means of every record of responses, and paired differences to its model's base record."""
-    frame = pd.DataFrame([_row(record, _bases(record, records)) for record in records])
-    note = (
-        "Means over each record's responses, each prompt for itself. Difference: paired with the "
-        "base record of the same model and bits, over the prompts that both answered."
-    )
-    return Table("conditions", "Conditions", frame, note)
+def conditions_table(named: Sequence[tuple[str, Record]]) -> Table:
+    """A row for each record, under the name given."""
+    records = [record for _, record in named]
+    rows = [_row(name, record, _bases(record, records)) for name, record in named]
+    return Table("conditions", "Conditions", pd.DataFrame(rows))
 
 
-def _bases(record: SecondRecord, records: Sequence[SecondRecord]) -> list[SecondRecord]:
+def _bases(record: Record, records: Sequence[Record]) -> list[Record]:
     """The records of the same model and bits without adapter and retrieval."""
 
-    def key(other: SecondRecord) -> tuple[object, ...]:
+    def key(other: Record) -> tuple[object, ...]:
         model = other.manifest["model"]
         return model.get("weights_sha256"), model.get("bits")
 
     return [o for o in records if condition(o) == "base" and key(o) == key(record)]
 
 
-def _row(record: SecondRecord, bases: Sequence[SecondRecord]) -> dict[str, object]:
+def _row(name: str, record: Record, bases: Sequence[Record]) -> dict[str, object]:
     own = per_response(record)
     stopped = (own["finish_reason"] == "stop").astype(float)
     row: dict[str, object] = {
-        "record": record.name,
+        "record": name,
         "condition": condition(record),
-        "count": len(own),
+        "n_prompts": len(own),
         "stopped_share": clustered_bootstrap(stopped, nothing="no responses"),
     }
     for column in COMPARED:
@@ -63,7 +67,7 @@ def _row(record: SecondRecord, bases: Sequence[SecondRecord]) -> dict[str, objec
 
 
 def _difference(
-    own: pd.DataFrame, record: SecondRecord, bases: Sequence[SecondRecord], column: str
+    own: pd.DataFrame, record: Record, bases: Sequence[Record], column: str
 ) -> Estimate | None:
     """Own minus base, prompt by prompt; None for a base itself."""
     if record in bases:

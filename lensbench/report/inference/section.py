@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from lensbench.records.record import Record
 from lensbench.report.kit import numbers
-from lensbench.report.kit.figures import COLOURS, WIDTH, ribbon, to_svg
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
-from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.markdown import rendered, rendered_lines
+from lensbench.report.kit.page import Chart, Page, Picker, chart, items
+from lensbench.report.kit.table import Table, catalogue
+from lensbench.report.kit.views import Axis, Line, Lines, Nothing, Texts, View, of_values
+from lensbench.report.section import Section
+from lensbench.stats.bootstrap import clustered_bootstrap
 
-FEW = 30  # responses
-MANY_CUT = 0.1  # share of responses that reached the token limit
 SHOWN_POSITIONS = 256  # generated tokens in the figure
 
 # column of `per_response` -> what it is
@@ -29,39 +30,53 @@ MEASURES = {
     "retrieval_score": "score of the best retrieved text (cosine similarity)",
     "context_tokens_cut": "tokens cut off the retrieved context",
 }
+# column of the table "positions" -> its title, and its column in the record
+_ALONG = {
+    "entropy_bits": ("entropy (bits)", "entropy_bits"),
+    "logprob_bits": ("log2 probability of the token (bits)", "token_logprob_bits"),
+}
+_GENERATED = Axis("generated token")
 
 
-def tables(record: SecondRecord) -> dict[str, Table]:
+def inference(record: Record, name: str) -> Section:
+    """One run's report."""
+    made = tables(record)
+    return Section(
+        title=f"{name}: responses",
+        tables=made,
+        text=text_of("inference/report.md.j2", record, made),
+        headline=headline(made),
+        limitations=rendered_lines(
+            "inference/limitations.md.j2",
+            tables=made,
+            sampled=record.table("responses")["seed"].notna().sum(),
+        ),
+        figures=figures(made),
+        page=partial(responses_page, name, record, made),
+    )
+
+
+def text_of(template: str, record: Record, made: Mapping[str, Table]) -> str:
+    """The text of a run of prompts; a traced one has more in its template."""
+    return rendered(template, tables=made, model=record.manifest["model"])
+
+
+def tables(record: Record) -> dict[str, Table]:
     """The tables of one run of prompts, by name, in the order of the report."""
     responses = per_response(record)
-    made = [
-        Table(
-            "measures",
-            "Measures per response",
-            measures(responses),
-            "Over responses, each prompt for itself. Probabilities and entropies are the model's "
-            "own, at temperature 1, averaged over a response's tokens first.",
-        ),
-        Table(
-            "finish",
-            "How responses ended",
-            finish(responses),
-            "stop: the model ended it; length: it was cut at the token limit.",
-        ),
-        Table(
-            "positions",
-            "Along the response",
-            along(record),
-            "Means over the responses that go on that far, at least two.",
-        ),
-        Table("responses", "Responses", responses.reset_index(), "One row per response."),
-    ]
-    return {table.name: table for table in made}
+    return catalogue(
+        {
+            "measures": ("Measures per response", measures(responses)),
+            "finish": ("How responses ended", finish(responses)),
+            "positions": ("Along the response", along(record)),
+            "responses": ("Responses", responses.reset_index()),
+        }
+    )
 
 
-def per_response(record: SecondRecord) -> pd.DataFrame:
+def per_response(record: Record) -> pd.DataFrame:
     """One row per response, by prompt_id: lengths, mean log-probability and entropy, retrieval."""
-    rows = [_response(row) for row in record.tables["responses"].to_dict("records")]
+    rows = [_response(row) for row in record.table("responses").to_dict("records")]
     columns = ["prompt_id", "finish_reason", *MEASURES, "retrieved"]
     return pd.DataFrame(rows, columns=columns).set_index("prompt_id")
 
@@ -97,7 +112,7 @@ def measures(responses: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "measure": name,
-                "count": len(values),
+                "n_prompts": len(values),
                 "mean": clustered_bootstrap(values, nothing="no responses"),
                 "least": values.min(),
                 "median": values.median(),
@@ -113,14 +128,16 @@ def finish(responses: pd.DataFrame) -> pd.DataFrame:
     for reason in ("stop", "length"):
         ended = (responses["finish_reason"] == reason).astype(float)
         share = clustered_bootstrap(ended, nothing="no responses")
-        rows.append({"finish_reason": reason, "count": int(ended.sum()), "responses_share": share})
+        rows.append(
+            {"finish_reason": reason, "n_prompts": int(ended.sum()), "responses_share": share}
+        )
     return pd.DataFrame(rows)
 
 
-def along(record: SecondRecord) -> pd.DataFrame:
+def along(record: Record) -> pd.DataFrame:
     """Entropy and log-probability by position in the response."""
-    responses = record.tables["responses"]
-    columns = {"entropy_bits": "entropy_bits", "token_logprob_bits": "logprob_bits"}
+    responses = record.table("responses")
+    columns = {source: column for column, (_, source) in _ALONG.items()}
     longest = sorted(map(len, responses["entropy_bits"]), reverse=True)
     n_positions = min(longest[1], SHOWN_POSITIONS) if len(longest) > 1 else 0
     rows = []
@@ -128,64 +145,85 @@ def along(record: SecondRecord) -> pd.DataFrame:
         row: dict[str, object] = {"position": position}
         for column, name in columns.items():
             values = [v[position] for v in responses[column] if len(v) > position]
-            row["count"] = len(values)
+            row["n_prompts"] = len(values)
             row[name] = clustered_bootstrap(values)
         rows.append(row)
-    return pd.DataFrame(rows, columns=["position", "count", *columns.values()])
+    return pd.DataFrame(rows, columns=["position", "n_prompts", *columns.values()])
 
 
-def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The figure, where there are responses to draw."""
-    if len(made["positions"].frame):
-        yield "figures/along.svg", to_svg(along_figure, made["positions"].frame)
+def figures(made: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
+    """The course of the responses, where there are any to draw."""
+    frame = made["positions"].frame
+    views = [*(_along(frame, column) for column in _ALONG), _still_there(frame)]
+    return {"along": partial(to_svg, panels, views)} if len(frame) else {}
 
 
-def along_figure(frame: pd.DataFrame) -> Figure:
-    """Entropy and log-probability by position, with ribbons; below them, how many go on."""
-    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
-    panels = {
-        "entropy_bits": "entropy (bits)",
-        "logprob_bits": "log2 probability of the token (bits)",
-    }
-    *curves, last = figure.subplots(1, 3)
-    for i, (axis, (column, title)) in enumerate(zip(curves, panels.items(), strict=True)):
-        ribbon(axis, frame["position"], frame[column], COLOURS[i])
-        axis.set_title(title)
-    last.step(frame["position"], frame["count"], where="mid", color=COLOURS[2])
-    last.set_ylim(bottom=0)
-    last.set_title("responses that go on that far")
-    for axis in (*curves, last):
-        axis.set_xlabel("generated token")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(True)
-    return figure
+def _places(frame: pd.DataFrame) -> dict[float, str]:
+    return {int(k): f"token {k}" for k in frame["position"]}
 
 
-def headline(record: SecondRecord, made: dict[str, Table]) -> str:
+def _along(frame: pd.DataFrame, column: str) -> Lines:
+    """A mean by position in the response."""
+    title, _ = _ALONG[column]
+    return Lines(_GENERATED, Axis(title), _places(frame), [Line("", list(frame[column]))], title)
+
+
+def _still_there(frame: pd.DataFrame) -> Lines:
+    """How many responses go on that far."""
+    title = "responses that go on that far"
+    return Lines(
+        _GENERATED, Axis(title), _places(frame), [Line("", of_values(frame["n_prompts"]))], title
+    )
+
+
+def responses_page(name: str, record: Record, made: Mapping[str, Table]) -> Page:
+    """Every response with its course, over the means."""
+    rows = record.table("responses")
+    prompt = prompt_picker(rows)
+    charts = [_answers(rows, prompt), *(_course(rows, made, prompt, c) for c in _ALONG)]
+    sentence = "Entropy and probability of each generated token, at temperature 1."
+    return Page(f"{name}: responses", sentence, (prompt,), charts)
+
+
+def prompt_picker(rows: pd.DataFrame) -> Picker:
+    """The mean, then every prompt; by how its response ended."""
+    options = dict(zip(rows["prompt_id"], rows["prompt"], strict=True))
+    ended = dict(zip(rows["prompt_id"], rows["finish_reason"], strict=True))
+    return items("Prompt", options, {"ended by": ended}, f"mean over {len(rows)} responses")
+
+
+def _answers(rows: pd.DataFrame, prompt: Picker) -> Chart:
+    by_id = rows.drop_duplicates("prompt_id").set_index("prompt_id")
+
+    def view(item: str) -> View:
+        if not item:
+            return Nothing("Pick a prompt to read its response.")
+        row = by_id.loc[item]
+        found = row["retrieved_ids"]
+        retrieved = [] if found is None else [("retrieved", ", ".join(found) or "nothing")]
+        told = [("prompt", str(row["prompt"])), *retrieved, ("response", str(row["response"]))]
+        return Texts(told)
+
+    return chart("Response", "", (prompt,), view, size="wide")
+
+
+def _course(rows: pd.DataFrame, made: Mapping[str, Table], prompt: Picker, column: str) -> Chart:
+    frame = made["positions"].frame
+    title, source = _ALONG[column]
+    by_id = rows.drop_duplicates("prompt_id").set_index("prompt_id")[source]
+
+    def view(item: str) -> View:
+        if not item:
+            return _along(frame, column)
+        values = list(by_id.loc[item])[:SHOWN_POSITIONS]
+        places = {float(k): f"token {k}" for k in range(len(values))}
+        return Lines(_GENERATED, Axis(title), places, [Line("", of_values(values))])
+
+    return chart(title, "Means have 95 % intervals over the prompts.", (prompt,), view)
+
+
+def headline(made: Mapping[str, Table]) -> str:
     """One sentence for an index."""
     n = len(made["responses"].frame)
     stopped = made["finish"].row(finish_reason="stop")["responses_share"]
     return f"{n} responses, {numbers.estimate(stopped, 'share')} ended by the model"
-
-
-def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
-    """What these responses cannot show, from their own numbers."""
-    lines = []
-    n = len(made["responses"].frame)
-    if n < FEW:
-        lines.append(f"Few responses: {n} (table How responses ended).")
-    cut: Estimate = made["finish"].row(finish_reason="length")["responses_share"]
-    if cut.value is not None and cut.value > MANY_CUT:
-        lines.append(
-            f"{numbers.estimate(cut, 'share')} of the responses were cut at the token limit "
-            "(table How responses ended): their lengths are lower bounds."
-        )
-    trimmed = int((made["responses"].frame["context_tokens_cut"] > 0).sum())
-    if trimmed:
-        lines.append(
-            f"Retrieved context was cut to fit in {trimmed} of {n} prompts (table Responses)."
-        )
-    sampled = record.tables["responses"]["seed"].notna().sum()
-    if sampled:
-        lines.append(f"Sampled, once per prompt: {sampled} responses; other seeds give others.")
-    return lines

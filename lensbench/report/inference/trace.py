@@ -2,46 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
+from lensbench.records.record import Record
 from lensbench.records.schema.generation import SPANS
-from lensbench.report.inference import section as inference
-from lensbench.report.inference.section import headline
-from lensbench.report.kit.figures import COLOURS, DASHES, WIDTH, depth_axis, ribbon, to_svg
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
+from lensbench.report.inference.section import inference, prompt_picker, text_of
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.page import WHOLE, Page, chart
+from lensbench.report.kit.table import Table
+from lensbench.report.kit.views import Axis, Line, Lines, of_values
+from lensbench.report.section import Section
 from lensbench.stats.bootstrap import clustered_bootstrap
 
-NORMS = {"token_norm": "mean_norm", "norm_of_mean": "norm_of_mean"}  # what -> its column
+# what -> its title, and its column in the record
+NORMS = {
+    "token_norm": ("mean norm of a token", "mean_norm"),
+    "norm_of_mean": ("norm of the mean", "norm_of_mean"),
+}
+_DEPTH = Axis("depth", percent=True)
 
-__all__ = ["files", "headline", "limitations", "norms_figure", "tables"]
 
-
-def tables(record: SecondRecord) -> dict[str, Table]:
-    """The tables of the responses, and the norms by layer."""
-    norms = Table(
-        "norms",
-        "Residual stream by layer",
-        norms_by_layer(record),
-        "L2 norms, means over prompts. Token norm: averaged over the span's tokens. Norm of the "
-        "mean: of the averaged vector; the closer to the token norm, the more the tokens agree.",
+def trace(record: Record, name: str) -> Section:
+    """The report of the responses, and the norms by layer."""
+    whole = inference(record, name)
+    cells = traced(record)
+    norms = Table("norms", "Residual stream by layer", norms_by_layer(cells))
+    made = {**whole.tables, norms.name: norms}
+    views = [by_depth(norms.frame, name) for name in NORMS]
+    drawn = {"norms": partial(to_svg, panels, views)} if len(norms.frame) else {}
+    return replace(
+        whole,
+        tables=made,
+        text=text_of("inference/trace.md.j2", record, made),
+        limitations=[*whole.limitations, *_silent(cells)],
+        figures={**whole.figures, **drawn},
+        page=partial(traced_page, whole, record, norms.frame, cells),
     )
-    return inference.tables(record) | {norms.name: norms}
 
 
-def norms_by_layer(record: SecondRecord) -> pd.DataFrame:
+def traced(record: Record) -> pd.DataFrame:
+    """One row per prompt, layer and span, with the norm of its mean vector."""
+    cells = record.table("activations")
+    return cells.assign(norm_of_mean=[_norm(mean) for mean in cells["mean"]])
+
+
+def _norm(mean: object) -> float:
+    """L2 norm of a mean vector; NaN where there was no token to average."""
+    return np.nan if mean is None else float(np.linalg.norm(np.asarray(mean, dtype=np.float64)))
+
+
+def norms_by_layer(cells: pd.DataFrame) -> pd.DataFrame:
     """Per layer and span, over prompts: the mean token norm and the norm of the mean."""
-    cells = record.tables["activations"]
-    cells = cells.assign(norm_of_mean=[_norm(mean) for mean in cells["mean"]])
     rows = []
     for layer, own in cells.groupby("layer", sort=True):
         row: dict[str, object] = {"layer": layer, "depth": own["depth"].iloc[0]}
-        for name, column in NORMS.items():
+        for name, (_, column) in NORMS.items():
             for span in SPANS:
                 values = own.loc[own["span"] == span, column]
                 row[f"{span}_{name}"] = clustered_bootstrap(values, nothing="no tokens")
@@ -50,40 +69,48 @@ def norms_by_layer(record: SecondRecord) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "depth", *columns])
 
 
-def _norm(mean: object) -> float:
-    """L2 norm of a mean vector; NaN where there was no token to average."""
-    return np.nan if mean is None else float(np.linalg.norm(np.asarray(mean, dtype=np.float64)))
+def by_depth(frame: pd.DataFrame, name: str) -> Lines:
+    """A norm by depth, prompt and generated tokens apart, on a logarithmic axis."""
+    title, _ = NORMS[name]
+    lines = [
+        Line(f"{span} tokens", list(frame[f"{span}_{name}"]), dash=dash)  # type: ignore[arg-type]
+        for span, dash in zip(SPANS, ("solid", "dash"), strict=True)
+    ]
+    return Lines(_DEPTH, Axis(title, log=True), _places(frame), lines, title)
 
 
-def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The figures of the responses and of the norms."""
-    yield from inference.files(record, made)
-    if len(made["norms"].frame):
-        yield "figures/norms.svg", to_svg(norms_figure, made["norms"].frame)
+def _places(frame: pd.DataFrame) -> dict[float, str]:
+    each = zip(frame["depth"], frame["layer"], strict=True)
+    return {float(depth): f"layer {layer}, {depth:.1%}" for depth, layer in each}
 
 
-def norms_figure(frame: pd.DataFrame) -> Figure:
-    """Both norms by depth, prompt and generated tokens apart, on logarithmic axes."""
-    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    panels = {"token_norm": "mean norm of a token", "norm_of_mean": "norm of the mean"}
-    for axis, (column, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for i, span in enumerate(SPANS):
-            curve = frame[f"{span}_{column}"]
-            ribbon(axis, frame["depth"], curve, COLOURS[i], f"{span} tokens", DASHES[i])
-        depth_axis(axis, title)
-        axis.set_yscale("log")
-        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            which(LogFormatter(minor_thresholds=(2, 0.5)))  # plain numbers, no maths markup
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2)
-    return figure
+def traced_page(section: Section, record: Record, norms: pd.DataFrame, cells: pd.DataFrame) -> Page:
+    """The page of the responses with the norms beneath."""
+    assert section.page is not None
+    page, prompt = section.page(), prompt_picker(record.table("responses"))
+    by_prompt = dict(list(cells.groupby("prompt_id")))
+    places = _places(norms)
+
+    def view(name: str, item: str) -> Lines:
+        if item == WHOLE:
+            return by_depth(norms, name)
+        own = by_prompt.get(item, cells.head(0))
+        title, column = NORMS[name]
+        lines = []
+        for span in SPANS:
+            values = own[own["span"] == span].set_index("depth")[column].reindex(list(places))
+            lines.append(Line(f"{span} tokens", of_values(values, "no tokens")))
+        return Lines(_DEPTH, Axis(title, log=True), places, lines)
+
+    made = [
+        chart(f"Residual stream: {title}", "", [prompt], partial(view, name))
+        for name, (title, _) in NORMS.items()
+    ]
+    return replace(page, pickers=(prompt,), charts=[*page.charts, *made])
 
 
-def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
-    """Those of the responses, and prompts that have no generated token to trace."""
-    lines = inference.limitations(record, made)
-    cells = record.tables["activations"]
-    silent = cells[(cells["span"] == "generated") & (cells["n_tokens"] == 0)]["prompt_id"].nunique()
-    if silent:
-        lines.append(f"No generated token to trace in {silent} responses: they count in no mean.")
-    return lines
+def _silent(cells: pd.DataFrame) -> list[str]:
+    """Prompts that have no generated token to trace."""
+    none = cells[(cells["span"] == "generated") & (cells["n_tokens"] == 0)]
+    n = none["prompt_id"].nunique()
+    return [f"No generated token to trace in {n} responses: they count in no mean."] if n else []

@@ -2,65 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 import pandas as pd
 
-from lensbench.escape import markdown, markdown_token, printable
+from lensbench.escape import markdown, markdown_cell, markdown_token, printable
 from lensbench.report.kit import numbers
-from lensbench.report.kit.tables import Table, layers_shown
-from lensbench.report.lens import anomalies
-from lensbench.report.lens.limitations import limitations
-from lensbench.report.load import Record
-from lensbench.stats.bootstrap import Estimate
+from lensbench.report.kit.table import layers_shown
+from lensbench.stats.bootstrap import MIN_PROMPTS, Estimate
 
-SHOWN_ANOMALIES = 20
 MOST_CHARACTERS = 1500  # of a text of many lines; the rest is cut, and said
+# Words of a column's name -> as a reader knows them.
+_WORDS = {"top1": "top-1", "top10": "top 10", "rank1": "rank 1", "kl": "KL", "prob": "probability"}
 
 
-def model_report(record: Record, tables: dict[str, Table], heat_maps: Sequence[str]) -> str:
-    """`report.md` of one model; `heat_maps`: the prompt ids that have one, in figure order."""
-    prompts = record.prompts.set_index("prompt_id")
-    return (
-        environment()
-        .get_template("report.md.j2")
-        .render(
-            record=record,
-            manifest=record.manifest,
-            model=record.manifest["model"],
-            settings=record.manifest["settings"],
-            tables=tables,
-            heat_maps=[(prompt_id, prompts.loc[prompt_id].to_dict()) for prompt_id in heat_maps],
-            anomalies_shown=tables["anomalies"].frame.head(SHOWN_ANOMALIES),
-            anomaly_reading=anomalies.reading(tables["anomaly_share"].frame),
-            limitations=limitations(record, tables),
-            gate=pd.DataFrame([gate_row(check) for check in record.manifest["gate"]]),
-            provenance=pd.DataFrame(flat(record.manifest), columns=["key", "value"]),
-        )
-    )
+def rendered(template: str, **values: object) -> str:
+    """A template of this package, named from `report/`: `lens/report.md.j2`."""
+    return _environment().get_template(template).render(**values)
 
 
-def cross_model_report(
-    records: Sequence[Record], tables: dict[str, Table], folders: Sequence[str]
-) -> str:
-    """`cross-model.md` for two models or more; `folders`: where each model's report is."""
-    return (
-        environment()
-        .get_template("cross-model.md.j2")
-        .render(reports=list(zip(records, folders, strict=True)), tables=tables)
-    )
+def rendered_lines(template: str, **values: object) -> list[str]:
+    """The lines of a template that say something: a Markdown list item each."""
+    return [line for line in rendered(template, **values).split("\n") if line.strip()]
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
     """A DataFrame as a Markdown table; headers are the column names of its CSV."""
     if frame.empty:
         return "(no rows)"
-    header = " | ".join(str(column).replace("_", " ") for column in frame)
     right = [_is_numeric(frame[column]) for column in frame]
-    lines = [f"| {header} |", "|" + "|".join("--:" if r else "---" for r in right) + "|"]
+    lines = [
+        f"| {' | '.join(map(header, frame))} |",
+        "|" + "|".join("--:" if r else "---" for r in right) + "|",
+    ]
     lines += [
         "| " + " | ".join(cell(value, str(c)) for c, value in row.items()) + " |"
         for row in frame.to_dict("records")
@@ -68,15 +48,28 @@ def markdown_table(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def header(column: object) -> str:
+    """A column's name as a heading: `top1_accuracy` -> `top-1 accuracy`."""
+    return " ".join(_WORDS.get(word, word) for word in str(column).split("_"))
+
+
 def cell(value: object, column: str = "") -> str:
-    """One value as Markdown, in the unit that its column's name ends with."""
-    if isinstance(value, Estimate):
-        return numbers.estimate(value, numbers.unit_of(column))
+    """One value for a Markdown table, in the unit that its column's name says."""
     if isinstance(value, str):
-        return markdown_token(value) if column == "token" else markdown(value)
-    if numbers.is_missing(value):
-        return "–"
-    return numbers.number(value, numbers.unit_of(column))
+        return markdown_token(value) if column == "token" else markdown_cell(value)
+    return _number(value, numbers.unit_of(column), markdown_cell)
+
+
+def inline(value: object, unit: str = "") -> str:
+    """One value inside a sentence."""
+    return markdown(value) if isinstance(value, str) else _number(value, unit, markdown)
+
+
+def _number(value: object, unit: str, escape: Callable[[str], str]) -> str:
+    if isinstance(value, Estimate):
+        reason = value.reason and escape(value.reason)
+        return numbers.estimate(replace(value, reason=reason), unit)
+    return "–" if numbers.is_missing(value) else numbers.number(value, unit)
 
 
 def line_cell(text: str) -> str:
@@ -90,14 +83,14 @@ def line_cell(text: str) -> str:
 def _line(line: str) -> str:
     """One line, its indentation kept."""
     indent = len(line) - len(line.lstrip(" "))
-    return "&nbsp;" * indent + markdown(line[indent:])
+    return "&nbsp;" * indent + markdown_cell(line[indent:])
 
 
 def _is_numeric(column: pd.Series) -> bool:
     return not any(isinstance(value, str) for value in column)
 
 
-def gate_row(check: dict[str, Any]) -> dict[str, str]:
+def gate_row(check: Mapping[str, Any]) -> dict[str, str]:
     """A gate result as text: errors span many orders, so they are written in 2 digits."""
     reason = check.get("reason") or ""
     passed = {True: "yes", False: "no", None: f"n/a ({reason or 'not measured'})"}
@@ -127,24 +120,28 @@ def flat(value: object, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, "none" if value is None else str(value)
 
 
-def environment() -> jinja2.Environment:
+@cache
+def _environment() -> jinja2.Environment:
     """Templates of this package. Autoescape is for HTML; here every datum passes a filter."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lensbench.report"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
         autoescape=False,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["MIN_PROMPTS"] = MIN_PROMPTS
     environment.filters.update(
-        md=lambda value: cell(str(value)),
-        text=lambda value: "n/a (none)" if numbers.is_missing(value) else cell(value),
+        md=lambda value: markdown(str(value)),
+        text=lambda value: "n/a (none)" if numbers.is_missing(value) else inline(value),
+        cell=lambda value: cell(str(value)),
         code=lambda value: f"`{printable(str(value)).replace('`', '´')}`",
         table=markdown_table,
-        share=lambda value: cell(value, "share"),
-        depth=lambda value: cell(value, "depth"),
-        points=lambda value: cell(value, "points"),
+        share=lambda value: inline(value, "share"),
+        depth=lambda value: inline(value, "depth"),
+        pp=lambda value: inline(value, "pp"),
+        bits=lambda value: inline(value, "bits"),
         path=quote,
         lines=line_cell,
         layers_shown=layers_shown,

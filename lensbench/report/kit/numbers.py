@@ -1,28 +1,34 @@
-"""How numbers are written: one rule per unit, and the unit is the end of the column's name."""
+"""How numbers are written: one rule per unit, and the unit is a word of the column's name."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lensbench.stats.bootstrap import Estimate
 
-# ending of the column name -> (scale, format, what follows the number)
+# word of the column name -> (scale, format, what follows the number)
 _UNITS: dict[str, tuple[float, str, str]] = {
-    "points": (100, "+.1f", " points"),
+    "pp": (100, "+.1f", " pp"),
     "share": (100, ".1f", " %"),
+    "accuracy": (100, ".1f", " %"),
     "depth": (100, ".1f", " %"),
-    "bits": (1, ".2f", ""),  # the column name says bits
+    "bits": (1, "bits", ""),  # the column name says bits
     "prob": (1, ".3f", ""),
+    "p": (1, ".2g", ""),
 }
+_PLAIN = (1.0, ".4g", "")
 
 
 def unit_of(column: str) -> str:
-    """The unit in a column's name: `rank1_first_depth` -> `depth`; empty when it names none."""
-    last = column.rsplit("_", 1)[-1]
-    return last if last in _UNITS else ""
+    """The last unit in a column's name: `rank1_first_depth` -> `depth`; empty when there is none.
+
+    A column of p-values (`kl_bits_change_p`) is named after what was tested.
+    """
+    return next((word for word in reversed(column.split("_")) if word in _UNITS), "")
 
 
 def number(value: object, unit: str = "") -> str:
@@ -33,18 +39,29 @@ def number(value: object, unit: str = "") -> str:
     if not unit:
         return f"{plain:.0f}" if plain.is_integer() else f"{plain:.4g}"
     scale, form, suffix = _UNITS[unit]
-    return f"{_plain(scale * plain, form)}{suffix}"
+    return f"{_plain(scale * plain, _form(form, [plain]))}{suffix}"
 
 
 def estimate(value: Estimate, unit: str = "") -> str:
     """`83.3 % [80.0, 86.7]`, or `n/a (reason)`, or the value with why it has no interval."""
     if value.value is None:
         return f"n/a ({value.reason})"
-    text = number(value.value, unit)
     if value.low is None or value.high is None:
-        return f"{text} ({value.reason})"
-    scale, form, _ = _UNITS.get(unit, (1, ".4g", ""))
-    return f"{text} [{_plain(scale * value.low, form)}, {_plain(scale * value.high, form)}]"
+        return f"{number(value.value, unit)} ({value.reason})"
+    scale, form, suffix = _UNITS.get(unit, _PLAIN)
+    ends = [value.value, value.low, value.high]
+    own, low, high = (_plain(scale * end, _form(form, ends)) for end in ends)
+    if not unit:
+        own = number(value.value)
+    return f"{own}{suffix} [{low}, {high}]"
+
+
+def _form(form: str, shown: Sequence[float]) -> str:
+    """The format; bits get more decimals where all that is shown is small, unless it is noise."""
+    if form != "bits":
+        return form
+    largest = max(map(abs, shown))
+    return ".3f" if 0.01 <= largest < 0.1 else ".4f" if 5e-5 <= largest < 0.01 else ".2f"
 
 
 def _plain(value: float, form: str) -> str:

@@ -7,9 +7,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from lensbench.records.lens_record import LensRecord
 from lensbench.report.lens.curves import first_or_none, own_and_chance
-from lensbench.report.lens.groups import base_prompts, by_layer
-from lensbench.report.load import Record
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
 
 MIDDLE = (0.25, 0.75)  # relative depths that count as mid layers
@@ -17,13 +16,13 @@ FREQUENT = 0.05  # a token on top for this share of a layer's prompts says nothi
 FREQUENT_AT_LEAST = 2  # prompts
 
 
-def find_anomalies(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
+def find_anomalies(record: LensRecord) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cells at mid layers whose top token is neither prompt, answer, category nor frequent.
 
     Two frames, base prompt x mid layer: 1 where that is so, and the chance of it.
     """
-    base = base_prompts(record)
-    tops = by_layer(record, "top_tokens", base, record.main_lens).map(first_or_none)
+    base = record.base_prompts
+    tops = record.by_layer("top_tokens", base.index, record.main_lens).map(first_or_none)
     depth = tops.columns.to_numpy(dtype=float) / record.n_layers
     tops = tops.loc[:, (depth >= MIDDLE[0]) & (depth <= MIDDLE[1])].dropna()
     prompts = base.reindex(tops.index)
@@ -58,14 +57,14 @@ def _frequent(words: list[str]) -> frozenset[str]:
     )
 
 
-def share_table(record: Record) -> pd.DataFrame:
+def share_table(record: LensRecord) -> pd.DataFrame:
     """Observed and chance share of cells, and their difference, over prompts."""
     odd, chance = find_anomalies(record)
-    relation = base_prompts(record)["relation"].reindex(odd.index)
+    relation = record.base_prompts["relation"].reindex(odd.index)
     columns = {
         "observed_share": odd.mean(axis=1),
         "chance_share": chance.mean(axis=1),
-        "observed_minus_chance_points": odd.mean(axis=1) - chance.mean(axis=1),
+        "observed_minus_chance_pp": odd.mean(axis=1) - chance.mean(axis=1),
     }
     nothing = "no mid layers recorded"
     row: dict[str, object] = {
@@ -78,7 +77,7 @@ def share_table(record: Record) -> pd.DataFrame:
 
 def reading(shares: pd.DataFrame) -> str:
     """What the observed share means beside chance, in words."""
-    difference: Estimate = shares["observed_minus_chance_points"].iloc[0]
+    difference: Estimate = shares["observed_minus_chance_pp"].iloc[0]
     if difference.low is None or difference.high is None:
         return f"cannot tell ({difference.reason})"
     if difference.high < 0:
@@ -94,12 +93,12 @@ def reading(shares: pd.DataFrame) -> str:
     )
 
 
-def cells_table(record: Record) -> pd.DataFrame:
+def cells_table(record: LensRecord) -> pd.DataFrame:
     """The anomalous cells themselves: prompt, layer, token and its probability."""
-    odd, prompts = find_anomalies(record)[0], base_prompts(record)
+    odd, prompts = find_anomalies(record)[0], record.base_prompts
     columns = ["prompt_id", "relation", "prompt", "layer", "depth", "token", "prob"]
-    tops = by_layer(record, "top_tokens", prompts, record.main_lens)
-    probs = by_layer(record, "top_probs", prompts, record.main_lens)
+    tops = record.by_layer("top_tokens", prompts.index, record.main_lens)
+    probs = record.by_layer("top_probs", prompts.index, record.main_lens)
     rows = [
         (
             prompt_id,

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lensbench.report.lens.groups import (
-    base_prompts,
-    category_prompts,
-    control_prompts,
-    linked_prompts,
-    milestones_of,
-)
+from lensbench.records.lens_record import LensRecord
+from lensbench.report.lens.groups import category_prompts, control_prompts, linked_prompts
 from lensbench.report.lens.headlines import EMERGENCE, top1_correct
-from lensbench.report.load import Record
 from lensbench.stats.bootstrap import (
     Statistic,
     clustered_bootstrap,
@@ -20,13 +14,13 @@ from lensbench.stats.bootstrap import (
 )
 
 
-def reverse_table(record: Record) -> pd.DataFrame:
+def reverse_table(record: LensRecord) -> pd.DataFrame:
     """Each reverse question beside the base question it turns round."""
     linked = linked_prompts(record, "reverse_of")
     return _paired_table(record, linked, linked["reverse_of"], ("forward", "reverse"))
 
 
-def paraphrase_table(record: Record) -> pd.DataFrame:
+def paraphrase_table(record: LensRecord) -> pd.DataFrame:
     """Each paraphrase beside its base prompt, and how often the two agree."""
     linked = linked_prompts(record, "paraphrase_of")
     base = linked["paraphrase_of"]
@@ -35,36 +29,36 @@ def paraphrase_table(record: Record) -> pd.DataFrame:
         {"base": _outcomes(record, base), "own": _outcomes(record, linked.index.to_series())},
         axis=1,
     )
-    answered = sides.xs("answered_share", axis=1, level=1).dropna()
+    correct = sides.xs("top1_accuracy", axis=1, level=1).dropna()
     agreement = {
-        "measure": "same outcome (both answered, or neither)",
-        "answered_share": clustered_bootstrap(
-            answered["base"] == answered["own"],
-            linked["relation"].reindex(answered.index),
+        "measure": "same outcome (both top-1 correct, or neither)",
+        "top1_accuracy": clustered_bootstrap(
+            correct["base"] == correct["own"],
+            linked["relation"].reindex(correct.index),
             nothing="no paraphrases",
         ),
     }
     return pd.concat([table, pd.DataFrame([agreement])], ignore_index=True)
 
 
-def _outcomes(record: Record, ids: pd.Series) -> pd.DataFrame:
-    """Answered (0 or 1), and emergence depths where answered, of the prompts `ids` (any index)."""
+def _outcomes(record: LensRecord, ids: pd.Series) -> pd.DataFrame:
+    """Top-1 correct (0 or 1), and emergence depths where so, of the prompts `ids` (any index)."""
     rows = record.milestones[record.milestones["lens"] == record.main_lens]
     rows = rows.set_index("prompt_id").reindex(ids.to_numpy()).set_axis(ids.index)
-    answered = top1_correct(rows)
-    depths = {f"{name}_depth": rows[f"{name}_depth"].where(answered == 1) for name in EMERGENCE}
-    return pd.DataFrame({"answered_share": answered, **depths})
+    correct = top1_correct(rows)
+    depths = {f"{name}_depth": rows[f"{name}_depth"].where(correct == 1) for name in EMERGENCE}
+    return pd.DataFrame({"top1_accuracy": correct, **depths})
 
 
 def _paired_table(
-    record: Record, linked: pd.DataFrame, base_ids: pd.Series, names: tuple[str, str]
+    record: LensRecord, linked: pd.DataFrame, base_ids: pd.Series, names: tuple[str, str]
 ) -> pd.DataFrame:
-    """Answered share and emergence depth on both sides of a link, and their paired difference."""
+    """Top-1 accuracy and emergence depth on both sides of a link, and their paired difference."""
     relation = linked["relation"]
     base, own = _outcomes(record, base_ids), _outcomes(record, linked.index.to_series())
-    nothing = f"no {names[1]} prompts" if linked.empty else "no answered prompts"
+    nothing = f"no {names[1]} prompts" if linked.empty else "no correct prompts"
     kinds: dict[str, Statistic] = {
-        str(c): "mean" if str(c).endswith("share") else "median" for c in base
+        str(c): "mean" if str(c).endswith("accuracy") else "median" for c in base
     }
     rows: list[dict[str, object]] = [
         dict[str, object](measure=name)
@@ -72,7 +66,7 @@ def _paired_table(
         for name, side in zip(names, (base, own), strict=True)
     ]
     difference = {
-        f"{c.rsplit('_', 1)[0]}_difference_points": paired_difference(
+        f"{c.removesuffix('_depth')}_difference_pp": paired_difference(
             own[c], base[c], relation, kind
         )
         for c, kind in kinds.items()
@@ -80,14 +74,14 @@ def _paired_table(
     return pd.DataFrame([*rows, {"measure": f"{names[1]} minus {names[0]}"} | difference])
 
 
-def controls_table(record: Record) -> pd.DataFrame:
+def controls_table(record: LensRecord) -> pd.DataFrame:
     """How often the base prompt's answer comes up although the subject is another one.
 
-    All controls count, whether or not the model answers their base prompt.
+    All controls count, whether or not the model gets their base prompt right.
     """
     controls = control_prompts(record)
-    rows = milestones_of(record, record.main_lens, controls)
-    base = milestones_of(record, record.main_lens, base_prompts(record))
+    rows = record.milestones_of(record.main_lens, controls.index)
+    base = record.milestones_of(record.main_lens, record.base_prompts.index)
     measures = {
         "at rank 1 in the output": lambda m: top1_correct(m),
         "at rank 1 at any layer": lambda m: m["rank1_first_layer"].notna(),
@@ -107,39 +101,39 @@ def controls_table(record: Record) -> pd.DataFrame:
     )
 
 
-def category_flags(record: Record, lens: str) -> pd.DataFrame:
+def category_flags(record: LensRecord, lens: str) -> pd.DataFrame:
     """Per category prompt: does the category, or the null category, come before the answer?
 
     Before: in the top 10 at an earlier layer, or at all where the answer never is.
     """
-    rows = milestones_of(record, lens, category_prompts(record))
+    rows = record.milestones_of(lens, (category_prompts(record)).index)
     answer = rows["top10_first_layer"].astype(float).fillna(float("inf"))
     return pd.DataFrame(
         {
             "relation": rows["relation"],
-            "answered": top1_correct(rows) == 1,
+            "correct": top1_correct(rows) == 1,
             "category": (rows["category_top10_layer"].astype(float) < answer).astype(float),
             "null": (rows["null_category_top10_layer"].astype(float) < answer).astype(float),
         }
     )
 
 
-def category_table(record: Record) -> pd.DataFrame:
+def category_table(record: LensRecord) -> pd.DataFrame:
     """Category before instance, beside the same share for another relation's category word."""
     flags = category_flags(record, record.main_lens)
     rows = []
-    for words, group in {"all": flags, "answered": flags[flags["answered"]]}.items():
+    for words, group in {"all": flags, "top-1 correct": flags[flags["correct"]]}.items():
         relation = group["relation"]
         nothing = "no prompts with a category word"
         rows.append(
             {
                 "prompts": words,
-                "count": len(group),
+                "n_prompts": len(group),
                 "category_first_share": clustered_bootstrap(
                     group["category"], relation, nothing=nothing
                 ),
                 "null_first_share": clustered_bootstrap(group["null"], relation, nothing=nothing),
-                "difference_points": paired_difference(
+                "difference_pp": paired_difference(
                     group["category"], group["null"], relation, "mean"
                 ),
             }

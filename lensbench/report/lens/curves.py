@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lensbench.report.lens.groups import base_prompts, by_layer, category_prompts, control_prompts
-from lensbench.report.load import Record
+from lensbench.records.lens_record import LensRecord
+from lensbench.report.lens.groups import category_prompts, control_prompts
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
 
 GRID = np.linspace(0, 1, 21)  # equal relative depths, on which models are compared
@@ -24,22 +24,22 @@ def curve(values: pd.DataFrame, prompts: pd.DataFrame, nothing: str = "no prompt
     )
 
 
-def depth_curves(record: Record) -> pd.DataFrame:
+def depth_curves(record: LensRecord) -> pd.DataFrame:
     """Mean entropy, KL(model || lens) and answer probability of the base prompts, by layer."""
-    base = base_prompts(record)
+    base = record.base_prompts
     columns = ("entropy_bits", "kl_bits", "answer_prob")
     return _with_depth(
         record,
-        {c: curve(by_layer(record, c, base, record.main_lens), base) for c in columns},
+        {c: curve(record.by_layer(c, base.index, record.main_lens), base) for c in columns},
     )
 
 
-def emergence_curve(record: Record) -> pd.DataFrame:
+def emergence_curve(record: LensRecord) -> pd.DataFrame:
     """Share of base prompts (controls beside them) with the answer at rank 1, by layer.
 
     `rank1_stable_share` counts prompts whose answer is at rank 1 at this layer and all later ones.
     """
-    base, controls = base_prompts(record), control_prompts(record)
+    base, controls = record.base_prompts, control_prompts(record)
     rank1 = _at_most(record, "answer_rank", base, 1)
     from_here = rank1.iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1]
     control = _at_most(record, "answer_rank", controls, 1)
@@ -53,7 +53,7 @@ def emergence_curve(record: Record) -> pd.DataFrame:
     )
 
 
-def category_curve(record: Record) -> pd.DataFrame:
+def category_curve(record: LensRecord) -> pd.DataFrame:
     """Share of prompts with the category, the null category, the answer in the top 10."""
     base = category_prompts(record)
     names = {"category": "category_rank", "null_category": "null_category_rank"}
@@ -69,13 +69,13 @@ def category_curve(record: Record) -> pd.DataFrame:
     )
 
 
-def copying_curve(record: Record) -> pd.DataFrame:
+def copying_curve(record: LensRecord) -> pd.DataFrame:
     """Share of base prompts whose top token is one of the prompt's own, beside chance, by layer.
 
     Chance: the layer's top tokens dealt out to the prompts at random, averaged over all deals.
     """
-    base = base_prompts(record)
-    tops = by_layer(record, "top_ids", base, record.main_lens).map(first_or_none)
+    base = record.base_prompts
+    tops = record.by_layer("top_ids", base.index, record.main_lens).map(first_or_none)
     own = [frozenset(ids.tolist()) for ids in base["token_ids"].reindex(tops.index)]
     observed, chance = {}, {}
     for layer in tops:
@@ -86,7 +86,7 @@ def copying_curve(record: Record) -> pd.DataFrame:
         {
             "copied_share": curve(share, base),
             "chance_share": curve(null, base),
-            "copied_minus_chance_points": curve(share - null, base),
+            "copied_minus_chance_pp": curve(share - null, base),
         },
     )
 
@@ -124,13 +124,13 @@ def on_grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
     )
 
 
-def _at_most(record: Record, column: str, prompts: pd.DataFrame, rank: int) -> pd.DataFrame:
+def _at_most(record: LensRecord, column: str, prompts: pd.DataFrame, rank: int) -> pd.DataFrame:
     """1 where the rank is `rank` or better, 0 where not, NaN where there is no rank."""
-    ranks = by_layer(record, column, prompts, record.main_lens).astype(float)
+    ranks = record.by_layer(column, prompts.index, record.main_lens).astype(float)
     return (ranks <= rank).astype(float).where(ranks.notna())
 
 
-def _with_depth(record: Record, columns: dict[str, pd.Series]) -> pd.DataFrame:
+def _with_depth(record: LensRecord, columns: dict[str, pd.Series]) -> pd.DataFrame:
     """Curves side by side, with layer and relative depth; a curve without points says so."""
     layers = sorted({int(layer) for column in columns.values() for layer in column.index})
     empty = Estimate(None, None, None, 0, 0, "no prompts of this kind")

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.lens import MILESTONES
-from lensbench.report.lens.groups import (
-    base_prompts,
-    by_layer,
-    linked_prompts,
-    milestones_of,
-)
-from lensbench.report.load import Record
+from lensbench.report.lens.groups import linked_prompts
 from lensbench.stats.bootstrap import (
     Estimate,
     clustered_bootstrap,
     late_binding_verdict,
 )
 
-EMERGENCE = {"rank1_first": "reaches rank 1", "rank1_stable": "stays at rank 1"}
+EMERGENCE = {"rank1_first": "first at rank 1", "rank1_stable": "stable at rank 1"}
 
 
 def top1_correct(rows: pd.DataFrame) -> pd.Series:
@@ -26,27 +21,28 @@ def top1_correct(rows: pd.DataFrame) -> pd.Series:
     return rows["top1_correct"].astype(float)
 
 
-def coverage(record: Record, prompts: pd.DataFrame) -> Estimate:
-    """Share of `prompts` that the model itself answers."""
-    rows = milestones_of(record, record.main_lens, prompts)
+def coverage(record: LensRecord, prompts: pd.DataFrame) -> Estimate:
+    """Top-1 accuracy: the share of `prompts` whose answer the model itself ranks first."""
+    rows = record.milestones_of(record.main_lens, prompts.index)
     return clustered_bootstrap(top1_correct(rows), rows["relation"])
 
 
-def milestone_depth(
-    record: Record, name: str, lens: str | None = None, prompts: pd.DataFrame | None = None
-) -> Estimate:
-    """Median relative depth of a milestone over the answered (base) prompts that reach it."""
-    rows = milestones_of(
-        record, lens or record.main_lens, base_prompts(record) if prompts is None else prompts
-    )
+def milestone_depth(record: LensRecord, name: str, lens: str | None = None) -> Estimate:
+    """Median relative depth of a milestone over the top-1 correct (base) prompts that reach it."""
+    rows = record.milestones_of(lens or record.main_lens, record.base_prompts.index)
     rows = rows[top1_correct(rows) == 1]
-    nothing = "no answered prompts" if rows.empty else "no answered prompt reaches it"
+    nothing = "no correct prompts" if rows.empty else "no correct prompt reaches it"
     return clustered_bootstrap(rows[f"{name}_depth"], rows["relation"], "median", nothing)
 
 
-def coverage_table(record: Record) -> pd.DataFrame:
-    """How many prompts of each kind there are, and the share that the model answers."""
-    base = base_prompts(record)
+def at_the_embedding(depth: Estimate) -> bool:
+    """Reached before the first block, whatever is drawn: the embedding copies its own token."""
+    return depth.value == 0 and depth.high in (0, None)
+
+
+def coverage_table(record: LensRecord) -> pd.DataFrame:
+    """How many prompts of each kind there are, and how many the model gets right."""
+    base = record.base_prompts
     kinds = {
         "base": base,
         "paraphrase": linked_prompts(record, "paraphrase_of"),
@@ -55,23 +51,23 @@ def coverage_table(record: Record) -> pd.DataFrame:
     rows = [
         {
             "prompts": kind,
-            "count": len(prompts),
-            "relations": prompts["relation"].nunique(),
-            "answered_share": coverage(record, prompts),
+            "n_prompts": len(prompts),
+            "n_relations": prompts["relation"].nunique(),
+            "top1_accuracy": coverage(record, prompts),
         }
         for kind, prompts in kinds.items()
     ]
     return pd.DataFrame(rows)
 
 
-def milestones_table(record: Record) -> pd.DataFrame:
-    """Per lens and milestone: median depth over the answered base prompts, and who reach it."""
+def milestones_table(record: LensRecord) -> pd.DataFrame:
+    """Per lens and milestone: median depth over top-1 correct base prompts, and who reach it."""
     rows = []
     for lens in record.lenses:
-        answered = milestones_of(record, lens, base_prompts(record))
-        answered = answered[top1_correct(answered) == 1]
+        correct = record.milestones_of(lens, record.base_prompts.index)
+        correct = correct[top1_correct(correct) == 1]
         for name, meaning in MILESTONES.items():
-            reached = answered[f"{name}_layer"].notna()
+            reached = correct[f"{name}_layer"].notna()
             rows.append(
                 {
                     "lens": lens,
@@ -79,10 +75,10 @@ def milestones_table(record: Record) -> pd.DataFrame:
                     "meaning": meaning,
                     "median_depth": milestone_depth(record, name, lens),
                     "reached_share": clustered_bootstrap(
-                        reached, answered["relation"], nothing="no answered prompts"
+                        reached, correct["relation"], nothing="no correct prompts"
                     ),
-                    "count": int(reached.sum()),
-                    "not_reached": _reasons(answered.loc[~reached, f"{name}_reason"]),
+                    "n_prompts": int(reached.sum()),
+                    "not_reached": _reasons(correct.loc[~reached, f"{name}_reason"]),
                 }
             )
     return pd.DataFrame(rows)
@@ -95,7 +91,7 @@ def _reasons(reasons: pd.Series) -> str:
     return "; ".join(f"{n}: {reason}" for reason, n in ordered)
 
 
-def verdict_table(record: Record) -> pd.DataFrame:
+def verdict_table(record: LensRecord) -> pd.DataFrame:
     """Late binding at 75-85 % of depth: does this model's median emergence lie there?"""
     rows = []
     for name, words in EMERGENCE.items():
@@ -103,10 +99,10 @@ def verdict_table(record: Record) -> pd.DataFrame:
         verdict = late_binding_verdict(depth)
         rows.append(
             {
-                "emergence": f"answer {words}",
+                "emergence": words,
                 "median_depth": depth,
-                "answered": depth.n,
-                "relations": depth.n_clusters,
+                "n_prompts": depth.n,
+                "n_relations": depth.n_clusters,
                 "verdict": verdict.answer,
                 "reason": verdict.reason,
             }
@@ -114,17 +110,17 @@ def verdict_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def relations_table(record: Record) -> pd.DataFrame:
+def relations_table(record: LensRecord) -> pd.DataFrame:
     """One row per relation; here each prompt stands for itself in the interval."""
-    base = base_prompts(record)
-    milestones = milestones_of(record, record.main_lens, base)
-    last = by_layer(record, "entropy_bits", base, record.main_lens).get(record.n_layers)
+    base = record.base_prompts
+    milestones = record.milestones_of(record.main_lens, base.index)
+    last = record.by_layer("entropy_bits", base.index, record.main_lens).get(record.n_layers)
     rows = []
     for relation, group in milestones.groupby("relation", sort=True):
-        answered = group[top1_correct(group) == 1]
+        correct = group[top1_correct(group) == 1]
         depths = {
             f"{name}_depth": clustered_bootstrap(
-                answered[f"{name}_depth"], None, "median", "no answered prompts"
+                correct[f"{name}_depth"], None, "median", "no correct prompts"
             )
             for name in EMERGENCE
         }
@@ -132,8 +128,8 @@ def relations_table(record: Record) -> pd.DataFrame:
         rows.append(
             {
                 "relation": relation,
-                "count": len(group),
-                "answered_share": clustered_bootstrap(top1_correct(group)),
+                "n_prompts": len(group),
+                "top1_accuracy": clustered_bootstrap(top1_correct(group)),
                 **depths,
                 "last_layer_entropy_bits": clustered_bootstrap(entropy, nothing="not recorded"),
             }

@@ -1,16 +1,13 @@
-"""Does the choice of lens change a conclusion?"""
+"""Does the choice of lens change a verdict?"""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from lensbench.records.lens_record import LensRecord
+from lensbench.report.kit.markdown import header
 from lensbench.report.lens.contrasts import category_flags
-from lensbench.report.lens.groups import (
-    base_prompts,
-    milestones_of,
-)
 from lensbench.report.lens.headlines import EMERGENCE, milestone_depth, top1_correct
-from lensbench.report.load import Record
 from lensbench.stats.bootstrap import (
     Estimate,
     clustered_bootstrap,
@@ -19,12 +16,12 @@ from lensbench.stats.bootstrap import (
 )
 
 
-def sensitivity_table(record: Record) -> pd.DataFrame:
-    """Each headline by each lens, and whether the choice of lens changes the conclusion."""
+def sensitivity_table(record: LensRecord) -> pd.DataFrame:
+    """Each headline by each lens, and whether the choice of lens changes a verdict."""
     rows: list[dict[str, object]] = []
-    base = base_prompts(record)
+    base = record.base_prompts
     for lens in record.lenses:
-        milestones = milestones_of(record, lens, base)
+        milestones = record.milestones_of(lens, base.index)
         read = (top1_correct(milestones) == 1) & milestones["rank1_stable_layer"].notna()
         flags = category_flags(record, lens)
         first, stays = (milestone_depth(record, name, lens) for name in EMERGENCE)
@@ -33,7 +30,7 @@ def sensitivity_table(record: Record) -> pd.DataFrame:
                 "lens": lens,
                 "rank1_first_depth": first,
                 "rank1_stable_depth": stays,
-                "answered_share": clustered_bootstrap(read, milestones["relation"]),
+                "top1_accuracy": clustered_bootstrap(read, milestones["relation"]),
                 "category_first_share": clustered_bootstrap(
                     flags["category"], flags["relation"], nothing="no prompts with a category word"
                 ),
@@ -42,7 +39,7 @@ def sensitivity_table(record: Record) -> pd.DataFrame:
         )
     reference = next(row for row in rows if row["lens"] == record.main_lens)
     for row in rows:
-        row["changes"] = "reference" if row is reference else _changes(row, reference)
+        row["verdict_changes"] = "reference" if row is reference else _changes(row, reference)
     return pd.DataFrame(rows)
 
 
@@ -54,7 +51,7 @@ def _changes(row: dict[str, object], reference: dict[str, object]) -> str:
         other = reference[column]
         if isinstance(value, Estimate) and isinstance(other, Estimate):
             shared = overlap(value, other)
-            name = column.replace("_", " ")
+            name = header(column)
             if shared is None:
                 unknown.append(name)
             elif not shared:

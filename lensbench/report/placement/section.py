@@ -2,58 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lensbench.escape import markdown
+from lensbench.records.record import Record
 from lensbench.report.kit import numbers
-from lensbench.report.kit.figures import COLOURS, GREY, WIDTH, to_svg
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
-from lensbench.report.placement.page import placement_page
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.markdown import rendered, rendered_lines
+from lensbench.report.kit.page import WHOLE, Page, Picker, chart, items
+from lensbench.report.kit.ranges import ranges
+from lensbench.report.kit.table import Table, catalogue
+from lensbench.report.kit.views import Axis, Dots, Line, of_values
+from lensbench.report.section import Section
 from lensbench.stats.bootstrap import Estimate, Floats, summed_bootstrap
 
 BASE, SUGGESTED = "base", "suggested"
 EVERY = "all"  # repetitions together
-FEW_REPETITIONS = 5
 _KEYS = ["repetition", "prompt_id"]
+_SUMMED = ("reference_nll_bits", "n_reference_tokens")
+_LOSS = Axis("bits per held-out token (left: better)")
+_LEAD = Axis("suggested block less this placement, bits per held-out token (left: better)")
 
 
-def tables(record: SecondRecord) -> dict[str, Table]:
+def placement(record: Record, name: str) -> Section:
+    """The report of one study."""
+    rows = record.table("placement")
+    made = tables(rows)
+    found = verdicts(made["differences"])
+    compared = len(found) > 0
+    text = rendered(
+        "placement/report.md.j2",
+        tables=made,
+        model=record.manifest["model"],
+        settings=record.manifest["settings"],
+        verdicts=[(other, word, numbers.estimate(e, "bits")) for other, word, e in found],
+    )
+    return Section(
+        title=f"{name}: where to put an adapter",
+        tables=made,
+        text=text,
+        headline=headline(made),
+        limitations=rendered_lines(
+            "placement/limitations.md.j2", n_repetitions=rows["repetition"].nunique()
+        ),
+        figures={"differences": partial(to_svg, panels, [leads(made)])} if compared else {},
+        page=partial(placement_page, name, made, rows) if compared else None,
+    )
+
+
+def tables(rows: pd.DataFrame) -> dict[str, Table]:
     """What every placement reached, and how much better or worse the suggested block is."""
-    found = [
-        Table(
-            "placements",
-            "Held-out loss",
-            placements(record),
-            "Mean bits per token of the reference responses, end token included; over all "
-            "repetitions. Intervals draw groups of examples. Less is better.",
-        ),
-        Table(
-            "differences",
-            "The suggested block less each other placement",
-            differences(record),
-            "Paired by example and repetition, bits per token: below zero the suggested block is "
-            "better. Intervals draw groups of examples; what another seed of training would do is "
-            "seen from repetition to repetition only.",
-        ),
-    ]
-    return {table.name: table for table in found}
+    return catalogue(
+        {
+            "placements": ("Held-out loss", placements(rows)),
+            "differences": (
+                "The suggested block less each other placement",
+                differences(rows),
+            ),
+        }
+    )
 
 
-def placements(record: SecondRecord) -> pd.DataFrame:
-    """One row per placement: where, at which rank, and the loss with its interval."""
-    rows = record.tables["placement"]
+def placements(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per placement: which blocks, at which rank, and the loss with its interval."""
     found = []
     for placement in dict.fromkeys(rows["placement"]):
         own = rows[rows["placement"] == placement]
         found.append(
             {
                 "placement": placement,
-                "blocks": "; ".join(dict.fromkeys(_ranges(blocks) for blocks in own["blocks"])),
+                "blocks": "; ".join(dict.fromkeys(_blocks(blocks) for blocks in own["blocks"])),
                 "rank": None if placement == BASE else int(own["rank"].iloc[0]),
                 "repetitions": 1 if placement == BASE else own["repetition"].nunique(),
                 "loss_bits": summed_bootstrap(_terms(own), _ratio, _groups(own)),
@@ -62,9 +84,12 @@ def placements(record: SecondRecord) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def differences(record: SecondRecord) -> pd.DataFrame:
+def _blocks(blocks: Sequence[int]) -> str:
+    return ranges(blocks) if len(blocks) else ""
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per other placement, over all repetitions and for each by itself."""
-    rows = record.tables["placement"]
     own = rows[rows["placement"] == SUGGESTED].set_index(_KEYS)
     found = []
     for placement in dict.fromkeys(rows["placement"]):
@@ -92,7 +117,7 @@ def _difference(own: pd.DataFrame, other: pd.DataFrame) -> Estimate:
 
 def _terms(rows: pd.DataFrame) -> Floats:
     """[row, (bits, tokens)]"""
-    return rows[["reference_nll_bits", "n_reference_tokens"]].to_numpy(dtype=np.float64)
+    return rows[list(_SUMMED)].to_numpy(dtype=np.float64)
 
 
 def _ratio(sums: Floats) -> Floats:
@@ -106,17 +131,6 @@ def _groups(rows: pd.DataFrame) -> list[str]:
         f"example {item}" if numbers.is_missing(group) else f"group {group}"
         for item, group in zip(ids, rows["group"], strict=True)
     ]
-
-
-def _ranges(blocks: Sequence[int]) -> str:
-    """`12-17`, or `0-11, 18-29`."""
-    parts: list[list[int]] = []
-    for block in map(int, blocks):
-        if parts and block == parts[-1][-1] + 1:
-            parts[-1].append(block)
-        else:
-            parts.append([block])
-    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
 
 
 def verdicts(table: Table) -> list[tuple[str, str, Estimate]]:
@@ -135,54 +149,83 @@ def verdicts(table: Table) -> list[tuple[str, str, Estimate]]:
     return found
 
 
-def headline(record: SecondRecord, made: dict[str, Table]) -> str:
+def headline(made: Mapping[str, Table]) -> str:
     """What the suggested block is against every other placement."""
     said = [
-        f"{word} {markdown(placement)} ({numbers.estimate(estimate)} bits per token)"
-        for placement, word, estimate in verdicts(made["differences"])
+        f"{word} {markdown(other)} ({numbers.estimate(estimate, 'bits')} bits per token)"
+        for other, word, estimate in verdicts(made["differences"])
     ]
-    return f"The suggested block is {'; '.join(said)}"
+    return f"The suggested block is {'; '.join(said)}" if said else ""
 
 
-def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The interactive page, and the differences placement by placement."""
-    if len(made["differences"].frame):
-        yield "report.html", placement_page(record.model, made, record.tables["placement"])
-        yield "figures/differences.svg", to_svg(differences_figure, made["differences"].frame)
-
-
-def differences_figure(frame: pd.DataFrame) -> Figure:
-    """A row per other placement: the difference with its interval, repetitions as small dots."""
-    names = list(dict.fromkeys(frame["placement"]))
-    figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)), layout="constrained")
-    axis = figure.subplots()
-    axis.axvline(0, color=GREY, linewidth=1)
-    for y, placement in enumerate(names):
-        own = frame[frame["placement"] == placement]
+def leads(made: Mapping[str, Table]) -> Dots:
+    """A row per other placement: the difference with its interval, each repetition a small dot."""
+    rows = []
+    for placement, own in made["differences"].frame.groupby("placement", sort=False):
         whole = own.loc[own["repetition"] == EVERY, "difference_bits"].iloc[0]
         each = own.loc[own["repetition"] != EVERY, "difference_bits"]
-        if whole.low is not None:
-            axis.plot([whole.low, whole.high], [y, y], color=COLOURS[0], alpha=0.65)
-        axis.plot([whole.value], [y], "o", color=COLOURS[0])
-        axis.plot([e.value for e in each], [y + 0.25] * len(each), ".", color=GREY)
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_xlabel("suggested block less this placement, bits per held-out token (left: better)")
-    return figure
+        rows.append(Line(str(placement), [whole], small=[e.value for e in each]))
+    return Dots(_LEAD, rows, small=_repetitions(max(len(row.small) for row in rows)), zero=True)
 
 
-def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
-    """Few repetitions, few examples, one recipe."""
-    rows = record.tables["placement"]
-    n_repetitions = rows["repetition"].nunique()
-    lines = [
-        "One model, one data set, one recipe, one budget of parameters: another learning rate or "
-        "rank may favour another place.",
-        "The random block may share blocks with the suggested one.",
+def _repetitions(n: int) -> list[str]:
+    return [f"repetition {number + 1}" for number in range(n)]
+
+
+def placement_page(model: str, made: Mapping[str, Table], rows: pd.DataFrame) -> Page:
+    """Every placement's loss, over all examples or on one, and the suggested block's lead."""
+    prompts = list(dict.fromkeys(rows["prompt_id"]))
+    named = rows.dropna(subset=["group"]).drop_duplicates("prompt_id")
+    groups = {str(i): str(g) for i, g in zip(named["prompt_id"], named["group"], strict=True)}
+    whole = f"mean over {len(prompts)} examples"
+    examples = items("Example", {i: i for i in prompts}, {"group": groups}, whole)
+    frame = made["differences"].frame
+    other = Picker("Other placement", {name: name for name in dict.fromkeys(frame["placement"])})
+    charts = [
+        chart(
+            "Held-out loss",
+            "All repetitions, over all examples with a 95 % interval over groups of them; grey: "
+            "each repetition.",
+            (examples,),
+            lambda item: losses(made["placements"].frame, rows, item),
+        ),
+        chart(
+            "The suggested block less the other placement",
+            "Paired by example and repetition; below zero the suggested block is better.",
+            (other,),
+            lambda name: _lead(frame[frame["placement"] == name]),
+        ),
     ]
-    if n_repetitions < FEW_REPETITIONS:
-        lines.append(
-            f"{n_repetitions} repetition(s) of each placement: the interval over examples does not "
-            "cover what another seed of training would do."
-        )
-    return lines
+    sentence = (
+        "Adapters of equally many parameters in different blocks, measured on the same held-out "
+        "examples."
+    )
+    return Page(f"{model}: where to put an adapter", sentence, (examples, other), charts)
+
+
+def _lead(differences: pd.DataFrame) -> Dots:
+    """A row for all repetitions together and one for each."""
+    pairs = zip(differences["repetition"], differences["difference_bits"], strict=True)
+    rows = [
+        Line("all repetitions" if name == EVERY else f"repetition {name}", [estimate])
+        for name, estimate in pairs
+    ]
+    return Dots(
+        Axis("bits per held-out token (left: the suggested block is better)"), rows, zero=True
+    )
+
+
+def losses(placements: pd.DataFrame, rows: pd.DataFrame, item: str = WHOLE) -> Dots:
+    """A row for each placement: its loss over all examples, or on one of them."""
+    numbered = sorted(set(rows["repetition"].dropna().astype(int)))
+    rows = rows[rows["prompt_id"] == item] if item else rows
+    lines = []
+    for placement, loss in zip(placements["placement"], placements["loss_bits"], strict=True):
+        own = rows[rows["placement"] == placement]
+        each = own.groupby("repetition")[list(_SUMMED)].sum()
+        small = (each[_SUMMED[0]] / each[_SUMMED[1]]).reindex(numbered)
+        sums = own[list(_SUMMED)].sum()
+        point = of_values([sums[_SUMMED[0]] / sums[_SUMMED[1]]])[0] if item else loss
+        shown = [None if numbers.is_missing(value) else float(value) for value in small]
+        lines.append(Line(str(placement), [point], small=shown))
+    return Dots(_LOSS, lines, small=_repetitions(len(numbered)))

@@ -3,69 +3,117 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from lensbench.records.record import Record
 from lensbench.report.kit import numbers
-from lensbench.report.kit.figures import COLOURS, WIDTH, to_svg
-from lensbench.report.kit.tables import Table
-from lensbench.report.load import SecondRecord
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.markdown import rendered, rendered_lines
+from lensbench.report.kit.page import Page, Picker, chart, items
+from lensbench.report.kit.table import Table, catalogue
+from lensbench.report.kit.views import Axis, Line, Lines, Texts, of_values
+from lensbench.report.section import Section
 from lensbench.report.training.lora_flow import lora_flow
 
 EXAMPLES = "examples.jsonl"  # beside the record: what was answered before and after
 _SPLITS = {"eval": "held out", "train": "trained on"}
-FEW_STEPS = 20  # logged losses: fewer show no course
+_LOSS = "loss (bits per response token)"
+# title of a chart -> its curves: column of the log and name
+_DRAWN = {
+    _LOSS: {"loss_bits": "training", "eval_loss_bits": "evaluation"},
+    "gradient norm": {"grad_norm": ""},
+    "learning rate": {"learning_rate": ""},
+}
 
 
-def tables(record: SecondRecord) -> dict[str, Table]:
+def training(record: Record, name: str) -> Section:
+    """One run's report."""
+    made = tables(record)
+    examples = shown_examples(record)
+    settings, share = record.manifest["settings"], trainable_share(record)
+    text = rendered(
+        "training/report.md.j2",
+        tables=made,
+        model=record.manifest["model"],
+        settings=settings,
+        share=share,
+        examples=examples,
+    )
+    n_layers = int(record.manifest["model"]["n_layers"])
+    curve = made["training"].frame
+    return Section(
+        title=f"{name}: training an adapter",
+        tables=made,
+        text=text,
+        headline=headline(record, made),
+        limitations=rendered_lines(
+            "training/limitations.md.j2",
+            tables=made,
+            examples_cut=record.manifest.get("examples_cut", 0),
+        ),
+        figures={
+            "loss_curve": partial(to_svg, panels, courses(curve)),
+            "lora_flow": partial(
+                to_svg, lora_flow, n_layers, made["modules"].frame, settings, share
+            ),
+        },
+        page=partial(training_page, name, curve, examples),
+        cover="loss_curve",
+    )
+
+
+def tables(record: Record) -> dict[str, Table]:
     """The tables of one training run, by name, in the order of the report."""
-    curve = record.tables["training"].sort_values("step", kind="stable", ignore_index=True)
-    made = [
-        Table(
-            "training_summary",
-            "Course of training",
-            summary(curve),
-            "Losses are means over response tokens, in nats. Step: optimiser step.",
-        ),
-        Table(
-            "modules",
-            "Adapted modules",
-            modules(record),
-            "Modules that got an adapter; all others, and the weights under the adapters, stayed "
-            "as they were. Blocks are counted from 0, as in the names.",
-        ),
-        Table("training", "Training log", curve, "One row per logged step or evaluation."),
-    ]
-    return {table.name: table for table in made}
+    curve = log(record)
+    return catalogue(
+        {
+            "training_summary": ("Course of training", summary(curve)),
+            "modules": ("Adapted modules", modules(record)),
+            "training": ("Training log", curve),
+        }
+    )
+
+
+def log(record: Record) -> pd.DataFrame:
+    """What was logged, by step; losses in nats as they are written, and in bits."""
+    frame = record.table("training").sort_values("step", kind="stable", ignore_index=True)
+    frame = frame.rename(columns={"loss": "loss_nats", "eval_loss": "eval_loss_nats"})
+    at = list(frame).index("eval_loss_nats") + 1
+    for name in ("eval_loss", "loss"):
+        frame.insert(at, f"{name}_bits", frame[f"{name}_nats"] / math.log(2))
+    return frame
 
 
 def summary(curve: pd.DataFrame) -> pd.DataFrame:
     """First, last and extreme values of the log, each with its step."""
     found = [
-        ("training loss, first logged", "loss", "first"),
-        ("training loss, last logged", "loss", "last"),
-        ("evaluation loss, first", "eval_loss", "first"),
-        ("evaluation loss, lowest", "eval_loss", "lowest"),
-        ("evaluation loss, last", "eval_loss", "last"),
+        ("training loss, first logged", "loss_nats", "first"),
+        ("training loss, last logged", "loss_nats", "last"),
+        ("evaluation loss, first", "eval_loss_nats", "first"),
+        ("evaluation loss, lowest", "eval_loss_nats", "lowest"),
+        ("evaluation loss, last", "eval_loss_nats", "last"),
         ("gradient norm, highest", "grad_norm", "highest"),
-        ("learning rate, highest", "learning_rate", "highest"),
+        ("learning rate, peak", "learning_rate", "highest"),
     ]
-    rows: list[dict[str, object]] = [
-        {"measure": name, **_at(curve, column, which)} for name, column, which in found
-    ]
+    rows: list[dict[str, object]] = []
+    for name, column, which in found:
+        at = _at(curve, column, which)
+        if column.endswith("nats"):
+            at |= {"unit": "nats", "loss_bits": at["value"] and at["value"] / math.log(2)}
+        rows.append({"measure": name, **at})
     speed = curve["tokens_per_s"].median()
     rows.append({"measure": "tokens per second, median", "step": None, "value": speed})
-    return pd.DataFrame(rows).astype({"step": "Int64", "value": float})
+    return pd.DataFrame(rows).astype({"step": "Int64", "value": float, "loss_bits": float})
 
 
-def _at(curve: pd.DataFrame, column: str, which: str) -> dict[str, object]:
+def _at(curve: pd.DataFrame, column: str, which: str) -> dict[str, Any]:
     """One value of a column and the step it was logged at; both missing where none was."""
     logged = curve.dropna(subset=[column])
     if logged.empty:
@@ -80,7 +128,7 @@ def _at(curve: pd.DataFrame, column: str, which: str) -> dict[str, object]:
     return {"step": int(row["step"]), "value": float(row[column])}
 
 
-def modules(record: SecondRecord) -> pd.DataFrame:
+def modules(record: Record) -> pd.DataFrame:
     """Every adapted module: its block (missing outside the blocks), its kind, its name."""
     rows = [_module(name) for name in record.manifest["adapter"]["modules"]]
     frame = pd.DataFrame(rows, columns=["block", "target", "module"]).astype({"block": "Int64"})
@@ -97,16 +145,7 @@ def _module(name: str) -> dict[str, object]:
     }
 
 
-def files(record: SecondRecord, made: dict[str, Table]) -> Iterator[tuple[str, bytes]]:
-    """The figures."""
-    yield "figures/loss_curve.svg", to_svg(loss_curve, made["training"].frame)
-    n_layers = int(record.manifest["model"]["n_layers"])
-    frame, settings = made["modules"].frame, record.manifest["settings"]
-    share = trainable_share(record)
-    yield "figures/lora_flow.svg", to_svg(lora_flow, n_layers, frame, settings, share)
-
-
-def trainable_share(record: SecondRecord) -> str:
+def trainable_share(record: Record) -> str:
     """`2.25 M of 1.10 B (0.20 %)`."""
     trainable, total = (int(record.manifest["adapter"][key]) for key in ("trainable", "total"))
     return f"{_short(trainable)} of {_short(total)} ({100 * trainable / total:.2f} %)"
@@ -120,40 +159,47 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def loss_curve(curve: pd.DataFrame) -> Figure:
-    """Training and evaluation loss by step; gradient norm and learning rate below."""
-    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
-    panels = figure.subplot_mosaic([["loss", "loss"], ["grad", "rate"]], height_ratios=[3, 2])
-    _line(panels["loss"], curve, "loss", 0, "training")
-    _line(panels["loss"], curve, "eval_loss", 1, "evaluation", marker="o")
-    _line(panels["grad"], curve, "grad_norm", 2)
-    _line(panels["rate"], curve, "learning_rate", 3)
-    titles = {"loss": "loss (nats per response token)", "grad": "gradient norm"}
-    for name, axis in panels.items():
-        axis.set_title(titles.get(name, "learning rate"))
-        axis.set_xlabel("step")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(True)
-    panels["rate"].ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=False)
-    if panels["loss"].get_legend_handles_labels()[0]:
-        panels["loss"].legend(loc="upper right")
-    return figure
+def courses(curve: pd.DataFrame) -> list[Lines]:
+    """Losses, gradient norm and learning rate by step, a view each."""
+    return [_course(curve, title) for title in _DRAWN]
 
 
-def _line(
-    axis: Axes, curve: pd.DataFrame, column: str, colour: int, label: str = "", marker: str = ""
-) -> None:
-    """The logged values of one column; a single one is a dot."""
-    logged = curve.dropna(subset=[column])
-    if logged.empty:
-        if not label:  # a panel of its own
-            axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes)
-        return
-    marker = marker or ("." if len(logged) == 1 else "")
-    axis.plot(logged["step"], logged[column], color=COLOURS[colour], marker=marker, label=label)
+def _course(curve: pd.DataFrame, title: str) -> Lines:
+    lines = []
+    for column, name in _DRAWN[title].items():
+        logged = curve.dropna(subset=[column])
+        places = {float(step): f"step {step}" for step in logged["step"]}
+        if len(places):
+            lines.append(
+                Line(name, of_values(logged.drop_duplicates("step")[column]), places=places)
+            )
+    return Lines(Axis("optimiser step"), Axis(title), {}, lines, title)
 
 
-def shown_examples(record: SecondRecord) -> list[dict[str, Any]]:
+def training_page(model: str, curve: pd.DataFrame, examples: list[dict[str, Any]]) -> Page:
+    """The course of training, and what was answered before and after."""
+    charts = [
+        chart(title, "", (), partial(_course, curve, title), size="small") for title in _DRAWN
+    ]
+    pickers: tuple[Picker, ...] = ()
+    if examples:
+        by_id = {example["id"]: example for example in examples}
+        split = {i: i.rpartition("(")[2].rstrip(")") for i in by_id}
+        options = {i: f"{i}: {example['prompt']}" for i, example in by_id.items()}
+        pickers = (items("Example", options, {"split": split}),)
+        charts.append(
+            chart(
+                "Before and after",
+                "",
+                pickers,
+                lambda i: Texts([("prompt", by_id[i]["prompt"]), *by_id[i]["answers"]]),
+                size="wide",
+            )
+        )
+    return Page(f"{model}: training an adapter", "The log of one run.", pickers, charts)
+
+
+def shown_examples(record: Record) -> list[dict[str, Any]]:
     """The prompts that base and adapter answered after training, where the run kept them."""
     path = record.folder / EXAMPLES
     if not path.exists():
@@ -173,37 +219,16 @@ def shown_examples(record: SecondRecord) -> list[dict[str, Any]]:
     ]
 
 
-def headline(record: SecondRecord, made: dict[str, Table]) -> str:
+def _loss(row: Mapping[str, Any]) -> str:
+    """`3.05 bits (2.117 nats)`"""
+    return f"{numbers.number(row['loss_bits'], 'bits')} bits ({numbers.number(row['value'])} nats)"
+
+
+def headline(record: Record, made: Mapping[str, Table]) -> str:
     """One sentence for an index."""
     last = made["training_summary"].row(measure="training loss, last logged")
     held_out = made["training_summary"].row(measure="evaluation loss, last")
-    text = f"training loss {numbers.number(last['value'])} nats at step {last['step']}"
+    text = f"training loss {_loss(last)} at step {last['step']}"
     if not np.isnan(held_out["value"]):
-        text += f", evaluation loss {numbers.number(held_out['value'])}"
+        text += f", evaluation loss {_loss(held_out)}"
     return f"{text}; {trainable_share(record)} parameters trained"
-
-
-def limitations(record: SecondRecord, made: dict[str, Table]) -> list[str]:
-    """What this run of training cannot show, from its own numbers."""
-    lines = ["One run with one seed: how much another seed would change is not measured."]
-    lowest, last = (
-        made["training_summary"].row(measure=f"evaluation loss, {which}")
-        for which in ("lowest", "last")
-    )
-    if np.isnan(last["value"]):
-        lines.append("No evaluation split: whether this learned more than its examples is unknown.")
-    elif last["value"] > lowest["value"]:
-        lines.append(
-            f"Evaluation loss was lowest at step {lowest['step']} "
-            f"({numbers.number(lowest['value'])}) and {numbers.number(last['value'])} at the end: "
-            "what came after fits the training examples only (table Course of training)."
-        )
-    cut = record.manifest.get("examples_cut", 0)
-    if cut:
-        lines.append(
-            f"Examples that were cut, and so taught no end: {cut} (listed under Problems)."
-        )
-    n_losses = int(made["training"].frame["loss"].notna().sum())
-    if n_losses < FEW_STEPS:
-        lines.append(f"Few logged losses: {n_losses} (table Training log).")
-    return lines

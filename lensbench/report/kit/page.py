@@ -1,0 +1,349 @@
+"""The interactive page: one HTML file with everything in it, so it opens offline, years later.
+
+A chart depends on some of the pickers and has one view for every combination of their options. What
+many views have in common (axes, names, notes) is kept once, as their frame.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import plotly.offline
+from markupsafe import Markup
+
+from lensbench.escape import printable, visible
+from lensbench.report.kit.table import Table, to_csv
+from lensbench.report.kit.views import (
+    Cells,
+    Dots,
+    Line,
+    Lines,
+    Map,
+    Nothing,
+    Texts,
+    Tokens,
+    View,
+    nothing_measured,
+)
+from lensbench.stats.bootstrap import LEVEL
+
+MOST_ITEMS = 300  # prompts in a picker
+WHOLE = ""  # of a picker of items: the option of the mean over all
+_DIGITS = 4
+_TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Picker:
+    """A named dropdown. With `facets` its options are items, which can be searched and filtered."""
+
+    name: str
+    options: Mapping[str, str]  # what makes the views -> what the reader sees
+    chosen: str | None = None  # at first; None: the first option
+    facets: Mapping[str, Mapping[str, str]] | None = None  # relation -> option -> its relation
+    n_all: int = 0  # items that there are
+
+
+def items(
+    name: str,
+    options: Mapping[str, str],
+    facets: Mapping[str, Mapping[str, str]],
+    whole: str = "",
+    most: int = MOST_ITEMS,
+) -> Picker:
+    """A picker of items, the first of them; `whole`: what the option of all of them is called."""
+    kept = dict(itertools.islice(options.items(), most))
+    first = {WHOLE: whole} if whole else {}
+    searched = facets if len(options) > 1 else None
+    return Picker(name, first | kept, facets=searched, n_all=len(options))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A heading, a sentence, and a view for each combination of the options of its pickers."""
+
+    heading: str
+    sentence: str
+    pickers: Sequence[Picker]
+    views: Mapping[tuple[int, ...], View]
+    under: Lines | None = None  # drawn beneath every view
+    size: Literal["", "small", "wide"] = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a section has to show."""
+
+    title: str
+    sentence: str
+    pickers: Sequence[Picker]
+    charts: Sequence[Chart]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What stands around the charts: where they are from, and the numbers to take along."""
+
+    summary: str = "Where this is from"
+    rows: Sequence[tuple[str, str]] = ()
+    gate: Sequence[Mapping[str, str]] = ()
+    report: str = ""  # address of the Markdown report
+    tables: Sequence[Table] = ()
+
+
+def chart(
+    heading: str,
+    sentence: str,
+    pickers: Sequence[Picker],
+    make: Callable[..., View],
+    under: Lines | None = None,
+    size: Literal["", "small", "wide"] = "",
+) -> Chart:
+    """The chart whose views `make(option, ...)` gives, an option of each picker at a time."""
+    every = [enumerate(picker.options) for picker in pickers]
+    views = {
+        tuple(i for i, _ in combination): make(*(option for _, option in combination))
+        for combination in itertools.product(*every)
+    }
+    return Chart(heading, sentence, pickers, views, under, size)
+
+
+def page_html(page: Page, facts: Facts | None = None) -> bytes:
+    """The page as one file that needs nothing else. Missing values are gaps, and said."""
+    facts, packed = facts or Facts(), _Packed()
+    data = {
+        "level": LEVEL,
+        "pickers": [_picker(picker) for picker in page.pickers],
+        "charts": [
+            {
+                "pickers": [page.pickers.index(picker) for picker in chart.pickers],
+                "size": chart.size,
+                "under": packed.view(chart.under) if chart.under else None,
+                "views": {",".join(map(str, at)): packed.view(v) for at, v in chart.views.items()},
+            }
+            for chart in page.charts
+        ],
+        "frames": [json.loads(frame) for frame in packed.frames],
+        "words": list(packed.words),
+        "cells": packed.cells,
+        "tables": [_table(table) for table in facts.tables],
+    }
+    return (
+        _template()
+        .render(
+            plotly=Markup(plotly.offline.get_plotlyjs()),
+            style=Markup(_beside("page.css")),
+            script=Markup(_beside("page.js")),
+            data=Markup(embedded_json(data)),
+            title=printable(page.title),
+            sentence=page.sentence,
+            pickers=[_dropdown(picker) for picker in page.pickers],
+            listed=any(
+                isinstance(view, Lines | Dots) and any(p.facets is not None for p in one.pickers)
+                for one in page.charts
+                for view in one.views.values()
+            ),
+            charts=page.charts,
+            summary=facts.summary,
+            facts=[(name, printable(value)) for name, value in facts.rows],
+            gate=facts.gate,
+            report=facts.report,
+            tables=[(table.name, table.title) for table in facts.tables],
+        )
+        .encode()
+    )
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_beside("page.html.j2"))
+
+
+def embedded_json(data: object) -> str:
+    """JSON that can stand inside a script element: nothing in it can close the element."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _picker(picker: Picker) -> dict[str, Any]:
+    """What the script knows of a picker: its options as links name them, and their facets."""
+    facets = None
+    if picker.facets is not None:
+        facets = {
+            name: [printable(values.get(option, "")) for option in picker.options]
+            for name, values in picker.facets.items()
+        }
+    return {"name": picker.name.lower(), "keys": list(picker.options), "facets": facets}
+
+
+def _dropdown(picker: Picker) -> dict[str, Any]:
+    """A picker as the template draws it."""
+    chosen = next(iter(picker.options), None) if picker.chosen is None else picker.chosen
+    options = [(printable(text), option == chosen) for option, text in picker.options.items()]
+    facets = None
+    if picker.facets is not None:
+        facets = [
+            (name, sorted({printable(value) for value in values.values()}))
+            for name, values in picker.facets.items()
+            if len(set(values.values())) > 1
+        ]
+    n_items = sum(option != WHOLE for option in picker.options)
+    few = (n_items, picker.n_all) if n_items < picker.n_all else None
+    return {"name": picker.name, "options": options, "facets": facets, "few": few}
+
+
+def _table(table: Table) -> dict[str, str]:
+    packed = base64.b64encode(zlib.compress(to_csv(table), 9)).decode("ascii")
+    return {"name": table.name, "packed": packed}
+
+
+@dataclass
+class _Packed:
+    """Views as JSON: their frames, shown tokens and cells are kept once."""
+
+    frames: dict[str, int] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    _seen: dict[int, tuple[int, Cells]] = field(default_factory=dict)
+
+    def view(self, view: View) -> dict[str, Any]:
+        """A view's numbers, and the number of its frame."""
+        frame, numbers = self._parts(view)
+        number = self.frames.setdefault(json.dumps(frame), len(self.frames))
+        return {**numbers, "frame": number}
+
+    def _parts(self, view: View) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A view's frame and numbers."""
+        if isinstance(view, Lines | Dots):
+            lines = view.lines if isinstance(view, Lines) else view.rows
+            if nothing_measured(lines):
+                return self._parts(Nothing(view.note or "n/a: nothing was measured."))
+            frame = _curves_frame(view) if isinstance(view, Lines) else _dots_frame(view)
+            shade = [[significant(end) for end in stretch] for stretch in view.shade]
+            numbers: dict[str, Any] = {"lines": [_curve(line) for line in lines], "shade": shade}
+            if isinstance(view, Lines) and view.limits:
+                numbers["limits"] = [significant(limit) for limit in view.limits]
+            return frame, numbers
+        frame = {"kind": type(view).__name__.lower(), "note": view.note}
+        if isinstance(view, Map):
+            frame |= {"x": asdict(view.x), "y": asdict(view.y), "zero": view.zero}
+            frame |= {"limits": [significant(limit) for limit in view.limits]}
+            return frame, {"grid": _grid(view.grid)}
+        if isinstance(view, Tokens):
+            frame |= {"measures": dict(view.measures), "colour": view.colour}
+            return frame, {"cells": self._cells(view.cells)}
+        if isinstance(view, Texts):
+            return frame, {"texts": [list(row) for row in view.rows]}
+        return frame, {}
+
+    def _cells(self, cells: Cells) -> int:
+        """The number of these cells; several views show the same ones."""
+        if id(cells) not in self._seen:
+            self._seen[id(cells)] = (len(self.cells), cells)
+            self.cells.append(self._numbered(cells))
+        return self._seen[id(cells)][0]
+
+    def _numbered(self, cells: Cells) -> dict[str, Any]:
+        """Cells with their tokens as numbers of words."""
+
+        def number(token: str) -> int:
+            return self.words.setdefault(visible(token), len(self.words))
+
+        return {
+            "layers": [int(layer) for layer in cells.layers],
+            "positions": [int(position) for position in cells.tokens],
+            "tokens": [number(token) for token in cells.tokens.values()],
+            "rank": _grid(cells.rank),
+            "measures": {name: _short_grid(grid) for name, grid in cells.measures.items()},
+            "top": [[[number(t) for t in ts[:_TOP_K]] for ts in row] for row in cells.top],
+            "probs": [[[_short(p) for p in ps[:_TOP_K]] for ps in row] for row in cells.probs],
+        }
+
+
+def _curves_frame(view: Lines) -> dict[str, Any]:
+    places: dict[tuple[tuple[float, str], ...], int] = {}
+    at = [
+        places.setdefault(tuple((line.places or view.places).items()), len(places))
+        for line in view.lines
+    ]
+    return {
+        "kind": "lines",
+        "note": view.note,
+        "x": asdict(view.x),
+        "y": asdict(view.y),
+        "names": _names(view.lines),
+        "dashes": [line.dash for line in view.lines],
+        "at": at,
+        "places": [[place for place, _ in each] for each in places],
+        "labels": [[label for _, label in each] for each in places],
+        "zero": view.zero,
+    }
+
+
+def _dots_frame(view: Dots) -> dict[str, Any]:
+    return {
+        "kind": "dots",
+        "note": view.note,
+        "x": asdict(view.x),
+        "names": _names(view.rows),
+        "series": list(view.series),
+        "labels": list(view.small),
+        "zero": view.zero,
+    }
+
+
+def _names(lines: Sequence[Line]) -> list[str]:
+    return [printable(line.name) for line in lines]
+
+
+def _curve(line: Line) -> dict[str, Any]:
+    """A line's numbers; its ends, p-values and small dots where it has any."""
+    made: dict[str, Any] = {"y": [significant(point.value) for point in line.points]}
+    if any(point.low is not None for point in line.points):
+        made["low"] = [significant(point.low) for point in line.points]
+        made["high"] = [significant(point.high) for point in line.points]
+    for name, values in (("p", line.p), ("small", line.small)):
+        if any(value is not None for value in values):
+            made[name] = [significant(value) for value in values]
+    return made
+
+
+def _grid(grid: Any) -> list[list[float | int | None]]:
+    return [[significant(value) for value in row] for row in grid]
+
+
+def _short_grid(grid: Any) -> list[list[float | int | None]]:
+    return [[_short(value) for value in row] for row in grid]
+
+
+def significant(value: float | None) -> float | int | None:
+    """A number with 4 significant digits, whole ones as int, missing ones as None."""
+    if value is None or not math.isfinite(value):
+        return None
+    return _whole(float(f"{value:.{_DIGITS}g}"))
+
+
+def _short(value: float | None) -> float | int | None:
+    """A number with at most 4 decimals: of these there are many."""
+    if value is None or not math.isfinite(value):
+        return None
+    return _whole(round(float(value), _DIGITS))
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if value.is_integer() else value

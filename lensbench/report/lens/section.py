@@ -1,0 +1,147 @@
+"""The report of lens records: one model's, and several models' side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+
+from lensbench.records.lens_record import LensRecord
+from lensbench.records.record import Record
+from lensbench.report import manifest
+from lensbench.report.kit import numbers
+from lensbench.report.kit.figures import panels, to_svg, token_map
+from lensbench.report.kit.markdown import rendered, rendered_lines
+from lensbench.report.kit.table import Table
+from lensbench.report.kit.views import Dots, Lines, Tokens
+from lensbench.report.lens import anomalies, views
+from lensbench.report.lens.headlines import at_the_embedding
+from lensbench.report.lens.page import cells_of, records_page
+from lensbench.report.lens.tables import comparison_tables, model_tables
+from lensbench.report.section import Reported, Section
+
+SHOWN_ANOMALIES = 20
+MOST_HEAT_MAPS = 4
+
+
+def lens(record: Record, name: str) -> Section:
+    """One model's report; its page is that of all models together."""
+    assert isinstance(record, LensRecord)
+    tables = model_tables(record)
+    drawn = heat_map_prompts(record)
+    main = tables["milestones"].frame
+    main = main[main["lens"] == record.main_lens].drop(columns="lens")
+    trivial = [at_the_embedding(row["median_depth"]) for row in main.to_dict("records")]
+    text = rendered(
+        "lens/report.md.j2",
+        name=name,
+        record=record,
+        tables=tables,
+        model=record.manifest["model"],
+        settings=record.manifest["settings"],
+        gate=manifest.gate(record.manifest),
+        heat_maps=[(item, record.prompts.loc[item].to_dict()) for item in drawn],
+        milestones=main[[not t for t in trivial]],
+        trivial=main.loc[trivial, "milestone"].tolist(),
+        anomalies_shown=tables["anomalies"].frame.head(SHOWN_ANOMALIES),
+        anomaly_reading=anomalies.reading(tables["anomaly_share"].frame),
+    )
+    return Section(
+        title=f"{name}: when does it know?",
+        tables=tables,
+        text=text,
+        headline=_headline(tables),
+        limitations=rendered_lines(
+            "lens/limitations.md.j2",
+            tables=tables,
+            prompts=record.base_prompts,
+            dtype=record.manifest["model"].get("dtype"),
+        ),
+        figures=_figures(tables) | _heat_maps(record, drawn),
+    )
+
+
+def _headline(tables: Mapping[str, Table]) -> str:
+    base = tables["coverage"].row(prompts="base")
+    depth = tables["late_binding"].row(emergence="first at rank 1")["median_depth"]
+    accuracy = numbers.estimate(base["top1_accuracy"], "accuracy")
+    return (
+        f"Top-1 accuracy {accuracy} over {base['n_prompts']} prompts; where right, the answer is "
+        f"first at rank 1 at a median depth of {numbers.estimate(depth, 'depth')}"
+    )
+
+
+def _figures(tables: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
+    """Name -> figure, of those tables that have rows."""
+    makers: dict[str, tuple[str, Callable[[pd.DataFrame], Sequence[Lines | Dots]]]] = {
+        "depth_curves": ("depth_curves", views.by_depth),
+        "emergence": (
+            "emergence",
+            lambda frame: [views.shares(frame, views.EMERGED, "share of prompts", claim=True)],
+        ),
+        "relations": ("relations", lambda frame: [views.relation_medians(frame)]),
+        "category": (
+            "category_curve",
+            lambda frame: [views.shares(frame, views.CATEGORY, "share of prompts, in the top 10")],
+        ),
+        "copying": (
+            "copying",
+            lambda frame: [views.shares(frame, views.COPIED, "share of prompts")],
+        ),
+    }
+    return {
+        name: partial(_drawn, make, tables[table].frame)
+        for name, (table, make) in makers.items()
+        if len(tables[table].frame)
+    }
+
+
+def _drawn(make: Callable[[pd.DataFrame], Sequence[Lines | Dots]], frame: pd.DataFrame) -> bytes:
+    return to_svg(panels, make(frame))
+
+
+def heat_map_prompts(record: LensRecord, most: int = MOST_HEAT_MAPS) -> list[str]:
+    """The first prompts that have more than their last position recorded."""
+    rows = record.table("lens")
+    found = set(rows.loc[~rows["is_last"], "prompt_id"])
+    return [item for item in record.prompts.index if item in found][:most]
+
+
+def _heat_maps(record: LensRecord, drawn: Sequence[str]) -> dict[str, Callable[[], bytes]]:
+    return {f"heat_map_{i:02d}": partial(heat_map, record, item) for i, item in enumerate(drawn, 1)}
+
+
+def heat_map(record: LensRecord, item: str) -> bytes:
+    """One prompt's top tokens by the main lens, as SVG."""
+    rows = record.table("lens")
+    cells = cells_of(rows[(rows["prompt_id"] == item) & (rows["lens"] == record.main_lens)])
+    return to_svg(token_map, Tokens(cells, views.MEASURES))
+
+
+def across_models(reports: Sequence[Reported]) -> Section:
+    """The page over all models and, of two or more, what differs between them."""
+    every = {one.name: one.record for one in reports if isinstance(one.record, LensRecord)}
+    own = {one.name: one.section.tables for one in reports}
+    page = partial(records_page, every, own)
+    if len(every) < 2:
+        return Section("", {}, "", page=page)
+    tables = comparison_tables(every, own)
+    return Section(
+        title="Across models: when do they know?",
+        tables=tables,
+        text=rendered("lens/across_models.md.j2", tables=tables),
+        figures={
+            "models": partial(_drawn, _model_medians, tables["models"].frame),
+            "curves": partial(_two_columns, tables["curves"].frame),
+        },
+        page=page,
+    )
+
+
+def _model_medians(frame: pd.DataFrame) -> list[Dots]:
+    return [views.medians(frame, list(frame["model"]), "median depth")]
+
+
+def _two_columns(frame: pd.DataFrame) -> bytes:
+    return to_svg(panels, views.models_by_depth(frame), 2)

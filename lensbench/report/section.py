@@ -1,0 +1,42 @@
+"""What a report is made of: a section says what one record, or several of a kind, have to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lensbench.records.record import Record
+from lensbench.report.kit.page import Page
+from lensbench.report.kit.table import Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """Text, tables, figures and a page; every number in the text is a cell of a table."""
+
+    title: str
+    tables: Mapping[str, Table]
+    text: str  # Markdown
+    headline: str = ""  # one sentence for an index, Markdown
+    limitations: Sequence[str] = ()  # what the data cannot show, a Markdown line each
+    figures: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)  # name -> SVG
+    page: Callable[[], Page] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)  # further texts beside the report
+    digest: str = ""  # Markdown for an index, beyond the headline
+    cover: str = ""  # the figure for an index
+
+
+@dataclass(frozen=True, eq=False)
+class Reported:
+    """A record with its section, under a name and at a place of its own in the report."""
+
+    record: Record
+    name: str  # of its model; no other record of the lens has it
+    place: str  # folder beneath the report; "" is the report's own
+    section: Section
+
+
+# To report a kind of record: such a function in a folder of its own, with its template, and one
+# line in `sections.py`. Over several records: a function of the second kind, and one line there.
+Maker = Callable[[Record, str], Section]  # a record and the name of its model
+Together = Callable[[Sequence[Reported]], Section | None]  # None: nothing to say over these
