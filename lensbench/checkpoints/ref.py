@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -71,21 +71,19 @@ class ModelRef:
                 what the name and the arguments say differently, at once.
             ModelError: a name alone that is no model's (as `locate` says it).
         """
-        problems: list[Problem] = []
-        where = f"model {model}"
-        named = _named(model, where, problems)
-        given = _said(bits, int8_threshold, adapter, where, problems)
-        problems += _contradictions(where, named, given)
-        if problems:
-            raise InputProblems(problems)
+        check = _Check(f"model {getattr(model, 'ref', model)}")
+        named = _named(model, check)
+        given = check.said(bits, int8_threshold, adapter)
+        check.agree(named, given)
         said = named | {key: value for key, value in given.items() if value is not None}
         if said["bits"] is None:
             said["bits"] = DEFAULT_BITS[use]
         if said["bits"] == 8 and said["int8_threshold"] is None:
             said["int8_threshold"] = INT8_THRESHOLD[use]
-        if said["bits"] != 8 and said["int8_threshold"] is not None:
-            what = "an outlier threshold is for 8 bits"
-            raise InputProblems([Problem(where, what, "Leave it out, or take 8 bits.")])
+        if said["bits"] != 8 and said["int8_threshold"] is not None and not check.problems:
+            check.wrong("an outlier threshold is for 8 bits", "Leave it out, or take 8 bits.")
+        if check.problems:
+            raise InputProblems(check.problems)
         return cls(**said, use=use)
 
     def at(self, bits: Bits) -> ModelRef:
@@ -213,7 +211,7 @@ def _read(text: str) -> _Reading:
     return max(models, key=lambda r: (family_for_alias(r.name) is not None, len(r.name)))
 
 
-def _named(model: object, where: str, problems: list[Problem]) -> dict[str, Any]:
+def _named(model: object, check: _Check) -> dict[str, Any]:
     """What the name alone says."""
     ref = getattr(model, "ref", model)
     if isinstance(ref, ModelRef):
@@ -225,95 +223,83 @@ def _named(model: object, where: str, problems: list[Problem]) -> dict[str, Any]
     reading = _read(text)
     if reading == _Reading(text):
         return {"name": locate(text).name} | dict.fromkeys(_SAID)
-    name = _name(reading.name, where, problems)
+    name = check.name(reading.name)
     parts = (reading.bits, reading.threshold, reading.adapter)
-    return {"name": name} | _said(*parts, where, problems, " after the @")
+    return {"name": name} | check.said(*parts, place=" after the @")
 
 
-# --- what may be said in a name or besides it -----------------------------------------------------
+# --- what may be said in a name or besides it ---------------------------------------------------
 
 _SAID = ("bits", "int8_threshold", "adapter")
 
 
-def _said(
-    bits: object,
-    threshold: object,
-    adapter: object,
-    where: str,
-    problems: list[Problem],
-    place: str = "",
-) -> dict[str, Any]:
-    return {
-        "bits": _bits(bits, place, where, problems),
-        "int8_threshold": _threshold(threshold, where, problems),
-        "adapter": _adapter(adapter, where, problems),
-    }
+@dataclass
+class _Check:
+    """Makes values of what was said, and keeps all that is wrong with it."""
 
+    where: str
+    problems: list[Problem] = field(default_factory=list)
 
-def _contradictions(where: str, named: dict[str, Any], given: dict[str, Any]) -> Iterator[Problem]:
-    """What the name says in one way and an argument in another."""
-    for key in _SAID:
-        one, other = named[key], given[key]
-        if one is None or other is None or _same(one, other):
-            continue
-        what = f"{key.replace('_', ' ')} is said twice: {one} in the name, and {other}"
-        yield Problem(where, what, "Leave one of them out.")
+    def wrong(self, what: str, remedy: str) -> None:
+        self.problems.append(Problem(self.where, what, remedy))
 
+    def said(
+        self, bits: object, threshold: object, adapter: object, place: str = ""
+    ) -> dict[str, Any]:
+        return {
+            "bits": None if bits is None else self._bits(bits, place),
+            "int8_threshold": None if threshold is None else self._threshold(threshold),
+            "adapter": None if adapter is None else self._adapter(str(adapter)),
+        }
 
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, Path) and isinstance(other, Path):
-        return one.resolve() == other.resolve()
-    return one == other
+    def agree(self, named: dict[str, Any], given: dict[str, Any]) -> None:
+        """The name and the arguments say the same, as far as both say something."""
+        for key in _SAID:
+            one, other = named[key], given[key]
+            if None not in (one, other) and _whole(one) != _whole(other):
+                what = f"{key.replace('_', ' ')} is said twice: {one} in the name, and {other}"
+                self.wrong(what, "Leave one of them out.")
 
+    def name(self, name: str) -> str:
+        try:
+            return locate(name).name
+        except InputProblems as error:
+            self.problems += error.problems
+        except LensbenchError as error:
+            self.wrong(str(error).rstrip("."), f"Write {FORM}.")
+        return name
 
-def _name(name: str, where: str, problems: list[Problem]) -> str:
-    try:
-        return locate(name).name
-    except InputProblems as error:
-        problems += error.problems
-    except LensbenchError as error:
-        problems.append(Problem(where, str(error).rstrip("."), f"Write {FORM}."))
-    return name
-
-
-def _bits(value: object, place: str, where: str, problems: list[Problem]) -> Bits | None:
-    known = [str(number) for number in get_args(Bits)]
-    if value is None:
+    def _bits(self, value: object, place: str) -> Bits | None:
+        known = [str(number) for number in get_args(Bits)]
+        if str(value) in known:
+            return cast(Bits, int(str(value)))
+        remedy = f"Give one of {', '.join(known)}: {FORM}."
+        self.wrong(f"{value!r}{place} is no number of bits", remedy)
         return None
-    if str(value) in known:
-        return cast(Bits, int(str(value)))
-    what = f"{value!r}{place} is no number of bits"
-    problems.append(Problem(where, what, f"Give one of {', '.join(known)}: {FORM}."))
-    return None
 
-
-def _threshold(value: object, where: str, problems: list[Problem]) -> float | None:
-    if value is None:
+    def _threshold(self, value: object) -> float | None:
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = math.nan
+        if 0 <= number < math.inf:
+            return number
+        self.wrong(f"{value!r} is no outlier threshold", f"Give 0 (no outliers) or more: {FORM}.")
         return None
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = math.nan
-    if 0 <= number < math.inf:
-        return number
-    what = f"{value!r} is no outlier threshold"
-    problems.append(Problem(where, what, f"Give 0 (no outliers) or more: {FORM}."))
-    return None
+
+    def _adapter(self, text: str) -> Path:
+        remedy = "Give the folder that `lensbench train` made: NAME+FOLDER."
+        if not text.strip():
+            self.wrong("no adapter stands after the +", remedy)
+        elif not _is_folder(text):
+            self.wrong(f"there is no folder {text}", remedy)
+        elif not (Path(text).expanduser() / ADAPTER_CONFIG).is_file():
+            self.wrong(f"{text} holds no adapter (no {ADAPTER_CONFIG})", remedy)
+        return Path(text).expanduser()
 
 
-def _adapter(value: object, where: str, problems: list[Problem]) -> Path | None:
-    if value is None:
-        return None
-    text = str(value)
-    remedy = "Give the folder that `lensbench train` made: NAME+FOLDER."
-    if not text.strip():
-        problems.append(Problem(where, "no adapter stands after the +", remedy))
-    elif not _is_folder(text):
-        problems.append(Problem(where, f"there is no folder {text}", remedy))
-    elif not (Path(text).expanduser() / ADAPTER_CONFIG).is_file():
-        what = f"{text} holds no adapter (no {ADAPTER_CONFIG})"
-        problems.append(Problem(where, what, remedy))
-    return Path(text).expanduser()
+def _whole(value: object) -> object:
+    return value.resolve() if isinstance(value, Path) else value
 
 
 def _is_folder(text: str) -> bool:

@@ -105,7 +105,7 @@ def test_the_public_function_takes_every_name(llama: Case, adapter: Path) -> Non
     same = lb.load_model(
         ModelRef.of(llama.folder, bits=8, int8_threshold=2, adapter=adapter), device="cpu"
     )
-    assert same.ref == model.ref
+    assert same.ref == model.ref == ModelRef.of(model)
     ids = llama.token_ids[0]
     assert torch.equal(residual_stream(same, ids).logits, residual_stream(model, ids).logits)
 

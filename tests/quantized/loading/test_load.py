@@ -252,6 +252,9 @@ def test_a_loaded_model_is_shown_in_one_line(llama: Case, tmp_path: Path) -> Non
         f"AdaptedModel({llama.folder}: 8 bits (LLM.int8, outlier threshold 2), adapter moved, "
         "3 layers x 32, bfloat16 on cpu)"
     )
+    assert load_quantized(model) is load_quantized(model, bits=8) is model
+    with pytest.raises(InputProblems, match="bits is said twice: 8 in the name, and 4"):
+        load_quantized(model, bits=4)
 
 
 def test_of_bitsandbytes_advice_only_the_one_for_other_kernels_is_silent(
