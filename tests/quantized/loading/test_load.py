@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
-from lensbench.errors import ModelError
+from lensbench.errors import InputProblems, ModelError
 from lensbench.quantized import precision
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading import load
