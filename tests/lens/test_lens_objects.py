@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lensbench.studies.cache_spec import CacheSpec
 
 from lensbench import GateError, InputProblems, Prompt, check_identities, load_model, logit_lens
 from lensbench.errors import ModelError
@@ -27,6 +26,7 @@ from lensbench.prompts.encode import Encoder, encode_all
 from lensbench.prompts.prompt import as_prompts
 from lensbench.residuals.store import open_cache
 from lensbench.studies.cache import run_cache
+from lensbench.studies.specs.cache import CacheSpec
 from tests.harness.reference import Reference, statistics
 from tests.harness.tiny import PROMPTS, Case
 
