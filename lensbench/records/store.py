@@ -18,7 +18,7 @@ from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
 from lensbench.records.read import MANIFEST, read_manifest, read_problems
 from lensbench.records.schema import KINDS, TABLES
-from lensbench.records.schema.every import PROBLEMS
+from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 
 _PARTS = "parts"
 _GROUP_BYTES = 64 << 20  # of rows that are written, and read again, together
@@ -170,7 +170,10 @@ class RecordStore:
                 writer.write_table(pq.read_table(self._part(number, name)).cast(schema))
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Replace the manifest as a whole."""
+        """Replace the manifest as a whole. Raises ValueError for what its kind does not declare."""
+        declared = (*MANIFEST_ENTRIES, *KINDS[self.kind].entries)
+        if unknown := sorted(manifest.keys() - {entry.name for entry in declared}):
+            raise ValueError(f"records/schema declares no {', '.join(unknown)} for {self.kind}")
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
         write_text(self.folder / MANIFEST, text + "\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,20 @@ from lensbench.progress import Progress
 from lensbench.records.engine import Executor, Job, Work, make, one_by_one
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema import KINDS
 from lensbench.records.schema.adapters import PLACEMENT
+from lensbench.records.schema.declare import Entry
 from lensbench.records.store import RecordStore
 from tests.harness.executors import EXECUTORS, backwards
 
 MODEL = {"name": "toy", "weights_sha256": "0" * 64}
+
+
+@pytest.fixture(autouse=True)
+def declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy's manifest has an entry of its own."""
+    longest = Entry("longest", "letters of the longest word")
+    monkeypatch.setitem(KINDS, "placement", replace(KINDS["placement"], entries=(longest,)))
 
 
 def rows_of(words: Sequence[str]) -> pa.Table:

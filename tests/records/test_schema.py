@@ -98,3 +98,10 @@ def test_a_column_is_one_line() -> None:
     table = Table("t", "one row per x", (Column("n", pa.int32(), "how many", "x", "none"),))
     assert table.schema == pa.schema([pa.field("n", pa.int32(), nullable=True)])
     assert Column("s", TEXT, "a name").field.nullable is False
+
+
+def test_an_entry_that_no_kind_declares_is_not_written(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path, "m", "diff")
+    store.write_manifest(new_manifest({}, {}, "diff") | {"lenses_reason": None})
+    with pytest.raises(ValueError, match="declares no stored_kl_bits for diff"):
+        store.write_manifest(new_manifest({}, {}, "diff") | {"stored_kl_bits": 0.0})
