@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.sets import load_prompts
 from lensbench.spec import ARGUMENT, AllOr, Count, Positive, Share, Spec
+from lensbench.studies.specs.lens import RunSpec
 
 
 class Inner(Spec):
@@ -119,6 +122,17 @@ def test_no_frame_of_another_library_is_in_what_a_user_sees() -> None:
         Example(model=3)
     assert caught.value.__suppress_context__
     assert {entry.path.name for entry in caught.traceback[-1:]} == {"spec.py"}  # type: ignore[union-attr]
+
+
+def test_a_lens_run_says_plainly_what_it_was_given() -> None:
+    facts = load_prompts("facts")
+    spec = RunSpec(models="smollm2-135m", prompts=facts, lenses="final", limit="20")
+    assert (spec.models, spec.lenses, spec.limit) == (("smollm2-135m",), ("final",), 20)
+    assert load_prompts(spec.prompts) is facts
+    assert "prompts" not in spec.settings()
+    assert RunSpec("m", Path("a.csv")).prompts == "a.csv"
+    with pytest.raises(InputProblems, match=r"prompts: it is 3\. Give a string"):
+        RunSpec("m", prompts=3)
 
 
 def test_settings_are_what_decides_the_numbers() -> None:

@@ -55,12 +55,14 @@ def shipped() -> list[str]:
     return sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv"))
 
 
-def load_prompts(source: str | Path) -> PromptSet:
-    """Read a prompt set by shipped name or file (.csv, .jsonl).
+def load_prompts(source: str | Path | PromptSet) -> PromptSet:
+    """Read a prompt set by shipped name or file (.csv, .jsonl); one that is read stays as it is.
 
     Raises:
         InputProblems: no such file, wrong encoding, missing columns, or not one usable row.
     """
+    if isinstance(source, PromptSet):
+        return source
     path = prompt_file(source)
     return _read_file(path, str(source) if str(source) in shipped() else path.name)
 

@@ -15,7 +15,7 @@ from lensbench.spec import Count, Spec
 Model = Annotated[
     str | InstanceOf[ModelRef],
     BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given),
-    Parameter(accepts_keys=False, n_tokens=1),
+    Parameter(accepts_keys=False, n_tokens=1, metavar="STR"),
     Field(kw_only=False, description=f"Alias, hub name or folder: {FORM}."),
 ]
 Bits = Annotated[

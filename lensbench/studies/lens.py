@@ -37,7 +37,9 @@ _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
 
 
-def run(spec: RunSpec, out: Path, progress: Watch = ignore, notify: Notify = ignore) -> Outcome:
+def run(
+    spec: RunSpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
     """Measure every model of `spec` into `out/<model>/`; run again to go on after an interruption.
 
     With a larger limit a record is widened. A model that cannot be measured is recorded in the
@@ -49,7 +51,7 @@ def run(spec: RunSpec, out: Path, progress: Watch = ignore, notify: Notify = ign
     refs, prompt_set = _checked(spec)
     outcome = Outcome(problems=list(prompt_set.problems))
     for ref in refs:
-        store = RecordStore(out / folder_name(str(ref)), str(ref))
+        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
         try:
             problems = _Run(spec, ref, prompt_set, store, progress).make()
             outcome.problems += [p for p in problems if p not in prompt_set.problems]

@@ -39,7 +39,7 @@ from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
 from lensbench.spec import ARGUMENT
-from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.specs.lens import Prompts, RunSpec
 
 if TYPE_CHECKING:
     from lensbench.lens.result import LensResult
@@ -57,7 +57,7 @@ class LensSpec(RunSpec):
         tuple[str, ...], Field(min_length=1, exclude=True), ARGUMENT, Parameter("--model")
     ]
     """One or more models, and then the prompt; with --prompts or --cache models only."""
-    prompts: str = ""
+    prompts: Prompts = ""
     """A prompt set: facts, a .csv or a .jsonl."""
     cache: Path | None = None
     """A folder made by `lensbench cache`, in place of prompts and passes."""
@@ -117,7 +117,7 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
     if spec.cache is not None:
         return _from_cache(spec, spec.cache)
     if spec.prompts:
-        return run_and_report(spec.run, spec.out or Path("runs") / Path(spec.prompts).stem)
+        return run_and_report(spec.run, spec.out or Path("runs") / Path(str(spec.prompts)).stem)
     *models, prompt = spec.models
     collected: list[dict[str, Any]] = []
     for name in models:

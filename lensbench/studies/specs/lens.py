@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from pydantic import Field
+from pydantic import BeforeValidator, Field, InstanceOf
 
 from lensbench.checkpoints.ref import FORM
 from lensbench.errors import Problem
@@ -13,10 +14,17 @@ from lensbench.lens.registry import LENSES
 from lensbench.models.sites import STREAM
 from lensbench.models.spec import Dtype
 from lensbench.prompts.encode import Template
+from lensbench.prompts.sets import PromptSet
 from lensbench.spec import ARGUMENT, HIDDEN, Count, Device, Spec, one_of, repeated
 
 # What every spec that puts prompts through a lens says of them.
-Prompts = Annotated[str, Field(description="A shipped prompt set (facts), or a .csv or .jsonl.")]
+Prompts = Annotated[
+    str | InstanceOf[PromptSet],
+    BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given),
+    Parameter(accepts_keys=False, n_tokens=1, metavar="STR"),
+    # A run records the set's name and hash.
+    Field(exclude=True, description="A shipped prompt set (facts), or a .csv or .jsonl."),
+]
 Limit = Annotated[
     Count | None,
     Field(description="Base prompts, spread over relations, with the rows that go with each."),
