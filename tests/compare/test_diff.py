@@ -549,7 +549,7 @@ def test_the_command_writes_a_report_and_says_the_answer(
 ) -> None:
     done = lensbench("diff", records["plain"], records["eight"], "-o", tmp_path / "d")
     assert done.status == 0
-    assert "change the conclusion of this lens study?" in words(done.out)
+    assert "change the verdict of this lens study?" in words(done.out)
     assert (tmp_path / "d" / "report.md").is_file()
 
 
