@@ -89,7 +89,7 @@ def test_the_command_lists_what_a_reader_opens(lensbench: Program, tmp_path: Pat
     run = write_run(tmp_path / "run", Settings(model="m", n_layers=4, relations=1, per_relation=2))
     done = lensbench("report", run, "-o", tmp_path / "out")
     printed = [Path(name).relative_to(tmp_path / "out") for name in done.out.split()]
-    assert sorted(map(str, printed)) == ["m/report.md", "report.html"]
+    assert sorted(map(str, printed)) == ["m/report.md", "report.html", "report.md"]
     others = len(contents(tmp_path / "out")) - len(printed)
     assert f"and {others} tables, figures and further pages" in done.said
 
