@@ -88,13 +88,19 @@ def results(record: Record) -> pd.DataFrame:
             if condition != BASE:
                 difference = _difference(own, terms[BASE], metric.of_sums, groups)
             rows.append(_row(condition, name, value, difference))
-    return pd.DataFrame(rows)
+    return _with_reasons(pd.DataFrame(rows))
 
 
 def read_results(folder: Path) -> Table:
     """The results as a report in `folder` has them."""
     frame = pd.read_csv(folder / "tables" / "eval_results.csv", keep_default_na=True)
-    return Table("eval_results", "Results", frame.astype({"reason": object}))
+    return Table("eval_results", "Results", _with_reasons(frame))
+
+
+def _with_reasons(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same, a missing reason None: pandas makes it NaN, which is neither text nor false."""
+    reasons = frame["reason"].astype(object)
+    return frame.assign(reason=reasons.where(reasons.notna(), None))
 
 
 def by_condition(record: Record) -> dict[str, pd.DataFrame]:
