@@ -192,7 +192,7 @@ def test_a_diff_study_compares_every_variant_with_the_first(lensbench: Program, 
 PLACEMENT = """
 kind = "placement"
 model = "MODEL"
-layers = "1"
+blocks = "1"
 data = ["../pairs.jsonl"]
 test_limit = 12
 repetitions = 2

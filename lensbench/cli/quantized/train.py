@@ -29,8 +29,6 @@ from lensbench.cli.console import (
 )
 from lensbench.quantized.training.spec import TrainSpec
 
-SHOWN_CUT = 5  # examples that were cut to fit
-
 
 def train(spec: Annotated[TrainSpec, Parameter("*")]) -> int:
     from lensbench.quantized.training.train import train as learn
@@ -39,10 +37,6 @@ def train(spec: Annotated[TrainSpec, Parameter("*")]) -> int:
         with batch_progress() as progress:
             trained = learn(spec, progress, note)
         show_problems(trained.problems)
-        if trained.cut:
-            note(f"{len(trained.cut)} examples were cut to fit (--max-length):")
-            for problem in trained.cut[:SHOWN_CUT]:
-                note(f"  {problem.where}: {problem.what}")
         say(trained.folder)
         show_reports([trained.folder])
     return 0 if trained.ok else 1

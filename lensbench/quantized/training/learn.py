@@ -21,8 +21,7 @@ from lensbench.quantized.training import prefix
 from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base
 from lensbench.quantized.training.examples import TrainingData
 from lensbench.quantized.training.spec import TrainSpec
-from lensbench.records.manifest import new_manifest
-from lensbench.records.store import RecordStore
+from lensbench.records.recording import Recording
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,12 +38,14 @@ def learn(
     spec: TrainSpec,
     data: TrainingData,
     matched: Matched,
-    store: RecordStore,
-    settings: dict[str, Any],
+    record: Recording,
     watch: Watch,
     notify: Notify,
 ) -> dict[str, Any]:
-    """Train up to the last checkpoint; returns the manifest. The model is gone afterwards."""
+    """Train up to the last checkpoint; the model is gone afterwards.
+
+    Returns what the manifest says of it.
+    """
     from transformers import set_seed
 
     from lensbench.quantized.training.trainer import latest
@@ -53,29 +54,30 @@ def learn(
     model = load_quantized(spec.ref, device=spec.device)
     prepare_base(model)
     _mention_arithmetic(model, notify)
-    manifest = new_manifest(model.facts(), settings, "training")
-    store.start(manifest)
+    record.begin(model.facts())
     drop_torn(spec.out / CHECKPOINTS)
     set_seed(spec.seed)
     with quiet():
         adapted = adapt(model.hf, matched, spec.lora, spec.ref.located.public_name)
     trainable, total = adapted.get_nb_trainable_parameters()
-    manifest["adapter"] = {
-        "trainable": trainable,
-        "total": total,
-        "modules": list(matched.modules),
-        "blocks": [{"block": i, "record_layer": i + 1} for i in matched.layers],
+    facts: dict[str, Any] = {
+        "adapter": {
+            "trainable": trainable,
+            "total": total,
+            "modules": list(matched.modules),
+            "blocks": [{"block": i, "record_layer": i + 1} for i in matched.layers],
+        }
     }
     for line in (*matched.lines(), f"{trainable:,} of {total:,} parameters are trained"):
         notify(line)
-    frozen, manifest["prefix"] = _freeze(spec, data, matched, model, watch, notify)
+    frozen, facts["prefix"] = _freeze(spec, data, matched, model, watch, notify)
     checkpoint = latest(spec.out / CHECKPOINTS)
-    manifest["resumed_from_step"] = _step(checkpoint) if checkpoint else None
+    facts["resumed_from_step"] = _step(checkpoint) if checkpoint else None
     if checkpoint is None or not _is_last(checkpoint):
         trainer = _trainer(spec, data, adapted, frozen, checkpoint, watch)
         with quiet(), _enough_memory():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return manifest
+    return facts
 
 
 @contextmanager

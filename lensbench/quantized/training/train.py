@@ -9,10 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pyarrow as pa
 
 from lensbench.checkpoints.open import empty_model, open_config, quiet
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
-from lensbench.files import write_bytes, write_text
+from lensbench.files import write_bytes
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
 from lensbench.quantized.adapters.lora import Matched, match, settings_of
@@ -30,30 +28,21 @@ from lensbench.quantized.loading.load import load_quantized
 from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, learn, state_of
 from lensbench.quantized.training.spec import TrainSpec
-from lensbench.records.manifest import peak_memory_bytes
+from lensbench.records.engine import Outcome
+from lensbench.records.recording import Finished, Request, recording
 from lensbench.records.schema.adapters import TRAINING
 from lensbench.records.store import RecordStore
 
 EXAMPLES = "examples.jsonl"
 _EXAMPLE_TOKENS = 64
+_SHOWN_CUT = 5  # examples that were cut to fit
 
 
-@dataclass
-class Trained:
-    """What became of a run: the adapter's folder, and what was cut or left out on the way."""
-
-    folder: Path
-    cut: list[Problem]
-    problems: list[Problem]
-
-    @property
-    def ok(self) -> bool:
-        """Every pair was used."""
-        return not self.problems
-
-
-def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) -> Trained:
+def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) -> Outcome:
     """Train an adapter into `spec.out`; the same call goes on after an interruption.
+
+    `notify` gets what is trained, and which pairs are cut to fit; pairs that cannot be used are
+    problems in the outcome.
 
     Raises:
         InputProblems: every problem with settings, layers, targets and data at once.
@@ -63,20 +52,26 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
         MissingExtraError: no peft or accelerate.
     """
     _require_packages()
-    started = time.monotonic()
     ref = spec.ref
+    progress(Progress("reading the data"))
     data, matched = _checked(spec, ref.folder)
-    settings = _settings(spec, data, matched)
+    _tell_cut(data.cut, notify)
     store = RecordStore(spec.out, ref.name, "training")
-    trained = Trained(spec.out, data.cut, data.problems)
-    with store.locked():
-        trained_before = all((spec.out / name).exists() for name in (CONFIG, WEIGHTS))
-        if not (trained_before and store.is_complete(settings, ref.facts())):
-            manifest = learn(spec, data, matched, store, settings, progress, notify)
-            _finish(spec, data, store, manifest, started, progress)
+    with recording(Request(store, _settings(spec, data, matched), ref.facts())) as record:
+        if not record.finished:
+            facts = learn(spec, data, matched, record, progress, notify)
+            record.finish(_made(spec, data, progress), **facts)
         for name in (CHECKPOINTS, PREFIX):
             shutil.rmtree(spec.out / name, ignore_errors=True)
-    return trained
+    return Outcome([spec.out], problems=data.problems)
+
+
+def _tell_cut(cut: Sequence[Problem], notify: Notify) -> None:
+    """Which pairs are cut to fit; the first ones in words, the rest counted."""
+    if cut:
+        notify(f"{len(cut)} examples are cut to fit (--max-length):")
+    for problem in cut[:_SHOWN_CUT]:
+        notify(f"  {problem.where}: {problem.what}")
 
 
 def _require_packages() -> None:
@@ -122,6 +117,11 @@ def _gathering(problems: list[Problem]) -> Iterator[None]:
         problems += error.problems
 
 
+def settings_of_run(spec: TrainSpec) -> dict[str, Any]:
+    """What decides the numbers of a run, as in its manifest. Raises InputProblems as `train`."""
+    return _settings(spec, *_checked(spec, spec.ref.folder))
+
+
 def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str, Any]:
     """What decides the numbers."""
     return {
@@ -146,15 +146,8 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
 # --- the record ---------------------------------------------------------------------------------
 
 
-def _finish(
-    spec: TrainSpec,
-    data: TrainingData,
-    store: RecordStore,
-    manifest: dict[str, Any],
-    started: float,
-    watch: Watch,
-) -> None:
-    """Make the record out of the last checkpoint."""
+def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
+    """The record out of the last checkpoint."""
     from lensbench.quantized.training.trainer import latest
 
     checkpoint = latest(spec.out / CHECKPOINTS)
@@ -163,21 +156,18 @@ def _finish(
     gc.collect()
     config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
     config["target_modules"].sort()  # PEFT keeps a set: its order differs from run to run
-    write_text(spec.out / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    write_bytes(spec.out / WEIGHTS, (checkpoint / WEIGHTS).read_bytes())
-    store.write_table("training", _curve(state_of(checkpoint)["log_history"]))
-    store.write_table("problems", store.problems_table(data.problems + data.cut))
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    files = {CONFIG: text.encode(), WEIGHTS: (checkpoint / WEIGHTS).read_bytes()}
     if spec.n_examples:
+        for name, content in files.items():  # the examples are answered with the adapter as it is
+            write_bytes(spec.out / name, content)
         watch(Progress("answering examples"))
-        write_text(spec.out / EXAMPLES, _before_and_after(spec, data))
-    store.finish(
-        manifest
-        | {
-            "problems": len(data.problems),
-            "examples_cut": len(data.cut),
-            "wall_s": round(time.monotonic() - started, 1),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+        files[EXAMPLES] = _before_and_after(spec, data).encode()
+    return Finished(
+        [*data.problems, *data.cut],
+        {"training": _curve(state_of(checkpoint)["log_history"])},
+        files=files,
+        facts={"problems": len(data.problems), "examples_cut": len(data.cut)},
     )
 
 
