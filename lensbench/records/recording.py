@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -97,33 +97,34 @@ class Recording:
         self.request, self.store, self.parts = request, request.store, Parts(request.store.folder)
         self._started = time.monotonic()
         self._manifest: dict[str, Any] = {}
-        self._there = self._found()
-        there = self._there
+        self._there = there = self._found()
         self._wider = there is not None and _width(request, there) != request.width
         self.finished = there is not None and there["status"] == "complete" and not self._wider
         self.widened: list[dict[str, Any]] = list(there.get("widened", [])) if there else []
         if there is not None and self._wider:
-            if there["schema_version"] != SCHEMA_VERSION:
-                raise RecordsError(
-                    f"{self.store.folder} was written by an older lensbench, so it cannot be "
-                    "widened. Give this run another folder with --out."
-                )
-            kept = {key: there[key] for key in _KEPT if key in there}
-            self.widened.append({"settings": _width(request, there)} | kept)
+            self.widened.append(self._narrower(there))
         if self.finished:
             self._tidy()  # it may have been killed on its last step
 
+    def _narrower(self, there: Mapping[str, Any]) -> dict[str, Any]:
+        """What the manifest will keep of the record that is widened now."""
+        if there["schema_version"] != SCHEMA_VERSION:
+            raise RecordsError(
+                f"{self.store.folder} was written by an older lensbench, so it cannot be "
+                "widened. Give this run another folder with --out."
+            )
+        kept = {key: there[key] for key in _KEPT if key in there}
+        return {"settings": _width(self.request, there)} | kept
+
     def _found(self) -> dict[str, Any] | None:
-        """The manifest to go on from; None where there is none, or a table of it was lost."""
+        """The manifest to go on from; None where there is none, or it lost a file."""
         there = self.store.manifest()
         if there is None:
             return None
         _require_same(self.request, there, self.request.settings, self.request.model)
-        files = [self.store.folder / path for path in there.get("files", [])]
-        lost = not self.store.has_tables(self.request.all_tables) or not all(
-            path.exists() for path in files
-        )
-        if there["status"] == "complete" and lost:
+        tables = [f"{name}.parquet" for name in self.request.all_tables]
+        paths = [self.store.folder / path for path in [*tables, *there.get("files", [])]]
+        if there["status"] == "complete" and not all(path.exists() for path in paths):
             self._tidy()
             return None
         return there
@@ -169,7 +170,7 @@ class Recording:
         tables = {**made.tables, "problems": self.store.problems_table(problems)}
         for name in self.request.all_tables:
             given = name in tables
-            self.store.write_pieces(name, [tables[name]] if given else self.parts.tables(name))
+            self.store.write_table(name, [tables[name]] if given else self.parts.tables(name))
         for path, data in made.files.items():
             write_bytes(self.store.folder / path, data)
         self._manifest |= {
@@ -208,16 +209,13 @@ def _require_same(
     known = {*there["settings"], *settings} - (set(request.decided) - {*settings})
     facts = {*there["model"], *model} if loaded else {*model}
     differing = {
-        f"{part}.{key}": (there[part].get(key), now.get(key))
-        for part, now, keys in (("settings", settings, known), ("model", model, facts))
-        for key in sorted(keys)
-        if there[part].get(key) != now.get(key)
+        **_differing("settings", there["settings"], settings, known),
+        **_differing("model", there["model"], model, facts),
     }
     growing = [f"settings.{key}" for key in request.grows if f"settings.{key}" in differing]
     narrower = any(_size(differing[key][0]) > _size(differing[key][1]) for key in growing)
     idle = request.decided if there["status"] == "complete" else ()
-    others = {*differing} - {*growing} - {f"settings.{key}" for key in idle}
-    if not others and not narrower:
+    if not narrower and {*differing} <= {*growing, *(f"settings.{key}" for key in idle)}:
         return
     lines = "\n".join(f"  - {key}: {a!r} there, {b!r} now" for key, (a, b) in differing.items())
     why = "A record can be widened, but not narrowed. " if narrower else ""
@@ -225,6 +223,20 @@ def _require_same(
         f"{request.store.folder} holds a run made with other settings:\n{lines}\n"
         f"{why}Give this run another folder with --out, or delete that one."
     )
+
+
+def _differing(
+    name: str, there: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]
+) -> dict[str, tuple[Any, Any]]:
+    """What is not alike, by its name; of entries that have entries, each one that is not."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(keys):
+        a, b = there.get(key), now.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= _differing(f"{name}.{key}", a, b, {*a, *b})
+        elif a != b:
+            found[f"{name}.{key}"] = (a, b)
+    return found
 
 
 def _size(count: int | None) -> float:

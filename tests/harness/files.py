@@ -53,3 +53,8 @@ def contents(folder: Path, without: Sequence[str] = (".lock",)) -> dict[str, byt
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     kept = [path for path in paths if not {*path.parts} & {*without}]
     return {path.as_posix(): (folder / path).read_bytes() for path in kept}
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder but its lock, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")

@@ -87,10 +87,10 @@ def test_committed_records_keep_to_the_schema(folder: Path) -> None:
 def test_a_null_without_a_meaning_is_not_written(tmp_path: Path) -> None:
     store = RecordStore(tmp_path, "m")
     row = {"model": "m", "prompt_id": None, "where": "w", "what": "x", "remedy": "r"}
-    store.write_table("problems", pa.Table.from_pylist([row]))
+    store.write_table("problems", [pa.Table.from_pylist([row])])
     assert pq.read_table(tmp_path / "problems.parquet").schema.equals(PROBLEMS.schema)
     with pytest.raises(ValueError, match="'remedy' with null values"):
-        store.write_table("problems", pa.Table.from_pylist([row | {"remedy": None}]))
+        store.write_table("problems", [pa.Table.from_pylist([row | {"remedy": None}])])
 
 
 def test_a_column_is_one_line() -> None:

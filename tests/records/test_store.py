@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -21,37 +20,20 @@ from lensbench.lens.registry import LENSES
 from lensbench.models.sites import STREAM
 from lensbench.records.manifest import new_manifest
 from lensbench.records.schema import SCHEMA_VERSION, TABLES
-from lensbench.records.schema.generation import ACTIVATIONS
-from lensbench.records.schema.lens import LENS
 from lensbench.records.store import RecordStore, folder_name
+from tests.harness.files import names_in
+from tests.harness.lens_rows import MODEL, lens_table
 
 PROBLEM = Problem("set.csv, row 3, id b", "the prompt is empty", "Write a prompt.", "b")
 
 
 def manifest(**settings: Any) -> dict[str, Any]:
-    model = {"name": "tiny", "n_layers": 3, "weights_sha256": "0" * 64}
-    return new_manifest(model, {"top_k": 5, "lenses": ["final"]} | settings)
-
-
-READING = {
-    "model": "tiny", "prompt_id": "p", "lens": "final", "site": "resid_post", "depth": 0.5,
-    "position": 0, "is_last": True, "token_id": 1, "token": "a", "top_ids": [1],
-    "top_probs": [1.0], "top_tokens": ["a"],
-}  # fmt: skip
-
-
-def lens_table(*layers: int) -> pa.Table:
-    rows = [READING | {"layer": layer} for layer in layers]
-    return pa.Table.from_pylist(rows, schema=LENS.schema)
+    return new_manifest(MODEL, {"top_k": 5, "lenses": ["final"]} | settings)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> RecordStore:
     return RecordStore(tmp_path / "run" / "tiny", "tiny")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 # --- atomic files -------------------------------------------------------------------------------
@@ -67,14 +49,14 @@ def test_an_exception_while_writing_leaves_the_old_file_alone(
         handle.write(b"half of the new")
         raise error
     assert path.read_text() == "old"
-    assert names(tmp_path) == ["file.txt"]
+    assert names_in(tmp_path) == ["file.txt"]
 
 
 def test_a_file_that_was_never_whole_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), replacing(tmp_path / "file.txt") as handle:
         handle.write(b"half")
         raise RuntimeError
-    assert names(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -99,12 +81,12 @@ def test_missing_folders_are_made_and_the_hash_is_sha_256(tmp_path: Path) -> Non
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(store: RecordStore) -> None:
-    store.write_table("lens", lens_table(0, 1))
+    store.write_table("lens", [lens_table(0, 1)])
     before = (store.folder / "lens.parquet").read_bytes()
     with pytest.raises((KeyError, pa.ArrowException, ValueError)):
-        store.write_table("lens", pa.table({"other": [1]}))
+        store.write_table("lens", [pa.table({"other": [1]})])
     assert (store.folder / "lens.parquet").read_bytes() == before
-    assert names(store.folder) == ["lens.parquet"]
+    assert names_in(store.folder) == ["lens.parquet"]
 
 
 # --- the lock -----------------------------------------------------------------------------------
@@ -156,122 +138,20 @@ def test_the_lock_is_given_back_after_an_error(store: RecordStore) -> None:
         pass
 
 
-# --- starting and going on ----------------------------------------------------------------------
-
-
-def test_equal_settings_go_on(store: RecordStore) -> None:
-    store.start(manifest())
-    store.start(manifest())
-    assert store.manifest() == json.loads(json.dumps(manifest()))
-
-
-def test_other_settings_are_refused_and_every_difference_is_named(store: RecordStore) -> None:
-    store.start(manifest(limit=8))
-    other = manifest(limit=9, top_k=7)
-    other["model"]["weights_sha256"] = "1" * 64
-    with pytest.raises(RecordsError) as caught:
-        store.start(other)
-    message = str(caught.value)
-    assert "settings.limit: 8 there, 9 now" in message
-    assert "settings.top_k: 5 there, 7 now" in message
-    assert "model.weights_sha256" in message
-    assert "lenses" not in message
-    assert "--out" in message
-    assert store.manifest() == json.loads(json.dumps(manifest(limit=8)))
-
-
-def test_a_setting_that_is_new_or_gone_is_a_difference(store: RecordStore) -> None:
-    store.start(manifest(old=1))
-    with pytest.raises(RecordsError, match=r"settings\.new: None there, 2 now") as caught:
-        store.start(manifest(new=2))
-    assert "settings.old: 1 there, None now" in str(caught.value)
-
-
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 1, None, "1"])
-def test_another_schema_is_refused(store: RecordStore, version: object) -> None:
-    store.write_manifest(manifest() | {"schema_version": version})
-    with pytest.raises(RecordsError, match="schema") as caught:
-        store.start(manifest())
-    assert "manifest.json" in str(caught.value)
-    assert "--out" in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["", "{half", "[]", "7", '{"schema_version": 1}', "\xff"])
-def test_a_damaged_manifest_is_refused_by_name(store: RecordStore, content: str) -> None:
-    write_bytes(store.folder / "manifest.json", content.encode("latin-1"))
-    with pytest.raises(RecordsError, match=r"manifest\.json"):
-        store.start(manifest())
-
-
-# --- parts --------------------------------------------------------------------------------------
-
-
-def test_parts_come_back_in_order_with_their_problems_and_notes(store: RecordStore) -> None:
-    store.write_part(1, {"lens": lens_table(2)}, [], {"gate": 3e-6})
-    store.write_part(0, {"lens": lens_table(0, 1)}, [PROBLEM], {"gate": 2e-6})
-    lens, problems, notes = store.parts(2, "lens")
-    assert lens["layer"].to_pylist() == [0, 1, 2]
-    assert lens.schema.equals(LENS.schema)
-    assert lens.schema.metadata is None
-    assert (problems, notes) == ([PROBLEM], [{"gate": 2e-6}, {"gate": 3e-6}])
-
-
-def test_a_part_of_problems_alone_has_no_rows_and_no_notes(store: RecordStore) -> None:
-    store.write_part(0, {"lens": LENS.schema.empty_table()}, [PROBLEM])
-    lens, problems, notes = store.parts(1, "lens")
-    assert (lens.num_rows, problems, notes) == (0, [PROBLEM], [{}])
-
-
-def test_no_part_gives_an_empty_table(store: RecordStore) -> None:
-    lens, problems, notes = store.parts(0, "lens")
-    assert lens.equals(LENS.schema.empty_table())
-    assert (problems, notes) == ([], [])
-
-
-def test_a_batch_is_there_only_when_all_its_tables_are(store: RecordStore) -> None:
-    activations = ACTIVATIONS.schema.empty_table()
-    store.write_part(0, {"lens": lens_table(0), "activations": activations})
-    assert store.other_parts(1, "activations").equals(activations)
-    main = store.folder / "parts" / "000000.parquet"
-    main.unlink()
-    assert not store.has_part(0)
-
-
-def test_a_torn_temporary_file_is_no_part(store: RecordStore) -> None:
-    store.write_part(0, {"lens": lens_table(0)})
-    parts = next(path for path in store.folder.iterdir() if path.is_dir())
-    (parts / ".000001.parquet.abc123.part").write_bytes(b"PAR1 half of it")
-    assert store.has_part(0)
-    assert not store.has_part(1)
-    assert store.parts(1, "lens")[0].num_rows == 1
-
-
-def test_the_end_says_complete_and_drops_the_parts(store: RecordStore) -> None:
-    store.start(manifest())
-    store.write_part(0, {"lens": lens_table(0)})
-    store.write_table("lens", store.parts(1, "lens")[0])
-    store.finish(manifest() | {"wall_s": 1.5})
-    found = store.manifest()
-    assert found is not None
-    assert (found["status"], found["wall_s"]) == ("complete", 1.5)
-    assert names(store.folder) == ["lens.parquet", "manifest.json"]
-
-
 # --- tables and the manifest --------------------------------------------------------------------
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (RecordStore(tmp_path / name, "tiny") for name in "ab")
-    first.write_table("lens", lens_table(0, 1, 2))
-    pieces = pa.concat_tables([lens_table(0), lens_table(1, 2)])  # cut another way
-    second.write_table("lens", pieces)
+    first.write_table("lens", [lens_table(0, 1, 2)])
+    second.write_table("lens", [lens_table(0), lens_table(1, 2)])  # cut another way
     one, two = (store.folder / "lens.parquet" for store in (first, second))
     assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_read_back_as_its_schema(store: RecordStore, name: str) -> None:
-    store.write_table(name, TABLES[name].schema.empty_table())
+    store.write_table(name, [TABLES[name].schema.empty_table()])
     assert pq.read_table(store.folder / f"{name}.parquet").schema.equals(TABLES[name].schema)
 
 

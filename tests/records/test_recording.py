@@ -1,0 +1,153 @@
+"""A record being made: gone on with only by equal settings, and finished whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensbench.errors import RecordsError
+from lensbench.files import write_bytes
+from lensbench.records.parts import Part
+from lensbench.records.recording import Finished, Recording, Request, recording
+from lensbench.records.schema import SCHEMA_VERSION, TABLES
+from lensbench.records.store import RecordStore
+from tests.harness.files import names_in
+from tests.harness.lens_rows import MODEL, lens_table
+
+MADE = {
+    "lens": lens_table(0, 1),
+    "prompts": TABLES["prompts"].schema.empty_table(),
+    "milestones": TABLES["milestones"].schema.empty_table(),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "run" / "tiny", "tiny")
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {"top_k": 5, "lenses": ["final"]} | changes
+
+
+def begun(store: RecordStore, model: dict[str, Any] = MODEL, **changes: Any) -> Recording:
+    """A record whose model is loaded now; nobody knew anything of it before."""
+    record = Recording(Request(store, settings(**changes)))
+    record.begin(model)
+    return record
+
+
+def test_equal_settings_go_on(store: RecordStore) -> None:
+    begun(store)
+    before = (store.folder / "manifest.json").read_bytes()
+    begun(store)
+    assert (store.folder / "manifest.json").read_bytes() == before
+    found = store.manifest()
+    assert found is not None
+    assert (found["status"], found["model"]) == ("running", MODEL)
+    assert found["settings"] == settings()
+
+
+def test_other_settings_are_refused_and_every_difference_is_named(store: RecordStore) -> None:
+    begun(store, limit=8)
+    before = store.manifest()
+    with pytest.raises(RecordsError) as caught:
+        begun(store, MODEL | {"weights_sha256": "1" * 64}, limit=9, top_k=7)
+    message = str(caught.value)
+    assert "settings.limit: 8 there, 9 now" in message
+    assert "settings.top_k: 5 there, 7 now" in message
+    assert "lenses" not in message
+    assert "--out" in message
+    assert store.manifest() == before
+
+
+def test_a_model_that_turns_out_to_be_another_is_refused(store: RecordStore) -> None:
+    """What is known beforehand is compared before loading, all of it after."""
+    begun(store)
+    other = MODEL | {"weights_sha256": "1" * 64, "n_layers": 4}
+    with pytest.raises(RecordsError, match=r"model\.weights_sha256") as caught:
+        begun(store, other)
+    assert "model.n_layers: 3 there, 4 now" in str(caught.value)
+    known = {"weights_sha256": "1" * 64}
+    with pytest.raises(RecordsError, match=r"model\.weights_sha256"):
+        Recording(Request(store, settings(), known))
+
+
+def test_of_an_entry_with_entries_only_what_differs_is_named(store: RecordStore) -> None:
+    begun(store, MODEL | {"a": {"limit": 8, "dtype": "float32"}})
+    with pytest.raises(RecordsError, match=r"model\.a\.limit: 8 there, 9 now") as caught:
+        begun(store, MODEL | {"a": {"limit": 9, "dtype": "float32"}})
+    assert "dtype" not in str(caught.value)
+
+
+def test_a_setting_that_is_new_or_gone_is_a_difference(store: RecordStore) -> None:
+    begun(store, old=1)
+    with pytest.raises(RecordsError, match=r"settings\.new: None there, 2 now") as caught:
+        begun(store, new=2)
+    assert "settings.old: 1 there, None now" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 1, None, "1"])
+def test_another_schema_is_refused(store: RecordStore, version: object) -> None:
+    begun(store)
+    store.write_manifest({**(store.manifest() or {}), "schema_version": version})
+    with pytest.raises(RecordsError, match="schema") as caught:
+        begun(store)
+    assert "manifest.json" in str(caught.value)
+    assert "--out" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{half", "[]", "7", '{"schema_version": 1}', "\xff"])
+def test_a_damaged_manifest_is_refused_by_name(store: RecordStore, content: str) -> None:
+    write_bytes(store.folder / "manifest.json", content.encode("latin-1"))
+    with pytest.raises(RecordsError, match=r"manifest\.json"):
+        begun(store)
+
+
+def test_a_setting_that_loading_decides_is_compared_once_it_is_known(store: RecordStore) -> None:
+    def asked(**known: int) -> Recording:
+        return Recording(Request(store, settings(**known), decided=("batch_size",)))
+
+    asked().begin(MODEL, {"batch_size": 8})
+    asked().begin(MODEL, {"batch_size": 8})
+    with pytest.raises(RecordsError, match=r"settings\.batch_size: 8 there, 4 now"):
+        asked().begin(MODEL, {"batch_size": 4})
+    with pytest.raises(RecordsError, match=r"settings\.batch_size"):
+        asked(batch_size=4)
+    record = asked()
+    record.begin(MODEL, {"batch_size": 8})
+    record.finish(Finished([], MADE))
+    assert asked(batch_size=4).finished  # how it was cut is of no matter any more
+
+
+def test_the_end_says_complete_and_drops_the_parts(store: RecordStore) -> None:
+    with recording(Request(store, settings())) as record:
+        record.begin(MODEL)
+        record.parts.write(0, Part({"lens": lens_table(0)}))
+        made = {name: table for name, table in MADE.items() if name != "lens"}  # of its part
+        record.finish(Finished([], made, files={"note.txt": b"x"}), wall_s=1.5)
+    found = store.manifest()
+    assert found is not None
+    assert (found["status"], found["wall_s"], found["files"]) == ("complete", 1.5, ["note.txt"])
+    tables = ["lens.parquet", "milestones.parquet", "problems.parquet", "prompts.parquet"]
+    assert names_in(store.folder) == sorted([*tables, "manifest.json", "note.txt"])
+
+
+def test_a_finished_record_that_lost_a_file_is_made_again(store: RecordStore) -> None:
+    begun(store).finish(Finished([], MADE, files={"note.txt": b"x"}))
+    assert Recording(Request(store, settings())).finished
+    (store.folder / "note.txt").unlink()
+    again = Recording(Request(store, settings()))
+    assert not again.finished
+    again.begin(MODEL)
+    assert json.loads((store.folder / "manifest.json").read_text())["status"] == "running"
+
+
+def test_a_record_of_an_older_schema_is_not_widened(store: RecordStore) -> None:
+    begun(store, n_prompts=2).finish(Finished([], MADE))
+    store.write_manifest({**(store.manifest() or {}), "schema_version": 1})
+    with pytest.raises(RecordsError, match="older lensbench, so it cannot be widened"):
+        Recording(Request(store, settings(n_prompts=3), grows=("n_prompts",)))
