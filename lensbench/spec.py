@@ -7,9 +7,11 @@ an `analysis.toml`, an argument in Python, a setting in a manifest and a row of 
 from __future__ import annotations
 
 import difflib
+import inspect
 import reprlib
 import types
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from cyclopts import Parameter
@@ -57,6 +59,7 @@ class Spec(BaseModel):
             field.description = " ".join((field.description or "").split()) or None
         in_order = sorted(cls.model_fields.items(), key=lambda named: bool(named[1].kw_only))
         cls.__pydantic_fields__ = dict(in_order)  # those that go by their place come first
+        cls.__signature__ = _signature(cls)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -87,6 +90,23 @@ class Spec(BaseModel):
         """The same with other values for these fields. Raises InputProblems."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**(values | changes))
+
+
+def _signature(spec: type[Spec]) -> inspect.Signature:
+    """What Python's help shows: the fields with their types, bounds taken off."""
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY
+                if field.kw_only
+                else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=inspect.Parameter.empty if field.is_required() else field.default,
+                annotation=_plain(field.annotation),
+            )
+            for name, field in spec.model_fields.items()
+        ]
+    )
 
 
 ARGUMENT = Field(kw_only=False)  # on the command line it goes by its place, without a name
@@ -178,7 +198,14 @@ _BOUNDS = {
 }
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path",
+    type(None): "",
+}
 
 
 def _remedy(kind: str, value: object, facts: dict[str, Any], hint: Any) -> str:
@@ -196,7 +223,7 @@ def _wanted(hint: Any) -> str:
     if get_origin(hint) is tuple:
         (item,) = _alternatives(get_args(hint)[0])
         return f"a list, each item {_WORDS.get(item, 'one of those that are known')}"
-    return _WORDS.get(hint, "")
+    return _WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
 def nearest(given: object, known: Iterable[object]) -> str:
@@ -207,13 +234,20 @@ def nearest(given: object, known: Iterable[object]) -> str:
     return f"{meant}Choose from: {', '.join(names)}."
 
 
+def _plain(hint: Any) -> Any:
+    """A type without its bounds."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _plain(parts[0])
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_plain, parts))]  # noqa: UP007
+    return tuple[tuple(map(_plain, parts))] if origin is tuple else hint  # type: ignore[misc]
+
+
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type, bounds taken off."""
-    if get_origin(hint) is Annotated:
-        return _alternatives(get_args(hint)[0])
-    if get_origin(hint) in (Union, types.UnionType):
-        return tuple(one for part in get_args(hint) for one in _alternatives(part))
-    return (hint,)
+    """The types of a union, or the one type, without their bounds."""
+    plain = _plain(hint)
+    return get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
 
 
 def _choices(hints: Iterable[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,6 +96,7 @@ def test_a_value_whose_meaning_is_plain_is_taken(name: str, given: object, taken
         ("names", 3, "it is 3. Give a list, each item a string."),
         ("names", object(), "Give a list, each item a string."),
         ("model", 3, "it is 3. Give a string."),
+        ("inner", 3, "it is 3. Give a Inner."),
         ("lensez", 3, "it is not known here. Did you mean lenses? Choose from: model,"),
     ],
 )
@@ -140,6 +142,13 @@ def test_settings_are_what_decides_the_numbers() -> None:
     assert "device" not in settings
     assert settings["layers"] == [0, 1]
     assert settings["inner"] == {"rank": 8}
+
+
+def test_python_shows_the_fields_with_plain_types() -> None:
+    assert str(inspect.signature(Inner)) == "(*, rank: int = 8)"
+    shown = str(inspect.signature(Example))
+    assert shown.startswith("(model: str, *, inner: tests.test_spec.Inner = Inner(rank=8)")
+    assert "layers: Optional[tuple[int, ...]] = None, rate: float = 0.0002" in shown
 
 
 def test_a_spec_is_a_value() -> None:
