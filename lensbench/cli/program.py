@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -49,13 +49,21 @@ class UsageError(LensbenchError):
 def called(arguments: Sequence[str]) -> int:
     """Do what the command line says; returns the exit status.
 
-    Raises UsageError and InputProblems for a wrong command line, and what the verb raises.
+    Raises UsageError and InputProblems for a wrong command line, and what the verb raises. What is
+    wrong with an argument is said by the option's name, however late it was found.
     """
+    app = program()
     try:
-        verb, bound, _ = program().parse_args(arguments, print_error=False, exit_on_error=False)
+        verb, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
+        return verb(*bound.args, **bound.kwargs) or 0
     except CycloptsError as error:
-        raise _refusal(error) from None
-    return verb(*bound.args, **bound.kwargs) or 0
+        problems = _found(error)
+        if not problems:
+            raise _refusal(error) from None
+    except InputProblems as error:
+        problems = error.problems
+    names = _options(app, arguments)
+    raise InputProblems([_named(problem, names) for problem in problems])
 
 
 def program() -> App:
@@ -121,10 +129,7 @@ def _default(value: object) -> str | None:
 # --- what is wrong with a command line ----------------------------------------------------------
 
 
-def _refusal(error: CycloptsError) -> LensbenchError:
-    problems = list(_problems(error))
-    if problems:
-        return InputProblems(problems)
+def _refusal(error: CycloptsError) -> UsageError:
     said = str(error)
     if isinstance(error, UnknownCommandError):
         said = _unknown_verb(error)
@@ -142,20 +147,24 @@ def _unknown_verb(error: UnknownCommandError) -> str:
     return f"there is no verb {token!r}. {nearest(token, names)}"
 
 
-def _problems(error: CycloptsError) -> Iterator[Problem]:
-    """What a spec has found, by the names of the options."""
-    if not isinstance(error, ValidationError) or error.argument is None:
-        return
+def _found(error: CycloptsError) -> list[Problem]:
+    """What a spec has found wrong with its fields."""
+    if not isinstance(error, ValidationError) or error.__cause__ is None:
+        return []
     import pydantic
 
-    cause = error.__cause__
-    if not isinstance(cause, pydantic.ValidationError):
-        return
-    names = {argument.keys[-1]: _shown(argument) for argument in error.argument.children_recursive}
-    for item in cause.errors():
-        found = item.get("ctx", {}).get("error")
-        if isinstance(found, InputProblems):
-            yield from (_named(problem, names) for problem in found.problems)
+    if not isinstance(error.__cause__, pydantic.ValidationError):
+        return []
+    causes = [item.get("ctx", {}).get("error") for item in error.__cause__.errors()]
+    found = [cause.problems for cause in causes if isinstance(cause, InputProblems)]
+    return [problem for problems in found for problem in problems]
+
+
+def _options(app: App, arguments: Sequence[str]) -> dict[str, str]:
+    """How a user writes the arguments of a verb, by their names in Python."""
+    _, path, _ = app.parse_commands(arguments)
+    every = path[-1].assemble_argument_collection()
+    return {(one.keys or (one.field_info.name,))[-1]: _shown(one) for one in every}
 
 
 def _named(problem: Problem, names: dict[str, str]) -> Problem:

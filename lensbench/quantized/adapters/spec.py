@@ -30,15 +30,16 @@ Targets = Annotated[
     Field(description="Of q, k, v, o, gate, up, down; or names of linear modules in a block."),
 ]
 
+Rank = Annotated[Count, Field(description="Rank of the update.")]
+Alpha = Annotated[Count, Field(description="The update is alpha / rank times B A.")]
+Dropout = Annotated[Share, Field(description="Dropout before A, in training.")]
+
 
 class Lora(Spec):
     """The settings of an adapter (Hu et al. 2021): the update of a weight is alpha / rank * B A."""
 
     blocks: Blocks = "all"
     targets: Targets = "q,k,v,o"
-    rank: Count = 8
-    """Rank of the update."""
-    alpha: Count = 16
-    """The update is alpha / rank times B A."""
-    dropout: Share = 0.05
-    """Dropout before A, in training."""
+    rank: Rank = 8
+    alpha: Alpha = 16
+    dropout: Dropout = 0.05

@@ -18,6 +18,12 @@ from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share, Spec
 DEFAULT_LENGTH = 512  # tokens
 DEFAULT_EVAL_SHARE = 0.1
 
+Epochs = Annotated[Count, Field(description="Times through the data.")]
+MaxSteps = Annotated[
+    Count | None, Field(description="Stop after so many steps, whatever the epochs.")
+]
+LearningRate = Annotated[Positive, Field(description="Peak learning rate.")]
+
 
 class TrainSpec(Spec):
     """What is trained on what, and how."""
@@ -36,16 +42,13 @@ class TrainSpec(Spec):
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of an example; a longer response is cut, and listed. Default: 512, or the model's
     context where that is shorter."""
-    epochs: Count = 3
-    """Times through the data."""
-    max_steps: Count | None = None
-    """Stop after so many steps, whatever the epochs."""
+    epochs: Epochs = 3
+    max_steps: MaxSteps = None
     batch_size: Count = 8
     """Examples at a time."""
     gradient_accumulation: Count = 1
     """Batches in one step."""
-    learning_rate: Positive = 2e-4
-    """Peak learning rate."""
+    learning_rate: LearningRate = 2e-4
     warmup: Share = 0.03
     """Share of steps in which the learning rate rises; then it falls by a cosine to zero."""
     seed: Seed = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from lensbench.checkpoints.ref import Bits
-from lensbench.quantized.adapters.spec import Blocks, Targets
+from lensbench.quantized.adapters.spec import Alpha, Blocks, Dropout, Rank, Targets
 from lensbench.quantized.data.spec import Sources
 from lensbench.quantized.style import Style
-from lensbench.spec import Count, Device, Positive, Seed, Share, Spec
+from lensbench.quantized.training.spec import Epochs, LearningRate
+from lensbench.spec import Count, Device, Seed, Spec
 
 
 class AdapterSpec(Spec):
@@ -29,16 +30,11 @@ class AdapterSpec(Spec):
     """How an instruction is put to the model."""
     blocks: Blocks = "all"
     targets: Targets = "q,k,v,o"
-    rank: Count = 8
-    """Rank of the update."""
-    alpha: Count = 16
-    """The update is alpha / rank times B A."""
-    dropout: Share = 0.05
-    """Dropout before A, in training."""
-    epochs: Count = 2
-    """Times through the data."""
-    learning_rate: Positive = 2e-4
-    """Peak learning rate."""
+    rank: Rank = 8
+    alpha: Alpha = 16
+    dropout: Dropout = 0.05
+    epochs: Epochs = 2
+    learning_rate: LearningRate = 2e-4
     batch_size: Count = 8
     """Examples in a step of training."""
     cache_prefix: bool = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from lensbench.checkpoints.ref import Bits
-from lensbench.quantized.adapters.spec import Blocks, Targets
+from lensbench.quantized.adapters.spec import Blocks, Dropout, Targets
 from lensbench.quantized.data.spec import Sources
 from lensbench.quantized.style import Style
-from lensbench.spec import Count, Device, Positive, Seed, Share, Spec
+from lensbench.quantized.training.spec import Epochs, LearningRate, MaxSteps
+from lensbench.spec import Count, Device, Seed, Spec
 
 
 class PlacementSpec(Spec):
@@ -31,22 +32,18 @@ class PlacementSpec(Spec):
     alpha_per_rank: Count = 2
     """The update is this times B A."""
     targets: Targets = "q,k,v,o"
-    dropout: Share = 0.05
-    """Dropout before A, in training."""
+    dropout: Dropout = 0.05
     style: Style = "alpaca"
     """How an instruction is put to the model."""
     train_bits: Bits = 32
     """Of the base."""
-    epochs: Count = 1
-    """Times through the data."""
-    max_steps: Count | None = None
-    """Stop each training after so many steps, whatever the epochs."""
+    epochs: Epochs = 1
+    max_steps: MaxSteps = None
     batch_size: Count = 8
     """Examples in a step."""
     test_batch_size: Count = 24
     """Held-out pairs measured together."""
-    learning_rate: Positive = 2e-4
-    """Peak learning rate."""
+    learning_rate: LearningRate = 2e-4
     max_length: Count = 256
     """Tokens of an example; a longer response is cut."""
     seed: Seed = 0

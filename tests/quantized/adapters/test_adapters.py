@@ -217,7 +217,7 @@ def test_training_from_the_command_line(lensbench: Program, llama: Case, tmp_pat
     assert (tmp_path / "adapter" / "report.md").exists()
     status, _, err = lensbench(*base, "-o", "other", "--blocks", "5", "--targets", "z")
     assert status == 2
-    assert "the model has no block 5" in err
+    assert "--blocks: the model has no block 5" in err
     assert "no module is called 'z'" in err
     status, _, err = lensbench(*base, "-o", "other", "--eval", "pairs.jsonl", "--eval-share", 0.2)
     assert status == 2
