@@ -322,6 +322,19 @@ def test_numbers_have_one_format() -> None:
     assert numbers.estimate(Estimate(0.8333, 0.8, 0.8667, 9, 3), "share") == "83.3 % [80.0, 86.7]"
     assert numbers.estimate(clustered_bootstrap([]), "share") == "n/a (no prompts)"
     assert numbers.unit_of("kl_bits") == "bits"
+    assert numbers.unit_of("kl_bits_change") == "bits"
+    assert numbers.unit_of("kl_bits_change_p") == "p"
+
+
+def test_noise_is_zero_and_small_bits_have_the_decimals_they_need() -> None:
+    def bits(*ends: float) -> str:
+        return numbers.estimate(Estimate(*ends, 9, 3), "bits")
+
+    assert bits(-1.6e-08, -3e-08, 0.0) == "0.00 [0.00, 0.00]"
+    assert bits(0.001514, 0.001188, 0.001866) == "0.0015 [0.0012, 0.0019]"
+    assert bits(-0.06776, -0.09577, -0.04346) == "-0.068 [-0.096, -0.043]"
+    assert bits(4.246, 4.05, 4.44) == "4.25 [4.05, 4.44]"
+    assert numbers.number(-1.6e-08, "bits") == numbers.number(-0.0, "bits") == "0.00"
 
 
 def test_folder_names_are_safe_and_unique() -> None:

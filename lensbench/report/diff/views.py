@@ -11,7 +11,7 @@ import pandas as pd
 from lensbench.report.kit.markdown import header
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.page import WHOLE
-from lensbench.report.kit.views import Axis, Dots, Line, Lines, Nothing, of_values
+from lensbench.report.kit.views import Axis, Dots, Line, Lines, Nothing, by_depth, of_values
 from lensbench.report.lens.views import DEPTH, blocks_only
 from lensbench.report.manifest import SIDES
 from lensbench.stats.bootstrap import Estimate
@@ -107,12 +107,7 @@ class Moves:
         return Lines(DEPTH, Axis(title), self._places(), lines, title) if lines else None
 
     def _places(self) -> dict[float, str]:
-        """Depth -> what it is called: its layer, unless the models differ in depth."""
-        each = zip(self.changes["depth"], self.changes["layer"], strict=True)
-        return {
-            float(depth): f"{'depth' if is_missing(layer) else f'layer {layer},'} {depth:.1%}"
-            for depth, layer in each
-        }
+        return by_depth(self.changes)
 
     def _points(self, mean: pd.Series, column: str, prompt: str) -> list[Estimate]:
         """The mean's Estimates, or a prompt's values; a missing one has the mean's reason."""

@@ -14,7 +14,7 @@ from lensbench.report.inference.section import inference, prompt_picker, text_of
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.page import WHOLE, Page, chart
 from lensbench.report.kit.table import Table
-from lensbench.report.kit.views import Axis, Line, Lines, of_values
+from lensbench.report.kit.views import Axis, Line, Lines, by_depth, of_values
 from lensbench.report.section import Section
 from lensbench.stats.bootstrap import clustered_bootstrap
 
@@ -32,7 +32,7 @@ def trace(record: Record, name: str) -> Section:
     cells = traced(record)
     norms = Table("norms", "Residual stream by layer", norms_by_layer(cells))
     made = {**whole.tables, norms.name: norms}
-    views = [by_depth(norms.frame, name) for name in NORMS]
+    views = [norm_by_depth(norms.frame, name) for name in NORMS]
     drawn = {"norms": partial(to_svg, panels, views)} if len(norms.frame) else {}
     return replace(
         whole,
@@ -69,19 +69,14 @@ def norms_by_layer(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "depth", *columns])
 
 
-def by_depth(frame: pd.DataFrame, name: str) -> Lines:
+def norm_by_depth(frame: pd.DataFrame, name: str) -> Lines:
     """A norm by depth, prompt and generated tokens apart, on a logarithmic axis."""
     title, _ = NORMS[name]
     lines = [
         Line(f"{span} tokens", list(frame[f"{span}_{name}"]), dash=dash)  # type: ignore[arg-type]
         for span, dash in zip(SPANS, ("solid", "dash"), strict=True)
     ]
-    return Lines(_DEPTH, Axis(title, log=True), _places(frame), lines, title)
-
-
-def _places(frame: pd.DataFrame) -> dict[float, str]:
-    each = zip(frame["depth"], frame["layer"], strict=True)
-    return {float(depth): f"layer {layer}, {depth:.1%}" for depth, layer in each}
+    return Lines(_DEPTH, Axis(title, log=True), by_depth(frame), lines, title)
 
 
 def traced_page(section: Section, record: Record, norms: pd.DataFrame, cells: pd.DataFrame) -> Page:
@@ -89,11 +84,11 @@ def traced_page(section: Section, record: Record, norms: pd.DataFrame, cells: pd
     assert section.page is not None
     page, prompt = section.page(), prompt_picker(record.table("responses"))
     by_prompt = dict(list(cells.groupby("prompt_id")))
-    places = _places(norms)
+    places = by_depth(norms)
 
     def view(name: str, item: str) -> Lines:
         if item == WHOLE:
-            return by_depth(norms, name)
+            return norm_by_depth(norms, name)
         own = by_prompt.get(item, cells.head(0))
         title, column = NORMS[name]
         lines = []

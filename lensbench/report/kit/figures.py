@@ -113,7 +113,7 @@ def panels(views: Sequence[Drawn], columns: int = 3) -> Figure:
 
 def _height(view: Drawn) -> float:
     """Inches that a view takes."""
-    return 0.75 + 0.36 * len(view.rows) if isinstance(view, Dots) else _HEIGHTS.get(type(view), 0)
+    return 0.75 + 0.36 * len(view.lines) if isinstance(view, Dots) else _HEIGHTS.get(type(view), 0)
 
 
 def _draw(axis: Axes, view: Drawn) -> None:
@@ -130,7 +130,7 @@ def _draw(axis: Axes, view: Drawn) -> None:
 def _share_row(figure: Figure, axes: Sequence[Axes], views: Sequence[Drawn]) -> None:
     """What the panels of a row have in common: the names of their dots, the colours of maps."""
     named = [view for view in views if isinstance(view, Dots)]
-    if len({tuple(row.name for row in view.rows) for view in named}) == 1:
+    if len({tuple(row.name for row in view.lines) for view in named}) == 1:
         for axis in axes[1 : len(named)]:
             axis.tick_params(labelleft=False)
     images = [image for axis in axes for image in axis.get_images()]
@@ -241,16 +241,16 @@ def _dots(axis: Axes, view: Dots) -> None:
         axis.axvline(0, color=GREY, linewidth=1)
     middle = (len(view.series) - 1) / 2
     for i, name in enumerate(view.series):
-        _series(axis, [row.points[i] for row in view.rows], 0.3 * (i - middle), i, name)
-    for y, row in enumerate(view.rows):
+        _series(axis, [row.points[i] for row in view.lines], 0.3 * (i - middle), i, name)
+    for y, row in enumerate(view.lines):
         small = [_as_written(value) for value in row.small if value is not None]
         axis.plot(small, [y + 0.25] * len(small), ".", color=GREY)
         if row.points[0].value is None:
             at = axis.transData if view.zero else axis.get_yaxis_transform()
             reason = f"n/a ({row.points[0].reason})"
             axis.text(0.02 * (not view.zero), y, reason, va="center", fontsize=9, transform=at)
-    axis.set_yticks(range(len(view.rows)), [printable(row.name) for row in view.rows])
-    axis.set_ylim(len(view.rows) - 0.5, -0.5)
+    axis.set_yticks(range(len(view.lines)), [printable(row.name) for row in view.lines])
+    axis.set_ylim(len(view.lines) - 0.5, -0.5)
     if not view.x.percent:
         axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.margins(x=0.12)

@@ -229,17 +229,14 @@ class _Packed:
 
     def _parts(self, view: View) -> tuple[dict[str, Any], dict[str, Any]]:
         """A view's frame and numbers."""
+        frame: dict[str, Any] = {"kind": type(view).__name__.lower(), "note": view.note}
         if isinstance(view, Lines | Dots):
-            lines = view.lines if isinstance(view, Lines) else view.rows
-            if nothing_measured(lines):
+            if nothing_measured(view.lines):
                 return self._parts(Nothing(view.note or "n/a: nothing was measured."))
-            frame = _curves_frame(view) if isinstance(view, Lines) else _dots_frame(view)
             shade = [[significant(end) for end in stretch] for stretch in view.shade]
-            numbers: dict[str, Any] = {"lines": [_curve(line) for line in lines], "shade": shade}
-            if isinstance(view, Lines) and view.limits:
-                numbers["limits"] = [significant(limit) for limit in view.limits]
-            return frame, numbers
-        frame = {"kind": type(view).__name__.lower(), "note": view.note}
+            limits = view.limits and [significant(limit) for limit in view.limits]
+            numbers = {"lines": [_curve(line) for line in view.lines], "shade": shade}
+            return frame | _frame(view), numbers | ({"limits": limits} if limits else {})
         if isinstance(view, Map):
             frame |= {"x": asdict(view.x), "y": asdict(view.y), "zero": view.zero}
             frame |= {"limits": [significant(limit) for limit in view.limits]}
@@ -247,9 +244,7 @@ class _Packed:
         if isinstance(view, Tokens):
             frame |= {"measures": dict(view.measures), "colour": view.colour}
             return frame, {"cells": self._cells(view.cells)}
-        if isinstance(view, Texts):
-            return frame, {"texts": [list(row) for row in view.rows]}
-        return frame, {}
+        return frame, {"texts": [list(row) for row in view.rows]} if isinstance(view, Texts) else {}
 
     def _cells(self, cells: Cells) -> int:
         """The number of these cells; several views show the same ones."""
@@ -275,40 +270,21 @@ class _Packed:
         }
 
 
-def _curves_frame(view: Lines) -> dict[str, Any]:
-    places: dict[tuple[tuple[float, str], ...], int] = {}
-    at = [
-        places.setdefault(tuple((line.places or view.places).items()), len(places))
-        for line in view.lines
-    ]
-    return {
-        "kind": "lines",
-        "note": view.note,
-        "x": asdict(view.x),
+def _frame(view: Lines | Dots) -> dict[str, Any]:
+    """What the numbers of curves or dots stand in; curves over the same places share them."""
+    names = [printable(line.name) for line in view.lines]
+    frame: dict[str, Any] = {"x": asdict(view.x), "names": names, "zero": view.zero}
+    if isinstance(view, Dots):
+        return frame | {"series": list(view.series), "labels": list(view.small)}
+    of_lines = [tuple((line.places or view.places).items()) for line in view.lines]
+    places = list(dict.fromkeys(of_lines))
+    return frame | {
         "y": asdict(view.y),
-        "names": _names(view.lines),
         "dashes": [line.dash for line in view.lines],
-        "at": at,
+        "at": [places.index(own) for own in of_lines],
         "places": [[place for place, _ in each] for each in places],
         "labels": [[label for _, label in each] for each in places],
-        "zero": view.zero,
     }
-
-
-def _dots_frame(view: Dots) -> dict[str, Any]:
-    return {
-        "kind": "dots",
-        "note": view.note,
-        "x": asdict(view.x),
-        "names": _names(view.rows),
-        "series": list(view.series),
-        "labels": list(view.small),
-        "zero": view.zero,
-    }
-
-
-def _names(lines: Sequence[Line]) -> list[str]:
-    return [printable(line.name) for line in lines]
 
 
 def _curve(line: Line) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from lensbench.escape import printable
+from lensbench.report.kit.numbers import is_missing
 from lensbench.stats.bootstrap import Estimate
 
 Places = Mapping[float, str]  # where along x -> what hovering calls it
@@ -63,7 +65,7 @@ class Dots:
     """A row for each line: a dot with its interval for each series, and its `small` dots."""
 
     x: Axis
-    rows: Sequence[Line]
+    lines: Sequence[Line]  # a row each
     title: str = ""
     series: Sequence[str] = ("",)
     small: Sequence[str] = ()  # what the rows' small dots are
@@ -75,7 +77,7 @@ class Dots:
     @property
     def note(self) -> str:
         """What is missing, and why."""
-        return _note([(row, list(self.series)) for row in self.rows])
+        return _note([(row, list(self.series)) for row in self.lines])
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,14 @@ class Nothing:
     note: str
 
 
+def by_depth(frame: pd.DataFrame) -> dict[float, str]:
+    """Its depths -> the layer that each is of; between models of different depths it has none."""
+    return {
+        float(depth): f"depth {depth:.1%}" if is_missing(layer) else f"layer {layer}, {depth:.1%}"
+        for depth, layer in zip(frame["depth"], frame["layer"], strict=True)
+    }
+
+
 View = Lines | Dots | Map | Tokens | Texts | Nothing
 
 
@@ -141,7 +151,7 @@ def of_values(values: Iterable[Any], reason: str = "not recorded") -> list[Estim
     """Plain numbers as points without intervals; missing ones with the reason."""
     return [
         Estimate(None, None, None, 0, 0, reason)
-        if value is None or value != value
+        if is_missing(value)
         else Estimate(float(value), None, None, 1, 1)
         for value in values
     ]

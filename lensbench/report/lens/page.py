@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -31,10 +31,11 @@ from lensbench.report.kit.views import (
     Texts,
     Tokens,
     View,
+    by_depth,
     of_values,
 )
 from lensbench.report.lens.headlines import EMERGENCE
-from lensbench.report.lens.views import DEPTH, MEASURES, blocks_only, places
+from lensbench.report.lens.views import DEPTH, MEASURES, blocks_only
 
 _UNMEASURED = "This prompt was not measured on this model."
 _RANK1 = Axis("answer at rank 1", percent=True, flag="at rank 1")
@@ -66,11 +67,8 @@ class Shown:
         """The cells of each prompt, once asked for."""
         return {}
 
-    def heat_map(self, prompt: Picker, colour: Picker) -> Chart:
-        """The top tokens of every prompt."""
-        return chart(self.name, "", [prompt, colour], self._tokens)
-
-    def _tokens(self, item: str, colour: str) -> View:
+    def tokens(self, item: str, colour: str) -> View:
+        """A prompt's top tokens, coloured by a measure."""
         if item not in self.by_prompt:
             return Nothing(_UNMEASURED)
         if item not in self.cells:
@@ -92,7 +90,11 @@ class Shown:
         if table not in self.tables:
             return None
         frame = self.tables[table].frame
-        return Line(f"mean, {self.name}", list(frame[column]), places=places(frame))
+        return Line(
+            f"mean, {self.name}",
+            list(frame[column]),
+            places=by_depth(frame),
+        )
 
     def summary(self, item: str) -> tuple[str, str]:
         """What the model itself says, and when the answer emerged."""
@@ -153,9 +155,10 @@ def lens_page(models: Sequence[Shown]) -> Page:
         "marks the answer at rank 1. Click a cell to keep its numbers. Curves: this prompt's at "
         "its last position; dotted, the mean over all with its 95 % interval over relations."
     )
+    size: Literal["", "wide"] = "wide" if len(models) == 1 else ""
     charts = [
         chart("This prompt", "", [prompt], lambda item: _texts(models, prompts, item), size="wide"),
-        *(model.heat_map(prompt, colour) for model in models),
+        *(chart(m.name, "", [prompt, colour], m.tokens, size=size) for m in models),
         *(
             _curves(models, prompt, ("depth_curves", column), column, Axis(title))
             for column, title in MEASURES.items()

@@ -75,7 +75,7 @@ def _headline(tables: Mapping[str, Table]) -> str:
 def _figures(tables: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
     """Name -> figure, of those tables that have rows."""
     makers: dict[str, tuple[str, Callable[[pd.DataFrame], Sequence[Lines | Dots]]]] = {
-        "depth_curves": ("depth_curves", views.by_depth),
+        "depth_curves": ("depth_curves", views.depth_curves),
         "emergence": (
             "emergence",
             lambda frame: [views.shares(frame, views.EMERGED, "share of prompts", claim=True)],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from lensbench.report.kit.views import Axis, Dots, Line, Lines
+from lensbench.report.kit.views import Axis, Dots, Line, Lines, by_depth
 from lensbench.report.lens.curves import GRID
 from lensbench.report.lens.headlines import EMERGENCE
 from lensbench.stats.bootstrap import LATE_BINDING, Estimate
@@ -33,13 +33,22 @@ _STYLES = ("solid", "dash", "dashdot", "dot")
 _COMPARED = {"answer_rank1_share": "share with the answer at rank 1", **MEASURES}
 
 
-def by_depth(frame: pd.DataFrame) -> list[Lines]:
+def depth_curves(frame: pd.DataFrame) -> list[Lines]:
     """Entropy, KL and answer probability by relative depth, a view each."""
     views = []
     for column, title in MEASURES.items():
         lines = [Line("", list(frame[column]))]
         limits = blocks_only(lines) if column == "kl_bits" else None
-        views.append(Lines(DEPTH, Axis(title), places(frame), lines, title, limits=limits))
+        views.append(
+            Lines(
+                DEPTH,
+                Axis(title),
+                by_depth(frame),
+                lines,
+                title,
+                limits=limits,
+            )
+        )
     return views
 
 
@@ -55,7 +64,7 @@ def shares(
     return Lines(
         DEPTH,
         Axis(title, percent=True),
-        places(frame),
+        by_depth(frame),
         lines,
         shade=(LATE_BINDING,) if claim else (),
         shade_name=CLAIM,
@@ -107,12 +116,6 @@ def _points(rows: pd.DataFrame, column: str) -> list[Estimate]:
         reason = "not recorded" if value is None else None
         found.append(Estimate(value, low, high, 0, 0, reason))
     return found
-
-
-def places(frame: pd.DataFrame) -> dict[float, str]:
-    """Depth -> the layer it is of."""
-    each = zip(frame["depth"], frame["layer"], strict=True)
-    return {float(depth): f"layer {layer}, {depth:.1%}" for depth, layer in each}
 
 
 def blocks_only(lines: Iterable[Line]) -> tuple[float, float]:
