@@ -13,6 +13,7 @@ import pytest
 
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.files import sha256_of
+from lensbench.progress import Progress
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.studies.lens import run
@@ -230,3 +231,19 @@ def test_an_unknown_relation_stops_the_run_before_anything_is_written(
     with pytest.raises(InputProblems, match="no relation 'colour'"):
         run(spec(relations=("colour",)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_stage_is_named_before_it_begins_and_says_what_it_counts(
+    spec: Callable[..., RunSpec], llama: Case, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    run(spec(limit=2), tmp_path, told.append)
+    name = str(llama.folder)
+    stages = [
+        f"{what} {name}" for what in ("hashing the weights of", "loading", "testing the gate of")
+    ]
+    assert list(dict.fromkeys(now.stage for now in told)) == [*stages, name]
+    assert all(now.total is None for now in told[:3])
+    counted = told[3:]
+    assert {(now.total, now.unit) for now in counted} == {(counted[-1].done, "batches")}
+    assert [now.done for now in counted] == list(range(len(counted)))

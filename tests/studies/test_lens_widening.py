@@ -1,0 +1,153 @@
+"""A pilot of a lens run is widened: what was measured stays byte for byte, the rest is measured."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lensbench.errors import RecordsError
+from lensbench.progress import Progress
+from lensbench.prompts.prompt import added, choose
+from lensbench.prompts.sets import load_prompts
+from lensbench.records.open import open_lens_record
+from lensbench.studies.lens import run
+from lensbench.studies.specs.lens import RunSpec
+from tests.harness.files import UNEQUAL, contents, manifest, tables, write_csv
+from tests.harness.forks import Forks, parts_done
+
+KEYS = {"lens": ["prompt_id", "lens", "position", "layer"], "milestones": ["prompt_id", "lens"]}
+
+
+def rows(frame: pd.DataFrame) -> set[str]:
+    """Every row as text, to the last digit."""
+    return {repr(row) for row in frame.to_dict("records")}
+
+
+def record_of(spec: RunSpec, out: Path) -> Path:
+    outcome = run(spec, out)
+    assert not outcome.failed, outcome.failed
+    return outcome.folder
+
+
+@pytest.mark.parametrize("limit", [2, 6])
+def test_rows_of_a_pilot_are_untouched_and_the_rest_is_as_in_a_run_of_all(
+    spec: Callable[..., RunSpec], done: Path, tmp_path: Path, limit: int
+) -> None:
+    """With 2 the pilot lacks relations of the set, and with them categories."""
+    pilot = tables(record_of(spec(limit=limit), tmp_path))
+    folder = record_of(spec(), tmp_path)
+    wide, whole = tables(folder), tables(done)
+    assert set(wide) == set(whole)
+    for name in ("lens", "milestones"):
+        assert rows(pilot[name]) < rows(wide[name])
+    pd.testing.assert_frame_equal(wide["prompts"], whole["prompts"])
+    for name, keys in KEYS.items():
+        ours, theirs = (frame[name].sort_values(keys, ignore_index=True) for frame in (wide, whole))
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-3, atol=1e-4)  # other batches
+    shown = wide["lens"][~wide["lens"].is_last].prompt_id.unique()
+    assert len(shown) == 2  # heat maps, no more than were asked for
+    made = manifest(folder)
+    assert (made["status"], made["settings"]["limit"]) == ("complete", None)
+    assert made["settings"]["n_prompts"] == len(whole["prompts"])
+    (narrower,) = made["widened"]
+    assert narrower["settings"] == {"limit": limit, "n_prompts": 3 * limit}
+    assert made["gate"][0]["error"] >= narrower["gate"][0]["error"]
+    assert made["gate"][0]["passed"]
+
+
+def test_a_widened_record_is_a_record_like_others(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """With residual vectors: old shards stay, new ones have numbers of their own."""
+    folder = record_of(spec(limit=3, keep_residuals=True), tmp_path)
+    shards = contents(folder / "residuals")
+    assert record_of(spec(limit=8, keep_residuals=True), tmp_path) == folder
+    now = contents(folder / "residuals")
+    assert {name: now[name] for name in shards} == shards
+    assert len(now) > len(shards)
+    record = open_lens_record(folder)
+    assert record.residuals is not None
+    assert set(record.residuals.prompt_ids) == set(record.prompts.index)
+    assert all(what is None for _, what in record.residuals.verify())
+    told: list[Progress] = []
+    run(spec(limit=8, keep_residuals=True), tmp_path, told.append)
+    assert [now.stage.split()[0] for now in told] == ["hashing"]  # it is finished
+
+
+def test_a_widening_killed_on_its_way_ends_in_the_same_bytes(
+    spec: Callable[..., RunSpec], forks: Forks, tmp_path: Path
+) -> None:
+    narrow, wide = (spec(limit=n, batch_tokens=1) for n in (2, 5))
+    for name in ("whole", "killed"):
+        record_of(narrow, tmp_path / name)
+    record_of(wide, tmp_path / "whole")
+    (folder,) = (path.parent for path in (tmp_path / "killed").glob("*/manifest.json"))
+    for n in (1, 4, 7):
+        has_parts = partial(lambda n: 0 < n <= parts_done(folder) < float("inf"), n)
+        ended = forks.run(run, wide, tmp_path / "killed", kill=signal.SIGKILL, when=has_parts)
+        assert ended.status == -signal.SIGKILL
+        assert manifest(folder)["status"] == "running"
+    record_of(wide, tmp_path / "killed")
+    assert contents(folder, UNEQUAL) == contents(tmp_path / "whole" / folder.name, UNEQUAL)
+
+
+def test_an_unfinished_pilot_is_widened_too(
+    spec: Callable[..., RunSpec], done: Path, tmp_path: Path
+) -> None:
+    def stop(now: Progress) -> None:
+        if now.unit == "batches" and now.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(limit=6), tmp_path, stop)
+    folder = record_of(spec(), tmp_path)
+    pd.testing.assert_frame_equal(tables(folder)["prompts"], tables(done)["prompts"])
+    assert [each["status"] for each in manifest(folder)["widened"]] == ["running"]
+    assert manifest(folder)["resumed_batches"] == 2
+
+
+def test_a_prompt_that_could_not_be_asked_stays_a_problem(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    lines = [
+        {"id": f"{word}-{i}", "relation": "capital", "prompt": prompt, "answer": "Rome"}
+        for i in range(3)
+        for word, prompt in (("long", "The capital " * 60), ("good", f"Berlin {i} is"))
+    ]
+    path = str(write_csv(tmp_path / "some.csv", lines))
+    first = run(spec(prompts=path, limit=2), tmp_path / "out")
+    assert [problem.prompt_id for problem in first.problems] == ["long-0"]
+    wide = run(spec(prompts=path, limit=6), tmp_path / "out")
+    assert [problem.prompt_id for problem in wide.problems] == ["long-0", "long-1", "long-2"]
+    found = tables(wide.folder)
+    assert found["problems"].prompt_id.tolist() == ["long-0", "long-1", "long-2"]
+    assert found["prompts"].prompt_id.tolist() == ["good-0", "good-1", "good-2"]
+
+
+def test_a_record_is_not_narrowed_nor_widened_by_other_settings(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    record_of(spec(limit=4), tmp_path)
+    for changes, words in (
+        ({"limit": 3}, "A record can be widened, but not narrowed"),
+        ({"limit": 6, "top_k": 4}, "settings.top_k: 3 there, 4 now"),
+    ):
+        (error,) = run(spec(**changes), tmp_path).failed.values()
+        assert isinstance(error, RecordsError)
+        assert words in str(error)
+
+
+@pytest.mark.parametrize("limits", [(1, 2, 30), (20, 40), (5, None), (None,)])
+def test_a_limit_adds_to_smaller_ones_and_all_come_once(limits: tuple[int | None, ...]) -> None:
+    prompts = load_prompts("facts").prompts
+    stages = added(prompts, limits)
+    for i, limit in enumerate(limits):
+        so_far = {prompt.id for stage in stages[: i + 1] for prompt in stage}
+        assert so_far == {prompt.id for prompt in choose(prompts, limit)}
+    everything = [prompt.id for stage in stages for prompt in stage]
+    assert len(everything) == len(set(everything))
