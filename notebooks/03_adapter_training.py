@@ -78,11 +78,11 @@ spec = lb.TrainSpec(
 )
 lb.train(spec)
 curve = pd.read_parquet(folder / "adapter" / "training.parquet")
-px.line(curve, x="step", y="loss", title="Loss on the responses (nats per token)")
+px.line(curve, x="step", y="loss_nats", title="Loss on the responses (nats per token)")
 
 # %%
-assert curve["loss"].iloc[-3:].mean() < curve["loss"].iloc[:3].mean()
-print(f"loss: {curve['loss'].iloc[0]:.2f} -> {curve['loss'].iloc[-1]:.2f} nats")
+assert curve["loss_nats"].iloc[-3:].mean() < curve["loss_nats"].iloc[:3].mean()
+print(f"loss: {curve['loss_nats'].iloc[0]:.2f} -> {curve['loss_nats'].iloc[-1]:.2f} nats")
 
 # %% [markdown]
 # ## Before and after

@@ -31,6 +31,8 @@ _COLUMNS_1 = {
     "point": "site",
     "phase": "span",
     "arm": "placement",
+    "loss": "loss_nats",
+    "eval_loss": "eval_loss_nats",
     **{f"solved{side}": f"top1_correct{side}" for side in ("", "_a", "_b")},
     **{
         f"{old}_{part}{side}": f"{new}_{part}{side}"

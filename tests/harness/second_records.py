@@ -68,7 +68,7 @@ def training_rows() -> list[dict[str, Any]]:
         {
             "step": step,
             "epoch": step / 10,
-            "loss": 1 + 2 / step,
+            "loss_nats": 1 + 2 / step,
             "grad_norm": 5 / step,
             "learning_rate": 1e-4 * step,
             "tokens_per_s": 100.0 + step,
@@ -76,7 +76,7 @@ def training_rows() -> list[dict[str, Any]]:
         for step in range(1, 31)
     ]
     evaluated = [
-        {"step": step, "epoch": step / 10, "eval_loss": loss}
+        {"step": step, "epoch": step / 10, "eval_loss_nats": loss}
         for step, loss in ((10, 2.0), (20, 1.5), (30, 1.75))
     ]
     return sorted([*logged, *evaluated], key=lambda row: row["step"])

@@ -17,7 +17,7 @@ from tests.harness.files import manifest
 from tests.harness.forks import Stop
 from tests.harness.tiny import SENTENCES, Case
 
-EXACT = ["step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate"]
+EXACT = ["step", "epoch", "loss_nats", "eval_loss_nats", "grad_norm", "learning_rate"]
 ROWS = [
     {"id": f"p{i}", "instruction": f"{text[:9]} {i}?", "response": text[: 9 + 3 * i % 17]}
     for i, text in enumerate(SENTENCES * 3)

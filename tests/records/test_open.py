@@ -31,6 +31,8 @@ COLUMNS = {
     "site": "point",
     "span": "phase",
     "placement": "arm",
+    "loss_nats": "loss",
+    "eval_loss_nats": "eval_loss",
     "top1_correct": "solved",
     "top1_correct_a": "solved_a",
     "top1_correct_b": "solved_b",

@@ -302,7 +302,7 @@ def test_limitations_of_training_follow_from_its_numbers(tmp_path: Path) -> None
     assert "lowest at step 20 (2.16 bits) and 2.52 bits at the end" in overfitted
     assert "8 bits" in overfitted
     assert "taught no end: 3" in overfitted
-    rows = [row for row in fixture.training_rows() if "loss" in row][:5]
+    rows = [row for row in fixture.training_rows() if "loss_nats" in row][:5]
     short = said(fixture.write_training(tmp_path / "b", rows, model=fixture.model(bits=32)))
     assert "No evaluation split" in short
     assert "Few logged losses: 5" in short

@@ -172,8 +172,10 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
 
 
 def _curve(history: Sequence[dict[str, Any]]) -> pa.Table:
-    """The Trainer's log as the record's table."""
-    rows = [{name: row.get(name) for name in TRAINING.names} for row in history]
+    """The Trainer's log as the record's table; the Trainer calls a loss in nats just a loss."""
+    rows = [
+        {name: row.get(name.removesuffix("_nats")) for name in TRAINING.names} for row in history
+    ]
     return pa.Table.from_pylist(rows, TRAINING.schema)
 
 

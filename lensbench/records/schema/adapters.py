@@ -26,8 +26,8 @@ TRAINING = Table(
     (
         Column("step", I32, "optimiser steps so far", "steps"),
         Column("epoch", F64, "times the data were seen so far", "epochs"),
-        Column("loss", F64, "mean over response tokens", "nats", _EVALUATED),
-        Column("eval_loss", F64, "the same on held-out pairs", "nats", "a step's row"),
+        Column("loss_nats", F64, "mean over response tokens", "nats", _EVALUATED),
+        Column("eval_loss_nats", F64, "the same on held-out pairs", "nats", "a step's row"),
         Column("grad_norm", F64, "L2 norm of the gradient before clipping", null=_EVALUATED),
         Column("learning_rate", F64, "at this step", null=_EVALUATED),
         Column(

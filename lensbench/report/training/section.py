@@ -84,7 +84,6 @@ def tables(record: Record) -> dict[str, Table]:
 def log(record: Record) -> pd.DataFrame:
     """What was logged, by step; losses in nats as they are written, and in bits."""
     frame = record.table("training").sort_values("step", kind="stable", ignore_index=True)
-    frame = frame.rename(columns={"loss": "loss_nats", "eval_loss": "eval_loss_nats"})
     at = list(frame).index("eval_loss_nats") + 1
     for name in ("eval_loss", "loss"):
         frame.insert(at, f"{name}_bits", frame[f"{name}_nats"] / math.log(2))

@@ -246,7 +246,7 @@ def both(spec: Any, tmp_path: Path) -> list[Path]:
 def require_close(folders: Sequence[Path], bound: float) -> None:
     plain, cached = (curve_of(folder) for folder in folders)
     assert plain.step.equals(cached.step)
-    for column in ("loss", "eval_loss"):
+    for column in ("loss_nats", "eval_loss_nats"):
         assert (plain[column] - cached[column]).abs().max() < bound
     assert (plain.grad_norm / cached.grad_norm - 1).abs().max() < 1e-3
 
@@ -303,4 +303,4 @@ def test_the_cached_loss_is_hugging_faces(
         with torch.no_grad():
             loss = llama.hf(input_ids=batch["input_ids"], labels=batch["labels"]).loss
         nats, count = nats + float(loss) * n_labels, count + n_labels
-    assert curve_of(spec.out)[EXACT].eval_loss.iloc[0] == pytest.approx(nats / count, rel=1e-5)
+    assert curve_of(spec.out)[EXACT].eval_loss_nats.iloc[0] == pytest.approx(nats / count, rel=1e-5)

@@ -64,7 +64,7 @@ def test_evaluation_is_hugging_faces_loss_before_and_after(
     from peft import PeftModel
 
     examples = examples_of(llama, held_out)
-    evaluated = curve_of(run).eval_loss.dropna()
+    evaluated = curve_of(run).eval_loss_nats.dropna()
     assert evaluated.iloc[0] == pytest.approx(hf_mean(llama.hf, examples), rel=1e-5)
     adapted = PeftModel.from_pretrained(llama.fresh_hf(), run).eval()
     assert evaluated.iloc[-1] == pytest.approx(hf_mean(adapted, examples), rel=1e-5)
@@ -78,7 +78,7 @@ def test_every_step_is_the_one_that_plain_peft_and_pytorch_take(
     from transformers import set_seed
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
-    examples, curve = examples_of(llama, data), curve_of(run).dropna(subset=["loss"])
+    examples, curve = examples_of(llama, data), curve_of(run).dropna(subset=["loss_nats"])
     set_seed(0)
     model = adapt(llama.fresh_hf(), match(llama.hf, Lora("1-2")), Lora("1-2", dropout=0.0), "x")
     model.train()
@@ -101,7 +101,7 @@ def test_every_step_is_the_one_that_plain_peft_and_pytorch_take(
                 for batch in batches
             ]
             loss = sum(a * n for a, n in zip(losses, counts, strict=True)) / sum(counts)
-            assert row.loss == pytest.approx(loss.item(), rel=2e-5)
+            assert row.loss_nats == pytest.approx(loss.item(), rel=2e-5)
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(learning, 1.0)
@@ -132,7 +132,7 @@ def test_the_record_is_whole(run: Path, llama: Case) -> None:
     assert curve.step.tolist() == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]  # a row per step and evaluation
     assert curve.epoch.iloc[-1] == 3.0
     assert (curve.tokens_per_s.dropna() > 0).all()
-    assert curve.tokens_per_s.isna().tolist() == curve.loss.isna().tolist()
+    assert curve.tokens_per_s.isna().tolist() == curve.loss_nats.isna().tolist()
     kept = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     assert kept == {
         "adapter_config.json",
@@ -197,7 +197,7 @@ def test_another_seed_gives_another_order(llama: Case, data: Path, tmp_path: Pat
         train(spec_of(llama, data, None, out, seed=seed, max_steps=2))
         curves.append(curve_of(out)[EXACT])
     pd.testing.assert_frame_equal(curves[0], curves[1])
-    assert curves[0].loss[0] != curves[2].loss[0]
+    assert curves[0].loss_nats[0] != curves[2].loss_nats[0]
 
 
 def as_floats(model: Any, case: Case) -> Any:
@@ -223,10 +223,10 @@ def test_an_int8_base_trains_as_the_float_model_that_its_weights_stand_for(
     prepare_base(model)
     floats, curve = as_floats(model, llama), curve_of(out)
     trained = hf_mean(floats, examples_of(llama, data))
-    assert curve.loss.dropna().iloc[0] == pytest.approx(trained, rel=1e-5)
+    assert curve.loss_nats.dropna().iloc[0] == pytest.approx(trained, rel=1e-5)
     evaluated = hf_mean(floats, examples_of(llama, held_out))
-    assert curve.eval_loss.dropna().iloc[0] == pytest.approx(evaluated, rel=1e-5)
-    assert curve.eval_loss.dropna().iloc[-1] < curve.eval_loss.dropna().iloc[0]
+    assert curve.eval_loss_nats.dropna().iloc[0] == pytest.approx(evaluated, rel=1e-5)
+    assert curve.eval_loss_nats.dropna().iloc[-1] < curve.eval_loss_nats.dropna().iloc[0]
 
 
 def test_gradients_flow_through_int8_layers(llama: Case) -> None:
@@ -352,7 +352,7 @@ def test_a_real_model_learns_a_form_of_answer_in_8_bits(
         n_examples=2,
     )
     train(spec)
-    evaluated = curve_of(spec.out).eval_loss.dropna()
+    evaluated = curve_of(spec.out).eval_loss_nats.dropna()
     assert evaluated.iloc[-1] < 0.5 * evaluated.iloc[0]
     said = [json.loads(line) for line in (spec.out / "examples.jsonl").read_text().splitlines()]
     assert all("<<" in row["adapter"] and "<<" not in row["base"] for row in said)
