@@ -25,7 +25,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import pandas as pd
 import plotly.express as px
 
 from lensbench import open_record
@@ -85,7 +84,7 @@ plain = trace("plain")
 rag = trace("rag", rag=str(folder / "index"))
 shuffled = trace("shuffled", rag=str(folder / "index"), control="shuffled")
 lengths = {
-    run.name: pd.read_parquet(run / "responses.parquet").set_index("prompt_id")["n_prompt_tokens"]
+    run.name: open_record(run).table("responses").set_index("prompt_id")["n_prompt_tokens"]
     for run in (rag, shuffled)
 }
 assert (lengths["rag"] == lengths["shuffled"]).all()

@@ -77,7 +77,7 @@ spec = lb.TrainSpec(
     cache_prefix=True,
 )
 lb.train(spec)
-curve = pd.read_parquet(folder / "adapter" / "training.parquet")
+curve = lb.open_record(folder / "adapter").table("training")
 px.line(curve, x="step", y="loss_nats", title="Loss on the responses (nats per token)")
 
 # %%

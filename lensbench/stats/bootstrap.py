@@ -61,7 +61,7 @@ def clustered_bootstrap(
     """Mean or median of `values` (a share is the mean of 0 and 1) with a 95 % interval.
 
     `clusters` names the relation of each value; None lets each value stand for itself. NaN values
-    are left out. `nothing` is the reason given when no value is left.
+    are skipped. `nothing` is the reason given when no value is left.
     """
     array = np.asarray(values, dtype=np.float64)
     keep = ~np.isnan(array)
@@ -130,7 +130,7 @@ def paired_difference(
 ) -> Estimate:
     """`a` minus `b`, prompt by prompt (the index), then its mean or median with a 95 % interval.
 
-    Prompts that either side lacks are left out. `clusters`: the relation by prompt.
+    Prompts that either side lacks are skipped. `clusters`: the relation by prompt.
     """
     both = pd.concat({"a": a, "b": b}, axis=1, join="inner").astype(float).dropna()
     difference = both["a"] - both["b"]
@@ -146,7 +146,7 @@ def summed_bootstrap(
 
     `terms` [n, k] are each example's terms; `of_sums` takes their sums [..., k] to the number
     [...]: a mean from (value, 1), perplexity from (bits, tokens), corpus BLEU from its counts. Two
-    conditions' terms side by side make it a paired difference. Rows with a NaN are left out.
+    conditions' terms side by side make it a paired difference. Rows with a NaN are skipped.
     `clusters` names the group of each example, drawn as a whole; None lets each stand for itself.
     """
     array = np.asarray(terms, dtype=np.float64)

@@ -48,7 +48,7 @@ class Aligned:
     prompt_ids: dict[str, tuple[str, ...]]
     n_tokens: dict[str, Int[np.ndarray, "prompt"]]
     layers: dict[str, tuple[int, ...]]  # each condition's own layer at each of the reference's
-    problems: tuple[Problem, ...]  # prompts that were left out
+    problems: tuple[Problem, ...]  # prompts that were skipped
 
     @property
     def n_layers(self) -> int:
@@ -64,7 +64,7 @@ class Aligned:
 def read_activations(run: Run, span: str) -> tuple[Activations, list[Problem]]:
     """One run's vectors in its own span, or else this one, and the prompts that have none.
 
-    A prompt without tokens in the span, or with NaN in any layer, is left out as a problem.
+    A prompt without tokens in the span, or with NaN in any layer, is skipped as a problem.
     Raises InputProblems when nothing is left, RecordsError when the record is damaged.
     """
     span = run.span or span
@@ -76,11 +76,11 @@ def read_activations(run: Run, span: str) -> tuple[Activations, list[Problem]]:
     for row in np.flatnonzero(silent | ~finite).tolist():
         item = found.prompt_ids[row]
         if silent[row]:
-            what, remedy = f"no {span} tokens in {item!r}", "It is left out."
+            what, remedy = f"no {span} tokens in {item!r}", "It is skipped."
         else:
             bad = np.flatnonzero(~np.isfinite(found.values[:, row]).all(-1))
             what = f"NaN or infinite activations of {item!r} at layer {bad[0]}"
-            remedy = "It is left out: make its record again."
+            remedy = "It is skipped: make its record again."
         problems.append(Problem(where, what, remedy, item))
     kept = np.flatnonzero(finite & ~silent).tolist()
     if not kept:
@@ -173,7 +173,7 @@ def _shared(every: dict[str, Activations], problems: list[Problem]) -> list[str]
         lacking = [name for name, there in sets.items() if item not in there]
         if lacking and item not in told:
             what = f"{', '.join(lacking)} has no {item!r}"
-            problems.append(Problem("pairing", what, "It is left out of all.", item))
+            problems.append(Problem("pairing", what, "It is skipped in all.", item))
     return shared
 
 

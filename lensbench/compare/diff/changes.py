@@ -74,7 +74,7 @@ def adjusted_p(
     Null: the two readings could be swapped within each group of prompts (relation), at all layers
     together; a swap turns the sign of the group's summed change. Student's t over groups,
     Westfall & Young's step-down maxT over layers, every draw of signs or 9,999 (see
-    `permutation`). With k groups no p is below 2 / 2^k. Prompts with a NaN are left out. NaN where
+    `permutation`). With k groups no p is below 2 / 2^k. Prompts with a NaN are skipped. NaN where
     nothing changes by more than rounding, and everywhere with fewer than two groups.
     """
     whole = ~np.isnan(changes).any(axis=1)

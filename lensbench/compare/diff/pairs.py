@@ -36,7 +36,7 @@ def mismatches(a: LensRecord, b: LensRecord, relative_depth: bool, context: bool
 
 
 def one_sided(a: LensRecord, b: LensRecord) -> list[Problem]:
-    """Base prompts that only one record holds; they are left out, and the rest is compared."""
+    """Base prompts that only one record holds; they are skipped, and the rest is compared."""
     found = []
     for own, other in ((a, b), (b, a)):
         missing = own.base_prompts.index.difference(other.base_prompts.index, sort=False)
