@@ -54,7 +54,7 @@ def diff(record: Record, name: str) -> Section:
         title=f"{a} against {b}: what moved?",
         tables=made,
         text=text,
-        headline=headline(record, made),
+        headline=headline(made),
         limitations=rendered_lines("diff/limitations.md.j2", tables=made, **record.manifest),
         figures=figures(record, made),
         page=partial(

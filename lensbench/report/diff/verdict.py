@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.report.diff.tables import names
-from lensbench.report.kit import numbers
+from lensbench.report.kit.markdown import inline, rendered_paragraphs
 from lensbench.report.kit.table import Table
 from lensbench.report.manifest import SIDES
-from lensbench.stats.bootstrap import TINY, Estimate
-
-_SAID = {"inside": "borne out", "outside": "not borne out", "cannot tell": "left open"}
+from lensbench.stats.bootstrap import Estimate
 
 
 def answer(made: Mapping[str, Table]) -> tuple[str, str]:
@@ -46,60 +43,31 @@ def _verdict_key(row: Mapping[Hashable, Any], side: str) -> str:
 def overview(record: Record, made: Mapping[str, Table]) -> str:
     """The answer in a sentence, with its numbers."""
     verdict, why = answer(made)
-    first = made["verdict"].row(emergence="first at rank 1")
-    a, b = map(markdown, names(record))
-    return (
-        f"Does the step from {a} to {b} change the verdict of this lens study? "
-        f"**{verdict.capitalize()}** ({why}): that answers emerge at 75-85 % of depth is "
-        f"{_both_verdicts(first)}; rank 1 is reached {_moved(record, first)}; top-1 accuracy "
-        f"{_accuracy_change(made)}"
+    (sentence,) = rendered_paragraphs(
+        "diff/overview.md.j2",
+        names=names(record),
+        verdict=verdict,
+        why=why,
+        first=made["verdict"].row(emergence="first at rank 1"),
+        change=made["accuracy"].frame.iloc[0]["change_pp"],
+        n_layers=n_layers(record),
     )
+    return sentence
 
 
-def headline(record: Record, made: Mapping[str, Table]) -> str:
+def headline(made: Mapping[str, Table]) -> str:
     """The answer for an index."""
-    verdict, _ = answer(made)
     shift: Estimate = made["verdict"].row(emergence="first at rank 1")["shift_pp"]
+    change: Estimate = made["accuracy"].frame.iloc[0]["change_pp"]
     return (
-        f"Verdict changes: **{verdict}**; first at rank 1 {numbers.estimate(shift, 'pp')} of depth "
-        f"later; top-1 accuracy {_accuracy_change(made)}"
-    )
-
-
-def _accuracy_change(made: Mapping[str, Table]) -> str:
-    return numbers.estimate(made["accuracy"].frame.iloc[0]["change_pp"], "pp")
-
-
-def _both_verdicts(row: dict[str, Any]) -> str:
-    a, b = (_SAID[str(row[f"{side}_verdict"])] for side in SIDES)
-    return f"{a} by both" if a == b else f"{a} by the first and {b} by the second"
-
-
-def _moved(record: Record, row: dict[str, Any]) -> str:
-    """How far the emergence moves, and over whom."""
-    moved: Estimate = row["shift_pp"]
-    if moved.value is None:
-        return f"at depths that cannot be compared ({moved.reason})"
-    return (
-        f"{numbers.estimate(moved, 'pp')} of depth later over the {moved.n} prompts that both "
-        f"get right ({against_a_layer(record, moved)})"
+        f"Verdict changes: **{answer(made)[0]}**; first at rank 1 {inline(shift, 'pp')} of depth "
+        f"later; top-1 accuracy {inline(change, 'pp')}"
     )
 
 
 def n_layers(record: Record) -> int:
     """Of the shallower model: one of its layers is the resolution of depth."""
     return min(int(record.manifest["model"][side]["n_layers"]) for side in SIDES)
-
-
-def against_a_layer(record: Record, moved: Estimate) -> str:
-    """How a shift compares with the resolution of depth."""
-    one = 1 / n_layers(record)
-    layer = f"one layer is {numbers.number(one, 'pp').lstrip('+')}"
-    if moved.low is None or moved.high is None:
-        return f"{layer}; no interval"
-    if max(abs(moved.low), abs(moved.high)) <= one + TINY:
-        return f"{layer}: the whole interval lies within it"
-    return layer
 
 
 def diverged(record: Record, changes: pd.DataFrame) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -15,7 +16,7 @@ import pandas as pd
 from lensbench.escape import markdown, markdown_cell, markdown_token, printable
 from lensbench.report.kit import numbers
 from lensbench.report.kit.table import layers_shown
-from lensbench.stats.bootstrap import MIN_PROMPTS, Estimate
+from lensbench.stats.bootstrap import MIN_PROMPTS, TINY, Estimate
 
 MOST_CHARACTERS = 1500  # of a text of many lines; the rest is cut, and said
 # Words of a column's name -> as a reader knows them.
@@ -30,6 +31,12 @@ def rendered(template: str, **values: object) -> str:
 def rendered_lines(template: str, **values: object) -> list[str]:
     """The lines of a template that say something: a Markdown list item each."""
     return [line for line in rendered(template, **values).split("\n") if line.strip()]
+
+
+def rendered_paragraphs(template: str, **values: object) -> list[str]:
+    """The paragraphs of a template, each as one line: how sentences of many parts are written."""
+    paragraphs = re.split(r"\n{3,}", rendered(template, **values))
+    return [" ".join(filter(None, one.split("\n"))) for one in paragraphs if one.strip()]
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -131,7 +138,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["MIN_PROMPTS"] = MIN_PROMPTS
+    environment.globals.update(MIN_PROMPTS=MIN_PROMPTS, TINY=TINY)
     environment.filters.update(
         md=lambda value: markdown(str(value)),
         text=lambda value: "n/a (none)" if numbers.is_missing(value) else inline(value),
