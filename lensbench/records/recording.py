@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 import pyarrow as pa
@@ -52,6 +51,8 @@ class Request:
     # cut, so a finished record may have others.
     decided: tuple[str, ...] = ()
     grows: tuple[str, ...] = ()
+    # Of the manifest there: what it was made of has grown since, so it is made again.
+    outgrown: Callable[[Mapping[str, Any]], bool] = lambda _: False
 
     @property
     def all_tables(self) -> tuple[str, ...]:
@@ -117,9 +118,12 @@ class Recording:
         return {"settings": _width(self.request, there)} | kept
 
     def _found(self) -> dict[str, Any] | None:
-        """The manifest to go on from; None where there is none, or it lost a file."""
+        """The manifest to go on from; None where there is none, or it is to be made again."""
         there = self.store.manifest()
         if there is None:
+            return None
+        if self.request.outgrown(there):
+            self._tidy()
             return None
         _require_same(self.request, there, self.request.settings, self.request.model)
         tables = [f"{name}.parquet" for name in self.request.all_tables]
@@ -213,7 +217,7 @@ def _require_same(
         **_differing("model", there["model"], model, facts),
     }
     growing = [f"settings.{key}" for key in request.grows if f"settings.{key}" in differing]
-    narrower = any(_size(differing[key][0]) > _size(differing[key][1]) for key in growing)
+    narrower = any(not wider(*differing[key]) for key in growing)
     idle = request.decided if there["status"] == "complete" else ()
     if not narrower and {*differing} <= {*growing, *(f"settings.{key}" for key in idle)}:
         return
@@ -239,6 +243,6 @@ def _differing(
     return found
 
 
-def _size(count: int | None) -> float:
-    """None is all there is."""
-    return inf if count is None else count
+def wider(before: int | None, now: int | None) -> bool:
+    """Whether more is measured now; None is all there is."""
+    return before is not None and (now is None or now > before)

@@ -490,6 +490,23 @@ def test_a_diff_is_the_same_whoever_compares(
     assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
 
 
+def test_a_diff_of_records_that_were_widened_is_made_again(
+    llama: Case, facts: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Wider records of other settings are other records, and narrower ones too."""
+    models = (str(llama.folder), f"{llama.folder}+{adapter}")
+    for limit in (2, 5):
+        both = run(spec_of(models, facts, limit=limit), tmp_path / "runs").folders
+        run_diff(*both, tmp_path / "d")
+        assert len(frames(tmp_path / "d")["diff_prompts"]) == limit
+    small = run(spec_of(models, facts, limit=2), tmp_path / "small").folders
+    with pytest.raises(RecordsError, match=r"model\.a\.limit: 5 there, 2 now"):
+        run_diff(*small, tmp_path / "d")
+    half = run(spec_of(models[:1], facts, limit=7, dtype="bfloat16"), tmp_path / "half").folder
+    with pytest.raises(RecordsError, match=r"model\.a\.dtype"):
+        run_diff(half, half, tmp_path / "d")
+
+
 def test_a_diff_that_was_stopped_goes_on_layer_by_layer(
     records: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -185,6 +185,11 @@ def test_a_diff_study_compares_every_variant_with_the_first(lensbench: Program, 
     before = files(out / ".runs")
     run(lensbench, home, "004", text)
     assert files(out / ".runs") == before
+    run(lensbench, home, "004", text.replace("limit = 6", "limit = 8"))  # the pilot is widened
+    for folder in records:
+        assert len(pd.read_parquet(folder / "diff_prompts.parquet")) == 8
+    for record in (out / ".runs").glob("*/manifest.json"):
+        assert len(json.loads(record.read_text())["widened"]) == 1
 
 
 # --- placement ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from lensbench.records.engine import Executor, Work, make, one_by_one
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.open import open_lens_record
 from lensbench.records.parts import Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, wider
 from lensbench.records.store import RecordStore
+
+_GROWING = ("limit", "lens_sha256")  # what of a record changes when it is widened
 
 
 def run_diff(
@@ -33,7 +36,8 @@ def run_diff(
 ) -> list[Problem]:
     """Compare lens record `b` with `a` (b minus a) into a record of kind "diff" in `out`.
 
-    One that is finished is left alone, one that was interrupted goes on.
+    One that is finished is left alone, one that was interrupted goes on; when the two records were
+    widened since, it is made again.
 
     Returns what was skipped: prompts that only one of the two measured.
 
@@ -47,7 +51,8 @@ def run_diff(
         raise InputProblems(problems)
     store = RecordStore(out, f"{first.name} to {second.name}", "diff")
     settings = {"lens": LENS, "seed": SEED} | how.settings()
-    request = Request(store, settings, _facts(first, second))
+    facts = _facts(first, second)
+    request = Request(store, settings, facts, outgrown=lambda there: _outgrown(there, facts))
 
     def prepare(record: Recording) -> Work[Sides, int]:
         progress(Progress(f"reading {store.model}"))
@@ -71,6 +76,16 @@ def _side(record: LensRecord) -> dict[str, Any]:
     kept = ("prompts", "prompts_sha256", "template", "limit")
     facts = record.model | {key: settings.get(key) for key in kept}
     return facts | {"lens_sha256": sha256_of(record.folder / "lens.parquet")}
+
+
+def _outgrown(there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the manifest there is of these very records before they were widened."""
+    sides = [(there["model"].get(side, {}), now[side]) for side in "ab"]
+    grown = [wider(before.get("limit"), after["limit"]) for before, after in sides]
+    return any(grown) and all(
+        {**before, **dict.fromkeys(_GROWING)} == {**after, **dict.fromkeys(_GROWING)}
+        for before, after in sides
+    )
 
 
 def _work(a: LensRecord, b: LensRecord, device: str | None) -> Work[Sides, int]:

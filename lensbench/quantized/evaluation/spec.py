@@ -25,7 +25,7 @@ class EvalSpec(Spec):
     batch_size: Count = 8
     """Examples at once; halved where memory runs out."""
     limit: Count | None = None
-    """The first so many examples."""
+    """The first so many examples. Raised later, the rest is measured and what is there stays."""
     only: Literal["base", "adapter", "rag", "adapter+rag"] | None = None
     """Only this condition. Default: all that model and index allow."""
     device: Device = None

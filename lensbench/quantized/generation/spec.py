@@ -66,7 +66,7 @@ class InferenceSpec(Spec):
     rebatch: Seed | None = None
     """A seed: the same prompts with other neighbours in their batches."""
     limit: Count | None = None
-    """Only the first so many prompts."""
+    """Only the first so many prompts. Raised later, the rest is asked and what is there stays."""
     device: Device = None
 
     @property

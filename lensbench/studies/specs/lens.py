@@ -27,7 +27,10 @@ Prompts = Annotated[
 ]
 Limit = Annotated[
     Count | None,
-    Field(description="Base prompts, spread over relations, with the rows that go with each."),
+    Field(
+        description="Base prompts, spread over relations, with the rows that go with each. Raised "
+        "later, the rest is measured and what is there stays."
+    ),
 ]
 Relations = Annotated[
     tuple[str, ...],
