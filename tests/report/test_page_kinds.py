@@ -132,6 +132,6 @@ def test_a_click_on_a_dot_lists_the_examples(chrome: Any, records: dict[str, Rec
 def test_losses_are_drawn_in_bits(chrome: Any, records: dict[str, Record]) -> None:
     opened(chrome, records["training"])
     log = records["training"].table("training").sort_values("step")
-    loss = log.dropna(subset=["loss"])["loss"]
+    loss = log.dropna(subset=["loss_nats"])["loss_nats"]
     drawn = chrome.execute_script("return document.getElementById('chart-0').data[0].y;")
     assert drawn == pytest.approx((loss * 1.442695).tolist(), rel=1e-3)

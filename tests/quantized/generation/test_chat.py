@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ class Terminal:
             if time.monotonic() > end:
                 raise AssertionError(f"no {words!r} in {self.said!r}")
             if select.select([self.fd], [], [], 0.2)[0]:
-                self.said += os.read(self.fd, 65536).decode(errors="replace")
+                self.said += self.read()
         self.said = self.said.partition(words)[2]
 
     def interrupt(self, words: str) -> None:
@@ -173,6 +174,28 @@ class Terminal:
             except AssertionError:
                 continue
         raise AssertionError(f"Ctrl-C was never answered with {words!r}")
+
+    def leave(self, limit_s: float = 120) -> int:
+        """Press Ctrl-D until the program has ended: one pressed between two prompts is lost."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            self.type("\x04")
+            pause = time.monotonic() + 1
+            while time.monotonic() < pause:
+                if (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+                    return ended[1]
+                if select.select([self.fd], [], [], 0.1)[0]:
+                    self.said += self.read()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f"Ctrl-D did not end it: {self.said!r}")
+
+    def read(self) -> str:
+        """What it wrote; nothing where it has closed its side."""
+        try:
+            return os.read(self.fd, 65536).decode(errors="replace")
+        except OSError:
+            return ""
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -194,6 +217,5 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program(
     terminal.until("saved")
     terminal.until("you")
     terminal.interrupt("Ctrl-D or /quit leaves.")
-    terminal.type("\x04")
-    assert os.waitpid(terminal.pid, 0)[1] == 0
+    assert terminal.leave() == 0
     assert len(json.loads((tmp_path / "talk.json").read_text())["messages"]) == 2
