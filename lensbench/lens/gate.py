@@ -152,7 +152,7 @@ def _padding_identity(
     Padding on the left is the hard side: on the right, the causal mask hides it anyway.
     """
     name = "a padded batch = one prompt at a time"
-    bound, reason = _PADDING_KL_BITS[model.dtype], "other shapes, other order of the same sums"
+    bound, reason = _PADDING_KL_BITS[model.dtype], _padding_reason(model)
     if len({len(ids) for ids in token_ids}) < 2:
         why = "needs prompts of at least two lengths"
         return Identity(name, None, bound, "bits", None, why)
@@ -166,6 +166,15 @@ def _padding_identity(
                 errors.append(float(kl_bits(p, Distribution.from_logits(batched))))
                 start += 1
     return _identity(name, worst(errors), bound, "bits", reason)
+
+
+def _padding_reason(model: LensModel) -> str:
+    if model.ref is not None and model.ref.int8_threshold:
+        return (
+            "LLM.int8 picks its outlier columns over a whole batch: what is read of a prompt "
+            "depends on its neighbours. Read it as NAME@8, whose outlier threshold is 0"
+        )
+    return "other shapes, other order of the same sums"
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ def test_without_outlier_columns_batches_change_nothing_and_with_them_they_do(ll
     usual = load_model(f"{llama.folder}@8:1", device="cpu")
     assert check_identities(safe, prompts)[PADDED].error == 0.0
     assert (check_identities(usual, prompts)[PADDED].error or 0.0) > 1e-3
+    reasons = [check_identities(model, prompts)[PADDED].reason for model in (safe, usual)]
+    assert ["over a whole batch" in reason for reason in reasons] == [False, True]
 
 
 @each_family
