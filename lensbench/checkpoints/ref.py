@@ -144,10 +144,8 @@ class Loaded(Protocol):
         """Its name, precision and adapter."""
 
 
-def model_refs(
-    models: Sequence[str | Path | ModelRef], use: Use = "lens"
-) -> tuple[list[ModelRef], list[Problem]]:
-    """Every model that can be told, and all that is wrong with the others.
+def model_refs(models: Sequence[str | Path | ModelRef], use: Use = "lens") -> list[ModelRef]:
+    """Several models. Raises InputProblems with all that is wrong with any of them.
 
     Two of one `str()`, such as adapters in folders of one name, would be one record: a problem too.
     """
@@ -164,7 +162,9 @@ def model_refs(
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         remedy = "Name it once; if they are two adapters, rename the folder of one."
         problems.append(Problem(f"model {label}", "two models of that name were given", remedy))
-    return found, problems
+    if problems:
+        raise InputProblems(problems)
+    return found
 
 
 # --- reading a name -----------------------------------------------------------------------------

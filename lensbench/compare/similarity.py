@@ -39,13 +39,12 @@ class Measure:
     name: str
     prepare: Callable[[Floats], Floats]  # one side; NaN in it where nothing varies
     compare: Callable[[Floats, Floats], float]
-    low: float
-    high: float
     least: int  # prompts that it needs
-    same_width: bool  # whether both sides need the same dimensions
+    low: float = -1
+    high: float = 1
+    same_width: bool = False  # whether both sides need the same dimensions
     is_distance: bool = False
     own_centre: bool = False  # centres each side by itself: centring before changes nothing
-    of_pairs: bool = True  # of pairs of prompts or all at once: no mean over prompts
     paired: bool = True  # whether both sides must hold the same prompts
 
     def change(self, value: float) -> float:
@@ -168,63 +167,18 @@ def _unit(values: Floats, scale: float | Floats) -> Floats:
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
-        Measure(
-            "pearson",
-            mean_vector,
-            _inner,
-            low=-1,
-            high=1,
-            least=1,
-            same_width=True,
-            paired=False,
-        ),
-        Measure(
-            "cosine",
-            unit_rows,
-            _mean_of_rows,
-            low=-1,
-            high=1,
-            least=1,
-            same_width=True,
-            of_pairs=False,
-        ),
-        Measure(
-            "cka",
-            u_centred,
-            _inner,
-            low=-1,
-            high=1,
-            least=4,
-            same_width=False,
-            own_centre=True,
-        ),
-        Measure(
-            "cka_biased",
-            double_centred,
-            _inner,
-            low=0,
-            high=1,
-            least=3,
-            same_width=False,
-            own_centre=True,
-        ),
-        Measure(
-            "rsa",
-            ranked_dissimilarities,
-            _inner,
-            low=-1,
-            high=1,
-            least=4,
-            same_width=False,
-        ),
+        Measure("pearson", mean_vector, _inner, least=1, same_width=True, paired=False),
+        Measure("cosine", unit_rows, _mean_of_rows, least=1, same_width=True),
+        Measure("cka", u_centred, _inner, least=4, own_centre=True),
+        Measure("cka_biased", double_centred, _inner, least=3, low=0, own_centre=True),
+        Measure("rsa", ranked_dissimilarities, _inner, least=4),
         Measure(
             "procrustes",
             own_coordinates,
             procrustes_distance,
+            least=3,
             low=0,
             high=2,
-            least=3,
-            same_width=False,
             is_distance=True,
             own_centre=True,
         ),

@@ -35,7 +35,7 @@ class EncodedPrompt:
     """A Prompt under one tokenizer.
 
     `answer` is the answer as it follows `text` naturally: after a space, or without one where the
-    text ends in white space itself. `answer_bare` is the other form of the two.
+    text ends in white space itself.
     `shared_with` names another answer of the set that starts with the same token.
     """
 
@@ -44,7 +44,6 @@ class EncodedPrompt:
     template: Template
     token_ids: tuple[int, ...]
     answer: Word | None = None
-    answer_bare: Word | None = None
     category: Word | None = None
     null_category: Word | None = None
     shared_with: str | None = None
@@ -89,16 +88,15 @@ class Encoder:
             raise InputProblems([self._problem(prompt, what, "Shorten it.")])
         # A tokenizer may write the text of given ids otherwise: words follow the text.
         start = token_ids if prompt.token_ids is None else self._ids(prompt, text)
-        spaced, bare = (" ", "") if not text[-1:].isspace() else ("", " ")
+        joint = "" if text[-1:].isspace() else " "
         return EncodedPrompt(
             prompt,
             text,
             self.template,
             token_ids,
-            answer=self._word(prompt, text, start, spaced, prompt.answer),
-            category=self._word(prompt, text, start, spaced, prompt.category),
-            null_category=self._word(prompt, text, start, spaced, null_category),
-            answer_bare=self._bare(prompt, text, start, bare),
+            answer=self._word(prompt, text + joint, start, prompt.answer),
+            category=self._word(prompt, text + joint, start, prompt.category),
+            null_category=self._word(prompt, text + joint, start, null_category),
         )
 
     def _text(self, prompt: Prompt) -> str:
@@ -153,34 +151,20 @@ class Encoder:
         return Problem(where, what, remedy, prompt_id=prompt.id)
 
     def _word(
-        self, prompt: Prompt, text: str, token_ids: tuple[int, ...], joint: str, word: str | None
+        self, prompt: Prompt, before: str, start: tuple[int, ...], word: str | None
     ) -> Word | None:
         """`word` as the tokens that really follow the prompt, in its context."""
         if word is None:
             return None
-        whole = self._ids(prompt, text + joint + word)
-        tokens = self._following(token_ids, whole)
-        if tokens is None:
+        whole = self._ids(prompt, before + word)
+        if whole[: len(start)] != start:
             what = f"'{word}' merges with the end of the prompt when tokenised"
             remedy = "End the prompt at a word boundary, without a trailing space."
             raise InputProblems([self._problem(prompt, what, remedy)])
-        if not tokens or not word.strip():
+        if len(whole) == len(start) or not word.strip():
             what = f"'{word}' has no tokens of its own"
             raise InputProblems([self._problem(prompt, what, "Give a word that can be said.")])
-        return Word(word, tokens)
-
-    def _bare(
-        self, prompt: Prompt, text: str, token_ids: tuple[int, ...], joint: str
-    ) -> Word | None:
-        """The other form of the answer, or None where it merges with the prompt ("isBerlin")."""
-        if not prompt.answer:
-            return None
-        tokens = self._following(token_ids, self._ids(prompt, text + joint + prompt.answer))
-        return Word(prompt.answer, tokens) if tokens else None
-
-    def _following(self, start: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The tokens after `start`; None if `start` changed."""
-        return whole[len(start) :] if whole[: len(start)] == start else None
+        return Word(word, whole[len(start) :])
 
 
 def encode_all(

@@ -12,25 +12,12 @@ import tomllib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from lensbench.files import write_text
+from lensbench.prompts.sets import DATA, OPTIONAL, REQUIRED
 
-COLUMNS = (
-    "id",
-    "relation",
-    "prompt",
-    "answer",
-    "category",
-    "subject",
-    "control_of",
-    "paraphrase_of",
-    "reverse_of",
-    "template",
-)
-
-_DATA = resources.files("lensbench").joinpath("prompts", "data")
+COLUMNS = (*REQUIRED, *OPTIONAL, "template")
 
 Row = dict[str, str]
 
@@ -57,7 +44,7 @@ class Relation:
 
 def load_relations() -> list[Relation]:
     """The relations in `facts.toml`, in the order of the file."""
-    source = tomllib.loads(_DATA.joinpath("facts.toml").read_text("utf-8"))
+    source = tomllib.loads(DATA.joinpath("facts.toml").read_text("utf-8"))
     return [
         Relation(
             name=entry["name"],
@@ -103,26 +90,13 @@ def _fact_rows(relation: Relation, index: int) -> Iterator[Row]:
     base_template, paraphrase_template = relation.templates
     base_id = f"{slug(relation.name)}-{slug(subject)}"
     common = {"relation": relation.name, "answer": answer, "category": relation.category}
-    yield common | {
-        "id": base_id,
-        "prompt": base_template.format(subject=subject),
-        "subject": subject,
-        "template": "base",
-    }
-    yield common | {
-        "id": f"{base_id}-p2",
-        "prompt": paraphrase_template.format(subject=subject),
-        "subject": subject,
-        "paraphrase_of": base_id,
-        "template": "paraphrase",
-    }
-    yield common | {
-        "id": f"{base_id}-c",
-        "prompt": base_template.format(subject=other),
-        "subject": other,
-        "control_of": base_id,
-        "template": "control",
-    }
+    for kind, suffix, template, who, link in (
+        ("base", "", base_template, subject, {}),
+        ("paraphrase", "-p2", paraphrase_template, subject, {"paraphrase_of": base_id}),
+        ("control", "-c", base_template, other, {"control_of": base_id}),
+    ):
+        own = {"id": base_id + suffix, "prompt": template.format(subject=who), "subject": who}
+        yield common | own | link | {"template": kind}
     if relation.reverse:
         yield {
             "id": f"{base_id}-r",
@@ -151,7 +125,7 @@ def _control_subject(relation: Relation, index: int) -> str:
 
 def main() -> None:
     """Write `facts.csv` next to `facts.toml`."""
-    target = Path(str(_DATA.joinpath("facts.csv")))
+    target = Path(str(DATA.joinpath("facts.csv")))
     write_text(target, to_csv(build_rows(load_relations())))
 
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from lensbench.errors import InputProblems, Problem
 
+LINKS = ("control_of", "paraphrase_of", "reverse_of")  # to the row that another one belongs to
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -33,9 +35,14 @@ class Prompt:
     token_ids: tuple[int, ...] | None = None
 
     @property
+    def base_id(self) -> str:
+        """The row that this one belongs to: itself, or the one that it is made from."""
+        return self.control_of or self.paraphrase_of or self.reverse_of or self.id
+
+    @property
     def is_base(self) -> bool:
         """Neither control, paraphrase nor reverse: the rows that headlines are made from."""
-        return self.control_of is None and self.paraphrase_of is None and self.reverse_of is None
+        return all(getattr(self, link) is None for link in LINKS)
 
 
 class _Set(Protocol):
@@ -122,11 +129,7 @@ def choose(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
     rounds = max((len(queue) for queue in queues.values()), default=0)
     order = [queue[i] for i in range(rounds) for queue in queues.values() if i < len(queue)]
     chosen = set(order[:limit])
-    return [
-        prompt
-        for prompt in prompts
-        if (prompt.control_of or prompt.paraphrase_of or prompt.reverse_of or prompt.id) in chosen
-    ]
+    return [prompt for prompt in prompts if prompt.base_id in chosen]
 
 
 def added(prompts: Sequence[Prompt], limits: Sequence[int | None]) -> list[list[Prompt]]:

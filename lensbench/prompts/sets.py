@@ -14,13 +14,12 @@ from typing import Any
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
-from lensbench.prompts.prompt import Prompt
+from lensbench.prompts.prompt import LINKS, Prompt
 from lensbench.prompts.rows import Row, cell_problems, read_rows
 
 REQUIRED = ("id", "relation", "prompt", "answer")
-_OPTIONAL = ("category", "subject", "control_of", "paraphrase_of", "reverse_of")
-_LINKS = ("control_of", "paraphrase_of", "reverse_of")
-_DATA = resources.files("lensbench").joinpath("prompts", "data")
+OPTIONAL = ("category", "subject", *LINKS)
+DATA = resources.files("lensbench").joinpath("prompts", "data")
 
 
 @dataclass(frozen=True)
@@ -51,26 +50,32 @@ class PromptSet:
 
 def shipped() -> list[str]:
     """Names of the prompt sets that travel with lensbench."""
-    names = [entry.name for entry in _DATA.iterdir()]
+    names = [entry.name for entry in DATA.iterdir()]
     return sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv"))
 
 
-def load_prompts(source: str | Path | PromptSet) -> PromptSet:
+def load_prompts(source: str | Path | PromptSet, relations: Sequence[str] = ()) -> PromptSet:
     """Read a prompt set by shipped name or file (.csv, .jsonl); one that is read stays as it is.
 
+    Args:
+        relations: only these; all by default.
+
     Raises:
-        InputProblems: no such file, wrong encoding, missing columns, or not one usable row.
+        InputProblems: no such file, wrong encoding, missing columns, not one usable row, or no such
+            relation.
     """
     if isinstance(source, PromptSet):
-        return source
-    path = prompt_file(source)
-    return _read_file(path, str(source) if str(source) in shipped() else path.name)
+        whole = source
+    else:
+        path = prompt_file(source)
+        whole = _read_file(path, str(source) if str(source) in shipped() else path.name)
+    return whole.only(relations) if relations else whole
 
 
 def prompt_file(source: str | Path) -> Path:
     """The file of a prompt set, by shipped name or path. Raises InputProblems: no such file."""
     if str(source) in shipped():
-        return Path(str(_DATA.joinpath(f"{source}.csv")))
+        return Path(str(DATA.joinpath(f"{source}.csv")))
     path = Path(source)
     if not path.is_file():
         what = "there is no such file, nor a shipped prompt set of that name"
@@ -81,7 +86,7 @@ def prompt_file(source: str | Path) -> Path:
 
 def _read_file(path: Path, name: str) -> PromptSet:
     problems: list[Problem] = []
-    rows = read_rows(path, name, problems, REQUIRED, _OPTIONAL)
+    rows = read_rows(path, name, problems, REQUIRED, OPTIONAL)
     prompts = list(_prompts(rows, name, problems))
     prompts = _linked(prompts, name, problems)
     if not prompts:
@@ -101,8 +106,8 @@ def _prompts(rows: Iterator[Row], name: str, problems: list[Problem]) -> Iterato
             problems += [Problem(where, what, remedy, item) for what, remedy in found]
             continue
         seen[cells["id"]] = line
-        known: dict[str, Any] = {key: cells[key] or None for key in _OPTIONAL if key in cells}
-        extra = {k: v for k, v in cells.items() if k not in (*REQUIRED, *_OPTIONAL)}
+        known: dict[str, Any] = {key: cells[key] or None for key in OPTIONAL if key in cells}
+        extra = {k: v for k, v in cells.items() if k not in (*REQUIRED, *OPTIONAL)}
         yield Prompt(
             id=cells["id"],
             prompt=cells["prompt"],
@@ -132,7 +137,7 @@ def _linked(prompts: list[Prompt], name: str, problems: list[Problem]) -> list[P
     ids = {prompt.id for prompt in prompts if prompt.is_base}
     kept = []
     for prompt in prompts:
-        links = {column: getattr(prompt, column) for column in _LINKS}
+        links = {column: getattr(prompt, column) for column in LINKS}
         broken = [f"{column} = {to}" for column, to in links.items() if to and to not in ids]
         if not broken:
             kept.append(prompt)

@@ -6,10 +6,9 @@ from functools import cached_property
 
 import pandas as pd
 
+from lensbench.prompts.prompt import LINKS
 from lensbench.records.record import Record
 from lensbench.records.schema.lens import MILESTONES
-
-LINKS = ("control_of", "paraphrase_of", "reverse_of")
 
 
 class LensRecord(Record):

@@ -24,9 +24,6 @@ from lensbench.records.read import MANIFEST, read_table
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Largest relative error of a number on disk: bfloat16 keeps 8 significant bits and rounds to the
-# nearest. (Below 1e-38, where it has fewer, the error is under 1e-40.)
-RELATIVE_ERROR = {"float32": 0.0, "bfloat16": 2.0**-8}
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 _HEADER = "lensbench"  # one entry: safetensors writes several in no particular order

@@ -75,16 +75,24 @@ def clustered_bootstrap(
         unit = "prompt" if clusters is None else "relation"
         return Estimate(value, None, None, n, k, f"1 {unit}: no interval")
     resampled = _mean_of(array, codes) if statistic == "mean" else _median_of(array, codes)
-    interval = stats.bootstrap(
-        (np.arange(k),),
+    return Estimate(value, *_interval(resampled, k), n, k)
+
+
+def _interval(
+    resampled: Callable[..., Floats], n_clusters: int, batch: int | None = None
+) -> tuple[float, float]:
+    """The percentile interval of what `resampled` makes of drawn clusters, so many at a time."""
+    found = stats.bootstrap(
+        (np.arange(n_clusters),),
         resampled,
         n_resamples=N_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
+        batch=batch,
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), n, k)
+    return float(found.low), float(found.high)
 
 
 def _mean_of(array: Floats, codes: NDArray[np.intp]) -> Callable[..., Floats]:
@@ -166,17 +174,7 @@ def summed_bootstrap(
     def resampled(drawn: NDArray[np.intp], axis: int = -1) -> Floats:
         return of_sums(sums[np.moveaxis(drawn, axis, -1)].sum(-2))  # [resamples]
 
-    interval = stats.bootstrap(
-        (np.arange(k),),
-        resampled,
-        n_resamples=N_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=True,
-        batch=max(1, _MOST_DRAWN // sums.size),
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), n, k)
+    return Estimate(value, *_interval(resampled, k, max(1, _MOST_DRAWN // sums.size)), n, k)
 
 
 def late_binding_verdict(estimate: Estimate) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -62,12 +62,3 @@ def jackknife_half_width(estimates: Float[np.ndarray, "part"]) -> float:
     variance = (parts - 1) / parts * float(((estimates - estimates.mean()) ** 2).sum())
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, parts - 1)
     return float(quantile * variance**0.5)
-
-
-def left_out_estimates(
-    estimate: Callable[[Int[np.ndarray, "kept"]], float],
-    codes: Int[np.ndarray, "prompt"],
-    seed: int,
-) -> Floats:
-    """`estimate` of the kept prompts, each part left out in turn."""
-    return np.array([estimate(kept) for kept in left_out(codes, seed)])

@@ -27,12 +27,7 @@ from lensbench.studies.stages import build_index
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 
 
-def run(
-    spec: AdapterSpec,
-    out: Path,
-    progress: Watch = ignore,
-    notify: Notify = ignore,
-) -> Outcome:
+def run(spec: AdapterSpec, out: Path, progress: Watch = ignore, notify: Notify = ignore) -> Outcome:
     """Run every stage of a study into `out`.
 
     The index holds every pair but the asked ones, so retrieval can find other pairs about the same

@@ -53,9 +53,7 @@ def run_cache(
         RecordsError: another cache is there, or the disk cannot hold this one.
     """
     ref = ModelRef.of(spec.model)
-    prompt_set = load_prompts(spec.prompts)
-    if spec.relations:
-        prompt_set = prompt_set.only(spec.relations)
+    prompt_set = load_prompts(spec.prompts, spec.relations)
     progress(Progress(f"hashing the weights of {ref}"))
     request = Request(
         RecordStore(out, str(ref), "cache"),

@@ -27,28 +27,20 @@ from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
 from lensbench.studies.specs.correlation import CorrelationStudySpec
-from lensbench.studies.stages import (
-    RUNS,
-    build_index,
-)
+from lensbench.studies.stages import RUNS, build_index
 
 REBATCHED = "rebatched"
 
 
 def run(
-    spec: CorrelationStudySpec,
-    out: Path,
-    progress: Watch = ignore,
-    notify: Notify = ignore,
+    spec: CorrelationStudySpec, out: Path, progress: Watch = ignore, notify: Notify = ignore
 ) -> Outcome:
     """Trace every condition with every model, and compare them into records beneath `out`.
 
     Raises InputProblems with all that is wrong with the models, and what `pairs_of`,
     `build_index`, `run_inference` and `correlate` raise.
     """
-    refs, problems = model_refs(spec.models, use="generation")
-    if problems:
-        raise InputProblems(problems)
+    refs = model_refs(spec.models, use="generation")
     asked = conditions(spec, out)
     pairs, problems = pairs_of(spec.documents)
     build_index(out / RUNS / "index", pairs, progress)

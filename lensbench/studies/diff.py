@@ -11,7 +11,7 @@ from pathlib import Path
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.record import run_diff
 from lensbench.compare.diff.spec import DiffSpec
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
@@ -22,10 +22,7 @@ from lensbench.studies.stages import RUNS
 
 
 def run(
-    spec: DiffStudySpec,
-    out: Path,
-    progress: Watch = ignore,
-    notify: Notify = ignore,
+    spec: DiffStudySpec, out: Path, progress: Watch = ignore, notify: Notify = ignore
 ) -> Outcome:
     """Read every variant, then compare each with its model's first one.
 
@@ -34,9 +31,7 @@ def run(
     raise.
     """
     texts = tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
-    refs, problems = model_refs(texts)
-    if problems:
-        raise InputProblems(problems)
+    refs = model_refs(texts)
     measured = run_lens(_lens_spec(spec, texts), out / RUNS, progress)
     problems = list(measured.problems)
     for name, error in measured.failed.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.errors import LensbenchError, Problem
 from lensbench.lens.gate import check_identities, require
 from lensbench.lens.record import (
     Reader,
@@ -48,7 +48,7 @@ def run(
     Raises:
         InputProblems: unknown models, prompt set or relation, before anything is loaded.
     """
-    refs, prompt_set = _checked(spec)
+    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     outcome = Outcome(problems=list(prompt_set.problems))
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
@@ -61,17 +61,6 @@ def run(
         except OSError as error:
             outcome.failed[store.model] = disk_error(store.folder, error)
     return outcome
-
-
-def _checked(spec: RunSpec) -> tuple[list[ModelRef], PromptSet]:
-    """Models and prompts; every problem with the spec is raised at once, before any work."""
-    refs, problems = model_refs(spec.models)
-    if problems:
-        raise InputProblems(problems)
-    prompt_set = load_prompts(spec.prompts)
-    if spec.relations:
-        prompt_set = prompt_set.only(spec.relations)
-    return refs, prompt_set
 
 
 @dataclass(frozen=True)

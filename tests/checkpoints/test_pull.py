@@ -49,7 +49,7 @@ def write_wheel(folder: Path, name: str, member: str, data: bytes) -> Wheel:
             record += f"{key},sha256={digest},{len(blob)}\n"
         archive.writestr(f"{stem}.dist-info/RECORD", record + f"{stem}.dist-info/RECORD,,\n")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel(name, "1.0", path.name, sha256, member)
+    return Wheel(name, "1.0", sha256, member)
 
 
 @pytest.fixture(scope="module")

@@ -255,9 +255,14 @@ def test_no_name_is_no_model(text: str) -> None:
 
 
 def test_one_model_said_in_two_ways_is_a_problem() -> None:
-    found, problems = model_refs([f"{ALIAS}@8", f"{ALIAS}@8:0", f"{ALIAS}@8:6", "nowhere"])
-    assert [str(ref) for ref in found] == [f"{ALIAS}@8", f"{ALIAS}@8", f"{ALIAS}@8:6"]
-    assert [problem.where for problem in problems] == ["model nowhere", f"model {ALIAS}@8"]
+    assert [str(ref) for ref in model_refs([f"{ALIAS}@8", f"{ALIAS}@8:6"])] == [
+        f"{ALIAS}@8",
+        f"{ALIAS}@8:6",
+    ]
+    with pytest.raises(InputProblems) as caught:
+        model_refs([f"{ALIAS}@8", f"{ALIAS}@8:0", f"{ALIAS}@8:6", "nowhere"])
+    named = [problem.where for problem in caught.value.problems]
+    assert named == ["model nowhere", f"model {ALIAS}@8"]
 
 
 # --- facts

@@ -67,14 +67,6 @@ def test_curves_are_linear_between_layers() -> None:
     assert found.tolist() == [[0.0, 0.5, 2.5, 4.0], [2.0] * 4]
 
 
-@pytest.mark.parametrize(
-    ("holds", "expected"),
-    [("0111", 1), ("0101", 3), ("1111", 0), ("1110", None), ("0000", None), ("", None)],
-)
-def test_the_layer_from_which_on_something_holds(holds: str, expected: int | None) -> None:
-    assert maths.first_from(np.array([h == "1" for h in holds], dtype=bool)) == expected
-
-
 def test_adjusted_p_by_hand() -> None:
     """Three relations, eight draws of signs. Layer 0: only all signs alike reach |1+2+3|."""
     changes = np.array([[1.0, 1.0, 0.0], [2.0, -1.0, 0.0], [3.0, 1.0, 0.0]])

@@ -44,18 +44,13 @@ def test_an_answer_follows_after_a_space(tok: PreTrainedTokenizerBase) -> None:
     item = Encoder(tok, 64).encode(Prompt("p", GERMANY, answer="Berlin"))
     assert item.token_ids == tuple(tok(GERMANY).input_ids)
     assert item.answer is not None
-    assert item.answer_bare is not None
     assert tok(f"{GERMANY} Berlin").input_ids == [*item.token_ids, *item.answer.token_ids]
-    assert tok(f"{GERMANY}Berlin").input_ids == [*item.token_ids, *item.answer_bare.token_ids]
     assert TokenText(tok)(item.answer.id) == " Berlin"
-    assert not TokenText(tok)(item.answer_bare.id).startswith(" ")
-    assert item.answer.id != item.answer_bare.id
 
 
 def test_after_a_line_break_the_answer_stands_bare(byte_level: PreTrainedTokenizerBase) -> None:
     item = Encoder(byte_level, 64).encode(Prompt("p", f"{GERMANY}\n", answer="Berlin"))
     assert byte_level.decode(item.answer.token_ids) == "Berlin"
-    assert byte_level.decode(item.answer_bare.token_ids) == " Berlin"
 
 
 def test_a_longer_answer_is_scored_on_its_first_token(tok: PreTrainedTokenizerBase) -> None:
@@ -79,7 +74,7 @@ def test_an_answer_without_tokens_is_refused(tok: PreTrainedTokenizerBase, answe
 
 def test_no_answer_is_no_problem(tok: PreTrainedTokenizerBase) -> None:
     item = Encoder(tok, 64).encode(Prompt("p", GERMANY))
-    assert (item.answer, item.answer_bare, item.category) == (None, None, None)
+    assert (item.answer, item.category) == (None, None)
 
 
 def test_answers_that_share_their_first_token_are_marked(

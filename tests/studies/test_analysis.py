@@ -102,7 +102,7 @@ ANALYSES = sorted((ROOT / "analyses").glob("*/analysis.toml"))
 def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
     spec = read_analysis(path.parent)
     if isinstance(spec, RunSpec):
-        assert load_prompts(spec.prompts).only(spec.relations or ()).prompts or not spec.relations
+        assert load_prompts(spec.prompts, spec.relations).prompts
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_analyses_name_the_8_bits_that_their_committed_records_have(
     spec: Any = read_analysis(ROOT / "analyses" / name)
     named = [spec.model] if hasattr(spec, "model") else spec.models
     texts = [f"{one}{more}" for one in named for more in getattr(spec, "variants", ("",))]
-    refs = [ref for ref in model_refs(texts, use=use)[0] if ref.bits == 8]
+    refs = [ref for ref in model_refs(texts, use=use) if ref.bits == 8]
     assert refs
     assert all(f":{threshold:g}" in text for text in texts if "@8" in text)
     assert {ref.int8_threshold for ref in refs} == {threshold}

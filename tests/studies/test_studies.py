@@ -140,7 +140,7 @@ def test_every_condition_and_comparison_is_declared_once(home: Path, tmp_path: P
         "shuffled",
         "rebatched",
     ]
-    found = list(comparisons(spec, model_refs(spec.models, use="generation")[0], tmp_path))
+    found = list(comparisons(spec, model_refs(spec.models, use="generation"), tmp_path))
     assert len(found) == len({one.out for one in found}) == 2 * 3 + 2 * 3
     context, topics, alone = found[0], found[1], found[7]
     assert topics.unpaired

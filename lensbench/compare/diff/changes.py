@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from lensbench.compare.permutation import (
     adjusted_p_values,
@@ -84,11 +84,3 @@ def adjusted_p(
     sums = unit_sums(changes[whole], codes)
     null = contrast_null(sums, sign_flips(len(sums), RESAMPLES, SEED))
     return adjusted_p_values(np.abs(null))
-
-
-def first_from(holds: Bool[np.ndarray, " layer"]) -> int | None:
-    """The first place from which on `holds` is true to the end; None when it ends false."""
-    if not len(holds) or not holds[-1]:
-        return None
-    below = np.flatnonzero(~holds)
-    return int(below[-1]) + 1 if below.size else 0

@@ -18,7 +18,6 @@ from lensbench.records.schema.declare import (
 from lensbench.records.schema.every import PROBLEMS
 from lensbench.records.schema.residuals import RESIDUAL_INDEX
 
-STYLES = ("none", "alpaca", "chat")  # how an instruction is put to a model
 SPANS = ("prompt", "generated")  # whose tokens
 MIXED = "mixed"  # in a comparison: each run's own span, as its name says
 
