@@ -81,8 +81,8 @@ def watch(
     Values have the model's dtype and the shapes in `models.sites.HOOKS`, without the head's axis
     for a site of one head. Returns the model's own logits.
 
-    Raises ModelError for a site that the pass does not come by, and when heads are wanted of a
-    model that has no separate outputs of them.
+    Raises ModelError for a site that the pass does not come by or that is switched off, and when
+    heads are wanted of a model that has no separate outputs of them.
     """
     waiting = set(sites)
 
@@ -96,11 +96,24 @@ def watch(
     hooks = [(site.hook, hook_of(site)) for site in sites]
     separate = any(site.kind == "head_out" for site in sites)
     with torch.inference_mode(), _head_outputs(model) if separate else nullcontext():
+        _require_on(model, hooks)
         logits = _forward(model, batch, hooks)
     if waiting:
         missing = ", ".join(sorted(map(str, waiting)))
         raise ModelError(f"{model.name} never computes {missing}")
     return logits
+
+
+def _require_on(model: LensModel, hooks: Sequence[tuple[str, Callable[..., None]]]) -> None:
+    """TransformerLens computes some places only when it is told to, and says how."""
+    there = model.bridge.hook_dict
+    for name, hook in hooks:
+        try:
+            model.bridge.check_hooks_to_add(there[name], name, hook)
+        except (ValueError, AssertionError) as error:  # of version 4, and of 3
+            raise ModelError(
+                f"{model.name} is not told to compute {name}: {error} Do so on `model.bridge`."
+            ) from error
 
 
 @contextmanager

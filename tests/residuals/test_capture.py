@@ -307,6 +307,29 @@ def test_a_site_that_the_pass_does_not_come_by_is_said(llama: Case) -> None:
         residual_stream(model, "Rome", ("mlp_out", "resid_post"))
 
 
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("hook_mlp_in", "set_use_hook_mlp_in"),
+        ("hook_attn_in", "set_use_attn_in"),
+        ("attn.hook_result", "set_use_attn_result"),
+    ],
+)
+def test_a_site_that_is_switched_off_is_said_with_its_switch(
+    llama: Case, name: str, switch: str
+) -> None:
+    batch, site = make_batch([0], [llama.token_ids[0]]), Site(name, 1)
+    with pytest.raises(ModelError, match=rf"{name}.*{switch}\(True\)"):
+        watch(llama.model, batch, [site], lambda site, value: None)
+    seen: list[Site] = []
+    getattr(llama.model.bridge, switch)(True)
+    try:
+        watch(llama.model, batch, [site], lambda site, value: seen.append(site))
+    finally:
+        getattr(llama.model.bridge, switch)(False)
+    assert seen == [site]
+
+
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A llama whose heads are wider than its stream: 8 of 8 numbers on 32, two of them a key."""
