@@ -72,7 +72,7 @@ spec = lb.TrainSpec(
     max_length=128,
     epochs=8,
     batch_size=4,
-    learning_rate=1e-3,
+    peak_learning_rate=1e-3,
     eval_share=0.0,
     cache_prefix=True,
 )
@@ -127,6 +127,6 @@ assert bool((without == alone).all())
 # %%
 lb.train(spec)
 try:
-    lb.train(spec.changed(learning_rate=2e-3))
+    lb.train(spec.changed(peak_learning_rate=2e-3))
 except lb.LensbenchError as error:
     print(error)

@@ -56,4 +56,4 @@ def test_the_adapter_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))
     outputs = printed("03_adapter_training")
     assert "base again: True, changed: True" in outputs
-    assert "learning_rate: 0.001 there, 0.002 now" in outputs
+    assert "peak_learning_rate: 0.001 there, 0.002 now" in outputs

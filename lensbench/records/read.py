@@ -46,6 +46,7 @@ _KEYS_1 = {  # of a manifest and its settings
     "phases": "spans",
     "phase": "span",
     "part_bits": "diverge_bits",
+    "learning_rate": "peak_learning_rate",
 }
 
 

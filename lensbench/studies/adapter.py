@@ -48,8 +48,8 @@ def run(spec: AdapterSpec, out: Path, progress: Watch = ignore, notify: Notify =
     build_index(out / "index", [pair for pair in pairs if pair.id not in held_out], progress)
     trained = train(_train_spec(spec, ref, out), progress, notify)
     adapted = ModelRef.of(ref, adapter=out / "adapter", use="generation")
-    left_out = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
-    problems += [*trained.problems, *left_out]
+    skipped = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
+    problems += [*trained.problems, *skipped]
     return Outcome([out / "adapter", out / "evaluation"], problems=problems)
 
 
@@ -89,7 +89,7 @@ def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:
         style=spec.style,
         epochs=spec.epochs,
         batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
+        peak_learning_rate=spec.peak_learning_rate,
         seed=spec.seed,
         cache_prefix=spec.cache_prefix,
     )

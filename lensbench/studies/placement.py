@@ -44,7 +44,7 @@ _SHARED = (
     "epochs",
     "max_steps",
     "batch_size",
-    "learning_rate",
+    "peak_learning_rate",
     "max_length",
     "data",
     "data_sha256",
@@ -77,7 +77,8 @@ class Study:
     @property
     def base(self) -> ModelRef:
         """What every placement is trained on, and measured on."""
-        return ModelRef.of(self.spec.model, bits=self.spec.train_bits, use="generation")
+        bits = self.spec.train_bits or ModelRef.of(self.spec.model).bits or 32
+        return ModelRef.of(self.spec.model, bits=bits, use="generation")
 
     def pairs(self, name: str) -> Path:
         """A file of pairs: "train" or "test"."""
@@ -175,7 +176,7 @@ def _train_spec(study: Study, trial: Trial) -> TrainSpec:
         epochs=spec.epochs,
         max_steps=spec.max_steps,
         batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
+        peak_learning_rate=spec.peak_learning_rate,
         seed=spec.seed + trial.repetition,
         eval_share=0.0,
         n_examples=0,

@@ -36,7 +36,7 @@ def spec_of(case: Case, data: Path, held_out: Path | None, out: Path, **changes:
         max_length=64,
         epochs=2,
         batch_size=4,
-        learning_rate=1e-2,
+        peak_learning_rate=1e-2,
         warmup=0.2,
         eval_data=held_out,
         eval_share=0.0,

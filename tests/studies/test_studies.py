@@ -15,10 +15,12 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
+from lensbench.progress import ignore
 from lensbench.report.placement.section import differences, verdicts
 from lensbench.report.placement.section import tables as placement_tables
 from lensbench.studies.analysis import read_analysis
 from lensbench.studies.correlation import comparisons, conditions
+from lensbench.studies.placement import Study
 from lensbench.studies.placements import (
     ALL,
     COMPLEMENT,
@@ -203,7 +205,7 @@ test_limit = 12
 repetitions = 2
 rank = 6
 max_steps = 3
-learning_rate = 1e-3
+peak_learning_rate = 1e-3
 """
 
 
@@ -257,6 +259,22 @@ def test_every_placement_trains_as_many_parameters(lensbench: Program, home: Pat
     by_hand = 6 * ((32 + 32) + (32 + 16) + (32 + 16) + (32 + 32))
     assert {placement.n_trainable for placement in found.values()} == {by_hand}
     assert {placement.lora.alpha / placement.lora.rank for placement in found.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("name", "train_bits", "bits"), [("@8", None, 8), ("", None, 32), ("", 4, 4), ("@8", 8, 8)]
+)
+def test_the_bits_of_the_base_are_what_its_name_says(
+    home: Path, name: str, train_bits: int | None, bits: int
+) -> None:
+    spec = spec_of(home, model=f"{home / 'model'}{name}", train_bits=train_bits)
+    assert Study(spec, home, ignore, ignore).base.bits == bits
+
+
+def test_bits_said_twice_and_differently_are_refused(home: Path) -> None:
+    spec = spec_of(home, model=f"{home / 'model'}@8", train_bits=32)
+    with pytest.raises(InputProblems, match="bits is said twice: 8 in the name, and 32"):
+        _ = Study(spec, home, ignore, ignore).base
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class _File:
 def merge(prompts: Path, responses: Path) -> tuple[list[Pair], list[Problem]]:
     """Join `id, prompt` with `id, response`, in the order of the prompts.
 
-    Everything left out is a problem: a row without its counterpart, a second row of the same id,
+    Everything skipped is a problem: a row without its counterpart, a second row of the same id,
     an empty id, prompt or response. The prompts are taken as they stand, as `infer` takes them; a
     CSV of responses is read as `escape.csv_cell` wrote it, so that each response is the model's own
     text to the letter.

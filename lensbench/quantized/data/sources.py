@@ -63,7 +63,7 @@ def _hub_pairs(name: str) -> tuple[list[Pair], list[Problem]]:
             pairs.append(_alpaca_pair(f"{name}:{number}", row))
         else:
             where, what = f"{name}, row {number}", "instruction or output is empty"
-            problems.append(Problem(where, what, "It is left out."))
+            problems.append(Problem(where, what, "It is skipped."))
     return pairs, problems
 
 

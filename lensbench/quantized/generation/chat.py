@@ -51,7 +51,7 @@ class Turn:
 
 
 class Conversation:
-    """Turns with one model. Turns that no longer fit its context are left out, oldest first."""
+    """Turns with one model. Turns that no longer fit its context are skipped, oldest first."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Conversation:
     def say(self, text: str, write: Write) -> tuple[Turn, int]:
         """Answer `text`, handing each piece of the answer to `write` as it comes.
 
-        Returns the turn and how many earlier turns were left out because they did not fit. Ctrl-C
+        Returns the turn and how many earlier turns were skipped because they did not fit. Ctrl-C
         ends the answer: the turn then keeps what had been said and is marked as stopped.
         Raises InputProblems when the text alone exceeds the model's context.
         """
@@ -118,7 +118,7 @@ class Conversation:
         return CONTEXT_FRAME.format(context=context, instruction=turn.user)
 
     def _fitted(self, asked: str) -> tuple[list[int], int]:
-        """Token ids of the conversation with `asked` last, and how many turns were left out."""
+        """Token ids of the conversation with `asked` last, and how many turns were skipped."""
         room = self.model.n_ctx - self.decoding.max_new_tokens
         for dropped in range(len(self.turns) + 1):
             earlier = [(turn.user, turn.assistant) for turn in self.turns[dropped:]]

@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The examples of a file, those that were cut to fit, and the pairs that were left out."""
+    """The examples of a file, those that were cut to fit, and the pairs that were skipped."""
 
     examples: list[Example]
     cut: list[Problem]
@@ -72,7 +72,7 @@ def encode(
 ) -> Encoded:
     """Pairs as examples of at most `max_length` tokens; a longer response loses its end.
 
-    A pair whose prompt alone takes all of them is left out: nothing of it could be learned.
+    A pair whose prompt alone takes all of them is skipped: nothing of it could be learned.
     Raises InputProblems when nothing is left, ModelError for a style that the model lacks.
     """
     found = Encoded([], [], [])
@@ -168,7 +168,7 @@ def training_data(spec: TrainSpec, folder: Path, n_ctx: int) -> TrainingData:
         examples=[example for part in parts for example in part.examples],
         n_train=len(parts[0].examples),
         cut=[problem for part in parts for problem in part.cut],
-        problems=_left_out(train_set, eval_set, parts),
+        problems=_skipped(train_set, eval_set, parts),
         settings={
             "style": style,
             "max_length": max_length,
@@ -195,13 +195,23 @@ def _parted(
     try:
         parts = split(train_set.pairs, shares, spec.seed)
     except InputProblems as error:
-        where, remedy = f"eval_share {share}", "Give another, or 0 for no evaluation."
-        found = [Problem(where, problem.what, remedy) for problem in error.problems]
+        where = f"eval_share {share}"
+        found = [Problem(where, problem.what, _remedy(spec.data)) for problem in error.problems]
         raise InputProblems(found) from error
     return parts["train"], parts["eval"]
 
 
-def _left_out(
+def _remedy(data: Path) -> str:
+    """The hash that made the parts of a split puts none of one part's rows elsewhere."""
+    sibling = data.with_name("eval.jsonl")
+    file = sibling if sibling.is_file() else "FILE"
+    return (
+        "A part that `data split` made with this seed has no rows for another part: evaluate on "
+        f"the one beside it (--eval {file}). Give another share, or 0 for no evaluation."
+    )
+
+
+def _skipped(
     train_set: PairSet, eval_set: PairSet | None, parts: Sequence[Encoded]
 ) -> list[Problem]:
     read = train_set.problems + (eval_set.problems if eval_set else [])

@@ -181,7 +181,7 @@ def _arguments(spec: TrainSpec, n_train: int, fresh: bool) -> TrainingArguments:
         gradient_accumulation_steps=spec.gradient_accumulation,
         max_steps=steps,
         optim="adamw_torch",
-        learning_rate=spec.learning_rate,
+        learning_rate=spec.peak_learning_rate,
         weight_decay=0.0,
         max_grad_norm=1.0,
         lr_scheduler_type="cosine",

@@ -22,7 +22,7 @@ Epochs = Annotated[Count, Field(description="Times through the data.")]
 MaxSteps = Annotated[
     Count | None, Field(description="Stop after so many steps, whatever the epochs.")
 ]
-LearningRate = Annotated[Positive, Field(description="Peak learning rate.")]
+PeakLearningRate = Annotated[Positive, Field(description="The rate after the warm-up, the highest.")]
 
 
 class TrainSpec(Spec):
@@ -48,7 +48,7 @@ class TrainSpec(Spec):
     """Examples at a time."""
     gradient_accumulation: Count = 1
     """Batches in one step."""
-    learning_rate: LearningRate = 2e-4
+    peak_learning_rate: PeakLearningRate = 2e-4
     warmup: Share = 0.03
     """Share of steps in which the learning rate rises; then it falls by a cosine to zero."""
     seed: Seed = 0

@@ -135,7 +135,7 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
         "gradient_accumulation": spec.gradient_accumulation,
         "optimizer": "adamw",
         "max_grad_norm": 1.0,
-        "learning_rate": spec.learning_rate,
+        "peak_learning_rate": spec.peak_learning_rate,
         "warmup": spec.warmup,
         "schedule": "cosine",
         "seed": spec.seed,

@@ -168,7 +168,7 @@ class ResponseTrainer(Trainer):
         where = f"the last good checkpoint is {kept}" if kept else "no checkpoint was due before"
         raise ModelError(
             f"The {what} is {value} in step {step}, so training stopped; {where}. Train into "
-            "another folder with a smaller --learning-rate, more --warmup or --bits 32."
+            "another folder with a smaller --peak-learning-rate, more --warmup or --bits 32."
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -6,7 +6,7 @@ from lensbench.checkpoints.ref import Bits
 from lensbench.quantized.adapters.spec import Alpha, Blocks, Dropout, Rank, Targets
 from lensbench.quantized.data.spec import Sources
 from lensbench.quantized.style import Style
-from lensbench.quantized.training.spec import Epochs, LearningRate
+from lensbench.quantized.training.spec import Epochs, PeakLearningRate
 from lensbench.spec import Count, Device, Seed, Spec
 
 
@@ -34,7 +34,7 @@ class AdapterSpec(Spec):
     alpha: Alpha = 16
     dropout: Dropout = 0.05
     epochs: Epochs = 2
-    learning_rate: LearningRate = 2e-4
+    peak_learning_rate: PeakLearningRate = 2e-4
     batch_size: Count = 8
     """Examples in a step of training."""
     cache_prefix: bool = False

@@ -6,7 +6,7 @@ from lensbench.checkpoints.ref import Bits
 from lensbench.quantized.adapters.spec import Blocks, Dropout, Targets
 from lensbench.quantized.data.spec import Sources
 from lensbench.quantized.style import Style
-from lensbench.quantized.training.spec import Epochs, LearningRate, MaxSteps
+from lensbench.quantized.training.spec import Epochs, MaxSteps, PeakLearningRate
 from lensbench.spec import Count, Device, Seed, Spec
 
 
@@ -35,15 +35,15 @@ class PlacementSpec(Spec):
     dropout: Dropout = 0.05
     style: Style = "alpaca"
     """How an instruction is put to the model."""
-    train_bits: Bits = 32
-    """Of the base."""
+    train_bits: Bits | None = None
+    """Of the base. Default: what its name says, or 32."""
     epochs: Epochs = 1
     max_steps: MaxSteps = None
     batch_size: Count = 8
     """Examples in a step."""
     test_batch_size: Count = 24
     """Held-out pairs measured together."""
-    learning_rate: LearningRate = 2e-4
+    peak_learning_rate: PeakLearningRate = 2e-4
     max_length: Count = 256
     """Tokens of an example; a longer response is cut."""
     seed: Seed = 0

@@ -51,7 +51,7 @@ def test_a_hub_data_set_gives_pairs_with_input_and_leaves_out_empty_rows(hub_cop
         Pair(f"{hub_copy}:1", "Translate.", "house", input="Haus"),
     ]
     assert [str(problem) for problem in problems] == [
-        f"{hub_copy}, row 2: instruction or output is empty. It is left out."
+        f"{hub_copy}, row 2: instruction or output is empty. It is skipped."
     ]
 
 

@@ -124,18 +124,18 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 
 
 @pytest.mark.parametrize(
-    ("learning_rate", "what"), [(1e30, "The loss is"), (1e12, "The gradient norm is")]
+    ("peak", "what"), [(1e30, "The loss is"), (1e12, "The gradient norm is")]
 )
 def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(
-    learning_rate: float, what: str, llama: Case, data: Path, tmp_path: Path
+    peak: float, what: str, llama: Case, data: Path, tmp_path: Path
 ) -> None:
-    spec = spec_of(llama, data, None, tmp_path / "a", learning_rate=learning_rate, warmup=0.0)
+    spec = spec_of(llama, data, None, tmp_path / "a", peak_learning_rate=peak, warmup=0.0)
     with pytest.raises(ModelError) as caught:
         train(spec.changed(checkpoint_every=1))
     said = str(caught.value)
     assert said.startswith(f"{what} nan in step 2, so")
     assert "training stopped; the last good checkpoint is" in said
-    assert "smaller --learning-rate" in said
+    assert "smaller --peak-learning-rate" in said
     kept = sorted((spec.out / "checkpoints").glob("checkpoint-*/whole"))
     weights = load_file(kept[-1].parent / "adapter_model.safetensors")
     assert all(bool(weight.isfinite().all()) for weight in weights.values())

@@ -15,6 +15,7 @@ import torch
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.quantized.adapters.lora import adapt, match
 from lensbench.quantized.adapters.spec import Lora
+from lensbench.quantized.data.split import split_file
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.quantized.precision import quantised_types
 from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base
@@ -286,11 +287,11 @@ def test_a_base_with_an_adapter_is_refused(llama: Case, data: Path, tmp_path: Pa
 def test_all_problems_come_at_once(llama: Case, tmp_path: Path) -> None:
     rows = [{"id": "a", "instruction": "word " * 99, "response": "x"}]
     data = write_jsonl(tmp_path / "long.jsonl", rows)
-    wrong = {"epochs": 0, "learning_rate": math.inf, "warmup": 1.0, "lora": {"rank": 0}}
+    wrong = {"epochs": 0, "peak_learning_rate": math.inf, "warmup": 1.0, "lora": {"rank": 0}}
     with pytest.raises(InputProblems) as caught:
         spec_of(llama, data, None, tmp_path / "a", **wrong)
     names = {problem.where for problem in caught.value.problems}
-    assert names == {"epochs", "learning_rate", "warmup", "rank"}
+    assert names == {"epochs", "peak_learning_rate", "warmup", "rank"}
     with pytest.raises(InputProblems, match="CUDA_VISIBLE_DEVICES=1"):
         spec_of(llama, data, None, tmp_path / "a", device="cuda:1")
     spec = spec_of(llama, data, None, tmp_path / "a", max_length=65)
@@ -308,7 +309,7 @@ def test_all_problems_come_at_once(llama: Case, tmp_path: Path) -> None:
     assert not spec.out.exists()
 
 
-def test_bad_rows_are_left_out_and_recorded(llama: Case, held_out: Path, tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_and_recorded(llama: Case, held_out: Path, tmp_path: Path) -> None:
     data = tmp_path / "mixed.jsonl"
     good = "\n".join(json.dumps(row) for row in ROWS[:4])
     data.write_text(good + '\nno json\n{"id": "x", "instruction": "Hi", "response": ""}\n')
@@ -321,8 +322,20 @@ def test_bad_rows_are_left_out_and_recorded(llama: Case, held_out: Path, tmp_pat
 
 def test_a_share_that_holds_out_nothing_is_named(llama: Case, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "one.jsonl", ROWS[:1])
-    with pytest.raises(InputProblems, match=r"eval_share 0.1: .* Give another, or 0"):
+    with pytest.raises(InputProblems, match=r"eval_share 0.1: .*--eval FILE.* share, or 0"):
         train(spec_of(llama, data, None, tmp_path / "a", eval_share=0.1))
+
+
+def test_a_part_of_a_split_is_not_split_again_without_a_word(llama: Case, tmp_path: Path) -> None:
+    """One hash makes both splits, so that of the first part nothing falls into the other."""
+    rows = [{"id": str(n), "instruction": f"{n} {n * n}", "response": str(n)} for n in range(60)]
+    whole = write_jsonl(tmp_path / "whole.jsonl", rows)
+    split_file(whole, tmp_path, {"train": 0.8, "eval": 0.2}, near=1.0)
+    data, sibling = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    with pytest.raises(InputProblems) as caught:
+        train(spec_of(llama, data, None, tmp_path / "a", eval_share=0.1))
+    assert f"evaluate on the one beside it (--eval {sibling})" in str(caught.value)
+    train(spec_of(llama, data, sibling, tmp_path / "a", max_steps=1))
 
 
 # --- a real model -------------------------------------------------------------------------------
@@ -346,7 +359,7 @@ def test_a_real_model_learns_a_form_of_answer_in_8_bits(
         device="cpu",
         epochs=4,
         batch_size=6,
-        learning_rate=2e-3,
+        peak_learning_rate=2e-3,
         eval_share=0.2,
         cache_prefix=True,
         n_examples=2,
