@@ -209,6 +209,12 @@ def test_a_prompts_gap_has_its_reason(moved: Record) -> None:
     assert kl["frame"]["note"] == "tiny|a: n/a: not recorded for this prompt (layer 2, 50.0%)."
 
 
+def test_a_prompts_change_is_not_called_a_mean(moved: Record) -> None:
+    page = page_in(moved.folder)
+    assert page.view(1, 0, 1)["frame"]["names"] == ["this prompt"]
+    assert page.view(1, 0, 0)["frame"]["names"] == ["mean change, b minus a, 95 % interval"]
+
+
 def test_means_are_those_of_the_tables(moved: Record) -> None:
     made, page = diff.tables(moved), page_in(moved.folder)
     for quantity, column in enumerate(CURVES):

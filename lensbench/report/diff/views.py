@@ -18,7 +18,6 @@ from lensbench.stats.bootstrap import Estimate
 
 _UNRECORDED = "not recorded for this prompt"
 _NO_AXIS = Axis()
-MEAN_CHANGE = "mean change, b minus a, 95 % interval"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,8 @@ class Moves:
             p = [None if is_missing(value) else float(value) for value in found]
         title = quantity.change_title or quantity.title
         axis = Axis(title, percent=name == "top1" and not prompt, flag=quantity.flag)
-        line, zero = Line(MEAN_CHANGE, points, p), bool(quantity.change_title)
+        whose = "this prompt" if prompt else "mean change, b minus a, 95 % interval"
+        line, zero = Line(whose, points, p), bool(quantity.change_title)
         limits = blocks_only([line]) if name == "kl" else None
         return Lines(DEPTH, axis, self._places(), [line], title, zero, limits=limits)
 

@@ -39,8 +39,7 @@ DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": ":"}
 WIDTH = 9.6  # inches
 MOST_POSITIONS = 12  # of a token map: the last ones
 TOKEN_WIDTH = 11  # columns
-_HEIGHTS = {Lines: 2.7, Map: 2.5}  # inches of a row
-_ALONE = 3.3
+_LINES, _ALONE, _MAP = 2.7, 3.3, 2.5  # inches of a row: of curves, of one view of them, of maps
 
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
@@ -93,7 +92,8 @@ def panels(views: Sequence[Drawn], columns: int = 3) -> Figure:
     """The views in a grid, row by row, with one legend above."""
     columns = min(columns, len(views))
     rows = -(-len(views) // columns)
-    heights = [max(map(_height, views[i * columns : (i + 1) * columns])) for i in range(rows)]
+    by_row = [views[i * columns : (i + 1) * columns] for i in range(rows)]
+    heights = [max(_height(view, columns) for view in row) for row in by_row]
     if len(views) == 1 and isinstance(views[0], Lines):
         heights = [_ALONE]
     figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout=ConstrainedLayoutEngine(h_pad=0.08))
@@ -101,19 +101,23 @@ def panels(views: Sequence[Drawn], columns: int = 3) -> Figure:
     for i, (axis, view) in enumerate(zip(axes.flat, views, strict=False)):
         below = views[i + columns] if i + columns < len(views) else None
         _draw(axis, view)
-        if isinstance(view, Lines | Dots) and isinstance(below, type(view)) and below.x == view.x:
+        if not isinstance(view, Nothing) and isinstance(below, type(view)) and below.x == view.x:
             axis.set_xlabel("")  # the panel below says it
     for axis in axes.flat[len(views) :]:
         axis.set_axis_off()
     for i in range(rows):
-        _share_row(figure, axes[i], views[i * columns : (i + 1) * columns])
+        _share_row(figure, axes[i], by_row[i])
     _legend(figure)
     return figure
 
 
-def _height(view: Drawn) -> float:
-    """Inches that a view takes."""
-    return 0.75 + 0.36 * len(view.lines) if isinstance(view, Dots) else _HEIGHTS.get(type(view), 0)
+def _height(view: Drawn, columns: int) -> float:
+    """Inches that a view takes in a row of so many: a map is no higher than it is wide."""
+    if isinstance(view, Dots):
+        return 0.75 + 0.36 * len(view.lines)
+    if isinstance(view, Map):
+        return min(_MAP, WIDTH / columns)
+    return _LINES if isinstance(view, Lines) else 0
 
 
 def _draw(axis: Axes, view: Drawn) -> None:
@@ -247,16 +251,23 @@ def _dots(axis: Axes, view: Dots) -> None:
         axis.plot(small, [y + 0.25] * len(small), ".", color=GREY)
         if row.points[0].value is None:
             at = axis.transData if view.zero else axis.get_yaxis_transform()
+            beside: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
             reason = f"n/a ({row.points[0].reason})"
-            axis.text(0.02 * (not view.zero), y, reason, va="center", fontsize=9, transform=at)
+            axis.annotate(reason, (0, y), xycoords=at, fontsize=9, **beside)
     axis.set_yticks(range(len(view.lines)), [printable(row.name) for row in view.lines])
     axis.set_ylim(len(view.lines) - 0.5, -0.5)
     if not view.x.percent:
-        axis.xaxis.set_major_locator(MaxNLocator(6))
+        axis.xaxis.set_major_locator(MaxNLocator(6 if _alone(axis) else 4))
     axis.margins(x=0.12)
     if view.limits:
         axis.set_xlim(*view.limits)
     axis.grid(True, axis="x")
+
+
+def _alone(axis: Axes) -> bool:
+    """Whether it has its row for itself, so that many numbers fit under it."""
+    place = axis.get_subplotspec()
+    return place is None or place.get_gridspec().ncols == 1
 
 
 def _series(axis: Axes, points: Sequence[Any], off: float, i: int, name: str) -> None:
