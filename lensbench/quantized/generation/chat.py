@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
+
+from transformers import TextStreamer
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import write_text
@@ -18,25 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lensbench.quantized.loading.load import AdaptedModel
+    from lensbench.quantized.rag.index import Hit
 
 
-class Hit(Protocol):
-    """A retrieved document."""
-
-    @property
-    def id(self) -> str:
-        """What it is called in its index."""
-
-    @property
-    def text(self) -> str:
-        """What is put into the prompt."""
-
-    @property
-    def score(self) -> float:
-        """Cosine similarity to the question."""
-
-
-Retrieve = Callable[[str], Sequence[Hit]]
+Retrieve = Callable[[str], "Sequence[Hit]"]
 Write = Callable[[str], None]
 
 
@@ -130,25 +117,15 @@ class Conversation:
         raise InputProblems([Problem("your message", what, "Shorten it, or --max-new-tokens.")])
 
 
-class _Spoken:
+class _Spoken(TextStreamer):
     """Receives tokens from transformers' generate and hands on their text, word by word."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Write) -> None:
-        from transformers import TextStreamer
-
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.text = ""
         self._write = write
-        self._streamer: Any = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._streamer.on_finalized_text = self._on_text
 
-    def put(self, value: Any) -> None:
-        """Tokens: first the prompt's, then one at a time."""
-        self._streamer.put(value)
-
-    def end(self) -> None:
-        """The answer is over."""
-        self._streamer.end()
-
-    def _on_text(self, text: str, stream_end: bool = False) -> None:
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """A piece that no further token changes."""
         self.text += text
         self._write(text)

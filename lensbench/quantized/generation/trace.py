@@ -75,10 +75,10 @@ class ResidualMeans:
         blocks = self._model.blocks
         with ExitStack() as hooks:
             hooks.enter_context(
-                _removing(blocks[0].register_forward_pre_hook(self._entered, with_kwargs=True))
+                blocks[0].register_forward_pre_hook(self._entered, with_kwargs=True)
             )
             for layer, block in enumerate(blocks, start=1):
-                hooks.enter_context(_removing(block.register_forward_hook(self._left(layer))))
+                hooks.enter_context(block.register_forward_hook(self._left(layer)))
             yield
 
     def expect(self, span: str, counted: Bool[Tensor, "batch pos"]) -> None:
@@ -132,11 +132,3 @@ class ResidualMeans:
         state.norms.add(layer, values.norm(dim=-1).sum(1))
         if layer in self._kept:
             self._kept[layer].append(resid.detach().cpu())
-
-
-@contextmanager
-def _removing(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

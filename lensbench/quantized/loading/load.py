@@ -22,9 +22,10 @@ from lensbench.checkpoints.open import (
 )
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.ref import Bits, ModelRef
-from lensbench.checkpoints.source import gguf_file, locate
+from lensbench.checkpoints.source import gguf_file
 from lensbench.checkpoints.tensors import open_quantised
 from lensbench.errors import ModelError
+from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.precision import (
     half_precision,
     is_linear,
@@ -94,12 +95,7 @@ class AdaptedModel:
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, first to last."""
-        lists = [
-            module
-            for module in self.base.base_model.modules()
-            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers
-        ]
-        return lists[0]
+        return block_list(self.base)[1]
 
     @property
     def quantised_modules(self) -> int:
@@ -141,14 +137,6 @@ class AdaptedModel:
             f"AdaptedModel({self.ref.name}: {self.ref.precision}, {self.n_layers} layers x "
             f"{self.d_model}, {str(self.base.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-def default_model() -> str:
-    """The model taken where none is named: TinyLlama if it was pulled, else smollm2-135m.
-
-    TinyLlama comes from the hub; the other one from the Python package index.
-    """
-    return "tinyllama" if locate("tinyllama").folder is not None else "smollm2-135m"
 
 
 def load_quantized(

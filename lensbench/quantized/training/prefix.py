@@ -12,8 +12,7 @@ import gc
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,13 @@ def entering(
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream that enters `block`; the forward pass ends there."""
     device = next(model.parameters()).device
-    with _catching(block) as caught:
+    caught: list[Tensor] = []
+
+    def stop(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        caught.append(arguments[0] if arguments else named["hidden_states"])
+        raise _ReachedError
+
+    with block.register_forward_pre_hook(stop, with_kwargs=True):
         try:
             model(
                 input_ids=token_ids.to(device),
@@ -197,21 +202,6 @@ def entering(
         except _ReachedError:
             return caught[0]
     raise ModelError(f"The forward pass never reached {type(block).__name__}.")
-
-
-@contextmanager
-def _catching(block: nn.Module) -> Iterator[list[Tensor]]:
-    caught: list[Tensor] = []
-
-    def stop(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        caught.append(arguments[0] if arguments else named["hidden_states"])
-        raise _ReachedError
-
-    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        yield caught
-    finally:
-        handle.remove()
 
 
 def release(blocks: nn.ModuleList, first: int) -> Entry:

@@ -22,7 +22,7 @@ Epochs = Annotated[Count, Field(description="Times through the data.")]
 MaxSteps = Annotated[
     Count | None, Field(description="Stop after so many steps, whatever the epochs.")
 ]
-PeakLearningRate = Annotated[Positive, Field(description="The rate after the warm-up, the highest.")]
+PeakLearningRate = Annotated[Positive, Field(description="At the end of the warm-up.")]
 
 
 class TrainSpec(Spec):

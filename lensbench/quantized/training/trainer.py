@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import Sampler
+from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -82,7 +82,7 @@ class ResponseTrainer(Trainer):
         super().__init__(
             model,
             args,
-            train_dataset=_Numbers(n_train),
+            train_dataset=range(n_train),  # the collator turns numbers into batches
             data_collator=lambda items: batch_of(examples, items),
             callbacks=[_Flow(watch, bool(self.eval_batches))],
         )
@@ -189,19 +189,6 @@ class ResponseTrainer(Trainer):
             ) from error
 
 
-class _Numbers(torch.utils.data.Dataset[int]):
-    """The numbers of the training examples; the collator turns them into batches."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
 class _Flow(TrainerCallback):
     """Evaluates at the end of each epoch, before the checkpoint, so that the row is in it."""
 
@@ -219,18 +206,13 @@ class _Flow(TrainerCallback):
         self.watch(Progress("training", state.global_step, state.max_steps, "steps", detail))
 
 
-@contextmanager
-def only_at(head: nn.Module, wanted: Bool[Tensor, "batch pos"]) -> Iterator[None]:
+def only_at(head: nn.Module, wanted: Bool[Tensor, "batch pos"]) -> RemovableHandle:
     """Let the head read the wanted positions only: its output is [1, wanted, d_vocab]."""
 
     def choose(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (arguments[0][wanted][None], *arguments[1:])
 
-    handle = head.register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return head.register_forward_pre_hook(choose)
 
 
 def latest(folder: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import functools
 import importlib
 import inspect
@@ -20,7 +21,7 @@ from lensbench.files import sha256_of
 from lensbench.quantized.data.check import matches
 from lensbench.quantized.data.docstrings import KINDS, describe, docstring_pairs, provenance
 from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs, write_jsonl
-from lensbench.quantized.data.shipped import dataset, general_pairs, retrieval_questions
+from lensbench.quantized.data.shipped import dataset, general_pairs
 from lensbench.quantized.data.split import split
 from lensbench.quantized.data.stdlib import prose
 
@@ -31,6 +32,11 @@ LITTLE = """
     or our out say should so some than that the their them then there these they thing this to up
     was we were what when where which who whose why will with would you your
 """
+
+
+def labelled() -> list[dict[str, str]]:
+    """Questions in a user's own words, each with the id of the pair that answers it."""
+    return list(csv.DictReader(dataset("retrieval").open(encoding="utf-8")))
 
 
 @functools.cache
@@ -196,20 +202,20 @@ def test_the_general_pairs_are_many_and_varied() -> None:
 
 def test_a_labelled_question_asks_in_other_words() -> None:
     documents = {pair.id: pair for pair in (*general_pairs(), *docstring_set())}
-    for row in retrieval_questions():
-        own = documents[row.document_id].instruction
-        if row.document_id.startswith("general:"):
-            shared = content_words(row.question) & content_words(own)
-            assert len(shared) <= len(content_words(own)) / 3, (row.id, shared)
+    for row in labelled():
+        own = documents[row["document_id"]].instruction
+        if row["document_id"].startswith("general:"):
+            shared = content_words(row["question"]) & content_words(own)
+            assert len(shared) <= len(content_words(own)) / 3, (row["id"], shared)
         else:
-            name = row.document_id.split(":")[1]
-            assert name.rpartition(".")[2].lower() not in row.question.lower().split(), row.id
+            name = row["document_id"].split(":")[1]
+            assert name.rpartition(".")[2].lower() not in row["question"].lower().split(), row["id"]
 
 
 def test_every_general_pair_and_many_of_python_are_asked_for() -> None:
-    rows = retrieval_questions()
-    asked = [row.document_id for row in rows]
-    assert len(set(asked)) == len(asked) == len({row.id for row in rows})
+    rows = labelled()
+    asked = [row["document_id"] for row in rows]
+    assert len(set(asked)) == len(asked) == len({row["id"] for row in rows})
     assert {item for item in asked if item.startswith("general:")} == {
         pair.id for pair in general_pairs()
     }
@@ -219,7 +225,7 @@ def test_every_general_pair_and_many_of_python_are_asked_for() -> None:
 @pytest.mark.parametrize("name", ["general", "retrieval"])
 def test_the_files_are_described_with_their_licence(name: str) -> None:
     readme = dataset(name).with_name("README.md").read_text(encoding="utf-8")
-    n_rows = len(general_pairs() if name == "general" else retrieval_questions())
+    n_rows = len(general_pairs() if name == "general" else labelled())
     assert re.search(rf"`{name}.csv` \| {n_rows} .*CC0-1.0", readme)
 
 

@@ -8,7 +8,6 @@ import math
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +19,7 @@ from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
 from lensbench.errors import InputProblems, ModelError
 from lensbench.quantized import precision
 from lensbench.quantized.adapters.spec import Lora
-from lensbench.quantized.loading import load
-from lensbench.quantized.loading.load import AdaptedModel, default_model, load_quantized
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.precision import (
     PRECISIONS,
     sizes_of,
@@ -214,14 +212,6 @@ def test_what_cannot_fit_is_refused_with_the_sum(
 
 
 # --- names and other formats ---
-
-
-def test_the_default_model(monkeypatch: pytest.MonkeyPatch, llama: Case) -> None:
-    here = {"tinyllama": None}
-    monkeypatch.setattr(load, "locate", lambda name: SimpleNamespace(folder=here[name]))
-    assert default_model() == "smollm2-135m"
-    here["tinyllama"] = llama.folder
-    assert default_model() == "tinyllama"
 
 
 def test_the_threshold_is_on_record(llama: Case) -> None:

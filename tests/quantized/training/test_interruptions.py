@@ -123,9 +123,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert manifest(spec.out)["resumed_from_step"] == 3
 
 
-@pytest.mark.parametrize(
-    ("peak", "what"), [(1e30, "The loss is"), (1e12, "The gradient norm is")]
-)
+@pytest.mark.parametrize(("peak", "what"), [(1e30, "The loss is"), (1e12, "The gradient norm is")])
 def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(
     peak: float, what: str, llama: Case, data: Path, tmp_path: Path
 ) -> None:
