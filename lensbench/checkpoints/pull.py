@@ -85,18 +85,14 @@ def _only_one(family: Family) -> Iterator[None]:
     """Two pulls of one model at once would remove each other's half-made folder."""
     folder = model_folder(family).parent
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{family.alias}.lock", timeout=0)
     try:
-        lock.acquire()
+        with FileLock(folder / f".{family.alias}.lock", timeout=0):
+            yield
     except Timeout as error:
         raise ModelError(
             f"Another process is fetching {family.alias} right now. Wait until it is done; "
             "then this command finds the model in place."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _bytes_needed(family: Family) -> int:
@@ -293,10 +289,14 @@ def _provenance(family: Family) -> dict[str, object]:
 
 def _pull_hub(hub_name: str, family: Family | None, progress: Notify) -> Path:
     """Fetch a hub model into the Hugging Face cache, which resumes by itself when interrupted."""
+    from huggingface_hub import snapshot_download
+
     shown = family.alias if family is not None else hub_name
     progress(f"fetching {hub_name} from the Hugging Face hub")
     with _hub_errors(hub_name), _disk_errors(None):
-        folder = _snapshot(hub_name)
+        folder = Path(
+            snapshot_download(hub_name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_NEVER)
+        )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{hub_name} has no safetensors weights on the hub, and lensbench fetches no pickles. "
@@ -305,13 +305,6 @@ def _pull_hub(hub_name: str, family: Family | None, progress: Notify) -> Path:
     check_folder(folder, pull_name=shown)
     progress(f"{shown} is ready in {folder}")
     return folder
-
-
-def _snapshot(hub_name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    found = snapshot_download(hub_name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_NEVER)
-    return Path(found)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from lensbench.models.sites import Site
 from lensbench.prompts.encode import EncodedPrompt
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
-from lensbench.residuals.capture import Residuals
-from lensbench.residuals.store import Kept, KeptPrompt, capture_kept, keep, kept_part
+from lensbench.residuals.capture import Residuals, capture_positions
+from lensbench.residuals.store import Kept, KeptPrompt, keep, kept_part
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def _captured(
     last = model.final_site  # the gate reads it
     sites = keeper.sites if last in keeper.sites else [*keeper.sites, last]
     while kept:
-        residuals = capture_kept(model, kept, sites)
+        ids, positions = [item.token_ids for item in kept], [item.positions for item in kept]
+        residuals = capture_positions(model, ids, positions, sites)
         broken = residuals.broken_rows()
         if not broken:
             return kept, residuals, problems

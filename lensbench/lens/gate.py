@@ -24,7 +24,7 @@ from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch
 from lensbench.prompts.encode import Encoder, encode_ids
 from lensbench.prompts.prompt import Prompts
-from lensbench.residuals.capture import Residuals, capture, watch
+from lensbench.residuals.capture import Residuals, capture_positions, watch
 from lensbench.residuals.store import CachedResiduals
 
 # Bounds per dtype. Their reason: the spacing of the number format (float32 2^-24, float16 2^-11,
@@ -135,13 +135,8 @@ def _identity(name: str, error: float, bound: float, unit: str, reason: str) -> 
 def _run(
     model: LensModel, token_ids: Sequence[Sequence[int]], side: PaddingSide = "right"
 ) -> Residuals:
-    batch = make_batch(range(len(token_ids)), token_ids, side)
-    cells = [
-        (row, batch.column(row, position))
-        for row, ids in enumerate(token_ids)
-        for position in range(len(ids))
-    ]
-    return capture(model, batch, [model.final_site], cells)
+    everywhere = [range(len(ids)) for ids in token_ids]
+    return capture_positions(model, token_ids, everywhere, [model.final_site], side)
 
 
 def _padding_identity(

@@ -31,9 +31,9 @@ from lensbench.lens.registry import make_lens
 from lensbench.lens.settings import LensSettings, Positions
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
-from lensbench.prompts.batch import PaddingSide, make_batch, plan_batches
+from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt
-from lensbench.residuals.capture import Residuals, capture
+from lensbench.residuals.capture import Residuals, capture_positions
 from lensbench.residuals.store import CachedResiduals, ResidualCache
 
 _GROUP_ROWS = 64  # the head's product wants about as many to run at full speed
@@ -87,13 +87,14 @@ def read_batch(
     if not any(wanted):  # such as the earlier positions of one-token prompts
         return BatchReadings([], [], [], {}, None)
     captured = [*sites, model.final_site] if model.final_site not in sites else sites
-    residuals = (
-        _live(model, prompts, wanted, captured, settings.padding_side)
-        if cache is None
-        else cache.residuals(model, [prompt.prompt.id for prompt in prompts], wanted, captured)
-    )
-    broken = residuals.broken_rows()
-    if broken:
+    residuals: Residuals | CachedResiduals
+    if cache is None:
+        ids = [prompt.token_ids for prompt in prompts]
+        residuals = capture_positions(model, ids, wanted, captured, settings.padding_side)
+    else:
+        names = [prompt.prompt.id for prompt in prompts]
+        residuals = cache.residuals(model, names, wanted, captured)
+    if broken := residuals.broken_rows():
         return _without(model, prompts, settings, broken, cache)
     targets = _targets(prompts, wanted, model.device)
     lenses = {name: make_lens(name, model) for name in settings.lenses}
@@ -101,30 +102,11 @@ def read_batch(
         name: _read(model, residuals, sites, lens, targets, settings.top_k)
         for name, lens in lenses.items()
     }
-    broken = _not_readable(residuals, read)
-    if broken:
+    if broken := _not_readable(residuals, read):
         return _without(model, prompts, settings, broken, cache)
     gate_kl = _gate_kl_bits(model, residuals, sites, lenses, read, cache)
     kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
     return BatchReadings(list(prompts), wanted, sites, read, gate_kl, stream=kept)
-
-
-def _live(
-    model: LensModel,
-    prompts: Sequence[EncodedPrompt],
-    wanted: Sequence[Sequence[int]],
-    sites: Sequence[Site],
-    padding_side: PaddingSide,
-) -> Residuals:
-    """One forward pass over the prompts; the residuals at the wanted positions."""
-    token_ids = [prompt.token_ids for prompt in prompts]
-    batch = make_batch(range(len(prompts)), token_ids, padding_side)
-    cells = [
-        (row, batch.column(row, position))
-        for row, positions in enumerate(wanted)
-        for position in positions
-    ]
-    return capture(model, batch, sites, cells)
 
 
 def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
@@ -183,46 +165,33 @@ def _read(
     k: int,
 ) -> dict[str, Tensor]:
     """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
-    n_cells = len(residuals.cells)
-    rows = max(model.readout.rows_at_once, _GROUP_ROWS)
-    group = max(rows // len(sites), 1)
-    parts = []
+    readout, n_cells = model.readout, len(residuals.cells)
+
+    def read_group(cells: slice) -> Iterator[dict[str, Tensor]]:
+        """One matrix product for a group of cells at all sites, then statistics cell by cell."""
+        stream = [residuals.at(site)[cells] for site in sites]  # each [cell, d_model]
+        normed = torch.stack(
+            [lens.normed(resid, site) for resid, site in zip(stream, sites, strict=True)], dim=1
+        )
+        final_normed = readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
+        logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
+        model_logits = residuals.model_logits(cells)  # [cell, d_vocab]
+        geometry = {
+            "resid_norm": torch.stack(stream, dim=1).norm(dim=-1),
+            "cos_final": metrics.cosine(normed, final_normed),
+        }
+        for i, cell in enumerate(range(cells.start, cells.stop)):
+            p = Distribution.from_logits(model_logits[i : i + 1])  # broadcasts over sites
+            q = Distribution.from_logits(logits[i])
+            statistics = cell_statistics(p, q, targets, cell, k)
+            yield statistics | {name: value[i] for name, value in geometry.items()}
+
+    group = max(max(readout.rows_at_once, _GROUP_ROWS) // len(sites), 1)
+    parts: list[dict[str, Tensor]] = []
     with torch.inference_mode():
         for start in range(0, n_cells, group):
-            cells = slice(start, min(start + group, n_cells))
-            parts += _read_group(model, residuals, sites, lens, targets, k, cells)
+            parts += read_group(slice(start, min(start + group, n_cells)))
     return {name: torch.stack([part[name] for part in parts], dim=1).cpu() for name in parts[0]}
-
-
-def _read_group(
-    model: LensModel,
-    residuals: Residuals | CachedResiduals,
-    sites: Sequence[Site],
-    lens: Lens,
-    targets: Targets,
-    k: int,
-    cells: slice,
-) -> list[dict[str, Tensor]]:
-    """One matrix product for a group of cells at all sites, then the statistics cell by cell."""
-    readout = model.readout
-    stream = [residuals.at(site)[cells] for site in sites]  # each [cell, d_model]
-    normed = torch.stack(
-        [lens.normed(resid, site) for resid, site in zip(stream, sites, strict=True)], dim=1
-    )
-    final_normed = readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
-    logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
-    model_logits = residuals.model_logits(cells)  # [cell, d_vocab]
-    geometry = {
-        "resid_norm": torch.stack(stream, dim=1).norm(dim=-1),
-        "cos_final": metrics.cosine(normed, final_normed),
-    }
-    readings = []
-    for i, cell in enumerate(range(cells.start, cells.stop)):
-        p = Distribution.from_logits(model_logits[i : i + 1])  # broadcasts over sites
-        q = Distribution.from_logits(logits[i])
-        statistics = cell_statistics(p, q, targets, cell, k)
-        readings.append(statistics | {name: value[i] for name, value in geometry.items()})
-    return readings
 
 
 def cell_statistics(

@@ -37,7 +37,27 @@ class Track:
     top_id: np.ndarray
 
 
-Reached = int | str  # an index into Track.layers, or why there is none
+@dataclass(frozen=True)
+class Milestone:
+    """What must hold at a layer, why it never does, and what a prompt must have to be asked it."""
+
+    holds: Callable[[Track], np.ndarray]  # per layer
+    never: str
+    answer: bool = False
+    category: str | None = None  # "category" or "null_category"
+
+    def reached(self, track: Track) -> int | str:
+        """The first layer, as an index into `track.layers`, or why there is none."""
+        if self.answer and track.prompt["answer_id"] is None:
+            return "the prompt has no answer"
+        if self.category is not None:
+            token = track.prompt[f"{self.category}_id"]
+            if token is None:
+                return "the relation has no category word"
+            if token in track.prompt["token_ids"]:  # copied, perhaps: it says nothing of knowing
+                return "the category word stands in the prompt"
+        hit = self.holds(track)
+        return int(hit.argmax()) if hit.any() else self.never
 
 
 def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Table) -> pa.Table:
@@ -54,8 +74,8 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
             "n_layers": n_layers,
             "top1_correct": top1_correct.get(prompt_id),
         }
-        for name, reach in _MILESTONES.items():
-            row |= _columns(name, reach(track), track.layers, n_layers)
+        for name, milestone in _MILESTONES.items():
+            row |= _columns(name, milestone.reached(track), track.layers, n_layers)
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=MILESTONE_TABLE.schema)
 
@@ -87,87 +107,53 @@ def _tracks(
         yield key, Track(prompts[key[0]], part.layer.to_numpy(), top_id=top_id, **values)
 
 
-def _columns(name: str, reached: Reached, layers: np.ndarray, n_layers: int) -> dict[str, Any]:
+def _columns(name: str, reached: int | str, layers: np.ndarray, n_layers: int) -> dict[str, Any]:
     if isinstance(reached, str):
         return {f"{name}_layer": None, f"{name}_depth": None, f"{name}_reason": reached}
     layer = int(layers[reached])
     return {f"{name}_layer": layer, f"{name}_depth": layer / n_layers, f"{name}_reason": None}
 
 
-def _first(hit: np.ndarray, otherwise: str) -> Reached:
-    return int(hit.argmax()) if hit.any() else otherwise
+def _to_the_end(hit: np.ndarray) -> np.ndarray:
+    """Where the unbroken run that ends at the last layer is."""
+    run: np.ndarray = np.logical_and.accumulate(hit[::-1])[::-1]
+    return run
 
 
-def _needs_answer(reach: Callable[[Track], Reached]) -> Callable[[Track], Reached]:
-    def guarded(track: Track) -> Reached:
-        if track.prompt["answer_id"] is None:
-            return "the prompt has no answer"
-        return reach(track)
-
-    return guarded
-
-
-def _needs_category(reach: Callable[[Track], Reached], word: str) -> Callable[[Track], Reached]:
-    """A category that stands in the prompt could be copied, so it says nothing about knowing."""
-
-    def guarded(track: Track) -> Reached:
-        token = track.prompt[f"{word}_id"]
-        if token is None:
-            return "the relation has no category word"
-        if token in track.prompt["token_ids"]:
-            return "the category word stands in the prompt"
-        return reach(track)
-
-    return guarded
-
-
-def _rank1_first(track: Track) -> Reached:
-    return _first(track.answer_rank == 1, "the answer is never at rank 1")
-
-
-def _rank1_stable(track: Track) -> Reached:
-    """The start of the unbroken run of rank 1 that ends at the last layer."""
-    if track.answer_rank[-1] != 1:
-        return "the answer is not at rank 1 after the last layer"
-    below = np.flatnonzero(track.answer_rank != 1)
-    return int(below[-1]) + 1 if below.size else 0
-
-
-def _top10_first(track: Track) -> Reached:
-    return _first(track.answer_rank <= _TOP, "the answer is never in the top 10")
-
-
-def _kl_1bit(track: Track) -> Reached:
-    return _first(track.kl_bits <= _KL_BITS, "never within 1 bit of the model's output")
-
-
-def _copy_first(track: Track) -> Reached:
-    copied = np.isin(track.top_id, track.prompt["token_ids"])
-    return _first(copied, "the top token is never one of the prompt")
-
-
-def _category_over_answer(track: Track) -> Reached:
-    better = track.category_rank < track.answer_rank
-    return _first(better, "the category never outranks the answer")
-
-
-def _category_top10(track: Track) -> Reached:
-    return _first(track.category_rank <= _TOP, "the category is never in the top 10")
-
-
-def _null_category_top10(track: Track) -> Reached:
-    hit = track.null_category_rank <= _TOP
-    return _first(hit, "the other category is never in the top 10")
-
-
-# To add a milestone: one function here and one line in records/schema/lens.py.
-_MILESTONES: dict[str, Callable[[Track], Reached]] = {
-    "rank1_first": _needs_answer(_rank1_first),
-    "rank1_stable": _needs_answer(_rank1_stable),
-    "top10_first": _needs_answer(_top10_first),
-    "kl_1bit": _kl_1bit,
-    "copy_first": _copy_first,
-    "category_over_answer": _needs_answer(_needs_category(_category_over_answer, "category")),
-    "category_top10": _needs_category(_category_top10, "category"),
-    "null_category_top10": _needs_category(_null_category_top10, "null_category"),
+# To add a milestone: one entry here and one line in records/schema/lens.py.
+_MILESTONES = {
+    "rank1_first": Milestone(
+        lambda t: t.answer_rank == 1, "the answer is never at rank 1", answer=True
+    ),
+    "rank1_stable": Milestone(
+        lambda t: _to_the_end(t.answer_rank == 1),
+        "the answer is not at rank 1 after the last layer",
+        answer=True,
+    ),
+    "top10_first": Milestone(
+        lambda t: t.answer_rank <= _TOP, "the answer is never in the top 10", answer=True
+    ),
+    "kl_1bit": Milestone(
+        lambda t: t.kl_bits <= _KL_BITS, "never within 1 bit of the model's output"
+    ),
+    "copy_first": Milestone(
+        lambda t: np.isin(t.top_id, t.prompt["token_ids"]),
+        "the top token is never one of the prompt",
+    ),
+    "category_over_answer": Milestone(
+        lambda t: t.category_rank < t.answer_rank,
+        "the category never outranks the answer",
+        answer=True,
+        category="category",
+    ),
+    "category_top10": Milestone(
+        lambda t: t.category_rank <= _TOP,
+        "the category is never in the top 10",
+        category="category",
+    ),
+    "null_category_top10": Milestone(
+        lambda t: t.null_category_rank <= _TOP,
+        "the other category is never in the top 10",
+        category="null_category",
+    ),
 }

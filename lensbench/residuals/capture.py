@@ -15,7 +15,7 @@ from torch import Tensor
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.models.model import LensModel, Wanted, require_loaded
 from lensbench.models.sites import VECTORS, Site
-from lensbench.prompts.batch import Batch, make_batch, plan_batches
+from lensbench.prompts.batch import Batch, PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import Encoder, encode_ids
 from lensbench.prompts.prompt import One, Prompts, is_one
 
@@ -71,6 +71,23 @@ def capture(
         stream[place[site]] = value[rows, columns]
 
     return Residuals(sites, cells, stream, watch(model, batch, sites, keep))
+
+
+def capture_positions(
+    model: LensModel,
+    token_ids: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    padding_side: PaddingSide = "right",
+) -> Residuals:
+    """Run prompts as one batch; the residuals at some positions of each, prompt after prompt.
+
+    Positions count from 0, without padding. Raises as `capture` does.
+    """
+    batch = make_batch(range(len(token_ids)), token_ids, padding_side)
+    starts = [batch.column(row, 0) for row in range(len(token_ids))]
+    cells = [(row, starts[row] + p) for row, own in enumerate(positions) for p in own]
+    return capture(model, batch, sites, cells)
 
 
 def watch(
@@ -180,8 +197,7 @@ def residual_stream(
     found: dict[int, Residuals] = {}
     for items in plan_batches([len(one) for one in ids], batch_tokens):
         lengths = [len(ids[item]) for item in items]
-        cells = [(row, p) for row, length in enumerate(lengths) for p in range(length)]
-        both = capture(model, make_batch(items, ids), places, cells)
+        both = capture_positions(model, [ids[i] for i in items], list(map(range, lengths)), places)
         streams = both.stream.split(lengths, dim=1)
         for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
             own = [(0, p) for p in range(length)]

@@ -20,17 +20,15 @@ from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
-from lensbench.prompts.batch import make_batch
 from lensbench.prompts.encode import EncodedPrompt
 from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
 from lensbench.records.residuals import shard, shard_name, tensor_name
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
-from lensbench.residuals.capture import Cell, Residuals, capture
+from lensbench.residuals.capture import Cell
 
 Kept = Literal["last", "all", "answer"]
-KEPT: tuple[Kept, ...] = ("last", "all", "answer")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -72,13 +70,6 @@ def keep(prompt: EncodedPrompt, positions: Kept, n_ctx: int) -> KeptPrompt:
     return KeptPrompt(prompt, ids, range(n - 1, len(ids)))
 
 
-def capture_kept(model: LensModel, kept: Sequence[KeptPrompt], sites: Sequence[Site]) -> Residuals:
-    """Run prompts as one batch; the residuals of their kept positions, prompt after prompt."""
-    batch = make_batch(range(len(kept)), [item.token_ids for item in kept])
-    cells = [(row, position) for row, item in enumerate(kept) for position in item.positions]
-    return capture(model, batch, sites, cells)
-
-
 def kept_part(
     number: int,
     model: LensModel,
@@ -89,7 +80,7 @@ def kept_part(
     """The residuals of one batch for a record: what the index says of them, and their shard.
 
     Args:
-        stream: by site, rows prompt after prompt as `capture_kept` gives them, in the number
+        stream: by site, rows prompt after prompt as `capture_positions` gives them, in the number
             format that goes to disk.
         record: what the shard is of (see `shard`).
     """

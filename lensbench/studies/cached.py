@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +50,36 @@ def run_cached(
     progress(Progress(f"hashing the weights of {ref}"))
     facts = facts_of(ref, cache.record.settings["dtype"], device)
     store = RecordStore(out / folder_name(str(ref)), str(ref))
-    request = Request(store, _settings(cache, top_k), facts)
-    run = _Run(cache, ref, _spec(cache, top_k), device, progress)
-    return store.folder, make(request, run.prepare, progress)
+    spec = _spec(cache, top_k)
+    request = Request(store, _settings(cache, spec), facts)
+
+    def prepare(record: Recording) -> Work[Reader, Reading]:
+        require_same(cache, {**facts, "name": str(ref)})
+        progress(Progress(f"loading {ref}"))
+        loaded = _open(cache, ref, device)
+        require([stored_identity(loaded, cache.gate_kl_bits, cache.dtype)])
+        encoded = cached_prompts(cache, loaded)
+        record.begin(cache.record.model)
+        reader = Reader(loaded, TokenText(loaded.tokenizer), record.id, cache)
+
+        def finish(parts: Parts) -> Finished:
+            problems = [*cache.record.problems, *parts.problems]
+            tables = lens_tables(reader, encoded, parts)
+            return Finished(problems, tables, gate=cache.record.manifest["gate"])
+
+        prompts = [[item.prompt for item in encoded]]
+        plan = plan_readings(encoded, prompts, lens_settings(spec), spec.heatmap_prompts)
+        return Work(reader, read, plan, finish)
+
+    return store.folder, make(request, prepare, progress)
 
 
-def _settings(cache: ResidualCache, top_k: int) -> dict[str, Any]:
+def _settings(cache: ResidualCache, spec: RunSpec) -> dict[str, Any]:
     """Those of the live run, and what cache the numbers are from."""
     made = cache.record.settings
-    own = _spec(cache, top_k).settings()
     taken = {key: made[key] for key in ("prompts", "prompts_sha256", "n_prompts", "seed")}
     residuals = {"residuals_from": "cache", "residuals_sha256": cache.files.record}
-    return own | taken | residuals | {"residual_dtype": made["residual_dtype"]}
+    return spec.settings() | taken | residuals | {"residual_dtype": made["residual_dtype"]}
 
 
 def _spec(cache: ResidualCache, top_k: int) -> RunSpec:
@@ -71,50 +88,15 @@ def _spec(cache: ResidualCache, top_k: int) -> RunSpec:
     return spec if made["positions"] == "all" else spec.changed(heatmap_prompts=0)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One model over one cache."""
-
-    cache: ResidualCache
-    ref: ModelRef
-    spec: RunSpec
-    device: str | None
-    watch: Watch
-
-    def prepare(self, record: Recording) -> Work[Reader, Reading]:
-        """The model's readout, and the readings to be made with it."""
-        cache = self.cache
-        require_same(cache, {**record.request.model, "name": str(self.ref)})
-        self.watch(Progress(f"loading {self.ref}"))
-        model = self._open()
-        require([stored_identity(model, cache.gate_kl_bits, cache.dtype)])
-        encoded = cached_prompts(cache, model)
-        record.begin(cache.record.model)
-        reader = Reader(model, TokenText(model.tokenizer), record.id, cache)
-
-        def finish(parts: Parts) -> Finished:
-            tables = lens_tables(reader, encoded, parts)
-            return Finished(
-                [*cache.record.problems, *parts.problems],
-                tables,
-                gate=cache.record.manifest["gate"],
-            )
-
-        prompts = [[item.prompt for item in encoded]]
-        plan = plan_readings(encoded, prompts, lens_settings(self.spec), self.spec.heatmap_prompts)
-        return Work(reader, read, plan, finish)
-
-    def _open(self) -> LensModel:
-        """The model, if the cache holds what a record is made of."""
-        cache = self.cache
-        dtype = cache.record.settings["dtype"]
-        model = load_model(self.ref, dtype=dtype, device=self.device)
-        require_last(cache, model)
-        missing = [site for site in model.sites() if site not in cache.sites]
-        if missing:
-            layers = ", ".join(str(site.layer) for site in missing)
-            raise RecordsError(
-                f"{cache.folder} lacks layer {layers}, and a record's milestones are read at every "
-                "layer. Make a cache with --layers all."
-            )
-        return model
+def _open(cache: ResidualCache, ref: ModelRef, device: str | None) -> LensModel:
+    """The model, if the cache holds what a record is made of."""
+    model = load_model(ref, dtype=cache.record.settings["dtype"], device=device)
+    require_last(cache, model)
+    missing = [site for site in model.sites() if site not in cache.sites]
+    if missing:
+        layers = ", ".join(str(site.layer) for site in missing)
+        raise RecordsError(
+            f"{cache.folder} lacks layer {layers}, and a record's milestones are read at every "
+            "layer. Make a cache with --layers all."
+        )
+    return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def run(
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
         try:
-            problems = _Run(spec, ref, prompt_set, store, progress).make()
+            problems = _measure(spec, ref, prompt_set, store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
             outcome.folders.append(store.folder)
         except LensbenchError as error:
@@ -63,47 +62,39 @@ def run(
     return outcome
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One model."""
+def _measure(
+    spec: RunSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
+) -> list[Problem]:
+    """One model's record, from where it stopped. Returns what was skipped."""
+    watch(Progress(f"hashing the weights of {store.model}"))
+    request = Request(
+        store,
+        spec.settings() | prompt_settings(prompt_set, spec.limit),
+        facts_of(ref, spec.dtype, spec.device),
+        tables=_KEPT if spec.keep_residuals else (),
+        grows=GROWS,
+    )
 
-    spec: RunSpec
-    ref: ModelRef
-    prompt_set: PromptSet
-    store: RecordStore
-    watch: Watch
-
-    def make(self) -> list[Problem]:
-        """The record, from where it stopped. Returns what was skipped."""
-        self.watch(Progress(f"hashing the weights of {self.store.model}"))
-        request = Request(
-            self.store,
-            self.spec.settings() | prompt_settings(self.prompt_set, self.spec.limit),
-            facts_of(self.ref, self.spec.dtype, self.spec.device),
-            tables=_KEPT if self.spec.keep_residuals else (),
-            grows=GROWS,
-        )
-        return make(request, self._prepare, self.watch)
-
-    def _prepare(self, record: Recording) -> Work[Reader, Reading]:
-        spec, prompt_set = self.spec, self.prompt_set
-        self.watch(Progress(f"loading {self.store.model}"))
-        model = load_model(self.ref, dtype=spec.dtype, device=spec.device)
+    def prepare(record: Recording) -> Work[Reader, Reading]:
+        watch(Progress(f"loading {store.model}"))
+        model = load_model(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
-        record.begin({**model.facts(), **record.request.model})
-        self.watch(Progress(f"testing the gate of {self.store.model}"))
+        record.begin({**model.facts(), **request.model})
+        watch(Progress(f"testing the gate of {store.model}"))
         identities = check_identities(model, gate_prompts(encoded))
         require(identities)
         reader = Reader(model, TokenText(model.tokenizer), record.id)
-        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
 
         def finish(parts: Parts) -> Finished:
             gate = gate_of_run(model, identities, parts, record.widened)
             tables = lens_tables(reader, encoded, parts)
             return Finished([*problems, *parts.problems], tables, [i.as_dict() for i in gate])
 
+        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
         plan = plan_readings(encoded, stages, lens_settings(spec), spec.heatmap_prompts)
         return Work(reader, read, plan, finish)
+
+    return make(request, prepare, watch)
 
 
 def prompt_settings(prompt_set: PromptSet, limit: int | None) -> dict[str, Any]:

@@ -50,9 +50,9 @@ def one_sided(a: LensRecord, b: LensRecord) -> list[Problem]:
 def _layer_problems(a: LensRecord, b: LensRecord, relative_depth: bool) -> Iterator[Problem]:
     where = f"{a.name} and {b.name}"
     if a.n_layers != b.n_layers and not relative_depth:
-        what = f"they have {a.n_layers} and {b.n_layers} layers, so no layer of one is one of other"
-        remedy = "Compare them at equal shares of their depth: --relative-depth."
-        yield Problem(where, what.replace("one of other", "a layer of the other"), remedy)
+        what = f"they have {a.n_layers} and {b.n_layers} layers"
+        what += ", so no layer of one is a layer of the other"
+        yield Problem(where, what, "Compare them at equal shares of their depth: --relative-depth.")
     if a.n_layers == b.n_layers and relative_depth:
         what = f"both have {a.n_layers} layers, so depth needs no scale"
         yield Problem(where, what, "Leave --relative-depth out.")
