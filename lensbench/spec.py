@@ -86,6 +86,11 @@ class Spec(BaseModel):
         """What decides the numbers, for a manifest: every field that is not excluded."""
         return self.model_dump(mode="json")
 
+    def shared(self, other: type[Spec]) -> dict[str, Any]:
+        """The values of the fields that another spec has too, to make one of it."""
+        own = type(self).model_fields
+        return {name: getattr(self, name) for name in other.model_fields if name in own}
+
     def changed(self, **changes: Any) -> Self:
         """The same with other values for these fields. Raises InputProblems."""
         values = {name: getattr(self, name) for name in type(self).model_fields}

@@ -15,50 +15,37 @@ from lensbench.checkpoints.families import FORWARD_FIELDS
 from lensbench.errors import ModelError
 
 # Fields that cannot change the logits of an evaluation forward pass, whatever their value.
-_IDENTITY = (
-    "_name_or_path name_or_path _model_name_or_path _from_model_config _commit_hash architectures "
-    "model_type transformers_version transformers.js_config is_llama_config unsloth_version "
-    "unsloth_fixed"
-)
-_STORAGE = "dtype torch_dtype use_cache cache_implementation chunk_size_feed_forward pretraining_tp"
-_TOKENS = (
-    "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id "
-    "decoder_start_token_id tokenizer_class prefix"
-)
-_TRAINING = (
-    "initializer_range gradient_checkpointing attention_dropout hidden_dropout classifier_dropout "
-    "attn_pdrop embd_pdrop resid_pdrop summary_first_dropout output_router_logits"
-)
-_OTHER_HEADS = (
+_NEUTRAL = (
+    # What it is called.
+    "_name_or_path name_or_path _model_name_or_path _from_model_config _commit_hash "
+    "architectures model_type transformers_version transformers.js_config is_llama_config "
+    "unsloth_version unsloth_fixed "
+    # Storage.
+    "dtype torch_dtype use_cache cache_implementation chunk_size_feed_forward pretraining_tp "
+    # Tokens.
+    "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id "
+    "mask_token_id decoder_start_token_id tokenizer_class prefix "
+    # Training.
+    "initializer_range gradient_checkpointing attention_dropout hidden_dropout "
+    "classifier_dropout attn_pdrop embd_pdrop resid_pdrop summary_first_dropout "
+    "output_router_logits "
+    # Other heads.
     "id2label label2id num_labels problem_type task_specific_params finetuning_task "
-    "summary_activation summary_proj_to_labels summary_type summary_use_proj"
+    "summary_activation summary_proj_to_labels summary_type summary_use_proj "
+    # Outputs.
+    "output_attentions output_hidden_states output_scores return_dict_in_generate is_decoder "
+    # Backends.
+    "_attn_implementation attn_implementation _attn_implementation_autoset "
+    "_flash_attn_2_enabled _experts_implementation experts_implementation "
+    "keys_to_ignore_at_inference "
+    # Generation.
+    "max_length min_length do_sample early_stopping num_beams num_beam_groups "
+    "diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty "
+    "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences "
+    "forced_bos_token_id forced_eos_token_id remove_invalid_values "
+    "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens "
 )
-_OUTPUTS = "output_attentions output_hidden_states output_scores return_dict_in_generate is_decoder"
-_BACKENDS = (
-    "_attn_implementation attn_implementation _attn_implementation_autoset _flash_attn_2_enabled "
-    "_experts_implementation experts_implementation keys_to_ignore_at_inference"
-)
-_GENERATION = (
-    "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty "
-    "temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
-    "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences forced_bos_token_id "
-    "forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens "
-    "begin_suppress_tokens"
-)
-NEUTRAL_FIELDS = frozenset(
-    " ".join(
-        (
-            _IDENTITY,
-            _STORAGE,
-            _TOKENS,
-            _TRAINING,
-            _OTHER_HEADS,
-            _OUTPUTS,
-            _BACKENDS,
-            _GENERATION,
-        )
-    ).split()
-)
+NEUTRAL_FIELDS = frozenset(_NEUTRAL.split())
 
 # Fields that lensbench can work with at these values only; null is always fine.
 _ONLY: dict[str, tuple[object, str]] = {

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from lensbench.errors import LensbenchError, Problem, RecordsError
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.parts import Part, Parts
+from lensbench.records.read import read_problems
 from lensbench.records.recording import Finished, Recording, Request, recording
 
 Context = TypeVar("Context")
@@ -123,7 +124,7 @@ def make(
             work = prepare(record)
             resumed = _do_jobs(record, work, watch, execute)
             record.finish(work.finish(record.parts), resumed_batches=resumed)
-        return record.store.problems()
+        return read_problems(request.store.folder)
 
 
 def _do_jobs(record: Recording, work: Work[Any, Any], watch: Watch, execute: Executor) -> int:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
-from lensbench.records.read import MANIFEST, read_manifest, read_problems
+from lensbench.records.read import MANIFEST, read_manifest
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 
@@ -86,10 +86,6 @@ class RecordStore:
         """Remove what killed writers left behind."""
         for torn in self.folder.rglob(".*.part"):
             torn.unlink(missing_ok=True)
-
-    def problems(self) -> list[Problem]:
-        """The problems of a complete record."""
-        return read_problems(self.folder)
 
     def problems_table(self, problems: list[Problem]) -> pa.Table:
         """Problems as their table."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem
@@ -73,26 +74,15 @@ def chosen_pairs(
 
 
 def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:
-    return TrainSpec(
-        model=ref.at(spec.train_bits),
-        data=out / "data" / "train.jsonl",
-        eval_data=out / "data" / "eval.jsonl",
-        out=out / "adapter",
-        lora=Lora(
-            blocks=spec.blocks,
-            targets=spec.targets,
-            rank=spec.rank,
-            alpha=spec.alpha,
-            dropout=spec.dropout,
-        ),
-        device=spec.device,
-        style=spec.style,
-        epochs=spec.epochs,
-        batch_size=spec.batch_size,
-        peak_learning_rate=spec.peak_learning_rate,
-        seed=spec.seed,
-        cache_prefix=spec.cache_prefix,
-    )
+    own: dict[str, Any] = {
+        "model": ref.at(spec.train_bits),
+        "bits": None,  # those of the spec are of the model that answers
+        "data": out / "data" / "train.jsonl",
+        "eval_data": out / "data" / "eval.jsonl",
+        "out": out / "adapter",
+        "lora": Lora(**spec.shared(Lora)),
+    }
+    return TrainSpec(**spec.shared(TrainSpec) | own)
 
 
 def _eval_spec(spec: AdapterSpec, out: Path) -> EvalSpec:

@@ -7,6 +7,7 @@ comparison for each further variant.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.record import run_diff
@@ -60,13 +61,5 @@ def _pairs(refs: list[ModelRef], per_model: int) -> list[tuple[ModelRef, ModelRe
 
 
 def _lens_spec(spec: DiffStudySpec, models: tuple[str, ...]) -> RunSpec:
-    return RunSpec(
-        models=models,
-        prompts=spec.prompts,
-        limit=spec.limit,
-        lenses=("final",),
-        heatmap_prompts=0,
-        batch_tokens=spec.batch_tokens,
-        device=spec.device,
-        keep_residuals=True,
-    )
+    own: dict[str, Any] = {"models": models, "lenses": ("final",), "heatmap_prompts": 0}
+    return RunSpec(**spec.shared(RunSpec) | own, keep_residuals=True)

@@ -164,23 +164,16 @@ def _train(study: Study, trial: Trial) -> Outcome:
 
 
 def _train_spec(study: Study, trial: Trial) -> TrainSpec:
-    spec = study.spec
-    return TrainSpec(
-        model=study.base,
-        data=study.pairs("train"),
-        out=study.folder(trial) / "adapter",
-        lora=trial.placement.lora,
-        device=spec.device,
-        style=spec.style,
-        max_length=spec.max_length,
-        epochs=spec.epochs,
-        max_steps=spec.max_steps,
-        batch_size=spec.batch_size,
-        peak_learning_rate=spec.peak_learning_rate,
-        seed=spec.seed + trial.repetition,
-        eval_share=0.0,
-        n_examples=0,
-    )
+    own: dict[str, Any] = {
+        "model": study.base,
+        "data": study.pairs("train"),
+        "out": study.folder(trial) / "adapter",
+        "lora": trial.placement.lora,
+        "seed": study.spec.seed + trial.repetition,
+        "eval_share": 0.0,
+        "n_examples": 0,
+    }
+    return TrainSpec(**study.spec.shared(TrainSpec) | own)
 
 
 def _evaluate(study: Study, adapter: Path | None, to: Path, watch: Watch) -> list[Problem]:

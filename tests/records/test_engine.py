@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -23,6 +22,7 @@ from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.schema.declare import Entry
 from lensbench.records.store import RecordStore
 from tests.harness.executors import EXECUTORS, backwards
+from tests.harness.files import UNEQUAL, contents, manifest
 
 MODEL = {"name": "toy", "weights_sha256": "0" * 64}
 
@@ -94,21 +94,10 @@ def words_in(folder: Path) -> list[str]:
     return pq.read_table(folder / "placement.parquet")["prompt_id"].to_pylist()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the manifest."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    kept = [path for path in paths if path.name not in ("manifest.json", ".lock")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())
-
-
 @pytest.fixture
 def undisturbed(tmp_path: Path) -> dict[str, bytes]:
     Toy(tmp_path / "undisturbed", WORDS).make()
-    return contents(tmp_path / "undisturbed")
+    return contents(tmp_path / "undisturbed", UNEQUAL)
 
 
 class Stop(Exception):
@@ -149,6 +138,25 @@ def test_a_finished_record_is_left_alone_and_nothing_is_prepared(tmp_path: Path)
     assert after == before
 
 
+def test_a_run_killed_before_it_cleared_its_parts_away_leaves_none_to_the_next(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Parts, "drop", stop)
+        Toy(tmp_path / "r", WORDS).make()
+    assert (manifest(tmp_path / "r")["status"], Parts(tmp_path / "r").numbers != []) == (
+        "complete",
+        True,
+    )
+    again = Toy(tmp_path / "r", WORDS)
+    again.make()
+    assert again.prepared == 0
+    assert contents(tmp_path / "r", UNEQUAL) == undisturbed
+
+
 def test_other_settings_are_refused_before_anything_is_prepared(tmp_path: Path) -> None:
     Toy(tmp_path, WORDS).make()
     other = Toy(tmp_path, WORDS, settings={"style": "x"})
@@ -175,7 +183,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     Toy(tmp_path / "r", WORDS).make(watch=told.append)
     assert told[0].done == 2 * number
     assert manifest(tmp_path / "r")["resumed_batches"] == number
-    assert contents(tmp_path / "r") == undisturbed
+    assert contents(tmp_path / "r", UNEQUAL) == undisturbed
 
 
 def test_parts_of_other_jobs_are_refused(tmp_path: Path) -> None:
@@ -194,7 +202,7 @@ def test_the_record_is_the_same_whoever_does_the_jobs(
     tmp_path: Path, undisturbed: dict[str, bytes], execute: Executor
 ) -> None:
     Toy(tmp_path / "r", WORDS).make(execute)
-    assert contents(tmp_path / "r") == undisturbed
+    assert contents(tmp_path / "r", UNEQUAL) == undisturbed
 
 
 def test_what_others_had_done_when_they_were_stopped_is_kept(
@@ -204,7 +212,7 @@ def test_what_others_had_done_when_they_were_stopped_is_kept(
         Toy(tmp_path / "r", WORDS, do=stopping_at(3)).make(backwards)
     assert Parts(tmp_path / "r").numbers == [4, 5]
     Toy(tmp_path / "r", WORDS).make()
-    assert contents(tmp_path / "r") == undisturbed
+    assert contents(tmp_path / "r", UNEQUAL) == undisturbed
 
 
 # --- wider --------------------------------------------------------------------------------------
@@ -263,7 +271,7 @@ def test_a_widening_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, n
     with pytest.raises(Stop):
         Toy(tmp_path / "stopped", WORDS, 8, do=stopping_at(number)).make()
     Toy(tmp_path / "stopped", WORDS, 8).make()
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "stopped", UNEQUAL) == contents(tmp_path / "whole", UNEQUAL)
 
 
 @pytest.mark.parametrize("call", range(9))
@@ -288,18 +296,18 @@ def test_a_widening_killed_at_any_file_loses_nothing(
         with pytest.raises(Stop):
             Toy(tmp_path / "killed", WORDS, 6).make()
     Toy(tmp_path / "killed", WORDS, 6).make()
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed", UNEQUAL) == contents(tmp_path / "whole", UNEQUAL)
 
 
 def test_a_record_is_not_narrowed(tmp_path: Path) -> None:
     Toy(tmp_path, WORDS, 5).make()
-    before = contents(tmp_path)
+    before = contents(tmp_path, UNEQUAL)
     with pytest.raises(RecordsError, match="can be widened, but not narrowed") as caught:
         Toy(tmp_path, WORDS, 4).make()
     assert "settings.limit: 5 there, 4 now" in str(caught.value)
     with pytest.raises(RecordsError, match="not narrowed"):
         Toy(tmp_path, WORDS, 4).make()
-    assert contents(tmp_path) == before
+    assert contents(tmp_path, UNEQUAL) == before
 
 
 def test_a_record_is_not_widened_with_other_settings(tmp_path: Path) -> None:

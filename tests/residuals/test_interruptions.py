@@ -18,9 +18,6 @@ from tests.harness.files import UNEQUAL, contents, manifest
 from tests.harness.forks import Ended, Forks, interruptions, parts_done
 from tests.harness.tiny import Case
 
-# Killed between its last word and the clearing away, a complete record still has its parts.
-APART = (*UNEQUAL, "parts")
-
 
 @pytest.fixture(scope="module")
 def one_by_one(llama: Case, prompts: Path) -> CacheSpec:
@@ -40,7 +37,7 @@ def undisturbed(
 ) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed")
     assert cache(out).status == 0
-    return contents(out, APART)
+    return contents(out, UNEQUAL)
 
 
 def kill_at_random(cache: Callable[..., Ended], out: Path, seed: int, times: int) -> None:
@@ -53,7 +50,7 @@ def test_kills_at_random_moments_change_no_byte(
 ) -> None:
     kill_at_random(cache, tmp_path / "c", seed=0, times=6)
     assert cache(tmp_path / "c").status == 0
-    assert contents(tmp_path / "c", APART) == undisturbed
+    assert contents(tmp_path / "c", UNEQUAL) == undisturbed
     assert not list((tmp_path / "c").rglob(".*.part"))
 
 
@@ -64,7 +61,7 @@ def test_many_kills_at_random_moments_change_no_byte(
 ) -> None:
     kill_at_random(cache, tmp_path / "c", seed, times=12)
     assert cache(tmp_path / "c").status == 0
-    assert contents(tmp_path / "c", APART) == undisturbed
+    assert contents(tmp_path / "c", UNEQUAL) == undisturbed
 
 
 def test_a_resumed_cache_keeps_what_was_there(
@@ -80,7 +77,7 @@ def test_a_resumed_cache_keeps_what_was_there(
     there = parts_done(tmp_path / "c")
     run_cache(one_by_one, tmp_path / "c")
     assert manifest(tmp_path / "c")["resumed_batches"] == there >= 3
-    assert contents(tmp_path / "c", APART) == undisturbed
+    assert contents(tmp_path / "c", UNEQUAL) == undisturbed
 
 
 def test_a_disk_that_fills_up_on_the_way_loses_nothing(
@@ -96,4 +93,4 @@ def test_a_disk_that_fills_up_on_the_way_loses_nothing(
     assert "run the same command again to go on" in ended.said
     assert parts_done(out) == len(ROWS) - 1
     assert cache(out).status == 0
-    assert contents(out, APART) == undisturbed
+    assert contents(out, UNEQUAL) == undisturbed

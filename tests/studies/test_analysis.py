@@ -11,7 +11,6 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
-from lensbench.prompts.sets import load_prompts
 from lensbench.studies.analysis import read_analysis
 from lensbench.studies.keys import keys
 from lensbench.studies.specs.lens import RunSpec
@@ -93,16 +92,6 @@ def test_the_keys_are_written_down_as_the_specs_have_them() -> None:
     again = "write it again: python -m lensbench.studies.keys analyses/README.md"
     assert path.read_text(encoding="utf-8") == keys(), again
     assert "None" not in keys()
-
-
-ANALYSES = sorted((ROOT / "analyses").glob("*/analysis.toml"))
-
-
-@pytest.mark.parametrize("path", ANALYSES, ids=lambda path: path.parent.name)
-def test_every_analysis_in_the_repository_can_be_read(path: Path) -> None:
-    spec = read_analysis(path.parent)
-    if isinstance(spec, RunSpec):
-        assert load_prompts(spec.prompts, spec.relations).prompts
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,16 +157,6 @@ def test_another_path_to_the_same_prompt_file_is_the_same_run(
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("name", TABLE_FILES)
-def test_a_finished_record_that_lost_a_table_is_made_again(
-    done: Path, tmp_path: Path, spec: Callable[..., RunSpec], name: str
-) -> None:
-    out = copied(done, tmp_path)
-    (out / done.name / name).unlink()
-    assert run(spec(), out).ok
-    assert table_bytes(out / done.name) == table_bytes(done)
-
-
 def test_a_folder_made_by_other_settings_is_refused_and_kept(
     done: Path, tmp_path: Path, spec: Callable[..., RunSpec]
 ) -> None:
@@ -188,16 +177,6 @@ def test_a_folder_made_from_another_prompt_file_is_refused(
     changed = write_csv(tmp_path / facts.name, facts_rows()[:-3])
     (error,) = run(spec(prompts=str(changed)), out).failed.values()
     assert "settings.prompts_sha256" in str(error)
-
-
-def test_a_folder_made_by_a_newer_schema_is_refused(
-    done: Path, tmp_path: Path, spec: Callable[..., RunSpec]
-) -> None:
-    out = copied(done, tmp_path)
-    newer = manifest(done) | {"schema_version": 99}
-    (out / done.name / "manifest.json").write_text(json.dumps(newer))
-    (error,) = run(spec(), out).failed.values()
-    assert "schema_version 99" in str(error)
 
 
 def test_two_runs_give_the_same_bytes(

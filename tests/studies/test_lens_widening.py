@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lensbench.errors import RecordsError
 from lensbench.progress import Progress
 from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import load_prompts
@@ -127,19 +126,6 @@ def test_a_prompt_that_could_not_be_asked_stays_a_problem(
     found = tables(wide.folder)
     assert found["problems"].prompt_id.tolist() == ["long-0", "long-1", "long-2"]
     assert found["prompts"].prompt_id.tolist() == ["good-0", "good-1", "good-2"]
-
-
-def test_a_record_is_not_narrowed_nor_widened_by_other_settings(
-    spec: Callable[..., RunSpec], tmp_path: Path
-) -> None:
-    record_of(spec(limit=4), tmp_path)
-    for changes, words in (
-        ({"limit": 3}, "A record can be widened, but not narrowed"),
-        ({"limit": 6, "top_k": 4}, "settings.top_k: 3 there, 4 now"),
-    ):
-        (error,) = run(spec(**changes), tmp_path).failed.values()
-        assert isinstance(error, RecordsError)
-        assert words in str(error)
 
 
 @pytest.mark.parametrize("limits", [(1, 2, 30), (20, 40), (5, None), (None,)])

@@ -16,6 +16,7 @@ import pytest
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
 from lensbench.progress import ignore
+from lensbench.prompts.sets import load_prompts
 from lensbench.report.placement.section import differences, verdicts
 from lensbench.report.placement.section import tables as placement_tables
 from lensbench.studies.analysis import read_analysis
@@ -31,6 +32,7 @@ from lensbench.studies.placements import (
     random_block,
 )
 from lensbench.studies.specs.correlation import CorrelationStudySpec
+from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.placement import PlacementSpec
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
@@ -345,7 +347,9 @@ def test_a_planted_difference_is_found_and_none_is_not() -> None:
     ids=lambda path: path.name,
 )
 def test_every_analysis_can_be_read_and_says_what_it_claims(folder: Path) -> None:
-    read_analysis(folder)
+    spec = read_analysis(folder)
+    if isinstance(spec, RunSpec):
+        assert load_prompts(spec.prompts, spec.relations).prompts
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for word in ("**Claim", "**Method", "**Result"):
         assert word in readme
