@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from lensbench.stats.resampling import Floats
+
 TIMES_MEDIAN = 100.0
 
 

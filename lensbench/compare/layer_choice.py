@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
-from lensbench.stats.resampling import percentiles
+from lensbench.stats.resampling import Floats, percentiles
 
-Floats = NDArray[np.float64]
 STABLE_SHARE = 0.1  # of the curve's range: within this, the curve no longer changes
 RULE = (
     "the contiguous blocks whose outputs changed most on average; of equal ones the lowest. "

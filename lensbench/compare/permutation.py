@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lensbench.compare.similarity import pearson_of_means
-from lensbench.stats.resampling import Seed
+from lensbench.stats.resampling import Floats, Seed
 
-Floats = NDArray[np.float64]
 ROUNDING = 1e-6  # cosine distances of float32 activations mean nothing below this
 
 

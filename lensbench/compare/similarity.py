@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.linalg import qr, svdvals
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
-Floats = NDArray[np.float64]
+from lensbench.stats.resampling import Floats
+
 _NOTHING = 1e-12  # what is left of a vector after centring, relative to it: rounding
 
 CONSTANT = "constant activations: they do not vary"

@@ -18,8 +18,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from lensbench.stats.resampling import CONFIDENCE, Floats
+
 N_RESAMPLES = 2000
-CONFIDENCE = 0.95
 SEED = 0
 _MOST_DRAWN = 4_000_000  # numbers held at once while resampling: 32 MB
 
@@ -28,7 +29,6 @@ TINY = 1e-9  # rounding of layer / n_layers
 LEVEL = 0.05  # of adjusted p-values, in words and figures
 MIN_PROMPTS = 20  # fewer top-1 correct prompts than this give no verdict
 
-Floats = NDArray[np.float64]
 Statistic = Literal["mean", "median"]
 
 

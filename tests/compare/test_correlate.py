@@ -19,7 +19,6 @@ from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.similarity import MEASURES, similarity
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.progress import Progress
 from lensbench.records.engine import Executor
 from lensbench.records.schema import KINDS
 from lensbench.records.schema.correlation import VARIANTS
@@ -487,22 +486,6 @@ def test_the_study_is_the_same_whoever_compares(
         asked = spec(runs, "plain", "rag", out=tmp_path / name, spans=SPANS, **how)
         correlate(asked, **others)
     assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
-
-
-def test_a_study_that_was_stopped_goes_on(runs: Path, tmp_path: Path) -> None:
-    def stop(now: Progress) -> None:
-        if now.done == 2:
-            raise KeyboardInterrupt
-
-    how = {"n_blocks": 3, "measures": ("cosine", "cka", "pearson")}
-    correlate(spec(runs, "plain", "rag", out=tmp_path / "whole", **how))
-    stopped = spec(runs, "plain", "rag", out=tmp_path / "stopped", **how)
-    with pytest.raises(KeyboardInterrupt):
-        correlate(stopped, stop)
-    told: list[Progress] = []
-    correlate(stopped, told.append)
-    assert [now.done for now in told if now.total is not None] == [2, 3]
-    assert contents(tmp_path / "stopped", UNEQUAL) == contents(tmp_path / "whole", UNEQUAL)
 
 
 def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.record import run_diff
 from lensbench.compare.diff.spec import DiffSpec
 from lensbench.errors import GateError, InputProblems, RecordsError
-from lensbench.progress import Progress
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.engine import Executor
@@ -497,23 +496,6 @@ def test_a_diff_of_records_that_were_widened_is_made_again(
     half = run(spec_of(models[:1], facts, limit=7, dtype="bfloat16"), tmp_path / "half").folder
     with pytest.raises(RecordsError, match=r"model\.a\.dtype"):
         run_diff(half, half, tmp_path / "d")
-
-
-def test_a_diff_that_was_stopped_goes_on_layer_by_layer(
-    records: dict[str, Path], tmp_path: Path
-) -> None:
-    def stop(now: Progress) -> None:
-        if now.done == 2:
-            raise KeyboardInterrupt
-
-    both = records["plain"], records["moved"]
-    run_diff(*both, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run_diff(*both, tmp_path / "stopped", progress=stop)
-    told: list[Progress] = []
-    run_diff(*both, tmp_path / "stopped", progress=told.append)
-    assert [now.done for now in told if now.total is not None] == [2, 3, 4]
-    assert contents(tmp_path / "stopped", UNEQUAL) == contents(tmp_path / "whole", UNEQUAL)
 
 
 def test_a_record_that_its_residuals_do_not_give_stops_the_diff(

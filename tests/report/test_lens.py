@@ -21,7 +21,7 @@ from lensbench.report.kit import numbers
 from lensbench.report.kit.markdown import cell, markdown_table
 from lensbench.report.kit.page import embedded_json
 from lensbench.report.kit.table import Table, to_csv
-from lensbench.report.lens import anomalies, contrasts, curves, headlines, sensitivity
+from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines, sensitivity
 from lensbench.report.lens.section import heat_map, heat_map_prompts
 from lensbench.report.lens.tables import model_tables
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
@@ -311,6 +311,8 @@ def test_prompts_without_answers_still_make_a_report(tmp_path: Path) -> None:
     text = (run / "m" / "report.md").read_text(encoding="utf-8")
     assert "Base prompts without an answer, which count in no answer statistic" in text
     assert "n/a (no prompts with a category word)" in text
+    record = one(run)
+    assert len(comparison.shared_prompts(record, record)) == len(record.base_prompts) > 0
 
 
 def test_numbers_have_one_format() -> None:

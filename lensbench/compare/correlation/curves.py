@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 
 from lensbench.compare.similarity import (
     CONSTANT,
@@ -23,14 +22,13 @@ from lensbench.compare.similarity import (
     why_not,
 )
 from lensbench.stats.resampling import (
+    Floats,
     Seed,
     bootstrap_weights,
     jackknife_half_width,
     left_out,
     percentiles,
 )
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 
 from lensbench.compare.correlation.conditions import Aligned
 from lensbench.compare.correlation.curves import (
@@ -38,8 +37,8 @@ from lensbench.compare.permutation import (
 )
 from lensbench.compare.similarity import MEASURES, Measure
 from lensbench.records.schema.correlation import VARIANTS
+from lensbench.stats.resampling import Floats
 
-Floats = NDArray[np.float64]
 Rows = dict[str, list[dict[str, Any]]]
 
 CENTRING_TAKES_IT = "centring over the conditions removes the mean vectors that this compares"

@@ -76,7 +76,8 @@ def shared_prompts(a: LensRecord, b: LensRecord) -> pd.DataFrame:
     left, right = a.base_prompts, b.base_prompts
     left = left.loc[left.index.intersection(right.index)]
     other = right.loc[left.index]
-    return left[(left["prompt"] == other["prompt"]) & (left["answer"] == other["answer"])]
+    answers, others = (side["answer"].fillna("") for side in (left, other))  # missing is alike
+    return left[(left["prompt"] == other["prompt"]) & (answers == others)]
 
 
 def grid_table(own: Mapping[str, Mapping[str, Table]]) -> pd.DataFrame:
