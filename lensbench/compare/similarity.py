@@ -25,14 +25,6 @@ CONSTANT = "constant activations: they do not vary"
 
 
 @dataclass(frozen=True)
-class Value:
-    """A number, or None with the reason."""
-
-    value: float | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
 class Measure:
     """One way to compare `x` with `y`; in words: `SIMILARITY_MEASURES` in `records.schema`."""
 
@@ -164,6 +156,11 @@ def _unit(values: Floats, scale: float | Floats) -> Floats:
     return values / length[..., None]
 
 
+# Pearson, as published studies of layer correlation take it; CKA, Kornblith et al. 2019
+# ("Similarity of neural network representations revisited"), which with fewer prompts than dimensions tends to
+# 1 whatever is compared, so `cka` is debiased (Murphy, Zylberberg & Fyshe 2024) and `cka_biased` is
+# for comparison; RSA, Kriegeskorte et al. 2008; Procrustes, as normalised by Ding, Denain &
+# Steinhardt 2021.
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
@@ -186,27 +183,12 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def similarity(measure: Measure, x: Floats, y: Floats) -> Value:
-    """One measure of `x` against `y`, or the reason why there is none.
+def compared(measure: Measure, a: Floats, b: Floats) -> float:
+    """Two prepared sides compared; rounding beyond the measure's range is cut off.
 
-    Sources: Pearson, as published studies of layer correlation take it; CKA, Kornblith et al.
-    2019 ("Similarity of neural network representations revisited"), which with fewer prompts than
-    dimensions tends to 1 whatever is compared, so `cka` is debiased (Murphy, Zylberberg & Fyshe
-    2024) and `cka_biased` is for comparison; RSA, Kriegeskorte et al. 2008; Procrustes, as
-    normalised by Ding, Denain & Steinhardt 2021.
+    NaN where one of them does not vary.
     """
-    reason = why_not(measure, x, y)
-    if reason is not None:
-        return Value(None, reason)
-    return compared(measure, measure.prepare(_floats(x)), measure.prepare(_floats(y)))
-
-
-def compared(measure: Measure, a: Floats, b: Floats) -> Value:
-    """Two prepared sides compared; rounding beyond the measure's range is cut off."""
-    value = measure.compare(a, b)
-    if not np.isfinite(value):
-        return Value(None, CONSTANT)
-    return Value(float(np.clip(value, measure.low, measure.high)))
+    return float(np.clip(measure.compare(a, b), measure.low, measure.high))
 
 
 def why_not(measure: Measure, x: Floats, y: Floats) -> str | None:

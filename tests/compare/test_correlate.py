@@ -17,7 +17,7 @@ from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.runs import open_runs
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
-from lensbench.compare.similarity import MEASURES, similarity
+from lensbench.compare.similarity import MEASURES
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.records.engine import Executor
 from lensbench.records.schema import KINDS
@@ -38,6 +38,7 @@ from tests.harness.correlation_records import (
 from tests.harness.executors import EXECUTORS
 from tests.harness.files import UNEQUAL, contents
 from tests.harness.program import Program
+from tests.harness.similarity import similarity
 from tests.harness.tiny import PROMPTS, Case
 
 FAST = {"spans": ("prompt",), "measures": ("cosine",), "resamples": 200}
@@ -486,12 +487,6 @@ def test_the_study_is_the_same_whoever_compares(
         asked = spec(runs, "plain", "rag", out=tmp_path / name, spans=SPANS, **how)
         correlate(asked, **others)
     assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
-
-
-def test_another_studys_folder_is_not_overwritten(runs: Path, tmp_path: Path) -> None:
-    correlate(spec(runs, "plain", "rag", out=tmp_path / "out"))
-    with pytest.raises(RecordsError, match=r"settings\.seed: 0 there, 1 now"):
-        correlate(spec(runs, "plain", "rag", out=tmp_path / "out", seed=1))
 
 
 # --- the command line

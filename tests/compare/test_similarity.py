@@ -12,8 +12,9 @@ from scipy.spatial.distance import pdist
 from scipy.stats import ortho_group, pearsonr, spearmanr
 
 from lensbench.compare.forms import massive_dimensions, massive_masks, varied
-from lensbench.compare.similarity import MEASURES, pearson_of_means, similarity
+from lensbench.compare.similarity import MEASURES, pearson_of_means
 from lensbench.records.schema.correlation import SIMILARITY_MEASURES
+from tests.harness.similarity import similarity
 
 Floats = NDArray[np.float64]
 

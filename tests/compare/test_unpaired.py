@@ -14,7 +14,7 @@ from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.permutation import adjusted_p_values, label_null, p_values
-from lensbench.compare.similarity import MEASURES, similarity
+from lensbench.compare.similarity import MEASURES
 from lensbench.errors import InputProblems
 from lensbench.records.open import open_record
 from lensbench.records.read import read_table
@@ -25,6 +25,7 @@ from lensbench.report.correlation.tables import tables
 from lensbench.stats.resampling import codes_of
 from tests.harness.correlation_records import PLANTED, WIDTH, base, planted, write_trace
 from tests.harness.program import Program
+from tests.harness.similarity import similarity
 
 Floats = NDArray[np.float64]
 ALPHA, DRAWS = 0.05, 200

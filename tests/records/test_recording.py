@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lensbench.errors import RecordsError
-from lensbench.files import write_bytes
 from lensbench.records.parts import Part
 from lensbench.records.recording import Finished, Recording, Request, recording
-from lensbench.records.schema import SCHEMA_VERSION, TABLES
+from lensbench.records.schema import TABLES
 from lensbench.records.store import RecordStore
 from tests.harness.files import names_in
 from tests.harness.lens_rows import MODEL, lens_table
@@ -88,23 +87,6 @@ def test_a_setting_that_is_new_or_gone_is_a_difference(store: RecordStore) -> No
     with pytest.raises(RecordsError, match=r"settings\.new: None there, 2 now") as caught:
         begun(store, new=2)
     assert "settings.old: 1 there, None now" in str(caught.value)
-
-
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 1, None, "1"])
-def test_another_schema_is_refused(store: RecordStore, version: object) -> None:
-    begun(store)
-    store.write_manifest({**(store.manifest() or {}), "schema_version": version})
-    with pytest.raises(RecordsError, match="schema") as caught:
-        begun(store)
-    assert "manifest.json" in str(caught.value)
-    assert "--out" in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["", "{half", "[]", "7", '{"schema_version": 1}', "\xff"])
-def test_a_damaged_manifest_is_refused_by_name(store: RecordStore, content: str) -> None:
-    write_bytes(store.folder / "manifest.json", content.encode("latin-1"))
-    with pytest.raises(RecordsError, match=r"manifest\.json"):
-        begun(store)
 
 
 def test_a_setting_that_loading_decides_is_compared_once_it_is_known(store: RecordStore) -> None:

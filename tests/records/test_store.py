@@ -16,8 +16,6 @@ import pytest
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, sha256_of, write_bytes, write_text
-from lensbench.lens.registry import LENSES
-from lensbench.models.sites import STREAM
 from lensbench.records.manifest import new_manifest
 from lensbench.records.schema import SCHEMA_VERSION, TABLES
 from lensbench.records.store import RecordStore, folder_name
@@ -189,7 +187,3 @@ def test_a_new_manifest_says_how_the_record_is_made() -> None:
     assert found["git"] is None or set(found["git"]) == {"commit", "dirty"}
     keys = {"lensbench_version", "model", "settings", "gate", "wall_s", "peak_memory_bytes"}
     assert keys <= set(found)
-
-
-def test_the_contract_names_its_lenses_and_sites() -> None:
-    assert (*LENSES, *STREAM) == ("final", "next", "raw", "embed", "resid_mid", "resid_post")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +14,7 @@ from lensbench.prompts.sets import load_prompts
 from lensbench.records.open import open_lens_record
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
-from tests.harness.files import UNEQUAL, contents, manifest, tables, write_csv
-from tests.harness.forks import Forks, parts_done
+from tests.harness.files import contents, manifest, tables, write_csv
 
 KEYS = {"lens": ["prompt_id", "lens", "position", "layer"], "milestones": ["prompt_id", "lens"]}
 
@@ -76,23 +73,6 @@ def test_a_widened_record_is_a_record_like_others(
     told: list[Progress] = []
     run(spec(limit=8, keep_residuals=True), tmp_path, told.append)
     assert [now.stage.split()[0] for now in told] == ["hashing"]  # it is finished
-
-
-def test_a_widening_killed_on_its_way_ends_in_the_same_bytes(
-    spec: Callable[..., RunSpec], forks: Forks, tmp_path: Path
-) -> None:
-    narrow, wide = (spec(limit=n, batch_tokens=1) for n in (2, 5))
-    for name in ("whole", "killed"):
-        record_of(narrow, tmp_path / name)
-    record_of(wide, tmp_path / "whole")
-    (folder,) = (path.parent for path in (tmp_path / "killed").glob("*/manifest.json"))
-    for n in (1, 4, 7):
-        has_parts = partial(lambda n: 0 < n <= parts_done(folder) < float("inf"), n)
-        ended = forks.run(run, wide, tmp_path / "killed", kill=signal.SIGKILL, when=has_parts)
-        assert ended.status == -signal.SIGKILL
-        assert manifest(folder)["status"] == "running"
-    record_of(wide, tmp_path / "killed")
-    assert contents(folder, UNEQUAL) == contents(tmp_path / "whole" / folder.name, UNEQUAL)
 
 
 def test_an_unfinished_pilot_is_widened_too(

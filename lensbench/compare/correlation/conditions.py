@@ -121,11 +121,11 @@ def _from_cache(run: Run, span: str) -> Activations:
     files = run.record.residuals
     assert files is not None  # a cache
     sites = [("embed", 0)] + [("resid_post", i + 1) for i in range(run.record.n_layers)]
-    missing = [str(layer) for point, layer in sites if (point, layer) not in files.sites]
+    missing = [str(layer) for site, layer in sites if (site, layer) not in files.sites]
     if missing:
         what = f"the cache holds no layer {', '.join(missing)}"
         raise InputProblems([Problem(run.where, what, "Cache every layer: leave --layers out.")])
-    values = np.stack([files.means(point, layer, span) for point, layer in sites])
+    values = np.stack([files.means(site, layer, span) for site, layer in sites])
     ids = tuple(dict.fromkeys(files.cells["prompt_id"]))
     return Activations(values.astype(np.float64), ids, files.n_tokens(span))
 

@@ -138,7 +138,7 @@ def _values(
     return {
         name: np.array(
             [
-                np.nan if (value := compared(measure, a, b).value) is None else value
+                compared(measure, a, b)
                 for a, b in zip(own, prepared(measure, list(values)), strict=True)
             ]
         )
@@ -246,8 +246,7 @@ def layer_map(
     own = prepared(measure, list(values))
     for a in range(n):
         for b in range(a, n):
-            value = compared(measure, own[a], own[b]).value
-            grid[a, b] = grid[b, a] = np.nan if value is None else value
+            grid[a, b] = grid[b, a] = compared(measure, own[a], own[b])
     return grid
 
 

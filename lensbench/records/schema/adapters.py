@@ -19,6 +19,10 @@ from lensbench.records.schema.every import PROBLEMS
 
 _EVALUATED = "an evaluation's row"
 _NLL = "-log2 of the reference's probability, summed over its tokens, end token included"
+_REFERENCE = (
+    Column("reference_nll_bits", F64, _NLL, "bits"),
+    Column("n_reference_tokens", I32, "their number", "tokens"),
+)
 
 TRAINING = Table(
     "training",
@@ -64,8 +68,7 @@ EVALUATION = Table(
         Column("rouge1", F64, "F1 of shared words", "0..1", "the reference has no word"),
         Column("rouge2", F64, "F1 of shared word pairs", "0..1", "the reference has no pair"),
         Column("rougel", F64, "F1 of the longest common subsequence", "0..1", "as rouge1"),
-        Column("reference_nll_bits", F64, _NLL, "bits"),
-        Column("n_reference_tokens", I32, "their number", "tokens"),
+        *_REFERENCE,
         Column("format_ok", FLAG, "the response is one whole turn and frames no other"),
         Column("self_check", FLAG, "it goes on to check itself or to another exercise"),
         Column("duplicated", FLAG, "a line or sentence of four words or more occurs twice"),
@@ -88,8 +91,7 @@ PLACEMENT = Table(
         Column("rank", I16, "of the adapter", null="the base"),
         Column("prompt_id", TEXT, "the example"),
         Column("group", TEXT, "examples about one thing", null="it stands for itself"),
-        Column("reference_nll_bits", F64, _NLL, "bits"),
-        Column("n_reference_tokens", I32, "their number", "tokens"),
+        *_REFERENCE,
     ),
 )
 

@@ -25,6 +25,7 @@ _SPAN = Column("span", TEXT, "whose tokens: prompt, generated, or mixed (each ru
 _CONDITION = Column("condition", TEXT, "the run that is compared")
 _MEASURE = Column("measure", TEXT, ", ".join(SIMILARITY_MEASURES))
 _VARIANT = Column("variant", TEXT, "form of the activations: " + ", ".join(VARIANTS))
+_KEYS = (_SPAN, _CONDITION, _MEASURE, _VARIANT)
 _LAYER = Column("layer", I16, "0 = embedding, i = after block i - 1", "states")
 _DEPTH = Column("depth", F64, "layer / n_layers of the reference", "0..1")
 _UNMEASURED = "it cannot be measured: see the reason"
@@ -56,10 +57,7 @@ LAYER_MAP = Table(
     "layer_map",
     "one row per span x condition x measure x variant x pair of its layers, each pair once",
     (
-        _SPAN,
-        _CONDITION,
-        _MEASURE,
-        _VARIANT,
+        *_KEYS,
         Column("layer_a", I16, "a layer", "states"),
         Column("layer_b", I16, "the same one or a later one", "states"),
         Column("value", F64, "the measure's value between them", null="it cannot be measured"),
@@ -101,10 +99,7 @@ LAYER_CHOICE = Table(
     "layer_choice",
     "one row per span x condition x measure x variant: the contiguous blocks that changed most",
     (
-        _SPAN,
-        _CONDITION,
-        _MEASURE,
-        _VARIANT,
+        *_KEYS,
         Column("n_blocks", I16, "how many were asked for", "blocks"),
         Column("first_block", I16, "the first chosen one, from 0", null=_NO_CHOICE),
         Column("last_block", I16, "the last chosen one", null=_NO_CHOICE),
