@@ -57,8 +57,11 @@ class Spec(BaseModel):
         for field in cls.model_fields.values():
             field.kw_only = field.kw_only is not False
             field.description = " ".join((field.description or "").split()) or None
-        in_order = sorted(cls.model_fields.items(), key=lambda named: bool(named[1].kw_only))
-        cls.__pydantic_fields__ = dict(in_order)  # those that go by their place come first
+        in_order = sorted(  # those that go by their place come first, then those that are needed
+            cls.model_fields.items(),
+            key=lambda named: (named[1].kw_only, not named[1].is_required()),
+        )
+        cls.__pydantic_fields__ = dict(in_order)
         cls.__signature__ = _signature(cls)
 
     @field_validator("*", mode="before")
@@ -93,8 +96,7 @@ class Spec(BaseModel):
 
     def changed(self, **changes: Any) -> Self:
         """The same with other values for these fields. Raises InputProblems."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self)(**(values | changes))
+        return type(self)(**(self.shared(type(self)) | changes))
 
 
 def _signature(spec: type[Spec]) -> inspect.Signature:
@@ -126,20 +128,32 @@ Device = Annotated[
 ]
 
 
-def _numbers(given: object) -> object:
+def numbers(given: Any) -> Any:
     """`0,3,15-20` or several of them as sorted numbers, each once."""
     if not isinstance(given, (tuple, list, range)):
         return given
     found: set[int] = set()
     for part in (part for item in given for part in str(item).split(",")):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        first, dash, last = (end.strip() for end in part.partition("-"))
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ValueError("Write it as 15-20 or 0,3,15-20.")
-        found |= set(range(int(first), int(last if dash else first) + 1))
+        found |= set(range(int(first), int(last) + 1))
     return tuple(sorted(found))
 
 
-Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+def ranges(given: Iterable[int], between: str = ",") -> str:
+    """Sorted whole numbers as `numbers` reads them: `0,3,15-20`."""
+    runs: list[list[int]] = []
+    for number in map(int, given):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return between.join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(numbers)]
 AllOr = Annotated[  # `all` in words; None
     Numbers | None, BeforeValidator(lambda given: None if given == ("all",) else given)
 ]

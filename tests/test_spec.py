@@ -84,6 +84,7 @@ def test_a_value_whose_meaning_is_plain_is_taken(name: str, given: object, taken
         ("lenses", (), "it is empty. Give at least 1."),
         ("bits", 7, "it is 7. Choose from: 4, 8."),
         ("layers", "a-b", "Write it as 15-20 or 0,3,15-20."),
+        ("layers", "20-15", "Write it as 15-20 or 0,3,15-20."),
         ("rate", math.inf, "it is inf. Give a finite number."),
         ("rate", "nan", "Give a finite number."),
         ("rate", 0, "it is 0. Give more than 0."),

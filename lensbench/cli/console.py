@@ -120,15 +120,10 @@ def show_reports(folders: Sequence[Path], out: Path | None = None) -> None:
 def loaded(spec: LoadSpec) -> LensModel:
     """The model that these options ask for; a line on standard error says that it is coming."""
     from lensbench.models.load import load_model
+    from lensbench.models.spec import LoadSpec
 
     with messages.status(f"loading {literal(spec.model)}"):
-        return load_model(
-            spec.model,
-            dtype=spec.dtype,
-            device=spec.device,
-            allow_fields=spec.allow_fields,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        return load_model(**spec.shared(LoadSpec))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ def read_rows(
     return reader(text_of(path, name), name, problems, Columns(required, optional, empty))
 
 
-def cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
+def cell_problems(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What no cell of any file may hold, and what to do about it."""
     for column, cell in cells.items():
         if len(cell) > _MAX_CELL:
@@ -59,6 +59,45 @@ def cell_problems(cells: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield f"there is a NUL byte in '{column}'", "Save the file as plain UTF-8 text."
         if not cell.isascii() and _SURROGATE.search(cell):
             yield f"there is half a character (a lone surrogate) in '{column}'", "Write it whole."
+
+
+def sound_rows(
+    rows: Iterable[Row], name: str, problems: list[Problem], needed: Sequence[str]
+) -> Iterator[Row]:
+    """The rows with an id of their own and text in each `needed` column; others are problems."""
+    seen: dict[str, int] = {}
+    for line, cells in rows:
+        found = list(row_problems(cells, needed, seen))
+        if not found:
+            seen[cells["id"]] = line
+            yield line, cells
+        where, item = place(name, line, cells["id"]), cells["id"] or None
+        problems += [Problem(where, what, remedy, item) for what, remedy in found]
+
+
+def place(name: str, line: int, item: str) -> str:
+    """Where a row stands, for people."""
+    return f"{name}, row {line}" + (f", id {item}" if item.strip() else "")
+
+
+def row_problems(
+    cells: Mapping[str, str], needed: Sequence[str], seen: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with a row, and what to do, given the ids `seen` before and their rows."""
+    yield from id_problems(cells["id"], seen)
+    for column in needed:
+        if not cells[column].strip():
+            yield f"the {column} is empty", "Write one or delete the row."
+    yield from cell_problems(cells)
+
+
+def id_problems(item: str, seen: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """What is wrong with an id, given those `seen` before and their rows."""
+    remedy = "Give each row an id of its own."
+    if not item.strip():
+        yield "the id is empty", remedy
+    elif item in seen:
+        yield f"the id was used in row {seen[item]} before", remedy
 
 
 def text_of(path: Path, name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.prompts.prompt import LINKS, Prompt
-from lensbench.prompts.rows import Row, cell_problems, read_rows
+from lensbench.prompts.rows import Row, read_rows, sound_rows
 
 REQUIRED = ("id", "relation", "prompt", "answer")
 OPTIONAL = ("category", "subject", *LINKS)
@@ -97,15 +97,7 @@ def _read_file(path: Path, name: str) -> PromptSet:
 
 def _prompts(rows: Iterator[Row], name: str, problems: list[Problem]) -> Iterator[Prompt]:
     """Rows as Prompts; rows that cannot be used become problems."""
-    seen: dict[str, int] = {}
-    for line, cells in rows:
-        found = list(_row_problems(cells, seen))
-        if found:
-            item = cells["id"] or None
-            where = f"{name}, row {line}" + (f", id {item}" if item else "")
-            problems += [Problem(where, what, remedy, item) for what, remedy in found]
-            continue
-        seen[cells["id"]] = line
+    for line, cells in sound_rows(rows, name, problems, ("prompt", "relation")):
         known: dict[str, Any] = {key: cells[key] or None for key in OPTIONAL if key in cells}
         extra = {k: v for k, v in cells.items() if k not in (*REQUIRED, *OPTIONAL)}
         yield Prompt(
@@ -117,19 +109,6 @@ def _prompts(rows: Iterator[Row], name: str, problems: list[Problem]) -> Iterato
             extra=extra,
             **known,
         )
-
-
-def _row_problems(cells: dict[str, str], seen: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """What is wrong with one row, and what to do."""
-    if not cells["id"].strip():
-        yield "the id is empty", "Give each row an id of its own."
-    elif cells["id"] in seen:
-        yield f"the id was used in row {seen[cells['id']]} before", "Give each row its own id."
-    if not cells["prompt"].strip():
-        yield "the prompt is empty", "Write a prompt or delete the row."
-    if not cells["relation"].strip():
-        yield "the relation is empty", "Name the kind of question, such as 'capital'."
-    yield from cell_problems(cells)
 
 
 def _linked(prompts: list[Prompt], name: str, problems: list[Problem]) -> list[Prompt]:

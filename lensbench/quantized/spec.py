@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from lensbench.checkpoints.ref import DEFAULT_BITS, FORM, INT8_THRESHOLD, ModelRef
 from lensbench.checkpoints.ref import Bits as BitsChoice
-from lensbench.spec import Count, Spec
+from lensbench.errors import Problem
+from lensbench.spec import Count, Spec, idle
 
 Model = Annotated[
     str | InstanceOf[ModelRef],
@@ -35,13 +36,21 @@ Int8Threshold = Annotated[
 ]
 
 
-Rag = Annotated[
-    str | None,
-    Field(description="An index made by `lensbench rag build`, or its address."),
-]
-Documents = Annotated[
-    Count | None, Field(description="With an index: documents to retrieve. Default: 1.")
-]
+class RagSpec(Spec):
+    """What is retrieved for every question, if anything."""
+
+    rag: str | None = None
+    """An index made by `lensbench rag build`, or its address."""
+    top_k: Count | None = None
+    """With an index: documents to retrieve. Default: 1."""
+
+    @property
+    def n_documents(self) -> int:
+        """Documents to retrieve for a question."""
+        return self.top_k or 1
+
+    def problems(self) -> list[Problem]:
+        return idle(self, "rag", "top_k")
 
 
 class ModelSpec(Spec):

@@ -11,8 +11,9 @@ import numpy as np
 from lensbench.checkpoints.open import empty_model, open_config, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.adapters.lora import match, ranges
+from lensbench.quantized.adapters.lora import match
 from lensbench.quantized.adapters.spec import Lora
+from lensbench.spec import ranges
 from lensbench.studies.specs.placement import PlacementSpec
 
 SUGGESTED, RANDOM, COMPLEMENT, ALL = "suggested", "random block", "complement", "all blocks"
@@ -83,13 +84,8 @@ def random_block(
 
 def _lora(spec: PlacementSpec, blocks: str, rank: int) -> Lora:
     """The scale alpha / rank is the same in every placement."""
-    return Lora(
-        blocks=blocks,
-        targets=spec.targets,
-        rank=rank,
-        alpha=spec.alpha_per_rank * rank,
-        dropout=spec.dropout,
-    )
+    own = {"blocks": blocks, "rank": rank, "alpha": spec.alpha_per_rank * rank}
+    return Lora(**spec.shared(Lora) | own)
 
 
 def _uneven(spec: PlacementSpec, uneven: Sequence[str], k: int, n_layers: int) -> Problem:

@@ -103,7 +103,7 @@ def test_a_bad_jsonl_row_is_named_and_the_good_one_survives(
 def test_a_bad_row_keeps_its_id_in_the_message(tmp_path: Path) -> None:
     problem = only_problem(csv_set(tmp_path, GOOD, "paris,capital,,Paris"))
     assert str(problem) == (
-        "set.csv, row 3, id paris: the prompt is empty. Write a prompt or delete the row."
+        "set.csv, row 3, id paris: the prompt is empty. Write one or delete the row."
     )
 
 

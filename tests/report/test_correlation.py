@@ -16,7 +16,6 @@ from lensbench.records.record import Record
 from lensbench.report.build import build_report
 from lensbench.report.correlation.findings import findings
 from lensbench.report.correlation.tables import against, survivors, tables
-from lensbench.report.kit.ranges import ranges
 from tests.harness import second_records as second_fixture
 from tests.harness.correlation_records import N_PROMPTS, base, noisy, planted, write_trace
 from tests.harness.reports import record_in, said
@@ -90,11 +89,6 @@ def test_each_control_has_its_own_more_and_less() -> None:
     found = against(pd.DataFrame(rows)).set_index("control")
     assert found["more_layers"].to_dict() == {"x": "1", "y": "none"}
     assert found["less_layers"].to_dict() == {"x": "2", "y": "1, 3"}
-
-
-def test_spans() -> None:
-    assert ranges([3, 15, 16, 17, 20]) == "3, 15-17, 20"
-    assert ranges([]) == "none"
 
 
 def test_every_link_leads_somewhere_and_every_figure_is_svg(study: Path) -> None:

@@ -107,7 +107,7 @@ class LensSpec(RunSpec):
     @property
     def run(self) -> RunSpec:
         """The run over many prompts."""
-        given = {name: getattr(self, name) for name in RunSpec.model_fields}
+        given = self.shared(RunSpec)
         if "lenses" not in self.model_fields_set:
             del given["lenses"]
         return RunSpec(**given | {"sites": self.read_sites})
@@ -121,8 +121,7 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
     *models, prompt = spec.models
     collected: list[dict[str, Any]] = []
     for name in models:
-        shared = LoadSpec.model_fields.keys() - {"model"}
-        model = loaded(LoadSpec(model=name, **{key: getattr(spec, key) for key in shared}))
+        model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)))
         result = _read(model, prompt, spec)
         if spec.as_json:
             collected += _rows(result, spec.position)

@@ -26,12 +26,11 @@ from lensbench.cli.console import failure, literal, messages, results
 from lensbench.errors import LensbenchError
 from lensbench.escape import printable_lines
 from lensbench.quantized.generation.spec import Decoding
-from lensbench.quantized.spec import Documents, ModelSpec, Rag
+from lensbench.quantized.spec import ModelSpec, RagSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import Device, idle
+from lensbench.spec import Device
 
 if TYPE_CHECKING:
-    from lensbench.errors import Problem
     from lensbench.quantized.generation.chat import Conversation
 
 _HELP = """/reset        forget the conversation
@@ -41,18 +40,13 @@ _HELP = """/reset        forget the conversation
 /quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
-class ChatSpec(ModelSpec):
+class ChatSpec(RagSpec, ModelSpec):
     """A model, and how it is talked to."""
 
     decoding: Annotated[Decoding, Parameter("*")] = Decoding()
-    rag: Rag = None
-    top_k: Documents = None
     style: Style | None = None
     """Default: chat if the model has a chat template, else none."""
     device: Device = None
-
-    def problems(self) -> list[Problem]:
-        return idle(self, "rag", "top_k")
 
 
 def chat(spec: Annotated[ChatSpec, Parameter("*")]) -> None:
@@ -66,7 +60,7 @@ def chat(spec: Annotated[ChatSpec, Parameter("*")]) -> None:
             from lensbench.quantized.rag.index import open_index
 
             index = stack.enter_context(open_index(spec.rag))
-            retrieve = lambda question: index.search([question], spec.top_k or 1)[0]  # noqa: E731
+            retrieve = lambda question: index.search([question], spec.n_documents)[0]  # noqa: E731
         ref = spec.ref
         with messages.status(f"loading {literal(ref)}"):
             loaded = load_quantized(ref, device=spec.device)

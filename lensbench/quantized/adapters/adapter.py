@@ -20,7 +20,8 @@ from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
 from lensbench.errors import ModelError
-from lensbench.quantized.adapters.lora import block_list, hushed, ranges
+from lensbench.quantized.adapters.lora import block_list, hushed
+from lensbench.spec import ranges
 
 if TYPE_CHECKING:
     from peft import PeftModel

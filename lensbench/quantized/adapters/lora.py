@@ -7,7 +7,6 @@ here both are errors, and what PEFT adapted in the end is compared with what was
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import nn
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.precision import is_linear
+from lensbench.spec import numbers, ranges
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -75,17 +75,6 @@ class Matched:
         ]
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """`0,3,15-20` for sorted whole numbers."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
-
-
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The model's list of blocks and its name. Raises ModelError when there is none."""
     n_layers = model.config.get_text_config().num_hidden_layers
@@ -131,15 +120,13 @@ def _layers(text: str, n_layers: int, problems: list[Problem]) -> list[int]:
         text = _from_file(Path(text.removeprefix(_AUTO)), problems) or "0"
     layers: set[int] = set()
     for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
-        if first > last:
+        try:
+            layers |= {*numbers([part])}
+        except ValueError:
             problems.append(Problem("blocks", f"{part!r} is no block or range", _LAYERS))
-        elif last >= n_layers:
-            remedy = f"Give 0 to {n_layers - 1}; blocks are counted from 0."
-            problems.append(Problem("blocks", f"the model has no block {last}", remedy))
-        else:
-            layers |= set(range(first, last + 1))
+    if layers and max(layers) >= n_layers:
+        remedy = f"Give 0 to {n_layers - 1}; blocks are counted from 0."
+        problems.append(Problem("blocks", f"the model has no block {max(layers)}", remedy))
     return sorted(layers)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lensbench.errors import Problem
 from lensbench.escape import csv_text
-from lensbench.prompts.rows import cell_problems, read_rows
-from lensbench.quantized.data.pairs import Pair, id_problems
+from lensbench.prompts.rows import place, read_rows, row_problems
+from lensbench.quantized.data.pairs import Pair
 
 _CARRIED = ("input", "system", "group")  # columns of the prompts that stay with the pair
 
@@ -66,10 +66,8 @@ def _read(
     for line, raw in read_rows(path, path.name, problems, ("id", column), optional, empty=True):
         cells = {key: csv_text(cell) for key, cell in raw.items()} if escaped else raw
         item = cells["id"]
-        found = [*id_problems(item, file.rows), *cell_problems(cells)]
-        if not cells[column].strip():
-            found.append((f"the {column} is empty", "Write one or delete the row."))
-        where = f"{path.name}, row {line}" + (f", id {item}" if item.strip() else "")
+        found = list(row_problems(cells, (column,), file.rows))
+        where = place(path.name, line, item)
         problems += [Problem(where, what, remedy, item or None) for what, remedy in found]
         file.rows.setdefault(item, line)
         if not found:

@@ -17,7 +17,14 @@ from typing import Any, Literal
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import csv_cell, csv_text
 from lensbench.files import sha256_of, write_text
-from lensbench.prompts.rows import cell_problems, json_objects, read_rows, text_of
+from lensbench.prompts.rows import (
+    cell_problems,
+    id_problems,
+    json_objects,
+    place,
+    read_rows,
+    text_of,
+)
 from lensbench.quantized.style import Style
 
 Form = Literal["alpaca", "messages"]
@@ -149,7 +156,7 @@ def _pairs(
         item = str(item) if isinstance(item, str | int) else ""
         found = list(_row_problems(row, seen))
         if found:
-            where = f"{name}, row {line}" + (f", id {item}" if item else "")
+            where = place(name, line, item)
             problems += [Problem(where, what, remedy, item or None) for what, remedy in found]
             continue
         seen[item] = line
@@ -171,7 +178,11 @@ def _key(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 
 def _row_problems(row: dict[str, Any], seen: dict[str, int]) -> Iterator[tuple[str, str]]:
     """What is wrong with one row, and what to do."""
-    yield from id_problems(row.get("id"), seen)
+    item = row.get("id")
+    if isinstance(item, bool) or not isinstance(item, str | int | None):
+        yield f"the id is {_kind(item)}", "Give a text or a whole number."
+    else:
+        yield from id_problems("" if item is None else str(item), seen)
     wrong = list(_message_problems(row)) if "messages" in row else []
     yield from wrong
     if wrong:
@@ -183,17 +194,6 @@ def _row_problems(row: dict[str, Any], seen: dict[str, int]) -> Iterator[tuple[s
         if not isinstance(cells.get(key), str | None):
             yield f"'{key}' is {_kind(cells[key])}, not text", "Put it in quotes."
     yield from cell_problems({key: cell for key, cell in cells.items() if isinstance(cell, str)})
-
-
-def id_problems(item: object, seen: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """What is wrong with an id, given the ids `seen` before and their rows."""
-    remedy = "Give each row an id of its own."
-    if isinstance(item, bool) or not isinstance(item, str | int | None):
-        yield f"the id is {_kind(item)}", "Give a text or a whole number."
-    elif item is None or not str(item).strip():
-        yield "the id is missing or empty", remedy
-    elif str(item) in seen:
-        yield f"the id was used in row {seen[str(item)]} before", remedy
 
 
 def _text_problems(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.prompts.rows import cell_problems, read_rows
+from lensbench.prompts.rows import place, read_rows, sound_rows
 from lensbench.quantized.generation.context import Fitted, fit, fit_to
 from lensbench.quantized.generation.controls import Control, substitutes
 from lensbench.quantized.style import Style
@@ -68,33 +68,20 @@ def read_questions(
     one of `reserved`.
     """
     problems: list[Problem] = []
-    asked: dict[str, Asked] = {}
-    for line, cells in read_rows(path, path.name, problems, ("id", "prompt")):
-        where = f"{path.name}, row {line}"
-        found = list(_row_problems(cells, asked))
-        problems += [Problem(where, what, remedy, cells["id"] or None) for what, remedy in found]
-        if not found:
-            others = {key: cell for key, cell in cells.items() if key not in ("id", "prompt")}
-            asked[cells["id"]] = Asked(cells["id"], cells["prompt"], where, others)
-    taken = sorted({column for row in asked.values() for column in row.others} & set(reserved))
+    rows = read_rows(path, path.name, problems, ("id", "prompt"))
+    asked = []
+    for line, cells in sound_rows(rows, path.name, problems, ("prompt",)):
+        others = {key: cell for key, cell in cells.items() if key not in ("id", "prompt")}
+        where = place(path.name, line, cells["id"])
+        asked.append(Asked(cells["id"], cells["prompt"], where, others))
+    taken = sorted({column for row in asked for column in row.others} & set(reserved))
     if taken:
         what = f"the column(s) {', '.join(taken)} are also written by this command"
         raise InputProblems([Problem(path.name, what, "Give them other names.")])
     if not asked:
         nothing = Problem(path.name, "no row of it can be asked", "Write at least one good row.")
         raise InputProblems([*problems, nothing])
-    return list(asked.values())[:limit], problems
-
-
-def _row_problems(cells: dict[str, str], asked: dict[str, Asked]) -> Iterator[tuple[str, str]]:
-    yield from cell_problems(cells)
-    if not cells["id"].strip():
-        yield "the id is empty", "Give every row an id of its own."
-    elif cells["id"] in asked:
-        first = asked[cells["id"]].where
-        yield f"the id {cells['id']} stood before ({first})", "Give every row an id of its own."
-    if not cells["prompt"].strip():
-        yield "the prompt is empty", "Write one or delete the row."
+    return asked[:limit], problems
 
 
 def retrieve(

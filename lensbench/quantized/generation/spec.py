@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lensbench.errors import Problem
 from lensbench.prompts.sets import prompt_file
-from lensbench.quantized.spec import Documents, Rag
+from lensbench.quantized.spec import RagSpec
 from lensbench.quantized.style import Style
 from lensbench.spec import ARGUMENT, Count, Device, Numbers, Positive, Seed, Spec, idle
 
@@ -40,7 +40,7 @@ class Decoding(Spec):
         return self.temperature > 0
 
 
-class InferenceSpec(Spec):
+class InferenceSpec(RagSpec):
     """What is asked, how, and where the answers go."""
 
     prompts: Annotated[Path, ARGUMENT]
@@ -58,8 +58,6 @@ class InferenceSpec(Spec):
     """Also record mean activations per prompt and layer, in this folder."""
     trace_layers: Numbers = ()
     """With a trace: keep all of these layers, as in 15-20 or 0,3,15-20."""
-    rag: Rag = None
-    top_k: Documents = None
     control: Control | None = None
     """With an index: put other text, as long in tokens, in place of what was retrieved. shuffled:
     what other prompts retrieved; irrelevant: general questions and answers."""
@@ -79,10 +77,7 @@ class InferenceSpec(Spec):
         """Where the record is: `trace`, or `<stem>.records` beside the CSV."""
         return self.trace or self.out.with_name(f"{self.out.stem}.records")
 
-    @property
-    def n_documents(self) -> int:
-        """Documents to retrieve for a prompt."""
-        return self.top_k or 1
-
     def problems(self) -> list[Problem]:
-        return idle(self, "rag", "top_k", "control") + idle(self, "trace", "trace_layers")
+        return (
+            super().problems() + idle(self, "rag", "control") + idle(self, "trace", "trace_layers")
+        )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lensbench.errors import Problem
-from lensbench.prompts.rows import cell_problems, read_rows
+from lensbench.prompts.rows import place, read_rows, sound_rows
 from lensbench.quantized.rag.index import Index
 from lensbench.stats.bootstrap import clustered_bootstrap
 
@@ -57,19 +57,15 @@ def read_labelled(path: Path, index: Index, problems: list[Problem]) -> list[Lab
     columns = ("id", "question", "document_id")
     rows = list(read_rows(path, path.name, problems, columns))
     known = index.known([cells["document_id"] for _, cells in rows])
-    labelled: dict[str, Labelled] = {}
-    for line, cells in rows:
+    labelled = []
+    for line, cells in sound_rows(rows, path.name, problems, columns[1:]):
         row = Labelled(*(cells[column].strip() for column in columns))
-        found = list(cell_problems({column: cells[column] for column in columns}))
-        found += [(f"{column} is empty", "Fill it in.") for column in columns if not cells[column]]
-        if row.document_id not in known:
-            found.append((f"the index has no document {row.document_id!r}", "Add it first."))
-        if row.id in labelled:
-            found.append((f"the id {row.id!r} is there already", "Give each row its own."))
-        problems += [Problem(f"{path.name}, row {line}", *what, prompt_id=row.id) for what in found]
-        if not found:
-            labelled[row.id] = row
-    return list(labelled.values())
+        if row.document_id in known:
+            labelled.append(row)
+        else:
+            what = f"the index has no document {row.document_id!r}"
+            problems.append(Problem(place(path.name, line, row.id), what, "Add it first.", row.id))
+    return labelled
 
 
 def by_meaning(index: Index, labelled: Sequence[Labelled]) -> list[Placed]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from lensbench.records.recording import Recording
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import TrainingArguments
+    from transformers import TrainerState, TrainingArguments
 
     from lensbench.quantized.training.trainer import Frozen, ResponseTrainer
 
@@ -72,8 +71,9 @@ def learn(
         notify(line)
     frozen, facts["prefix"] = _freeze(spec, data, matched, model, watch, notify)
     checkpoint = latest(spec.out / CHECKPOINTS)
-    facts["resumed_from_step"] = _step(checkpoint) if checkpoint else None
-    if checkpoint is None or not _is_last(checkpoint):
+    state = state_of(checkpoint) if checkpoint else None
+    facts["resumed_from_step"] = state.global_step if state else None
+    if state is None or state.global_step < state.max_steps:
         trainer = _trainer(spec, data, adapted, frozen, checkpoint, watch)
         with quiet(), _enough_memory():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -213,15 +213,8 @@ def drop_torn(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def state_of(checkpoint: Path) -> dict[str, Any]:
+def state_of(checkpoint: Path) -> TrainerState:
     """What the Trainer says about a checkpoint."""
-    path = checkpoint / "trainer_state.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    from transformers import TrainerState
 
-
-def _step(checkpoint: Path) -> int:
-    return int(state_of(checkpoint)["global_step"])
-
-
-def _is_last(checkpoint: Path) -> bool:
-    return _step(checkpoint) >= int(state_of(checkpoint)["max_steps"])
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -35,6 +35,16 @@ from lensbench.records.store import RecordStore
 
 EXAMPLES = "examples.jsonl"
 _EXAMPLE_TOKENS = 64
+_DECIDING = {  # the fields that decide the numbers as they stand
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "gradient_accumulation",
+    "peak_learning_rate",
+    "warmup",
+    "seed",
+    "cache_prefix",
+}
 _SHOWN_CUT = 5  # examples that were cut to fit
 
 
@@ -129,17 +139,10 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
         **data.settings,
         "bits": spec.ref.bits,
         "int8_threshold": spec.ref.int8_threshold,
-        "epochs": spec.epochs,
-        "max_steps": spec.max_steps,
-        "batch_size": spec.batch_size,
-        "gradient_accumulation": spec.gradient_accumulation,
+        **spec.model_dump(include=_DECIDING),
         "optimizer": "adamw",
         "max_grad_norm": 1.0,
-        "peak_learning_rate": spec.peak_learning_rate,
-        "warmup": spec.warmup,
         "schedule": "cosine",
-        "seed": spec.seed,
-        "cache_prefix": spec.cache_prefix,
     }
 
 
@@ -165,7 +168,7 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
         files[EXAMPLES] = _before_and_after(spec, data).encode()
     return Finished(
         [*data.problems, *data.cut],
-        {"training": _curve(state_of(checkpoint)["log_history"])},
+        {"training": _curve(state_of(checkpoint).log_history)},
         files=files,
         facts={"problems": len(data.problems), "examples_cut": len(data.cut)},
     )

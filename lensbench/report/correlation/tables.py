@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -11,8 +11,8 @@ from lensbench.records.record import Record
 from lensbench.records.schema.correlation import VARIANTS
 from lensbench.records.schema.generation import MIXED, SPANS
 from lensbench.report.kit.numbers import is_missing
-from lensbench.report.kit.ranges import ranges
 from lensbench.report.kit.table import Table, catalogue
+from lensbench.spec import ranges
 from lensbench.stats.bootstrap import LEVEL, Estimate
 
 MAIN = "without_massive"
@@ -148,7 +148,7 @@ def survivors(ranking: pd.DataFrame) -> pd.DataFrame:
         controls = [name for name in own["control"].unique() if isinstance(name, str)]
         row = dict(zip(keys, labels, strict=True))
         row |= {"controls": ", ".join(controls) or "none", "tested_layers": len(firm)}
-        rows.append(row | {"changed_layers": len(layers), "layers": ranges(layers)})
+        rows.append(row | {"changed_layers": len(layers), "layers": _layers(layers)})
     columns = [*keys, "controls", "tested_layers", "changed_layers", "layers"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -161,7 +161,11 @@ def against(ranking: pd.DataFrame) -> pd.DataFrame:
     for labels, own in tested.groupby(keys, sort=False):
         firm = own[own["p_adjusted"] < LEVEL].sort_values("layer")
         row: dict[str, object] = dict(zip(keys, labels, strict=True))
-        row["more_layers"] = ranges(firm.loc[firm["change"] > 0, "layer"].tolist())
-        row["less_layers"] = ranges(firm.loc[firm["change"] < 0, "layer"].tolist())
+        row["more_layers"] = _layers(firm.loc[firm["change"] > 0, "layer"].tolist())
+        row["less_layers"] = _layers(firm.loc[firm["change"] < 0, "layer"].tolist())
         rows.append(row)
     return pd.DataFrame(rows, columns=[*keys, "more_layers", "less_layers"])
+
+
+def _layers(numbers: Iterable[int]) -> str:
+    return ranges(numbers, ", ") or "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -14,10 +14,10 @@ from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.markdown import rendered, rendered_lines
 from lensbench.report.kit.page import WHOLE, Page, Picker, chart, items
-from lensbench.report.kit.ranges import ranges
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line, of_values
 from lensbench.report.section import Section
+from lensbench.spec import ranges
 from lensbench.stats.bootstrap import Estimate, Floats, summed_bootstrap
 
 BASE, SUGGESTED = "base", "suggested"
@@ -75,17 +75,15 @@ def placements(rows: pd.DataFrame) -> pd.DataFrame:
         found.append(
             {
                 "placement": placement,
-                "blocks": "; ".join(dict.fromkeys(_blocks(blocks) for blocks in own["blocks"])),
+                "blocks": "; ".join(
+                    dict.fromkeys(ranges(blocks, ", ") for blocks in own["blocks"])
+                ),
                 "rank": None if placement == BASE else int(own["rank"].iloc[0]),
                 "repetitions": 1 if placement == BASE else own["repetition"].nunique(),
                 "loss_bits": summed_bootstrap(_terms(own), _ratio, _groups(own)),
             }
         )
     return pd.DataFrame(found)
-
-
-def _blocks(blocks: Sequence[int]) -> str:
-    return ranges(blocks) if len(blocks) else ""
 
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:

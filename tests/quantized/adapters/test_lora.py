@@ -11,8 +11,9 @@ import pytest
 from lensbench.checkpoints.config import check_config
 from lensbench.checkpoints.open import empty_model
 from lensbench.errors import InputProblems
-from lensbench.quantized.adapters.lora import adapt, match, ranges
+from lensbench.quantized.adapters.lora import adapt, match
 from lensbench.quantized.adapters.spec import Lora
+from lensbench.spec import ranges
 from tests.harness.files import CONFIGS
 from tests.harness.tiny import Case
 
@@ -96,3 +97,5 @@ def test_what_is_trained_is_said_in_both_numberings(llama: Case) -> None:
     assert lines[0].startswith("2 modules in blocks 1-2 of 0-2 (their outputs are layers 2-3")
     assert lines[1] == "model.layers.{1-2}.self_attn.q_proj"
     assert ranges([0, 3, 15, 16, 17]) == "0,3,15-17"
+    assert ranges([3, 15, 16, 17, 20], ", ") == "3, 15-17, 20"
+    assert ranges([]) == ""

@@ -83,8 +83,8 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
 
 
 BAD = [
-    (GOOD | {"id": None}, "the id is missing"),
-    ({"instruction": "x", "response": "y"}, "the id is missing"),
+    (GOOD | {"id": None}, "the id is empty"),
+    ({"instruction": "x", "response": "y"}, "the id is empty"),
     (GOOD | {"id": 1.5}, "the id is a number"),
     (GOOD | {"id": True}, "the id is true or false"),
     (GOOD, "the id was used in row 1 before"),
@@ -213,8 +213,8 @@ def test_what_cannot_be_merged_is_listed_and_the_rest_goes_on(tmp_path: Path) ->
     assert [(problem.where, problem.what) for problem in problems] == [
         ("p.csv, row 4, id a", "the id was used in row 2 before"),
         ("p.csv, row 5, id c", "the prompt is empty"),
-        ("p.csv, row 7", "the id is missing or empty"),
-        ("p.csv, row 8", "the id is missing or empty"),
+        ("p.csv, row 7", "the id is empty"),
+        ("p.csv, row 8", "the id is empty"),
         ("p.csv, row 8", "the prompt is empty"),
         ("p.csv, row 9", "it has 2 cells, the header 3"),
         ("p.csv, row 10, id a", "the id was used in row 2 before"),

@@ -213,7 +213,7 @@ def test_bad_rows_are_named_and_the_rest_is_answered(
     outcome = run_inference(model, spec(prompts=path))
     assert [row["id"] for row in rows_of(spec().out)] == ["good", "last"]
     said = {(problem.where, problem.prompt_id) for problem in outcome.problems}
-    expected = {3: None, 4: "good", 5: "empty", 6: "long"}
+    expected = {"3": None, "4, id good": "good", "5, id empty": "empty", "6, id long": "long"}
     assert said == {(f"bad.csv, row {row}", item) for row, item in expected.items()}
     assert "window of 64" in str(outcome.problems[-1])
     assert manifest(outcome.folder)["problems"] == 4

@@ -100,4 +100,6 @@ def test_rows_that_cannot_be_used_are_named(index: Index, tmp_path: Path) -> Non
     path.write_text(written.getvalue(), encoding="utf-8")
     problems: list[Problem] = []
     assert read_labelled(path, index, problems) == [Labelled("1", "Who?", "puppy")]
-    assert [problem.where for problem in problems] == [f"asked.csv, row {i}" for i in (3, 4, 5)]
+    assert [problem.where for problem in problems] == [
+        f"asked.csv, row {row}" for row in ("3, id 2", "4, id 1", "5, id 3")
+    ]
