@@ -157,10 +157,10 @@ def _unit(values: Floats, scale: float | Floats) -> Floats:
 
 
 # Pearson, as published studies of layer correlation take it; CKA, Kornblith et al. 2019
-# ("Similarity of neural network representations revisited"), which with fewer prompts than dimensions tends to
-# 1 whatever is compared, so `cka` is debiased (Murphy, Zylberberg & Fyshe 2024) and `cka_biased` is
-# for comparison; RSA, Kriegeskorte et al. 2008; Procrustes, as normalised by Ding, Denain &
-# Steinhardt 2021.
+# ("Similarity of neural network representations revisited"), which with fewer prompts than
+# dimensions tends to 1 whatever is compared, so `cka` is debiased (Murphy, Zylberberg & Fyshe 2024)
+# and `cka_biased` is for comparison; RSA, Kriegeskorte et al. 2008; Procrustes, as normalised by
+# Ding, Denain & Steinhardt 2021.
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
