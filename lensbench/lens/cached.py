@@ -15,13 +15,12 @@ from typing import Any
 from lensbench.errors import RecordsError
 from lensbench.lens.result import LensResult, read
 from lensbench.lens.settings import LensSettings, several
+from lensbench.lens.table import OF_PROMPT
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.models.sites import STREAM
 from lensbench.prompts.encode import EncodedPrompt, Encoder
-from lensbench.prompts.prompt import LINKS, Prompt
+from lensbench.prompts.prompt import Prompt
 from lensbench.residuals.store import ResidualCache, open_cache
-
-_OF_PROMPT = ("prompt", "relation", "answer", "category", "subject")
 
 
 def lens_from_cache(
@@ -113,7 +112,7 @@ def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt
 
 
 def _encoded(encoder: Encoder, row: dict[str, Any]) -> EncodedPrompt:
-    fields = {key: row[key] for key in (*_OF_PROMPT, *LINKS)}
+    fields = {name: row[name] for name in OF_PROMPT}
     prompt = encoder.encode(Prompt(id=row["prompt_id"], **fields), row["null_category"])
     if list(prompt.token_ids) != row["token_ids"]:
         raise RecordsError(

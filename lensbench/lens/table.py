@@ -12,7 +12,10 @@ from lensbench.lens import metrics
 from lensbench.lens.logit import BatchReadings
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, TokenText
+from lensbench.prompts.prompt import LINKS
 from lensbench.records.schema.lens import LENS, PROMPTS
+
+OF_PROMPT = ("relation", "prompt", "answer", "category", "subject", *LINKS)  # as a Prompt has them
 
 
 def measured() -> tuple[str, ...]:
@@ -99,16 +102,9 @@ def _prompt_row(model: LensModel, item: EncodedPrompt, text: TokenText) -> dict[
     return {
         "model": model.name,
         "prompt_id": prompt.id,
-        "relation": prompt.relation,
-        "prompt": prompt.prompt,
+        **{name: getattr(prompt, name) for name in OF_PROMPT},
         "text": item.text,
         "template": item.template,
-        "answer": prompt.answer,
-        "category": prompt.category,
-        "subject": prompt.subject,
-        "control_of": prompt.control_of,
-        "paraphrase_of": prompt.paraphrase_of,
-        "reverse_of": prompt.reverse_of,
         "answer_id": answer.id if answer else None,
         "answer_token": text(answer.id) if answer else None,
         "answer_n_tokens": len(answer.token_ids) if answer else None,

@@ -89,16 +89,7 @@ class RecordStore:
 
     def problems_table(self, problems: list[Problem]) -> pa.Table:
         """Problems as their table."""
-        rows = [
-            {
-                "model": self.model,
-                "prompt_id": problem.prompt_id,
-                "where": problem.where,
-                "what": problem.what,
-                "remedy": problem.remedy,
-            }
-            for problem in problems
-        ]
+        rows = [{"model": self.model} | vars(problem) for problem in problems]
         return pa.Table.from_pylist(rows, schema=PROBLEMS.schema)
 
 

@@ -36,11 +36,6 @@ class Sides:
     top1_same: Bool[np.ndarray, "prompt place"] | None
     kept: Kept
 
-    @property
-    def at_layers(self) -> bool:
-        """Whether places are layers."""
-        return self.top1_same is not None
-
 
 def side_by_side(a: LensRecord, b: LensRecord, prompts: pd.DataFrame, kept: Kept) -> Sides:
     """Both records' readings of these prompts, at the places where they can be compared."""
@@ -70,7 +65,7 @@ def compare_place(sides: Sides, job: Job[int]) -> Part:
     columns: dict[str, Any] = {
         "prompt_id": sides.prompts.index,
         "relation": sides.prompts["relation"].to_numpy(),
-        "layer": place if sides.at_layers else None,
+        "layer": None if sides.top1_same is None else place,
         "depth": sides.depths[place],
     }
     columns |= {name: values[:, place] for name, values in sides.readings.items()}
