@@ -8,6 +8,7 @@ from pathlib import Path
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.open import find_records, open_record
 from lensbench.records.record import Record
+from lensbench.report import manifest
 from lensbench.report.build import named
 from lensbench.report.section import Section
 from lensbench.report.sections import SECTIONS
@@ -33,3 +34,9 @@ def lens_records_in(paths: Sequence[Path]) -> dict[str, LensRecord]:
 def said(record: Record) -> str:
     """The limitations that a record's own section states."""
     return "\n".join(section_of(record).limitations)
+
+
+def all_said(folder: Path) -> str:
+    """Every limitation of the record in a folder, those of its manifest too."""
+    record = record_in(folder)
+    return "\n".join([said(record), *manifest.limitations(record)]).strip()

@@ -1,49 +1,95 @@
-"""Records of three kinds with their pages, made once."""
+"""A run with a record of every kind, its report, and a browser to open it in: made once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lensbench.compare.correlation.record import correlate
+from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.records.open import open_record
 from lensbench.records.record import Record
-from tests.harness import second_records as second_fixture
+from lensbench.report.build import build_report
+from tests.harness import lens_records, second_records
+from tests.harness.browser import chromium
 from tests.harness.correlation_records import base, noisy, planted, write_trace
 from tests.harness.diff_records import cells_of, make, prompt
-from tests.harness.lens_records import NASTY
-from tests.harness.pages import MARKUP, study, with_page
+from tests.harness.lens_records import NASTY, Settings
+from tests.harness.pages import MARKUP
 
 
 @pytest.fixture(scope="package")
-def correlation(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """Layers 5-7 change under one condition; its name is markup."""
-    folder, values = tmp_path_factory.mktemp("correlation"), base()
-    write_trace(folder / "plain", values)
-    write_trace(folder / "rag", planted(values, 1), generated=noisy(values, 3))
-    write_trace(folder / "far", noisy(values, 4, 1.0))
-    write_trace(folder / "other", noisy(values, 2), generated=noisy(values, 5))
-    return study(
-        folder,
-        runs=(str(folder / "plain"), f"{MARKUP}={folder / 'rag'}", str(folder / "far")),
-        controls=(str(folder / "other"),),
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two lens records, an adapter study, a diff, a correlation and a placement study."""
+    folder = tmp_path_factory.mktemp("runs") / "study"
+    other = Settings(model="tiny-b", n_layers=6, late=0.6, seed=3, heatmap_prompts=1)
+    lens_records.write_run(folder, Settings(n_layers=8), other)
+    second_records.write_run(folder)
+    write_diff(folder / "diff")
+    write_placements(folder / "placement")
+    compare(tmp_path_factory.mktemp("traces"), folder / "correlation")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    build_report([run], out)
+    return out
+
+
+@pytest.fixture(scope="package")
+def correlation(run: Path) -> Record:
+    return open_record(run / "correlation")
+
+
+@pytest.fixture(scope="package")
+def moved(run: Path) -> Record:
+    return open_record(run / "diff")
+
+
+@pytest.fixture(scope="package")
+def placements(run: Path) -> Record:
+    return open_record(run / "placement")
+
+
+@pytest.fixture(scope="package")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def compare(traces: Path, out: Path) -> None:
+    """Layers 5-7 change under one condition, in its prompt only; its name is markup."""
+    values = base()
+    write_trace(traces / "plain", values)
+    write_trace(traces / "rag", planted(values, 1), generated=noisy(values, 3))
+    write_trace(traces / "far", noisy(values, 4, 1.0))
+    write_trace(traces / "other", noisy(values, 2), generated=noisy(values, 4))
+    spec = CorrelationSpec(
+        runs=(str(traces / "plain"), f"{MARKUP}={traces / 'rag'}", str(traces / "far")),
+        controls=(str(traces / "other"),),
+        out=out,
         measures=("pearson", "cosine", "cka"),
         n_blocks=3,
+        resamples=200,
     )
+    correlate(spec)
 
 
-@pytest.fixture(scope="package")
-def moved(tmp_path_factory: pytest.TempPathFactory) -> Record:
+def write_diff(folder: Path) -> None:
     """A diff of eight prompts over five depths, every number another; one has no answer."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("diff") / "record"
+    rng = np.random.default_rng(0)
     prompts = [
         prompt(f"p{i}", f"r{i % 4}", 0.5, 0.75, prompt=text)
         for i, text in enumerate([*NASTY[:7], MARKUP])
     ]
     prompts[2]["answer"] = None
-    cells = [varied(item, rng) for item in cells_of(prompts, 4)]
-    make(folder, cells, prompts, 4)
-    return with_page(folder)
+    make(folder, [varied(item, rng) for item in cells_of(prompts, 4)], prompts, 4)
 
 
 def varied(item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -62,10 +108,9 @@ def varied(item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     return item
 
 
-@pytest.fixture(scope="package")
-def placements(tmp_path_factory: pytest.TempPathFactory) -> Record:
+def write_placements(folder: Path) -> None:
     """Three placements, two repetitions, and the base; the suggested block is a little better."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("placement") / "record"
+    rng = np.random.default_rng(0)
     made = [
         {
             "model": "m", "placement": name, "blocks": [1, 2], "rank": 4, "prompt_id": f"p{i}",
@@ -77,5 +122,4 @@ def placements(tmp_path_factory: pytest.TempPathFactory) -> Record:
         for i in range(30)
     ]  # fmt: skip
     settings = {"n_trainable": 1000, "repetitions": 2, "n_test": 30}
-    second_fixture.write(folder, "placement", {"placement": made}, settings=settings)
-    return with_page(folder)
+    second_records.write(folder, "placement", {"placement": made}, settings=settings)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -279,42 +274,6 @@ def test_what_differs_is_listed(made: dict[str, Table]) -> None:
 # --- files
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def test_the_same_record_gives_the_same_bytes_without_torch(small: Record, tmp_path: Path) -> None:
-    build_report([small.folder], tmp_path / "one")
-    code = (
-        "import sys; from pathlib import Path; from lensbench.report.build import build_report;"
-        "build_report([Path(sys.argv[1])], Path(sys.argv[2]));"
-        "found = {'torch', 'transformers'} & set(sys.modules);"
-        "sys.exit(f'imported: {found}' if found else 0)"
-    )
-    given = [sys.executable, "-c", code, str(small.folder), str(tmp_path / "two")]
-    environment = {"PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
-    done = subprocess.run(given, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-
-
-def test_links_figures_and_escapes(small: Record, tmp_path: Path) -> None:
-    written = build_report([small.folder], tmp_path)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    links = re.findall(r"(?<!\\)\]\(([^)]+)\)", text)
-    assert [link for link in links if not (tmp_path / link).is_file()] == []
-    assert {path.name for path in written if path.suffix == ".svg"} == {
-        "changes.svg",
-        "curves.svg",
-        "milestones.svg",
-    }
-    for figure in tmp_path.rglob("*.svg"):
-        ElementTree.fromstring(figure.read_bytes())
-    assert "<script" not in re.sub(r"\\<", "", text)
-    assert "tiny|a against tiny|a@8: what moved?" in text
-
-
 def test_the_update_norm_gets_a_panel_of_its_own(made: dict[str, Table]) -> None:
     frame = made["changes"].frame
     title = b"norm of the adapter's update"
@@ -333,19 +292,6 @@ def test_a_diff_of_nothing_is_reported_all_the_same(tmp_path: Path) -> None:
     make(tmp_path, cells, prompts, 2)
     build_report([tmp_path])
     assert "cannot be compared" in (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-def test_the_index_names_a_diff_beside_other_records(small: Record, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        folder = tmp_path / name
-        folder.mkdir()
-        for path in small.folder.glob("*.*"):
-            if path.suffix in {".parquet", ".json"}:
-                (folder / path.name).write_bytes(path.read_bytes())
-    build_report([tmp_path])
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "[one](one/report.md): diff of" in text
-    assert json.loads((tmp_path / "one" / "manifest.json").read_text())["kind"] == "diff"
 
 
 def test_every_milestone_has_a_column_for_either_side() -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from lensbench.escape import printable
 from lensbench.records.record import Record
-from lensbench.report.build import build_report
 from lensbench.report.diff import tables as diff
 from lensbench.report.diff.section import diff_page
 from lensbench.report.kit import page as engine
@@ -26,7 +25,6 @@ from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Axis, Line, Lines
 from lensbench.report.placement import section as placement
 from lensbench.stats.bootstrap import Estimate
-from tests.harness import second_records as second_fixture
 from tests.harness.correlation_records import base, planted, write_trace
 from tests.harness.diff_records import cells_of, make, many
 from tests.harness.pages import MARKUP, Page, page_in, rows, study, with_page
@@ -144,8 +142,8 @@ READINGS = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")  # of both 
 COMPARED = ("answer_rank_log2_change", "top1_same", "resid_cosine", "resid_change", "lens_kl_bits")
 
 
-def test_the_first_picks_are_what_chooses_the_blocks(correlation: Record) -> None:
-    text = (correlation.folder / "report.html").read_text(encoding="utf-8")
+def test_the_first_picks_are_what_chooses_the_blocks(built: Path) -> None:
+    text = (built / "correlation" / "report.html").read_text(encoding="utf-8")
     chosen = [part.split("</option>")[0] for part in text.split(" selected>")[1:]]
     assert chosen[:3] == [
         "prompt tokens",
@@ -166,8 +164,8 @@ def test_without_cosines_the_page_starts_with_pearson(tmp_path: Path) -> None:
     assert page.view(1, 0, 0, 1, 0)["frame"]["names"] == ["from the reference"]
 
 
-def test_a_control_has_no_change_and_the_reference_a_map_only(correlation: Record) -> None:
-    page = page_in(correlation.folder)
+def test_a_control_has_no_change_and_the_reference_a_map_only(built: Path) -> None:
+    page = page_in(built / "correlation")
     roles = [o for o in page.options if o.endswith(("(condition)", "(control)", "(reference)"))]
     assert [role.split("(")[-1] for role in roles] == [
         "condition)", "condition)", "control)", "reference)",
@@ -177,22 +175,8 @@ def test_a_control_has_no_change_and_the_reference_a_map_only(correlation: Recor
     assert page.view(3, 0, 3, 0)["frame"]["note"] == "The reference itself was picked."
 
 
-def test_a_record_without_rows_has_no_page(tmp_path: Path) -> None:
-    second_fixture.write(tmp_path, "correlation", {})
-    assert not [path for path in build_report([tmp_path]) if path.suffix == ".html"]
-    assert "report.html" not in (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-def test_every_report_names_its_page(
-    correlation: Record, moved: Record, placements: Record
-) -> None:
-    for record in (correlation, moved, placements):
-        text = (record.folder / "report.md").read_text(encoding="utf-8")
-        assert "[Interactive page](report.html)" in text
-
-
-def test_a_prompt_is_shown_with_its_answer_as_text(moved: Record) -> None:
-    page = page_in(moved.folder)
+def test_a_prompt_is_shown_with_its_answer_as_text(built: Path, moved: Record) -> None:
+    page = page_in(built / "diff")
     shown = [option for option in page.options if "→" in option]
     prompts = moved.table("diff_prompts").fillna({"answer": "no answer"})
     pairs = zip(prompts["prompt"], prompts["answer"], strict=True)
@@ -200,23 +184,23 @@ def test_a_prompt_is_shown_with_its_answer_as_text(moved: Record) -> None:
     assert "mean over 8 prompts" in page.options
 
 
-def test_a_prompts_gap_has_its_reason(moved: Record) -> None:
+def test_a_prompts_gap_has_its_reason(built: Path) -> None:
     """p2 (the third prompt) has no answer, p3 no KL of a at layer 2."""
-    page = page_in(moved.folder)
+    page = page_in(built / "diff")
     assert page.view(0, 2, 3)["frame"]["note"] == "n/a: not recorded for this prompt."
     kl = page.view(0, 1, 4)
     assert [value is None for value in kl["lines"][0]["y"]] == [False, False, True, False, False]
     assert kl["frame"]["note"] == "tiny|a: n/a: not recorded for this prompt (layer 2, 50.0%)."
 
 
-def test_a_prompts_change_is_not_called_a_mean(moved: Record) -> None:
-    page = page_in(moved.folder)
+def test_a_prompts_change_is_not_called_a_mean(built: Path) -> None:
+    page = page_in(built / "diff")
     assert page.view(1, 0, 1)["frame"]["names"] == ["this prompt"]
     assert page.view(1, 0, 0)["frame"]["names"] == ["mean change, b minus a, 95 % interval"]
 
 
-def test_means_are_those_of_the_tables(moved: Record) -> None:
-    made, page = diff.tables(moved), page_in(moved.folder)
+def test_means_are_those_of_the_tables(built: Path, moved: Record) -> None:
+    made, page = diff.tables(moved), page_in(built / "diff")
     for quantity, column in enumerate(CURVES):
         for line, side in zip(page.view(0, quantity, 0)["lines"], "ab", strict=True):
             assert_drawn(line, made["curves"].frame[column.format(side)])
@@ -277,8 +261,8 @@ def test_a_deep_model_has_fewer_prompts_in_the_page(monkeypatch: pytest.MonkeyPa
     assert "can be picked" not in big_diff(7, 4).decode()
 
 
-def test_losses_and_leads_are_those_of_the_record(placements: Record) -> None:
-    made, page = placement.tables(placements.table("placement")), page_in(placements.folder)
+def test_losses_and_leads_are_those_of_the_record(built: Path, placements: Record) -> None:
+    made, page = placement.tables(placements.table("placement")), page_in(built / "placement")
     view = page.view(0, 0)
     assert view["frame"]["names"] == ["base", "suggested", MARKUP, "all blocks"]
     assert view["frame"]["labels"] == ["repetition 1", "repetition 2"]

@@ -1,31 +1,31 @@
-"""The pages in a real browser: what is picked is drawn, and it is what the record says."""
+"""A page for every kind of record in a real browser: what is picked is drawn, as recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lensbench.records.open import open_record
 from lensbench.records.record import Record
 from lensbench.report.diff import tables as diff
 from lensbench.report.placement import section as placement
-from tests.harness.browser import centre, chromium, foreign, point_at, wait_for
+from tests.harness.browser import centre, foreign, point_at, wait_for
 from tests.harness.pages import MARKUP, rows
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-def opened(chrome: Any, record: Record) -> None:
-    chrome.get((record.folder / "report.html").as_uri())
+def opened(chrome: Any, folder: Path, width: int = 1400, fragment: str = "") -> None:
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 700}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    chrome.get("about:blank")
+    chrome.get((folder / "report.html").as_uri() + fragment)
 
 
 def pick(chrome: Any, picker: int, option: int) -> None:
@@ -70,9 +70,9 @@ ESCAPED = MARKUP.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     ],
 )
 def test_similarity_is_drawn_as_picked(
-    chrome: Any, correlation: Record, picks: dict[int, int], labels: dict[str, str]
+    chrome: Any, built: Path, correlation: Record, picks: dict[int, int], labels: dict[str, str]
 ) -> None:
-    opened(chrome, correlation)
+    opened(chrome, built / "correlation")
     for picker, option in picks.items():
         pick(chrome, picker, option)
     traces = drawn(chrome, 0)
@@ -93,9 +93,9 @@ def test_similarity_is_drawn_as_picked(
 
 @pytest.mark.parametrize("condition", [0, 1])
 def test_changes_mark_what_is_significant_and_chosen(
-    chrome: Any, correlation: Record, condition: int
+    chrome: Any, built: Path, correlation: Record, condition: int
 ) -> None:
-    opened(chrome, correlation)
+    opened(chrome, built / "correlation")
     pick(chrome, 3, condition)
     labels = {"span": "prompt", "measure": "cosine", "variant": "without_massive"}
     labels["condition"] = (MARKUP, "far")[condition]
@@ -113,8 +113,8 @@ def test_changes_mark_what_is_significant_and_chosen(
     assert shape["x1"] == choice["last_block"] + 1 + 0.5
 
 
-def test_what_has_no_test_says_so(chrome: Any, correlation: Record) -> None:
-    opened(chrome, correlation)
+def test_what_has_no_test_says_so(chrome: Any, built: Path, correlation: Record) -> None:
+    opened(chrome, built / "correlation")
     assert note(chrome, 1) == ""
     pick(chrome, 1, 2)  # cka
     assert note(chrome, 1) == "no p: tested on the measures pearson and cosine only."
@@ -128,8 +128,8 @@ def test_what_has_no_test_says_so(chrome: Any, correlation: Record) -> None:
     assert len(by_name(drawn(chrome, 0))) == 3
 
 
-def test_maps_are_those_of_the_record(chrome: Any, correlation: Record) -> None:
-    opened(chrome, correlation)
+def test_maps_are_those_of_the_record(chrome: Any, built: Path, correlation: Record) -> None:
+    opened(chrome, built / "correlation")
     pick(chrome, 3, 1)  # far
     pick(chrome, 4, 1)  # cka as it is
     labels = {"span": "prompt", "measure": "cka", "variant": "as_is"}
@@ -152,9 +152,9 @@ def grid(frame: pd.DataFrame) -> np.ndarray:
 
 @pytest.mark.parametrize(("place", "item"), [(1, "p0"), (4, "p3"), (8, "p7")])
 def test_a_single_prompt_is_drawn_from_its_cells(
-    chrome: Any, moved: Record, place: int, item: str
+    chrome: Any, built: Path, moved: Record, place: int, item: str
 ) -> None:
-    opened(chrome, moved)
+    opened(chrome, built / "diff")
     pick(chrome, 1, place)
     own = rows(moved, "diff_cells", prompt_id=item).sort_values("layer")
     readings: list[Callable[[str], pd.Series]] = [
@@ -181,8 +181,8 @@ def known(values: list[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def test_hovering_shows_layer_value_and_interval(chrome: Any, moved: Record) -> None:
-    opened(chrome, moved)
+def test_hovering_shows_layer_value_and_interval(chrome: Any, built: Path, moved: Record) -> None:
+    opened(chrome, built / "diff")
     mean = diff.tables(moved)["curves"].row(layer=2)["entropy_a_bits"]
     point_at(chrome, centre(chrome, "chart-0", 0.5, mean.value))
     text = wait_for(
@@ -194,8 +194,8 @@ def test_hovering_shows_layer_value_and_interval(chrome: Any, moved: Record) -> 
     assert f"{mean.value:.4g} [{mean.low:.4g}, {mean.high:.4g}]" in text
 
 
-def test_dots_are_drawn_with_their_intervals(chrome: Any, placements: Record) -> None:
-    opened(chrome, placements)
+def test_dots_are_drawn_with_their_intervals(chrome: Any, built: Path, placements: Record) -> None:
+    opened(chrome, built / "placement")
     pick(chrome, 1, 1)
     frame = placement.tables(placements.table("placement"))["differences"].frame
     leads = frame.loc[frame["placement"] == "all blocks", "difference_bits"]
@@ -209,31 +209,125 @@ def test_dots_are_drawn_with_their_intervals(chrome: Any, placements: Record) ->
     assert len(repetitions["x"]) == 6
 
 
-def test_no_text_is_obeyed_in_a_browser(
-    chrome: Any, correlation: Record, moved: Record, placements: Record
-) -> None:
-    for record in (correlation, moved, placements):
-        opened(chrome, record)
-        assert chrome.title.startswith("lensbench: ")
+def test_no_text_is_obeyed_in_a_browser(chrome: Any, built: Path) -> None:
+    for kind in ("correlation", "diff", "placement"):
+        opened(chrome, built / kind)
         assert chrome.execute_script("return document.scripts.length;") == 3
         assert chrome.execute_script("return document.querySelectorAll('b').length;") == 0
         assert MARKUP in chrome.execute_script("return document.body.textContent;")
-        assert foreign(chrome) == []
-    opened(chrome, correlation)
+    opened(chrome, built / "correlation")
     legend = chrome.execute_script("return document.querySelector('#chart-0 .legend').textContent;")
     assert f"{MARKUP} (condition)" in legend
-    opened(chrome, moved)
+    opened(chrome, built / "diff")
     options = chrome.execute_script(
         "return [...document.getElementById('picker-1').options].map((o) => o.textContent);"
     )
     assert f"{MARKUP} → yes" in options
 
 
-def test_a_dark_page_is_drawn_dark(chrome: Any, moved: Record) -> None:
-    opened(chrome, moved)
+def test_a_dark_page_is_drawn_dark(chrome: Any, built: Path) -> None:
+    opened(chrome, built / "diff")
     colour = "return document.getElementById('chart-0').layout.font.color;"
     light = chrome.execute_script(colour)
     media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     assert wait_for(chrome, f"{colour.rstrip(';')} !== arguments[0];", light)
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+# The folder of a page -> a record that it is of.
+PAGES = {"": "tiny-b"} | {
+    name: name for name in ("train", "eval", "base", "trace", "correlation", "diff", "placement")
+}
+
+
+@pytest.mark.parametrize("place", PAGES)
+def test_it_says_where_it_is_from_and_loads_nothing(
+    chrome: Any, run: Path, built: Path, place: str
+) -> None:
+    opened(chrome, built / place)
+    assert chrome.title.startswith("lensbench: ")
+    text = chrome.execute_script("return document.querySelector('.facts').textContent;")
+    assert open_record(run / PAGES[place]).manifest["created"] in text
+    assert "lensbench 0.1.0" in text
+    assert chrome.execute_script("return data.tables.length;") >= 1
+    link = chrome.execute_script("return document.querySelector('p a').getAttribute('href');")
+    assert (built / place / link).is_file()
+    assert foreign(chrome) == []
+
+
+@pytest.mark.parametrize("place", PAGES)
+def test_it_fits_a_phone(chrome: Any, built: Path, place: str) -> None:
+    opened(chrome, built / place, width=390)
+    assert chrome.execute_script("return document.documentElement.scrollWidth;") == 390
+    right = chrome.execute_script(
+        "return [...document.querySelectorAll('section, select, input, .texts')]"
+        ".map((e) => e.getBoundingClientRect().right);"
+    )
+    assert max(right) <= 390
+    ends = chrome.execute_script(
+        "return [...document.querySelectorAll('.charts section')]"
+        ".map((s) => s.getBoundingClientRect()).map((at) => [at.top, at.bottom]);"
+    )
+    assert all(below[0] >= above[1] - 1 for above, below in pairwise(ends))
+
+
+def listed(chrome: Any, chart: int) -> list[list[str]]:
+    """The rows under a chart: value and item."""
+    return wait_for(
+        chrome,
+        f"const rows = [...document.querySelectorAll('#list-{chart} tr')];"
+        "return rows.length && rows.map((r) => [...r.cells].map((c) => c.textContent));",
+    )
+
+
+def texts(chrome: Any, chart: int) -> dict[str, str]:
+    """A table of texts: what it is -> the text."""
+    return dict(
+        chrome.execute_script(
+            f"return [...document.querySelectorAll('#chart-{chart} tr')]"
+            ".map((r) => [...r.cells].map((c) => c.textContent));"
+        )
+    )
+
+
+def test_a_click_on_a_responses_mean_lists_the_prompts(chrome: Any, run: Path, built: Path) -> None:
+    opened(chrome, built / "base")
+    rows = open_record(run / "base").table("responses").set_index("prompt_id")
+    mean = chrome.execute_script("return document.getElementById('chart-1').data[1].y[1];")
+    point_at(chrome, centre(chrome, "chart-1", 1, mean), click=True)
+    expected = sorted((v[1] for v in rows["entropy_bits"] if len(v) > 1), reverse=True)
+    found = [float(value) for value, _ in listed(chrome, 1)]
+    assert found == pytest.approx([float(value) for value in expected], rel=1e-3)
+    chrome.execute_script("document.querySelector('#list-1 button').click();")
+    picked = chrome.execute_script("return pickers[0].keys[pickers[0].select.value];")
+    assert texts(chrome, 0)["response"] == rows.at[picked, "response"]
+
+
+def test_an_example_is_read_side_by_side(chrome: Any, run: Path, built: Path) -> None:
+    rows = open_record(run / "eval").table("evaluation")
+    opened(chrome, built / "eval", fragment="#example=p07&metric=rouge1")
+    own = rows[rows["prompt_id"] == "p07"].set_index("condition")
+    shown = texts(chrome, 2)
+    assert shown["reference"] == own["reference"].iloc[0]
+    assert shown["adapter"] == own.at["adapter", "response"]
+    drawn = chrome.execute_script("return document.getElementById('chart-0').data[0].x;")
+    assert drawn == pytest.approx(own["rouge1"].tolist(), rel=1e-3)
+
+
+def test_a_click_on_a_dot_lists_the_examples(chrome: Any, run: Path, built: Path) -> None:
+    rows = open_record(run / "eval").table("evaluation")
+    opened(chrome, built / "eval", fragment="#metric=rouge1")
+    at = chrome.execute_script("return document.getElementById('chart-0').data[0].x[1];")
+    point_at(chrome, centre(chrome, "chart-0", at, 1), click=True)
+    own = rows[rows["condition"] == "adapter"]["rouge1"].sort_values(ascending=False)
+    found = [float(value) for value, _ in listed(chrome, 0)]
+    assert found == pytest.approx(own.tolist(), rel=1e-3)
+
+
+def test_losses_are_drawn_in_bits(chrome: Any, run: Path, built: Path) -> None:
+    opened(chrome, built / "train")
+    log = open_record(run / "train").table("training").sort_values("step")
+    loss = log.dropna(subset=["loss_nats"])["loss_nats"]
+    drawn = chrome.execute_script("return document.getElementById('chart-0').data[0].y;")
+    assert drawn == pytest.approx((loss * 1.442695).tolist(), rel=1e-3)

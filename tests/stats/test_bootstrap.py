@@ -17,6 +17,7 @@ from lensbench.stats.bootstrap import (
     late_binding_verdict,
     overlap,
     paired_difference,
+    summed_bootstrap,
     weighted_median,
 )
 
@@ -145,3 +146,21 @@ def test_overlap() -> None:
     assert overlap(depth(0.1, 0.3), depth(0.3, 0.5)) is True
     assert overlap(depth(0.1, 0.3), depth(0.31, 0.5)) is False
     assert overlap(depth(0.1, 0.3), depth(None, None)) is None
+
+
+def test_summed_bootstrap_of_a_mean_is_near_students_interval() -> None:
+    values = np.random.default_rng(3).normal(5, 2, size=400)
+    terms = np.column_stack([values, np.ones(400)])
+    found = summed_bootstrap(terms, lambda sums: sums[..., 0] / sums[..., 1])
+    half = 1.96 * values.std(ddof=1) / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_summed_bootstrap_leaves_out_what_was_not_measured() -> None:
+    terms = np.array([[1.0, 1.0], [np.nan, 1.0], [3.0, 1.0]])
+    found = summed_bootstrap(terms, lambda sums: sums[..., 0] / sums[..., 1])
+    assert (found.value, found.n) == (2.0, 2)
+    nothing = summed_bootstrap(terms[1:2], lambda sums: sums[..., 0])
+    assert (nothing.value, nothing.reason) == (None, "no examples")

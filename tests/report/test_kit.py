@@ -1,0 +1,74 @@
+"""How a report writes: numbers, Markdown, CSV and JSON, whatever the text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensbench.report.build import unique_slugs
+from lensbench.report.kit import numbers
+from lensbench.report.kit.markdown import line_cell
+from lensbench.report.kit.page import embedded_json
+from lensbench.report.kit.table import Table, to_csv
+from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
+from tests.harness.lens_records import NASTY
+
+
+def test_numbers_have_one_format() -> None:
+    assert numbers.number(0.8333, "depth") == "83.3 %"
+    assert numbers.number(-0.00001, "pp") == "0.0 pp"
+    assert numbers.number(0.031, "pp") == "+3.1 pp"
+    assert numbers.number(np.int64(12)) == "12"
+    assert numbers.number(None) == "n/a (not recorded)"
+    assert numbers.estimate(Estimate(0.8333, 0.8, 0.8667, 9, 3), "share") == "83.3 % [80.0, 86.7]"
+    assert numbers.estimate(clustered_bootstrap([]), "share") == "n/a (no prompts)"
+    assert numbers.unit_of("kl_bits") == "bits"
+    assert numbers.unit_of("kl_bits_change") == "bits"
+    assert numbers.unit_of("kl_bits_change_p") == "p"
+
+
+def test_noise_is_zero_and_small_bits_have_the_decimals_they_need() -> None:
+    def bits(*ends: float) -> str:
+        return numbers.estimate(Estimate(*ends, 9, 3), "bits")
+
+    assert bits(-1.6e-08, -3e-08, 0.0) == "0.00 [0.00, 0.00]"
+    assert bits(0.001514, 0.001188, 0.001866) == "0.0015 [0.0012, 0.0019]"
+    assert bits(-0.06776, -0.09577, -0.04346) == "-0.068 [-0.096, -0.043]"
+    assert bits(4.246, 4.05, 4.44) == "4.25 [4.05, 4.44]"
+    assert numbers.number(-1.6e-08, "bits") == numbers.number(-0.0, "bits") == "0.00"
+
+
+def test_lines_keep_their_indentation_and_long_texts_say_that_they_are_cut() -> None:
+    assert line_cell("if a:\n    b | c") == "if a:<br>&nbsp;&nbsp;&nbsp;&nbsp;b \\| c"
+    assert line_cell("x" * 2000).endswith("<br>(500 more characters)")
+
+
+def test_csv_cells_are_no_formulas() -> None:
+    table = Table("t", "T", pd.DataFrame({"token": ["=1+1", "a,b", 'q"'], "n": [1, 2, 3]}))
+    assert to_csv(table) == b'token,n\n\'=1+1,1\n"a,b",2\n"q""",3\n'
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", 'say "\r\n"', ",", "\n", ""])
+def test_any_text_comes_back_out_of_a_csv(text: str) -> None:
+    frame = pd.DataFrame({"token": [text, "z"], "count": [1, 2]})
+    written = to_csv(Table("t", "T", frame)).decode()
+    assert list(csv.reader(io.StringIO(written, newline="")))[1:] == [[text, "1"], ["z", "2"]]
+    assert written.startswith("token,count\n")
+    assert written.endswith("\nz,2\n")
+
+
+def test_json_inside_a_script_element_cannot_close_it() -> None:
+    nasty = {"x": ["</script>", "<!--", "&amp;", *NASTY]}
+    text = embedded_json(nasty)
+    assert not set(text) & set("<>&")
+    assert json.loads(text) == nasty
+
+
+def test_folder_names_are_safe_and_unique() -> None:
+    names = ["org/model", "org-model", "../../etc", "a b|c", "..."]
+    assert unique_slugs(names) == ["org-model", "org-model-2", "etc", "a-b-c", "model"]
