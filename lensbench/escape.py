@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # What Markdown would obey anywhere in a line: code, emphasis, links, struck text and formulas; a
 # backslash before punctuation; an underscore outside a word; what begins or ends a tag or entity.
@@ -77,3 +80,11 @@ def csv_cell(text: str) -> str:
 def csv_text(cell: str) -> str:
     """The text that `csv_cell` made this cell of."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def csv_of(rows: Iterable[Iterable[str]]) -> str:
+    """Rows of text as a CSV, each an escaped cell in quotes, for a lone \\r would end a line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerows(map(csv_cell, row) for row in rows)
+    return text.getvalue()

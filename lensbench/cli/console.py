@@ -6,15 +6,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from lensbench.errors import Problem
 from lensbench.escape import printable, printable_lines
@@ -71,6 +73,23 @@ def say(text: object) -> None:
 def say_json(value: Any) -> None:
     """A result as JSON."""
     results.out(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), highlight=False)
+
+
+def table(rows: Sequence[Mapping[str, object]], left: Collection[str] = ()) -> Table:
+    """Rows for the terminal, their keys as headings; columns at the right but those in `left`."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in rows[0]:
+        side: JustifyMethod = "left" if name in left else "right"
+        shown.add_column(literal(name.replace("_", " ")), justify=side, overflow="fold")
+    for row in rows:
+        shown.add_row(*(literal(_cell(value)) for value in row.values()))
+    return shown
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def note(text: object) -> None:

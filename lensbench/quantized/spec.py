@@ -53,22 +53,21 @@ class RagSpec(Spec):
         return idle(self, "rag", "top_k")
 
 
-class ModelSpec(Spec):
+class BaseSpec(Spec):
     """A model of the second path, said in its name, besides it, or both."""
 
     model: Model
     bits: Bits = None
     int8_threshold: Int8Threshold = None
-    adapter: Path | None = None
-    """A folder made by `lensbench train`, for this very model."""
 
     @property
     def ref(self) -> ModelRef:
         """The model. Raises InputProblems and ModelError as `ModelRef.of` does."""
-        return ModelRef.of(
-            self.model,
-            bits=self.bits,
-            int8_threshold=self.int8_threshold,
-            adapter=self.adapter,
-            use="generation",
-        )
+        return ModelRef.of(**self.shared(ModelSpec), use="generation")
+
+
+class ModelSpec(BaseSpec):
+    """The same, with an adapter or without."""
+
+    adapter: Path | None = None
+    """A folder made by `lensbench train`, for this very model."""

@@ -313,7 +313,11 @@ def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Pa
     rows.to_csv(tmp_path / "q.csv", index=False)
     rows.assign(relation="r", answer="Rome").to_csv(tmp_path / "facts.csv", index=False)
     asked = InferenceSpec(
-        tmp_path / "q.csv", tmp_path / "out.csv", Decoding(2), "none", trace=tmp_path / "trace"
+        prompts=tmp_path / "q.csv",
+        out=tmp_path / "out.csv",
+        decoding=Decoding(2),
+        style="none",
+        trace=tmp_path / "trace",
     )
     run_inference(f"{llama.folder}@32", asked)
     cached = CacheSpec(str(llama.folder), str(tmp_path / "facts.csv"), positions="all")

@@ -30,7 +30,7 @@ def spec_of(case: Case, data: Path, held_out: Path | None, out: Path, **changes:
         str(case.folder),
         data,
         out,
-        Lora(blocks="1-2", dropout=0.0),
+        lora=Lora(blocks="1-2", dropout=0.0),
         bits=32,
         device="cpu",
         max_length=64,

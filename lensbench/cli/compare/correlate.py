@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from lensbench.cli.console import (
@@ -36,6 +34,7 @@ from lensbench.cli.console import (
     say,
     show_problems,
     show_reports,
+    table,
 )
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.escape import printable
@@ -78,17 +77,14 @@ def _show_ranking(folder: Path, main: tuple[str, str]) -> None:
             for r in rows
             if (r["span"], r["condition"], r["control"]) == (span, condition, control)
         ]
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        for heading in ("layer", "block", "change", "95 %", "p adjusted"):
-            table.add_column(Text(heading), justify="right", no_wrap=True)
-        for row in sorted(own, key=lambda row: row["rank"])[:SHOWN_LAYERS]:
-            table.add_row(*_cells(row))
+        first = sorted(own, key=lambda row: row["rank"])[:SHOWN_LAYERS]
         against = f", above {printable(control)}" if control is not None else ", no control"
         results.print(Text(f"{printable(condition)}, {span} tokens{against}"))
-        results.print(table)
+        results.print(table([_shown(row) for row in first]))
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _shown(row: dict[str, Any]) -> dict[str, object]:
     interval = "–" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
     p = f"n/a ({row['p_reason']})" if row["p_adjusted"] is None else f"{row['p_adjusted']:.4f}"
-    return [str(row["layer"]), str(row["block"]), f"{row['change']:.4f}", interval, p]
+    place = {"layer": row["layer"], "block": row["block"]}
+    return place | {"change": f"{row['change']:.4f}", "95 %": interval, "p adjusted": p}

@@ -11,9 +11,8 @@ from jaxtyping import Int
 
 from lensbench.checkpoints.open import open_config, open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.data.pairs import Pair, style_of
-from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
+from lensbench.quantized.data.pairs import Pair, pair_tokens, style_of
+from lensbench.quantized.style import Style
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,24 +59,11 @@ def token_lengths(
 ) -> Int[np.ndarray, "pair part"]:
     """Tokens per pair as training sees them, [pair, (prompt, response)]; the end token counts.
 
-    Raises ModelError for style "chat" with a tokenizer that has no chat template, InputProblems
-    naming the first pair that the template refuses.
+    Raises what `pair_tokens` raises.
     """
-    return np.array([_token_length(pair, tokenizer, style) for pair in pairs])
-
-
-def _token_length(pair: Pair, tokenizer: PreTrainedTokenizerBase, style: Style) -> tuple[int, int]:
-    from jinja2 import TemplateError
-
-    try:
-        question = ask(tokenizer, style, pair.question, system=pair.system)
-        ends = [tokenizer.eos_token_id]
-        response = response_ids(tokenizer, question, pair.response, ends)
-    except TemplateError as error:
-        what = f"the model's chat template refuses it ({error})"
-        where = f"row {pair.row}, id {pair.id}"
-        raise InputProblems([Problem(where, what, "Use --style alpaca.")]) from error
-    return len(prompt_ids(tokenizer, question)), len(response)
+    ends = [tokenizer.eos_token_id]
+    parts = (pair_tokens(tokenizer, style, pair, ends) for pair in pairs)
+    return np.array([[len(prompt), len(response)] for prompt, response in parts])
 
 
 def character_lengths(pairs: Sequence[Pair]) -> Int[np.ndarray, "pair part"]:

@@ -6,16 +6,14 @@ with an optional "group": rows of one group are never parted between training an
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.escape import csv_cell, csv_text
+from lensbench.escape import csv_of, csv_text
 from lensbench.files import sha256_of, write_text
 from lensbench.prompts.rows import (
     cell_problems,
@@ -25,7 +23,10 @@ from lensbench.prompts.rows import (
     read_rows,
     text_of,
 )
-from lensbench.quantized.style import Style
+from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Form = Literal["alpaca", "messages"]
 
@@ -86,6 +87,26 @@ def read_pairs(path: Path) -> PairSet:
     return PairSet(path.name, sha256_of(path), pairs, problems)
 
 
+def pair_tokens(
+    tokenizer: PreTrainedTokenizerBase, style: Style, pair: Pair, ends: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The tokens of the question as it is put, and those of the response, end token last.
+
+    Raises ModelError for style "chat" with a tokenizer that has no chat template, InputProblems
+    naming the pair that the template refuses.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        question = ask(tokenizer, style, pair.question, system=pair.system)
+        response = response_ids(tokenizer, question, pair.response, ends)
+    except TemplateError as error:
+        what = f"the model's chat template refuses it ({error})"
+        where = f"row {pair.row}, id {pair.id}"
+        raise InputProblems([Problem(where, what, "Use --style alpaca.")]) from error
+    return prompt_ids(tokenizer, question), response
+
+
 def style_of(path: Path) -> Style:
     """The style that a file's form asks for: chat for rows of messages, else alpaca."""
     if path.suffix.lower() != ".jsonl":
@@ -103,13 +124,8 @@ def write_jsonl(path: Path, pairs: Iterable[Pair], form: Form = "alpaca") -> Non
 
 def write_csv(path: Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as a CSV that no spreadsheet takes for formulas and `read_pairs` reads back."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # for a lone \r
-    writer.writerow(("id", "prompt", "response", *_OPTIONAL))
-    for pair in pairs:
-        cells = (pair.id, pair.instruction, pair.response, pair.input, pair.system)
-        writer.writerow([csv_cell(cell) for cell in (*cells, pair.group or "")])
-    write_text(path, text.getvalue())
+    rows = [(p.id, p.instruction, p.response, p.input, p.system, p.group or "") for p in pairs]
+    write_text(path, csv_of([("id", "prompt", "response", *_OPTIONAL), *rows]))
 
 
 def _alpaca(pair: Pair) -> dict[str, Any]:

@@ -23,12 +23,9 @@ def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
         InputProblems: no such source, or a file without a usable row.
         ModelError: the hub cannot be reached, or has no such data set.
     """
-    if source == GENERAL:
-        return general_pairs(), []
-    if source == DOCSTRINGS:
-        return docstring_pairs(), []
-    if source == PYTHON:
-        return python_reference(), []
+    shipped = {GENERAL: general_pairs, DOCSTRINGS: docstring_pairs, PYTHON: python_reference}
+    if source in shipped:
+        return shipped[source](), []
     path = Path(source).expanduser()
     if path.is_file():
         found = read_pairs(path)
@@ -36,7 +33,7 @@ def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
     if path.is_dir() or (source.count("/") == 1 and all(source.split("/"))):
         return _hub_pairs(source)
     what = "there is no such file, shipped set or data set on the hub"
-    remedy = f"Give {GENERAL}, {DOCSTRINGS}, {PYTHON}, a .jsonl or .csv file, or org/name."
+    remedy = f"Give {', '.join(shipped)}, a .jsonl or .csv file, or org/name."
     raise InputProblems([Problem(source, what, remedy)])
 
 

@@ -14,13 +14,13 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import read_config
-from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs
+from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs
 from lensbench.quantized.evaluation.measure import Batch, Evaluating, Example, measure
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.batching import plan
 from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, retrieve
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from lensbench.quantized.style import Style, ask, default_style, response_ids
+from lensbench.quantized.style import default_style
 from lensbench.quantized.training.examples import end_tokens
 from lensbench.records.engine import Work, make
 from lensbench.records.parts import Parts
@@ -220,7 +220,7 @@ def _examples(
 ) -> tuple[Examples, list[Problem]]:
     """Every condition's examples, the same in each; what does not fit the window is a problem."""
     style, ends = settings["style"], end_tokens(model.tokenizer, model.folder)
-    references = {pair.id: _reference_ids(model, style, pair, ends) for pair in pairs}
+    references = {p.id: pair_tokens(model.tokenizer, style, p, ends)[1] for p in pairs}
     room = max(settings["max_new_tokens"], *map(len, references.values()))  # for either
     plain, problems = prepare(model, style, questions, None, room)
     fit = {ready.asked.id for ready in plain}
@@ -239,9 +239,3 @@ def _examples(
     }
     assert all([e.pair.id for e in own] == [r.asked.id for r in plain] for own in examples.values())
     return examples, problems
-
-
-def _reference_ids(model: AdaptedModel, style: Style, pair: Pair, ends: Sequence[int]) -> list[int]:
-    """The reference as training would have it: what follows the question, the end token last."""
-    question = ask(model.tokenizer, style, pair.question)
-    return response_ids(model.tokenizer, question, pair.response, ends)

@@ -16,9 +16,9 @@ from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.prompts.batch import Batch, make_batch
-from lensbench.quantized.data.pairs import Pair, PairSet, read_pairs, style_of
+from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs, style_of
 from lensbench.quantized.data.split import split
-from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
+from lensbench.quantized.style import Style
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,20 +105,11 @@ def _tokens(
     tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], pair: Pair, style: Style
 ) -> tuple[list[int], list[int]]:
     """The pair's prompt and response. Raises InputProblems when the style has no place for it."""
-    from jinja2 import TemplateError
-
     if pair.system and style != "chat":
         remedy = "Train with --style chat, or leave the system message out."
         what = f"it has a system message, and style {style} no place for one"
         raise InputProblems([Problem(pair.id, what, remedy)])
-    try:
-        question = ask(tokenizer, style, pair.question, system=pair.system)
-        return prompt_ids(tokenizer, question), response_ids(
-            tokenizer, question, pair.response, ends
-        )
-    except TemplateError as error:
-        what = f"the model's chat template refuses it ({error})"
-        raise InputProblems([Problem(pair.id, what, "Use --style alpaca.")]) from error
+    return pair_tokens(tokenizer, style, pair, ends)
 
 
 def labels_of(examples: Sequence[Example], batch: Batch) -> Int[Tensor, "batch pos"]:
@@ -168,7 +159,12 @@ def training_data(spec: TrainSpec, folder: Path, n_ctx: int) -> TrainingData:
         examples=[example for part in parts for example in part.examples],
         n_train=len(parts[0].examples),
         cut=[problem for part in parts for problem in part.cut],
-        problems=_skipped(train_set, eval_set, parts),
+        problems=[
+            problem
+            for part in (train_set, eval_set, *parts)
+            if part is not None
+            for problem in part.problems
+        ],
         settings={
             "style": style,
             "max_length": max_length,
@@ -209,10 +205,3 @@ def _remedy(data: Path) -> str:
         "A part that `data split` made with this seed has no rows for another part: evaluate on "
         f"the one beside it (--eval {file}). Give another share, or 0 for no evaluation."
     )
-
-
-def _skipped(
-    train_set: PairSet, eval_set: PairSet | None, parts: Sequence[Encoded]
-) -> list[Problem]:
-    read = train_set.problems + (eval_set.problems if eval_set else [])
-    return read + [problem for part in parts for problem in part.problems]

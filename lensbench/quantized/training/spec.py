@@ -8,12 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem
 from lensbench.quantized.adapters.spec import Lora
-from lensbench.quantized.spec import Bits, Int8Threshold, Model
+from lensbench.quantized.spec import BaseSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share, Spec
+from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share
 
 DEFAULT_LENGTH = 512  # tokens
 DEFAULT_EVAL_SHARE = 0.1
@@ -25,17 +24,14 @@ MaxSteps = Annotated[
 PeakLearningRate = Annotated[Positive, Field(description="At the end of the warm-up.")]
 
 
-class TrainSpec(Spec):
+class TrainSpec(BaseSpec):
     """What is trained on what, and how."""
 
-    model: Model
     data: Annotated[Path, ARGUMENT]
     """A .jsonl or .csv: id, instruction, response; or id and messages."""
     out: Annotated[Path, Parameter(("--out", "-o"))]
     """Folder of adapter and record."""
     lora: Annotated[Lora, Parameter("*")] = Lora()
-    bits: Bits = None
-    int8_threshold: Int8Threshold = None
     device: Device = None
     style: Style | None = None
     """Default: chat for rows of messages, else alpaca."""
@@ -69,13 +65,6 @@ class TrainSpec(Spec):
     def held_out_share(self) -> float:
         """The share of the data that is evaluated on, where no file is."""
         return DEFAULT_EVAL_SHARE if self.eval_share is None else self.eval_share
-
-    @property
-    def ref(self) -> ModelRef:
-        """The base. Raises InputProblems and ModelError as `ModelRef.of` does."""
-        return ModelRef.of(
-            self.model, bits=self.bits, int8_threshold=self.int8_threshold, use="generation"
-        )
 
     def length_in(self, n_ctx: int) -> int:
         """Most tokens of an example, for a model with room for `n_ctx`."""

@@ -42,7 +42,7 @@ def infer(llama: Case, prompts: Path, forks: Forks) -> Callable[..., Ended]:
     model = f"{llama.folder}@32"
 
     def run(out: Path, pause_s: float = 0.0, **how: Any) -> Ended:
-        spec = InferenceSpec(prompts, out / "out.csv", WARM, "none", 1)
+        spec = InferenceSpec(prompts, out / "out.csv", decoding=WARM, style="none", batch_size=1)
         traced = spec.changed(trace=out / "trace", trace_layers=(1, 3))
         return forks.run(run_inference, model, traced.changed(pause_s=pause_s), **how)
 

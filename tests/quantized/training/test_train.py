@@ -354,7 +354,7 @@ def test_a_real_model_learns_a_form_of_answer_in_8_bits(
         str(smollm_folder),
         data,
         tmp_path / "a",
-        Lora(blocks="24-29"),
+        lora=Lora(blocks="24-29"),
         bits=8,
         device="cpu",
         epochs=4,

@@ -16,9 +16,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lensbench.cli.console import results, say_json
+from lensbench.cli.console import results, say_json, table
 from lensbench.cli.options import Json
-from lensbench.cli.quantized.adapters.table import table
 
 
 def diff(
@@ -34,4 +33,4 @@ def diff(
     if json:
         say_json(rows)
     else:
-        results.print(table(rows))
+        results.print(table(rows, left=("module", "in")))

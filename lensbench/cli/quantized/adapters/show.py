@@ -17,9 +17,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lensbench.cli.console import messages, results, say_json
+from lensbench.cli.console import messages, results, say_json, table
 from lensbench.cli.options import Json
-from lensbench.cli.quantized.adapters.table import table
 
 
 def show(
@@ -40,5 +39,7 @@ def show(
     if json:
         say_json(rows)
         return
-    results.print(table(rows, () if model is not None else ("norm_relative",)))
+    if base is None:
+        rows = [{key: row[key] for key in row if key != "norm_relative"} for row in rows]
+    results.print(table(rows, left=("module",)))
     results.print(table(list(totals(rows))))

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from lensbench.cli.console import show_problems
 from lensbench.errors import InputProblems, Problem
-from lensbench.quantized.data.skipped import write_skipped
+from lensbench.escape import csv_of
+from lensbench.files import write_text
 
 Out = Annotated[Path, Parameter(("--out", "-o"), help="The file to write.")]
 
@@ -24,7 +25,14 @@ def require_new(out: Path, inputs: Sequence[Path], suffix: str) -> None:
 
 
 def skip(problems: Sequence[Problem], path: Path) -> int:
-    """Say which rows were skipped and keep the list in a file; 1 if there are any."""
-    write_skipped(problems, path)
+    """Say which rows were skipped and keep the list in a file; 1 if there are any.
+
+    Without any, the list of an earlier run goes.
+    """
+    if not problems:
+        path.unlink(missing_ok=True)
+        return 0
+    rows = [(p.prompt_id or "", p.where, p.what, p.remedy) for p in problems]
+    write_text(path, csv_of([("id", "where", "what", "remedy"), *rows]))
     show_problems(problems, path)
-    return 1 if problems else 0
+    return 1

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from lensbench.cli.console import interruptible, messages, results, say_json, show_problems
+from lensbench.cli.console import interruptible, messages, results, say_json, show_problems, table
 from lensbench.cli.options import Json
 from lensbench.cli.quantized.rag.reading import Where
 from lensbench.errors import InputProblems, Problem
@@ -55,12 +53,10 @@ def check(
 def _show(found: Sequence[dict[str, Any]], n_questions: int) -> None:
     from lensbench.quantized.rag.quality import measure_cell
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("measure")
-    for heading in ("by meaning", "by words (tf-idf)", "difference"):
-        table.add_column(heading, justify="right")
-    for row in found:
-        cells = [measure_cell(row[kind]) for kind in ("meaning", "words", "difference")]
-        table.add_row(row["measure"], *cells)
-    results.print(table)
+    kinds = {"meaning": "by meaning", "words": "by words (tf-idf)", "difference": "difference"}
+    rows = [
+        {"measure": row["measure"]} | {kinds[kind]: measure_cell(row[kind]) for kind in kinds}
+        for row in found
+    ]
+    results.print(table(rows, left=("measure",)))
     results.print(f"{n_questions} questions; 95 % intervals", highlight=False)
