@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lensbench.records.record import Record
+from lensbench.report.kit.markdown import rendered, rendered_lines
 from lensbench.report.kit.page import Page
 from lensbench.report.kit.table import Table
 
@@ -24,6 +25,12 @@ class Section:
     files: Mapping[str, str] = field(default_factory=dict)  # further texts beside the report
     digest: str = ""  # Markdown for an index, beyond the headline
     cover: str = ""  # the figure for an index
+
+
+def written(folder: str, **values: object) -> tuple[str, list[str]]:
+    """A section's text and its limitations, by the two templates of its folder."""
+    limitations = rendered_lines(f"{folder}/limitations.md.j2", **values)
+    return rendered(f"{folder}/report.md.j2", **values), limitations
 
 
 @dataclass(frozen=True, eq=False)

@@ -177,6 +177,25 @@ def summed_bootstrap(
     return Estimate(value, *_interval(resampled, k, max(1, _MOST_DRAWN // sums.size)), n, k)
 
 
+def summed_difference(
+    own: Floats,
+    base: Floats,
+    of_sums: Callable[[Floats], Floats],
+    clusters: Sequence[object] | None = None,
+) -> Estimate:
+    """The number of `own` minus that of `base`, both [n, k] terms of the same drawn examples."""
+    k = own.shape[1]
+    both = np.hstack([own, base])
+    return summed_bootstrap(
+        both, lambda sums: of_sums(sums[..., :k]) - of_sums(sums[..., k:]), clusters
+    )
+
+
+def ratio(sums: Floats) -> Floats:
+    """A weighted mean, from the sums [..., 2] of values and of weights."""
+    return sums[..., 0] / sums[..., 1]
+
+
 def late_binding_verdict(estimate: Estimate) -> Verdict:
     """Does the interval of a median depth bear out "answers emerge at 75-85 % of depth"?
 

@@ -17,13 +17,12 @@ from lensbench.report.diff.tables import names, tables
 from lensbench.report.diff.verdict import diverged, headline, n_layers, overview
 from lensbench.report.diff.views import QUANTITIES, Moves, milestone_shifts, of_prompts
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.markdown import rendered, rendered_lines
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.page import MOST_ITEMS, Page, Picker, chart, items
 from lensbench.report.kit.table import Table
 from lensbench.report.lens.headlines import at_the_embedding
 from lensbench.report.lens.page import top1_facet
-from lensbench.report.section import Section
+from lensbench.report.section import Section, written
 
 MOST_NUMBERS = 350_000  # of single prompts: about 2.6 MB
 _NUMBERS_A_LAYER = 16  # of a prompt: four readings of either side, eight changes
@@ -39,8 +38,9 @@ def diff(record: Record, name: str) -> Section:
         all(at_the_embedding(row[f"{side}_median_depth"]) for side in manifest.SIDES)
         for row in milestones.to_dict("records")
     ]
-    text = rendered(
-        "diff/report.md.j2",
+    text, limitations = written(
+        "diff",
+        **{key: value for key, value in record.manifest.items() if key != "gate"},
         tables=made,
         names=(a, b),
         overview=overview(record, made),
@@ -55,7 +55,7 @@ def diff(record: Record, name: str) -> Section:
         tables=made,
         text=text,
         headline=headline(made),
-        limitations=rendered_lines("diff/limitations.md.j2", tables=made, **record.manifest),
+        limitations=limitations,
         figures=figures(record, made),
         page=partial(
             diff_page, (a, b), made, record.table("diff_cells"), record.table("diff_prompts")

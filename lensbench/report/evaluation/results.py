@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,22 @@ import pandas as pd
 from lensbench.records.record import Record
 from lensbench.report.evaluation.bleu import N_TERMS, corpus_bleu
 from lensbench.report.kit import numbers
+from lensbench.report.kit.examples import drawn_together
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.stats.bootstrap import Estimate, Floats, summed_bootstrap
+from lensbench.stats.bootstrap import (
+    Estimate,
+    Floats,
+    ratio,
+    summed_bootstrap,
+    summed_difference,
+)
 
 BASE = "base"
 CONDITIONS = (BASE, "adapter", "rag", "adapter+rag")
 
 
-def _ratio(sums: Floats) -> Floats:
-    """A mean, from the sums of values and of weights."""
-    return sums[..., 0] / sums[..., 1]
-
-
 def _perplexity(sums: Floats) -> Floats:
-    return np.exp2(_ratio(sums))
+    return np.exp2(ratio(sums))
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Metric:
     better: str  # "more", "less" or "" where neither is
     column: str
     weight: str | None = None  # the column that examples weigh by; None: all the same
-    of_sums: Callable[[Floats], Floats] = _ratio
+    of_sums: Callable[[Floats], Floats] = ratio
 
     def terms(self, rows: pd.DataFrame) -> Floats:
         """[example, term]"""
@@ -78,7 +80,7 @@ def tables(record: Record) -> dict[str, Table]:
 def results(record: Record) -> pd.DataFrame:
     """One row per metric and condition, intervals and paired differences in columns of numbers."""
     examples_of = by_condition(record)
-    groups = _groups(next(iter(examples_of.values())))
+    groups = drawn_together(next(iter(examples_of.values())).reset_index())
     rows = []
     for name, metric in METRICS.items():
         terms = {c: metric.terms(own) for c, own in examples_of.items()}
@@ -86,7 +88,7 @@ def results(record: Record) -> pd.DataFrame:
             value = summed_bootstrap(own, metric.of_sums, groups)
             difference = None
             if condition != BASE:
-                difference = _difference(own, terms[BASE], metric.of_sums, groups)
+                difference = summed_difference(own, terms[BASE], metric.of_sums, groups)
             rows.append(_row(condition, name, value, difference))
     return _with_reasons(pd.DataFrame(rows))
 
@@ -111,24 +113,6 @@ def by_condition(record: Record) -> dict[str, pd.DataFrame]:
     found = {condition: rows[rows["condition"] == condition] for condition in wanted}
     shared = sorted(set.intersection(*(set(own.index) for own in found.values())))
     return {condition: own.loc[shared] for condition, own in found.items()}
-
-
-def _groups(rows: pd.DataFrame) -> list[str]:
-    """The group that each example is drawn with: the data's, or the example itself."""
-    own = [f"example {i}" for i in rows.index]
-    named = rows["group"].tolist()
-    return [o if numbers.is_missing(g) else f"group {g}" for o, g in zip(own, named, strict=True)]
-
-
-def _difference(
-    own: Floats, base: Floats, of_sums: Callable[[Floats], Floats], groups: Sequence[str]
-) -> Estimate:
-    """The metric minus the base's, both from the same drawn examples."""
-    k = own.shape[1]
-    both = np.hstack([own, base])
-    return summed_bootstrap(
-        both, lambda sums: of_sums(sums[..., :k]) - of_sums(sums[..., k:]), groups
-    )
 
 
 def _row(

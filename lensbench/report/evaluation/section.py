@@ -22,12 +22,13 @@ from lensbench.report.evaluation.results import (
     verdicts,
 )
 from lensbench.report.kit import numbers
+from lensbench.report.kit.examples import example_picker
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.markdown import rendered, rendered_lines
-from lensbench.report.kit.page import WHOLE, Page, Picker, chart, items
+from lensbench.report.kit.markdown import rendered
+from lensbench.report.kit.page import WHOLE, Page, Picker, chart
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Axis, Dots, Line, Nothing, Texts, View, of_values
-from lensbench.report.section import Section
+from lensbench.report.section import Section, written
 
 SHOWN_EXAMPLES = 3  # in the report itself; examples.md has more
 MANY_EXAMPLES = 20
@@ -41,8 +42,8 @@ def evaluation(record: Record, name: str) -> Section:
     table = made["eval_results"]
     compared = bool(table.frame["difference"].notna().any())
     found = verdicts(table)
-    text = rendered(
-        "evaluation/report.md.j2",
+    text, limitations = written(
+        "evaluation",
         tables=made,
         model=record.manifest["model"],
         conditions=list(by_condition(record)),
@@ -50,18 +51,15 @@ def evaluation(record: Record, name: str) -> Section:
         compared=compared,
         shown=shown(table),
         examples=examples(record, SHOWN_EXAMPLES),
+        context_cut=record.manifest["context_cut"],
+        metrics=METRICS,
     )
     return Section(
         title=f"{name}: evaluation",
         tables=made,
         text=text,
         headline=headline(made),
-        limitations=rendered_lines(
-            "evaluation/limitations.md.j2",
-            tables=made,
-            context_cut=record.manifest["context_cut"],
-            metrics=METRICS,
-        ),
+        limitations=limitations,
         figures={"differences": partial(to_svg, panels, differences(table))} if compared else {},
         page=partial(evaluation_page, name, record, table),
         files={"examples.md": examples_text(record, name)},
@@ -110,7 +108,8 @@ def evaluation_page(name: str, record: Record, table: Table) -> Page:
     own = by_condition(record)
     ids = list(next(iter(own.values())).index)
     metric = Picker("Metric", {key: metric.label for key, metric in METRICS.items()})
-    example = _example_picker(rows, ids)
+    first = rows.drop_duplicates("prompt_id").set_index("prompt_id").loc[ids].reset_index()
+    example = example_picker(first, dict(zip(ids, first["prompt"], strict=True)))
     by_id = dict(list(rows.groupby("prompt_id", sort=False)))
 
     def values(key: str, item: str) -> Dots:
@@ -141,14 +140,6 @@ def evaluation_page(name: str, record: Record, table: Table) -> Page:
     ]
     sentence = "The same examples in every condition."
     return Page(f"{name}: evaluation", sentence, (metric, example), charts)
-
-
-def _example_picker(rows: pd.DataFrame, ids: list[str]) -> Picker:
-    """The mean over all, then every example; by the group that it is drawn with, if any."""
-    first = rows.drop_duplicates("prompt_id").set_index("prompt_id").loc[ids]
-    options = {str(item): str(prompt) for item, prompt in first["prompt"].items()}
-    groups = {str(item): str(group) for item, group in first["group"].dropna().items()}
-    return items("Example", options, {"group": groups}, f"mean over {len(ids)} examples")
 
 
 def _of_one(metric: Metric, row: pd.DataFrame) -> float:

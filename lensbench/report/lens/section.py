@@ -12,14 +12,14 @@ from lensbench.records.record import Record
 from lensbench.report import manifest
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg, token_map
-from lensbench.report.kit.markdown import rendered, rendered_lines
+from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Dots, Lines, Tokens
 from lensbench.report.lens import anomalies, views
 from lensbench.report.lens.headlines import at_the_embedding
 from lensbench.report.lens.page import cells_of, records_page
 from lensbench.report.lens.tables import comparison_tables, model_tables
-from lensbench.report.section import Reported, Section
+from lensbench.report.section import Reported, Section, written
 
 SHOWN_ANOMALIES = 20
 MOST_HEAT_MAPS = 4
@@ -33,8 +33,8 @@ def lens(record: Record, name: str) -> Section:
     main = tables["milestones"].frame
     main = main[main["lens"] == record.main_lens].drop(columns="lens")
     trivial = [at_the_embedding(row["median_depth"]) for row in main.to_dict("records")]
-    text = rendered(
-        "lens/report.md.j2",
+    text, limitations = written(
+        "lens",
         name=name,
         record=record,
         tables=tables,
@@ -52,12 +52,7 @@ def lens(record: Record, name: str) -> Section:
         tables=tables,
         text=text,
         headline=_headline(tables),
-        limitations=rendered_lines(
-            "lens/limitations.md.j2",
-            tables=tables,
-            prompts=record.base_prompts,
-            dtype=record.manifest["model"].get("dtype"),
-        ),
+        limitations=limitations,
         figures=_figures(tables) | _heat_maps(record, drawn),
     )
 

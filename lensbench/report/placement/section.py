@@ -11,14 +11,20 @@ import pandas as pd
 from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.report.kit import numbers
+from lensbench.report.kit.examples import drawn_together, example_picker
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.markdown import rendered, rendered_lines
-from lensbench.report.kit.page import WHOLE, Page, Picker, chart, items
+from lensbench.report.kit.page import WHOLE, Page, Picker, chart
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line, of_values
-from lensbench.report.section import Section
+from lensbench.report.section import Section, written
 from lensbench.spec import ranges
-from lensbench.stats.bootstrap import Estimate, Floats, summed_bootstrap
+from lensbench.stats.bootstrap import (
+    Estimate,
+    Floats,
+    ratio,
+    summed_bootstrap,
+    summed_difference,
+)
 
 BASE, SUGGESTED = "base", "suggested"
 EVERY = "all"  # repetitions together
@@ -34,21 +40,20 @@ def placement(record: Record, name: str) -> Section:
     made = tables(rows)
     found = verdicts(made["differences"])
     compared = len(found) > 0
-    text = rendered(
-        "placement/report.md.j2",
+    text, limitations = written(
+        "placement",
         tables=made,
         model=record.manifest["model"],
         settings=record.manifest["settings"],
         verdicts=[(other, word, numbers.estimate(e, "bits")) for other, word, e in found],
+        n_repetitions=rows["repetition"].nunique(),
     )
     return Section(
         title=f"{name}: where to put an adapter",
         tables=made,
         text=text,
         headline=headline(made),
-        limitations=rendered_lines(
-            "placement/limitations.md.j2", n_repetitions=rows["repetition"].nunique()
-        ),
+        limitations=limitations,
         figures={"differences": partial(to_svg, panels, [leads(made)])} if compared else {},
         page=partial(placement_page, name, made, rows) if compared else None,
     )
@@ -80,7 +85,7 @@ def placements(rows: pd.DataFrame) -> pd.DataFrame:
                 ),
                 "rank": None if placement == BASE else int(own["rank"].iloc[0]),
                 "repetitions": 1 if placement == BASE else own["repetition"].nunique(),
-                "loss_bits": summed_bootstrap(_terms(own), _ratio, _groups(own)),
+                "loss_bits": summed_bootstrap(_terms(own), ratio, drawn_together(own)),
             }
         )
     return pd.DataFrame(found)
@@ -101,34 +106,17 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
             if repetition != EVERY:
                 at = shared[shared.get_level_values("repetition") == repetition]
             name = EVERY if repetition == EVERY else f"{int(repetition) + 1}"
-            estimate = _difference(own.loc[at], other.loc[at])
+            mine, theirs = own.loc[at], other.loc[at]
+            estimate = summed_difference(
+                _terms(mine), _terms(theirs), ratio, drawn_together(mine.reset_index())
+            )
             found.append({"placement": placement, "repetition": name, "difference_bits": estimate})
     return pd.DataFrame(found, columns=["placement", "repetition", "difference_bits"])
-
-
-def _difference(own: pd.DataFrame, other: pd.DataFrame) -> Estimate:
-    both = np.hstack([_terms(own), _terms(other)])
-    return summed_bootstrap(
-        both, lambda sums: _ratio(sums[..., :2]) - _ratio(sums[..., 2:]), _groups(own)
-    )
 
 
 def _terms(rows: pd.DataFrame) -> Floats:
     """[row, (bits, tokens)]"""
     return rows[list(_SUMMED)].to_numpy(dtype=np.float64)
-
-
-def _ratio(sums: Floats) -> Floats:
-    return sums[..., 0] / sums[..., 1]
-
-
-def _groups(rows: pd.DataFrame) -> list[str]:
-    """What is drawn together: the data's group, or an example with all its repetitions."""
-    ids = rows.reset_index()["prompt_id"]
-    return [
-        f"example {item}" if numbers.is_missing(group) else f"group {group}"
-        for item, group in zip(ids, rows["group"], strict=True)
-    ]
 
 
 def verdicts(table: Table) -> list[tuple[str, str, Estimate]]:
@@ -173,10 +161,7 @@ def _repetitions(n: int) -> list[str]:
 def placement_page(model: str, made: Mapping[str, Table], rows: pd.DataFrame) -> Page:
     """Every placement's loss, over all examples or on one, and the suggested block's lead."""
     prompts = list(dict.fromkeys(rows["prompt_id"]))
-    named = rows.dropna(subset=["group"]).drop_duplicates("prompt_id")
-    groups = {str(i): str(g) for i, g in zip(named["prompt_id"], named["group"], strict=True)}
-    whole = f"mean over {len(prompts)} examples"
-    examples = items("Example", {i: i for i in prompts}, {"group": groups}, whole)
+    examples = example_picker(rows, {item: item for item in prompts})
     frame = made["differences"].frame
     other = Picker("Other placement", {name: name for name in dict.fromkeys(frame["placement"])})
     charts = [

@@ -15,11 +15,10 @@ import pandas as pd
 from lensbench.records.record import Record
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.markdown import rendered, rendered_lines
 from lensbench.report.kit.page import Page, Picker, chart, items
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Line, Lines, Texts, of_values
-from lensbench.report.section import Section
+from lensbench.report.section import Section, written
 from lensbench.report.training.lora_flow import lora_flow
 
 EXAMPLES = "examples.jsonl"  # beside the record: what was answered before and after
@@ -38,13 +37,14 @@ def training(record: Record, name: str) -> Section:
     made = tables(record)
     examples = shown_examples(record)
     settings, share = record.manifest["settings"], trainable_share(record)
-    text = rendered(
-        "training/report.md.j2",
+    text, limitations = written(
+        "training",
         tables=made,
         model=record.manifest["model"],
         settings=settings,
         share=share,
         examples=examples,
+        examples_cut=record.manifest.get("examples_cut", 0),
     )
     n_layers = int(record.manifest["model"]["n_layers"])
     curve = made["training"].frame
@@ -53,11 +53,7 @@ def training(record: Record, name: str) -> Section:
         tables=made,
         text=text,
         headline=headline(record, made),
-        limitations=rendered_lines(
-            "training/limitations.md.j2",
-            tables=made,
-            examples_cut=record.manifest.get("examples_cut", 0),
-        ),
+        limitations=limitations,
         figures={
             "loss_curve": partial(to_svg, panels, courses(curve)),
             "lora_flow": partial(
