@@ -5,25 +5,19 @@ Each stage leaves a folder that says when it is whole, so an interrupted study g
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.quantized.adapters.spec import Lora
-from lensbench.quantized.data.pairs import Pair, write_jsonl
-from lensbench.quantized.data.sources import pairs_of
-from lensbench.quantized.data.split import split
 from lensbench.quantized.evaluation.evaluate import evaluate
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
 from lensbench.records.engine import Outcome
 from lensbench.studies.specs.adapter import AdapterSpec
-from lensbench.studies.stages import build_index
+from lensbench.studies.stages import build_index, chosen_pairs, part_pairs
 
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 
@@ -37,40 +31,16 @@ def run(spec: AdapterSpec, out: Path, progress: Watch = ignore, notify: Notify =
 
     Raises what `pairs_of`, `train`, `evaluate` and `build_index` raise.
     """
-    pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
+    pairs, problems = chosen_pairs(spec)
     ref = ModelRef.of(spec.model, bits=spec.bits, use="generation")
-    parts = split(pairs, SHARES, spec.seed)
-    asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
-    files = {"train": parts["train"], "eval": parts["eval"], "test": asked}
-    for name, part in files.items():
-        write_jsonl(out / "data" / f"{name}.jsonl", part)
-    notify(", ".join(f"{len(part):,} pairs for {name}" for name, part in files.items()))
-    held_out = {pair.id for pair in asked}
+    parts = part_pairs(spec, pairs, SHARES, out / "data", notify)
+    held_out = {pair.id for pair in parts["test"]}
     build_index(out / "index", [pair for pair in pairs if pair.id not in held_out], progress)
     trained = train(_train_spec(spec, ref, out), progress, notify)
     adapted = ModelRef.of(ref, adapter=out / "adapter", use="generation")
     skipped = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
     problems += [*trained.problems, *skipped]
     return Outcome([out / "adapter", out / "evaluation"], problems=problems)
-
-
-def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """Pairs in an order that each one's id and the seed decide: more pairs reorder nothing."""
-    return sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}:{pair.id}".encode()).digest())
-
-
-def chosen_pairs(
-    sources: Sequence[str], limit: int | None, seed: int
-) -> tuple[list[Pair], list[Problem]]:
-    """At most `limit` pairs of each source, and what was wrong with others."""
-    pairs: list[Pair] = []
-    problems: list[Problem] = []
-    for source in sources:
-        found, wrong = pairs_of(source)
-        chosen = {pair.id for pair in shuffled(found, seed)[:limit]}
-        pairs += [pair for pair in found if pair.id in chosen]
-        problems += wrong
-    return pairs, problems
 
 
 def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:

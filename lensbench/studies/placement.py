@@ -15,8 +15,6 @@ import pyarrow as pa
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem, RecordsError
 from lensbench.progress import Notify, Progress, Watch, ignore, within
-from lensbench.quantized.data.pairs import write_jsonl
-from lensbench.quantized.data.split import split
 from lensbench.quantized.evaluation.evaluate import evaluate
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
@@ -27,10 +25,9 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
-from lensbench.studies.adapter import chosen_pairs, shuffled
 from lensbench.studies.placements import Placement, placements
 from lensbench.studies.specs.placement import PlacementSpec
-from lensbench.studies.stages import RUNS
+from lensbench.studies.stages import RUNS, chosen_pairs, part_pairs
 
 SHARES = {"train": 0.8, "test": 0.2}
 BASE = "base"
@@ -80,9 +77,10 @@ class Study:
         bits = self.spec.train_bits or ModelRef.of(self.spec.model).bits or 32
         return ModelRef.of(self.spec.model, bits=bits, use="generation")
 
-    def pairs(self, name: str) -> Path:
-        """A file of pairs: "train" or "test"."""
-        return self.out / RUNS / "data" / f"{name}.jsonl"
+    @property
+    def pairs(self) -> Path:
+        """Where the files of pairs are: those to train on, and those to test with."""
+        return self.out / RUNS / "data"
 
     def folder(self, trial: Trial) -> Path:
         """Where a trial's adapter and evaluation are."""
@@ -99,7 +97,8 @@ def run(
     """
     study = Study(spec, out, progress, notify)
     trials = [Trial(one, n) for n in range(spec.repetitions) for one in placements(spec, n)]
-    problems = _write_pairs(study)
+    pairs, problems = chosen_pairs(spec)
+    part_pairs(spec, pairs, SHARES, study.pairs, notify)
     store = RecordStore(out / "placement", study.base.name, "placement")
     request = Request(store, _settings(study, trials[0]), study.base.facts(), decided=("n_test",))
 
@@ -116,18 +115,6 @@ def run(
         return Work(study, measure, [[None, *trials]], finish, unit="placements")
 
     return Outcome([store.folder], problems=make(request, prepare, progress))
-
-
-def _write_pairs(study: Study) -> list[Problem]:
-    """Part the pairs; returns what is wrong with some."""
-    spec = study.spec
-    pairs, problems = chosen_pairs(spec.data, spec.limit, spec.seed)
-    parts = split(pairs, SHARES, spec.seed)
-    asked = shuffled(parts["test"], spec.seed)[: spec.test_limit]
-    for name, part in {"train": parts["train"], "test": asked}.items():
-        write_jsonl(study.pairs(name), part)
-    study.notify(f"{len(parts['train']):,} pairs to train on, {len(asked):,} held out")
-    return problems
 
 
 def _settings(study: Study, first: Trial) -> dict[str, Any]:
@@ -166,7 +153,7 @@ def _train(study: Study, trial: Trial) -> Outcome:
 def _train_spec(study: Study, trial: Trial) -> TrainSpec:
     own: dict[str, Any] = {
         "model": study.base,
-        "data": study.pairs("train"),
+        "data": study.pairs / "train.jsonl",
         "out": study.folder(trial) / "adapter",
         "lora": trial.placement.lora,
         "seed": study.spec.seed + trial.repetition,
@@ -179,7 +166,7 @@ def _train_spec(study: Study, trial: Trial) -> TrainSpec:
 def _evaluate(study: Study, adapter: Path | None, to: Path, watch: Watch) -> list[Problem]:
     """How likely the held-out responses are: what is said instead is one token long."""
     how = EvalSpec(
-        data=study.pairs("test"),
+        data=study.pairs / "test.jsonl",
         style=study.spec.style,
         max_new_tokens=1,
         batch_size=study.spec.test_batch_size,

@@ -11,8 +11,9 @@ import pytest
 from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.rag.index import open_index
-from lensbench.studies.adapter import run, shuffled
+from lensbench.studies.adapter import run
 from lensbench.studies.specs.adapter import AdapterSpec
+from lensbench.studies.stages import shuffled
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 
