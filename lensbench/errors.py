@@ -56,3 +56,8 @@ class MissingExtraError(LensbenchError):
             f"{package} is not installed. It belongs to the optional part '{extra}'; "
             f'add it with: pip install "lensbench[{extra}]"'
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, by its first line; some print pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

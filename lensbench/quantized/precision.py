@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lensbench.checkpoints.devices import memory_available, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
 from lensbench.checkpoints.ref import Bits
-from lensbench.errors import MissingExtraError, ModelError
+from lensbench.errors import MissingExtraError, ModelError, first_line
 
 if TYPE_CHECKING:
     from lensbench.checkpoints.families import Family
@@ -138,7 +138,7 @@ def obstacle(bits: Bits, device: str) -> str | None:
             never_repack(layer)
             outputs = layer(vectors.to(device, half_precision(device))).float().cpu()
     except (RuntimeError, ImportError, OSError, ValueError, AttributeError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     wanted = vectors @ weight.T
     wrong = float((outputs - wanted).norm() / wanted.norm())
     return None if wrong < 0.25 else f"its results are off by {wrong:.0%}"  # nf4 itself: 9 %

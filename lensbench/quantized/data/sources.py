@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.errors import InputProblems, ModelError, Problem, first_line
 from lensbench.quantized.data.docstrings import docstring_pairs
 from lensbench.quantized.data.pairs import Pair, read_pairs
 from lensbench.quantized.data.shipped import general_pairs, python_reference
@@ -45,7 +45,7 @@ def _hub_pairs(name: str) -> tuple[list[Pair], list[Problem]]:
     try:
         rows = load_dataset(name, split="train")
     except (DatasetsError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"The data set {name} cannot be loaded from the hub: {reason}. Check the name and the "
             "connection, or give a .jsonl file."

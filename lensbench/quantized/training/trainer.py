@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lensbench.errors import ModelError, RecordsError
+from lensbench.errors import ModelError, RecordsError, first_line
 from lensbench.files import write_text
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.batch import plan_batches
@@ -182,7 +182,7 @@ class ResponseTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             write_text(folder / WHOLE, "")
         except (OSError, RuntimeError, SafetensorError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             raise RecordsError(
                 f"{folder} cannot be written ({first}). The checkpoint before it is kept: free "
                 "some space and run the same command again."
