@@ -127,7 +127,7 @@ def show_reports(folders: Sequence[Path], out: Path | None = None) -> None:
     """Build the reports of some records, and say which files to open."""
     from lensbench.report.build import build_report
 
-    with messages.status("writing the report"):
+    with interruptible(), messages.status("writing the report"):
         written = build_report(folders, out)
     pages = [path for path in written if path.name in ("report.md", "report.html")]
     for path in pages:
@@ -147,14 +147,17 @@ def loaded(spec: LoadSpec) -> LensModel:
 
 @contextmanager
 def batch_progress() -> Iterator[Watch]:
-    """A bar for each stage, with what it counts; without an end in sight it moves to and fro."""
+    """A bar for each stage, with what it counts; without an end in sight it moves to and fro.
+
+    Ctrl-C ends as in `interruptible`.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[counts]}", markup=False),
         TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=messages) as shown:
+    with interruptible(), bars.Progress(*columns, console=messages) as shown:
         tasks: dict[str, bars.TaskID] = {}
         endless: list[str] = []  # the stage at work, where nobody knows how long it takes
 

@@ -29,7 +29,6 @@ from rich.text import Text
 
 from lensbench.cli.console import (
     batch_progress,
-    interruptible,
     results,
     say,
     show_problems,
@@ -46,18 +45,17 @@ def correlate(spec: Annotated[CorrelationSpec, Parameter("*")]) -> int:
     from lensbench.compare.correlation.record import correlate as compare
     from lensbench.compare.correlation.suggest import suggested
 
-    with interruptible():
-        with batch_progress() as progress:
-            outcome = compare(spec, progress)
-        show_problems(outcome.problems)
-        chosen = suggested(outcome.folder)
-        _show_ranking(outcome.folder, spec.main)
-        for (span, condition), path in chosen.items():
-            why = json.loads(path.read_text(encoding="utf-8"))["why"]
-            results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
-        for path in (outcome.folder, *chosen.values()):
-            say(path)
-        show_reports([outcome.folder])
+    with batch_progress() as progress:
+        outcome = compare(spec, progress)
+    show_problems(outcome.problems)
+    chosen = suggested(outcome.folder)
+    _show_ranking(outcome.folder, spec.main)
+    for (span, condition), path in chosen.items():
+        why = json.loads(path.read_text(encoding="utf-8"))["why"]
+        results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
+    for path in (outcome.folder, *chosen.values()):
+        say(path)
+    show_reports([outcome.folder])
     return 1 if outcome.problems else 0
 
 

@@ -20,7 +20,6 @@ from cyclopts import Parameter
 
 from lensbench.cli.console import (
     batch_progress,
-    interruptible,
     literal,
     results,
     show_problems,
@@ -45,10 +44,9 @@ def diff(
     from lensbench.report.diff.section import headline_of
 
     folder = out or Path("runs") / f"diff-{a.resolve().name}-{b.resolve().name}"
-    with interruptible():
-        with batch_progress() as progress:
-            problems = run_diff(a, b, folder, how, progress)
-        show_problems(problems)
-        results.print(literal(headline_of(folder)), highlight=False)
-        show_reports([folder])
+    with batch_progress() as progress:
+        problems = run_diff(a, b, folder, how, progress)
+    show_problems(problems)
+    results.print(literal(headline_of(folder)), highlight=False)
+    show_reports([folder])
     return 1 if problems else 0

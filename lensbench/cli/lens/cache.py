@@ -57,11 +57,10 @@ def cache(
 
     if mid:
         spec = spec.changed(sites=("embed", "resid_mid", "resid_post"))
-    with interruptible():
-        with batch_progress() as progress:
-            problems = run_cache(spec, out, progress, note)
-        show_problems(problems, out / "problems.parquet")
-        say(out)
+    with batch_progress() as progress:
+        problems = run_cache(spec, out, progress, note)
+    show_problems(problems, out / "problems.parquet")
+    say(out)
     return 1 if problems else 0
 
 

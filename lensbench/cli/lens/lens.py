@@ -28,7 +28,6 @@ from pydantic import Field
 
 from lensbench.cli.console import (
     batch_progress,
-    interruptible,
     loaded,
     note,
     say_json,
@@ -141,13 +140,10 @@ def _from_cache(spec: LensSpec, cache: Path) -> int:
     from lensbench.studies.cached import run_cached
 
     out = spec.out or Path("runs") / f"{cache.name}-lens"
-    with interruptible():
-        with batch_progress() as progress:
-            folder, problems = run_cached(
-                spec.models[0], cache, out, spec.top_k, spec.device, progress
-            )
-        show_problems(problems)
-        show_reports([folder], out)
+    with batch_progress() as progress:
+        folder, problems = run_cached(spec.models[0], cache, out, spec.top_k, spec.device, progress)
+    show_problems(problems)
+    show_reports([folder], out)
     return 1 if problems else 0
 
 

@@ -20,7 +20,6 @@ from cyclopts import Parameter
 from lensbench.cli.console import (
     batch_progress,
     failure,
-    interruptible,
     note,
     show_problems,
     show_reports,
@@ -65,14 +64,13 @@ def run_and_report(spec: Spec, out: Path) -> int:
     """Measure, then build every report of what is complete; 1 if something failed."""
     from lensbench.studies.analysis import run_analysis
 
-    with interruptible():
-        with batch_progress() as progress:
-            outcome = run_analysis(spec, out, progress, note)
-        show_problems(outcome.problems)
-        for name, error in outcome.failed.items():
-            failure(f"{name}: {error}")
-        if outcome.folders:
-            # Sorted as `lensbench report` finds them, so that both give the same bytes.
-            whole = [out] if not isinstance(spec, RunSpec) else sorted(outcome.folders)
-            show_reports(whole, out)
+    with batch_progress() as progress:
+        outcome = run_analysis(spec, out, progress, note)
+    show_problems(outcome.problems)
+    for name, error in outcome.failed.items():
+        failure(f"{name}: {error}")
+    if outcome.folders:
+        # Sorted as `lensbench report` finds them, so that both give the same bytes.
+        whole = [out] if not isinstance(spec, RunSpec) else sorted(outcome.folders)
+        show_reports(whole, out)
     return 0 if outcome.ok else 1

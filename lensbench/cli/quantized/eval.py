@@ -23,7 +23,6 @@ from rich.text import Text
 
 from lensbench.cli.console import (
     batch_progress,
-    interruptible,
     results,
     show_problems,
     show_reports,
@@ -43,12 +42,11 @@ def eval(spec: Annotated[EvaluationSpec, Parameter("*")]) -> int:
     from lensbench.quantized.evaluation.evaluate import evaluate
 
     folder = spec.out or Path("runs") / f"eval-{spec.data.stem}"
-    with interruptible():
-        with batch_progress() as progress:
-            problems = evaluate(spec.ref, spec, folder, progress)
-        show_problems(problems)
-        show_reports([folder])
-        _show(folder)
+    with batch_progress() as progress:
+        problems = evaluate(spec.ref, spec, folder, progress)
+    show_problems(problems)
+    show_reports([folder])
+    _show(folder)
     return 1 if problems else 0
 
 

@@ -22,7 +22,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lensbench.cli.console import batch_progress, interruptible, note, say, show_problems
+from lensbench.cli.console import batch_progress, note, say, show_problems
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.spec import ModelSpec
 
@@ -35,12 +35,11 @@ def infer(spec: Annotated[InferSpec, Parameter("*")]) -> int:
     from lensbench.quantized.generation.infer import run_inference
 
     ref = spec.ref
-    with interruptible():
-        with batch_progress() as progress:
-            outcome = run_inference(ref, spec, progress, note)
-        show_problems(outcome.problems)
-        say(spec.out)
-        say(outcome.folder)
-        if spec.trace is not None:
-            note(f"Its report: lensbench report {outcome.folder}")
+    with batch_progress() as progress:
+        outcome = run_inference(ref, spec, progress, note)
+    show_problems(outcome.problems)
+    say(spec.out)
+    say(outcome.folder)
+    if spec.trace is not None:
+        note(f"Its report: lensbench report {outcome.folder}")
     return 0 if outcome.ok else 1

@@ -21,7 +21,6 @@ from cyclopts import Parameter
 
 from lensbench.cli.console import (
     batch_progress,
-    interruptible,
     note,
     say,
     show_problems,
@@ -33,10 +32,9 @@ from lensbench.quantized.training.spec import TrainSpec
 def train(spec: Annotated[TrainSpec, Parameter("*")]) -> int:
     from lensbench.quantized.training.train import train as learn
 
-    with interruptible():
-        with batch_progress() as progress:
-            trained = learn(spec, progress, note)
-        show_problems(trained.problems)
-        say(trained.folder)
-        show_reports([trained.folder])
+    with batch_progress() as progress:
+        trained = learn(spec, progress, note)
+    show_problems(trained.problems)
+    say(trained.folder)
+    show_reports([trained.folder])
     return 0 if trained.ok else 1

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
@@ -19,6 +17,7 @@ from lensbench.quantized.evaluation.measure import Batch, Evaluating, Example, m
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.batching import plan
 from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, retrieve
+from lensbench.quantized.generation.tables import in_order
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import default_style
 from lensbench.quantized.training.examples import end_tokens
@@ -88,7 +87,7 @@ class _Run:
         conditions = settings["conditions"]
 
         def finish(parts: Parts) -> Finished:
-            table = _by_condition(parts.table("evaluation"), conditions)
+            table = in_order(parts.table("evaluation"), "condition", conditions)
             facts = {"context_cut": _context_cut(stages)}
             problems = [*self.problems, *unfit, *parts.problems]
             return Finished(problems, {"evaluation": table}, facts=facts)
@@ -133,13 +132,6 @@ def _batches(examples: Examples, batch_size: int) -> list[Batch]:
         for condition, own in examples.items()
         for batch in batches
     ]
-
-
-def _by_condition(table: pa.Table, conditions: Sequence[str]) -> pa.Table:
-    """The rows of each condition together, else in the order in which they were measured."""
-    found = table["condition"].to_pylist()
-    order = sorted(range(len(found)), key=lambda i: conditions.index(found[i]))
-    return table.take(pa.array(order, pa.int64()))
 
 
 def _context_cut(stages: Sequence[Examples]) -> dict[str, int]:

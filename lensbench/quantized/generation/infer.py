@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from lensbench.checkpoints.open import open_tokenizer, quiet
@@ -32,6 +31,7 @@ from lensbench.quantized.generation.questions import (
 )
 from lensbench.quantized.generation.responses_csv import RESERVED, ResponsesCsv, require_own
 from lensbench.quantized.generation.spec import InferenceSpec
+from lensbench.quantized.generation.tables import in_order
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.style import default_style
 from lensbench.records.engine import Outcome, Work, make, with_pauses
@@ -130,7 +130,8 @@ class _Run:
         self.csv.write(record.parts.table("responses"))
 
         def finish(parts: Parts) -> Finished:
-            responses = _in_order(parts.table("responses"), self.questions)
+            asked = [question.id for question in self.questions]
+            responses = in_order(parts.table("responses"), "prompt_id", asked)
             self.csv.write(responses)
             problems = [*self.bad_rows, *unfit, *parts.problems]
             return Finished(problems, {"responses": responses})
@@ -193,15 +194,6 @@ class _Run:
                 "LLM.int8 is not batch-invariant: which prompts share a batch changes answers a "
                 "little (recorded as batch_ids). --int8-threshold 0 or --batch-size 1 avoids it."
             )
-
-
-def _in_order(responses: pa.Table, questions: Sequence[Asked]) -> pa.Table:
-    """Responses in the order of their questions."""
-    order = {asked.id: i for i, asked in enumerate(questions)}
-    ids = responses["prompt_id"].to_pylist()
-    return responses.take(
-        pa.array(sorted(range(len(ids)), key=lambda i: order[ids[i]]), pa.int64())
-    )
 
 
 def _planned_size(store: RecordStore, asked: int | None) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,13 @@ def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
         for ready in answered
     ]
     return pa.Table.from_pylist(rows, schema=CONTROLS.schema)
+
+
+def in_order(table: pa.Table, column: str, values: Iterable[str]) -> pa.Table:
+    """The rows in the order in which `values` names what stands in a column; else as they come."""
+    place = {value: i for i, value in enumerate(values)}
+    found = [place[value] for value in table[column].to_pylist()]
+    return table.take(pa.array(sorted(range(len(found)), key=found.__getitem__), pa.int64()))
 
 
 def _response(model: str, ready: Ready, generation: Generation) -> dict[str, Any]:
