@@ -131,7 +131,7 @@ def agreement(choice: pd.DataFrame) -> pd.DataFrame:
 
 def _blocks(row: dict[Hashable, Any]) -> str:
     if is_missing(row["first_block"]):
-        return f"n/a ({row['reason']})"
+        return f"n/a ({'no reason recorded' if is_missing(row['reason']) else row['reason']})"
     first, last = int(row["first_block"]), int(row["last_block"])
     return str(first) if first == last else f"{first}-{last}"
 
