@@ -64,10 +64,10 @@ def shrink(monkeypatch: pytest.MonkeyPatch, cache: Path, data: Path) -> None:
     monkeypatch.setattr(stdlib, "MODULES", MODULES)
     monkeypatch.setattr(sources, "general_pairs", lambda: general_pairs()[: KEPT["general"]])
     if not data.exists():
-        shutil.copytree(Path(str(sets._DATA)), data)
+        shutil.copytree(Path(str(sets.DATA)), data)
         for name, rows in KEPT.items():
             path = data / f"{name}.csv"
             with path.open(encoding="utf-8", newline="") as handle:
                 kept = list(itertools.islice(csv.DictReader(handle), rows))
             write_csv(path, kept)
-    monkeypatch.setattr(sets, "_DATA", data)
+    monkeypatch.setattr(sets, "DATA", data)
