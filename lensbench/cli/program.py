@@ -161,9 +161,12 @@ def _found(error: CycloptsError) -> list[Problem]:
 
 
 def _options(app: App, arguments: Sequence[str]) -> dict[str, str]:
-    """How a user writes the arguments of a verb, by their names in Python."""
+    """How a user writes the arguments of a verb, by their names in Python.
+
+    Of two fields of one name, in a spec and in a spec within it, the outer one is meant.
+    """
     _, path, _ = app.parse_commands(arguments)
-    every = path[-1].assemble_argument_collection()
+    every = sorted(path[-1].assemble_argument_collection(), key=lambda one: -len(one.keys))
     return {(one.keys or (one.field_info.name,))[-1]: _shown(one) for one in every}
 
 

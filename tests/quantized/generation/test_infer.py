@@ -367,7 +367,7 @@ def test_bad_rows_are_exit_status_1(lensbench: Program, llama: Case, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--top-k", "3"], "no effect without --rag"),
+        (["--top-k", "3"], "- --top-k: it has no effect without --rag"),
         (["--trace-layers", "1"], "no effect without --trace"),
         (["--trace", "t", "--trace-layers", "a-b"], "15-20"),
         (["--bits", "7"], "7"),
