@@ -20,7 +20,7 @@ from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.page import MOST_ITEMS, Page, Picker, chart, items
 from lensbench.report.kit.table import Table
-from lensbench.report.lens.headlines import at_the_embedding
+from lensbench.report.lens.headlines import without_trivial
 from lensbench.report.lens.page import top1_facet
 from lensbench.report.section import Section, written
 
@@ -33,11 +33,8 @@ def diff(record: Record, name: str) -> Section:
     """One diff's report."""
     made = tables(record)
     a, b = names(record)
-    milestones = made["milestones"].frame
-    trivial = [
-        all(at_the_embedding(row[f"{side}_median_depth"]) for side in manifest.SIDES)
-        for row in milestones.to_dict("records")
-    ]
+    depths = [f"{side}_median_depth" for side in manifest.SIDES]
+    milestones, trivial = without_trivial(made["milestones"].frame, *depths)
     text, limitations = written(
         "diff",
         **{key: value for key, value in record.manifest.items() if key != "gate"},
@@ -46,8 +43,8 @@ def diff(record: Record, name: str) -> Section:
         overview=overview(record, made),
         diverged=diverged(record, made["changes"].frame),
         accuracy=made["accuracy"].frame.iloc[0],
-        milestones=milestones[[not t for t in trivial]],
-        trivial=milestones.loc[trivial, "milestone"].tolist(),
+        milestones=milestones,
+        trivial=trivial,
         gate=manifest.gate(record.manifest),
     )
     return Section(

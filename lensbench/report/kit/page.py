@@ -264,7 +264,7 @@ class _Packed:
             "positions": [int(position) for position in cells.tokens],
             "tokens": [number(token) for token in cells.tokens.values()],
             "rank": _grid(cells.rank),
-            "measures": {name: _short_grid(grid) for name, grid in cells.measures.items()},
+            "measures": {name: _grid(grid, _short) for name, grid in cells.measures.items()},
             "top": [[[number(t) for t in ts[:_TOP_K]] for ts in row] for row in cells.top],
             "probs": [[[_short(p) for p in ps[:_TOP_K]] for ps in row] for row in cells.probs],
         }
@@ -299,14 +299,6 @@ def _curve(line: Line) -> dict[str, Any]:
     return made
 
 
-def _grid(grid: Any) -> list[list[float | int | None]]:
-    return [[significant(value) for value in row] for row in grid]
-
-
-def _short_grid(grid: Any) -> list[list[float | int | None]]:
-    return [[_short(value) for value in row] for row in grid]
-
-
 def significant(value: float | None) -> float | int | None:
     """A number with 4 significant digits, whole ones as int, missing ones as None."""
     if value is None or not math.isfinite(value):
@@ -319,6 +311,10 @@ def _short(value: float | None) -> float | int | None:
     if value is None or not math.isfinite(value):
         return None
     return _whole(round(float(value), _DIGITS))
+
+
+def _grid(grid: Any, each: Callable[[Any], Any] = significant) -> list[list[float | int | None]]:
+    return [[each(value) for value in row] for row in grid]
 
 
 def _whole(value: float) -> float | int:

@@ -35,9 +35,15 @@ def milestone_depth(record: LensRecord, name: str, lens: str | None = None) -> E
     return clustered_bootstrap(rows[f"{name}_depth"], rows["relation"], "median", nothing)
 
 
-def at_the_embedding(depth: Estimate) -> bool:
-    """Reached before the first block, whatever is drawn: the embedding copies its own token."""
-    return depth.value == 0 and depth.high in (0, None)
+def without_trivial(milestones: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, list[str]]:
+    """The milestones that say something, and the names of the rest.
+
+    Those of which every depth lies before the first block, whatever is drawn, say nothing: the
+    embedding copies its own token.
+    """
+    depths = milestones[list(columns)].map(lambda e: e.value == 0 and e.high in (0, None))
+    trivial = depths.all(axis=1)
+    return milestones[~trivial], milestones.loc[trivial, "milestone"].tolist()
 
 
 def coverage_table(record: LensRecord) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Dots, Lines, Tokens
 from lensbench.report.lens import anomalies, views
-from lensbench.report.lens.headlines import at_the_embedding
+from lensbench.report.lens.headlines import without_trivial
 from lensbench.report.lens.page import cells_of, records_page
 from lensbench.report.lens.tables import comparison_tables, model_tables
 from lensbench.report.section import Reported, Section, written
@@ -32,7 +32,7 @@ def lens(record: Record, name: str) -> Section:
     drawn = heat_map_prompts(record)
     main = tables["milestones"].frame
     main = main[main["lens"] == record.main_lens].drop(columns="lens")
-    trivial = [at_the_embedding(row["median_depth"]) for row in main.to_dict("records")]
+    milestones, trivial = without_trivial(main, "median_depth")
     text, limitations = written(
         "lens",
         name=name,
@@ -42,8 +42,8 @@ def lens(record: Record, name: str) -> Section:
         settings=record.manifest["settings"],
         gate=manifest.gate(record.manifest),
         heat_maps=[(item, record.prompts.loc[item].to_dict()) for item in drawn],
-        milestones=main[[not t for t in trivial]],
-        trivial=main.loc[trivial, "milestone"].tolist(),
+        milestones=milestones,
+        trivial=trivial,
         anomalies_shown=tables["anomalies"].frame.head(SHOWN_ANOMALIES),
         anomaly_reading=anomalies.reading(tables["anomaly_share"].frame),
     )
@@ -53,7 +53,8 @@ def lens(record: Record, name: str) -> Section:
         text=text,
         headline=_headline(tables),
         limitations=limitations,
-        figures=_figures(tables) | _heat_maps(record, drawn),
+        figures=_figures(tables)
+        | {f"heat_map_{i:02d}": partial(heat_map, record, p) for i, p in enumerate(drawn, 1)},
     )
 
 
@@ -86,14 +87,10 @@ def _figures(tables: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
         ),
     }
     return {
-        name: partial(_drawn, make, tables[table].frame)
+        name: partial(to_svg, panels, make(tables[table].frame))
         for name, (table, make) in makers.items()
         if len(tables[table].frame)
     }
-
-
-def _drawn(make: Callable[[pd.DataFrame], Sequence[Lines | Dots]], frame: pd.DataFrame) -> bytes:
-    return to_svg(panels, make(frame))
 
 
 def heat_map_prompts(record: LensRecord, most: int = MOST_HEAT_MAPS) -> list[str]:
@@ -101,10 +98,6 @@ def heat_map_prompts(record: LensRecord, most: int = MOST_HEAT_MAPS) -> list[str
     rows = record.table("lens")
     found = set(rows.loc[~rows["is_last"], "prompt_id"])
     return [item for item in record.prompts.index if item in found][:most]
-
-
-def _heat_maps(record: LensRecord, drawn: Sequence[str]) -> dict[str, Callable[[], bytes]]:
-    return {f"heat_map_{i:02d}": partial(heat_map, record, item) for i, item in enumerate(drawn, 1)}
 
 
 def heat_map(record: LensRecord, item: str) -> bytes:
@@ -122,21 +115,14 @@ def across_models(reports: Sequence[Reported]) -> Section:
     if len(every) < 2:
         return Section("", {}, "", page=page)
     tables = comparison_tables(every, own)
+    medians = views.medians(tables["models"].frame, list(every), "median depth")
     return Section(
         title="Across models: when do they know?",
         tables=tables,
         text=rendered("lens/across_models.md.j2", tables=tables),
         figures={
-            "models": partial(_drawn, _model_medians, tables["models"].frame),
-            "curves": partial(_two_columns, tables["curves"].frame),
+            "models": partial(to_svg, panels, [medians]),
+            "curves": partial(to_svg, panels, views.models_by_depth(tables["curves"].frame), 2),
         },
         page=page,
     )
-
-
-def _model_medians(frame: pd.DataFrame) -> list[Dots]:
-    return [views.medians(frame, list(frame["model"]), "median depth")]
-
-
-def _two_columns(frame: pd.DataFrame) -> bytes:
-    return to_svg(panels, views.models_by_depth(frame), 2)
