@@ -131,6 +131,7 @@ class Targets:
     """Token ids that are looked up in each cell; MISSING where there is none."""
 
     answer: Int[Tensor, " cell"]
+    answer_other: Int[Tensor, " cell"]
     category: Int[Tensor, " cell"]
     null_category: Int[Tensor, " cell"]
     following: Int[Tensor, " cell"]  # the token that really comes next in the prompt
@@ -150,6 +151,7 @@ def _targets(
     ]
     return Targets(
         per_cell([p.answer.id if p.answer else MISSING for p in prompts]),
+        per_cell([p.answer_other.id if p.answer_other else MISSING for p in prompts]),
         per_cell([p.category.id if p.category else MISSING for p in prompts]),
         per_cell([p.null_category.id if p.null_category else MISSING for p in prompts]),
         torch.tensor(following, device=device),

@@ -146,12 +146,14 @@ STATISTICS: dict[str, Callable[[Distribution, Distribution], Float[Tensor, "*cel
     "kl_bits": kl_bits,
     "js_bits": js_bits,
 }
-# ... and of q and a token: the prompt's answer, its category word, another relation's category
-# word, or the token that really comes next. Where there is none, the column is null.
+# ... and of q and a token: the prompt's answer, its other form, its category word, another
+# relation's category word, or the token that really comes next. Where there is none: null.
 TOKEN_STATISTICS: dict[str, tuple[str, Callable[[Distribution, Int[Tensor, "*cell"]], Tensor]]] = {
     "answer_prob": ("answer", prob),
     "answer_rank": ("answer", rank),
     "answer_margin_bits": ("answer", margin_bits),
+    "answer_other_prob": ("answer_other", prob),
+    "answer_other_rank": ("answer_other", rank),
     "category_rank": ("category", rank),
     "null_category_rank": ("null_category", rank),
     "next_surprisal_bits": ("following", surprisal_bits),

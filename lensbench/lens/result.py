@@ -26,6 +26,7 @@ from lensbench.prompts.encode import (
     encode_all,
 )
 from lensbench.prompts.prompt import Prompts, as_prompts
+from lensbench.records.answer_forms import said_of_forms
 from lensbench.residuals.store import ResidualCache
 
 if TYPE_CHECKING:
@@ -73,6 +74,15 @@ class LensResult:
             raise InputProblems(found)
         return heat_map(self.to_pandas(), chosen, value, f"{self.model}: {chosen}")
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader would not expect of how answers were joined to their prompts."""
+        frame = self.to_pandas()
+        n_layers = frame.layer.max()
+        output = (frame.layer == n_layers) & (frame.site == "resid_post") & frame.is_last
+        last = frame[output & (frame.lens == frame.lens.iloc[0])]
+        return list(said_of_forms(self.prompts.to_pandas().set_index("prompt_id"), last))
+
     def __repr__(self) -> str:
         n_lenses = len(set(self.table["lens"].to_pylist()))
         lines = [
@@ -86,6 +96,9 @@ class LensResult:
             row = part.sort_values("layer").iloc[-1]
             token = visible(row.top_tokens[0])
             lines.append(f"  {prompt_id}: {token!r} at p = {row.top_probs[0]:.2f}")
+        lines += [f"  {note}" for note in self.notes]
+        if self.problems:
+            lines.append(f"  {len(self.problems)} skipped: see .problems")
         return "\n".join(lines)
 
 

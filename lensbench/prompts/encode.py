@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.following import Following, Unsayable, Word
 from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
 
 if TYPE_CHECKING:
@@ -18,24 +19,11 @@ NOTHING = Problem("prompts", "there is nothing to read", "Give a prompt and a po
 
 
 @dataclass(frozen=True)
-class Word:
-    """An answer or category as the tokens that follow the prompt; the first one is scored."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-    @property
-    def id(self) -> int:
-        """The scored token."""
-        return self.token_ids[0]
-
-
-@dataclass(frozen=True)
 class EncodedPrompt:
     """A Prompt under one tokenizer.
 
-    `answer` is the answer as it follows `text` naturally: after a space, or without one where the
-    text ends in white space itself.
+    `answer` follows `text` by the rule of prompts/joint.py. `answer_other` is the form not chosen,
+    with or without the space; None where white space ends the prompt, or it has no tokens.
     `shared_with` names another answer of the set that starts with the same token.
     """
 
@@ -44,6 +32,7 @@ class EncodedPrompt:
     template: Template
     token_ids: tuple[int, ...]
     answer: Word | None = None
+    answer_other: Word | None = None
     category: Word | None = None
     null_category: Word | None = None
     shared_with: str | None = None
@@ -74,30 +63,44 @@ class Encoder:
         """Token ids of the prompt, its answer and its category.
 
         Raises InputProblems: empty prompt, longer than the context, NUL bytes, an answer without
-        tokens or one that merges with the end of the prompt.
+        tokens.
         """
         if problems := self._problems(prompt):
             raise InputProblems(problems)
         if prompt.token_ids is not None:
             prompt = replace(prompt, prompt=str(self.tokenizer.decode(prompt.token_ids)))
         text = self._text(prompt)
-        token_ids = prompt.token_ids or self._ids(prompt, text)
+        spaced = prompt.answer is not None and self._after(prompt, text).wants_space(prompt.answer)
+        if spaced and prompt.token_ids is not None:
+            what = f"the space before '{prompt.answer}' is a token of its own"
+            remedy = "End the ids with that token."
+            raise InputProblems([self._problem(prompt, what, remedy)])
+        text += " " if spaced else ""
+        after = self._after(prompt, text)
+        # A tokenizer may write the text of given ids otherwise: words follow the text.
+        token_ids = prompt.token_ids or after.start
         if len(token_ids) > self.n_ctx:
             length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
             what = f"the prompt has {length}"
             raise InputProblems([self._problem(prompt, what, "Shorten it.")])
-        # A tokenizer may write the text of given ids otherwise: words follow the text.
-        start = token_ids if prompt.token_ids is None else self._ids(prompt, text)
-        joint = "" if text[-1:].isspace() else " "
+        try:
+            answer = after.word(prompt.answer, spaced)
+            category, null = after.word(prompt.category), after.word(null_category)
+        except Unsayable as error:
+            raise InputProblems([self._problem(prompt, error.what, error.remedy)]) from error
         return EncodedPrompt(
             prompt,
             text,
             self.template,
             token_ids,
-            answer=self._word(prompt, text + joint, start, prompt.answer),
-            category=self._word(prompt, text + joint, start, prompt.category),
-            null_category=self._word(prompt, text + joint, start, null_category),
+            answer=answer,
+            answer_other=after.other(answer) if answer else None,
+            category=category,
+            null_category=null,
         )
+
+    def _after(self, prompt: Prompt, text: str) -> Following:
+        return Following(self.tokenizer, text, partial(self._ids, prompt))
 
     def _text(self, prompt: Prompt) -> str:
         """The prompt itself, or the start of a chat answer that begins with it."""
@@ -150,22 +153,6 @@ class Encoder:
         where = f"{self.where}, {row}id {prompt.id}"
         return Problem(where, what, remedy, prompt_id=prompt.id)
 
-    def _word(
-        self, prompt: Prompt, before: str, start: tuple[int, ...], word: str | None
-    ) -> Word | None:
-        """`word` as the tokens that really follow the prompt, in its context."""
-        if word is None:
-            return None
-        whole = self._ids(prompt, before + word)
-        if whole[: len(start)] != start:
-            what = f"'{word}' merges with the end of the prompt when tokenised"
-            remedy = "End the prompt at a word boundary, without a trailing space."
-            raise InputProblems([self._problem(prompt, what, remedy)])
-        if len(whole) == len(start) or not word.strip():
-            what = f"'{word}' has no tokens of its own"
-            raise InputProblems([self._problem(prompt, what, "Give a word that can be said.")])
-        return Word(word, whole[len(start) :])
-
 
 def encode_all(
     encoder: Encoder, prompts: Sequence[Prompt], of: Sequence[Prompt] | None = None
@@ -213,10 +200,10 @@ def mark_shared(encoded: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
     answers: dict[int, set[str]] = {}
     for item in encoded:
         if item.answer:
-            answers.setdefault(item.answer.id, set()).add(item.answer.text)
+            answers.setdefault(item.answer.id, set()).add(item.answer.text.strip())
     marked = []
     for item in encoded:
-        others = sorted(answers[item.answer.id] - {item.answer.text}) if item.answer else []
+        others = sorted(answers[item.answer.id] - {item.answer.text.strip()}) if item.answer else []
         marked.append(replace(item, shared_with=others[0]) if others else item)
     return marked
 

@@ -116,15 +116,21 @@ def read_table(
     try:
         there = pq.read_schema(path).names
         old = {new: old for old, new in _COLUMNS_1.items() if old in there and new not in there}
-        missing = [column for column in wanted if old.get(column, column) not in there]
-        if missing:
+        absent = [column for column in wanted if old.get(column, column) not in there]
+        newer = {column.name for column in TABLES[name].columns if column.since > 1}
+        if missing := [column for column in absent if column not in newer]:
             raise RecordsError(
                 f"{path}: no column {', '.join(missing)}. "
                 "The record is older than this lensbench or damaged: run the same command again."
             )
-        chosen = [old.get(column, column) for column in wanted]
+        chosen = {old.get(column, column): column for column in wanted if column not in absent}
         kept = [(old.get(column, column), *rest) for column, *rest in filters or ()]
-        return pq.read_table(path, columns=chosen, filters=kept or None).rename_columns(wanted)
+        table = pq.read_table(path, columns=list(chosen), filters=kept or None)
+        table = table.rename_columns(list(chosen.values()))
+        for column in absent:  # the record is older than the column
+            field = TABLES[name].schema.field(column)
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table.select(wanted)
     except (pa.ArrowException, OSError) as error:
         raise RecordsError(
             f"{path}: cannot be read ({error}). Delete its folder and run the same command again."

@@ -159,7 +159,7 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
     encoded = encoder.encode(Prompt(id="prompt", prompt=prompt, answer=spec.answer))
     if encoded.answer is None:
         token = int(residual_stream(model, encoded.token_ids).logits[0, -1].argmax())
-        own = Word(TokenText(model.tokenizer)(token), (token,))
+        own = Word(TokenText(model.tokenizer)(token), (token,), "written")
         encoded = dataclasses.replace(encoded, answer=own)
     lenses = spec.lenses[:1]
     settings = LensSettings(lenses, spec.read_sites, positions="all", top_k=spec.top_k)

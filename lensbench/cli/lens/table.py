@@ -44,6 +44,8 @@ def show(model: LensModel, result: LensResult, rows: Any) -> None:
         f"model within {gate.error:.1e} bits (bound {gate.bound:.0e})",
         highlight=False,
     )
+    for note in result.notes:
+        results.print(f"answer: {note}", highlight=False, markup=False)
 
 
 def _cells(row: Any) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lensbench.records.schema import adapters, correlation, diff, generation, lens
 from lensbench.records.schema.declare import Kind, Table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 KINDS: dict[str, Kind] = {
     kind.name: kind

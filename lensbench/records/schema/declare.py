@@ -17,13 +17,17 @@ F32, F64 = pa.float32(), pa.float64()
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. Without a meaning of null it is never null: pyarrow refuses to write."""
+    """A column of a table. Without a meaning of null it is never null: pyarrow refuses to write.
+
+    `since` is the version of the schema that brought it: a record older than that reads as null.
+    """
 
     name: str
     type: pa.DataType
     meaning: str
     unit: str = ""  # of the number, with its range where that is not plain
     null: str = ""  # what null means
+    since: int = 1
 
     @property
     def field(self) -> pa.Field:

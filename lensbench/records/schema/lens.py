@@ -20,6 +20,8 @@ from lensbench.records.schema.every import PROBLEMS
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 
 _NO_ANSWER, _NO_CATEGORY = "the prompt has no answer", "the relation has no category word"
+_NO_OTHER = "no answer, or no other form of it"
+_OLDER = "no answer, or a record of schema 2 or older"
 _NO_NUMBER = "it is not a number"
 
 PROMPTS = Table(
@@ -50,6 +52,35 @@ PROMPTS = Table(
             "tokens of the whole answer; above 1 only the first is scored",
             "tokens",
             _NO_ANSWER,
+        ),
+        Column(
+            "answer_joint",
+            TEXT,
+            "what stands between text and answer: written (as in the prompt set), space, none, or "
+            "space_token (a token of its own, at the end of `text`)",
+            null=_OLDER,
+            since=3,
+        ),
+        Column(
+            "answer_split",
+            FLAG,
+            "the tokenizer would merge the answer's start with the prompt's end; it was kept apart",
+            null=_OLDER,
+            since=3,
+        ),
+        Column(
+            "answer_other_id",
+            I32,
+            "first token of the answer's other form",
+            null=_NO_OTHER,
+            since=3,
+        ),
+        Column(
+            "answer_other_token",
+            TEXT,
+            "that token as text: with or without space",
+            null=_NO_OTHER,
+            since=3,
         ),
         Column("answer_shared_with", TEXT, "another answer with the same first token", null="none"),
         Column("category_id", I32, "first token of the category word", null=_NO_CATEGORY),
@@ -100,6 +131,15 @@ LENS = Table(
             "bits",
             _NO_ANSWER,
         ),
+        Column(
+            "answer_other_prob",
+            F32,
+            "probability of the answer's other form, with or without its space",
+            "0..1",
+            _NO_OTHER,
+            since=3,
+        ),
+        Column("answer_other_rank", I32, "its rank, 1 = best", "1..d_vocab", _NO_OTHER, since=3),
         Column("category_rank", I32, "rank of the category word", "1..d_vocab", _NO_CATEGORY),
         Column(
             "null_category_rank",
