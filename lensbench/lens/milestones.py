@@ -19,6 +19,7 @@ from lensbench.records.schema.lens import MILESTONE_TABLE
 
 _TOP = 10
 _KL_BITS = 1.0
+_MUTE_CATEGORY = "the first token of the category word says nothing of it"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Milestone:
         if self.category is not None:
             token = track.prompt[f"{self.category}_id"]
             if token is None:
-                return "the relation has no category word"
+                named = track.prompt[self.category] is not None
+                return _MUTE_CATEGORY if named else "the relation has no category word"
             if token in track.prompt["token_ids"]:  # copied, perhaps: it says nothing of knowing
                 return "the category word stands in the prompt"
         hit = self.holds(track)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +16,7 @@ from lensbench.lens.gate import Identity, lens_identity, worst
 from lensbench.lens.logit import read_batch
 from lensbench.lens.milestones import milestones_table
 from lensbench.lens.settings import LensSettings
-from lensbench.lens.table import lens_table, prompts_table
+from lensbench.lens.table import in_order, lens_table, prompts_table
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import plan_batches
@@ -145,7 +144,7 @@ def lens_tables(
     lens, model = parts.table("lens"), reader.model
     there = set(lens.filter(lens["is_last"])["prompt_id"].to_pylist())
     measured = [item for item in encoded if item.prompt.id in there]
-    lens = lens.filter(pc.is_in(lens["prompt_id"], pa.array(sorted(there), pa.string())))
+    lens = in_order(lens, [item.prompt.id for item in measured])
     prompts = prompts_table(model, measured, reader.text)
     milestones = milestones_table(model.name, model.n_layers, lens, prompts)
     return {"prompts": prompts, "lens": lens, "milestones": milestones}

@@ -14,7 +14,7 @@ from lensbench.escape import visible
 from lensbench.lens.gate import worst
 from lensbench.lens.logit import read_batches
 from lensbench.lens.settings import LensSettings, Positions, several
-from lensbench.lens.table import lens_table, measured, prompts_table
+from lensbench.lens.table import in_order, lens_table, measured, prompts_table
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
@@ -170,7 +170,7 @@ def read(
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(
         model=model.name,
-        table=pa.concat_tables(tables),
+        table=in_order(pa.concat_tables(tables), [item.prompt.id for item in measured]),
         prompts=prompts_table(model, measured, text),
         gate_kl_bits=worst(errors),
         problems=found,

@@ -24,6 +24,7 @@ class EncodedPrompt:
 
     `answer` follows `text` by the rule of prompts/joint.py. `answer_other` is the form not chosen,
     with or without the space; None where white space ends the prompt, or it has no tokens.
+    Categories whose first token says nothing of them are None.
     `shared_with` names another answer of the set that starts with the same token.
     """
 
@@ -85,7 +86,6 @@ class Encoder:
             raise InputProblems([self._problem(prompt, what, "Shorten it.")])
         try:
             answer = after.word(prompt.answer, spaced)
-            category, null = after.word(prompt.category), after.word(null_category)
         except Unsayable as error:
             raise InputProblems([self._problem(prompt, error.what, error.remedy)]) from error
         return EncodedPrompt(
@@ -95,8 +95,8 @@ class Encoder:
             token_ids,
             answer=answer,
             answer_other=after.other(answer) if answer else None,
-            category=category,
-            null_category=null,
+            category=after.word_or_none(prompt.category),
+            null_category=after.word_or_none(null_category),
         )
 
     def _after(self, prompt: Prompt, text: str) -> Following:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensbench.files import write_text
-from lensbench.prompts.sets import DATA, OPTIONAL, REQUIRED
+from lensbench.prompts.prompt import LINKS
+from lensbench.prompts.sets import DATA
 
-COLUMNS = (*REQUIRED, *OPTIONAL, "template")
+COLUMNS = (*("id", "relation", "prompt", "answer", "category", "subject"), *LINKS, "template")
 
 Row = dict[str, str]
 

@@ -87,6 +87,13 @@ class Following:
             raise Unsayable(what, "Ask another model, or for another word.")
         return Word(text, tokens, "space_token" if spaced else joint, split)
 
+    def word_or_none(self, text: str | None) -> Word | None:
+        """`word`, or None where its first token says nothing of it."""
+        try:
+            return self.word(text)
+        except Unsayable:
+            return None
+
     def other(self, answer: Word) -> Word | None:
         """The answer with the space that it has not, or without the one that it has."""
         bare = answer.text.lstrip()

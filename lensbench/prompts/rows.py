@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from lensbench.errors import InputProblems, Problem
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it; nothing can tokenise it
 _MAX_CELL = 100_000  # characters; no context window of a model here holds more
 _SAVE_AS = "Save the file as UTF-8; spreadsheets call it 'CSV UTF-8'."
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_KINDS = {bool: "true or false", list: "a list", dict: "an object"}  # of JSON, that are no text
 
 Row = tuple[int, dict[str, str]]  # the line it starts on, and its cells
 
@@ -37,7 +40,9 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of a .csv or .jsonl file, one at a time; `problems` grows by those that are no rows.
 
-    Cells come as text; a JSON null is an empty one. Cells are not looked into (`cell_problems`).
+    Cells come as text: a JSON null or NaN is an empty one, a number is as it is written, and what
+    is no text in a column that is asked for is a problem. Ids come without space around them. Cells
+    are not looked into (`cell_problems`).
     Rows of a CSV that hold nothing but commas come only with `empty`.
     Raises InputProblems when the file cannot be read at all or lacks a required column.
     """
@@ -46,7 +51,13 @@ def read_rows(
         what = f"'{path.suffix}' is no known kind of file for this"
         raise InputProblems([Problem(name, what, "Save it as .csv or .jsonl.")])
     reader = readers[path.suffix.lower()]
-    return reader(text_of(path, name), name, problems, Columns(required, optional, empty))
+    rows = reader(text_of(path, name), name, problems, Columns(required, optional, empty))
+    return ((line, cells | _bare_id(cells)) for line, cells in rows)
+
+
+def _bare_id(cells: Mapping[str, str]) -> dict[str, str]:
+    """The id without space around it: "7" and "7 " are the same row to whoever wrote them."""
+    return {"id": cells["id"].strip()} if "id" in cells else {}
 
 
 def cell_problems(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -124,6 +135,7 @@ def _csv_rows(text: str, name: str, problems: list[Problem], columns: Columns) -
         problem = Problem(f"{name}, row 1", f"the header is not CSV ({error})", "Close the quotes.")
         raise InputProblems([problem]) from error
     _require_columns(header, name, columns)
+    unnamed = [i for i, column in enumerate(header) if not column]
     start = reader.line_num + 1
     try:
         for cells in reader:
@@ -135,45 +147,81 @@ def _csv_rows(text: str, name: str, problems: list[Problem], columns: Columns) -
                 remedy = "Put cells with commas or line ends in double quotes."
                 problems.append(Problem(f"{name}, row {line}", what, remedy))
                 continue
-            yield line, dict(zip(header, cells, strict=True))
+            if said := [cells[i] for i in unnamed if cells[i].strip()]:
+                what = f"'{said[0][:30]}' stands under no column's name"
+                problems.append(Problem(f"{name}, row {line}", what, "Name the column."))
+                continue
+            yield line, {column: cell for column, cell in zip(header, cells, strict=True) if column}
     except csv.Error as error:
         where, what = f"{name}, row {start}", f"it is not CSV from here on ({error})"
         problems.append(Problem(where, what, "Close the quotes."))
 
 
 def _require_columns(header: list[str], name: str, columns: Columns) -> None:
+    if twice := sorted({column for column in header if column and header.count(column) > 1}):
+        what = f"the column(s) {', '.join(twice)} stand twice"
+        raise InputProblems([Problem(name, what, "Give each column a name of its own.")])
     missing = [column for column in columns.required if column not in header]
-    if missing:
-        what = (
-            f"the column(s) {', '.join(missing)} are missing; it has {', '.join(header) or 'none'}"
-        )
-        remedy = f"The header needs {', '.join(columns.required)}"
-        remedy += f"; optional: {', '.join(columns.optional)}." if columns.optional else "."
-        raise InputProblems([Problem(name, what, remedy)])
+    if not missing:
+        return
+    for mark, called in _SEPARATORS.items():
+        if any(mark in column for column in header):
+            what = f"its columns are separated by {called}"
+            raise InputProblems([Problem(name, what, "Save it with commas between columns.")])
+    what = f"the column(s) {', '.join(missing)} are missing; it has {', '.join(header) or 'none'}"
+    remedy = f"The header needs {', '.join(columns.required)}"
+    remedy += f"; optional: {', '.join(columns.optional)}." if columns.optional else "."
+    raise InputProblems([Problem(name, what, remedy)])
 
 
 def _jsonl_rows(text: str, name: str, problems: list[Problem], columns: Columns) -> Iterator[Row]:
     """One JSON object a line."""
-    for line, row in json_objects(text, name, problems):
+    for line, row in json_objects(text, name, problems, number=str):
         missing = [key for key in columns.required if key not in row]
         if missing:
             what = f"the key(s) {', '.join(missing)} are missing"
             remedy = f"Each line needs {', '.join(columns.required)}."
             problems.append(Problem(f"{name}, row {line}", what, remedy))
             continue
-        yield line, {key: "" if value is None else str(value) for key, value in row.items()}
+        asked = (*columns.required, *columns.optional)
+        strange = {key: row[key] for key in asked if key in row and not _is_text(row[key])}
+        for key, value in strange.items():
+            what = f"'{key}' is {_KINDS[type(value)]}, not a text"
+            problems.append(Problem(f"{name}, row {line}", what, "Write one text in quotes."))
+        if not strange:
+            yield line, {key: _cell(value) for key, value in row.items()}
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _cell(value: object) -> str:
+    """A JSON value as the text of a cell; lists and the like, which nobody asked for, as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def json_objects(
-    text: str, name: str, problems: list[Problem]
+    text: str, name: str, problems: list[Problem], number: Callable[[str], Any] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL text, with their lines; `problems` grows by lines that hold none."""
+    """The objects of a JSONL text, with their lines; `problems` grows by lines that hold none.
+
+    Numbers become what `number` makes of them as they are written, NaN None.
+    """
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         where = f"{name}, row {line}"
         try:
-            row = json.loads(content)
+            row = json.loads(
+                content,
+                object_pairs_hook=_without_twins,
+                parse_int=number,
+                parse_float=number,
+                parse_constant=_missing,
+            )
         except (ValueError, RecursionError) as error:
             problems.append(Problem(where, f"it is not JSON ({error})", "One object a line."))
             continue
@@ -181,3 +229,17 @@ def json_objects(
             yield line, row
         else:
             problems.append(Problem(where, "it is no JSON object", 'Write {"id": ..., ...}.'))
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object each of whose keys stands once; of two, Python would take the last."""
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"the key {', '.join(map(repr, twice))} stands twice")
+    return dict(pairs)
+
+
+def _missing(constant: str) -> None:
+    """What pandas writes for a missing cell; an infinity is none."""
+    if constant != "NaN":
+        raise ValueError(f"{constant} is no value")

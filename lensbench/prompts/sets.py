@@ -15,10 +15,10 @@ from typing import Any
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.prompts.prompt import LINKS, Prompt
-from lensbench.prompts.rows import Row, read_rows, sound_rows
+from lensbench.prompts.rows import Row, place, read_rows, sound_rows
 
-REQUIRED = ("id", "relation", "prompt", "answer")
-OPTIONAL = ("category", "subject", *LINKS)
+REQUIRED = ("prompt",)
+OPTIONAL = ("id", "relation", "answer", "category", "subject", *LINKS)
 DATA = resources.files("lensbench").joinpath("prompts", "data")
 
 
@@ -97,18 +97,22 @@ def _read_file(path: Path, name: str) -> PromptSet:
 
 def _prompts(rows: Iterator[Row], name: str, problems: list[Problem]) -> Iterator[Prompt]:
     """Rows as Prompts; rows that cannot be used become problems."""
-    for line, cells in sound_rows(rows, name, problems, ("prompt", "relation")):
+    named = (
+        (line, {"id": f"p{number}", "relation": Prompt.relation} | cells)
+        for number, (line, cells) in enumerate(rows, start=1)
+    )
+    for line, cells in sound_rows(named, name, problems, ("prompt", "relation")):
+        if damaged := [key for key in ("prompt", "answer") if "\ufffd" in cells.get(key, "")]:
+            what = f"a character of the {damaged[0]} is lost (U+FFFD stands for it)"
+            remedy = "Save the file as UTF-8 where it was made."
+            where = place(name, line, cells["id"])
+            problems.append(Problem(where, what, remedy, cells["id"]))
+            continue
         known: dict[str, Any] = {key: cells[key] or None for key in OPTIONAL if key in cells}
+        known |= {"id": cells["id"], "relation": cells["relation"].strip()}
+        known |= {link: known[link].strip() for link in LINKS if known.get(link)}
         extra = {k: v for k, v in cells.items() if k not in (*REQUIRED, *OPTIONAL)}
-        yield Prompt(
-            id=cells["id"],
-            prompt=cells["prompt"],
-            relation=cells["relation"],
-            answer=cells["answer"] or None,
-            row=line,
-            extra=extra,
-            **known,
-        )
+        yield Prompt(prompt=cells["prompt"], row=line, extra=extra, **known)
 
 
 def _linked(prompts: list[Prompt], name: str, problems: list[Problem]) -> list[Prompt]:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lensbench import InputProblems, Prompt, load_prompts, logit_lens
 from lensbench.prompts.encode import Encoder
@@ -24,8 +26,8 @@ def numbers(case: Case, prompts: Any, **settings: Any) -> pd.DataFrame:
 def test_token_ids_are_read_as_their_text_is(family: Case) -> None:
     ids = family.token_ids[0]
     wanted = numbers(family, PROMPTS[0])
-    for given in (ids, tuple(ids), np.array(ids), torch.tensor(ids), [ids], torch.tensor([ids])):
-        pd.testing.assert_frame_equal(numbers(family, given), wanted)
+    for one in (ids, tuple(ids), np.array(ids), torch.tensor(ids), [ids], torch.tensor([ids])):
+        pd.testing.assert_frame_equal(numbers(family, one), wanted)
 
 
 def test_token_ids_go_in_as_they_are(llama: Case) -> None:
@@ -145,3 +147,16 @@ def test_a_picture_of_what_is_not_there_is_one_message(llama: Case) -> None:
 def test_one_relation_of_a_set() -> None:
     facts = load_prompts("facts")
     assert facts.only("capital") == facts.only(["capital"])
+
+
+@given(order=st.permutations(range(5)))
+@settings(max_examples=10, deadline=None)
+def test_rows_come_back_in_the_order_they_went_in(llama: Case, order: list[int]) -> None:
+    """Prompts of five lengths, which share batches by length: the rows are those of each alone."""
+    texts = ["Rome", "Rome is in", "The capital of Germany is", "The the", "A dog and a cat and"]
+    asked = [Prompt(f"n{i}", texts[i], answer="Rome") for i in order]
+    together = logit_lens(llama.model, asked, positions="last", batch_tokens=8)
+    frame = together.to_pandas()
+    assert frame.prompt_id.drop_duplicates().tolist() == [prompt.id for prompt in asked]
+    assert together.prompts["prompt_id"].to_pylist() == [prompt.id for prompt in asked]
+    assert frame.prompt_id.ne(frame.prompt_id.shift()).sum() == len(asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
-from lensbench.prompts.prompt import Prompt, choose
+from lensbench.prompts.prompt import Prompt, as_prompts, choose
 from lensbench.prompts.sets import PromptSet, load_prompts, shipped
 
 HEADER = "id,relation,prompt,answer"
@@ -88,7 +89,7 @@ def test_a_bad_csv_row_is_named_and_the_good_one_survives(
     problem = only_problem(load_prompts(path))
     assert problem.where.startswith("set.csv, row 3")
     assert what in problem.what
-    assert problem.prompt_id == bad["id"]
+    assert (problem.prompt_id or "") == bad["id"].strip()
 
 
 @pytest.mark.parametrize(("bad", "what"), BAD_ROWS, ids=IDS)
@@ -167,10 +168,26 @@ def test_a_link_may_lead_to_a_later_row(tmp_path: Path) -> None:
         ("{not json", "it is not JSON"),
         ('["a", "list"]', "it is no JSON object"),
         ("7", "it is no JSON object"),
-        ('{"id": "b", "prompt": "x"}', "the key(s) relation, answer are missing"),
+        ('{"id": "b", "answer": "x"}', "the key(s) prompt are missing"),
+        ('{"id": "b", "prompt": "x", "answer": ["y", "z"]}', "'answer' is a list, not a text"),
+        ('{"id": "b", "prompt": "x", "answer": {"y": 1}}', "'answer' is an object, not a text"),
+        ('{"id": "b", "prompt": "x", "answer": true}', "'answer' is true or false, not a text"),
+        ('{"id": "b", "prompt": "x", "answer": Infinity}', "Infinity is no value"),
+        ('{"id": "b", "prompt": "x", "prompt": "y"}', "the key 'prompt' stands twice"),
         ("[" * 100_000, "it is not JSON"),
     ],
-    ids=["broken", "list", "number", "keys", "deep"],
+    ids=[
+        "broken",
+        "list",
+        "number",
+        "keys",
+        "answers",
+        "object",
+        "bool",
+        "infinity",
+        "twin",
+        "deep",
+    ],
 )
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, what: str) -> None:
     problem = only_problem(jsonl_set(tmp_path, line, row()))
@@ -264,12 +281,76 @@ def test_utf_16_is_refused_as_such(tmp_path: Path, encoding: str, name: str) -> 
     assert "\0" not in message
 
 
-@pytest.mark.parametrize("column", HEADER.split(","))
-def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
-    header = ",".join(name for name in HEADER.split(",") if name != column)
-    message = refusal(saved(tmp_path, f"{header}\na,b,c\n"))
-    assert f"the column(s) {column} are missing" in message
-    assert HEADER.replace(",", ", ") in message
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path, "id,relation,answer\na,b,c\n"))
+    assert "the column(s) prompt are missing; it has id, relation, answer" in message
+    assert "The header needs prompt; optional: id, relation, answer" in message
+
+
+def test_only_the_prompt_is_needed(tmp_path: Path) -> None:
+    """What Python makes of a list of texts: p1, p2, ..., one relation, no answer."""
+    given = ["Rome is", "Berlin, too, is"]
+    text = 'prompt\nRome is\n"Berlin, too, is"\n'
+    for found in (
+        load_prompts(saved(tmp_path, text)),
+        jsonl_set(tmp_path, *(json.dumps({"prompt": prompt}) for prompt in given)),
+    ):
+        assert found.problems == []
+        bare = [replace(prompt, row=None) for prompt in found.prompts]
+        assert bare == as_prompts(given)
+
+
+def test_a_number_is_an_answer_as_it_is_written_and_nan_is_none(tmp_path: Path) -> None:
+    answers = ["4", "1.50", "1e3", "NaN", "null", '"NaN"']
+    lines = (f'{{"prompt": "x", "answer": {answer}}}' for answer in answers)
+    found = jsonl_set(tmp_path, *lines)
+    assert found.problems == []
+    assert [prompt.answer for prompt in found.prompts] == ["4", "1.50", "1e3", None, None, "NaN"]
+
+
+@pytest.mark.parametrize(
+    "second",
+    ['{"id": 7, "prompt": "x"}', '{"id": "7 ", "prompt": "x"}', '{"id": " 7", "prompt": "x"}'],
+)
+def test_ids_that_people_cannot_tell_apart_are_one(tmp_path: Path, second: str) -> None:
+    found = jsonl_set(tmp_path, '{"id": "7", "prompt": "x"}', second)
+    assert [prompt.id for prompt in found.prompts] == ["7"]
+    assert [problem.what for problem in found.problems] == ["the id was used in row 1 before"]
+
+
+def test_a_link_finds_its_row_whatever_its_type_and_spaces(tmp_path: Path) -> None:
+    found = jsonl_set(
+        tmp_path, '{"id": 7, "prompt": "x"}', '{"id": 8, "prompt": "y", "control_of": " 7 "}'
+    )
+    assert found.problems == []
+    assert found.prompts[1].control_of == "7"
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ("id,prompt,answer,answer", "the column(s) answer stand twice"),
+        ("id,prompt,Prompt ,prompt ", "the column(s) prompt stand twice"),
+        ("id;prompt;answer", "its columns are separated by semicolons"),
+        ("id\tprompt\tanswer", "its columns are separated by tabs"),
+    ],
+)
+def test_a_header_that_would_mislead_is_refused(tmp_path: Path, header: str, what: str) -> None:
+    assert what in refusal(saved(tmp_path, f"{header}\na,b,c,d\n"))
+
+
+def test_empty_columns_of_a_spreadsheet_are_passed_over_and_full_ones_are_not(
+    tmp_path: Path,
+) -> None:
+    found = load_prompts(saved(tmp_path, "prompt,,\nRome is,,\nBerlin is,lost,\n"))
+    assert [prompt.prompt for prompt in found.prompts] == ["Rome is"]
+    assert [problem.what for problem in found.problems] == ["'lost' stands under no column's name"]
+
+
+def test_a_character_that_was_lost_before_is_named(tmp_path: Path) -> None:
+    found = load_prompts(saved(tmp_path, "prompt,answer\nRome is,caf\ufffd\nBerlin is,x\n"))
+    assert [prompt.answer for prompt in found.prompts] == ["x"]
+    assert "a character of the answer is lost" in found.problems[0].what
 
 
 @pytest.mark.parametrize("name", ["empty.csv", "empty.jsonl"])
@@ -322,16 +403,16 @@ def test_a_shipped_set_has_no_problem(name: str) -> None:
 
 
 words = st.text(
-    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20
+    st.characters(exclude_characters="\0\ufffd", exclude_categories=["Cs"]), min_size=1, max_size=20
 ).filter(str.strip)
-ids = st.lists(words, min_size=1, max_size=6, unique=True)
+ids = st.lists(words.map(str.strip), min_size=1, max_size=6, unique=True)
 
 
 @given(ids=ids, data=st.data())
 def test_what_the_csv_module_writes_is_what_is_read(
     ids: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    rows = [[item, *(data.draw(words) for _ in range(3))] for item in ids]
+    rows = [[item, data.draw(words).strip(), *(data.draw(words) for _ in range(2))] for item in ids]
     path = tmp_path_factory.mktemp("round") / "set.csv"
     with path.open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows([HEADER.split(","), *rows])

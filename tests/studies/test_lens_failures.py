@@ -19,7 +19,7 @@ BAD_ROWS = [
     {"id": "long", "relation": "capital", "prompt": "The capital " * 60, "answer": "Berlin"},
     {"id": "empty", "relation": "capital", "prompt": "", "answer": "Berlin"},
     {"id": "blank", "relation": "capital", "prompt": "The capital of Italy is", "answer": "  "},
-    {"id": "joined", "relation": "capital", "prompt": "The capital of Italy is ", "answer": "Rome"},
+    {"id": "spaces", "relation": "capital", "prompt": "The capital of Italy is", "answer": " \t"},
 ]
 
 

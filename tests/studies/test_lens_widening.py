@@ -20,8 +20,9 @@ KEYS = {"lens": ["prompt_id", "lens", "position", "layer"], "milestones": ["prom
 
 
 def rows(frame: pd.DataFrame) -> set[str]:
-    """Every row as text, to the last digit."""
-    return {repr(row) for row in frame.to_dict("records")}
+    """Every row as text, to the last digit; pandas makes floats of whole numbers beside a null."""
+    numbers = frame.select_dtypes("number").columns
+    return {repr(row) for row in frame.astype(dict.fromkeys(numbers, float)).to_dict("records")}
 
 
 def record_of(spec: RunSpec, out: Path) -> Path:

@@ -19,7 +19,10 @@ from lensbench.records.schema.declare import (
 from lensbench.records.schema.every import PROBLEMS
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 
-_NO_ANSWER, _NO_CATEGORY = "the prompt has no answer", "the relation has no category word"
+_NO_ANSWER, _NO_CATEGORY = (
+    "the prompt has no answer",
+    "no category word, or none that can be scored",
+)
 _NO_OTHER = "no answer, or no other form of it"
 _OLDER = "no answer, or a record of schema 2 or older"
 _NO_NUMBER = "it is not a number"
