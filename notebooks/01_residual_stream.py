@@ -64,6 +64,15 @@ cosines = at_last @ at_last.T  # [site, site]
 px.imshow(cosines.numpy(), labels={"x": "layer", "y": "layer"}, title="Cosine between layers")
 
 # %% [markdown]
+# TransformerLens' own calls see the same tokens at the same positions: give them `to_tokens`.
+
+# %%
+_, cache = model.bridge.run_with_cache(model.to_tokens("The capital of Germany is"))
+for site, vectors in zip(residuals.sites, residuals.stream, strict=True):
+    assert torch.allclose(cache[site.hook][0], vectors, atol=1e-3), site
+print(f"{len(residuals.sites)} sites, position for position")
+
+# %% [markdown]
 # ## The readout by hand
 #
 # Final norm, head, nothing else for this model: the same numbers as the model's own logits. Leave

@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["report"] = BOTTOM | {"records", "stats"}  # reports are rebuilt without a model
 MAY_IMPORT["checkpoints"] = BOTTOM
 MAY_IMPORT["prompts"] = BOTTOM
-MAY_IMPORT["models"] = BOTTOM | {"checkpoints", "quantized"}  # for bits and adapters
+MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 MAY_IMPORT["attention"] = BOTTOM | {"prompts", "models", "residuals"}
 

@@ -177,7 +177,7 @@ def _read(
         )
         final_normed = readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
         logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
-        model_logits = residuals.model_logits(cells)  # [cell, d_vocab]
+        model_logits = _output(model, residuals, cells)
         geometry = {
             "resid_norm": torch.stack(stream, dim=1).norm(dim=-1),
             "cos_final": metrics.cosine(normed, final_normed),
@@ -194,6 +194,19 @@ def _read(
         for start in range(0, n_cells, group):
             parts += read_group(slice(start, min(start + group, n_cells)))
     return {name: torch.stack([part[name] for part in parts], dim=1).cpu() for name in parts[0]}
+
+
+def _output(
+    model: LensModel, residuals: Residuals | CachedResiduals, cells: slice
+) -> Float[Tensor, "cell d_vocab"]:
+    """The logits that stand for the model's output, float32.
+
+    Its own; in half precision those are rounded, which would be most of the divergence near the
+    last layer, so that they are made anew from its last state.
+    """
+    if model.readout.rounds:
+        return model.readout(residuals.at(model.final_site)[cells])
+    return residuals.model_logits(cells)
 
 
 def cell_statistics(
@@ -237,7 +250,8 @@ def _gate_kl_bits(
         held["final"] = Final(model)
     errors = []
     for name, lens in held.items():
-        if name in read and model.final_site in sites:
+        # In half precision what is read is not compared with the model's own, rounded logits.
+        if name in read and model.final_site in sites and not model.readout.rounds:
             kl_bits = read[name]["kl_bits"][sites.index(model.final_site)]
         else:
             kl_bits = last_layer_kl_bits(model, residuals, lens)
@@ -253,7 +267,7 @@ def _gate_kl_bits(
 def _not_readable(
     residuals: Residuals | CachedResiduals, read: dict[str, dict[str, Tensor]]
 ) -> set[int]:
-    """Rows for which a lens gave NaN: the head's float16 product overflows on a large residual."""
+    """Rows for which a lens gave NaN: its norm or its head overflows on a large residual."""
     bad = [~statistics["entropy_bits"].isfinite().all(0) for statistics in read.values()]
     cells = torch.stack(bad).any(0).tolist()
     return {row for (row, _), is_bad in zip(residuals.cells, cells, strict=True) if is_bad}

@@ -97,13 +97,33 @@ def surprisal_bits(q: Distribution, token: Int[Tensor, "*cell"]) -> Float[Tensor
 
 
 def rank(q: Distribution, token: Int[Tensor, "*cell"]) -> Int[Tensor, "*cell"]:
-    """Rank of a token, 1 = best; tokens with exactly its probability do not count as better."""
-    threshold = log_prob(q, token).unsqueeze(-1)
-    # Comparing into floats and adding those is six times faster than counting booleans; a count
-    # below 2**24 is exact in float32, and no vocabulary is that large.
-    better = torch.empty_like(q.log_probs)
-    torch.gt(q.log_probs, threshold, out=better)
-    return better.sum(-1).long() + 1
+    """Rank of a token, 1 = best: one more than there are better tokens.
+
+    Tokens with exactly its probability do not count as better; `ties` says how many there are.
+    """
+    return _count(torch.gt, q, token) + 1
+
+
+def ties(q: Distribution, token: Int[Tensor, "*cell"]) -> Int[Tensor, "*cell"]:
+    """How many other tokens have exactly a token's probability, 0..d_vocab - 1.
+
+    The token stands between places `rank` and `rank + ties`. Whether it is the best, or among the
+    best ten, goes by the last of these: of a vector of zeros every token has rank 1.
+    """
+    return _count(torch.eq, q, token) - 1
+
+
+def _count(
+    compare: Callable[..., Tensor], q: Distribution, token: Int[Tensor, "*cell"]
+) -> Int[Tensor, "*cell"]:
+    """Of how many tokens a comparison with one token holds.
+
+    Comparing into floats and adding those is six times faster than counting booleans; a count
+    below 2**24 is exact in float32, and no vocabulary is that large.
+    """
+    holds = torch.empty_like(q.log_probs)
+    compare(q.log_probs, log_prob(q, token).unsqueeze(-1), out=holds)
+    return holds.sum(-1).long()
 
 
 def top_k(q: Distribution, k: int) -> tuple[Float[Tensor, "*cell k"], Int[Tensor, "*cell k"]]:
@@ -151,6 +171,7 @@ STATISTICS: dict[str, Callable[[Distribution, Distribution], Float[Tensor, "*cel
 TOKEN_STATISTICS: dict[str, tuple[str, Callable[[Distribution, Int[Tensor, "*cell"]], Tensor]]] = {
     "answer_prob": ("answer", prob),
     "answer_rank": ("answer", rank),
+    "answer_ties": ("answer", ties),
     "answer_margin_bits": ("answer", margin_bits),
     "answer_other_prob": ("answer_other", prob),
     "answer_other_rank": ("answer_other", rank),

@@ -19,6 +19,7 @@ from lensbench.records.schema.lens import MILESTONE_TABLE
 
 _TOP = 10
 _KL_BITS = 1.0
+_RANK = ["answer_rank", "answer_ties"]  # their sum is the last of the places that the answer shares
 _MUTE_CATEGORY = "the first token of the category word says nothing of it"
 
 
@@ -27,6 +28,7 @@ class Track:
     """One prompt under one lens: a value per layer, embedding first.
 
     Arrays over layers hold NaN where nothing was measured; `prompt` is its row of the prompt table.
+    `answer_rank` has all tokens that tie with the answer before it: a tie is no emergence yet.
     """
 
     prompt: dict[str, Any]
@@ -83,12 +85,15 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
 
 
 def _top1_correct(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
-    """Whether the model's own output has the answer first: the final lens at the last layer."""
-    columns = ["prompt_id", "lens", "layer", "site", "is_last", "answer_rank"]
+    """Whether the model's own output has the answer first, and it alone.
+
+    By the final lens at the last layer.
+    """
+    columns = ["prompt_id", "lens", "layer", "site", "is_last", *_RANK]
     frame = lens.select(columns).to_pandas()
     output = frame[(frame.lens == "final") & (frame.layer == n_layers) & frame.is_last]
     output = output[output.site == "resid_post"]
-    ranks = zip(output.prompt_id, output.answer_rank, strict=True)
+    ranks = zip(output.prompt_id, output[_RANK].sum(axis=1, min_count=1), strict=True)
     return {prompt_id: None if pd.isna(rank) else bool(rank == 1) for prompt_id, rank in ranks}
 
 
@@ -96,8 +101,9 @@ def _tracks(
     lens: pa.Table, prompts: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[tuple[str, str], Track]]:
     columns = ["answer_rank", "category_rank", "null_category_rank", "kl_bits"]
-    keys = ["prompt_id", "lens", "layer", "site", "is_last", "top_ids"]
+    keys = ["prompt_id", "lens", "layer", "site", "is_last", "top_ids", "answer_ties"]
     frame = lens.select([*keys, *columns]).to_pandas()
+    frame["answer_rank"] = frame[_RANK].sum(axis=1, min_count=1)
     frame = frame[frame.is_last & (frame.site != "resid_mid")]
     order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
     lens_order = {name: i for i, name in enumerate(LENSES)}

@@ -8,11 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.readout import Norm, Readout, next_norms
 from lensbench.models.sites import KINDS, Site
+from lensbench.prompts.encode import Encoder, Template
+from lensbench.prompts.prompt import One, as_prompts, is_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,6 +97,27 @@ class LensModel:
         """Attention heads of a block."""
         return int(self.bridge.cfg.n_heads)
 
+    def to_tokens(self, prompt: One, template: Template = "plain") -> Int[Tensor, "1 pos"]:
+        """The ids that lensbench reads for a prompt, for TransformerLens' own calls.
+
+        `model.bridge.run_with_cache(model.to_tokens(text))` sees each token at the position where
+        the lens reads it, whether the tokenizer puts BOS before a text or not.
+
+        Args:
+            prompt: a text, token ids or a Prompt; with its answer a Prompt may end in a space that
+                is a token of its own.
+            template: "plain", or "chat" for the model's chat template.
+
+        Raises InputProblems with all that is wrong with the prompt.
+        """
+        if not is_one(prompt):
+            remedy = "Give a text, token ids or a Prompt; of several, one at a time."
+            given = f"{type(prompt).__name__} is not one prompt"
+            raise InputProblems([Problem("prompt", given, remedy)])
+        encoder = Encoder(self.tokenizer, self.n_ctx, template)
+        ids = encoder.encode(as_prompts(prompt)[0]).token_ids
+        return torch.tensor([ids], device=self.device)
+
     @cached_property
     def next_norms(self) -> dict[Site, Norm]:
         """At each state of the residual stream, the norm that the next sub-layer applies."""
@@ -151,6 +176,19 @@ class LensModel:
         """After the last block: where the lens must equal the model."""
         return Site("resid_post", self.n_layers)
 
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """How logits are made, for a manifest: the head's product, and what stands for the model.
+
+        In half precision the model's own logits are rounded, so its output is read from its last
+        state by the same float32 products as every other state.
+        """
+        remade = "made in float32 from the last state"
+        return {
+            "head_product": "float32",
+            "model_logits": remade if self.readout.rounds else "the model's own",
+        }
+
     def facts(self) -> dict[str, Any]:
         """The model's part of a manifest, besides what its `ref` says."""
         return {
@@ -165,6 +203,7 @@ class LensModel:
             "soft_cap": self.readout.soft_cap,
             "parallel": self.parallel,
             "dtype": str(self.dtype).removeprefix("torch."),
+            **self.arithmetic,
             "device": self.device.type,
         }
 

@@ -50,7 +50,8 @@ class LensRecord(Record):
     @cached_property
     def at_last(self) -> pd.DataFrame:
         """The lens at each prompt's last position: at the embedding and after each block."""
-        return self.table("lens", filters=[("is_last", "=", True), ("site", "!=", "resid_mid")])
+        rows = self.table("lens", filters=[("is_last", "=", True), ("site", "!=", "resid_mid")])
+        return rows.assign(answer_place=answer_place(rows))
 
     def by_layer(self, column: str, prompts: pd.Index, lens: str) -> pd.DataFrame:
         """A column at the last position as prompt x layer (0 = embedding); NaN where it is null.
@@ -60,3 +61,8 @@ class LensRecord(Record):
         rows = self.at_last[(self.at_last["lens"] == lens)]
         rows = rows[rows["prompt_id"].isin(prompts)]
         return rows.pivot(index="prompt_id", columns="layer", values=column).sort_index()
+
+
+def answer_place(rows: pd.DataFrame) -> pd.Series:
+    """The answer's rank with all that tie with it before it: what "at rank 1" goes by."""
+    return rows["answer_rank"] + rows["answer_ties"].fillna(0)

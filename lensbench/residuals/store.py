@@ -244,8 +244,8 @@ class CachedResiduals:
         return self.stream[self.sites.index(site)]
 
     def model_logits(self, cells: slice) -> Float[Tensor, "cell d_vocab"]:
-        """The model's logits at some of the cells, float32."""
-        return self.readout(self.at(self.last)[cells])
+        """The model's logits at some of the cells, rounded as it rounds them."""
+        return self.readout.rounded(self.readout.norm(self.at(self.last)[cells]))
 
     def broken_rows(self) -> set[int]:
         """Rows that hold NaN or Inf: none, they were skipped when the cache was made."""

@@ -59,7 +59,7 @@ def run_cached(
         loaded = _open(cache, ref, device)
         require([stored_identity(loaded, cache.gate_kl_bits, cache.dtype)])
         encoded = cached_prompts(cache, loaded)
-        record.begin(cache.record.model)
+        record.begin({**cache.record.model, **loaded.arithmetic})
         reader = Reader(loaded, TokenText(loaded.tokenizer), record.id, cache)
 
         def finish(parts: Parts) -> Finished:

@@ -68,7 +68,7 @@ class Reference:
         received["embed", 0] = out.hidden_states[0][0]
         for layer in range(1, len(self.blocks)):
             received["resid_post", layer] = out.hidden_states[layer][0]
-        return received, out.logits[0].numpy().astype(np.float64)
+        return received, out.logits[0].float().numpy().astype(np.float64)
 
     def logits(self, resid: torch.Tensor, lens: str, key: Key) -> Array:
         """[pos, d_vocab], float64: norm, head, bias, scale and soft cap, each by hand."""

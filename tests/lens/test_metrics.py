@@ -178,6 +178,17 @@ def test_ties_share_the_better_rank() -> None:
     assert ranks.tolist() == [4, 1, 1, 3, 4]
 
 
+def test_ties_are_the_other_tokens_of_exactly_its_probability() -> None:
+    q = of([1.0, 3.0, 3.0, 2.0, 1.0])
+    every = Distribution(q.log_probs.expand(5, 5))
+    assert metrics.ties(every, torch.arange(5)).tolist() == [1, 1, 1, 0, 1]
+    flat = of([0.0] * 5)  # a vector of zeros, through a head without bias
+    assert (int(metrics.rank(flat, torch.tensor(3))), int(metrics.ties(flat, torch.tensor(3)))) == (
+        1,
+        4,
+    )
+
+
 # top_k is written in two steps; it must be torch.topk.
 
 

@@ -268,3 +268,14 @@ def test_a_milestone_is_a_layer_with_its_depth_or_a_reason(
         if layer is not None:
             assert 0 <= layer <= row["n_layers"]
             assert depth == layer / row["n_layers"]
+
+
+def test_an_answer_that_ties_with_another_token_is_not_the_best_yet() -> None:
+    """It shares rank 1 at layers 1 and 3, and the tenth place at layer 0."""
+    rows = lens_rows(answer=[10, 1, 1, 1])
+    for row, ties in zip(rows, (1, 1, 0, 2), strict=True):
+        row["answer_ties"] = ties
+    (found,) = milestones(rows)
+    assert (found["top10_first_layer"], found["rank1_first_layer"]) == (1, 2)
+    assert found["rank1_stable_reason"] == "the answer is not at rank 1 after the last layer"
+    assert found["top1_correct"] is False

@@ -19,7 +19,9 @@ from lensbench.records.parts import Part
 from lensbench.records.schema.diff import DIFF_CELLS
 
 RELATIVE_DEPTHS = np.linspace(0, 1, 21)  # where models of different depth are compared
-_BOTH = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob")
+# column of the cells -> of a lens record
+_BOTH = {name: name for name in ("entropy_bits", "kl_bits", "answer_prob")}
+_BOTH |= {"answer_rank": "answer_place"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +44,9 @@ def side_by_side(a: LensRecord, b: LensRecord, prompts: pd.DataFrame, kept: Kept
     alike = a.n_layers == b.n_layers
     depths = np.arange(a.n_layers + 1) / a.n_layers if alike else RELATIVE_DEPTHS
     readings = {}
-    for name in _BOTH:
+    for name, read in _BOTH.items():
         for side, record in (("a", a), ("b", b)):
-            values = by_layer(record, name, prompts.index).to_numpy(dtype=np.float64)
+            values = by_layer(record, read, prompts.index).to_numpy(dtype=np.float64)
             if not alike:
                 own = np.arange(record.n_layers + 1) / record.n_layers
                 values = maths.at_depths(values, own, depths)

@@ -24,7 +24,10 @@ _DEPTH = Column("depth", F64, "layer / n_layers", "0..1")
 _READINGS = {
     "entropy_bits": ("entropy of the lens' distribution", "bits"),
     "kl_bits": ("KL(model || lens)", "bits"),
-    "answer_rank": ("rank of the answer's first token, 1 = best", "1..d_vocab"),
+    "answer_rank": (
+        "rank of the answer's first token, all that tie before it",
+        "1..d_vocab",
+    ),
     "answer_prob": ("its probability", "0..1"),
 }
 _NO_READING = "one of the two has none there, such as no answer"

@@ -115,7 +115,13 @@ LENS = Table(
         Column("token_id", I32, "the token at `position`"),
         Column("token", TEXT, "that token as text"),
         Column("entropy_bits", F32, "entropy of the lens' distribution", "bits", _NO_NUMBER),
-        Column("kl_bits", F32, "KL(model || lens)", "bits", _NO_NUMBER),
+        Column(
+            "kl_bits",
+            F32,
+            "KL(model || lens); the model as the manifest's `model_logits` says",
+            "bits",
+            _NO_NUMBER,
+        ),
         Column("js_bits", F32, "Jensen-Shannon divergence of the two", "bits, 0..1", _NO_NUMBER),
         Column(
             "next_surprisal_bits",
@@ -126,7 +132,16 @@ LENS = Table(
         ),
         Column("answer_id", I32, "first token of the answer", null=_NO_ANSWER),
         Column("answer_prob", F32, "probability of that token", "0..1", _NO_ANSWER),
-        Column("answer_rank", I32, "its rank, 1 = best", "1..d_vocab", _NO_ANSWER),
+        Column("answer_rank", I32, "1 + the number of better tokens", "1..d_vocab", _NO_ANSWER),
+        Column(
+            "answer_ties",
+            I32,
+            "other tokens of exactly its probability; at rank 1, or in the top 10, is an answer "
+            "that is so behind them",
+            "0..d_vocab - 1",
+            _OLDER,
+            since=3,
+        ),
         Column(
             "answer_margin_bits",
             F32,
@@ -200,7 +215,7 @@ MILESTONE_TABLE = Table(
         Column(
             "top1_correct",
             FLAG,
-            "the model's own output has the answer at rank 1",
+            "the model's own output has the answer, and it alone, at rank 1",
             null="no answer, or the lens `final` was not read",
         ),
         *(column for name, what in MILESTONES.items() for column in _milestone(name, what)),

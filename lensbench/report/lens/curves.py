@@ -40,9 +40,9 @@ def emergence_curve(record: LensRecord) -> pd.DataFrame:
     `rank1_stable_share` counts prompts whose answer is at rank 1 at this layer and all later ones.
     """
     base, controls = record.base_prompts, control_prompts(record)
-    rank1 = _at_most(record, "answer_rank", base, 1)
+    rank1 = _at_most(record, "answer_place", base, 1)
     from_here = rank1.iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1]
-    control = _at_most(record, "answer_rank", controls, 1)
+    control = _at_most(record, "answer_place", controls, 1)
     return _with_depth(
         record,
         {
@@ -57,7 +57,7 @@ def category_curve(record: LensRecord) -> pd.DataFrame:
     """Share of prompts with the category, the null category, the answer in the top 10."""
     base = category_prompts(record)
     names = {"category": "category_rank", "null_category": "null_category_rank"}
-    names["answer"] = "answer_rank"
+    names["answer"] = "answer_place"
     return _with_depth(
         record,
         {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from lensbench.escape import visible
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens_record import LensRecord, answer_place
 from lensbench.report.kit.numbers import is_missing, number
 from lensbench.report.kit.page import (
     Chart,
@@ -80,7 +80,9 @@ class Shown:
         places = {k / self.n_layers: f"layer {k}" for k in range(self.n_layers + 1)}
         if item not in self.by_prompt:
             return Line(self.name, of_values([None] * len(places), _UNMEASURED), places=places)
-        own = self.last(item)[column].reindex(range(self.n_layers + 1)).astype(float)
+        rows = self.last(item)
+        values = answer_place(rows) if column == "answer_rank" else rows[column]
+        own = values.reindex(range(self.n_layers + 1)).astype(float)
         if column == "answer_rank":
             own = own.eq(1).astype(float).where(own.notna())
         return Line(self.name, of_values(own, "the prompt has no answer"), places=places)
