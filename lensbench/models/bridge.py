@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +47,12 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 
     device = str(next(hf_model.parameters()).device)
     try:
-        with quiet(), _private_tokenizer(tokenizer) as own:
+        with quiet():
             bridge = TransformerBridge.boot_transformers(
                 # A plain label: TransformerLens would resolve old aliases like "pythia".
                 f"lensbench/{Path(name).name}",
                 hf_model=hf_model,
-                tokenizer=own,
+                tokenizer=_as_it_is(tokenizer),
                 device=device,
                 dtype=hf_model.dtype,
             )
@@ -66,23 +63,17 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
             f"TransformerLens cannot bridge {name} (model type {kind}): {reason}. Check that the "
             "architecture is one that the installed transformer-lens supports."
         ) from error
+    # A text's tokens are those that lensbench reads, at the same positions: by default
+    # TransformerLens puts BOS before every text, whatever the tokenizer does.
+    bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos
     return bridge.eval()
 
 
-@contextmanager
-def _private_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Iterator[PreTrainedTokenizerBase]:
-    """A copy for TransformerLens, which rewrites BOS settings; lensbench tokenises by itself.
+def _as_it_is(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that TransformerLens takes as it is, but for a padding token.
 
-    TransformerLens reloads a tokenizer that has a BOS token and does not say that it adds it, so
-    one that adds it anyway says so here, and any other comes from a saved folder.
+    It reloads any other tokenizer that has a BOS token, to make it put that before every text.
     """
-    from transformers import AutoTokenizer
-
-    if tokenizer.bos_token is None or tokenizer("a").input_ids[0] == tokenizer.bos_token_id:
-        own = copy.deepcopy(tokenizer)
-        own.init_kwargs |= {"add_bos_token": True, "name_or_path": ""}
-        yield own
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        yield AutoTokenizer.from_pretrained(folder)
+    own = copy.deepcopy(tokenizer)
+    own.init_kwargs |= {"add_bos_token": True, "name_or_path": ""}
+    return own

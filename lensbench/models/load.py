@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ def _wrap_object(
             raise ModelError("This model has no tokenizer. Pass tokenizer=...")
         label = name or str(model.cfg.model_name)
         hf_config = getattr(getattr(model, "original_model", None), "config", None)
-        return LensModel(
+        wrapped = LensModel(
             name=label,
             source="a TransformerLens object",
             bridge=model,
@@ -99,7 +100,23 @@ def _wrap_object(
             readout=readout_of(model, hf_config),
             model_type=str(getattr(hf_config, "model_type", "unknown")),
         )
+        _warn_of_other_tokens(wrapped)
+        return wrapped
     if tokenizer is None:
         raise ModelError("A model object needs its tokenizer. Pass tokenizer=...")
     label = name or str(model.config.name_or_path or type(model).__name__)
     return bridged(model.eval(), tokenizer, label, "a Hugging Face object")
+
+
+def _warn_of_other_tokens(model: LensModel) -> None:
+    """Say so where a bridge as it came makes other tokens of a text than lensbench reads."""
+    if model.bridge.tokenizer is None:
+        return
+    theirs, ours = (one.to_tokens("The").tolist()[0] for one in (model.bridge, model))
+    if theirs != ours:
+        warnings.warn(
+            f"{model.name}: TransformerLens makes the tokens {theirs} of 'The', lensbench reads "
+            f"{ours}, as the tokenizer gives them. A position of a text is another token there: "
+            "give run_with_cache and run_with_hooks model.to_tokens(text) instead of the text.",
+            stacklevel=4,
+        )
