@@ -13,12 +13,23 @@ _FILES = {
     "weights_sha256": ("*.safetensors", "*.gguf"),
     "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
 }
+_ADAPTER = "adapter_"  # how the names of PEFT's files begin
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Hashes of the weights and of the tokenizer, whatever files they consist of."""
+    """Hashes of the weights and of the tokenizer, whatever files they consist of.
+
+    An adapter that lies beside a model is no part of it.
+    """
     return {
-        name: _combined([path for pattern in patterns for path in folder.glob(pattern)])
+        name: _combined(
+            [
+                path
+                for pattern in patterns
+                for path in folder.glob(pattern)
+                if not path.name.startswith(_ADAPTER)
+            ]
+        )
         for name, patterns in _FILES.items()
     }
 

@@ -6,6 +6,7 @@ nothing else afterwards.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ DEFAULT_BITS: dict[Use, Bits | None] = {"lens": None, "generation": 8}
 # batch: with its usual threshold of 6 what is read of a prompt depends on the prompts beside it.
 # With 0 it picks none, and batches change nothing; that costs accuracy.
 INT8_THRESHOLD: dict[Use, float] = {"lens": 0.0, "generation": 6.0}
+
+_log = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -106,6 +109,20 @@ class ModelRef:
     def folder(self) -> Path:
         """The model's folder, checked to be complete; a ModelError says how to get it."""
         return self.located.require_folder()
+
+    def say_what_lies_beside(self) -> None:
+        """Warn of an adapter in the model's own folder, which is no part of the model."""
+        folder = self.folder
+        itself = self.adapter is not None and self.adapter.resolve() == folder.resolve()
+        if (folder / ADAPTER_CONFIG).is_file() and not itself:
+            _log.warning(
+                "%s holds an adapter too (%s), which is left out: the model is its own weights. "
+                "Name both to put it on: %s+%s",
+                self.name,
+                ADAPTER_CONFIG,
+                self.name,
+                self.name,
+            )
 
     @property
     def precision(self) -> str:

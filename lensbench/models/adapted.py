@@ -101,7 +101,8 @@ def facts_of(ref: ModelRef, dtype: str | None = None, device: str | None = None)
         return facts
     from lensbench.quantized.adapters.update import update_norms
 
-    return facts | update_norms(ref.adapter, int(config.get_text_config().num_hidden_layers))
+    n_layers = int(config.get_text_config().num_hidden_layers)
+    return facts | update_norms(ref.adapter, ref, n_layers)
 
 
 def _own_logits(adapted: AdaptedModel) -> Float[Tensor, "pos d_vocab"]:

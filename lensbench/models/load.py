@@ -65,6 +65,7 @@ def load_model(
     if not ref.plain:
         return open_adapted(ref, dtype, device, allow_fields, trust_remote_code)
     folder = ref.folder
+    ref.say_what_lies_beside()
     config = open_config(folder, allow_fields, trust_remote_code)
     where = pick_device(device)
     n_params = count_parameters(config, trust_remote_code)

@@ -201,3 +201,18 @@ def never_repack(model: nn.Module) -> None:
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
+
+
+def keep_scales(model: nn.Module) -> None:
+    """Leave the scales of int8 weights with the weights, where PEFT looks for them.
+
+    bitsandbytes takes them off in the first forward pass, and DoRA copies the weight in every one:
+    on a CPU its copy would have no scales.
+    """
+
+    def put_back(layer: Any, *_: Any) -> None:
+        layer.weight.SCB = layer.state.SCB
+
+    for module in model.modules():
+        if isinstance(module, quantised_types(8)):
+            module.register_forward_hook(put_back)

@@ -45,14 +45,14 @@ class ChatSpec(RagSpec, ModelSpec):
 
     decoding: Annotated[Decoding, Parameter("*")] = Decoding()
     style: Style | None = None
-    """Default: chat if the model has a chat template, else none."""
+    """Default: the adapter's own; without one, chat if there is a template, else none."""
     device: Device = None
 
 
 def chat(spec: Annotated[ChatSpec, Parameter("*")]) -> None:
+    from lensbench.quantized.adapters.prompt_format import prompt_format
     from lensbench.quantized.generation.chat import Conversation
     from lensbench.quantized.loading.load import load_quantized
-    from lensbench.quantized.style import default_style
 
     with ExitStack() as stack:
         retrieve = None
@@ -64,8 +64,8 @@ def chat(spec: Annotated[ChatSpec, Parameter("*")]) -> None:
         ref = spec.ref
         with messages.status(f"loading {literal(ref)}"):
             loaded = load_quantized(ref, device=spec.device)
-        style = spec.style or default_style(loaded.tokenizer)
-        _talk(Conversation(loaded, style, spec.decoding, retrieve))
+        put = prompt_format(ref, loaded.tokenizer, spec.style)
+        _talk(Conversation(loaded, put.style, spec.decoding, retrieve))
 
 
 def _talk(conversation: Conversation) -> None:

@@ -9,38 +9,58 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Float
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
 from lensbench.errors import ModelError
+from lensbench.quantized.adapters.initial import leaving_base_alone
 from lensbench.quantized.adapters.lora import block_list, hushed
+from lensbench.quantized.precision import keep_scales
 from lensbench.spec import ranges
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from lensbench.quantized.adapters.on_base import OnBase
 
 MANIFEST = "manifest.json"
 PICKLE = "adapter_model.bin"
+# What `leaving_base_alone` may have put in place of an adapter's own settings.
+_REPLACED = ("init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern")
 _SHOWN = 5  # names in a message
+_PROBE = 8  # tokens that are put to the base before and after
+_SAME = 1e-5  # of the largest logit: the same sums in the same order differ by nothing
 
 
-def attach(model: PreTrainedModel, folder: Path, weights_sha256: str) -> Any:
+def attach(
+    model: PreTrainedModel,
+    folder: Path,
+    weights_sha256: str,
+    base: Callable[[], nn.Module] | None = None,
+) -> Any:
     """`model` with the adapter in `folder` on it, in evaluation mode.
+
+    With the adapter switched off (`disable_adapter`) it is the model that it was before, which is
+    tried on a few tokens. An adapter that begins with a part of its base's weights (PiSSA, OLoRA)
+    is put on as the update that it makes of them; `base` gives these weights as they are stored,
+    by default `model` does.
 
     An adapter without lensbench's manifest is not known to belong to these weights: a warning says
     so, and only names and shapes are compared.
 
     Raises ModelError with everything that is wrong: no adapter there, or only a pickled one; other
     weights than `weights_sha256` under it; layers that the model does not have; weights missing,
-    left over, misshaped or not finite. The model is as it was then.
+    left over, misshaped or not finite; a base that would not be itself any more. The model is as it
+    was then.
     """
     config = read_config(folder)
     weights = read_weights(folder)
@@ -48,15 +68,39 @@ def attach(model: PreTrainedModel, folder: Path, weights_sha256: str) -> Any:
     problems += [*_layer_problems(model, config, weights)] or [*_kind_problems(config)]
     if problems:
         raise _refused(folder, problems)
-    wrapped = _inject(model, folder)
+    config, weights = leaving_base_alone(folder, config, weights, base or (lambda: model))
+    if config.get("use_dora") and getattr(model, "is_loaded_in_8bit", False):
+        keep_scales(model)
+    was = _probed(model)
+    wrapped = _inject(model, folder, config)
     problems = [*_weight_problems(wrapped, weights)]
+    if not problems:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(wrapped, weights)
+        problems = [*_other_base_problems(wrapped.eval(), was)]
     if problems:
         wrapped.unload()
         raise _refused(folder, problems)
-    from peft import set_peft_model_state_dict
+    return wrapped
 
-    set_peft_model_state_dict(wrapped, dict(weights))
-    return wrapped.eval()
+
+def _probed(model: Any) -> Float[Tensor, "pos d_vocab"]:
+    """What a model says to a few tokens."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(1, _PROBE + 1, device=device)[None]).logits[0].float()
+
+
+def _other_base_problems(wrapped: OnBase, was: Float[Tensor, "pos d_vocab"]) -> Iterator[str]:
+    """Whether the base is not itself with the adapter switched off."""
+    with wrapped.disable_adapter():
+        now = _probed(wrapped)
+    if now.shape != was.shape or not (now - was).abs().max() <= _SAME * was.abs().max():
+        yield (
+            "it changes its base for good, so nothing could be compared with the base; merge it "
+            "with PEFT where it was trained, and load the merged model"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -64,7 +108,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ModelError(f"{folder} holds no adapter ({CONFIG} is missing). Give its own folder.")
-    return _json(path)
+    return read_json(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -87,7 +131,8 @@ def _pickled(folder: Path) -> bool:
     return (folder / PICKLE).is_file()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ModelError when it is none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -99,7 +144,7 @@ def trained_on(folder: Path) -> str | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    model = _json(path).get("model")
+    model = read_json(path).get("model")
     return model.get("weights_sha256") if isinstance(model, dict) else None
 
 
@@ -144,20 +189,24 @@ def _kind_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"it is of type {config.get('peft_type')}; only LORA adapters are taken"
 
 
-def _inject(model: PreTrainedModel, folder: Path) -> PeftModel:
+def _inject(model: PreTrainedModel, folder: Path, settings: Mapping[str, Any]) -> OnBase:
     """The model with PEFT's layers in it, their weights still to be set."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
+
+    from lensbench.quantized.adapters.on_base import OnBase
 
     config = PeftConfig.from_pretrained(str(folder))
+    for name in _REPLACED:
+        setattr(config, name, settings.get(name, getattr(config, name)))
     config.inference_mode = True
     try:
         with hushed():
-            return PeftModel(model, config)
+            return OnBase(model, config)
     except ValueError as error:  # no module matches
         raise _refused(folder, [(str(error).splitlines() or ["PEFT refuses it"])[0]]) from error
 
 
-def _weight_problems(wrapped: PeftModel, weights: Mapping[str, Tensor]) -> Iterator[str]:
+def _weight_problems(wrapped: OnBase, weights: Mapping[str, Tensor]) -> Iterator[str]:
     """Weights that are missing, left over, of another shape, or not finite."""
     from peft import get_peft_model_state_dict
 

@@ -6,9 +6,10 @@ scale * Rb Ra', so the full matrix is never made. All in float64.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,14 @@ from torch import Tensor
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_config, open_weights, quiet
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import ModelError
+from lensbench.errors import LensbenchError, ModelError
 from lensbench.quantized.adapters.adapter import read_config, read_weights, trained_on
+from lensbench.quantized.adapters.initial import KEY, changes_base, leaving_base_alone, scale_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,19 @@ def inner(a: Update, b: Update) -> float:
     return float(a.scale * b.scale * ((a.up.T @ b.up) * (a.down @ b.down.T)).sum())
 
 
-def read_updates(folder: Path) -> dict[str, Update]:
-    """The updates of an adapter by module.
+def read_updates(folder: Path, base: Callable[[], nn.Module] | None = None) -> dict[str, Update]:
+    """The updates of an adapter by module: merged weight minus the base's.
 
-    Raises ModelError when it cannot be read, or holds anything besides pairs of factors (as DoRA
-    or trained biases do), for then the update is not their product.
+    `base` gives the base's weights; an adapter that began with a part of them (PiSSA, OLoRA) needs
+    it. Raises ModelError when it is missing, when the adapter cannot be read, or holds anything
+    besides pairs of factors (as DoRA or trained biases do), for then the update is not their
+    product.
     """
-    config = read_config(folder)
+    config, weights = leaving_base_alone(folder, read_config(folder), read_weights(folder), base)
     factors: dict[str, dict[str, Tensor]] = {}
     strange = []
-    for key, weight in read_weights(folder).items():
-        found = _KEY.fullmatch(key)
+    for key, weight in weights.items():
+        found = KEY.fullmatch(key)
         if found is None:
             strange.append(key)
         else:
@@ -97,12 +101,12 @@ def read_updates(folder: Path) -> dict[str, Update]:
         what = ", ".join(sorted(strange)[:5]) or config.get("peft_type")
         raise ModelError(f"{folder} is no plain LoRA adapter ({what}), so it has no update B A.")
     return {
-        module: Update(module, own["B"], own["A"], _scale(config, module, own["A"].shape[0]))
+        module: Update(module, own["B"], own["A"], scale_of(config, module, own["A"].shape[0]))
         for module, own in sorted(factors.items(), key=lambda item: _place(item[0]))
     }
 
 
-def update_norms(folder: Path, n_layers: int) -> dict[str, Any]:
+def update_norms(folder: Path, base: ModelRef, n_layers: int) -> dict[str, Any]:
     """For a manifest: block by block, the Frobenius norm of all that an adapter adds to it.
 
     `adapter_update_norms` is 0 for a block where it adds nothing; null for an adapter that changes
@@ -110,7 +114,7 @@ def update_norms(folder: Path, n_layers: int) -> dict[str, Any]:
     `adapter_norms_reason`.
     """
     try:
-        updates = read_updates(folder)
+        updates = read_updates(folder, lambda: base_of(base.name, folder))
     except ModelError as error:  # such as DoRA, or biases that were trained
         return {"adapter_update_norms": None, "adapter_norms_reason": str(error)}
     outside = [update.module for update in updates.values() if update.block is None]
@@ -127,15 +131,6 @@ def update_norms(folder: Path, n_layers: int) -> dict[str, Any]:
 def _place(module: str) -> list[Any]:
     """Blocks in the order of their numbers."""
     return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in module.split(".")]
-
-
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for a rank-stabilised adapter (Kalajdzievski 2023)."""
-    from peft.utils.other import get_pattern_key
-
-    pattern = config.get("alpha_pattern") or {}
-    alpha = pattern.get(get_pattern_key(pattern.keys(), module), config["lora_alpha"])
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def show(updates: Mapping[str, Update], base: nn.Module | None = None) -> list[dict[str, Any]]:
@@ -162,8 +157,11 @@ def show(updates: Mapping[str, Update], base: nn.Module | None = None) -> list[d
 
 
 def _weight_norm(base: nn.Module, module: str) -> float:
-    """Frobenius norm of a module's own weight."""
-    weight = base.get_submodule(module).get_parameter("weight")
+    """Frobenius norm of a module's own weight. Raises ModelError when there is no such module."""
+    try:
+        weight = base.get_submodule(module).get_parameter("weight")
+    except AttributeError as error:
+        raise ModelError(f"The base has no module {module}, which the adapter updates.") from error
     return float(weight.detach().double().norm())
 
 
@@ -201,10 +199,32 @@ def _product(a: Update | None, b: Update | None) -> float:
     return inner(a, b)
 
 
-def base_of(name: str, adapter: Path, updates: Sequence[Update]) -> nn.Module:
+def base_for(adapter: Path, model: str | None) -> Callable[[], nn.Module] | None:
+    """The base under this name; without one the base that the adapter's own config names.
+
+    The latter only where the adapter's update cannot be told without it: None otherwise. Raises
+    ModelError when it is needed and is not there.
+    """
+    if model is not None:
+        return lambda: base_of(model, adapter)
+    config = read_config(adapter)
+    if not changes_base(config):
+        return None
+    named = str(config.get("base_model_name_or_path") or "")
+    beside = adapter.resolve().parent / named
+    name = str(beside) if named and beside.is_dir() else named
+    try:
+        ModelRef.of(name).folder  # noqa: B018  is it there?
+    except LensbenchError:
+        return None
+    _log.info("the base is %s, as the adapter's config names it", named)
+    return lambda: base_of(name, adapter)
+
+
+def base_of(name: str, adapter: Path) -> nn.Module:
     """The model that an adapter was trained on, its weights as they are stored.
 
-    Raises ModelError when its weights are others than those, or lack a module.
+    Raises ModelError when its weights are others than those.
     """
     folder = ModelRef.of(name).folder
     wanted = trained_on(adapter)
@@ -212,12 +232,7 @@ def base_of(name: str, adapter: Path, updates: Sequence[Update]) -> nn.Module:
         raise ModelError(f"{adapter} was trained on other weights than {name}. Name its own base.")
     config = open_config(folder)
     with quiet():
-        model = open_weights(folder, config.dtype or torch.float32)
-    there = {module for module, _ in model.named_modules()}
-    missing = [update.module for update in updates if update.module not in there]
-    if missing:
-        raise ModelError(f"{name} has no module {missing[0]}, which {adapter} updates.")
-    return model
+        return open_weights(folder, config.dtype or torch.float32)
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

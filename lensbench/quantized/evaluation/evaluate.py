@@ -12,6 +12,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import read_config
+from lensbench.quantized.adapters.prompt_format import prompt_format
 from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs
 from lensbench.quantized.evaluation.measure import Batch, Evaluating, Example, measure
 from lensbench.quantized.evaluation.spec import EvalSpec
@@ -19,7 +20,6 @@ from lensbench.quantized.generation.batching import plan
 from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, retrieve
 from lensbench.quantized.generation.tables import in_order
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from lensbench.quantized.style import default_style
 from lensbench.quantized.training.examples import end_tokens
 from lensbench.records.engine import Work, make
 from lensbench.records.parts import Parts
@@ -180,7 +180,7 @@ def _settings(
         "data": data.name,
         "data_sha256": data.sha256,
         "n_examples": n_examples,
-        "style": spec.style or _own_style(ref),
+        **_format(ref, spec),
         "max_new_tokens": spec.max_new_tokens,
         "temperature": 0.0,
         "batch_size": spec.batch_size,
@@ -192,15 +192,13 @@ def _settings(
     }
 
 
-def _own_style(ref: ModelRef) -> str:
-    """The style that the adapter was trained in; where that is not known, the model's default."""
+def _format(ref: ModelRef, spec: EvalSpec) -> dict[str, Any]:
+    """The style that every condition is asked in, and the one that the adapter was trained in."""
     if ref.adapter is not None:
         read_config(ref.adapter)  # there is an adapter at all
-        trained = RecordStore(ref.adapter, ref.name, "training").manifest()
-        if trained is not None and "style" in trained["settings"]:
-            return str(trained["settings"]["style"])
     with quiet():
-        return default_style(open_tokenizer(ref.folder))
+        tokenizer = open_tokenizer(ref.folder)
+    return prompt_format(ref, tokenizer, spec.style).settings()
 
 
 def _examples(

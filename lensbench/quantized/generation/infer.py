@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -19,6 +19,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.quantized.adapters.prompt_format import PromptFormat, prompt_format
 from lensbench.quantized.generation.answer import Answering, answer
 from lensbench.quantized.generation.batching import default_batch_size, plan, rebatched
 from lensbench.quantized.generation.questions import (
@@ -33,15 +34,11 @@ from lensbench.quantized.generation.responses_csv import RESERVED, ResponsesCsv,
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.generation.tables import in_order
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from lensbench.quantized.style import default_style
 from lensbench.records.engine import Outcome, Work, make, with_pauses
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_table
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.store import RecordStore
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def run_inference(
@@ -74,7 +71,8 @@ def run_inference(
         require_own(spec.out, store.folder)
     with quiet():
         words = model.tokenizer if isinstance(model, AdaptedModel) else open_tokenizer(ref.folder)
-    settings = _settings(spec, words, retrieved, facts.get("adapter_sha256"))
+    put = prompt_format(ref, words, spec.style)
+    settings = _settings(spec, put, retrieved, facts.get("adapter_sha256"))
     batch_size = _planned_size(store, spec.batch_size)
     request = Request(
         store,
@@ -224,7 +222,7 @@ def _require_neighbours(batches: Sequence[Sequence[int]], limit: int) -> None:
 
 def _settings(
     spec: InferenceSpec,
-    tokenizer: PreTrainedTokenizerBase,
+    put: PromptFormat,
     retrieved: Retrieved | None,
     adapter_sha256: str | None,
 ) -> dict[str, Any]:
@@ -240,7 +238,7 @@ def _settings(
             "prompts": spec.file.name,
             "prompts_sha256": sha256_of(spec.file),
             "limit": spec.limit,
-            "style": spec.style or default_style(tokenizer),
+            **put.settings(),
             "adapter_sha256": adapter_sha256,
             "trace_layers": list(spec.trace_layers),
             "sample_top_k": sample_top_k,

@@ -49,7 +49,7 @@ class InferenceSpec(RagSpec):
     """The CSV of responses; its record goes beside it."""
     decoding: Annotated[Decoding, Parameter("*")] = Decoding()
     style: Style | None = None
-    """Default: chat if the model has a chat template, else none."""
+    """Default: the adapter's own; without one, chat if there is a template, else none."""
     batch_size: Count | None = None
     """Prompts at a time. Default: by the memory that is free."""
     pause_s: Annotated[AtLeastZero, Parameter("--pause")] = 0.0

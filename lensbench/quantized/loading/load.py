@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ from lensbench.checkpoints.source import gguf_file
 from lensbench.checkpoints.tensors import open_quantised
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.lora import block_list
+from lensbench.quantized.loading.measured import precisions, require_bits
 from lensbench.quantized.precision import (
     half_precision,
     is_linear,
@@ -126,6 +128,7 @@ class AdaptedModel:
             "d_model": self.d_model,
             "n_params": self.n_params,
             "quantised_modules": self.quantised_modules,
+            "precisions": precisions(self.base, self.bits),
             "weight_bytes": self.weight_bytes,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "device": self.device.type,
@@ -173,6 +176,7 @@ def load_quantized(
     if isinstance(model, AdaptedModel):
         return model
     folder, precision = ref.folder, cast(Bits, ref.bits)
+    ref.say_what_lies_beside()
     where = pick_device(device)
     config = open_config(folder, trust_remote_code=trust_remote_code)
     require_room(sizes_of(config, trust_remote_code), precision, where)
@@ -184,10 +188,19 @@ def load_quantized(
     if ref.adapter is not None:
         from lensbench.quantized.adapters.adapter import attach
 
-        hf = attach(hf, ref.adapter, weights["weights_sha256"])
-    if ref.int8_threshold is not None:
-        _log.info("%s: %s", ref.name, ref.precision)
+        stored = (
+            None if ref.bits == 32 else lambda: open_weights(folder, config.dtype or torch.float32)
+        )
+        hf = attach(hf, ref.adapter, weights["weights_sha256"], stored)
+    if precision in (8, 4):
+        shares = _in_words(precisions(hf, precision))
+        _log.info("%s: %s; of the weights %s", ref.name, ref.precision, shares)
     return AdaptedModel(ref, folder, hf.eval(), tokenizer, weights)
+
+
+def _in_words(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which share of the weights is in which number format."""
+    return ", ".join(f"{own['share']:.1%} are in {form}" for form, own in found.items())
 
 
 def _open(folder: Path, ref: ModelRef, device: str, trust: bool) -> PreTrainedModel:
@@ -232,3 +245,4 @@ def _require_quantised(hf: PreTrainedModel, ref: ModelRef) -> None:
     if left or isinstance(head, kinds):
         what = f"passed over {len(left)} layers" if left else "quantised the head"
         raise ModelError(f"{ref.name}: bitsandbytes {what}. Use --bits 16, or another model.")
+    require_bits(hf, cast(Bits, ref.bits), ref.name)

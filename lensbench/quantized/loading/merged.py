@@ -15,7 +15,8 @@ from torch import Tensor
 from lensbench.checkpoints.open import open_weights, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
-from lensbench.files import sync_folder, write_text
+from lensbench.files import sync_folder, write_bytes, write_text
+from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, file_of, saved_format
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.records.manifest import versions
 
@@ -48,6 +49,7 @@ class Merge:
 def merge(model: str | Path | ModelRef, adapter: Path, out: Path) -> Merge:
     """Merge `adapter` into `model` and save the result, with its tokenizer, in `out`.
 
+    It keeps the prompt format that the adapter was trained in, which is its default from then on.
     The saved model is loaded again and must give the logits of base and adapter within `BOUND`;
     only then does it take its name. The result is in float32.
 
@@ -77,6 +79,8 @@ def merge(model: str | Path | ModelRef, adapter: Path, out: Path) -> Merge:
             )
         merged = Merge(out, error, BOUND, distance(before, wanted))
         _write_provenance(part, merged, loaded, adapter)
+        if (own := saved_format(adapter)) is not None:
+            write_bytes(part / PROMPT_FORMAT, file_of(own))
         part.rename(out)
         sync_folder(out.parent)
     finally:

@@ -34,7 +34,7 @@ class TrainSpec(BaseSpec):
     lora: Annotated[Lora, Parameter("*")] = Lora()
     device: Device = None
     style: Style | None = None
-    """Default: chat for rows of messages, else alpaca."""
+    """Default: chat for rows of messages, else alpaca. It is saved with the adapter."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of an example; a longer response is cut, and listed. Default: 512, or the model's
     context where that is shorter."""

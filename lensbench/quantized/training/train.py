@@ -16,12 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from lensbench.checkpoints.open import empty_model, open_config, quiet
+from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
 from lensbench.files import write_bytes
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
 from lensbench.quantized.adapters.lora import Matched, match, settings_of
+from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, new_file
 from lensbench.quantized.generation.generate import generate
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import load_quantized
@@ -160,7 +161,13 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
     config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
     config["target_modules"].sort()  # PEFT keeps a set: its order differs from run to run
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    files = {CONFIG: text.encode(), WEIGHTS: (checkpoint / WEIGHTS).read_bytes()}
+    with quiet():
+        tokenizer = open_tokenizer(spec.ref.folder)
+    files = {
+        CONFIG: text.encode(),
+        WEIGHTS: (checkpoint / WEIGHTS).read_bytes(),
+        PROMPT_FORMAT: new_file(data.settings["style"], tokenizer),
+    }
     if spec.n_examples:
         for name, content in files.items():  # the examples are answered with the adapter as it is
             write_bytes(spec.out / name, content)

@@ -78,7 +78,7 @@ def test_rows_are_what_pefts_own_delta_says(family: Case, tmp_path: Path) -> Non
     from peft import PeftModel
 
     folder = make_adapter(family, tmp_path / "a")
-    base = base_of(str(family.folder), folder, list(read_updates(folder).values()))
+    base = base_of(str(family.folder), folder)
     rows = show(read_updates(folder), base)
     peft = PeftModel.from_pretrained(family.fresh_hf(), folder)
     assert len(rows) == 2 * len(match(family.hf, LORA).targets)
@@ -165,4 +165,4 @@ def test_what_is_no_product_of_two_factors_is_refused(spoil: Any, copy: Path) ->
 
 def test_norms_are_relative_to_the_own_base_only(gpt2: Case, adapter: Path) -> None:
     with pytest.raises(ModelError, match="trained on other weights"):
-        base_of(str(gpt2.folder), adapter, [])
+        base_of(str(gpt2.folder), adapter)

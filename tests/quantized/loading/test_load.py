@@ -230,7 +230,12 @@ def test_loading_in_8_bits_says_the_threshold(
         load_quantized(llama.folder, 16, device="cpu")
         assert caplog.messages == []
         load_quantized(llama.folder, device="cpu")
-    assert caplog.messages == [f"{llama.folder}: 8 bits (LLM.int8, outlier threshold 6)"]
+    share = sum(w.numel() for n, w in llama.hf.named_parameters() if "_proj" in n)
+    share /= llama.hf.num_parameters()
+    assert caplog.messages == [
+        f"{llama.folder}: 8 bits (LLM.int8, outlier threshold 6); of the weights "
+        f"{1 - share:.1%} are in bfloat16, {share:.1%} are in int8"
+    ]
     done = lensbench("lens", f"{llama.folder}@8", SENTENCES[0], "--device", "cpu")
     assert "8 bits (LLM.int8, outlier threshold 0)" in done.said
 

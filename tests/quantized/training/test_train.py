@@ -141,6 +141,7 @@ def test_the_record_is_whole(run: Path, llama: Case) -> None:
         "examples.jsonl",
         "manifest.json",
         "problems.parquet",
+        "prompt_format.json",
         "training.parquet",
     }
     config = json.loads((run / "adapter_config.json").read_text())

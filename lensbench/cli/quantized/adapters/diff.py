@@ -16,7 +16,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lensbench.cli.console import results, say_json, table
+from lensbench.cli.console import messages, results, say_json, table
 from lensbench.cli.options import Json
 
 
@@ -24,12 +24,17 @@ def diff(
     adapter: Annotated[Path, Parameter(help="An adapter's folder.")],
     other: Annotated[Path, Parameter(help="Another adapter's folder.")],
     *,
+    model: Annotated[
+        str | None, Parameter(help="Their base, for adapters that began with a part of it.")
+    ] = None,
     json: Json = False,
 ) -> None:
+    from lensbench.quantized.adapters.update import base_for, read_updates
     from lensbench.quantized.adapters.update import diff as rows_of
-    from lensbench.quantized.adapters.update import read_updates
 
-    rows = rows_of(read_updates(adapter), read_updates(other))
+    with messages.status("measuring"):
+        one, two = (read_updates(path, base_for(path, model)) for path in (adapter, other))
+        rows = rows_of(one, two)
     if json:
         say_json(rows)
     else:

@@ -1,7 +1,8 @@
 """Norm and effective rank of the update of each module, and the norm of each block.
 
 The norm is Frobenius'; the effective rank is exp(entropy of the singular values' shares), from 1 to
-the rank. Blocks are counted from 0.
+the rank. Blocks are counted from 0. Of an adapter that began with a part of its base's weights
+(PiSSA, OLoRA) the update is merged minus base weight, the base --model or what its config names.
 
 Examples:
 
@@ -29,12 +30,13 @@ def show(
     ] = None,
     json: Json = False,
 ) -> None:
-    from lensbench.quantized.adapters.update import base_of, read_updates, totals
+    from lensbench.quantized.adapters.update import base_for, read_updates, totals
     from lensbench.quantized.adapters.update import show as rows_of
 
-    updates = read_updates(adapter)
     with messages.status("measuring"):
-        base = base_of(model, adapter, list(updates.values())) if model is not None else None
+        named = base_for(adapter, model)
+        base = named() if named is not None else None
+        updates = read_updates(adapter, None if base is None else lambda: base)
         rows = rows_of(updates, base)
     if json:
         say_json(rows)
