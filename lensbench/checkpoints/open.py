@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lensbench.checkpoints.config import check_config
+from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import ModelError
 
@@ -21,15 +22,38 @@ if TYPE_CHECKING:
 def open_config(
     folder: Path, allow_fields: Collection[str] = (), trust_remote_code: bool = False
 ) -> Any:
-    """The model's config; ModelError when it holds a field whose effect nobody has checked."""
-    from transformers import AutoConfig
+    """The config of the text model, which is all there is unless the model is multimodal.
 
+    Raises ModelError when it holds a field whose effect nobody has checked, or when transformers
+    cannot run the text model of a multimodal one alone.
+    """
     gguf = gguf_file(folder)
     if gguf is not None:
-        return AutoConfig.from_pretrained(folder, gguf_file=gguf.name)
+        return gguf_config(gguf)
     check_config(folder, allow=allow_fields, trust_remote_code=trust_remote_code)
+    return text_config(whole_config(folder, trust_remote_code))
+
+
+def whole_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The config as it is stored, towers for images and sound included."""
+    from transformers import AutoConfig
+
     return AutoConfig.from_pretrained(
         folder, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+
+
+def text_config(config: Any) -> Any:
+    """The text model's part of a config."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    text = config.get_text_config(decoder=True)
+    if text is config or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return text
+    raise ModelError(
+        f"This is a multimodal model ({config.model_type}), and the installed transformers cannot "
+        f"run its text model ({text.model_type}) alone, which is what lensbench reads. Take a "
+        "text-only model."
     )
 
 
@@ -46,30 +70,15 @@ def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
     return int(empty_model(config, trust_remote_code).num_parameters())
 
 
-def open_weights(
-    folder: Path, dtype: torch.dtype, trust_remote_code: bool = False, **how: Any
-) -> PreTrainedModel:
-    """Weights straight into `dtype`, at about 1x their size; never from a pickle.
-
-    `how` goes to `from_pretrained` (a quantisation config, a device map).
-    """
-    from transformers import AutoModelForCausalLM
-
-    gguf = gguf_file(folder)
-    how |= {"gguf_file": gguf.name} if gguf is not None else {"use_safetensors": True}
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=trust_remote_code, local_files_only=True, **how
-    )
-
-
 def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights, or the one inside the GGUF file."""
     from transformers import AutoTokenizer
 
     gguf = gguf_file(folder)
-    how = {} if gguf is None else {"gguf_file": gguf.name}
+    if gguf is not None:
+        return gguf_tokenizer(gguf)
     return AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True, **how
+        folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
 
 

@@ -230,11 +230,12 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     The saved folder reloads in a tenth of a second; the GGUF file takes half a minute each time.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = str(gguf.parent)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
+    from lensbench.checkpoints.gguf import gguf_tokenizer
+    from lensbench.checkpoints.weights import open_gguf
+
+    tokenizer = gguf_tokenizer(gguf)
+    model = open_gguf(gguf, torch.float32)
     _forget_quantisation(model)
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder)
@@ -256,7 +257,7 @@ def _check_tokenizer(tokenizer: object, folder: Path) -> None:
     """A tokenizer that lost its start token or template in saving would give other prompts."""
     from transformers import AutoTokenizer
 
-    saved = AutoTokenizer.from_pretrained(folder)
+    saved = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     text = "The capital of Germany is Berlin.\n  def f(x): return x**2  # Größe, 東京"
     same_ids = saved(text)["input_ids"] == tokenizer(text)["input_ids"]  # type: ignore[operator]
     if not same_ids or saved.chat_template != tokenizer.chat_template:  # type: ignore[attr-defined]

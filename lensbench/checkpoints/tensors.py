@@ -7,19 +7,18 @@ used as it was stored: 2.2 GB of TinyLlama beside its 1.2 GB in 8 bits.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from lensbench.checkpoints.open import empty_model, open_config, refuse_broken
 from lensbench.checkpoints.source import INDEX
-from lensbench.errors import ModelError
+from lensbench.errors import InputProblems, Problem
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+SINGLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,11 @@ class StoredTensor:
     stored: Any  # a slice of safetensors
     broken: list[str] = field(default_factory=list)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As it is stored."""
+        return tuple(self.stored.get_shape())
+
     def __getitem__(self, index: Any) -> Tensor:
         tensor: Tensor = self.stored[index]
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -38,61 +42,79 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path, broken: list[str]) -> dict[str, StoredTensor]:
-    """The tensors of the checkpoint in `folder`, by name. Nothing but headers is read here."""
+    """The tensors of the checkpoint in `folder`, by name. Nothing but headers is read here.
+
+    Raises InputProblems where the folder holds two sets of weights, or the index and its shards
+    disagree: which file a tensor comes from would be chance.
+    """
     from safetensors import safe_open
 
-    files = [safe_open(folder / name, "pt", backend="pread") for name in _weight_files(folder)]
+    index = _index(folder)
+    names = sorted(set(index.values())) if index else [SINGLE]
+    _require_one_set(folder, names)
+    files = {name: safe_open(folder / name, "pt", backend="pread") for name in names}
+    held = {name: list(file.keys()) for name, file in files.items()}
+    if index:
+        _require_agreement(folder / INDEX, index, held)
     return {
-        name: StoredTensor(name, file.get_slice(name), broken)
-        for file in files
-        for name in file.keys()  # noqa: SIM118  not a dict
+        name: StoredTensor(name, files[file].get_slice(name), broken)
+        for file, tensors in held.items()
+        for name in tensors
     }
 
 
-def _weight_files(folder: Path) -> list[str]:
-    """The files that transformers loads: those of the index, or the one of the usual name."""
+def _index(folder: Path) -> dict[str, str]:
+    """Which file of the folder holds each tensor; empty where there is just one file."""
     index = folder / INDEX
     if not index.is_file():
-        return ["model.safetensors"]
-    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return {}
+    found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    return found
 
 
-def open_quantised(
-    folder: Path,
-    dtype: torch.dtype,
-    quantisation: Any,
-    device: str,
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A checkpoint quantised tensor by tensor while it loads, at little more than its final size.
+def _require_one_set(folder: Path, names: list[str]) -> None:
+    """The weights are in the files that are read, and in no others of their kind.
 
-    Raises ModelError when a weight holds NaN or Inf, which quantising would turn into ordinary
-    numbers, or when a weight is missing.
+    Files of other names may stand beside them: some publishers store the same weights once more,
+    as consolidated.safetensors.
     """
-    config = open_config(folder, trust_remote_code=trust_remote_code)
-    broken: list[str] = []
-    hf, found = type(empty_model(config, trust_remote_code)).from_pretrained(
-        None,
-        config=config,
-        state_dict=stored_tensors(folder, broken),
-        generation_config=_generation_config(folder, config),
-        dtype=dtype,
-        device_map=device,
-        quantization_config=quantisation,
-        output_loading_info=True,
-    )
-    refuse_broken(broken, str(folder), "The file is damaged: fetch it again, or save it again.")
-    if found["missing_keys"]:
-        names = ", ".join(sorted(found["missing_keys"])[:5])
-        raise ModelError(f"{folder}: weights are missing: {names}. Fetch the model again.")
-    hf.name_or_path = hf.config.name_or_path = str(folder)
-    return hf
+    if SINGLE not in names and (folder / SINGLE).is_file():
+        what = f"there are weights in {SINGLE} and in the shards of {INDEX}"
+        raise InputProblems([Problem(str(folder), what, "Delete those that are out of date.")])
+    if SINGLE in names and not (folder / SINGLE).is_file():
+        found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
+        what = f"there is neither {SINGLE} nor {INDEX}, only {found}"
+        raise InputProblems([Problem(str(folder), what, f"Rename the file to {SINGLE}.")])
+    others = {path.name for path in folder.glob("model-*-of-*.safetensors")} - set(names)
+    if others:
+        what = f"{', '.join(sorted(others))}: weights that would not be read"
+        remedy = f"Name their tensors in {INDEX}, or delete the files."
+        raise InputProblems([Problem(str(folder), what, remedy)])
 
 
-def _generation_config(folder: Path, config: Any) -> Any:
-    """How the checkpoint wants to be sampled, which also names the tokens that end a response."""
-    from transformers import GenerationConfig
+def _require_agreement(path: Path, index: Mapping[str, str], held: Mapping[str, list[str]]) -> None:
+    """Each shard holds just the tensors that the index says it holds."""
+    places = [(tensor, file) for file, tensors in held.items() for tensor in tensors]
+    count = Counter(tensor for tensor, _ in places)
+    findings = {
+        "named in it but not in their shards": [
+            tensor for tensor, file in index.items() if tensor not in held[file]
+        ],
+        "in the shards but not named in it": [
+            tensor for tensor, _ in places if tensor not in index
+        ],
+        "in more than one shard": [tensor for tensor, times in count.items() if times > 1],
+    }
+    problems = [
+        Problem(str(path), f"{len(names)} tensors are {what}: {some(names)}", "Fetch it again.")
+        for what, names in findings.items()
+        if names
+    ]
+    if problems:
+        raise InputProblems(problems)
 
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return GenerationConfig.from_model_config(config)
+
+def some(names: list[str], limit: int = 5) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(sorted(names)[:limit]) + more

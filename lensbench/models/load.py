@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.devices import pick_device, pick_dtype, require_fit
+from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
     open_tokenizer,
-    open_weights,
     quiet,
     require_finite,
 )
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
 from lensbench.models.adapted import open_adapted
 from lensbench.models.bridge import bridged
@@ -106,7 +107,7 @@ def _wrap_object(
     if tokenizer is None:
         raise ModelError("A model object needs its tokenizer. Pass tokenizer=...")
     label = name or str(model.config.name_or_path or type(model).__name__)
-    return bridged(model.eval(), tokenizer, label, "a Hugging Face object")
+    return bridged(text_model(model.eval()), tokenizer, label, "a Hugging Face object")
 
 
 def _warn_of_other_tokens(model: LensModel) -> None:

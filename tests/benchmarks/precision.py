@@ -20,8 +20,9 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from lensbench.checkpoints.open import open_weights, quiet
+from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.weights import open_weights
 from lensbench.files import write_text
 from lensbench.prompts.batch import make_batch
 from lensbench.prompts.prompt import choose
@@ -61,7 +62,7 @@ def _torchao(name: str) -> Variant:
     settings = TorchAoConfig(Int8WeightOnlyConfig())
     with quiet():
         hf = open_weights(
-            locate(name).require_folder(), torch.bfloat16, quantization_config=settings
+            locate(name).require_folder(), torch.bfloat16, quantisation=settings
         ).eval()
     size = sum(_inner_bytes(tensor) for tensor in (*hf.parameters(), *hf.buffers()))
     return Variant(hf, size)

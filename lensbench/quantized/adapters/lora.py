@@ -76,12 +76,30 @@ class Matched:
 
 
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The model's list of blocks and its name. Raises ModelError when there is none."""
-    n_layers = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return name, module
-    raise ModelError(f"{type(model).__name__} has no list of {n_layers} blocks to adapt.")
+    """The list of the text decoder's blocks, and its name in `model`.
+
+    Raises ModelError when the decoder holds none, or more than one, of as many modules as the
+    config counts blocks: a vision tower of the same depth is no part of it.
+    """
+    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    inside = {id(module) for module in model.get_decoder().modules()}
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers and id(module) in inside
+    ]
+    outer = [
+        (name, module)
+        for name, module in found
+        if not any(name.startswith(f"{other}.") for other, _ in found)
+    ]
+    if len(outer) != 1:
+        names = ", ".join(name for name, _ in outer) or "none"
+        raise ModelError(
+            f"{type(model).__name__} has no one list of {n_layers} blocks in its decoder (found: "
+            f"{names}), so it is unknown what a block of it is. Take another model."
+        )
+    return outer[0]
 
 
 def match(model: PreTrainedModel, lora: Lora) -> Matched:

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.checkpoints.hashes import hashes
-from lensbench.checkpoints.open import open_config, open_weights, quiet
+from lensbench.checkpoints.open import open_config, quiet
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import LensbenchError, ModelError
 from lensbench.quantized.adapters.adapter import read_config, read_weights, trained_on
 from lensbench.quantized.adapters.initial import KEY, changes_base, leaving_base_alone, scale_of

@@ -17,14 +17,13 @@ from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
     open_tokenizer,
-    open_weights,
     quiet,
     require_finite,
 )
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.checkpoints.source import gguf_file
-from lensbench.checkpoints.tensors import open_quantised
+from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.loading.measured import precisions, require_bits
@@ -218,7 +217,7 @@ def _open(folder: Path, ref: ModelRef, device: str, trust: bool) -> PreTrainedMo
         hf.name_or_path = hf.config.name_or_path = str(folder)
     else:
         settings = _quantisation(ref, dtype)
-        hf = open_quantised(folder, dtype, settings, device, trust)
+        hf = open_weights(folder, dtype, trust, quantisation=settings, device=device)
         _require_quantised(hf, ref)
         never_repack(hf)
     require_finite(hf, ref.name)

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.checkpoints.open import open_weights, quiet
+from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
 from lensbench.files import sync_folder, write_bytes, write_text
 from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, file_of, saved_format

@@ -48,7 +48,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bits: Any, bad:
 def test_missing_weights_are_named(tmp_path: Path, bits: Any) -> None:
     folder = save(TINY["llama"], tmp_path)
     with_tensors(folder, lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"))
-    with pytest.raises(ModelError, match=r"weights are missing: model\.layers\.2\.mlp\.up_proj"):
+    with pytest.raises(ModelError, match=r"missing, .*: model\.layers\.2\.mlp\.up_proj"):
         load_quantized(folder, bits, device="cpu")
 
 
