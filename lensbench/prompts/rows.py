@@ -38,7 +38,9 @@ def read_rows(
     optional: Sequence[str] = (),
     empty: bool = False,
 ) -> Iterator[Row]:
-    """The rows of a .csv or .jsonl file, one at a time; `problems` grows by those that are no rows.
+    """The rows of a .csv, .jsonl or .json file, one at a time.
+
+    `problems` grows by those that are no rows.
 
     Cells come as text: a JSON null or NaN is an empty one, a number is as it is written, and what
     is no text in a column that is asked for is a problem. Ids come without space around them. Cells
@@ -46,12 +48,13 @@ def read_rows(
     Rows of a CSV that hold nothing but commas come only with `empty`.
     Raises InputProblems when the file cannot be read at all or lacks a required column.
     """
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".json": _jsonl_rows}
     if path.suffix.lower() not in readers:
         what = f"'{path.suffix}' is no known kind of file for this"
         raise InputProblems([Problem(name, what, "Save it as .csv or .jsonl.")])
     reader = readers[path.suffix.lower()]
-    rows = reader(text_of(path, name), name, problems, Columns(required, optional, empty))
+    text = json_lines(path) if path.suffix.lower() == ".json" else text_of(path, name)
+    rows = reader(text, name, problems, Columns(required, optional, empty))
     return ((line, cells | _bare_id(cells)) for line, cells in rows)
 
 
@@ -172,6 +175,38 @@ def _require_columns(header: list[str], name: str, columns: Columns) -> None:
     remedy = f"The header needs {', '.join(columns.required)}"
     remedy += f"; optional: {', '.join(columns.optional)}." if columns.optional else "."
     raise InputProblems([Problem(name, what, remedy)])
+
+
+def json_lines(path: Path) -> str:
+    """The objects of a JSON file, one a line: a .json array's elements as they are written there.
+
+    Many a .json holds one object a line already. Raises InputProblems when it is neither.
+    """
+    text = text_of(path, path.name)
+    if path.suffix.lower() != ".json" or text.lstrip()[:1] in ("{", ""):
+        return text
+    decoder, at, lines = json.JSONDecoder(), text.find("[") + 1, list[str]()
+    try:
+        while text[(at := _skip(text, at)) : at + 1] != "]":
+            _, end = decoder.raw_decode(text, at)
+            lines.append(re.sub(r"[\r\n]", " ", text[at:end]))  # none is inside a JSON string
+            at = _skip(text, end)
+            if text[at : at + 1] == ",":
+                at += 1
+            elif text[at : at + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    except (ValueError, RecursionError) as error:
+        what = f"it is no JSON array ({error})"
+        remedy = "Write [{...}, {...}], or one object a line."
+        raise InputProblems([Problem(path.name, what, remedy)]) from error
+    return "\n".join(lines)
+
+
+def _skip(text: str, at: int) -> int:
+    """The place of the next character that is no white space."""
+    while text[at : at + 1].isspace():
+        at += 1
+    return at
 
 
 def _jsonl_rows(text: str, name: str, problems: list[Problem], columns: Columns) -> Iterator[Row]:

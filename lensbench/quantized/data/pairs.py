@@ -1,12 +1,13 @@
-"""Instruction pairs: what is asked and what should be answered, read from CSV or JSONL.
+"""Instruction pairs: what is asked and what should be answered, read from CSV, JSONL or JSON.
 
-A JSONL row is either {"id", "instruction", "input"?, "response"} or {"id", "messages": [...]}, both
-with an optional "group": rows of one group are never parted between training and test.
+A JSON row is either {"instruction", "input"?, "response" or "output"} or {"messages": [...]}, both
+with an optional "id" and "group": rows of one group are never parted between training and test.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,17 @@ from lensbench.files import sha256_of, write_text
 from lensbench.prompts.rows import (
     cell_problems,
     id_problems,
+    json_lines,
     json_objects,
     place,
     read_rows,
-    text_of,
 )
 from lensbench.quantized.style import Style, ask, prompt_ids, response_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 Form = Literal["alpaca", "messages"]
 
@@ -36,6 +39,9 @@ RESPONSE = ("response", "output", "answer")
 _OPTIONAL = ("input", "system", "group")
 _ROLES = (["user", "assistant"], ["system", "user", "assistant"])
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a dict"}
+
+
+Row = tuple[int, dict[str, Any]]  # the line it starts on (of a .json array its number)
 
 
 @dataclass(frozen=True)
@@ -67,24 +73,32 @@ class PairSet:
 
 
 def read_pairs(path: Path) -> PairSet:
-    """Read a .jsonl (either form) or a .csv of pairs; bad rows become problems.
+    """Read a .jsonl, a .json array (either form) or a .csv of pairs; bad rows become problems.
 
     A CSV's cells are read as `escape.csv_cell` writes them: a quote before = + - @ is taken off.
+    Where no row has an id they are called p1, p2, ... in their order.
 
     Raises:
-        InputProblems: not .csv or .jsonl, not UTF-8, a missing column, or not one usable row.
+        InputProblems: not .csv, .json or .jsonl, not UTF-8, a missing column, or not one usable
+            row.
         OSError: no such file.
     """
     problems: list[Problem] = []
-    if path.suffix.lower() == ".jsonl":
-        rows = json_objects(text_of(path, path.name), path.name, problems)
-    else:
-        rows = _csv_objects(path, problems)
+    named = any(row.get("id") not in (None, "") for _, row in _objects(path, []))
+    rows = _objects(path, problems)
+    if not named:
+        _log.info("no row of %s has an id: they are called p1, p2, ... in their order", path.name)
+        rows = ((line, row | {"id": f"p{n}"}) for n, (line, row) in enumerate(rows, start=1))
     pairs = list(_pairs(rows, path.name, problems))
     if not pairs:
         what = "it has no usable row"
         raise InputProblems([*problems, Problem(path.name, what, "Add rows, or mend them.")])
     return PairSet(path.name, sha256_of(path), pairs, problems)
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file of pairs holds JSON, by its name."""
+    return path.suffix.lower() in (".json", ".jsonl")
 
 
 def pair_tokens(
@@ -109,9 +123,9 @@ def pair_tokens(
 
 def style_of(path: Path) -> Style:
     """The style that a file's form asks for: chat for rows of messages, else alpaca."""
-    if path.suffix.lower() != ".jsonl":
+    if not is_json(path):
         return "alpaca"
-    _, first = next(json_objects(text_of(path, path.name), path.name, []), (0, {}))
+    _, first = next(json_objects(json_lines(path), path.name, []), (0, {}))
     return "chat" if "messages" in first else "alpaca"
 
 
@@ -140,8 +154,15 @@ def _messages(pair: Pair) -> dict[str, Any]:
     return {"id": pair.id, "messages": messages, **group}
 
 
-def _csv_objects(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, (line, cells) in enumerate(read_rows(path, path.name, problems, ("id",))):
+def _objects(path: Path, problems: list[Problem]) -> Iterator[Row]:
+    """The rows of a file, whatever its kind."""
+    if is_json(path):
+        return json_objects(json_lines(path), path.name, problems)
+    return _csv_objects(path, problems)
+
+
+def _csv_objects(path: Path, problems: list[Problem]) -> Iterator[Row]:
+    for number, (line, cells) in enumerate(read_rows(path, path.name, problems, (), ("id",))):
         if number == 0:
             _require_columns(list(cells), path.name)
         yield line, {column: csv_text(cell) for column, cell in cells.items()}
@@ -162,9 +183,7 @@ def _require_columns(header: list[str], name: str) -> None:
         raise InputProblems(problems)
 
 
-def _pairs(
-    rows: Iterable[tuple[int, dict[str, Any]]], name: str, problems: list[Problem]
-) -> Iterator[Pair]:
+def _pairs(rows: Iterable[Row], name: str, problems: list[Problem]) -> Iterator[Pair]:
     """Rows as Pairs; rows that cannot be used become problems."""
     seen: dict[str, int] = {}
     for line, row in rows:

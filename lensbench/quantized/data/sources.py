@@ -15,7 +15,7 @@ _COLUMNS = ("instruction", "output")  # of an Alpaca data set; `input` is option
 
 
 def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
-    """The pairs of a source: a shipped one, a .jsonl or .csv file, or org/name on a hub.
+    """The pairs of a source: a shipped one, a .jsonl, .json or .csv, or org/name on a hub.
 
     Shipped are `general`, `docstrings` and `python_reference`.
 
@@ -33,7 +33,7 @@ def pairs_of(source: str) -> tuple[list[Pair], list[Problem]]:
     if path.is_dir() or (source.count("/") == 1 and all(source.split("/"))):
         return _hub_pairs(source)
     what = "there is no such file, shipped set or data set on the hub"
-    remedy = f"Give {', '.join(shipped)}, a .jsonl or .csv file, or org/name."
+    remedy = f"Give {', '.join(shipped)}, a .jsonl, .json or .csv file, or org/name."
     raise InputProblems([Problem(source, what, remedy)])
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,14 @@ from scipy.sparse.csgraph import connected_components
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import write_text
-from lensbench.prompts.rows import text_of
+from lensbench.prompts.rows import json_lines
 from lensbench.quantized.data.near import NEAR, near_pairs, normalise, pair_text
 from lensbench.quantized.data.pairs import Pair, read_pairs
+
+_log = logging.getLogger(__name__)
+
+# A part that stays empty with a smaller probability than this is empty for a reason.
+_CHANCE = 1e-3
 
 
 def split(
@@ -27,17 +35,25 @@ def split(
     goes depends on `seed` and on its first row's group (or id, without a group) alone. So rows that
     are added at the end never move earlier ones, unless one ties two bunches together.
 
+    Of so few bunches that a split stays empty by chance, it gets the one that is nearest to it; a
+    warning says so, for rows that are added later may change that.
+
     Raises InputProblems when shares are negative or do not sum to 1, or when a split that should
     have rows gets none.
     """
     _require_shares(shares)
     bunches = _bunches(pairs, near)
     keys: dict[int, str] = {}
+    for bunch, pair in zip(bunches, pairs, strict=True):
+        keys.setdefault(bunch, f"id {pair.id}" if pair.group is None else f"group {pair.group}")
+    points = {bunch: _point(key, seed) for bunch, key in keys.items()}
+    places = {bunch: _place(point, shares) for bunch, point in points.items()}
+    for name, share in shares.items():
+        if share > 0 and name not in places.values() and (1 - share) ** len(keys) > _CHANCE:
+            _fill(name, places, points, keys, shares)
     result: dict[str, list[Pair]] = {name: [] for name in shares}
     for bunch, pair in zip(bunches, pairs, strict=True):
-        own = f"id {pair.id}" if pair.group is None else f"group {pair.group}"
-        key = keys.setdefault(bunch, own)
-        result[_place(key, shares, seed)].append(pair)
+        result[places[bunch]].append(pair)
     _require_rows(result, shares, n_bunches=len(keys))
     return result
 
@@ -45,13 +61,13 @@ def split(
 def split_file(
     path: Path, out: Path, shares: Mapping[str, float], seed: int = 0, near: float = NEAR
 ) -> tuple[dict[Path, int], list[Problem]]:
-    """Split a .jsonl into `out/<name>.jsonl`, its lines as they are.
+    """Split a .jsonl or a .json array into `out/<name>.jsonl`, its objects as they are.
 
     Returns how many pairs each file has, and what is wrong with rows that are in none. Raises
     InputProblems as `split` does.
     """
     found = read_pairs(path)
-    lines = text_of(path, path.name).split("\n")
+    lines = json_lines(path).split("\n")
     counts = {}
     for name, part in split(found.pairs, shares, seed, near).items():
         rows = [lines[pair.row - 1].strip() + "\n" for pair in part if pair.row is not None]
@@ -78,16 +94,49 @@ def _bunches(pairs: Sequence[Pair], near: float) -> list[int]:
     return list(map(int, connected_components(graph, directed=False)[1]))
 
 
-def _place(key: str, shares: Mapping[str, float], seed: int) -> str:
-    """The split of a key: its hash as a number in 0..1, laid along the shares."""
+def _point(key: str, seed: int) -> float:
+    """A key's hash as a number in 0..1."""
     digest = hashlib.sha256(f"{seed}\n{key}".encode()).digest()
-    point = int.from_bytes(digest[:8], "big") / 2**64
-    upper = 0.0
-    for name, share in shares.items():
-        upper += share
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _place(point: float, shares: Mapping[str, float]) -> str:
+    """The split at a point, the shares being laid along 0..1."""
+    for name, (_, upper) in _spans(shares).items():
         if point < upper:
             return name
     return [name for name, share in shares.items() if share > 0][-1]  # the sum rounds below 1
+
+
+def _spans(shares: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Where each share begins and ends."""
+    uppers = list(accumulate(shares.values()))
+    return dict(zip(shares, zip([0.0, *uppers[:-1]], uppers, strict=True), strict=True))
+
+
+def _fill(
+    name: str,
+    places: dict[int, str],
+    points: Mapping[int, float],
+    keys: Mapping[int, str],
+    shares: Mapping[str, float],
+) -> None:
+    """Move the nearest bunch of a split that has more than one into an empty split, if any has."""
+    counts = Counter(places.values())
+    lower, upper = _spans(shares)[name]
+    spare = [bunch for bunch, place in places.items() if counts[place] > 1]
+    if not spare:
+        return
+    nearest = min(spare, key=lambda bunch: max(lower - points[bunch], points[bunch] - upper))
+    _log.warning(
+        "of %s bunches of rows none fell into %s, so it gets one of %s (%s); with more rows it may "
+        "be another",
+        len(keys),
+        name,
+        places[nearest],
+        keys[nearest],
+    )
+    places[nearest] = name
 
 
 def _require_shares(shares: Mapping[str, float]) -> None:

@@ -14,7 +14,7 @@ class EvalSpec(RagSpec):
     """What examples a model is asked, and how. Decoding is greedy."""
 
     data: Path
-    """Examples, .jsonl or .csv: id, instruction, response."""
+    """Examples, .jsonl, .json or .csv: instruction, response (or output)."""
     style: Style | None = None
     """Default: the adapter's own; without one, chat if there is a template, else none."""
     max_new_tokens: Count = 200

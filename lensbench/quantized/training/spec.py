@@ -28,7 +28,7 @@ class TrainSpec(BaseSpec):
     """What is trained on what, and how."""
 
     data: Annotated[Path, ARGUMENT]
-    """A .jsonl or .csv: id, instruction, response; or id and messages."""
+    """A .jsonl, .json or .csv: instruction, response (or output); or messages. Ids are optional."""
     out: Annotated[Path, Parameter(("--out", "-o"))]
     """Folder of adapter and record."""
     lora: Annotated[Lora, Parameter("*")] = Lora()

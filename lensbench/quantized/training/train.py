@@ -66,6 +66,7 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     ref = spec.ref
     progress(Progress("reading the data"))
     data, matched = _checked(spec, ref.folder)
+    notify(f"{data.n_train} pairs to train on, {len(data.examples) - data.n_train} to evaluate on")
     _tell_cut(data.cut, notify)
     store = RecordStore(spec.out, ref.name, "training")
     with recording(Request(store, _settings(spec, data, matched), ref.facts())) as record:

@@ -43,7 +43,7 @@ class CheckSpec(Spec):
     """Which pairs are checked, against what."""
 
     pairs: Annotated[Path, ARGUMENT]
-    """A .jsonl or .csv of pairs."""
+    """A .jsonl, .json or .csv of pairs."""
     model: str | None = None
     """Measure lengths in this model's tokens, not in characters."""
     style: Style | None = None

@@ -2,7 +2,8 @@
 
 Rows without a counterpart, with an id seen before or with nothing in them are skipped and listed,
 here and in a `.problems.csv` beside the output (exit status 1). A quote that `lensbench infer` put
-before a leading = + - @ in a response is taken off first.
+before a leading = + - @ in a response is taken off first. The columns are those of the prompts,
+the response, and what else stands beside the responses.
 
 Example:
 
@@ -19,22 +20,23 @@ from cyclopts import Parameter
 from lensbench.cli.console import say
 from lensbench.cli.quantized.data.files import Out, require_new, skip
 from lensbench.errors import InputProblems, Problem
+from lensbench.escape import csv_of
+from lensbench.files import write_text
 
 
 def merge(
-    prompts: Annotated[Path, Parameter(help="A .csv or .jsonl with id, prompt.")],
-    responses: Annotated[Path, Parameter(help="A .csv or .jsonl with id, response.")],
+    prompts: Annotated[Path, Parameter(help="A .csv, .jsonl or .json with id, prompt.")],
+    responses: Annotated[Path, Parameter(help="A .csv, .jsonl or .json with id, response.")],
     *,
     out: Out,
 ) -> int:
     from lensbench.quantized.data.merge import merge as join
-    from lensbench.quantized.data.pairs import write_csv
 
     require_new(out, [prompts, responses], ".csv")
-    pairs, problems = join(prompts, responses)
-    if not pairs:
+    made = join(prompts, responses)
+    if not made.rows:
         what = "no prompt has a response"
-        raise InputProblems([*problems, Problem(str(out), what, "Check that the ids match.")])
-    write_csv(out, pairs)
-    say(f"{out}: {len(pairs):,} pairs")
-    return skip(problems, out.with_suffix(".problems.csv"))
+        raise InputProblems([*made.problems, Problem(str(out), what, "Check that the ids match.")])
+    write_text(out, csv_of([made.columns, *(list(row.values()) for row in made.rows)]))
+    say(f"{out}: {len(made.rows):,} pairs")
+    return skip(made.problems, out.with_suffix(".problems.csv"))

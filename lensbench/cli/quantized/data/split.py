@@ -2,7 +2,8 @@
 
 Rows of one `group`, with the same question or nearly the same stay together. A row's place follows
 from its id (or group) and the seed, so rows added later do not move the earlier ones; the shares
-are therefore met on average only.
+are therefore met on average only. Of a dozen rows a part may get none so; then it gets one of the
+others, and that is said.
 
 Example:
 
@@ -30,7 +31,7 @@ class SplitSpec(Spec):
     """What is split, and into what."""
 
     pairs: Annotated[Path, ARGUMENT]
-    """A .jsonl of pairs."""
+    """A .jsonl or .json of pairs."""
     out: Annotated[Path, Parameter(("--out", "-o"))]
     """The folder to write to."""
     train: Portion = 0.8
@@ -45,12 +46,13 @@ class SplitSpec(Spec):
 
 
 def split(spec: Annotated[SplitSpec, Parameter("*")]) -> int:
+    from lensbench.quantized.data.pairs import is_json
     from lensbench.quantized.data.split import split_file
 
     pairs = spec.pairs
-    if pairs.suffix.lower() != ".jsonl":
+    if not is_json(pairs):
         remedy = f"Make one with: lensbench data to-jsonl {pairs.name} -o {pairs.stem}.jsonl"
-        raise InputProblems([Problem(pairs.name, "it is no .jsonl file", remedy)])
+        raise InputProblems([Problem(pairs.name, "it is no .jsonl or .json file", remedy)])
     shares = {"train": spec.train, "eval": spec.eval, "test": spec.test}
     for name in shares:
         require_new(spec.out / f"{name}.jsonl", [pairs], ".jsonl")

@@ -1,6 +1,6 @@
 """Write pairs as JSON Lines for instruction tuning.
 
-A CSV needs the columns id, prompt (or instruction, question) and response (or output, answer);
+A CSV needs the columns prompt (or instruction, question) and response (or output, answer); id,
 input, system and group are taken along.
 
 Examples:
@@ -25,7 +25,9 @@ from lensbench.quantized.data.pairs import Form, read_pairs, write_jsonl
 
 
 def to_jsonl(
-    pairs: Annotated[Path, Parameter(help="A .csv of pairs, or a .jsonl in either format.")],
+    pairs: Annotated[
+        Path, Parameter(help="A .csv of pairs, or a .jsonl or .json in either format.")
+    ],
     *,
     out: Out,
     form: Annotated[
