@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 HNSW_FROM = 50_000  # documents; below this an exact search takes about 1 ms per thousand
 _EF_SEARCH = 100  # candidates that HNSW keeps: recall against time
+_HNSW_UP_TO = 100  # documents for one question; it misses more of them the nearer to the candidates
 _BUILD_MEMORY = "1GB"
 _SCHEMES = ("postgresql://", "postgres://")
 _DEFAULT_NAME = "rag"
@@ -263,6 +264,13 @@ class Database:
             how = "USING hnsw (embedding vector_cosine_ops)"
             self._run(f"CREATE INDEX documents_hnsw ON documents {how}")
 
+    def drop_versions(self) -> None:
+        """Take rows' earlier versions out of the table and out of HNSW, which walks over them.
+
+        A version that some other reader may still see stays.
+        """
+        self._run("VACUUM documents")
+
     def nearest(
         self,
         vector: Float[np.ndarray, " dimension"],
@@ -272,20 +280,23 @@ class Database:
     ) -> list[tuple[str, str, float, dict[str, str]]]:
         """(id, text, cosine similarity, metadata) of the nearest documents, best first.
 
-        With a filter, or for many documents, the search is always exact.
+        `top_k` of them, or all that there are. With a filter, or for many documents, the search is
+        always exact; and where HNSW finds fewer than were asked for: a row's earlier versions stay
+        among its candidates until a vacuum, and pgvector leaves them out only then.
         """
         from psycopg.types.json import Jsonb
 
-        exact = exact or where is not None or top_k > _EF_SEARCH
         condition = "WHERE metadata @> %(where)s" if where else ""
+        query = _NEAREST.replace("{where}", condition).encode()
         values = {"vector": vector, "top_k": top_k, "where": Jsonb(dict(where or {}))}
         with self.connection.transaction():
-            if exact:  # only the order by distance could use an index scan
-                self._run("SET LOCAL enable_indexscan = off")
-            else:
+            if not (exact or where is not None or top_k > _HNSW_UP_TO):
                 self._run(f"SET LOCAL hnsw.ef_search = {_EF_SEARCH}")
-            query = _NEAREST.replace("{where}", condition)
-            return self.connection.execute(query.encode(), values).fetchall()
+                found = self.connection.execute(query, values).fetchall()
+                if len(found) == top_k:
+                    return found
+            self._run("SET LOCAL enable_indexscan = off")  # no other plan needs one
+            return self.connection.execute(query, values).fetchall()
 
 
 @contextmanager

@@ -124,7 +124,10 @@ class Index:
             self._embed(new + other_text, progress)
             database.relabel([(d.id, d.source, d.sha256, d.metadata) for d in same_text])
             deleted = self._delete(documents, delete_missing)
-            if not database.has_hnsw() and database.count() >= HNSW_FROM:
+            if database.has_hnsw():
+                if old or deleted:
+                    database.drop_versions()
+            elif database.count() >= HNSW_FROM:
                 database.build_hnsw()
             database.set_complete(True)
         unchanged = len(documents) - len(new) - len(old)

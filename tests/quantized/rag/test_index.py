@@ -159,6 +159,63 @@ def test_what_is_promised_exact_is_exact_beside_a_poor_hnsw(
     assert missed
 
 
+@pytest.mark.parametrize(("share", "times"), [(0.01, 1), (0.75, 1), (1.0, 3)])
+def test_hnsw_finds_all_that_are_there_after_an_edit_of_any_size(
+    vectors_only: Callable[..., Database], share: float, times: int
+) -> None:
+    """Rows' earlier versions stay in the graph until a vacuum; the search walks over them."""
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(400, 32)).astype(np.float32)
+    database = vectors_only(vectors)
+    database.build_hnsw()
+    edited = rng.permutation(len(vectors))[: int(share * len(vectors))]
+    for turn in range(times):
+        vectors[edited] += 0.01 * rng.normal(size=(len(edited), 32)).astype(np.float32)
+        rows = [
+            Stored(f"{i:05d}", f"{i:05d}", "s", "-", f"{turn}", "-", {}, vectors[i]) for i in edited
+        ]
+        database.upsert(rows)
+    queries = rng.normal(size=(8, 32)).astype(np.float32)
+    for vacuumed in (False, True):
+        if vacuumed:
+            database.drop_versions()
+        for query, k in itertools.product(queries, (10, 100)):
+            found = [row[0] for row in database.nearest(query, k)]
+            assert len(found) == len(set(found)) == k
+            wanted = set(nearest_by_numpy(vectors, query)[:k])
+            assert len(wanted & set(found)) >= 0.8 * k
+
+
+def test_hnsw_finds_the_few_that_a_deletion_left(vectors_only: Callable[..., Database]) -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(700, 32)).astype(np.float32)
+    database = vectors_only(vectors)
+    database.build_hnsw()
+    database.delete_missing(["s"], [f"{i:05d}" for i in range(0, 700, 50)])
+    for query in rng.normal(size=(5, 32)).astype(np.float32):
+        left = [id_ for id_ in nearest_by_numpy(vectors, query) if int(id_) % 50 == 0]
+        assert [row[0] for row in database.nearest(query, 100)] == left
+        assert [row[0] for row in database.nearest(query, 10)] == left[:10]
+
+
+def test_an_addition_leaves_no_earlier_versions_in_hnsw(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lensbench.quantized.rag.index.HNSW_FROM", 50)
+    among = documents(60)
+    index.add(among)
+    database = index._database
+    assert database.has_hnsw()
+    vacuumed: list[int] = []
+    drop = database.drop_versions
+    monkeypatch.setattr(database, "drop_versions", lambda: vacuumed.append(1) or drop())
+    index.add(among)
+    assert not vacuumed
+    index.add([replace(document, text=f"{document.text} gold") for document in among])
+    assert vacuumed
+    assert len(index.search(["silver river"], 60)[0]) == 60
+
+
 def test_an_addition_counts_and_embeds_only_what_changed(index: Index, bert: Embedder) -> None:
     first = documents(10)
     assert vars(index.add(first)) == {"new": 10, "changed": 0, "unchanged": 0, "deleted": 0}
