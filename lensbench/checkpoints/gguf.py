@@ -298,9 +298,7 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        path.parent, gguf_file=path.name, local_files_only=True
-    )
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     if Gguf.of(path).fields.get("tokenizer.ggml.pre") in _DIGITS_FIRST:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]

@@ -23,13 +23,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lensbench.checkpoints.families import Family, Wheel, weight_bytes
-from lensbench.checkpoints.source import cache_dir, check_folder, locate, model_folder
+from lensbench.checkpoints.source import (
+    PROVENANCE,
+    cache_dir,
+    check_folder,
+    converted_as_today,
+    locate,
+    model_folder,
+)
 from lensbench.errors import InputProblems, ModelError, first_line
 from lensbench.files import replacing, sha256_of, write_text
 from lensbench.progress import Notify, ignore
 from lensbench.version import __version__
 
-PROVENANCE = "lensbench.json"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "tokenizer*", "*.txt", "*.jinja"]
 _HUB_NEVER = ["*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "original/*", "onnx/*"]
 _BLOCK = 1 << 20
@@ -77,7 +83,8 @@ def is_complete(family: Family) -> bool:
         made_from = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (ModelError, InputProblems, FileNotFoundError, ValueError):
         return False
-    return bool(made_from.get("gguf_sha256") == family.gguf_sha256)
+    same = made_from.get("gguf_sha256") == family.gguf_sha256
+    return bool(same and converted_as_today(folder, family))
 
 
 @contextmanager
@@ -279,6 +286,7 @@ def _provenance(family: Family) -> dict[str, object]:
         "licence_url": family.licence_url,
         "wheels": wheels,
         "gguf_sha256": family.gguf_sha256,
+        "conversion": family.conversion,
         "dtype": "float32",
         "converted_with": {
             "lensbench": __version__,

@@ -11,6 +11,7 @@ from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias, n
 from lensbench.errors import InputProblems, ModelError, Problem
 
 INDEX = "model.safetensors.index.json"
+PROVENANCE = "lensbench.json"  # beside a converted model: what it was made from
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_HEADER = 100_000_000  # the limit in the safetensors library itself
@@ -47,6 +48,11 @@ class Located:
             )
         fetchable = self.hub_name is not None or self.family is not None
         check_folder(self.folder, pull_name=self.name if fetchable else None)
+        if self.family is not None and not converted_as_today(self.folder, self.family):
+            raise ModelError(
+                f"{self.name} was converted by an older lensbench, which made another model of it. "
+                f"Convert it again with: lensbench pull {self.name}"
+            )
         return self.folder
 
 
@@ -124,6 +130,14 @@ def _hub_snapshot(hub_name: str) -> Path | None:
     except HFValidationError as error:
         raise ModelError(f"{hub_name!r} is not a hub name like org/model: {error}") from error
     return Path(config).parent if isinstance(config, str) else None
+
+
+def converted_as_today(folder: Path, family: Family) -> bool:
+    """Whether a converted model is what lensbench would make today; true of any other folder."""
+    if not (folder / PROVENANCE).is_file():
+        return True
+    made = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    return bool(made.get("conversion", 1) == family.conversion)
 
 
 def gguf_file(folder: Path) -> Path | None:

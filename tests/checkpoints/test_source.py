@@ -10,7 +10,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lensbench.checkpoints.source import cache_dir, check_folder, damage, gguf_file, locate
+from lensbench.checkpoints.families import family_for_alias
+from lensbench.checkpoints.source import (
+    PROVENANCE,
+    cache_dir,
+    check_folder,
+    converted_as_today,
+    damage,
+    gguf_file,
+    locate,
+)
 from lensbench.errors import InputProblems, ModelError
 
 
@@ -177,3 +186,14 @@ def test_one_gguf_file_is_a_model_and_two_are_not(tmp_path: Path) -> None:
     assert gguf_file(tmp_path) == tmp_path / "a.gguf"
     (tmp_path / "b.gguf").write_bytes(b"GGUF")
     assert "more than one GGUF" in complaints(tmp_path)
+
+
+def test_a_model_that_an_older_version_converted_is_converted_again(tmp_path: Path) -> None:
+    """SmolLM2's first conversion lost how its tokenizer splits digits."""
+    family = family_for_alias("smollm2-135m")
+    assert family is not None
+    for made, today in (({}, False), ({"conversion": family.conversion}, True)):
+        (tmp_path / PROVENANCE).write_text(json.dumps(made))
+        assert converted_as_today(tmp_path, family) is today
+    (tmp_path / PROVENANCE).unlink()
+    assert converted_as_today(tmp_path, family)

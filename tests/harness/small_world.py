@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lensbench.checkpoints.families import family_for_alias
-from lensbench.checkpoints.pull import PROVENANCE
+from lensbench.checkpoints.source import PROVENANCE
 from lensbench.prompts import sets
 from lensbench.quantized.data import sources, stdlib
 from lensbench.quantized.data.shipped import general_pairs
@@ -38,7 +38,9 @@ def write_models(cache: Path) -> None:
             {"num_hidden_layers": family.n_layers, "max_position_embeddings": 2048}
             | ({"layer_types": ["full_attention"] * family.n_layers} if "gemma" in name else {}),
         )
-        (folder / PROVENANCE).write_text(json.dumps({"gguf_sha256": family.gguf_sha256}))
+        (folder / PROVENANCE).write_text(
+            json.dumps({"gguf_sha256": family.gguf_sha256, "conversion": family.conversion})
+        )
         ends = {"eos_token_id": list(range(2, 384, 2))}
         (folder / "generation_config.json").write_text(json.dumps(ends))
 
