@@ -15,12 +15,19 @@ import pandas as pd
 import pyarrow as pa
 
 from lensbench.lens.registry import LENSES
-from lensbench.records.schema.lens import MILESTONE_TABLE
+from lensbench.records.schema.lens import (
+    CATEGORY_GIVEN,
+    MILESTONE_TABLE,
+    MUTE_CATEGORY,
+    NO_ANSWER,
+    NO_CATEGORY,
+    NOT_MEASURED,
+)
 
 _TOP = 10
 _KL_BITS = 1.0
 _RANK = ["answer_rank", "answer_ties"]  # their sum is the last of the places that the answer shares
-_MUTE_CATEGORY = "the first token of the category word says nothing of it"
+_MOST_NAMED = 5  # layers that a reason names
 
 
 @dataclass(frozen=True)
@@ -45,29 +52,73 @@ class Milestone:
     """What must hold at a layer, why it never does, and what a prompt must have to be asked it."""
 
     holds: Callable[[Track], np.ndarray]  # per layer
+    reads: tuple[str, ...]  # what of the track it holds of
     never: str
     answer: bool = False
     category: str | None = None  # "category" or "null_category"
+    to_the_end: bool = False  # it must hold at all later layers too
 
     def reached(self, track: Track) -> int | str:
-        """The first layer, as an index into `track.layers`, or why there is none."""
-        if self.answer and track.prompt["answer_id"] is None:
-            return "the prompt has no answer"
-        if self.category is not None:
-            token = track.prompt[f"{self.category}_id"]
-            if token is None:
-                named = track.prompt[self.category] is not None
-                return _MUTE_CATEGORY if named else "the relation has no category word"
-            if token in track.prompt["token_ids"]:  # copied, perhaps: it says nothing of knowing
-                return "the category word stands in the prompt"
-        hit = self.holds(track)
-        return int(hit.argmax()) if hit.any() else self.never
+        """The first layer, as an index into `track.layers`, or why there is none.
+
+        What was not measured decides nothing: where it could, the milestone is not measured.
+        """
+        if self.answer and _nothing(track.prompt, "answer"):
+            return NO_ANSWER
+        if self.category is not None and (reason := _unasked(track, self.category)):
+            return reason
+        unknown = np.logical_or.reduce([np.isnan(getattr(track, name)) for name in self.reads])
+        if self.reads == ("top_id",) and track.prompt["token_ids"] is None:
+            unknown = np.ones(len(unknown), bool)
+        hit = self.holds(track) & ~unknown
+        seldom, often = self._first(hit), self._first(hit | unknown)
+        if seldom != often:
+            return _not_measured(track.layers[unknown], unknown.all())
+        return self.never if seldom is None else seldom
+
+    def _first(self, hit: np.ndarray) -> int | None:
+        hit = _to_the_end(hit) if self.to_the_end else hit
+        return int(hit.argmax()) if hit.any() else None
 
 
-def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Table) -> pa.Table:
-    """One row per prompt x lens (records/schema/lens.py: MILESTONE_TABLE)."""
+def _nothing(prompt: dict[str, Any], what: str) -> bool:
+    """Whether a prompt has no such word, neither as a token nor as text."""
+    return prompt[f"{what}_id"] is None and prompt[what] is None
+
+
+def _unasked(track: Track, category: str) -> str | None:
+    """Why a category word cannot be asked for, if it cannot."""
+    prompt, ranks = track.prompt, getattr(track, f"{category}_rank")
+    token, word, own = prompt[f"{category}_id"], prompt[category], prompt["token_ids"]
+    if token is None and word is None:
+        return NO_CATEGORY
+    if token is None and own is not None and np.isnan(ranks).all():
+        return MUTE_CATEGORY
+    # A word of the prompt may be copied: that it comes says nothing of knowing.
+    if token is None or own is None:
+        given = word is not None and word.casefold() in prompt["prompt"].casefold()
+    else:
+        given = token in own
+    return CATEGORY_GIVEN if given else None
+
+
+def _not_measured(layers: np.ndarray, everywhere: bool) -> str:
+    if everywhere:
+        return NOT_MEASURED
+    named = ", ".join(str(layer) for layer in layers[:_MOST_NAMED])
+    return f"{NOT_MEASURED} at layer {named}{', ...' if len(layers) > _MOST_NAMED else ''}"
+
+
+def milestones_table(
+    model: str, n_layers: int, lens: pa.Table, prompts: pa.Table, output: str | None = "final"
+) -> pa.Table:
+    """One row per prompt x lens (records/schema/lens.py: MILESTONE_TABLE).
+
+    Args:
+        output: the lens that at the last layer is the model's own output; None: there is none.
+    """
     by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
-    top1_correct = _top1_correct(lens, n_layers)
+    top1_correct = _top1_correct(lens, n_layers, output)
     rows = []
     for (prompt_id, lens_name), track in _tracks(lens, by_id):
         row: dict[str, Any] = {
@@ -84,17 +135,22 @@ def milestones_table(model: str, n_layers: int, lens: pa.Table, prompts: pa.Tabl
     return pa.Table.from_pylist(rows, schema=MILESTONE_TABLE.schema)
 
 
-def _top1_correct(lens: pa.Table, n_layers: int) -> dict[str, bool | None]:
+def _top1_correct(lens: pa.Table, n_layers: int, own: str | None) -> dict[str, bool | None]:
     """Whether the model's own output has the answer first, and it alone.
 
-    By the final lens at the last layer.
+    By its own lens at the last layer.
     """
     columns = ["prompt_id", "lens", "layer", "site", "is_last", *_RANK]
     frame = lens.select(columns).to_pandas()
-    output = frame[(frame.lens == "final") & (frame.layer == n_layers) & frame.is_last]
+    output = frame[(frame.lens == own) & (frame.layer == n_layers) & frame.is_last]
     output = output[output.site == "resid_post"]
-    ranks = zip(output.prompt_id, output[_RANK].sum(axis=1, min_count=1), strict=True)
+    ranks = zip(output.prompt_id, _place(output), strict=True)
     return {prompt_id: None if pd.isna(rank) else bool(rank == 1) for prompt_id, rank in ranks}
+
+
+def _place(rows: pd.DataFrame) -> pd.Series:
+    """The answer's rank with all that tie with it before it; unknown where the rank is."""
+    return rows["answer_rank"].astype(float) + rows["answer_ties"].astype(float).fillna(0)
 
 
 def _tracks(
@@ -103,15 +159,15 @@ def _tracks(
     columns = ["answer_rank", "category_rank", "null_category_rank", "kl_bits"]
     keys = ["prompt_id", "lens", "layer", "site", "is_last", "top_ids", "answer_ties"]
     frame = lens.select([*keys, *columns]).to_pandas()
-    frame["answer_rank"] = frame[_RANK].sum(axis=1, min_count=1)
+    frame["answer_rank"] = _place(frame)
     frame = frame[frame.is_last & (frame.site != "resid_mid")]
     order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
-    lens_order = {name: i for i, name in enumerate(LENSES)}
+    lens_order = {name: i for i, name in enumerate(dict.fromkeys([*LENSES, *frame.lens]))}
     groups = frame.groupby(["prompt_id", "lens"], sort=False)
     for key in sorted(groups.groups, key=lambda k: (order[k[0]], lens_order[k[1]])):
         part = groups.get_group(key).sort_values("layer")
         values = {name: part[name].to_numpy(dtype=float) for name in columns}
-        top_id = np.array([ids[0] for ids in part.top_ids])
+        top_id = np.array([np.nan if ids is None else ids[0] for ids in part.top_ids], float)
         yield key, Track(prompts[key[0]], part.layer.to_numpy(), top_id=top_id, **values)
 
 
@@ -131,36 +187,48 @@ def _to_the_end(hit: np.ndarray) -> np.ndarray:
 # To add a milestone: one entry here and one line in records/schema/lens.py.
 _MILESTONES = {
     "rank1_first": Milestone(
-        lambda t: t.answer_rank == 1, "the answer is never at rank 1", answer=True
-    ),
-    "rank1_stable": Milestone(
-        lambda t: _to_the_end(t.answer_rank == 1),
-        "the answer is not at rank 1 after the last layer",
+        lambda t: t.answer_rank == 1,
+        ("answer_rank",),
+        "the answer is never at rank 1",
         answer=True,
     ),
+    "rank1_stable": Milestone(
+        lambda t: t.answer_rank == 1,
+        ("answer_rank",),
+        "the answer is not at rank 1 after the last layer",
+        answer=True,
+        to_the_end=True,
+    ),
     "top10_first": Milestone(
-        lambda t: t.answer_rank <= _TOP, "the answer is never in the top 10", answer=True
+        lambda t: t.answer_rank <= _TOP,
+        ("answer_rank",),
+        "the answer is never in the top 10",
+        answer=True,
     ),
     "kl_1bit": Milestone(
-        lambda t: t.kl_bits <= _KL_BITS, "never within 1 bit of the model's output"
+        lambda t: t.kl_bits <= _KL_BITS, ("kl_bits",), "never within 1 bit of the model's output"
     ),
     "copy_first": Milestone(
-        lambda t: np.isin(t.top_id, t.prompt["token_ids"]),
+        lambda t: np.isin(t.top_id, t.prompt["token_ids"] or []),
+        ("top_id",),
         "the top token is never one of the prompt",
     ),
     "category_over_answer": Milestone(
         lambda t: t.category_rank < t.answer_rank,
+        ("category_rank", "answer_rank"),
         "the category never outranks the answer",
         answer=True,
         category="category",
     ),
     "category_top10": Milestone(
         lambda t: t.category_rank <= _TOP,
+        ("category_rank",),
         "the category is never in the top 10",
         category="category",
     ),
     "null_category_top10": Milestone(
         lambda t: t.null_category_rank <= _TOP,
+        ("null_category_rank",),
         "the other category is never in the top 10",
         category="null_category",
     ),

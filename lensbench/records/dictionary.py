@@ -1,6 +1,8 @@
 """The data dictionary: every table, column and entry of the schema, written from its declaration.
 
 python -m lensbench.records.dictionary reports/data-dictionary.md
+
+Beside it goes the JSON schema of the manifest that `lensbench import` reads.
 """
 
 from __future__ import annotations
@@ -13,6 +15,10 @@ from lensbench.files import write_text
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
 from lensbench.records.schema.declare import Entry, Table
 from lensbench.records.schema.every import MANIFEST_ENTRIES
+from lensbench.records.schema.lens import LENS, PROMPTS
+from lensbench.records.validation.told import schema_json
+
+SCHEMA_FILE = "import-manifest.schema.json"
 
 _INTRODUCTION = f"""# Data dictionary
 
@@ -23,6 +29,12 @@ What stands in a record of lensbench: schema version {SCHEMA_VERSION}. A record 
 A cell is null only for the reason named here; a dash means that it never is. Layers count states:
 0 is the embedding, i what leaves block i - 1, n_layers the last one. Blocks count from 0. Bits are
 logarithms to base 2. In Python: `lensbench.open_record(folder)`.
+
+A lens record that another tool measured is written in the same columns and read by
+`lensbench import`, which lists all that is wrong with it. *Import* says what it needs: a needed
+column must be there and is never null, an optional one may be left out (null: not measured), and
+some are filled in. Milestones and problems are made by the import. Its `manifest.json` has `model`,
+`lenses` and `measured`: [{SCHEMA_FILE}]({SCHEMA_FILE}).
 """
 
 
@@ -62,11 +74,13 @@ def _entries(entries: tuple[Entry, ...]) -> str:
 
 
 def _table(table: Table) -> list[str]:
+    imported = table in (PROMPTS, LENS)
     rows = [
         (f"`{c.name}`", _type(str(c.type)), c.unit or "-", c.meaning, c.null or "-")
+        + ((c.need,) if imported else ())
         for c in table.columns
     ]
-    header = ("column", "type", "unit", "meaning", "null")
+    header = ("column", "type", "unit", "meaning", "null") + (("import",) if imported else ())
     return [f"## {table.name}\n", f"{_sentence(table.rows)}.\n", _markdown(header, rows)]
 
 
@@ -87,3 +101,4 @@ def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     write_text(Path(sys.argv[1]), dictionary())
+    write_text(Path(sys.argv[1]).with_name(SCHEMA_FILE), schema_json())

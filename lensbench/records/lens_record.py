@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from lensbench.prompts.prompt import LINKS
+from lensbench.records.lens_kind import OWN, UNTOLD, LensKind
 from lensbench.records.record import Record
-from lensbench.records.schema.lens import MILESTONES
+from lensbench.records.schema.lens import MILESTONES, NOT_ASKED, NOT_MEASURED
 
 
 class LensRecord(Record):
@@ -24,6 +26,19 @@ class LensRecord(Record):
         """The lens of the headline numbers: `final`, unless the run skipped it."""
         return "final" if "final" in self.lenses else self.lenses[0]
 
+    def lens_kind(self, lens: str | None = None) -> LensKind:
+        """What a lens (None: the main one) is: as the manifest says, else as lensbench has it."""
+        name = lens or self.main_lens
+        told = self.manifest.get("lenses")
+        if told is None:
+            return OWN.get(name, UNTOLD)
+        return LensKind.of(told[name]) if name in told else UNTOLD
+
+    @property
+    def imported(self) -> bool:
+        """Whether somebody else's tool measured it."""
+        return bool(self.manifest.get("measured"))
+
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """All prompts, by prompt_id."""
@@ -34,12 +49,30 @@ class LensRecord(Record):
         """The plain questions: no control, paraphrase or reverse."""
         return self.prompts[self.prompts[list(LINKS)].isna().all(axis=1)]
 
+    @property
+    def answered(self) -> pd.DataFrame:
+        """The base prompts that have an answer."""
+        return self.base_prompts[has_answer(self.base_prompts)]
+
+    @property
+    def unanswered(self) -> pd.DataFrame:
+        """The base prompts that have none: nothing can be asked about an answer there."""
+        return self.base_prompts[~has_answer(self.base_prompts)]
+
     @cached_property
     def milestones(self) -> pd.DataFrame:
-        """Milestones; depths are taken from the layers, for verdicts rest on them."""
+        """Milestones; depths are taken from the layers, for verdicts rest on them.
+
+        `{name}_at` is the layer, infinite where the milestone never comes, and NaN where it was not
+        measured or could not be asked. A milestone of which a row has neither layer nor reason has
+        lost a column: then all of it is unknown.
+        """
         frame = self.table("milestones").copy()
         for name in MILESTONES:
-            frame[f"{name}_depth"] = frame[f"{name}_layer"].astype(float) / self.n_layers
+            layer, reason = frame[f"{name}_layer"].astype(float), frame[f"{name}_reason"]
+            frame[f"{name}_depth"] = layer / self.n_layers
+            at = layer.where(layer.notna() | ~is_never(reason), np.inf)
+            frame[f"{name}_at"] = at * np.nan if (layer.isna() & reason.isna()).any() else at
         return frame
 
     def milestones_of(self, lens: str, prompts: pd.Index) -> pd.DataFrame:
@@ -66,3 +99,14 @@ class LensRecord(Record):
 def answer_place(rows: pd.DataFrame) -> pd.Series:
     """The answer's rank with all that tie with it before it: what "at rank 1" goes by."""
     return rows["answer_rank"] + rows["answer_ties"].fillna(0)
+
+
+def has_answer(prompts: pd.DataFrame) -> pd.Series:
+    """Of each prompt, whether it has an answer, as text or as a token."""
+    return prompts["answer"].notna() | prompts["answer_id"].notna()
+
+
+def is_never(reason: pd.Series) -> pd.Series:
+    """Whether a milestone without a layer never comes; else nobody looked, or could."""
+    text = reason.fillna(NOT_MEASURED).astype(str)
+    return ~text.str.startswith(NOT_MEASURED) & ~text.isin(NOT_ASKED)

@@ -197,6 +197,7 @@ def _facts(reports: Sequence[Reported], section: Section) -> Facts:
             for one in reports
             for row in manifest.gate_rows(one.record.manifest)
         ],
+        gate_said=manifest.gates_said({one.name: one.record.manifest for one in reports}),
         report="report.md",
         tables=tables,
     )

@@ -42,13 +42,68 @@ def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = [(key, manifest["settings"].get(key)) for key in _OF_SETTINGS]
     said = [f"{key} {', '.join(map(str, v)) if isinstance(v, list) else v}" for key, v in told if v]
     rows += [("settings", ", ".join(said))] if said else []
-    return rows + list(zip(("code", "made"), how_made(manifest), strict=True))
+    measured = measured_by(manifest)
+    rows += [("measured", measured)] if measured else []
+    return rows + list(zip(("code", "made"), how_made(manifest)[-2:], strict=True))
+
+
+def gate_brief(manifest: Mapping[str, Any]) -> str:
+    """How the gate of a record went, in two words: whose checks, and how many held."""
+    checks = [check.get("passed") for check in manifest["gate"]]
+    if False in checks:
+        return f"FAILED, {checks.count(False)} of {len(checks)} checks"
+    if manifest.get("measured"):
+        return "imported: not checked"
+    if True not in checks:
+        return "none: not checked"
+    return f"passed, {checks.count(True)} of {len(checks)} checks"
+
+
+def gate_said(manifest: Mapping[str, Any]) -> str:
+    """What follows from the gate of a record, in a sentence."""
+    checks = [check.get("passed") for check in manifest["gate"]]
+    if manifest["kind"] != "lens":
+        return (
+            "It had to hold before anything was written."
+            if False not in checks
+            else ("It FAILED: the numbers are not the model's own.")
+        )
+    exact = "that the lens at the last layer is the model's own output"
+    if False in checks:
+        return "It FAILED: the lens does not reproduce the model, so the numbers are not its own."
+    if manifest.get("measured"):
+        return f"The record was measured elsewhere and imported: lensbench has not checked {exact}."
+    if True not in checks:
+        return f"This record has none: nobody has checked {exact}."
+    return "Before anything was written, the lens had to reproduce the model."
+
+
+def gates_said(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same of several records by the names of their models: each sentence once."""
+    whose: dict[str, list[str]] = {}
+    for name, manifest in manifests.items():
+        if manifest["kind"] == "lens" or manifest["gate"]:
+            whose.setdefault(gate_said(manifest), []).append(name)
+    if len(whose) < 2:
+        return "".join(whose)
+    return " ".join(f"{', '.join(names)}: {said}" for said, names in whose.items())
+
+
+def measured_by(manifest: Mapping[str, Any]) -> str | None:
+    """Who measured an imported record; None of one that lensbench measured."""
+    told = manifest.get("measured")
+    if not told:
+        return None
+    tool = " ".join(str(told[key]) for key in ("tool", "version") if told.get(key))
+    rest = [f"{key}: {told[key]}" for key in ("by", "day", "source") if told.get(key)]
+    return "; ".join([f"measured with {tool or 'a tool that the record does not name'}", *rest])
 
 
 def summary(manifest: Mapping[str, Any]) -> str:
     """Whose numbers, from which day, and whether the gate held, in one line."""
-    checks = [check.get("passed") for check in manifest["gate"]]
-    held = f", gate: {checks.count(True)} of {len(checks)} checks passed" if checks else ""
+    held = (
+        f", gate: {gate_brief(manifest)}" if manifest["kind"] == "lens" or manifest["gate"] else ""
+    )
     return f"{', '.join(models(manifest))}: {manifest['created']}{held}"
 
 
@@ -70,7 +125,9 @@ def how_made(manifest: Mapping[str, Any]) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     machine = manifest["machine"]
     gib = machine["memory_bytes"] / 2**30
+    measured = measured_by(manifest)
     return [
+        *([f"M{measured[1:]}. Imported by what follows."] if measured else []),
         f"lensbench {manifest['lensbench_version']}{commit}{changed}; {packages}.",
         f"{machine['cpu']}, {machine['cores']} cores, {gib:.0f} GiB, {machine['os']}; "
         f"{manifest['created']}, {manifest['wall_s']:.0f} s.",
@@ -86,8 +143,10 @@ def provenance(manifest: Mapping[str, Any]) -> pd.DataFrame:
 def limitations(record: Record) -> list[str]:
     """What holds for records of every kind: gate, bits, batches, problems, unpinned code."""
     manifest, lines = record.manifest, []
+    if manifest["kind"] == "lens" and True not in [c.get("passed") for c in manifest["gate"]]:
+        lines.append(f"Gate: {gate_brief(manifest)}. {gate_said(manifest)}")
     for check in manifest["gate"]:
-        if not check.get("passed"):
+        if not check.get("passed") and check.get("state") != "imported":
             outcome = "not measured" if check.get("passed") is None else "failed"
             reason = markdown(check.get("reason") or "no reason recorded")
             lines.append(f"Gate: {markdown(check['identity'])} {outcome} ({reason}).")
@@ -108,5 +167,6 @@ def limitations(record: Record) -> list[str]:
     git = manifest.get("git")
     if not git or git.get("dirty"):
         state = "had uncommitted changes" if git else "is not from a git checkout"
-        lines.append(f"The code that measured this {state}, so the version may not pin it.")
+        did = "imported" if manifest.get("measured") else "measured"
+        lines.append(f"The code that {did} this {state}, so the version may not pin it.")
     return lines

@@ -131,7 +131,9 @@ def test_category_before_instance_by_hand(tmp_path: Path) -> None:
     def edit(row: dict[str, object]) -> dict[str, object]:
         found = layers.get(str(row["prompt_id"]), (None, None, None))
         names = ("category_top10", "null_category_top10", "top10_first")
-        return row | {f"{n}_layer": layer for n, layer in zip(names, found, strict=True)}
+        reasons = {f"{n}_reason": None if k else "never" for n, k in zip(names, found, strict=True)}
+        at = {f"{n}_layer": layer for n, layer in zip(names, found, strict=True)}
+        return row | at | reasons
 
     edited(run, "milestones", edit)
     row = contrasts.category_table(one(run)).iloc[0]
@@ -212,7 +214,9 @@ def test_prompts_without_answers_still_make_a_report(tmp_path: Path) -> None:
         edited(run, table, lambda row: row | {name: None for name in gone if name in row})
     build_report([run])
     text = (run / "m" / "report.md").read_text(encoding="utf-8")
-    assert "Base prompts without an answer, which count in no answer statistic" in text
+    n = len(one(run).base_prompts)
+    assert f"Base prompts without an answer: {n} of {n}" in text
+    assert f"None of its {n} base prompts has an answer" in text
     assert "n/a (no prompts with a category word)" in text
     record = one(run)
     assert len(comparison.shared_prompts(record, record)) == len(record.base_prompts) > 0

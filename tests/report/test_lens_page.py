@@ -13,14 +13,14 @@ from tests.harness.browser import centre, point_at, wait_for
 from tests.harness.reports import lens_records_in
 
 pytestmark = pytest.mark.browser
-HEAT_MAPS = 1  # the number of the first model's chart
-ENTROPY, RANK1 = 3, 6  # of the curves
+HEAT_MAPS = 6  # the number of the first model's chart, after the comparison and the texts
+ENTROPY, RANK1 = 8, 11  # of the curves
 
 
 @pytest.fixture
 def page(chrome: Any, built: Path) -> Any:
     """report.html of two models, opened anew."""
-    size = {"width": 1400, "height": 2000, "deviceScaleFactor": 1, "mobile": False}
+    size = {"width": 1400, "height": 4500, "deviceScaleFactor": 1, "mobile": False}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     chrome.get("about:blank")
     chrome.get((built / "report.html").as_uri())

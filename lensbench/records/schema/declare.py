@@ -20,6 +20,8 @@ class Column:
     """A column of a table. Without a meaning of null it is never null: pyarrow refuses to write.
 
     `since` is the version of the schema that brought it: a record older than that reads as null.
+    `least` and `most` bound its numbers. `filled` is what an import puts there where a file says
+    nothing.
     """
 
     name: str
@@ -28,6 +30,14 @@ class Column:
     unit: str = ""  # of the number, with its range where that is not plain
     null: str = ""  # what null means
     since: int = 1
+    least: float | None = None
+    most: float | None = None
+    filled: str = ""
+
+    @property
+    def need(self) -> str:
+        """What one who writes such a record elsewhere has to give."""
+        return f"filled in: {self.filled}" if self.filled else "optional" if self.null else "needed"
 
     @property
     def field(self) -> pa.Field:
@@ -62,6 +72,7 @@ class Entry:
     meaning: str
     null: str = ""
     absent: str = ""
+    type: str = ""  # of JSON; empty: any
 
 
 @dataclass(frozen=True)

@@ -17,33 +17,58 @@ PROBLEMS = Table(
 )
 
 MANIFEST_ENTRIES = (
-    Entry("schema_version", "version of these tables and entries"),
-    Entry("kind", "kind of the record"),
-    Entry("status", '"running" until every table is written, then "complete"'),
-    Entry("lensbench_version", "version of lensbench"),
-    Entry("versions", "versions of Python and of the packages that decide the numbers"),
-    Entry("git", "commit of lensbench's checkout, and whether it had changes", "no checkout"),
-    Entry("created", "day on which the run began, UTC"),
-    Entry("machine", "processor, cores, memory in bytes and system, for who compares times"),
-    Entry("model", "facts of the model; with `settings` they decide the numbers"),
-    Entry("settings", "what was asked for: the fields of the study's or verb's spec"),
-    Entry("gate", "checks that ran before anything was written: name, error and its bound"),
-    Entry("problems", "rows of the table `problems`"),
+    Entry("schema_version", "version of these tables and entries", type="integer"),
+    Entry("kind", "kind of the record", type="string"),
+    Entry("status", '"running" until every table is written, then "complete"', type="string"),
+    Entry("lensbench_version", "version of lensbench", type="string"),
+    Entry(
+        "versions", "versions of Python and of the packages that decide the numbers", type="object"
+    ),
+    Entry(
+        "git",
+        "commit of lensbench's checkout, and whether it had changes",
+        "no checkout",
+        type="object",
+    ),
+    Entry("created", "day on which the run began, UTC", type="string"),
+    Entry(
+        "machine",
+        "processor, cores, memory in bytes and system, for who compares times",
+        type="object",
+    ),
+    Entry("model", "facts of the model; with `settings` they decide the numbers", type="object"),
+    Entry(
+        "settings", "what was asked for: the fields of the study's or verb's spec", type="object"
+    ),
+    Entry(
+        "gate",
+        "checks that ran before anything was written: name, error and its bound",
+        type="array",
+    ),
+    Entry("problems", "rows of the table `problems`", type="integer"),
     Entry(
         "files",
         "further files of the record, from its folder, besides residual vectors",
         absent="no other files",
+        type="array",
     ),
     Entry(
         "resumed_batches",
         "batches that an interrupted run had measured before",
         absent="not made in batches",
+        type="integer",
     ),
     Entry(
         "widened",
         "of each narrower record that this one came of: its width, and how it was made",
         absent="never widened",
+        type="array",
     ),
-    Entry("wall_s", "seconds of the run, after a resumption those since"),
-    Entry("peak_memory_bytes", "highest resident memory of the process", "still running"),
+    Entry("wall_s", "seconds of the run, after a resumption those since", type="number"),
+    Entry(
+        "peak_memory_bytes",
+        "highest resident memory of the process",
+        "still running",
+        type="integer",
+    ),
 )

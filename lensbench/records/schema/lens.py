@@ -20,23 +20,35 @@ from lensbench.records.schema.every import PROBLEMS
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 
 _NO_ANSWER, _NO_CATEGORY = (
-    "the prompt has no answer",
-    "no category word, or none that can be scored",
+    "the prompt has no answer, or not measured elsewhere",
+    "no category word, none that can be scored, or not measured elsewhere",
 )
 _NO_OTHER = "no answer, or no other form of it"
 _OLDER = "no answer, or a record of schema 2 or older"
 _NO_NUMBER = "it is not a number"
+_UNTOLD = "not told by an imported record"
+_FILLED_MODEL = "the model's name in the manifest"
 
 PROMPTS = Table(
     "prompts",
     "one row per prompt: what was asked, and how the model's tokenizer saw it",
     (
-        Column("model", TEXT, "the model's name"),
+        Column("model", TEXT, "the model's name", filled=_FILLED_MODEL),
         Column("prompt_id", TEXT, "the prompt, in every table"),
-        Column("relation", TEXT, "what the prompt asks for; intervals are clustered by it"),
+        Column(
+            "relation",
+            TEXT,
+            "what the prompt asks for; intervals are clustered by it",
+            filled='"prompt"',
+        ),
         Column("prompt", TEXT, "as written in the prompt set"),
-        Column("text", TEXT, "as tokenised: differs from `prompt` under a chat template"),
-        Column("template", TEXT, '"plain" or "chat"'),
+        Column(
+            "text",
+            TEXT,
+            "as tokenised: differs from `prompt` under a chat template",
+            filled="as `prompt`",
+        ),
+        Column("template", TEXT, '"plain" or "chat"', null=_UNTOLD),
         Column("answer", TEXT, "the right answer", null=_NO_ANSWER),
         Column("category", TEXT, "word for the kind of the answer", null=_NO_CATEGORY),
         Column("subject", TEXT, "what the prompt is about", null="not said"),
@@ -94,9 +106,9 @@ PROMPTS = Table(
             null=_NO_CATEGORY,
         ),
         Column("null_category_id", I32, "its first token", null=_NO_CATEGORY),
-        Column("token_ids", pa.list_(I32), "tokens that went through the model"),
-        Column("tokens", pa.list_(TEXT), "the same as text"),
-        Column("n_tokens", I32, "their number", "tokens"),
+        Column("token_ids", pa.list_(I32), "tokens that went through the model", null=_UNTOLD),
+        Column("tokens", pa.list_(TEXT), "the same as text", null=_UNTOLD),
+        Column("n_tokens", I32, "their number", "tokens", _UNTOLD),
     ),
 )
 
@@ -104,35 +116,74 @@ LENS = Table(
     "lens",
     "one row per prompt x position x site x lens",
     (
-        Column("model", TEXT, "the model's name"),
+        Column("model", TEXT, "the model's name", filled=_FILLED_MODEL),
         Column("prompt_id", TEXT, "the prompt"),
-        Column("lens", TEXT, 'a lens\' name, such as "final"'),
-        Column("site", TEXT, "embed, resid_mid (after attention) or resid_post (after the block)"),
-        Column("layer", I16, "0 = embedding, i = in or after block i - 1", "states"),
-        Column("depth", F64, "layer / n_layers; at resid_mid (layer - 1/2) / n_layers", "0..1"),
-        Column("position", I32, "counted from 0 without padding", "tokens"),
-        Column("is_last", FLAG, "the prompt's last position: where the answer is predicted"),
-        Column("token_id", I32, "the token at `position`"),
-        Column("token", TEXT, "that token as text"),
-        Column("entropy_bits", F32, "entropy of the lens' distribution", "bits", _NO_NUMBER),
+        Column(
+            "lens",
+            TEXT,
+            'a lens\' name, such as "final"',
+            filled="the one lens that the manifest describes",
+        ),
+        Column(
+            "site",
+            TEXT,
+            "embed, resid_mid (after attention) or resid_post (after the block)",
+            filled="embed at layer 0, resid_post at all others",
+        ),
+        Column("layer", I16, "0 = embedding, i = in or after block i - 1", "states", least=0),
+        Column(
+            "depth",
+            F64,
+            "layer / n_layers; at resid_mid (layer - 1/2) / n_layers",
+            "0..1",
+            filled="layer / n_layers",
+            least=0,
+            most=1,
+        ),
+        Column("position", I32, "counted from 0 without padding", "tokens", null=_UNTOLD, least=0),
+        Column(
+            "is_last",
+            FLAG,
+            "the prompt's last position: where the answer is predicted",
+            filled="true at each prompt's largest position",
+        ),
+        Column("token_id", I32, "the token at `position`", null=_UNTOLD),
+        Column("token", TEXT, "that token as text", null=_UNTOLD),
+        Column(
+            "entropy_bits", F32, "entropy of the lens' distribution", "bits", _NO_NUMBER, least=0
+        ),
         Column(
             "kl_bits",
             F32,
             "KL(model || lens); the model as the manifest's `model_logits` says",
             "bits",
             _NO_NUMBER,
+            least=0,
         ),
-        Column("js_bits", F32, "Jensen-Shannon divergence of the two", "bits, 0..1", _NO_NUMBER),
+        Column(
+            "js_bits",
+            F32,
+            "Jensen-Shannon divergence of the two",
+            "bits, 0..1",
+            _NO_NUMBER,
+            least=0,
+            most=1,
+        ),
         Column(
             "next_surprisal_bits",
             F32,
             "-log2 of the probability of the token that follows",
             "bits",
             "at the last position nothing follows",
+            least=0,
         ),
         Column("answer_id", I32, "first token of the answer", null=_NO_ANSWER),
-        Column("answer_prob", F32, "probability of that token", "0..1", _NO_ANSWER),
-        Column("answer_rank", I32, "1 + the number of better tokens", "1..d_vocab", _NO_ANSWER),
+        Column(
+            "answer_prob", F32, "probability of that token", "0..1", _NO_ANSWER, least=0, most=1
+        ),
+        Column(
+            "answer_rank", I32, "1 + the number of better tokens", "1..d_vocab", _NO_ANSWER, least=1
+        ),
         Column(
             "answer_ties",
             I32,
@@ -141,6 +192,7 @@ LENS = Table(
             "0..d_vocab - 1",
             _OLDER,
             since=3,
+            least=0,
         ),
         Column(
             "answer_margin_bits",
@@ -156,29 +208,54 @@ LENS = Table(
             "0..1",
             _NO_OTHER,
             since=3,
+            least=0,
+            most=1,
         ),
-        Column("answer_other_rank", I32, "its rank, 1 = best", "1..d_vocab", _NO_OTHER, since=3),
-        Column("category_rank", I32, "rank of the category word", "1..d_vocab", _NO_CATEGORY),
+        Column(
+            "answer_other_rank",
+            I32,
+            "its rank, 1 = best",
+            "1..d_vocab",
+            _NO_OTHER,
+            since=3,
+            least=1,
+        ),
+        Column(
+            "category_rank", I32, "rank of the category word", "1..d_vocab", _NO_CATEGORY, least=1
+        ),
         Column(
             "null_category_rank",
             I32,
             "rank of another relation's category word",
             "1..d_vocab",
             _NO_CATEGORY,
+            least=1,
         ),
-        Column("resid_norm", F32, "L2 norm of the residual stream", null=_NO_NUMBER),
+        Column("resid_norm", F32, "L2 norm of the residual stream", null=_NO_NUMBER, least=0),
         Column(
             "cos_final",
             F32,
             "cosine of the normed residual to the normed last one",
             "-1..1",
             "a zero vector has no direction",
+            least=-1,
+            most=1,
         ),
-        Column("top_ids", pa.list_(I32), "the most probable tokens, best first"),
-        Column("top_probs", pa.list_(F32), "their probabilities", "0..1"),
-        Column("top_tokens", pa.list_(TEXT), "the same as text"),
+        Column("top_ids", pa.list_(I32), "the most probable tokens, best first", null=_UNTOLD),
+        Column(
+            "top_probs", pa.list_(F32), "their probabilities", "0..1", null=_UNTOLD, least=0, most=1
+        ),
+        Column("top_tokens", pa.list_(TEXT), "the same as text", null=_UNTOLD),
     ),
 )
+
+# Why a milestone has no layer, besides that it never comes: it was not read (and at which layers),
+# or there is nothing to ask.
+NOT_MEASURED = "not measured"
+NO_ANSWER, NO_CATEGORY = "the prompt has no answer", "the relation has no category word"
+MUTE_CATEGORY = "the first token of the category word says nothing of it"
+CATEGORY_GIVEN = "the category word stands in the prompt"
+NOT_ASKED = (NO_ANSWER, NO_CATEGORY, MUTE_CATEGORY, CATEGORY_GIVEN)
 
 # Milestones in the order a report lists them: name -> what the layer is.
 MILESTONES = {
@@ -207,7 +284,7 @@ MILESTONE_TABLE = Table(
     "milestones",
     "one row per prompt x lens, read at the last position over embed and resid_post",
     (
-        Column("model", TEXT, "the model's name"),
+        Column("model", TEXT, "the model's name", filled=_FILLED_MODEL),
         Column("prompt_id", TEXT, "the prompt"),
         Column("relation", TEXT, "its relation"),
         Column("lens", TEXT, "the lens"),
@@ -225,9 +302,26 @@ MILESTONE_TABLE = Table(
 KINDS = (
     Kind(
         "lens",
-        "`lensbench lens --prompts`, `lensbench lens --cache`, `lensbench run`",
+        "`lensbench lens --prompts`, `lensbench lens --cache`, `lensbench run`, `lensbench import`",
         (PROMPTS, LENS, MILESTONE_TABLE, PROBLEMS),
         optional=(RESIDUAL_INDEX, RESIDUAL_CELLS),
+        entries=(
+            Entry(
+                "lenses",
+                "of each lens by name: `norm` (final, next, none, other), `fitted`, `soft_cap` (is "
+                "the model's in it), `kl` (model_lens: kl_bits is KL(model || lens)), `output` (at "
+                "the last layer it is the model's own output) and `description`",
+                absent="measured by lensbench: final, next and raw are what `lens` says",
+                type="object",
+            ),
+            Entry(
+                "measured",
+                "who measured an imported record: `tool`, `version`, `by`, `day`, `source` (all "
+                "other entries on how it was made are of the import)",
+                absent="measured by lensbench",
+                type="object",
+            ),
+        ),
     ),
     Kind(
         "cache",

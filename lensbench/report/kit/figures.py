@@ -6,7 +6,7 @@ import io
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -21,6 +21,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
 from lensbench.escape import printable, visible
 from lensbench.report.kit.views import (
+    COLOURS,
     Axis,
     Dots,
     Line,
@@ -33,8 +34,6 @@ from lensbench.report.kit.views import (
 from lensbench.stats.bootstrap import LEVEL
 
 GREY = "#768390"
-# Mid-tones after Okabe & Ito's colour-blind safe palette.
-COLOURS = ("#2f81c7", "#d55e00", "#009e73", "#b8860b", "#c06a9c", "#56a0b5")
 DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": ":"}
 WIDTH = 9.6  # inches
 MOST_POSITIONS = 12  # of a token map: the last ones
@@ -96,7 +95,10 @@ def panels(views: Sequence[Drawn], columns: int = 3) -> Figure:
     heights = [max(_height(view, columns) for view in row) for row in by_row]
     if len(views) == 1 and isinstance(views[0], Lines):
         heights = [_ALONE]
-    figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout=ConstrainedLayoutEngine(h_pad=0.08))
+    above = 0.5 + 0.22 * max(_legend_rows(views) - 2, 0)
+    figure = Figure(
+        figsize=(WIDTH, above + sum(heights)), layout=ConstrainedLayoutEngine(h_pad=0.08)
+    )
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for i, (axis, view) in enumerate(zip(axes.flat, views, strict=False)):
         below = views[i + columns] if i + columns < len(views) else None
@@ -142,6 +144,16 @@ def _share_row(figure: Figure, axes: Sequence[Axes], views: Sequence[Drawn]) -> 
         figure.colorbar(images[0], ax=list(axes), aspect=18, pad=0.01).outline.set_visible(False)
 
 
+def _legend_columns(names: Iterable[str]) -> int:
+    return 2 if max(map(len, names)) > 40 else 3
+
+
+def _legend_rows(views: Sequence[Drawn]) -> int:
+    """Rows of the legend that many curves need."""
+    names = {line.name for view in views if isinstance(view, Lines) for line in view.lines} - {""}
+    return -(-len(names) // _legend_columns(names)) if names else 0
+
+
 def _legend(figure: Figure) -> None:
     """The names in all panels, each once."""
     found: dict[str, Any] = {}
@@ -149,7 +161,7 @@ def _legend(figure: Figure) -> None:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
     if found:
-        columns = 2 if max(map(len, found)) > 40 else 3
+        columns = _legend_columns(found)
         figure.legend(
             list(found.values()),
             list(found),
@@ -306,7 +318,7 @@ def token_map(view: Tokens) -> Figure:
     n, width = len(cells.layers), len(names)
     figure = Figure(figsize=(max(1.02 * width, 3) + 1.8, 0.235 * n + 1), layout="constrained")
     axis = figure.subplots()
-    grid = np.array([[probs[0] for probs in row[first:]] for row in cells.probs])
+    grid = np.array([[_top(probs, np.nan) for probs in row[first:]] for row in cells.probs], float)
     edges = np.arange(width + 1) - 0.5, np.arange(n + 1) - 0.5
     colours = mpl.colormaps["viridis"]
     mesh = axis.pcolormesh(
@@ -314,7 +326,8 @@ def token_map(view: Tokens) -> Figure:
     )
     for y, row in enumerate(cells.top):
         for x, tokens in enumerate(row[first:]):
-            _cell(axis, x, y, tokens[0], colours(grid[y, x]), cells.rank[y][first + x] == 1)
+            colour = (0.0, 0.0, 0.0, 1.0) if np.isnan(grid[y, x]) else colours(grid[y, x])
+            _cell(axis, x, y, _top(tokens, ""), colour, cells.rank[y][first + x] == 1)
     axis.set_xticks(range(width), names, fontsize=9.5)
     axis.set_yticks(range(0, n, 1 if n <= 41 else 2))
     axis.tick_params(length=0)
@@ -323,6 +336,11 @@ def token_map(view: Tokens) -> Figure:
     bar = figure.colorbar(mesh, ax=axis, label="probability of the top token", aspect=30, pad=0.02)
     bar.outline.set_visible(False)
     return figure
+
+
+def _top(best: Sequence[Any], missing: Any) -> Any:
+    """The best of a cell; where it was not recorded, `missing`."""
+    return best[0] if len(best) else missing
 
 
 def _cell(axis: Axes, x: int, y: int, token: str, colour: Any, framed: bool) -> None:

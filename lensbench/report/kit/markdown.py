@@ -101,13 +101,15 @@ def gate_row(check: Mapping[str, Any]) -> dict[str, str]:
     """A gate result as text: errors span many orders, so they are written in 2 digits."""
     reason = check.get("reason") or ""
     passed = {True: "yes", False: "no", None: f"n/a ({reason or 'not measured'})"}
+    if check.get("state") == "imported":
+        passed[None] = "imported: not checked"
     unit = f" {check['unit']}" if check.get("unit") else ""
     return {
         "identity": check["identity"],
         "error": _two_digits(check.get("error"), unit),
         "bound": _two_digits(check.get("bound"), unit),
         "passed": passed[check.get("passed")],
-        "reason": "" if check.get("passed") is None else reason,
+        "reason": "" if check.get("passed") is None and "state" not in check else reason,
     }
 
 

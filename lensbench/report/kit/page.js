@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const colours = ["#2f81c7", "#d55e00", "#009e73", "#b8860b", "#c06a9c", "#56a0b5"];
+const colours = data.colours;
 const grey = "#768390", diverging = [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]];
 const symbols = ["circle", "square", "triangle-up", "triangle-down"];
 const config = { displayModeBar: false, responsive: true, typesetMath: false };
@@ -109,7 +109,7 @@ function dots(frame, view) {
 
 // The lines of one cell, for the hover and for the list below.
 function describe(frame, cells, l, p) {
-  const tops = cells.top[l][p].map((t, i) => [data.words[t], show(cells.probs[l][p][i])]);
+  const tops = cells.top[l][p].map((t, i) => [data.words[t], show(cells.probs[l][p][i] ?? null)]);
   const numbers = Object.entries(frame.measures).map(([name, title]) => [title, show(cells.measures[name][l][p])]);
   return [["layer " + cells.layers[l], "position " + cells.positions[p]], ...tops, ...numbers, ["rank of the answer", show(cells.rank[l][p])]];
 }
@@ -119,8 +119,8 @@ function tokens(frame, view, chart, box) {
   const each = (make) => cells.layers.map((_, l) => cells.positions.map((_, p) => make(l, p)));
   const trace = {
     type: "heatmap", y: cells.layers, x: cells.positions.map((_, p) => p), xgap: 1, ygap: 1,
-    z: frame.colour ? cells.measures[frame.colour] : each((l, p) => cells.probs[l][p][0]),
-    text: each((l, p) => brief(data.words[cells.top[l][p][0]])), texttemplate: "%{text}", textfont: { size: 11 },
+    z: frame.colour ? cells.measures[frame.colour] : each((l, p) => cells.probs[l][p][0] ?? null),
+    text: each((l, p) => brief(data.words[cells.top[l][p][0]] ?? "")), texttemplate: "%{text}", textfont: { size: 11 },
     hoverinfo: "text", hovertext: each((l, p) => describe(frame, cells, l, p).map((pair) => pair.map(plain).join("  ")).join("<br>")),
     colorscale: "Viridis", reversescale: bits, zmin: 0, ...(bits ? {} : { zmax: 1 }),
     colorbar: { title: { text: plain(frame.measures[frame.colour] || "probability of the top token"), side: "right" }, thickness: 12 },

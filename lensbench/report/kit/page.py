@@ -23,6 +23,7 @@ from markupsafe import Markup
 from lensbench.escape import printable, visible
 from lensbench.report.kit.table import Table, to_csv
 from lensbench.report.kit.views import (
+    COLOURS,
     Cells,
     Dots,
     Line,
@@ -96,6 +97,7 @@ class Facts:
     summary: str = "Where this is from"
     rows: Sequence[tuple[str, str]] = ()
     gate: Sequence[Mapping[str, str]] = ()
+    gate_said: str = ""  # what follows from it
     report: str = ""  # address of the Markdown report
     tables: Sequence[Table] = ()
 
@@ -122,6 +124,7 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
     facts, packed = facts or Facts(), _Packed()
     data = {
         "level": LEVEL,
+        "colours": COLOURS,
         "pickers": [_picker(picker) for picker in page.pickers],
         "charts": [
             {
@@ -156,6 +159,7 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
             summary=facts.summary,
             facts=[(name, printable(value)) for name, value in facts.rows],
             gate=facts.gate,
+            gate_said=facts.gate_said,
             report=facts.report,
             tables=[(table.name, table.title) for table in facts.tables],
         )
@@ -256,8 +260,8 @@ class _Packed:
     def _numbered(self, cells: Cells) -> dict[str, Any]:
         """Cells with their tokens as numbers of words."""
 
-        def number(token: str) -> int:
-            return self.words.setdefault(visible(token), len(self.words))
+        def number(token: str | None) -> int:
+            return self.words.setdefault(visible(token or ""), len(self.words))
 
         return {
             "layers": [int(layer) for layer in cells.layers],

@@ -13,7 +13,24 @@ from lensbench.escape import printable
 from lensbench.report.kit.numbers import is_missing
 from lensbench.stats.bootstrap import Estimate
 
+Dash = Literal["solid", "dash", "dashdot", "dot"]
 Places = Mapping[float, str]  # where along x -> what hovering calls it
+# Mid-tones that read on white and on black, after Okabe & Ito's palette for the colour-blind; the
+# second six are far from those and from each other (CIELAB).
+COLOURS = (
+    "#2f81c7",
+    "#d55e00",
+    "#009e73",
+    "#b8860b",
+    "#c06a9c",
+    "#56a0b5",
+    "#8a4fe0",
+    "#4ea81a",
+    "#d63fc8",
+    "#e0355f",
+    "#3556c8",
+    "#806040",
+)
 _MOST_NAMED = 3  # places that a note names
 
 
@@ -35,7 +52,7 @@ class Line:
     points: Sequence[Estimate]
     p: Sequence[float | None] = ()  # adjusted, for each place; empty where nothing is tested
     p_reasons: Sequence[str | None] = ()
-    dash: Literal["solid", "dash", "dashdot", "dot"] = "solid"
+    dash: Dash = "solid"
     places: Places | None = None  # its own; None: those of the view
     small: Sequence[float | None] = ()  # smaller dots beside a row, as the view labels them
 

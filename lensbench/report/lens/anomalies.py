@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.records.lens_record import LensRecord
+from lensbench.records.schema.lens import NOT_MEASURED
 from lensbench.report.lens.curves import first_or_none, own_and_chance
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
 
@@ -21,7 +22,8 @@ def find_anomalies(record: LensRecord) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Two frames, base prompt x mid layer: 1 where that is so, and the chance of it.
     """
-    base = record.base_prompts
+    base = record.answered
+    base = base[base["tokens"].notna()]
     tops = record.by_layer("top_tokens", base.index, record.main_lens).map(first_or_none)
     depth = tops.columns.to_numpy(dtype=float) / record.n_layers
     tops = tops.loc[:, (depth >= MIDDLE[0]) & (depth <= MIDDLE[1])].dropna()
@@ -60,19 +62,29 @@ def _frequent(words: list[str]) -> frozenset[str]:
 def share_table(record: LensRecord) -> pd.DataFrame:
     """Observed and chance share of cells, and their difference, over prompts."""
     odd, chance = find_anomalies(record)
-    relation = record.base_prompts["relation"].reindex(odd.index)
+    relation = record.answered["relation"].reindex(odd.index)
     columns = {
         "observed_share": odd.mean(axis=1),
         "chance_share": chance.mean(axis=1),
         "observed_minus_chance_pp": odd.mean(axis=1) - chance.mean(axis=1),
     }
-    nothing = "no mid layers recorded"
+    nothing = _why_none(record)
     row: dict[str, object] = {
         "cells": int(odd.size),
         "anomalies": int(np.nansum(odd.to_numpy())) if odd.size else 0,
     }
     row |= {name: clustered_bootstrap(v, relation, nothing=nothing) for name, v in columns.items()}
     return pd.DataFrame([row])
+
+
+def _why_none(record: LensRecord) -> str:
+    """Why no cell can be judged, where none can."""
+    base = record.answered
+    if base.empty:
+        return "no prompts with an answer"
+    tops = record.by_layer("top_tokens", base.index, record.main_lens)
+    told = base["tokens"].notna().any() and tops.notna().any(axis=None)
+    return "no mid layers recorded" if told else f"{NOT_MEASURED}: tokens or top tokens"
 
 
 def reading(shares: pd.DataFrame) -> str:
@@ -95,7 +107,7 @@ def reading(shares: pd.DataFrame) -> str:
 
 def cells_table(record: LensRecord) -> pd.DataFrame:
     """The anomalous cells themselves: prompt, layer, token and its probability."""
-    odd, prompts = find_anomalies(record)[0], record.base_prompts
+    odd, prompts = find_anomalies(record)[0], record.answered
     columns = ["prompt_id", "relation", "prompt", "layer", "depth", "token", "prob"]
     tops = record.by_layer("top_tokens", prompts.index, record.main_lens)
     probs = record.by_layer("top_probs", prompts.index, record.main_lens)
@@ -107,7 +119,7 @@ def cells_table(record: LensRecord) -> pd.DataFrame:
             layer,
             layer / record.n_layers,
             tops[layer][prompt_id][0],
-            float(probs[layer][prompt_id][0]),
+            first_or_none(probs[layer][prompt_id]),
         )
         for layer in map(int, odd.columns)
         for prompt_id in odd.index[odd[layer] == 1]

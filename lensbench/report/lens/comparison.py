@@ -1,4 +1,4 @@
-"""Models side by side, at equal relative depth and paired by prompt."""
+"""Models side by side: their headlines, their curves, and differences paired by prompt."""
 
 from __future__ import annotations
 
@@ -7,35 +7,47 @@ from itertools import combinations
 
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens_record import LensRecord, has_answer
 from lensbench.report.kit.table import Table
-from lensbench.report.lens import curves
 from lensbench.report.lens.headlines import EMERGENCE, top1_correct
+from lensbench.report.manifest import gate_brief
 from lensbench.stats.bootstrap import paired_difference
 
+MOST_PAIRS = 15  # in a text
 Named = tuple[str, LensRecord]
-_CURVES = {
+CURVES = {
     "depth_curves": ("entropy_bits", "kl_bits", "answer_prob"),
     "emergence": ("answer_rank1_share", "rank1_stable_share"),
 }
 
 
+def labels(every: Mapping[str, LensRecord]) -> dict[str, str]:
+    """What each model is called beside others: with its lens where not all were read alike."""
+    alike = len({record.lens_kind().reads_like for record in every.values()}) == 1
+    return {
+        name: name if alike else f"{name} [{record.main_lens}]" for name, record in every.items()
+    }
+
+
 def models_table(
-    n_layers: Mapping[str, int], own: Mapping[str, Mapping[str, Table]]
+    every: Mapping[str, LensRecord], own: Mapping[str, Mapping[str, Table]]
 ) -> pd.DataFrame:
     """The headlines of every model, from its own tables."""
-    return pd.DataFrame([_headlines(name, n_layers[name], tables) for name, tables in own.items()])
+    return pd.DataFrame([_headlines(name, every[name], tables) for name, tables in own.items()])
 
 
-def _headlines(name: str, n_layers: int, tables: Mapping[str, Table]) -> dict[str, object]:
+def _headlines(name: str, record: LensRecord, tables: Mapping[str, Table]) -> dict[str, object]:
     base = tables["coverage"].row(prompts="base")
     emerged = [tables["late_binding"].row(emergence=words) for words in EMERGENCE.values()]
     depths = {f"{m}_depth": row["median_depth"] for m, row in zip(EMERGENCE, emerged, strict=True)}
     category = tables["category"].row(prompts="all")
     return {
         "model": name,
-        "layers": n_layers,
-        "n_prompts": base["n_prompts"],
+        "lens": record.main_lens,
+        "gate": gate_brief(record.manifest),
+        "layers": record.n_layers,
+        "n_prompts": base["n_with_answer"],
+        "n_without_answer": base["n_prompts"] - base["n_with_answer"],
         "top1_accuracy": base["top1_accuracy"],
         **depths,
         "category_first_share": category["category_first_share"],
@@ -49,18 +61,29 @@ def pairs_table(every: Mapping[str, LensRecord]) -> pd.DataFrame:
 
     Depth differences are medians over the prompts that both get right.
     """
-    return pd.DataFrame([_pair(a, b) for a, b in combinations(every.items(), 2)])
+    named = labels(every)
+    pairs = combinations(((named[name], record) for name, record in every.items()), 2)
+    return pd.DataFrame([_pair(a, b) for a, b in pairs])
+
+
+def largest(pairs: pd.DataFrame, most: int = MOST_PAIRS) -> pd.DataFrame:
+    """The pairs that a text shows: all of a few, else those that differ most in depth."""
+    if len(pairs) <= most:
+        return pairs
+    size = pairs["rank1_first_difference_pp"].map(lambda e: -abs(e.value or 0))
+    return pairs.loc[sorted(size.sort_values(kind="stable").index[:most])]
 
 
 def _pair(a: Named, b: Named) -> dict[str, object]:
     shared = shared_prompts(a[1], b[1])
+    shared = shared[has_answer(shared)]
     left, right = (r.milestones_of(r.main_lens, shared.index) for _, r in (a, b))
-    relation = shared["relation"]
+    relation, both = shared["relation"], top1_correct(left) * top1_correct(right)
     row: dict[str, object] = {
         "first": a[0],
         "second": b[0],
         "n_shared_prompts": len(shared),
-        "n_both_correct": int((top1_correct(left) * top1_correct(right)).sum()),
+        "n_both_correct": int(both.sum()) if both.notna().any() or both.empty else None,
         "top1_accuracy_difference_pp": paired_difference(
             top1_correct(right), top1_correct(left), relation, "mean"
         ),
@@ -80,17 +103,18 @@ def shared_prompts(a: LensRecord, b: LensRecord) -> pd.DataFrame:
     return left[(left["prompt"] == other["prompt"]) & (answers == others)]
 
 
-def grid_table(own: Mapping[str, Mapping[str, Table]]) -> pd.DataFrame:
-    """Every model's curves on one grid of relative depths; `own` holds each model's tables."""
+def curves_table(
+    every: Mapping[str, LensRecord], own: Mapping[str, Mapping[str, Table]]
+) -> pd.DataFrame:
+    """Every model's curves at its own layers; `own` holds each model's tables."""
     frames = []
-    for model, tables in own.items():
-        frame = pd.DataFrame({"model": model, "depth": curves.GRID})
-        for name, columns in _CURVES.items():
+    for name, label in labels(every).items():
+        of_layers = {table: own[name][table].frame.set_index("layer") for table in CURVES}
+        layers = sorted(set().union(*(frame.index for frame in of_layers.values())))
+        frame = pd.DataFrame({"model": label, "layer": layers})
+        frame["depth"] = frame["layer"] / every[name].n_layers
+        for table, columns in CURVES.items():
             for column in columns:
-                points = curves.on_grid(tables[name].frame, column)
-                stem, unit = column.rsplit("_", 1)
-                frame[column] = points["value"]
-                frame[f"{stem}_low_{unit}"] = points["low"]
-                frame[f"{stem}_high_{unit}"] = points["high"]
+                frame[column] = of_layers[table][column].reindex(layers).tolist()
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from lensbench.records.lens_record import LensRecord
-from lensbench.report.lens.groups import category_prompts, control_prompts, linked_prompts
-from lensbench.report.lens.headlines import EMERGENCE, top1_correct
+from lensbench.records.schema.lens import NOT_MEASURED
+from lensbench.report.lens.groups import (
+    category_prompts,
+    control_prompts,
+    linked_prompts,
+    why_nothing,
+)
+from lensbench.report.lens.headlines import EMERGENCE, reached, top1_correct
 from lensbench.stats.bootstrap import (
     Statistic,
     clustered_bootstrap,
@@ -35,7 +41,7 @@ def paraphrase_table(record: LensRecord) -> pd.DataFrame:
         "top1_accuracy": clustered_bootstrap(
             correct["base"] == correct["own"],
             linked["relation"].reindex(correct.index),
-            nothing="no paraphrases",
+            nothing=why_nothing(linked, "no paraphrases"),
         ),
     }
     return pd.concat([table, pd.DataFrame([agreement])], ignore_index=True)
@@ -56,7 +62,7 @@ def _paired_table(
     """Top-1 accuracy and emergence depth on both sides of a link, and their paired difference."""
     relation = linked["relation"]
     base, own = _outcomes(record, base_ids), _outcomes(record, linked.index.to_series())
-    nothing = f"no {names[1]} prompts" if linked.empty else "no correct prompts"
+    nothing = f"no {names[1]} prompts" if linked.empty else "no correct prompts, or not measured"
     kinds: dict[str, Statistic] = {
         str(c): "mean" if str(c).endswith("accuracy") else "median" for c in base
     }
@@ -81,20 +87,24 @@ def controls_table(record: LensRecord) -> pd.DataFrame:
     """
     controls = control_prompts(record)
     rows = record.milestones_of(record.main_lens, controls.index)
-    base = record.milestones_of(record.main_lens, record.base_prompts.index)
+    base = record.milestones_of(record.main_lens, record.answered.index)
     measures = {
         "at rank 1 in the output": lambda m: top1_correct(m),
-        "at rank 1 at any layer": lambda m: m["rank1_first_layer"].notna(),
-        "in the top 10 at any layer": lambda m: m["top10_first_layer"].notna(),
+        "at rank 1 at any layer": lambda m: reached(m, "rank1_first"),
+        "in the top 10 at any layer": lambda m: reached(m, "top10_first"),
     }
     return pd.DataFrame(
         [
             {
                 "answer": words,
                 "control_share": clustered_bootstrap(
-                    measure(rows), rows["relation"], nothing="no controls"
+                    measure(rows), rows["relation"], nothing=why_nothing(rows, "no controls")
                 ),
-                "base_share": clustered_bootstrap(measure(base), base["relation"]),
+                "base_share": clustered_bootstrap(
+                    measure(base),
+                    base["relation"],
+                    nothing=why_nothing(base, "no prompts with an answer"),
+                ),
             }
             for words, measure in measures.items()
         ]
@@ -104,16 +114,22 @@ def controls_table(record: LensRecord) -> pd.DataFrame:
 def category_flags(record: LensRecord, lens: str) -> pd.DataFrame:
     """Per category prompt: does the category, or the null category, come before the answer?
 
-    Before: in the top 10 at an earlier layer, or at all where the answer never is.
+    Before: in the top 10 at an earlier layer, or at all where the answer never is. NaN where one of
+    the two was not measured.
     """
-    rows = record.milestones_of(lens, (category_prompts(record)).index)
-    answer = rows["top10_first_layer"].astype(float).fillna(float("inf"))
+    rows = record.milestones_of(lens, category_prompts(record).index)
+    answer = rows["top10_first_at"]
+
+    def before(name: str) -> pd.Series:
+        other = rows[f"{name}_top10_at"]
+        return (other < answer).astype(float).where(other.notna() & answer.notna())
+
     return pd.DataFrame(
         {
             "relation": rows["relation"],
-            "correct": top1_correct(rows) == 1,
-            "category": (rows["category_top10_layer"].astype(float) < answer).astype(float),
-            "null": (rows["null_category_top10_layer"].astype(float) < answer).astype(float),
+            "correct": top1_correct(rows),
+            "category": before("category"),
+            "null": before("null_category"),
         }
     )
 
@@ -122,9 +138,12 @@ def category_table(record: LensRecord) -> pd.DataFrame:
     """Category before instance, beside the same share for another relation's category word."""
     flags = category_flags(record, record.main_lens)
     rows = []
-    for words, group in {"all": flags, "top-1 correct": flags[flags["correct"]]}.items():
+    for words, group in {"all": flags, "top-1 correct": flags[flags["correct"].eq(1)]}.items():
         relation = group["relation"]
-        nothing = "no prompts with a category word"
+        nothing = why_nothing(group, "no prompts with a category word")
+        if group.empty and len(flags):
+            told = flags["correct"].notna().any()
+            nothing = "no correct prompts" if told else NOT_MEASURED
         rows.append(
             {
                 "prompts": words,

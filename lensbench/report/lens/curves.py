@@ -9,28 +9,41 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lensbench.records.lens_record import LensRecord
-from lensbench.report.lens.groups import category_prompts, control_prompts
+from lensbench.report.lens.groups import category_prompts, control_prompts, why_nothing
 from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
 
-GRID = np.linspace(0, 1, 21)  # equal relative depths, on which models are compared
+_NO_ANSWERS = "no prompts with an answer"
 
 
 def curve(values: pd.DataFrame, prompts: pd.DataFrame, nothing: str = "no prompts") -> pd.Series:
-    """The mean of each column (layer) of `values` [prompt, layer], clustered by relation."""
-    relation = prompts["relation"].reindex(values.index)
+    """The mean of each column (layer) of `values` [prompt, layer], clustered by relation.
+
+    `nothing` is the reason given where there are no prompts.
+    """
+    relation, why = prompts["relation"].reindex(values.index), why_nothing(values, nothing)
     return pd.Series(
-        {layer: clustered_bootstrap(values[layer], relation, nothing=nothing) for layer in values},
+        {layer: clustered_bootstrap(values[layer], relation, nothing=why) for layer in values},
         dtype=object,
     )
 
 
 def depth_curves(record: LensRecord) -> pd.DataFrame:
-    """Mean entropy, KL(model || lens) and answer probability of the base prompts, by layer."""
-    base = record.base_prompts
-    columns = ("entropy_bits", "kl_bits", "answer_prob")
+    """Mean entropy, KL(model || lens) and p(answer) by layer, over base prompts with an answer."""
+    return _means(record, record.answered, ("entropy_bits", "kl_bits", "answer_prob"), _NO_ANSWERS)
+
+
+def without_answer_curves(record: LensRecord) -> pd.DataFrame:
+    """Mean entropy and KL(model || lens) of the base prompts without an answer, by layer."""
+    nothing = "every prompt has an answer"
+    return _means(record, record.unanswered, ("entropy_bits", "kl_bits"), nothing)
+
+
+def _means(
+    record: LensRecord, prompts: pd.DataFrame, columns: Sequence[str], nothing: str
+) -> pd.DataFrame:
+    by_layer = {c: record.by_layer(c, prompts.index, record.main_lens) for c in columns}
     return _with_depth(
-        record,
-        {c: curve(record.by_layer(c, base.index, record.main_lens), base) for c in columns},
+        record, {c: curve(values, prompts, nothing) for c, values in by_layer.items()}
     )
 
 
@@ -39,18 +52,25 @@ def emergence_curve(record: LensRecord) -> pd.DataFrame:
 
     `rank1_stable_share` counts prompts whose answer is at rank 1 at this layer and all later ones.
     """
-    base, controls = record.base_prompts, control_prompts(record)
+    base, controls = record.answered, control_prompts(record)
     rank1 = _at_most(record, "answer_place", base, 1)
-    from_here = rank1.iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1]
+    from_here = _least_from_here(rank1)
     control = _at_most(record, "answer_place", controls, 1)
     return _with_depth(
         record,
         {
-            "answer_rank1_share": curve(rank1, base),
-            "rank1_stable_share": curve(from_here, base),
+            "answer_rank1_share": curve(rank1, base, _NO_ANSWERS),
+            "rank1_stable_share": curve(from_here, base, _NO_ANSWERS),
             "control_rank1_share": curve(control, controls, "no controls"),
         },
     )
+
+
+def _least_from_here(flags: pd.DataFrame) -> pd.DataFrame:
+    """1 where a flag is 1 from a layer to the last, 0 where one is 0, NaN where that is unknown."""
+    backwards = flags.iloc[:, ::-1]
+    unknown, least = backwards.isna().cummax(axis=1), backwards.fillna(1).cummin(axis=1)
+    return least.mask(unknown & (least == 1)).iloc[:, ::-1]
 
 
 def category_curve(record: LensRecord) -> pd.DataFrame:
@@ -72,21 +92,25 @@ def category_curve(record: LensRecord) -> pd.DataFrame:
 def copying_curve(record: LensRecord) -> pd.DataFrame:
     """Share of base prompts whose top token is one of the prompt's own, beside chance, by layer.
 
-    Chance: the layer's top tokens dealt out to the prompts at random, averaged over all deals.
+    Chance: the layer's top tokens dealt out to the prompts at random, averaged over all deals. Only
+    prompts with an answer count, as everywhere; where tokens are not known nothing does.
     """
-    base = record.base_prompts
+    base = record.answered
     tops = record.by_layer("top_ids", base.index, record.main_lens).map(first_or_none)
-    own = [frozenset(ids.tolist()) for ids in base["token_ids"].reindex(tops.index)]
-    observed, chance = {}, {}
+    own = base["token_ids"].reindex(tops.index)
+    observed, chance = tops.astype(float) * np.nan, tops.astype(float) * np.nan
     for layer in tops:
-        observed[layer], chance[layer] = own_and_chance(tops[layer].tolist(), own)
-    share, null = (pd.DataFrame(values, index=tops.index) for values in (observed, chance))
+        known = tops[layer].notna() & own.notna()
+        mine = [frozenset(ids.tolist()) for ids in own[known]]
+        seen, by_chance = own_and_chance(tops[layer][known].tolist(), mine)
+        observed[layer] = pd.Series(seen, tops.index[known]).reindex(tops.index)
+        chance[layer] = pd.Series(by_chance, tops.index[known]).reindex(tops.index)
     return _with_depth(
         record,
         {
-            "copied_share": curve(share, base),
-            "chance_share": curve(null, base),
-            "copied_minus_chance_pp": curve(share - null, base),
+            "copied_share": curve(observed, base, _NO_ANSWERS),
+            "chance_share": curve(chance, base, _NO_ANSWERS),
+            "copied_minus_chance_pp": curve(observed - chance, base, _NO_ANSWERS),
         },
     )
 
@@ -99,6 +123,8 @@ def own_and_chance(
     The second is the mean over all ways to permute the tokens among the prompts, exactly: a
     permutation gives every token to every prompt equally often.
     """
+    if not len(tops):
+        return np.zeros(0), np.zeros(0)
     tokens = list(dict.fromkeys(tops))
     place = {token: i for i, token in enumerate(tokens)}
     member = np.array([[token in mine for token in tokens] for mine in own], dtype=float)
@@ -110,18 +136,6 @@ def own_and_chance(
 def first_or_none(items: object) -> Hashable:
     """The first of a cell's list (the top token), or None where nothing was recorded."""
     return items[0] if isinstance(items, np.ndarray) and len(items) else None
-
-
-def on_grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A curve's value, low and high at the relative depths of `GRID`, linear in between."""
-    points = table[column]
-    parts = {
-        part: [np.nan if getattr(e, part) is None else getattr(e, part) for e in points]
-        for part in ("value", "low", "high")
-    }
-    return pd.DataFrame(
-        {part: np.interp(GRID, table["depth"], values) for part, values in parts.items()}
-    )
 
 
 def _at_most(record: LensRecord, column: str, prompts: pd.DataFrame, rank: int) -> pd.DataFrame:

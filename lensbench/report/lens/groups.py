@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lensbench.records.lens_record import LensRecord
+from lensbench.records.schema.lens import NOT_MEASURED
+from lensbench.report.kit.numbers import is_missing
+
+
+def why_nothing(values: pd.Series | pd.DataFrame, none: str) -> str:
+    """The reason where no value is left: there was nothing to measure, or nobody did."""
+    return NOT_MEASURED if len(values) else none
 
 
 def linked_prompts(record: LensRecord, link: str) -> pd.DataFrame:
@@ -14,19 +24,37 @@ def linked_prompts(record: LensRecord, link: str) -> pd.DataFrame:
 
 
 def control_prompts(record: LensRecord) -> pd.DataFrame:
-    """Controls whose scored token is their base prompt's answer: the others test nothing."""
+    """Controls whose scored token is their base prompt's answer: the others test nothing.
+
+    Where a token is not known the answers' texts are compared.
+    """
     controls = linked_prompts(record, "control_of")
-    answers = record.prompts["answer_id"]
-    return controls[controls["answer_id"] == controls["control_of"].map(answers)]
+    same = {}
+    for column in ("answer_id", "answer"):
+        base = controls["control_of"].map(record.prompts[column])
+        known = controls[column].notna() & base.notna()
+        same[column] = (controls[column] == base).where(known)
+    return controls[same["answer_id"].fillna(same["answer"]).eq(True)]
 
 
 def category_prompts(record: LensRecord) -> pd.DataFrame:
-    """Base prompts with a category and a null category, neither of which stands in the prompt.
+    """Base prompts with an answer, a category and a null category that do not stand in the prompt.
 
     A word that stands in the prompt may be copied, so its rank says nothing about knowing.
     """
-    base = record.base_prompts
-    base = base[base["category_id"].notna() & base["null_category_id"].notna()]
-    words, tokens = base[["category_id", "null_category_id"]].to_numpy(), base["token_ids"]
-    free = [not set(w) & set(ids.tolist()) for w, ids in zip(words, tokens, strict=True)]
+    base = record.answered
+    for name in ("category", "null_category"):
+        base = base[base[f"{name}_id"].notna() | base[name].notna() & base["token_ids"].isna()]
+    free = [
+        not any(_stands_in(row, name) for name in ("category", "null_category"))
+        for row in base.to_dict("records")
+    ]
     return base[np.array(free, dtype=bool)]
+
+
+def _stands_in(prompt: Mapping[Any, Any], name: str) -> bool:
+    """Whether a word is in the prompt: as a token, or where tokens are not known as text."""
+    token, own, word = prompt[f"{name}_id"], prompt["token_ids"], prompt[name]
+    if is_missing(token) or not isinstance(own, np.ndarray):
+        return isinstance(word, str) and word.casefold() in str(prompt["prompt"]).casefold()
+    return token in own.tolist()

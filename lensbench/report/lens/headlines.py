@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
-from lensbench.records.schema.lens import MILESTONES
-from lensbench.report.lens.groups import linked_prompts
+from lensbench.records.lens_record import LensRecord, has_answer
+from lensbench.records.schema.lens import MILESTONES, NOT_MEASURED
+from lensbench.report.lens.groups import linked_prompts, why_nothing
 from lensbench.stats.bootstrap import (
     Estimate,
+    Verdict,
     clustered_bootstrap,
     late_binding_verdict,
 )
 
+_UNSAID = f"{NOT_MEASURED} (no reason recorded)"
 EMERGENCE = {"rank1_first": "first at rank 1", "rank1_stable": "stable at rank 1"}
 
 
@@ -22,17 +25,45 @@ def top1_correct(rows: pd.DataFrame) -> pd.Series:
 
 
 def coverage(record: LensRecord, prompts: pd.DataFrame) -> Estimate:
-    """Top-1 accuracy: the share of `prompts` whose answer the model itself ranks first."""
-    rows = record.milestones_of(record.main_lens, prompts.index)
-    return clustered_bootstrap(top1_correct(rows), rows["relation"])
+    """Top-1 accuracy: the share of `prompts` with an answer that the model itself ranks first."""
+    rows = record.milestones_of(record.main_lens, prompts.index[has_answer(prompts)])
+    nothing = "no prompts with an answer" if len(prompts) else "no prompts"
+    return clustered_bootstrap(
+        top1_correct(rows), rows["relation"], nothing=why_nothing(rows, nothing)
+    )
+
+
+def correct_rows(record: LensRecord, lens: str | None = None) -> tuple[pd.DataFrame, str]:
+    """Milestones of the top-1 correct base prompts, and why there is none, if so."""
+    rows = record.milestones_of(lens or record.main_lens, record.answered.index)
+    known = top1_correct(rows).notna()
+    if len(rows) and not known.any():
+        return rows[known], f"whether a prompt is top-1 correct was {NOT_MEASURED}"
+    return rows[top1_correct(rows) == 1], "no correct prompts"
+
+
+def reached(rows: pd.DataFrame, name: str) -> pd.Series:
+    """1 where a milestone comes, 0 where it never does, NaN where nobody looked or could ask."""
+    at = rows[f"{name}_at"].astype(float)
+    return (at < np.inf).astype(float).where(at.notna())
 
 
 def milestone_depth(record: LensRecord, name: str, lens: str | None = None) -> Estimate:
     """Median relative depth of a milestone over the top-1 correct (base) prompts that reach it."""
-    rows = record.milestones_of(lens or record.main_lens, record.base_prompts.index)
-    rows = rows[top1_correct(rows) == 1]
-    nothing = "no correct prompts" if rows.empty else "no correct prompt reaches it"
+    rows, nothing = correct_rows(record, lens)
+    if len(rows):
+        nothing = _why_unknown(rows, name) or "no correct prompt reaches it"
     return clustered_bootstrap(rows[f"{name}_depth"], rows["relation"], "median", nothing)
+
+
+def _why_unknown(rows: pd.DataFrame, name: str) -> str:
+    """Why a milestone is unknown of some prompts, or of all; empty where each was asked."""
+    unknown = rows[reached(rows, name).isna() & rows[f"{name}_layer"].isna()]
+    reasons = unknown[f"{name}_reason"].fillna(_UNSAID)
+    unmeasured = reasons[reasons.str.startswith(NOT_MEASURED)]
+    if len(unmeasured):
+        return str(unmeasured.mode().iloc[0])
+    return str(reasons.mode().iloc[0]) if len(unknown) == len(rows) else ""
 
 
 def without_trivial(milestones: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, list[str]]:
@@ -47,7 +78,7 @@ def without_trivial(milestones: pd.DataFrame, *columns: str) -> tuple[pd.DataFra
 
 
 def coverage_table(record: LensRecord) -> pd.DataFrame:
-    """How many prompts of each kind there are, and how many the model gets right."""
+    """How many prompts of each kind there are, how many have an answer, how many are right."""
     base = record.base_prompts
     kinds = {
         "base": base,
@@ -58,7 +89,8 @@ def coverage_table(record: LensRecord) -> pd.DataFrame:
         {
             "prompts": kind,
             "n_prompts": len(prompts),
-            "n_relations": prompts["relation"].nunique(),
+            "n_with_answer": int(has_answer(prompts).sum()),
+            "n_relations": prompts.loc[has_answer(prompts), "relation"].nunique(),
             "top1_accuracy": coverage(record, prompts),
         }
         for kind, prompts in kinds.items()
@@ -67,34 +99,51 @@ def coverage_table(record: LensRecord) -> pd.DataFrame:
 
 
 def milestones_table(record: LensRecord) -> pd.DataFrame:
-    """Per lens and milestone: median depth over top-1 correct base prompts, and who reach it."""
+    """Per lens and milestone: median depth over top-1 correct base prompts, and who reach it.
+
+    The share is of those that could be asked (`n_asked`): a prompt without a category word, or one
+    that contains it, counts on neither side.
+    """
     rows = []
     for lens in record.lenses:
-        correct = record.milestones_of(lens, record.base_prompts.index)
-        correct = correct[top1_correct(correct) == 1]
+        correct, nothing = correct_rows(record, lens)
         for name, meaning in MILESTONES.items():
-            reached = correct[f"{name}_layer"].notna()
+            came = reached(correct, name)
+            depth = milestone_depth(record, name, lens)
+            none = nothing if correct.empty else _why_unknown(correct, name) or _UNSAID
             rows.append(
                 {
                     "lens": lens,
                     "milestone": name,
                     "meaning": meaning,
-                    "median_depth": milestone_depth(record, name, lens),
-                    "reached_share": clustered_bootstrap(
-                        reached, correct["relation"], nothing="no correct prompts"
-                    ),
-                    "n_prompts": int(reached.sum()),
-                    "not_reached": _reasons(correct.loc[~reached, f"{name}_reason"]),
+                    "median_depth": depth,
+                    "reached_share": clustered_bootstrap(came, correct["relation"], nothing=none),
+                    "n_prompts": depth.n,
+                    "n_asked": int(came.notna().sum()),
+                    "not_reached": _reasons(correct, name),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def _reasons(reasons: pd.Series) -> str:
-    """Why values are missing, most frequent first: `12: never in the top 10; 3: ...`."""
-    counts = reasons.fillna("no reason recorded").value_counts()
+def _reasons(rows: pd.DataFrame, name: str) -> str:
+    """Why layers are missing, most frequent first: `12: never in the top 10; 3: ...`."""
+    reasons = rows.loc[rows[f"{name}_layer"].isna(), f"{name}_reason"]
+    counts = reasons.fillna(_UNSAID).value_counts()
     ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
     return "; ".join(f"{n}: {reason}" for reason, n in ordered)
+
+
+def unmeasured(estimate: Estimate) -> bool:
+    """Whether there is no number because nobody measured it, not because nothing was there."""
+    return estimate.value is None and NOT_MEASURED in (estimate.reason or "")
+
+
+def claim_verdict(depth: Estimate) -> Verdict:
+    """The verdict on late binding; of a depth that was not measured nothing is told."""
+    if unmeasured(depth):
+        return Verdict("cannot tell", depth.reason or NOT_MEASURED)
+    return late_binding_verdict(depth)
 
 
 def verdict_table(record: LensRecord) -> pd.DataFrame:
@@ -102,7 +151,7 @@ def verdict_table(record: LensRecord) -> pd.DataFrame:
     rows = []
     for name, words in EMERGENCE.items():
         depth = milestone_depth(record, name)
-        verdict = late_binding_verdict(depth)
+        verdict = claim_verdict(depth)
         rows.append(
             {
                 "emergence": words,
@@ -118,16 +167,16 @@ def verdict_table(record: LensRecord) -> pd.DataFrame:
 
 def relations_table(record: LensRecord) -> pd.DataFrame:
     """One row per relation; here each prompt stands for itself in the interval."""
-    base = record.base_prompts
+    base = record.answered
     milestones = record.milestones_of(record.main_lens, base.index)
     last = record.by_layer("entropy_bits", base.index, record.main_lens).get(record.n_layers)
     rows = []
     for relation, group in milestones.groupby("relation", sort=True):
+        accuracy = clustered_bootstrap(top1_correct(group), nothing=NOT_MEASURED)
         correct = group[top1_correct(group) == 1]
+        nothing = NOT_MEASURED if accuracy.n == 0 or len(correct) else "no correct prompts"
         depths = {
-            f"{name}_depth": clustered_bootstrap(
-                correct[f"{name}_depth"], None, "median", "no correct prompts"
-            )
+            f"{name}_depth": clustered_bootstrap(correct[f"{name}_depth"], None, "median", nothing)
             for name in EMERGENCE
         }
         entropy = pd.Series(dtype=float) if last is None else last.reindex(group.index)
@@ -135,9 +184,9 @@ def relations_table(record: LensRecord) -> pd.DataFrame:
             {
                 "relation": relation,
                 "n_prompts": len(group),
-                "top1_accuracy": clustered_bootstrap(top1_correct(group)),
+                "top1_accuracy": accuracy,
                 **depths,
-                "last_layer_entropy_bits": clustered_bootstrap(entropy, nothing="not recorded"),
+                "last_layer_entropy_bits": clustered_bootstrap(entropy, nothing=NOT_MEASURED),
             }
         )
     return pd.DataFrame(rows)

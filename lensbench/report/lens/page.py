@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
 
 from lensbench.escape import visible
-from lensbench.records.lens_record import LensRecord, answer_place
+from lensbench.records.lens_kind import OWN, UNTOLD, LensKind
+from lensbench.records.lens_record import LensRecord, answer_place, has_answer
+from lensbench.records.schema.lens import NO_ANSWER, NOT_MEASURED
 from lensbench.report.kit.numbers import is_missing, number
 from lensbench.report.kit.page import (
+    MOST_ITEMS,
     Chart,
     Facts,
     Page,
@@ -34,9 +38,13 @@ from lensbench.report.kit.views import (
     by_depth,
     of_values,
 )
+from lensbench.report.lens.comparison import CURVES, labels
 from lensbench.report.lens.headlines import EMERGENCE
-from lensbench.report.lens.views import DEPTH, MEASURES, blocks_only
+from lensbench.report.lens.views import COMPARED, DEPTH, MEASURES, blocks_only, dash_of, medians
+from lensbench.report.manifest import gate_brief
 
+MOST_HEAT_MAPS = 2  # models side by side; of more one is picked
+MOST_ROWS = 100_000  # of heat maps in one page: layers times prompts, over all models
 _UNMEASURED = "This prompt was not measured on this model."
 _RANK1 = Axis("answer at rank 1", percent=True, flag="at rank 1")
 
@@ -51,6 +59,8 @@ class Shown:
     rows: pd.DataFrame  # at the embedding and after each block
     milestones: pd.DataFrame  # by prompt_id; may be empty
     tables: Mapping[str, Table]  # for the means; may be empty
+    kind: LensKind = OWN["final"]
+    gate: str = ""
 
     @cached_property
     def by_prompt(self) -> dict[Any, pd.DataFrame]:
@@ -73,6 +83,8 @@ class Shown:
             return Nothing(_UNMEASURED)
         if item not in self.cells:
             self.cells[item] = cells_of(self.by_prompt[item])
+        if not any(len(tokens) for row in self.cells[item].top for tokens in row):
+            return Nothing(f"Top tokens: {NOT_MEASURED}.")
         return Tokens(self.cells[item], MEASURES, colour)
 
     def line(self, item: str, column: str) -> Line:
@@ -85,13 +97,24 @@ class Shown:
         own = values.reindex(range(self.n_layers + 1)).astype(float)
         if column == "answer_rank":
             own = own.eq(1).astype(float).where(own.notna())
-        return Line(self.name, of_values(own, "the prompt has no answer"), places=places)
+        of_answer = column.startswith("answer") and not self.has_answer(item)
+        return Line(
+            self.name, of_values(own, NO_ANSWER if of_answer else NOT_MEASURED), places=places
+        )
+
+    def has_answer(self, item: str) -> bool:
+        """Whether the prompt has one."""
+        return item in self.prompts.index and bool(has_answer(self.prompts.loc[[item]]).iloc[0])
 
     def mean(self, table: str, column: str) -> Line | None:
         """The mean over the base prompts, from the tables."""
         if table not in self.tables:
             return None
         frame = self.tables[table].frame
+        if frame.empty and "without_answer_curves" in self.tables:
+            frame = self.tables["without_answer_curves"].frame
+        if column not in frame:
+            return None
         return Line(
             f"mean, {self.name}",
             list(frame[column]),
@@ -103,8 +126,12 @@ class Shown:
         if item not in self.by_prompt:
             return self.name, _UNMEASURED
         last: dict[Any, Any] = self.last(item).loc[self.n_layers].to_dict()
-        token, prob = visible(last["top_tokens"][0]), number(float(last["top_probs"][0]), "prob")
-        return self.name, "; ".join([f"says {token!r} (p = {prob})", *self._emergence(item)])
+        tops, probs = last["top_tokens"], last["top_probs"]
+        says = f"top token {NOT_MEASURED}"
+        if not is_missing(tops):
+            says = f"says {visible(tops[0])!r}"
+            says += "" if is_missing(probs) else f" (p = {number(float(probs[0]), 'prob')})"
+        return self.name, "; ".join([says, *self._emergence(item)])
 
     def _emergence(self, item: str) -> list[str]:
         if item not in self.milestones.index or is_missing(
@@ -114,19 +141,33 @@ class Shown:
         row: dict[Any, Any] = self.milestones.loc[item].to_dict()
         found = ["top-1 correct" if row["top1_correct"] else "not top-1 correct"]
         for name, words in EMERGENCE.items():
-            layer = row[f"{name}_layer"]
-            found.append(f"{words}: {'never' if is_missing(layer) else f'layer {int(layer)}'}")
+            at = row[f"{name}_at"]
+            when = (
+                NOT_MEASURED if is_missing(at) else "never" if math.isinf(at) else f"layer {at:.0f}"
+            )
+            found.append(f"{words}: {when}")
         return found
 
 
 def records_page(every: Mapping[str, LensRecord], own: Mapping[str, Mapping[str, Table]]) -> Page:
     """The page over lens records, by the names of their models; `own`: the tables of each."""
-    shown = []
+    shown, named = [], labels(every)
     for name, record in every.items():
         rows, marks = record.table("lens"), record.milestones
         rows = rows[(rows["lens"] == record.main_lens) & (rows["site"] != "resid_mid")]
         marks = marks[marks["lens"] == record.main_lens].set_index("prompt_id")
-        shown.append(Shown(name, record.n_layers, record.base_prompts, rows, marks, own[name]))
+        shown.append(
+            Shown(
+                named[name],
+                record.n_layers,
+                record.base_prompts,
+                rows,
+                marks,
+                own[name],
+                record.lens_kind(),
+                gate_brief(record.manifest),
+            )
+        )
     return lens_page(shown)
 
 
@@ -137,7 +178,8 @@ def reading_page(
     lens = rows["lens"].iloc[0]
     rows = rows[(rows["lens"] == lens) & (rows["site"] != "resid_mid")]
     prompts, n_layers = prompts.set_index("prompt_id"), int(rows["layer"].max())
-    shown = Shown(name, n_layers, prompts, rows, pd.DataFrame(), {})
+    kind = OWN.get(lens, UNTOLD)
+    shown = Shown(name, n_layers, prompts, rows, pd.DataFrame(), {}, kind)
     exact = f"last layer = the model within {gate_kl_bits:.1e} bits"
     return page_html(
         lens_page([shown]), Facts(f"{name}: {exact}", [("lens", lens), ("gate", exact)])
@@ -145,30 +187,105 @@ def reading_page(
 
 
 def lens_page(models: Sequence[Shown]) -> Page:
-    """Every prompt's texts, heat maps and curves, and the means over all."""
+    """What differs between models first, then every prompt's texts, curves and heat maps."""
     prompts = _prompts(models)
     prompt, colour = (
         _prompt_picker(models, prompts),
         Picker("Colour", {"": "top token", **MEASURES}),
     )
-    sentence = (
-        "Each row of a heat map is a layer read through the model's own final norm and head (layer "
-        "0 is the embedding), each cell shows the top token, with spaces as ·; an orange frame "
-        "marks the answer at rank 1. Click a cell to keep its numbers. Curves: this prompt's at "
-        "its last position; dotted, the mean over all with its 95 % interval over relations."
-    )
-    size: Literal["", "wide"] = "wide" if len(models) == 1 else ""
-    charts = [
-        chart("This prompt", "", [prompt], lambda item: _texts(models, prompts, item), size="wide"),
-        *(chart(m.name, "", [prompt, colour], m.tokens, size=size) for m in models),
+    by_name = {model.name: model for model in models}
+    many = len(models) > MOST_HEAT_MAPS
+    which = [Picker("Model", dict(zip(by_name, by_name, strict=True)))] if many else []
+    maps = _heat_maps(by_name, prompt, colour, which)
+    curves = [
         *(
             _curves(models, prompt, ("depth_curves", column), column, Axis(title))
             for column, title in MEASURES.items()
         ),
         _curves(models, prompt, ("emergence", "answer_rank1_share"), "answer_rank", _RANK1),
     ]
-    names = ", ".join(model.name for model in models)
-    return Page(f"When does it know? {names}", sentence, (prompt, colour), charts)
+    charts = [
+        *_compared(models),
+        chart("This prompt", "", [prompt], lambda item: _texts(models, prompts, item), size="wide"),
+        *([*curves, *maps] if many else [*maps, *curves]),
+    ]
+    names = ", ".join(by_name)
+    pickers = (prompt, colour, *which)
+    return Page(f"When does it know? {names}", _sentence(models), pickers, charts)
+
+
+def _sentence(models: Sequence[Shown]) -> str:
+    """How to read the page, and what each model was read through."""
+    through: dict[str, list[str]] = {}
+    for model in models:
+        through.setdefault(model.kind.words, []).append(model.name)
+    read = "; ".join(
+        words if len(through) == 1 else f"{words} ({', '.join(names)})"
+        for words, names in through.items()
+    )
+    return (
+        "Curves: this prompt's at its last position; dotted, the mean over all with its 95 % "
+        f"interval over relations. Each row of a heat map is a layer read through {read} (layer "
+        "0 is the embedding), each cell shows the top token, with spaces as ·; an orange frame "
+        "marks the answer at rank 1. Click a cell to keep its numbers."
+    )
+
+
+def _compared(models: Sequence[Shown]) -> list[Chart]:
+    """Of two models and more: the median depths and the mean curves of all."""
+    told = [model for model in models if "late_binding" in model.tables]
+    if len(told) < 2:
+        return []
+    depths = [model.tables["late_binding"].frame["median_depth"].tolist() for model in told]
+    frame = pd.DataFrame(
+        {
+            f"{name}_depth": column
+            for name, column in zip(EMERGENCE, zip(*depths, strict=True), strict=True)
+        }
+    )
+    dots = medians(frame, [model.name for model in told], "median depth")
+    sentence = (
+        "Over the prompts that a model is right on; "
+        + "; ".join(
+            f"{m.name}: n = {d[0].n}, gate {m.gate}" for m, d in zip(told, depths, strict=True)
+        )
+        + "."
+    )
+    return [
+        chart("When the answer emerges", sentence, [], lambda: dots, size="wide"),
+        *(
+            chart(
+                title, "Means over each model's base prompts.", [], lambda c=column: _means(told, c)
+            )
+            for column, title in COMPARED.items()
+        ),
+    ]
+
+
+def _means(models: Sequence[Shown], column: str) -> Lines:
+    """One curve of every model, at its own layers."""
+    table = next(name for name, columns in CURVES.items() if column in columns)
+    lines = [
+        replace(line, name=model.name, dash=dash_of(i))
+        for i, model in enumerate(models)
+        if (line := model.mean(table, column))
+    ]
+    limits = blocks_only(lines) if column == "kl_bits" else None
+    y = Axis(COMPARED[column], percent=column.endswith("share"))
+    return Lines(DEPTH, y, {}, lines, limits=limits)
+
+
+def _heat_maps(
+    models: Mapping[str, Shown], prompt: Picker, colour: Picker, which: Sequence[Picker]
+) -> list[Chart]:
+    """A heat map for each model, side by side; of many models one, of the model that is picked."""
+    if which:
+        make = lambda item, measure, name: models[name].tokens(item, measure)  # noqa: E731
+        return [chart("Top tokens", "", [prompt, colour, *which], make, size="wide")]
+    size: Literal["", "wide"] = "wide" if len(models) == 1 else ""
+    return [
+        chart(name, "", [prompt, colour], model.tokens, size=size) for name, model in models.items()
+    ]
 
 
 def _prompts(models: Sequence[Shown]) -> pd.DataFrame:
@@ -188,7 +305,9 @@ def _prompt_picker(models: Sequence[Shown], prompts: pd.DataFrame) -> Picker:
         name = "top-1" if len(models) == 1 else f"top-1 of {model.name}"
         if "top1_correct" in model.milestones:
             facets[name] = top1_facet(model.milestones["top1_correct"])
-    return items("Prompt", options, facets)
+    rows = sum(model.n_layers + 1 for model in models)
+    most = min(MOST_ITEMS, max(MOST_ROWS // rows, 1))
+    return items("Prompt", options, facets, most=most)
 
 
 def top1_facet(correct: pd.Series) -> dict[str, str]:
@@ -208,12 +327,20 @@ def cells_of(rows: pd.DataFrame) -> Cells:
     last = layers[-1]
     return Cells(
         layers=[int(group["layer"].iloc[0]) for group in layers],
-        tokens=dict(zip(last["position"], last["token"], strict=True)),
-        top=[list(group["top_tokens"]) for group in layers],
-        probs=[list(group["top_probs"]) for group in layers],
+        tokens=_tokens(last),
+        top=[[() if is_missing(c) else c for c in group["top_tokens"]] for group in layers],
+        probs=[[() if is_missing(c) else c for c in group["top_probs"]] for group in layers],
         rank=[group["answer_rank"].tolist() for group in layers],
         measures={name: [group[name].tolist() for group in layers] for name in MEASURES},
     )
+
+
+def _tokens(rows: pd.DataFrame) -> dict[int, str]:
+    """The tokens of the positions; where one is not known, its place."""
+    return {
+        int(place): f"#{place:.0f}" if is_missing(token) else token
+        for place, token in zip(rows["position"].fillna(0), rows["token"], strict=True)
+    }
 
 
 def _texts(models: Sequence[Shown], prompts: pd.DataFrame, item: str) -> Texts:

@@ -7,15 +7,18 @@ from functools import partial
 
 import pandas as pd
 
+from lensbench.errors import InputProblems
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.record import Record
+from lensbench.records.validation.tables import Written, broken
 from lensbench.report import manifest
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg, token_map
 from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.table import Table
-from lensbench.report.kit.views import Dots, Lines, Tokens
-from lensbench.report.lens import anomalies, views
+from lensbench.report.kit.views import Dots, Lines, Tokens, nothing_measured
+from lensbench.report.lens import anomalies, caveats, views
+from lensbench.report.lens.comparison import labels, largest
 from lensbench.report.lens.headlines import without_trivial
 from lensbench.report.lens.page import cells_of, records_page
 from lensbench.report.lens.tables import comparison_tables, model_tables
@@ -26,13 +29,22 @@ MOST_HEAT_MAPS = 4
 
 
 def lens(record: Record, name: str) -> Section:
-    """One model's report; its page is that of all models together."""
+    """One model's report; its page is that of all models together.
+
+    Raises InputProblems for a record with rows missing, twice, or of nothing that there is.
+    """
     assert isinstance(record, LensRecord)
+    if problems := broken(Written.by(record)):
+        raise InputProblems(problems)
     tables = model_tables(record)
     drawn = heat_map_prompts(record)
     main = tables["milestones"].frame
     main = main[main["lens"] == record.main_lens].drop(columns="lens")
     milestones, trivial = without_trivial(main, "median_depth")
+    figures = _figures(tables) | {
+        f"heat_map_{i:02d}": partial(heat_map, record, p) for i, p in enumerate(drawn, 1)
+    }
+    without = tables.get("without_answer")
     text, limitations = written(
         "lens",
         name=name,
@@ -41,6 +53,12 @@ def lens(record: Record, name: str) -> Section:
         model=record.manifest["model"],
         settings=record.manifest["settings"],
         gate=manifest.gate(record.manifest),
+        gate_said=manifest.gate_said(record.manifest),
+        figures=figures,
+        without=without.frame.iloc[0].to_dict() if without else None,
+        joints=list(caveats.said_of_joints(record)),
+        unmeasured=caveats.columns_missing(record),
+        layers_missing=caveats.layers_missing(record),
         heat_maps=[(item, record.prompts.loc[item].to_dict()) for item in drawn],
         milestones=milestones,
         trivial=trivial,
@@ -53,8 +71,7 @@ def lens(record: Record, name: str) -> Section:
         text=text,
         headline=_headline(tables),
         limitations=limitations,
-        figures=_figures(tables)
-        | {f"heat_map_{i:02d}": partial(heat_map, record, p) for i, p in enumerate(drawn, 1)},
+        figures=figures,
     )
 
 
@@ -62,14 +79,19 @@ def _headline(tables: Mapping[str, Table]) -> str:
     base = tables["coverage"].row(prompts="base")
     depth = tables["late_binding"].row(emergence="first at rank 1")["median_depth"]
     accuracy = numbers.estimate(base["top1_accuracy"], "accuracy")
+    apart = base["n_prompts"] - base["n_with_answer"]
+    if not base["n_with_answer"]:
+        return f"{base['n_prompts']} prompts, none with an answer"
+    more = f" (and {apart} without an answer)" if apart else ""
+    n = base["top1_accuracy"].n or base["n_with_answer"]
     return (
-        f"Top-1 accuracy {accuracy} over {base['n_prompts']} prompts; where right, the answer is "
+        f"Top-1 accuracy {accuracy} over {n} prompts{more}; where right, the answer is "
         f"first at rank 1 at a median depth of {numbers.estimate(depth, 'depth')}"
     )
 
 
 def _figures(tables: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
-    """Name -> figure, of those tables that have rows."""
+    """Name -> figure, of those tables that have something to draw."""
     makers: dict[str, tuple[str, Callable[[pd.DataFrame], Sequence[Lines | Dots]]]] = {
         "depth_curves": ("depth_curves", views.depth_curves),
         "emergence": (
@@ -85,18 +107,26 @@ def _figures(tables: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
             "copying",
             lambda frame: [views.shares(frame, views.COPIED, "share of prompts")],
         ),
+        "without_answer": ("without_answer_curves", views.depth_curves),
     }
-    return {
-        name: partial(to_svg, panels, make(tables[table].frame))
+    made = {
+        name: make(tables[table].frame)
         for name, (table, make) in makers.items()
-        if len(tables[table].frame)
+        if table in tables and len(tables[table].frame)
     }
+    return {name: partial(to_svg, panels, drawn) for name, drawn in made.items() if shows(drawn)}
+
+
+def shows(drawn: Sequence[Lines | Dots]) -> bool:
+    """Whether anything in these views was measured."""
+    return any(view.lines and not nothing_measured(view.lines) for view in drawn)
 
 
 def heat_map_prompts(record: LensRecord, most: int = MOST_HEAT_MAPS) -> list[str]:
     """The first prompts that have more than their last position recorded."""
     rows = record.table("lens")
-    found = set(rows.loc[~rows["is_last"], "prompt_id"])
+    told = rows["top_tokens"].notna() & (rows["lens"] == record.main_lens)
+    found = set(rows.loc[~rows["is_last"] & told, "prompt_id"])
     return [item for item in record.prompts.index if item in found][:most]
 
 
@@ -115,14 +145,27 @@ def across_models(reports: Sequence[Reported]) -> Section:
     if len(every) < 2:
         return Section("", {}, "", page=page)
     tables = comparison_tables(every, own)
-    medians = views.medians(tables["models"].frame, list(every), "median depth")
+    named = list(labels(every).values())
+    drawn: dict[str, Sequence[Lines | Dots]] = {
+        "models": [views.medians(tables["models"].frame, named, "median depth")],
+        "curves": views.models_by_depth(tables["curves"].frame),
+    }
+    figures = {
+        name: partial(to_svg, panels, made, 2) for name, made in drawn.items() if shows(made)
+    }
+    kinds: dict[str, list[str]] = {}
+    for name, record in every.items():
+        kinds.setdefault(record.lens_kind().words, []).append(name)
     return Section(
         title="Across models: when do they know?",
         tables=tables,
-        text=rendered("lens/across_models.md.j2", tables=tables),
-        figures={
-            "models": partial(to_svg, panels, [medians]),
-            "curves": partial(to_svg, panels, views.models_by_depth(tables["curves"].frame), 2),
-        },
+        text=rendered(
+            "lens/across_models.md.j2",
+            tables=tables,
+            figures=figures,
+            kinds=kinds,
+            pairs=largest(tables["pairs"].frame),
+        ),
+        figures=figures,
         page=page,
     )

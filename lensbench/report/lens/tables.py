@@ -8,7 +8,16 @@ import pandas as pd
 
 from lensbench.records.lens_record import LensRecord
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines, sensitivity
+from lensbench.report.lens import (
+    anomalies,
+    caveats,
+    comparison,
+    contrasts,
+    curves,
+    headlines,
+    sensitivity,
+    unanswered,
+)
 
 # name -> title, and how it is made. To add a table: one line, and its note in the template.
 _TABLES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
@@ -29,21 +38,30 @@ _TABLES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
     "sensitivity": ("Sensitivity to the lens", sensitivity.sensitivity_table),
 }
 
+# The same, of records that have something of the kind.
+_SOMETIMES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
+    "without_answer": ("Prompts without an answer", unanswered.summary_table),
+    "without_answer_curves": ("Depth curves without an answer", curves.without_answer_curves),
+    "without_answer_says": ("What the model says", unanswered.says_table),
+    "answer_forms": ("Answers likelier in their other form", caveats.forms_table),
+}
+
 
 def model_tables(record: LensRecord) -> dict[str, Table]:
     """All tables of one model, by name."""
-    return catalogue({name: (title, make(record)) for name, (title, make) in _TABLES.items()})
+    always = {name: (title, make(record)) for name, (title, make) in _TABLES.items()}
+    made = {name: (title, make(record)) for name, (title, make) in _SOMETIMES.items()}
+    return catalogue(always | {name: table for name, table in made.items() if len(table[1])})
 
 
 def comparison_tables(
     every: Mapping[str, LensRecord], own: Mapping[str, Mapping[str, Table]]
 ) -> dict[str, Table]:
     """The tables over several models; `own` holds each model's tables."""
-    n_layers = {name: record.n_layers for name, record in every.items()}
     return catalogue(
         {
-            "models": ("Models", comparison.models_table(n_layers, own)),
+            "models": ("Models", comparison.models_table(every, own)),
             "pairs": ("Paired differences", comparison.pairs_table(every)),
-            "curves": ("Curves on equal relative depth", comparison.grid_table(own)),
+            "curves": ("Curves at each model's own layers", comparison.curves_table(every, own)),
         }
     )

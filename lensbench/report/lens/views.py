@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from lensbench.report.kit.views import Axis, Dots, Line, Lines, by_depth
-from lensbench.report.lens.curves import GRID
+from lensbench.report.kit.views import Axis, Dash, Dots, Line, Lines, by_depth
 from lensbench.report.lens.headlines import EMERGENCE
-from lensbench.stats.bootstrap import LATE_BINDING, Estimate
+from lensbench.stats.bootstrap import LATE_BINDING
 
 DEPTH = Axis("depth", percent=True)
 CLAIM = "claimed: 75-85 %"
@@ -29,14 +29,16 @@ CATEGORY = {
     "null_category_top10_share": "another relation's category (chance)",
 }
 COPIED = {"copied_share": "top token is in the prompt", "chance_share": "chance"}
-_STYLES = ("solid", "dash", "dashdot", "dot")
-_COMPARED = {"answer_rank1_share": "share with the answer at rank 1", **MEASURES}
+_STYLES: tuple[Dash, ...] = ("solid", "dash", "dashdot", "dot")
+COMPARED = {"answer_rank1_share": "share with the answer at rank 1", **MEASURES}
 
 
 def depth_curves(frame: pd.DataFrame) -> list[Lines]:
     """Entropy, KL and answer probability by relative depth, a view each."""
     views = []
     for column, title in MEASURES.items():
+        if column not in frame:
+            continue
         lines = [Line("", list(frame[column]))]
         limits = blocks_only(lines) if column == "kl_bits" else None
         views.append(
@@ -57,7 +59,7 @@ def shares(
 ) -> Lines:
     """Curves of shares of prompts, in one panel."""
     lines = [
-        Line(name, list(frame[column]), dash=style)  # type: ignore[arg-type]
+        Line(name, list(frame[column]), dash=style)
         for (column, name), style in zip(curves.items(), _STYLES, strict=False)
         if any(point.value is not None for point in frame[column])
     ]
@@ -83,39 +85,35 @@ def medians(frame: pd.DataFrame, labels: Sequence[str], title: str) -> Dots:
 
 def relation_medians(frame: pd.DataFrame) -> Dots:
     """Median emergence depth per relation, and how many of its prompts are top-1 correct."""
-    labels = [
-        f"{row['relation']} ({round((row['top1_accuracy'].value or 0) * row['n_prompts'])}"
-        f"/{row['n_prompts']})"
-        for row in frame.to_dict("records")
-    ]
+    labels = [f"{row['relation']} ({_counted(row)})" for row in frame.to_dict("records")]
     return medians(frame, labels, "median depth (in brackets: top-1 correct prompts)")
 
 
+def _counted(row: Mapping[Any, Any]) -> str:
+    """How many of a relation's prompts are top-1 correct: 3/8; ?/8 where nobody looked."""
+    accuracy = row["top1_accuracy"]
+    correct = "?" if accuracy.value is None else round(accuracy.value * accuracy.n)
+    return f"{correct}/{row['n_prompts'] if accuracy.value is None else accuracy.n}"
+
+
 def models_by_depth(frame: pd.DataFrame) -> list[Lines]:
-    """Four curves of every model on equal relative depth."""
-    grid = {float(depth): f"depth {depth:.0%}" for depth in GRID}
+    """Four curves of every model, each at the model's own layers."""
+    groups = dict(list(frame.groupby("model", sort=False)))
     views = []
-    for column, title in _COMPARED.items():
-        groups = dict(list(frame.groupby("model", sort=False)))
+    for column, title in COMPARED.items():
         lines = [
-            Line(str(model), _points(rows, column), dash=_STYLES[i % len(_STYLES)])  # type: ignore[arg-type]
+            Line(str(model), list(rows[column]), dash=dash_of(i), places=by_depth(rows))
             for i, (model, rows) in enumerate(groups.items())
         ]
         limits = blocks_only(lines) if column == "kl_bits" else None
         y = Axis(title, percent=column.endswith("share"))
-        views.append(Lines(DEPTH, y, grid, lines, title, limits=limits))
+        views.append(Lines(DEPTH, y, {}, lines, title, limits=limits))
     return views
 
 
-def _points(rows: pd.DataFrame, column: str) -> list[Estimate]:
-    stem, unit = column.rsplit("_", 1)
-    ends = rows[[column, f"{stem}_low_{unit}", f"{stem}_high_{unit}"]].to_numpy(dtype=float)
-    found = []
-    for each in ends:
-        value, low, high = (None if end != end else float(end) for end in each)
-        reason = "not recorded" if value is None else None
-        found.append(Estimate(value, low, high, 0, 0, reason))
-    return found
+def dash_of(i: int) -> Dash:
+    """The dash of the i-th model."""
+    return _STYLES[i % len(_STYLES)]
 
 
 def blocks_only(lines: Iterable[Line]) -> tuple[float, float]:

@@ -1,0 +1,61 @@
+"""What kind a lens is: what it makes of a state before the head, in the words of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+NORMS = {
+    "final": "the model's own final norm",
+    "next": "the norm of the next sub-layer",
+    "none": "no norm",
+    "other": "another norm than the model's final one",
+}
+KL_DIRECTION = "model_lens"  # kl_bits is KL(model || lens), and nothing else
+
+
+@dataclass(frozen=True)
+class LensKind:
+    """A lens as its record describes it; None: the record does not say.
+
+    `norm` is a key of NORMS; `fitted`: a map that was learnt from data stands before the norm;
+    `soft_cap`: the model's own soft cap of the logits is in it; `kl`: which way kl_bits goes;
+    `output`: at the last layer it is the model's own output.
+    """
+
+    norm: str | None = None
+    fitted: bool | None = None
+    soft_cap: bool | None = None
+    kl: str | None = None
+    output: bool | None = None
+    description: str = ""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> LensKind:
+        """As a manifest has it; entries not known here say nothing."""
+        return cls(**{f.name: told[f.name] for f in fields(cls) if told.get(f.name) is not None})
+
+    @property
+    def words(self) -> str:
+        """What a state goes through, for the middle of a sentence."""
+        if self.norm is None and self.fitted is None:
+            return self.description or "a way that the record does not describe"
+        norm = NORMS.get(self.norm or "", "a norm that the record does not name")
+        first = "a fitted map, then " if self.fitted else ""
+        unsaid = " (whether fitted is not said)" if self.fitted is None else ""
+        cap = ", without the model's soft cap" if self.soft_cap is False else ""
+        return f"{first}{norm} and the head{cap}{unsaid}"
+
+    @property
+    def reads_like(self) -> tuple[Any, ...]:
+        """What must be alike in two lenses for their numbers to be of one kind."""
+        return (self.norm, self.fitted, self.soft_cap, self.description if self.fitted else "")
+
+
+UNTOLD = LensKind()
+OWN = {
+    "final": LensKind("final", False, True, KL_DIRECTION, True),
+    "next": LensKind("next", False, True, KL_DIRECTION, False),
+    "raw": LensKind("none", False, True, KL_DIRECTION, False),
+}  # lensbench's own lenses (lens/registry.py)

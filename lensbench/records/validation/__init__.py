@@ -1,0 +1,1 @@
+"""Whether what somebody wrote is a record: all that is wrong with it, at once."""
