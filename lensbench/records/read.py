@@ -6,8 +6,10 @@ what a newer lensbench wrote is refused. Writers write today's version and no ot
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensbench.errors import Problem, RecordsError
+from lensbench.files import sha256_of
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES
 
 MANIFEST = "manifest.json"
+SEAL = "manifest_sha256"
 Filters = list[tuple[str, str, Any]] | None  # (column, operator, value), all of which must hold
 
 _MILESTONES_1 = {
@@ -61,6 +65,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(version, int):
         what = "no schema_version. This is not a lensbench record"
         raise RecordsError(f"{path}: {what}; give a run another folder with --out.")
+    _require_sealed(path, manifest, version)
     if version > SCHEMA_VERSION:
         raise RecordsError(
             f"{path}: schema_version {version} is newer than this lensbench can read "
@@ -78,6 +83,40 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise RecordsError(f"{path}: {what}. Upgrade lensbench.")
     _require(path, manifest, ("status", "model", "settings"))
     return _manifest_of_today(manifest) if version == 1 else manifest
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of all else that it says, so that an altered byte is noticed."""
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
+    return rest | {SEAL: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+
+
+def _require_sealed(path: Path, manifest: Mapping[str, Any], version: int) -> None:
+    """Raise RecordsError where the manifest is not as it was written; before 3 none was sealed."""
+    if (SEAL in manifest or version > 2) and sealed(manifest) != manifest:
+        raise RecordsError(
+            f"{path}: it was altered after it was written (its {SEAL} differs), so its numbers "
+            "cannot be trusted. Delete its folder and run the same command again."
+        )
+
+
+def _require_unaltered(path: Path) -> None:
+    """Raise RecordsError where a table is not the one that the run wrote; see `sealed`."""
+    manifest = path.parent / MANIFEST
+    said = _parsed(manifest).get("checksums", {}).get(path.name) if manifest.exists() else None
+    about = path.stat()
+    if said is not None and _checksum(path, about.st_size, about.st_mtime_ns) != said:
+        raise RecordsError(
+            f"{path}: it was altered after it was written (its sha256 differs), so its numbers "
+            "cannot be trusted. Delete its folder and run the same command again."
+        )
+
+
+@lru_cache(maxsize=1024)
+def _checksum(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file as it stood at that time: many readers ask for parts of one table."""
+    return sha256_of(path)
 
 
 def read_complete(path: Path) -> dict[str, Any]:
@@ -107,13 +146,14 @@ def read_table(
         columns: only these.
         filters: only rows for which all of (column, operator, value) hold.
 
-    Raises RecordsError for a table that is missing, damaged or without one of the columns.
+    Raises RecordsError for a table that is missing, damaged, altered or without one of the columns.
     """
     path = table_path(folder, name)
     if not path.exists():
         raise RecordsError(f"{path}: this table is missing. Run the same command again.")
     wanted = list(TABLES[name].names if columns is None else columns)
     try:
+        _require_unaltered(path)
         there = pq.read_schema(path).names
         old = {new: old for old, new in _COLUMNS_1.items() if old in there and new not in there}
         absent = [column for column in wanted if old.get(column, column) not in there]

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.errors import Problem, RecordsError
-from lensbench.files import write_bytes
+from lensbench.files import sha256_of, write_bytes
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.parts import Parts
 from lensbench.records.residuals import shards_of
@@ -177,8 +177,11 @@ class Recording:
             self.store.write_table(name, [tables[name]] if given else self.parts.tables(name))
         for path, data in made.files.items():
             write_bytes(self.store.folder / path, data)
+        names = [f"{name}.parquet" for name in self.request.all_tables]
+        paths = {name: self.store.folder / name for name in [*names, *made.files]}
         self._manifest |= {
             "status": "complete",
+            "checksums": {name: sha256_of(path) for name, path in sorted(paths.items())},
             "gate": list(made.gate),
             "problems": len(problems),
             "files": sorted(made.files),

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, write_text
-from lensbench.records.read import MANIFEST, read_manifest
+from lensbench.records.read import MANIFEST, read_manifest, sealed
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 
@@ -72,7 +72,7 @@ class RecordStore:
         declared = (*MANIFEST_ENTRIES, *KINDS[self.kind].entries)
         if unknown := sorted(manifest.keys() - {entry.name for entry in declared}):
             raise ValueError(f"records/schema declares no {', '.join(unknown)} for {self.kind}")
-        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(sealed(manifest), indent=2, sort_keys=True, ensure_ascii=False)
         write_text(self.folder / MANIFEST, text + "\n")
 
     def write_table(self, name: str, pieces: Iterable[pa.Table]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from lensbench.studies.specs.lens import RunSpec
 from tests.harness.adapters import make_adapter
 from tests.harness.executors import backwards, in_threads
 from tests.harness.facts import facts_rows
-from tests.harness.files import UNEQUAL, contents, manifest, write_csv
+from tests.harness.files import UNEQUAL, contents, manifest, write_csv, write_manifest
 from tests.harness.program import Program, words
 from tests.harness.tiny import Case
 
@@ -289,6 +288,7 @@ def test_residuals_read_again_are_the_record_s(moved: Path) -> None:
 def edited(record: Path, folder: Path, change: Callable[[Path], None]) -> Path:
     shutil.copytree(record, folder)
     change(folder)
+    write_manifest(folder, manifest(folder))
     return folder
 
 
@@ -303,7 +303,7 @@ def rewrite(name: str, **columns: Any) -> Callable[[Path], None]:
 def set_model(folder: Path, **facts: Any) -> None:
     whole = manifest(folder)
     whole["model"] |= facts
-    (folder / "manifest.json").write_text(json.dumps(whole))
+    write_manifest(folder, whole)
 
 
 def test_other_texts_and_answers_are_named_at_once(
@@ -519,7 +519,7 @@ def test_what_is_no_record_is_refused(
 
     def running(folder: Path) -> None:
         whole = manifest(folder) | {"status": "running"}
-        (folder / "manifest.json").write_text(json.dumps(whole))
+        write_manifest(folder, whole)
 
     given = {
         "nothing": lambda: tmp_path,

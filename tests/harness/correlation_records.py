@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
 from lensbench.records.schema.generation import SPANS
+from tests.harness.files import write_manifest
 
 N_LAYERS, N_PROMPTS, WIDTH = 12, 20, 16
 PLANTED = (5, 6, 7)
@@ -66,8 +66,7 @@ def write_trace(
         pq.write_table(
             pa.Table.from_pylist(own_rows, TABLES[name].schema), folder / f"{name}.parquet"
         )
-    text = json.dumps(manifest(len(values) - 1, **model), indent=1)
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    write_manifest(folder, manifest(len(values) - 1, **model))
     return folder
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from lensbench.records.read import sealed
+
 CONFIGS = Path(__file__).parents[1] / "configs"  # of published models
 UNEQUAL = ("manifest.json", ".lock")  # of two equal runs: one has times in it, the other may stay
 
@@ -33,6 +35,13 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 def manifest(folder: Path) -> dict[str, Any]:
     """What a record says of itself."""
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """A manifest as a run leaves it, but for the checksums: its tables may be made or changed."""
+    rest = {key: value for key, value in manifest.items() if key != "checksums"}
+    text = json.dumps(sealed(rest), indent=1)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def table(folder: Path, name: str) -> list[dict[str, Any]]:

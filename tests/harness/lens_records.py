@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lensbench.records.schema import SCHEMA_VERSION, TABLES
 from lensbench.records.schema.lens import MILESTONES
+from tests.harness.files import write_manifest
 
 NASTY = [
     "|",
@@ -97,7 +97,7 @@ def write_record(folder: Path, settings: Settings) -> None:
     for name, rows in data.items():
         pq.write_table(pa.Table.from_pylist(rows, TABLES[name].schema), folder / f"{name}.parquet")
     manifest = _manifest(settings, len(prompts)) | settings.extra
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    write_manifest(folder, manifest)
 
 
 def _relation(r: int, settings: Settings, word: Vocabulary) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
+from tests.harness.files import write_manifest
 from tests.harness.lens_records import NASTY
 
 MODEL = "tiny/model|a"
@@ -31,7 +32,7 @@ def write(folder: Path, kind: str, rows: Rows, **manifest: Any) -> Path:
         conditions = dict.fromkeys(row["condition"] for row in rows.get("evaluation", []))
         whole["context_cut"] = {"examples": 1, "tokens": 23}
         whole["settings"] = {**whole["settings"], "conditions": list(conditions) or ["base"]}
-    (folder / "manifest.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    write_manifest(folder, whole)
     return folder
 
 

@@ -20,6 +20,7 @@ from lensbench.records.lens_record import LensRecord
 from lensbench.records.open import find_records, open_lens_record, open_record
 from lensbench.records.residuals import shard, shards_of, tensor_name
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
+from tests.harness.files import write_manifest
 from tests.harness.lens_records import Settings, write_record
 from tests.harness.second_records import responses, write, write_evaluation, write_trace
 
@@ -61,7 +62,7 @@ def edit(folder: Path, **changes: Any) -> None:
     """Change entries of a manifest; ... removes one."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) | changes
-    path.write_text(json.dumps({k: v for k, v in manifest.items() if v is not ...}))
+    write_manifest(folder, {k: v for k, v in manifest.items() if v is not ...})
 
 
 def as_version_1(folder: Path) -> None:

@@ -18,6 +18,7 @@ from lensbench.records.open import find_records
 from lensbench.report.build import build_report
 from lensbench.report.sections import SECTIONS
 from tests.harness import second_records as fixture
+from tests.harness.files import write_manifest
 from tests.harness.lens_records import Settings
 from tests.harness.lens_records import write_run as write_lens_run
 from tests.harness.program import Program
@@ -214,7 +215,7 @@ def test_unusable_manifests_name_the_file_and_the_remedy(
 ) -> None:
     path = fixture.write_training(tmp_path) / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) | change
-    path.write_text(json.dumps({k: v for k, v in manifest.items() if v is not ...}))
+    write_manifest(path.parent, {k: v for k, v in manifest.items() if v is not ...})
     with pytest.raises(RecordsError, match=message) as error:
         build_report([tmp_path])
     assert str(path) in str(error.value)

@@ -15,6 +15,7 @@ from lensbench.quantized.evaluation.scores import bleu
 from lensbench.report.build import build_report
 from lensbench.report.evaluation import results as evaluation
 from tests.harness import second_records as fixture
+from tests.harness.files import write_manifest
 from tests.harness.reports import all_said, record_in
 
 
@@ -113,7 +114,7 @@ def test_a_condition_that_was_never_measured_leaves_nothing_to_compare(tmp_path:
     path = tmp_path / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["settings"]["conditions"] = ["base", "adapter"]
-    path.write_text(json.dumps(manifest))
+    write_manifest(tmp_path, manifest)
     found = results(tmp_path)
     assert set(found["n"]) == {0}
     assert set(found["reason"]) == {"no examples"}

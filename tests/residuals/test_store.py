@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ from lensbench.residuals.store import ResidualCache, keep, open_cache
 from lensbench.studies.cache import run_cache
 from lensbench.studies.cached import run_cached
 from tests.harness.caches import ROWS, require_equal, spec_of, write_prompts
-from tests.harness.files import UNEQUAL, contents, manifest
+from tests.harness.files import UNEQUAL, contents, manifest, write_manifest
 from tests.harness.reference import layers_of_hugging_face
 from tests.harness.tiny import TINY, Case
 
@@ -179,8 +178,7 @@ def test_a_folder_without_a_complete_cache_is_refused(
     with pytest.raises(RecordsError, match="no residual cache"):
         open_cache(tmp_path / "nowhere")
     folder = copy_of()
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace('"complete"', '"running"'))
+    write_manifest(folder, manifest(folder) | {"status": "running"})
     with pytest.raises(RecordsError, match="is not complete"):
         open_cache(folder)
 
@@ -223,7 +221,7 @@ def test_a_cache_whose_last_layer_was_rounded_too_far_is_not_read_by_the_lens(
 ) -> None:
     folder = copy_of()
     changed = manifest(folder) | {"stored_kl_bits": 0.5}
-    (folder / "manifest.json").write_text(json.dumps(changed))
+    write_manifest(folder, changed)
     with pytest.raises(GateError, match=r"on disk = the model's output: error 0\.5"):
         lens_from_cache(open_cache(folder), model)
 

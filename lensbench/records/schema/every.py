@@ -52,6 +52,8 @@ MANIFEST_ENTRIES = (
         absent="no other files",
         type="array",
     ),
+    Entry("checksums", "sha256 of every table and file, by its path", absent="schema 2 or older"),
+    Entry("manifest_sha256", "of all else in the manifest", absent="schema 2 or older"),
     Entry(
         "resumed_batches",
         "batches that an interrupted run had measured before",

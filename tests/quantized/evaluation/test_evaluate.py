@@ -29,6 +29,7 @@ from lensbench.quantized.loading.load import load_quantized
 from lensbench.records.schema import SCHEMA_VERSION
 from lensbench.records.schema.adapters import EVALUATION
 from tests.harness.adapters import make_adapter
+from tests.harness.files import write_manifest
 from tests.harness.forks import Forks, KillAt, Stop
 from tests.harness.program import Program
 from tests.harness.tiny import PROMPTS, TINY, Case, save
@@ -396,7 +397,7 @@ def test_the_style_is_the_adapters_own(
     for file in adapter.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     manifest["settings"]["style"] = "alpaca"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(copy, manifest)
     spec = spec_of(data, style=None, limit=1)
     for given, expected in ((None, "none"), (copy, "alpaca")):
         out = tmp_path / expected
