@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lensbench.checkpoints.config import check_config
+from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import ModelError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_config(
-    folder: Path, allow_fields: Collection[str] = (), trust_remote_code: bool = False
+    folder: Path, allow_fields: Collection[str] | None = None, trust_remote_code: bool = False
 ) -> Any:
     """The config of the text model, which is all there is unless the model is multimodal.
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from lensbench.checkpoints.config import NEUTRAL_FIELDS, check_config
+from lensbench.checkpoints.config.check import check_config
+from lensbench.checkpoints.config.fields import NEUTRAL_FIELDS, PUBLISHED, fields_read
 from lensbench.checkpoints.families import FAMILIES, FORWARD_FIELDS
 from lensbench.errors import ModelError
 from tests.harness.files import CONFIGS
@@ -46,12 +47,16 @@ def test_all_unknown_fields_are_named_at_once(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(fields))
     with pytest.raises(ModelError) as caught:
-        check_config(tmp_path)
+        check_config(tmp_path, allow=())
     message = str(caught.value)
     assert str(path) in message
     assert "final_logit_softcapping: = 30.0" in message
     assert "embedding_multiplier: = 12" in message
     assert "--allow-field final_logit_softcapping --allow-field embedding_multiplier" in message
+    with pytest.raises(ModelError) as caught:  # where a verb has no such option
+        check_config(tmp_path)
+    assert "--allow-field" not in str(caught.value)
+    assert "take final_logit_softcapping, embedding_multiplier out of" in str(caught.value)
 
 
 def test_allowed_and_null_fields_pass() -> None:
@@ -74,7 +79,6 @@ def test_false_is_not_taken_for_harmless() -> None:
         ("gemma3-270m", "use_bidirectional_attention", True, "after the position"),
         ("smollm2-135m", "rope_interleaved", True, "halves"),
         ("qwen3-8b", "quantization_config", {"bits": 4}, "stored quantised"),
-        ("qwen3-8b", "auto_map", {"AutoModel": "m.M"}, "its own code"),
     ],
 )
 def test_values_that_cannot_be_run_are_refused(
@@ -82,6 +86,62 @@ def test_values_that_cannot_be_run_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=f"{field}.*{why}"):
         check_config(published(alias) | {field: value}, allow=[field])
+
+
+OTHERS = json.loads((CONFIGS / "others" / "published.json").read_text())
+others = pytest.mark.parametrize("name", OTHERS)
+
+
+@others
+def test_other_published_configs_are_accepted(name: str) -> None:
+    """Each field that a publisher's file holds: 63 files of 45 architectures."""
+    assert check_config(OTHERS[name]) == OTHERS[name]
+
+
+@others
+def test_a_field_of_another_architecture_is_refused_all_the_same(name: str) -> None:
+    strange = {"warp_logits_by": 1.5}
+    with pytest.raises(ModelError, match="warp_logits_by"):
+        check_config(OTHERS[name] | strange)
+
+
+def test_what_is_said_to_be_unread_is_not_read() -> None:
+    """transformers' own source never mentions a field of the table of unread ones."""
+    for model_type, fields in PUBLISHED.items():
+        assert not fields_read(model_type) & fields.keys(), model_type
+
+
+def test_a_field_that_the_code_reads_but_the_class_does_not_declare_is_known() -> None:
+    from transformers import CONFIG_MAPPING
+
+    assert "head_dim" not in CONFIG_MAPPING["qwen3_moe"]().to_dict()
+    assert "head_dim" in fields_read("qwen3_moe")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("microsoft/Phi-4-mini-instruct", "lm_head_bias", True),
+        ("bigcode/starcoder2-3b", "norm_type", "rms_norm"),
+        ("bigcode/starcoder2-3b", "scale_attn_weights", False),
+        ("state-spaces/mamba-130m-hf", "rms_norm", False),
+        ("state-spaces/mamba-130m-hf", "d_inner", 99),
+        ("deepseek-ai/DeepSeek-V2-Lite", "scoring_func", "sigmoid"),
+        ("Qwen/Qwen3-30B-A3B", "use_sliding_window", True),
+        ("adept/persimmon-8b-base", "num_key_value_heads", 1),
+    ],
+)
+def test_an_unread_field_must_say_what_the_code_does(name: str, field: str, value: object) -> None:
+    with pytest.raises(ModelError, match="unknown to lensbench"):
+        check_config(OTHERS[name] | {field: value})
+
+
+def test_code_that_travels_with_a_native_architecture_is_not_needed() -> None:
+    config = OTHERS["microsoft/Phi-3-mini-4k-instruct"]
+    assert "auto_map" in config
+    assert check_config(config) == config
+    with pytest.raises(ModelError, match="its own code"):
+        check_config({"model_type": "warp9", "auto_map": {"AutoModel": "m.M"}})
 
 
 def test_an_old_spelling_that_transformers_drops_silently_is_named() -> None:

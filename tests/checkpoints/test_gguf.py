@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from lensbench import load_model
-from lensbench.checkpoints.config import NEUTRAL_FIELDS
+from lensbench.checkpoints.config.fields import NEUTRAL_FIELDS
 from lensbench.checkpoints.open import open_config, open_tokenizer, quiet
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.weights import open_weights

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lensbench.checkpoints.config import check_config
+from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.open import empty_model
 from lensbench.errors import InputProblems
 from lensbench.quantized.adapters.lora import adapt, match

@@ -1,0 +1,1 @@
+"""config.json: what it may hold, and what it says of a model."""
