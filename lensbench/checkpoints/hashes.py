@@ -1,13 +1,20 @@
-"""What a checkpoint is, in two hashes: the weights and the tokenizer."""
+"""What a checkpoint is: hashes of its weights and its tokenizer, and what it says of a text."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lensbench.checkpoints.families import Fingerprint
 from lensbench.files import sha256_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 _FILES = {
     "weights_sha256": ("*.safetensors", "*.gguf"),
@@ -32,6 +39,25 @@ def hashes(folder: Path) -> dict[str, str]:
         )
         for name, patterns in _FILES.items()
     }
+
+
+FINGERPRINT_BITS = 5e-3  # another machine's float32 differs by less, another model by far more
+
+
+def fingerprint_error(
+    fingerprint: Fingerprint,
+    token_ids: Sequence[int],
+    next_logits: Callable[[Sequence[int]], Float[Tensor, " d_vocab"]],
+) -> float:
+    """By how many bits the likeliest tokens are now less or more likely; infinite for other tokens.
+
+    `token_ids` are those of the fingerprint's text, `next_logits` gives the logits after some.
+    """
+    if tuple(token_ids) != fingerprint.token_ids:
+        return math.inf
+    bits = next_logits(token_ids).double().log_softmax(-1) / math.log(2)
+    pairs = zip(fingerprint.top_ids, fingerprint.top_bits, strict=True)
+    return max(abs(float(bits[token]) - stored) for token, stored in pairs)
 
 
 def _combined(files: Sequence[Path]) -> str:

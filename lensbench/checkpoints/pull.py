@@ -22,7 +22,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lensbench.checkpoints.families import Family, Wheel, weight_bytes
+from lensbench.checkpoints.families import Family, Fingerprint, Wheel, weight_bytes
+from lensbench.checkpoints.hashes import FINGERPRINT_BITS, fingerprint_error
 from lensbench.checkpoints.source import (
     PROVENANCE,
     cache_dir,
@@ -204,6 +205,8 @@ def _build(family: Family, wheels: Sequence[Path], progress: Notify) -> None:
         )
     progress(f"converting {family.alias} to safetensors, once (about half a minute)")
     convert_gguf(gguf, partial)
+    if family.fingerprint is not None:
+        _require_fingerprint(partial, family.fingerprint)
     shutil.rmtree(gguf.parent)
     write_text(partial / PROVENANCE, json.dumps(_provenance(family), indent=2) + "\n")
     check_folder(partial)
@@ -248,6 +251,28 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _check_tokenizer(tokenizer, folder)
+
+
+def _require_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
+    """The converted model says what it said when its fingerprint was taken."""
+    import torch
+
+    from lensbench.checkpoints.open import open_tokenizer, quiet
+    from lensbench.checkpoints.weights import open_weights
+
+    with quiet(), torch.inference_mode():
+        model = open_weights(folder, torch.float32).eval()
+        error = fingerprint_error(
+            fingerprint,
+            open_tokenizer(folder)(fingerprint.text).input_ids,
+            lambda ids: model(input_ids=torch.tensor([ids])).logits[0, -1],
+        )
+    if not error <= FINGERPRINT_BITS:
+        raise ModelError(
+            f"The converted model says something else than lensbench knows of it, by {error:.3g} "
+            f"bits (bound {FINGERPRINT_BITS:g}), so it was not kept. The installed transformers is "
+            f"{version('transformers')}; try another one."
+        )
 
 
 def _forget_quantisation(model: object) -> None:

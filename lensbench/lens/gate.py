@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.checkpoints.hashes import FINGERPRINT_BITS, fingerprint_error
 from lensbench.errors import GateError, ModelError
 from lensbench.lens.base import Lens
 from lensbench.lens.metrics import Distribution, kl_bits
@@ -90,6 +91,30 @@ def check_identities(model: LensModel, prompts: Prompts, lens: str = "final") ->
         _padding_identity(model, token_ids, alone),
         *(identity.measure(model, batch) for identity in SITE_IDENTITIES.values()),
     ]
+
+
+def published_identity(model: LensModel) -> Identity | None:
+    """A demo model says what it said when it was first converted; None for any other model.
+
+    The other identities compare a model with itself as it was loaded; this one sees a library that
+    loads another model from the same files.
+    """
+    family = None if model.ref is None or not model.ref.plain else model.ref.located.family
+    if model.ref is None or family is None or family.fingerprint is None:
+        return None
+    name, print_ = "output = the one stored in lensbench for this model", family.fingerprint
+    reason = "float32: rounding of another machine is less, of another model more"
+    if model.dtype != torch.float32:
+        return Identity(name, None, FINGERPRINT_BITS, "bits", None, "stored in float32 only")
+    if model.ref.facts()["weights_sha256"] != print_.weights_sha256:
+        other = "the weights are not those that lensbench converted"
+        return Identity(name, None, FINGERPRINT_BITS, "bits", None, other)
+    error = fingerprint_error(
+        print_,
+        model.tokenizer(print_.text).input_ids,
+        lambda ids: _run(model, [ids]).model_logits(slice(len(ids) - 1, len(ids)))[0],
+    )
+    return _identity(name, error, FINGERPRINT_BITS, "bits", reason)
 
 
 def last_layer_kl_bits(

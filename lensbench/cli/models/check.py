@@ -38,12 +38,14 @@ class CheckSpec(LoadSpec):
 
 
 def check(spec: Annotated[CheckSpec, Parameter("*")]) -> int:
-    from lensbench.lens.gate import check_identities
+    from lensbench.lens.gate import check_identities, published_identity
 
     model = loaded(spec)
     with messages.status("measuring"):
         token_ids = [model.tokenizer(prompt).input_ids for prompt in _PROMPTS]
+        published = published_identity(model)
         identities = check_identities(model, token_ids, spec.norm)
+        identities += [] if published is None else [published]
     results.print(literal(repr(model)), highlight=False)
     results.print(_table(identities))
     if any(identity.passed is False for identity in identities):
