@@ -36,7 +36,7 @@ from tests.harness.correlation_records import (
     write_trace,
 )
 from tests.harness.executors import EXECUTORS
-from tests.harness.files import UNEQUAL, contents
+from tests.harness.files import UNEQUAL, contents, write_manifest
 from tests.harness.program import Program
 from tests.harness.similarity import similarity
 from tests.harness.tiny import PROMPTS, Case
@@ -413,8 +413,7 @@ def test_folders_that_hold_no_traces_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, changes in (("lens", {"kind": "lens"}), ("half", {"status": "running"})):
         (tmp_path / name).mkdir()
-        text = json.dumps(manifest(N_LAYERS) | changes)
-        (tmp_path / name / "manifest.json").write_text(text, encoding="utf-8")
+        write_manifest(tmp_path / name, manifest(N_LAYERS) | changes)
     text = problems_of(lambda: correlate(spec(tmp_path, "a", "empty", "lens", "half", "a")))
     assert "no record here" in text
     assert "kind 'lens' holds no activations" in text
