@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "some blocks": {"layers_to_transform": [0, 2]},
 }
 NEED_THE_BASE = [kind for kind in KINDS if kind.startswith(("pissa", "olora"))]
-each_kind = pytest.mark.parametrize("kind", KINDS)
+QUICK = ("plain", "pissa, patterns", "pissa, all biases", "olora", "dora", "tokens")
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in QUICK else [pytest.mark.slow]) for k in KINDS]
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def trained(base: Path, folder: Path, **how: Any) -> Any:
     return model
 
 
-@each_kind
+@pytest.mark.parametrize("kind", KINDS)
 def test_on_it_is_pefts_model_and_off_it_is_the_base(
     kind: str, base: Path, made: Callable[..., tuple[Path, Any]]
 ) -> None:
@@ -108,7 +112,7 @@ def test_on_it_is_pefts_model_and_off_it_is_the_base(
     assert distance(said(peft), own) > 0.05
 
 
-@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("bits", [pytest.param(16, marks=pytest.mark.slow), 8, 4])
 @each_kind
 def test_the_base_of_a_quantised_model_is_the_quantised_base(
     bits: Any, kind: str, base: Path, made: Callable[..., tuple[Path, Any]]
@@ -172,8 +176,19 @@ def test_what_cannot_be_taken_out_of_the_base_again_is_refused(
         load_quantized(base, 32, tmp_path / "a", device="cpu")
 
 
+@pytest.mark.slow
 def test_both_beginnings_are_pefts_own_for_every_family(family: Case, tmp_path: Path) -> None:
+    require_pefts_own(family, tmp_path)
+
+
+def test_both_beginnings_are_pefts_own_where_weights_are_transposed(
+    gpt2: Case, tmp_path: Path
+) -> None:
     """GPT-2 keeps its weights the other way round; PEFT's OLoRA is for the usual way only."""
+    require_pefts_own(gpt2, tmp_path)
+
+
+def require_pefts_own(family: Case, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from peft.utils import get_peft_model_state_dict
 
@@ -247,3 +262,33 @@ def test_the_verbs_take_the_base_that_the_config_names(
     status, out, _ = lensbench("adapters", "diff", folder, copy, "--model", base, "--json")
     assert status == 0
     assert max(row["norm_difference"] for row in json.loads(out)) < 1e-6
+
+
+def test_an_adapter_in_the_models_own_folder_is_left_out_and_said(
+    base: Path,
+    made: Callable[..., tuple[Path, Any]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import shutil
+
+    from lensbench.checkpoints.hashes import hashes
+    from lensbench.models.load import load_model
+
+    folder, peft = made("plain")
+    both = shutil.copytree(base, tmp_path / "both")
+    shutil.copytree(folder, both, dirs_exist_ok=True)
+    own = said(fresh(base))
+    caplog.set_level(logging.WARNING, "lensbench")
+    for bits in (32, 8):
+        caplog.clear()
+        plain = load_quantized(base, bits, device="cpu")
+        assert torch.equal(said(load_quantized(both, bits, device="cpu").hf), said(plain.hf))
+        assert "holds an adapter too" in caplog.text
+    model = load_model(both, device="cpu")
+    assert distance(model.bridge(IDS).detach(), own) < 1e-5
+    assert hashes(both) == hashes(base)
+    caplog.clear()
+    named = load_quantized(f"{both}@32+{both}", device="cpu")
+    assert distance(said(named.hf), said(peft)) < 1e-5
+    assert "holds an adapter too" not in caplog.text
