@@ -5,6 +5,7 @@ Both must give the same output before anything is read.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection
 from dataclasses import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from lensbench.quantized.loading.load import AdaptedModel
 
+_log = logging.getLogger(__name__)
+
 _PROBE = "The capital of Germany is"
 
 
@@ -43,6 +46,7 @@ def open_adapted(
     """
     from lensbench.quantized.loading.load import load_quantized
 
+    _say_format(ref)
     whole = with_bits(ref, dtype, device, allow_fields)
     adapted = load_quantized(whole, device=device, trust_remote_code=trust_remote_code)
     adapted.base.set_attn_implementation("eager")  # as the bridge runs it: the same sums
@@ -58,6 +62,22 @@ def open_adapted(
         ) from error
     _require_same(wrapped, adapted, own)
     return wrapped
+
+
+def _say_format(ref: ModelRef) -> None:
+    """The lens reads a prompt as it stands, or in a chat; an adapter may be trained in neither."""
+    if ref.adapter is None:
+        return
+    from lensbench.quantized.adapters.prompt_format import saved_format
+
+    saved = saved_format(ref.adapter)
+    if saved is not None and saved["style"] != "none":
+        _log.info(
+            "%s was trained in style %s; the lens reads the prompts in the template that is asked "
+            "for (--template), by default as they stand",
+            ref.adapter.resolve().name,
+            saved["style"],
+        )
 
 
 def with_bits(

@@ -33,9 +33,9 @@ class PromptFormat:
     style: Style
     trained: Style | Literal["unknown"] | None  # None: a plain model has none
 
-    def settings(self) -> dict[str, Any]:
-        """The format's part of a record's settings; of a plain model just the style."""
-        return {"style": self.style, **({"trained_style": self.trained} if self.trained else {})}
+    def facts(self) -> dict[str, Any]:
+        """What a record's manifest says besides the style; nothing of a plain model."""
+        return {"trained_style": self.trained} if self.trained else {}
 
 
 def prompt_format(

@@ -12,7 +12,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import read_config
-from lensbench.quantized.adapters.prompt_format import prompt_format
+from lensbench.quantized.adapters.prompt_format import PromptFormat, prompt_format
 from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs
 from lensbench.quantized.evaluation.measure import Batch, Evaluating, Example, measure
 from lensbench.quantized.evaluation.spec import EvalSpec
@@ -57,11 +57,12 @@ def evaluate(
         progress(Progress(f"searching {spec.rag}"))
         retrieved = retrieve(spec.rag, questions, spec.n_documents)
     progress(Progress(f"hashing the weights of {ref.name}"))
-    settings = _settings(ref, spec, data, len(pairs), retrieved)
+    put = _format(ref, spec)
+    settings = _settings(ref, spec, put, data, len(pairs), retrieved)
     store = RecordStore(out, ref.name, "evaluation")
     request = Request(store, settings, ref.facts(), grows=("n_examples",))
     problems = [*data.problems, *unaskable]
-    run = _Run(model, spec, pairs, questions, retrieved, problems, progress)
+    run = _Run(model, spec, put, pairs, questions, retrieved, problems, progress)
     return make(request, run.prepare, progress)
 
 
@@ -71,6 +72,7 @@ class _Run:
 
     model: str | Path | ModelRef | AdaptedModel
     spec: EvalSpec
+    put: PromptFormat
     pairs: Sequence[Pair]
     questions: Sequence[Asked]
     retrieved: Retrieved | None
@@ -88,7 +90,7 @@ class _Run:
 
         def finish(parts: Parts) -> Finished:
             table = in_order(parts.table("evaluation"), "condition", conditions)
-            facts = {"context_cut": _context_cut(stages)}
+            facts = {"context_cut": _context_cut(stages), **self.put.facts()}
             problems = [*self.problems, *unfit, *parts.problems]
             return Finished(problems, {"evaluation": table}, facts=facts)
 
@@ -170,6 +172,7 @@ def _conditions(ref: ModelRef, spec: EvalSpec) -> list[str]:
 def _settings(
     ref: ModelRef,
     spec: EvalSpec,
+    put: PromptFormat,
     data: PairSet,
     n_examples: int,
     retrieved: Retrieved | None,
@@ -180,7 +183,7 @@ def _settings(
         "data": data.name,
         "data_sha256": data.sha256,
         "n_examples": n_examples,
-        **_format(ref, spec),
+        "style": put.style,
         "max_new_tokens": spec.max_new_tokens,
         "temperature": 0.0,
         "batch_size": spec.batch_size,
@@ -192,13 +195,13 @@ def _settings(
     }
 
 
-def _format(ref: ModelRef, spec: EvalSpec) -> dict[str, Any]:
-    """The style that every condition is asked in, and the one that the adapter was trained in."""
+def _format(ref: ModelRef, spec: EvalSpec) -> PromptFormat:
+    """The style that every condition is asked in."""
     if ref.adapter is not None:
         read_config(ref.adapter)  # there is an adapter at all
     with quiet():
         tokenizer = open_tokenizer(ref.folder)
-    return prompt_format(ref, tokenizer, spec.style).settings()
+    return prompt_format(ref, tokenizer, spec.style)
 
 
 def _examples(

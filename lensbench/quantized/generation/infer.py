@@ -83,7 +83,7 @@ def run_inference(
         grows=_grows(spec),
     )
     csv = ResponsesCsv(spec.out, questions, retrieved is not None)
-    run = _Run(model, spec, csv, questions, retrieved, bad_rows, progress, notify)
+    run = _Run(model, spec, csv, questions, retrieved, put, bad_rows, progress, notify)
     problems = make(request, run.prepare, progress, with_pauses(spec.pause_s))
     if not spec.out.exists():
         csv.write(read_table(store.folder, "responses"))
@@ -105,6 +105,7 @@ class _Run:
     csv: ResponsesCsv
     questions: list[Asked]
     retrieved: Retrieved | None
+    put: PromptFormat
     bad_rows: list[Problem]
     watch: Watch
     notify: Notify
@@ -132,7 +133,7 @@ class _Run:
             responses = in_order(parts.table("responses"), "prompt_id", asked)
             self.csv.write(responses)
             problems = [*self.bad_rows, *unfit, *parts.problems]
-            return Finished(problems, {"responses": responses})
+            return Finished(problems, {"responses": responses}, facts=self.put.facts())
 
         return Work(
             Answering(model, spec, limit),
@@ -238,7 +239,7 @@ def _settings(
             "prompts": spec.file.name,
             "prompts_sha256": sha256_of(spec.file),
             "limit": spec.limit,
-            **put.settings(),
+            "style": put.style,
             "adapter_sha256": adapter_sha256,
             "trace_layers": list(spec.trace_layers),
             "sample_top_k": sample_top_k,

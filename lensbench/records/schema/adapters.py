@@ -15,7 +15,7 @@ from lensbench.records.schema.declare import (
     Kind,
     Table,
 )
-from lensbench.records.schema.every import PROBLEMS
+from lensbench.records.schema.every import PROBLEMS, TRAINED_STYLE
 
 _EVALUATED = "an evaluation's row"
 _NLL = "-log2 of the reference's probability, summed over its tokens, end token included"
@@ -111,7 +111,10 @@ KINDS = (
         "evaluation",
         "`lensbench eval`",
         (EVALUATION, PROBLEMS),
-        entries=(Entry("context_cut", "examples whose context was cut to fit, and tokens in all"),),
+        entries=(
+            Entry("context_cut", "examples whose context was cut to fit, and tokens in all"),
+            TRAINED_STYLE,
+        ),
     ),
     Kind("placement", "`lensbench run` of a placement study", (PLACEMENT, PROBLEMS)),
 )

@@ -16,6 +16,14 @@ PROBLEMS = Table(
     ),
 )
 
+# Of the kinds whose model is asked in a prompt format.
+TRAINED_STYLE = Entry(
+    "trained_style",
+    'prompt format that the adapter was trained in, or "unknown"; `settings.style` is the one used',
+    absent="no adapter, or made by an older lensbench",
+    type="string",
+)
+
 MANIFEST_ENTRIES = (
     Entry("schema_version", "version of these tables and entries", type="integer"),
     Entry("kind", "kind of the record", type="string"),

@@ -20,7 +20,7 @@ from lensbench.quantized.loading.merged import merge
 from lensbench.quantized.style import ALPACA
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
-from tests.harness.files import write_jsonl
+from tests.harness.files import manifest, write_jsonl
 from tests.harness.program import Program
 from tests.harness.tiny import CHAT_TEMPLATE, TINY, save
 
@@ -50,7 +50,8 @@ def trained(chatty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chosen(model: Path, adapter: Path | None, asked: Any = None) -> dict[str, Any]:
     ref = ModelRef.of(model, adapter=adapter, use="generation")
-    return prompt_format(ref, open_tokenizer(ref.folder), asked).settings()
+    found = prompt_format(ref, open_tokenizer(ref.folder), asked)
+    return {"style": found.style, **found.facts()}
 
 
 def test_training_saves_its_format_and_it_is_the_default(
@@ -138,8 +139,8 @@ def test_every_verb_asks_an_adapter_in_its_own_format(
     assert lensbench("infer", chatty, "p.csv", "-o", "r.csv", *own).status == 0
     assert lensbench("eval", chatty, "--data", "pairs.jsonl", "-o", "e", *own).status == 0
     for folder in ("r.records", "e"):
-        settings = json.loads((tmp_path / folder / "manifest.json").read_text())["settings"]
-        assert (settings["style"], settings["trained_style"]) == ("alpaca", "alpaca")
+        found = manifest(tmp_path / folder)
+        assert (found["settings"]["style"], found["trained_style"]) == ("alpaca", "alpaca")
     asked = lensbench("infer", chatty, "p.csv", "-o", "s.csv", *own, "--style", "chat")
     assert "was trained in style alpaca; this is style chat, as asked" in asked.said
 
