@@ -55,6 +55,7 @@ def require_complete(
         *_other_shapes(found["mismatched_keys"]),
         *_untied(model, tied),
         *_twice(model, stored),
+        *_no_floats(model, stored),
         *_other_frequencies(model, stored),
         *map(str, found["error_msgs"]),
     ]
@@ -121,6 +122,14 @@ def _twice(model: PreTrainedModel, stored: Mapping[str, Any]) -> Iterator[str]:
     twins = [name for name in stored if f"{prefix}.{name}" in stored]
     if twins:
         yield f"stored twice, with and without '{prefix}.': {some(twins)}"
+
+
+def _no_floats(model: PreTrainedModel, stored: Mapping[str, Any]) -> Iterator[str]:
+    """Weights stored as whole numbers: quantised, with scales that nobody names."""
+    own = {name for name, _ in model.named_parameters()}
+    names = [n for n, tensor in stored.items() if not tensor.is_floating_point() and n in own]
+    if names:
+        yield f"stored as whole numbers, which are no weights without their scales: {some(names)}"
 
 
 def _other_frequencies(model: PreTrainedModel, stored: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensbench.errors import ModelError
+from lensbench.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -93,10 +93,21 @@ def gguf_config(path: Path) -> Any:
     from transformers import AutoConfig
 
     file = Gguf.of(path)
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    except (ValueError, KeyError, IndexError) as error:
+        raise unreadable(path, error) from error
     findings = [*_take_rope_factors(file, config), *_lost(file, config), *_tokenizer_lost(file)]
     _refuse(file, findings)
     return config
+
+
+def unreadable(path: Path, error: Exception) -> ModelError:
+    """What to say where transformers has no way to read a GGUF file."""
+    return ModelError(
+        f"{path}: the installed transformers cannot read this GGUF file ({first_line(error)}). "
+        "Take the model as safetensors."
+    )
 
 
 def require_all_tensors(path: Path, empty: PreTrainedModel) -> None:
@@ -108,7 +119,10 @@ def require_all_tensors(path: Path, empty: PreTrainedModel) -> None:
     if is_gguf_arch_supported(file.architecture):  # its loader reports what it does not use
         return
     make = legacy.TENSOR_PROCESSORS.get(file.architecture, legacy.TensorProcessor)
-    used = legacy.get_gguf_hf_weights_map(empty, make(config=empty.config.to_dict()))
+    try:
+        used = legacy.get_gguf_hf_weights_map(empty, make(config=empty.config.to_dict()))
+    except NotImplementedError as error:
+        raise unreadable(path, error) from error
     known = {*used, *(f"{name}.weight" for name in used), ROPE_FREQS}  # joint experts: no suffix
     unused = [name for name in file.tensors if name not in known]
     if file.architecture == "gpt2" and "output.weight" in unused:

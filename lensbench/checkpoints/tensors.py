@@ -34,6 +34,10 @@ class StoredTensor:
         """As it is stored."""
         return tuple(self.stored.get_shape())
 
+    def is_floating_point(self) -> bool:
+        """Whether it holds numbers with a point, in whatever width."""
+        return str(self.stored.get_dtype()).startswith(("F", "BF"))
+
     def __getitem__(self, index: Any) -> Tensor:
         tensor: Tensor = self.stored[index]
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lensbench.checkpoints.complete import require_complete
-from lensbench.checkpoints.gguf import gguf_config, require_all_tensors
+from lensbench.checkpoints.gguf import gguf_config, require_all_tensors, unreadable
 from lensbench.checkpoints.multimodal import empty_whole, text_model
 from lensbench.checkpoints.open import empty_model, refuse_broken, whole_config
 from lensbench.checkpoints.ref import ADAPTER_CONFIG
@@ -131,14 +131,17 @@ def open_gguf(gguf: Path, dtype: torch.dtype) -> PreTrainedModel:
     config = gguf_config(gguf)
     empty = empty_model(config)
     require_all_tensors(gguf, empty)
-    hf, found = _loaded(
-        empty,
-        folder,
-        config=config,
-        gguf_file=gguf.name,
-        dtype=dtype,
-        quantization_config=GgufConfig(dequantize=True),
-        local_files_only=True,
-    )
+    try:
+        hf, found = _loaded(
+            empty,
+            folder,
+            config=config,
+            gguf_file=gguf.name,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
+            local_files_only=True,
+        )
+    except (ValueError, NotImplementedError) as error:  # a way to quantise that it does not know
+        raise unreadable(gguf, error) from error
     require_complete(hf, found, {}, dict(empty.all_tied_weights_keys), gguf)
     return hf

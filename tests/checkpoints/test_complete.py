@@ -63,6 +63,11 @@ def stored_twice(tensors: Tensors) -> Tensors:
     return tensors | {name.split(".", 1)[1]: tensors[name] + 1}
 
 
+def whole_numbers(tensors: Tensors) -> Tensors:
+    name = next(name for name, tensor in tensors.items() if ".1." in name and tensor.ndim == 2)
+    return tensors | {name: (tensors[name] * 40).to(torch.int8)}
+
+
 DAMAGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "a weight is missing": (one_missing, "missing, and would be random"),
     "a block is missing": (without(".1."), "missing, and would be random"),
@@ -77,6 +82,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "parallel": (renamed(lambda name: f"module.{name}"), "hold 'module.'"),
     "some prefix": (renamed(lambda name: f"student.net.{name}"), r"begin with 'student\.net\."),
+    "whole numbers": (whole_numbers, "no weights without their scales"),
     "twice": (stored_twice, "stored twice, with and without"),
 }
 

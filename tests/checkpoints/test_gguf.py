@@ -164,6 +164,16 @@ def test_tensors_are_all_there_and_all_used(tmp_path: Path) -> None:
         opened(written(tmp_path, without=["blk.1.ffn_up.weight"]))
 
 
+def test_what_transformers_cannot_read_is_said(tmp_path: Path) -> None:
+    write_tiny_gguf(tmp_path / "tiny.gguf", architecture="klingon")
+    for open_it in (open_config, opened, load_model):
+        with pytest.raises(ModelError, match=r"klingon.*Take the model as safetensors"):
+            open_it(tmp_path)
+    (tmp_path / "tiny.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes()[:500])
+    with pytest.raises(ModelError, match="no whole GGUF file"):
+        open_config(tmp_path)
+
+
 def test_texts_are_split_as_the_file_says(tmp_path: Path) -> None:
     """SmolLM takes digits off first; transformers does not know that and splits as GPT-2 does."""
     folder = written(tmp_path)
