@@ -40,7 +40,8 @@ def report(model: str = "tinyllama") -> dict[str, Any]:
     cache = cache_dir()
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # Not platform.platform(), which runs uname to learn what it then leaves out.
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": {name: _version(name) for name in _CORE},
         "cores": _cores(),
         "devices": _devices(),

@@ -89,11 +89,11 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """The processor's name; Linux has it in /proc, elsewhere platform knows."""
+    """The processor's name, from /proc; elsewhere its kind, which takes no other program."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    return names[0] if names else platform.machine() or "unknown"
 
 
 def peak_memory_bytes() -> int:

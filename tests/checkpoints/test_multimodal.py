@@ -38,7 +38,9 @@ KINDS = {
 }
 DECODERS = {"gemma3": "Gemma3DecoderLayer", "llava": "LlamaDecoderLayer"}
 DECODERS |= {"mistral3": "MistralDecoderLayer"}
-all_kinds = pytest.mark.parametrize("kind", KINDS)
+all_kinds = pytest.mark.parametrize(
+    "kind", ["gemma3", *(pytest.param(k, marks=pytest.mark.slow) for k in ("llava", "mistral3"))]
+)
 
 
 def whole_model(kind: str) -> PreTrainedModel:

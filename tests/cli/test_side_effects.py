@@ -16,9 +16,10 @@ from tests.harness.small_world import write_inputs
 from tests.harness.tiny import TINY, Case, save
 
 ROOT = Path(__file__).parents[2]
-# Python's own look-up of a library's file name, the checkout's commit for a manifest, and the
-# database server, which was asked for with an index.
+# Python's own look-up of a library's file name; the commit of a checkout that lensbench runs from,
+# for its manifests; and the database server, which was asked for with an index.
 ALLOWED = ("['/sbin/ldconfig', '-p']", "['git', '-C', ", "'lensbench.quantized.rag.server'")
+SERVER = ("/initdb', ", "/pg_ctl', ", "/postgres', ", "/psql', ", "/pg_config'")
 PROMPTS = "id,relation,prompt,answer\n1,capital,The capital of Germany is,Berlin\n2,river,Rome,is\n"
 QUICK = [
     "models",
@@ -76,7 +77,7 @@ def events(place: Path, model: Path, commands: list[str]) -> list[tuple[str, str
     found: list[Any] = json.loads((place / "events.json").read_text())
     failed = [event for event in found if event[1] == "exit"]
     assert failed == [], done.stderr[-4000:]
-    return [tuple(event) for event in found if not any(a in event[2] for a in ALLOWED)]
+    return [tuple(event) for event in found if not any(a in event[2] for a in (*ALLOWED, *SERVER))]
 
 
 def _put(word: str, known: dict[str, str]) -> str:
