@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lensbench.errors import GateError, InputProblems, LensbenchError
     from lensbench.lens.cached import lens_from_cache
     from lensbench.lens.gate import check_identities
+    from lensbench.lens.importing.record import import_records
     from lensbench.lens.result import LensResult, logit_lens
     from lensbench.models.load import load_model
     from lensbench.models.model import LensModel
@@ -58,6 +59,7 @@ _HOME = {
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
     "generate": "lensbench.quantized.generation.generate",
+    "import_records": "lensbench.lens.importing.record",
     "lens_from_cache": "lensbench.lens.cached",
     "load_model": "lensbench.models.load",
     "load_prompts": "lensbench.prompts.sets",
@@ -87,6 +89,7 @@ __all__ = [
     "build_report",
     "check_identities",
     "generate",
+    "import_records",
     "lens_from_cache",
     "load_model",
     "load_prompts",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Folder of `cli`: the panel's title, and its verbs. A verb that is a folder holds verbs itself.
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Models", ("models", "pull", "check", "doctor")),
-    "lens": ("Lens", ("lens", "cache", "run", "report")),
+    "lens": ("Lens", ("lens", "cache", "run", "report", "import_")),
     "compare": ("Comparisons", ("diff", "correlate")),
     "quantized": (
         "Second path: 8 bits, retrieval, adapters",
@@ -102,7 +102,7 @@ def _folder(module: str, name: str, **place: Any) -> App:
 
 def _add(app: App, module: str, verb: str, **place: Any) -> None:
     page, examples = _pages(module)
-    name = verb.replace("_", "-")
+    name = verb.rstrip("_").replace("_", "-")  # `import` is no name for a function
     app.command(f"{module}:{verb}", name=name, help=page, help_epilogue=examples, **place)
 
 

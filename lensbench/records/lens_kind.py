@@ -48,6 +48,18 @@ class LensKind:
         return f"{first}{norm} and the head{cap}{unsaid}"
 
     @property
+    def brief(self) -> str:
+        """The same in a word or three, for a legend."""
+        norm = {
+            "final": "final norm",
+            "none": "no norm",
+            "next": "next norm",
+            "other": "other norm",
+        }
+        said = norm.get(self.norm or "", "undescribed")
+        return f"fitted, {said}" if self.fitted else said
+
+    @property
     def reads_like(self) -> tuple[Any, ...]:
         """What must be alike in two lenses for their numbers to be of one kind."""
         return (self.norm, self.fitted, self.soft_cap, self.description if self.fitted else "")

@@ -94,7 +94,12 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_sealed(path: Path, manifest: Mapping[str, Any], version: int) -> None:
     """Raise RecordsError where the manifest is not as it was written; before 3 none was sealed."""
-    if (SEAL in manifest or version > 2) and sealed(manifest) != manifest:
+    if version > 2 and SEAL not in manifest:
+        raise RecordsError(
+            f"{path}: it has no {SEAL}, so no lensbench wrote it, or it was altered. A record of "
+            f"another tool is checked and taken in by: lensbench import {path.parent} --out DIR."
+        )
+    if SEAL in manifest and sealed(manifest) != manifest:
         raise RecordsError(
             f"{path}: it was altered after it was written (its {SEAL} differs), so its numbers "
             "cannot be trusted. Delete its folder and run the same command again."

@@ -190,7 +190,7 @@ def _facts(reports: Sequence[Reported], section: Section) -> Facts:
         for table in one.section.tables.values()
     ]
     return Facts(
-        summary="; ".join(map(manifest.summary, manifests)),
+        summary=manifest.summaries(manifests),
         rows=[row for one in manifests for row in manifest.facts(one)],
         gate=[
             row | {"identity": f"{one.name}: {row['identity']}"} if len(reports) > 1 else row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,7 @@ _OF_MODEL = (
     "n_params",
 )
 _OF_SETTINGS = ("prompts", "n_prompts", "template", "lenses", "style", "data", "limit")
+_MOST_TOLD = 3  # records in a line
 SIDES = ("a", "b")  # of a diff
 
 
@@ -105,6 +106,15 @@ def summary(manifest: Mapping[str, Any]) -> str:
         f", gate: {gate_brief(manifest)}" if manifest["kind"] == "lens" or manifest["gate"] else ""
     )
     return f"{', '.join(models(manifest))}: {manifest['created']}{held}"
+
+
+def summaries(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """The same of several records; of many, how many there are."""
+    if len(manifests) <= _MOST_TOLD:
+        return "; ".join(map(summary, manifests))
+    days = sorted({str(manifest["created"]) for manifest in manifests})
+    gates = ", ".join(sorted({gate_brief(manifest) for manifest in manifests}))
+    return f"{len(manifests)} records, {days[0]} to {days[-1]}; gates: {gates}"
 
 
 def gate_rows(manifest: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from tests.harness.tiny import SENTENCES, Case
 
 PROMPT = "The capital of Germany is"
 VERBS = ["models", "pull", "check", "lens", "cache", "run", "report", "infer", "chat", "train"]
-VERBS += ["correlate", "diff", "doctor", "eval"]
+VERBS += ["correlate", "diff", "doctor", "eval", "import"]
 VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]
 VERBS += ["data shipped", "adapters show", "adapters diff", "adapters merge"]
@@ -36,7 +36,7 @@ def test_the_version_is_shown(lensbench: Program) -> None:
 def test_every_verb_is_tested_here() -> None:
     verbs = [verb for _, panel in PANELS.values() for verb in panel]
     names = [
-        f"{verb} {part}".strip().replace("_", "-")
+        f"{verb.rstrip('_')} {part}".strip().replace("_", "-")
         for verb in verbs
         for part in FOLDERS.get(verb, ("",))
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +20,7 @@ from lensbench.report.lens import anomalies, comparison, contrasts, curves, head
 from lensbench.report.lens.tables import model_tables
 from lensbench.stats.bootstrap import Estimate
 from tests.harness.lens_records import Settings, write_run
-from tests.harness.reports import lens_records_in
+from tests.harness.reports import lens_records_in, section_of
 
 
 def one(run: Path) -> LensRecord:
@@ -220,3 +221,16 @@ def test_prompts_without_answers_still_make_a_report(tmp_path: Path) -> None:
     assert "n/a (no prompts with a category word)" in text
     record = one(run)
     assert len(comparison.shared_prompts(record, record)) == len(record.base_prompts) > 0
+
+
+def test_a_prompt_that_was_skipped_leaves_those_that_belong_to_it(tmp_path: Path) -> None:
+    """A model whose tokenizer lacks an answer skips the prompt; its controls may be there."""
+    run = write_run(tmp_path, Settings(model="m", n_layers=4, relations=2, lenses=("final",)))
+    for table in ("prompts", "lens", "milestones"):
+        path = next(run.rglob(f"{table}.parquet"))
+        old = pq.read_table(path)
+        pq.write_table(old.filter(pc.not_equal(old["prompt_id"], "r0-00")), path)
+    record = one(run)
+    assert "r0-00" in set(record.prompts["control_of"])
+    assert model_tables(record)["coverage"].row(prompts="base")["n_prompts"] == 15
+    assert section_of(record).title

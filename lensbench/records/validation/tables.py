@@ -34,7 +34,9 @@ class Written:
     sources: Mapping[str, Source]
     d_vocab: int | None = None
     milestones: pd.DataFrame | None = None  # None: they are made of the rest
-    every_layer: bool = True  # False: lensbench reads what a cache holds, some layers perhaps
+    # False: lensbench wrote it. It may read some layers only, of a cache, and skip a prompt that
+    # others belong to, which its problems say.
+    foreign: bool = True
 
     @classmethod
     def by(cls, record: LensRecord) -> Written:
@@ -48,7 +50,7 @@ class Written:
             sources,
             record.manifest["model"].get("d_vocab"),
             record.table("milestones"),
-            every_layer=record.imported,
+            foreign=record.imported,
         )
 
 
@@ -111,7 +113,7 @@ def _references(written: Written) -> Iterator[Problem]:
         written.sources["lens"], strange, "no such prompt_id in prompts", "Add the prompt."
     )
     for link in LINKS:
-        strange = prompts[link].notna() & ~prompts[link].isin(ids)
+        strange = prompts[link].notna() & ~prompts[link].isin(ids) & written.foreign
         what = f"{link} names no prompt here"
         yield from wrong_rows(written.sources["prompts"], strange, what, "Add it or leave it out.")
 
@@ -123,7 +125,7 @@ def _complete(written: Written) -> Iterator[Problem]:
     there = rows.groupby(["prompt_id", "lens"])["layer"].agg(frozenset)
     seen = frozenset().union(*there) if len(there) else frozenset()
     every = range(0 if 0 in seen else 1, written.n_layers + 1)
-    wanted = frozenset(every) if written.every_layer else seen | {written.n_layers}
+    wanted = frozenset(every) if written.foreign else seen | {written.n_layers}
     missing: dict[str, list[str]] = {}
     for (prompt, name), layers in zip(there.index.tolist(), there, strict=True):
         if absent := sorted(wanted - layers):

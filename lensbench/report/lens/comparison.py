@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pandas as pd
 
+from lensbench.records.lens_kind import OWN
 from lensbench.records.lens_record import LensRecord, has_answer
 from lensbench.report.kit.table import Table
 from lensbench.report.lens.headlines import EMERGENCE, top1_correct
@@ -22,10 +23,16 @@ CURVES = {
 
 
 def labels(every: Mapping[str, LensRecord]) -> dict[str, str]:
-    """What each model is called beside others: with its lens where not all were read alike."""
-    alike = len({record.lens_kind().reads_like for record in every.values()}) == 1
+    """What each model is called beside others: where not all were read alike, with its lens.
+
+    Read through its own final norm it goes without saying.
+    """
+    kinds = {name: record.lens_kind() for name, record in every.items()}
+    alike = len({kind.reads_like for kind in kinds.values()}) == 1
+    plain = OWN["final"].reads_like
     return {
-        name: name if alike else f"{name} [{record.main_lens}]" for name, record in every.items()
+        name: name if alike or kind.reads_like == plain else f"{name} [{kind.brief}]"
+        for name, kind in kinds.items()
     }
 
 
@@ -43,7 +50,7 @@ def _headlines(name: str, record: LensRecord, tables: Mapping[str, Table]) -> di
     category = tables["category"].row(prompts="all")
     return {
         "model": name,
-        "lens": record.main_lens,
+        "lens": f"{record.main_lens} ({record.lens_kind().brief})",
         "gate": gate_brief(record.manifest),
         "layers": record.n_layers,
         "n_prompts": base["n_with_answer"],

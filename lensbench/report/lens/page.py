@@ -43,6 +43,7 @@ from lensbench.report.lens.headlines import EMERGENCE
 from lensbench.report.lens.views import COMPARED, DEPTH, MEASURES, blocks_only, dash_of, medians
 from lensbench.report.manifest import gate_brief
 
+MOST_NAMED = 3  # models in a title or sentence
 MOST_HEAT_MAPS = 2  # models side by side; of more one is picked
 MOST_ROWS = 100_000  # of heat maps in one page: layers times prompts, over all models
 _UNMEASURED = "This prompt was not measured on this model."
@@ -209,7 +210,7 @@ def lens_page(models: Sequence[Shown]) -> Page:
         chart("This prompt", "", [prompt], lambda item: _texts(models, prompts, item), size="wide"),
         *([*curves, *maps] if many else [*maps, *curves]),
     ]
-    names = ", ".join(by_name)
+    names = _some(list(by_name))
     pickers = (prompt, colour, *which)
     return Page(f"When does it know? {names}", _sentence(models), pickers, charts)
 
@@ -220,7 +221,7 @@ def _sentence(models: Sequence[Shown]) -> str:
     for model in models:
         through.setdefault(model.kind.words, []).append(model.name)
     read = "; ".join(
-        words if len(through) == 1 else f"{words} ({', '.join(names)})"
+        words if len(through) == 1 else f"{words} ({_some(names)})"
         for words, names in through.items()
     )
     return (
@@ -229,6 +230,11 @@ def _sentence(models: Sequence[Shown]) -> str:
         "0 is the embedding), each cell shows the top token, with spaces as ·; an orange frame "
         "marks the answer at rank 1. Click a cell to keep its numbers."
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names, or how many there are."""
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} models"
 
 
 def _compared(models: Sequence[Shown]) -> list[Chart]:
@@ -243,14 +249,13 @@ def _compared(models: Sequence[Shown]) -> list[Chart]:
             for name, column in zip(EMERGENCE, zip(*depths, strict=True), strict=True)
         }
     )
-    dots = medians(frame, [model.name for model in told], "median depth")
-    sentence = (
-        "Over the prompts that a model is right on; "
-        + "; ".join(
-            f"{m.name}: n = {d[0].n}, gate {m.gate}" for m, d in zip(told, depths, strict=True)
-        )
-        + "."
-    )
+    labels = [f"{m.name} (n = {d[0].n})" for m, d in zip(told, depths, strict=True)]
+    dots = medians(frame, labels, "median depth")
+    gates: dict[str, list[str]] = {}
+    for model in told:
+        gates.setdefault(model.gate, []).append(model.name)
+    said = "; ".join(f"{gate} ({_some(names)})" for gate, names in gates.items())
+    sentence = f"Over the n prompts that a model is right on and that reach it. Gates: {said}."
     return [
         chart("When the answer emerges", sentence, [], lambda: dots, size="wide"),
         *(
@@ -302,12 +307,28 @@ def _prompt_picker(models: Sequence[Shown], prompts: pd.DataFrame) -> Picker:
     options = {str(item): f"{row['prompt']} → {_answer(row)}" for item, row in prompts.iterrows()}
     facets = {"relation": {str(item): str(name) for item, name in prompts["relation"].items()}}
     for model in models:
+        if len(models) > MOST_HEAT_MAPS:
+            break
         name = "top-1" if len(models) == 1 else f"top-1 of {model.name}"
         if "top1_correct" in model.milestones:
             facets[name] = top1_facet(model.milestones["top1_correct"])
+    if len(models) > MOST_HEAT_MAPS:
+        facets["top-1 correct"] = _by_how_many(models)
     rows = sum(model.n_layers + 1 for model in models)
     most = min(MOST_ITEMS, max(MOST_ROWS // rows, 1))
     return items("Prompt", options, facets, most=most)
+
+
+def _by_how_many(models: Sequence[Shown]) -> dict[str, str]:
+    """Of every prompt, whether all models are top-1 correct, some, or none of those asked."""
+    told = pd.concat(
+        [m.milestones["top1_correct"] for m in models if "top1_correct" in m.milestones]
+    )
+    share = told.dropna().astype(float).groupby(level=0).mean()
+    return {
+        str(item): "by all models" if mean == 1 else "by some" if mean else "by none"
+        for item, mean in share.items()
+    }
 
 
 def top1_facet(correct: pd.Series) -> dict[str, str]:
@@ -363,4 +384,5 @@ def _curves(
         limits = blocks_only([*known, *lines]) if column == "kl_bits" else None
         return Lines(DEPTH, y, {}, lines, limits=limits)
 
-    return chart(y.title, "", [prompt], view, under, size="small")
+    size: Literal["", "small"] = "" if len(models) > MOST_HEAT_MAPS else "small"
+    return chart(y.title, "", [prompt], view, under, size=size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -50,8 +51,8 @@ def lens(record: Record, name: str) -> Section:
         name=name,
         record=record,
         tables=tables,
-        model=record.manifest["model"],
-        settings=record.manifest["settings"],
+        model=defaultdict(lambda: None, record.manifest["model"]),  # unsaid facts are none
+        settings=defaultdict(lambda: None, record.manifest["settings"]),
         gate=manifest.gate(record.manifest),
         gate_said=manifest.gate_said(record.manifest),
         figures=figures,
@@ -165,6 +166,7 @@ def across_models(reports: Sequence[Reported]) -> Section:
             figures=figures,
             kinds=kinds,
             pairs=largest(tables["pairs"].frame),
+            notes=[f"{view.title}: {view.note}" for view in drawn["curves"] if view.note],
         ),
         figures=figures,
         page=page,
