@@ -50,7 +50,7 @@ def open_adapted(
     whole = with_bits(ref, dtype, device, allow_fields)
     adapted = load_quantized(whole, device=device, trust_remote_code=trust_remote_code)
     adapted.base.set_attn_implementation("eager")  # as the bridge runs it: the same sums
-    own = _own_logits(adapted)
+    own, held = _own_logits(adapted), adapted.facts()["precisions"]
     try:
         wrapped = bridged(
             adapted.base.eval(), adapted.tokenizer, str(ref), ref.located.source, whole
@@ -61,7 +61,7 @@ def open_adapted(
             f"TransformerLens cannot wrap {ref}: {what}. Read it at 16 or 32 bits: {ref.name}@16."
         ) from error
     _require_same(wrapped, adapted, own)
-    return wrapped
+    return replace(wrapped, precisions=held)
 
 
 def _say_format(ref: ModelRef) -> None:

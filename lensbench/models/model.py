@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ class LensModel:
     readout: Readout
     model_type: str = "unknown"
     ref: ModelRef | None = None
+    precisions: Mapping[str, Any] | None = None  # weights by number format, of one with bits
 
     @property
     def n_layers(self) -> int:
@@ -205,6 +206,7 @@ class LensModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             **self.arithmetic,
             "device": self.device.type,
+            **({"precisions": self.precisions} if self.precisions is not None else {}),
         }
 
     def __repr__(self) -> str:

@@ -256,6 +256,7 @@ def test_a_plain_record_says_no_more_than_before(done: dict[str, Path]) -> None:
     assert set(plain["model"]) == {
         *("name", "source", "model_type", "n_layers", "d_model", "d_vocab", "n_params", "norm"),
         *("soft_cap", "parallel", "dtype", "device", "weights_sha256", "tokenizer_sha256"),
+        *("head_product", "model_logits"),
     }
     assert "peft" not in plain["versions"]
     assert "keep_residuals" not in RunSpec(("m",)).settings()
@@ -265,6 +266,8 @@ def test_variants_record_precision_and_adapter(done: dict[str, Path], adapter: P
     eight, tuned = manifest(done["@8"])["model"], manifest(done["+"])["model"]
     assert (eight["bits"], eight["int8_threshold"], eight["adapter"]) == (8, 0.0, None)
     assert (eight["dtype"], tuned["dtype"]) == ("bfloat16", "float32")
+    assert eight["precisions"].keys() == {"bfloat16", "int8"}
+    assert tuned["precisions"].keys() == {"float32"}
     assert (tuned["bits"], tuned["adapter"]) == (32, "moved")
     assert len(tuned["adapter_sha256"]) == 64
     assert str(adapter.parent) not in json.dumps(manifest(done["+"]))
