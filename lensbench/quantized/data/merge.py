@@ -120,13 +120,19 @@ def _only_column(name: str, names: Sequence[str], columns: Sequence[str]) -> str
 
 
 def _require_ids(asked: _File, answered: _File) -> None:
-    """Both files have ids, or neither has and row by row they are alike in number."""
+    """Both files have ids; or one has those that rows without any are called by (p1, p2, ...).
+
+    Where neither has, they are alike row by row, as far as their number tells.
+    """
     if asked.named and answered.named:
         return
-    without = [file.name for file in (asked, answered) if not file.named]
-    if len(without) == 1:
+    if asked.named or answered.named:
+        named, bare = (asked, answered) if asked.named else (answered, asked)
+        if named.rows.keys() <= bare.rows.keys():
+            _log.warning("no row of %s has an id: they are called p1, p2, ...", bare.name)
+            return
         what = "no row of it has an id, and the other file's have"
-        raise InputProblems([Problem(without[0], what, "Give its rows the ids of the other.")])
+        raise InputProblems([Problem(bare.name, what, "Give its rows the ids of the other.")])
     if len(asked.rows) != len(answered.rows):
         what = (
             f"neither file has ids, and they have {len(asked.rows)} and {len(answered.rows)} rows"

@@ -208,7 +208,10 @@ def test_files_without_ids_are_joined_row_by_row_and_that_is_said(
     (tmp_path / "r.jsonl").write_text(lines + json.dumps({"response": "more"}))
     with pytest.raises(InputProblems, match="neither file has ids, and they have 12 and 13 rows"):
         merge(tmp_path / "alpaca.json", tmp_path / "r.jsonl")
-    (tmp_path / "r.jsonl").write_text(json.dumps({"id": "p1", "response": "new"}))
+    (tmp_path / "r.jsonl").write_text(json.dumps({"id": "p2", "response": "new"}))
+    made = merge(tmp_path / "alpaca.json", tmp_path / "r.jsonl")
+    assert made.rows == [ALPACA[1] | {"output": "new"}]
+    (tmp_path / "r.jsonl").write_text(json.dumps({"id": "q1", "response": "new"}))
     with pytest.raises(InputProblems, match="no row of it has an id, and the other file's have"):
         merge(tmp_path / "alpaca.json", tmp_path / "r.jsonl")
 
