@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lensbench.checkpoints.source import INDEX
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import InputProblems, ModelError, Problem
 
 SINGLE = "model.safetensors"
 
@@ -49,14 +49,12 @@ def stored_tensors(folder: Path, broken: list[str]) -> dict[str, StoredTensor]:
     """The tensors of the checkpoint in `folder`, by name. Nothing but headers is read here.
 
     Raises InputProblems where the folder holds two sets of weights, or the index and its shards
-    disagree: which file a tensor comes from would be chance.
+    disagree: which file a tensor comes from would be chance; and ModelError as `open_tensors`.
     """
-    from safetensors import safe_open
-
     index = _index(folder)
     names = sorted(set(index.values())) if index else [SINGLE]
     _require_one_set(folder, names)
-    files = {name: safe_open(folder / name, "pt", backend="pread") for name in names}
+    files = {name: open_tensors(folder / name) for name in names}
     held = {name: list(file.keys()) for name, file in files.items()}
     if index:
         _require_agreement(folder / INDEX, index, held)
@@ -65,6 +63,16 @@ def stored_tensors(folder: Path, broken: list[str]) -> dict[str, StoredTensor]:
         for file, tensors in held.items()
         for name in tensors
     }
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, its header read. Raises ModelError for one that is damaged or lies."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "pt", backend="pread")
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged ({error}). Copy it from the source again.") from error
 
 
 def _index(folder: Path) -> dict[str, str]:

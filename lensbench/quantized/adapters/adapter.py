@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
+from lensbench.checkpoints.tensors import open_tensors
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.initial import leaving_base_alone
 from lensbench.quantized.adapters.lora import block_list, hushed
@@ -123,7 +123,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     found = damage(path)
     if found is not None:
         raise ModelError(f"{path} {found}. Copy it from the source again, or train it again.")
-    with safe_open(path, "pt") as tensors:
+    with open_tensors(path) as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
 
 

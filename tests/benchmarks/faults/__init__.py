@@ -1,0 +1,1 @@
+"""Faults and load, counted: kills, full disks, crowds, damaged files, hostile input."""
