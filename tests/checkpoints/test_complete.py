@@ -168,6 +168,39 @@ def test_the_same_file_in_shards_and_with_harmless_extras(family: Case, tmp_path
         assert torch.equal(opened(tmp_path)(ids).logits, family.fresh_hf()(ids).logits)
 
 
+def test_published_files_of_gpt2_and_pythia_are_read(
+    tiny_case: Callable[[str], Case], tmp_path: Path
+) -> None:
+    """GPT-2's has no name of the decoder, both have masks, Pythia's frequencies in float16."""
+    mask = torch.ones(1, 1, 64, 64).tril()
+    gpt2, pythia = tiny_case("gpt2"), tiny_case("gpt_neox")
+    frequencies = pythia.hf.gpt_neox.rotary_emb.inv_freq.clone().half()
+    part = "gpt_neox.layers.{}.attention"
+    files = [
+        (
+            gpt2,
+            lambda tensors: (
+                {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+                | {f"h.{i}.attn.bias": mask.clone() for i in range(3)}
+            ),
+        ),
+        (
+            pythia,
+            lambda tensors: (
+                tensors
+                | {f"{part.format(i)}.bias": mask.bool() for i in range(3)}
+                | {f"{part.format(i)}.masked_bias": torch.tensor(-1e9) for i in range(3)}
+                | {f"{part.format(i)}.rotary_emb.inv_freq": frequencies.clone() for i in range(3)}
+            ),
+        ),
+    ]
+    for case, change in files:
+        folder = damaged(tmp_path / case.name, case.folder, change)
+        ids = torch.tensor([case.token_ids[2]])
+        with torch.inference_mode():
+            assert torch.equal(opened(folder)(ids).logits, case.hf(ids).logits)
+
+
 def test_a_head_that_is_not_the_embedding_is_refused(family: Case, tmp_path: Path) -> None:
     """transformers takes the stored head and keeps saying that the two are one."""
     if not family.hf.config.tie_word_embeddings:
