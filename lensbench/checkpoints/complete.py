@@ -92,7 +92,7 @@ def _ends_alike(name: str, names: list[str]) -> bool:
 def _undeclared(model: PreTrainedModel, unused: list[str]) -> Iterator[str]:
     """Where config.json may say that there are such weights."""
     config = model.config.get_text_config()
-    blocks = config.num_hidden_layers
+    blocks = getattr(config, "num_hidden_layers", None)
     if any(name.endswith(".bias") for name in unused):
         fields = config.to_dict().items()
         off = [name for name, value in fields if "bias" in name and value is False]

@@ -48,8 +48,14 @@ def text_config(config: Any) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     text = config.get_text_config(decoder=True)
-    if text is config or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    own_code = hasattr(config, "auto_map")
+    if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING or (text is config and own_code):
         return text
+    if text is config:
+        raise ModelError(
+            f"The installed transformers has no causal language model of type {config.model_type}. "
+            "Take another model, or update transformers."
+        )
     raise ModelError(
         f"This is a multimodal model ({config.model_type}), and the installed transformers cannot "
         f"run its text model ({text.model_type}) alone, which is what lensbench reads. Take a "

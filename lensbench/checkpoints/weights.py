@@ -60,6 +60,8 @@ def open_weights(
         device_map=device,
         quantization_config=quantisation,
     )
+    limits = {name for name, _ in hf.named_buffers()}  # infinite where there is none (Gemma 4)
+    broken = [name for name in broken if name not in limits]
     refuse_broken(broken, str(folder), "The file is damaged: fetch it again, or save it again.")
     require_complete(hf, found, stored, tied, folder)
     hf.name_or_path = hf.config.name_or_path = str(folder)

@@ -83,7 +83,13 @@ def tiny(index: Path, tiny_gguf: bytes, monkeypatch: pytest.MonkeyPatch) -> Fami
     assert row is not None
     digest = hashlib.sha256(tiny_gguf).hexdigest()
     family = replace(
-        row, alias="tiny", other_aliases=(), n_params=9_000, wheels=wheels, gguf_sha256=digest
+        row,
+        alias="tiny",
+        other_aliases=(),
+        n_params=9_000,
+        wheels=wheels,
+        gguf_sha256=digest,
+        fingerprint=None,
     )
     use(family, monkeypatch)
     return family

@@ -81,13 +81,16 @@ def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     Raises ModelError when the decoder holds none, or more than one, of as many modules as the
     config counts blocks: a vision tower of the same depth is no part of it.
     """
-    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    inside = {id(module) for module in model.get_decoder().modules()}
+    n_layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    decoder = model.get_decoder()
+    # A module that is called so may be another: ModernBERT's is its head.
+    inside = {id(module) for module in decoder.modules() if hasattr(decoder, "config")}
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers and id(module) in inside
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
     ]
+    found = [(name, module) for name, module in found if not inside or id(module) in inside]
     outer = [
         (name, module)
         for name, module in found
