@@ -17,6 +17,7 @@ from scipy import stats
 from scipy.special import log_softmax
 
 import lensbench as lb
+from lensbench.compare.diff.record import run_diff
 from lensbench.errors import InputProblems, LensbenchError, RecordsError
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.lens import LENS
@@ -377,6 +378,14 @@ def test_the_committed_json_schema_is_todays() -> None:
     committed = ROOT / "reports" / "import-manifest.schema.json"
     assert committed.read_text(encoding="utf-8") == schema_json()
     jsonschema.Draft202012Validator(json.loads(schema_json())).validate(about())
+
+
+def test_a_diff_with_a_record_of_another_tool_is_refused(own: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        lb.import_records(own, out=folder)
+    with pytest.raises(InputProblems, match="measured by another tool"):
+        run_diff(*folders, tmp_path / "diff")
 
 
 def test_the_verb_checks_imports_and_lists(lensbench: Any, own: Path, tmp_path: Path) -> None:

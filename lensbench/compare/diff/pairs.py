@@ -27,12 +27,23 @@ def by_layer(record: LensRecord, column: str, ids: pd.Index) -> pd.DataFrame:
 
 def mismatches(a: LensRecord, b: LensRecord, relative_depth: bool, context: bool) -> list[Problem]:
     """Everything that keeps the two from being compared."""
+    if foreign := list(_imported(a, b)):
+        return foreign
     return [
         *_layer_problems(a, b, relative_depth),
         *_lens_problems(a, b),
         *_prompt_problems(a, b, context),
         *_tokenizer_problems(a, b),
     ]
+
+
+def _imported(a: LensRecord, b: LensRecord) -> Iterator[Problem]:
+    """A record of another tool says too little of its tokens and lens to be set cell by cell."""
+    for record in (a, b):
+        if record.imported:
+            what = "it was measured by another tool, so nobody knows that both were read alike"
+            remedy = "See them side by side: lensbench report A B."
+            yield Problem(str(record.folder), what, remedy)
 
 
 def one_sided(a: LensRecord, b: LensRecord) -> list[Problem]:
