@@ -46,7 +46,8 @@ def require_complete(
         stored: the tensors of the file, by name.
         tied: the weights that the config says are one, as transformers has them: one -> the other.
     """
-    missing, unused = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    none = _output_biases_of_none(model, found["missing_keys"])
+    missing, unused = sorted(found["missing_keys"] - none), sorted(found["unexpected_keys"])
     findings = [
         *_misnamed(missing, unused),
         *(f"missing, and would be random: {some(missing)}" for _ in missing[:1]),
@@ -65,6 +66,26 @@ def require_complete(
             f"{where}: the weights are not those of the model that config.json describes:\n{lines}"
             "\nFetch the model again, or save it again from the program that made it."
         )
+
+
+def _output_biases_of_none(model: PreTrainedModel, missing: set[str]) -> set[str]:
+    """Biases of attention's output that no block stores, although q, k and v store theirs.
+
+    `attention_bias` of the Llama classes means all four, and models of the Qwen kind that were
+    exported as Llama have three. A bias that is not there is 0, which is what transformers puts in;
+    in some blocks only, it was lost.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "attention_bias", False) is not True:
+        return set()
+    own = {name for name, _ in model.named_parameters() if name.endswith(".o_proj.bias")}
+    others = {
+        name for name in missing if name.endswith(("q_proj.bias", "k_proj.bias", "v_proj.bias"))
+    }
+    if not own or not own <= missing or others:
+        return set()
+    zero = all(bias.is_meta or not bool(bias.any()) for bias in map(model.get_parameter, own))
+    return own if zero else set()
 
 
 def _misnamed(missing: list[str], unused: list[str]) -> Iterator[str]:

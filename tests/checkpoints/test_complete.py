@@ -24,7 +24,7 @@ from lensbench.errors import LensbenchError
 from lensbench.quantized.loading.load import load_quantized
 from tests.harness.damage import Tensors, damaged, renamed, without
 from tests.harness.program import Program
-from tests.harness.tiny import TINY, Case
+from tests.harness.tiny import TINY, Case, random_model
 
 
 def head_missing(tensors: Tensors) -> Tensors:
@@ -199,6 +199,24 @@ def test_published_files_of_gpt2_and_pythia_are_read(
         ids = torch.tensor([case.token_ids[2]])
         with torch.inference_mode():
             assert torch.equal(opened(folder)(ids).logits, case.hf(ids).logits)
+
+
+def test_a_model_with_biases_of_q_k_and_v_alone_is_read(llama: Case, tmp_path: Path) -> None:
+    """As models of the Qwen kind are exported as Llama: no block has a bias at the output."""
+    with torch.no_grad():
+        model = random_model(llama.row, {"attention_bias": True})
+        for name, weight in model.named_parameters():
+            if name.endswith("o_proj.bias"):
+                weight.zero_()
+    model.save_pretrained(tmp_path / "all")
+    qkv = damaged(tmp_path / "qkv", tmp_path / "all", without("o_proj.bias"))
+    ids = torch.tensor([llama.token_ids[2]])
+    with torch.inference_mode():
+        assert torch.equal(opened(qkv)(ids).logits, model(ids).logits)
+    for part in (".1.self_attn.o_proj.bias", "q_proj.bias"):
+        lost = damaged(tmp_path / part, tmp_path / "all", without(part))
+        with pytest.raises(LensbenchError, match="missing, and would be random"):
+            opened(lost)
 
 
 def test_a_head_that_is_not_the_embedding_is_refused(family: Case, tmp_path: Path) -> None:
