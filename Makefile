@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -71,6 +71,9 @@ bench-recall: $(READY)  ## does retrieval find the right document? beside a sear
 
 bench-faults: $(READY)  ## what survives kills, full disks, crowds, damage and hostile input (half an hour)
 	$(BIN)/python -m tests.benchmarks.faults --out reports/bench
+
+bench-coverage: $(READY)  ## do the intervals cover? by simulation, no model
+	$(BIN)/python -m tests.benchmarks.coverage --out reports/bench
 
 bench-cache: $(READY)  ## residuals on disk beside the bare disk, their lens beside live
 	$(BIN)/lensbench pull smollm2-135m

@@ -88,9 +88,13 @@ def _again(draws: Floats | None, best: int, n_blocks: int) -> tuple[float | None
 
 
 def stable_from(
-    values: Float[np.ndarray, "layer"], draws: Float[np.ndarray, "draw layer"] | None
+    values: Float[np.ndarray, "layer"],
+    draws: Float[np.ndarray, "draw layer"] | None,
+    n_groups: int,
 ) -> int | None:
     """The first layer from which on the curve stays where it ends, or None.
+
+    `draws` are of so many groups of prompts.
 
     It stays where the whole 95 % interval of its difference from the last layer lies within a
     tenth of the curve's range, at this layer and all later ones: that it is the same is shown, not
@@ -98,7 +102,7 @@ def stable_from(
     """
     if draws is None or np.isnan(values[1:]).any():
         return None
-    low, high = percentiles(draws - draws[:, -1:])
+    low, high = percentiles(draws - draws[:, -1:], n_groups)
     bound = STABLE_SHARE * float(np.ptp(values[1:]))
     steady = (low >= -bound) & (high <= bound)
     moving = np.flatnonzero(~steady[1:-1])  # among layers 1 to the one before the last

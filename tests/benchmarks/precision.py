@@ -28,7 +28,7 @@ from lensbench.prompts.batch import make_batch
 from lensbench.prompts.prompt import choose
 from lensbench.prompts.sets import load_prompts
 from lensbench.quantized.loading.load import load_quantized
-from lensbench.stats.bootstrap import clustered_bootstrap
+from lensbench.stats.estimates import clustered_estimate
 from tests.benchmarks.measure import round_robin
 from tests.benchmarks.table import Model, Out, Rounds, at_least, made_by, markdown_table, ratios
 
@@ -200,7 +200,7 @@ def _row(
 ) -> list[str]:
     exact, (own, effect) = numbers[EXACT][0], numbers[name]
     kl = kl_bits(exact, own).numpy()
-    mean = clustered_bootstrap(kl, relations)
+    mean = clustered_estimate(kl, relations)
     agree = float((exact.argmax(-1) == own.argmax(-1)).float().mean())
     size = variants[name].weight_bytes
     return [

@@ -79,11 +79,11 @@ def test_the_curve_is_stable_where_it_is_shown_to_stay() -> None:
     curve = np.array([0.0, 0, 1, 2, 3, 3, 3, 3])
     narrow = curve + 0.01 * rng.normal(size=(500, 8))
     wide = curve + 1.0 * rng.normal(size=(500, 8))
-    assert stable_from(curve, narrow) == 4
-    assert stable_from(curve, wide) is None  # not refuted, but not shown either
-    assert stable_from(curve, None) is None
+    assert stable_from(curve, narrow, 40) == 4
+    assert stable_from(curve, wide, 40) is None  # not refuted, but not shown either
+    assert stable_from(curve, None, 0) is None
     rising = np.arange(8.0)
-    assert stable_from(rising, rising + 0.01 * rng.normal(size=(500, 8))) is None
+    assert stable_from(rising, rising + 0.01 * rng.normal(size=(500, 8)), 40) is None
 
 
 def test_the_file_is_what_training_takes(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def make(
 
 
 def many(shift: float, b_answers: float = 1.0) -> list[Any]:
-    """40 prompts in 4 relations, emerging at 80 % of depth in a; every prompt of b moved."""
+    """40 prompts in 8 relations, emerging at 80 % of depth in a; every prompt of b moved."""
     rng = np.random.default_rng(0)
     return [
-        prompt(f"p{i}", f"r{i % 4}", 0.8, 0.8 + shift if rng.random() < b_answers else None)
+        prompt(f"p{i}", f"r{i % 8}", 0.8, 0.8 + shift if rng.random() < b_answers else None)
         for i in range(40)
     ]
 

@@ -19,7 +19,7 @@ from lensbench.report.diff.verdict import answer, diverged, overview
 from lensbench.report.diff.views import Moves
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.table import Table
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 from tests.harness.diff_records import A, B, cell, cells_of, make, many, prompt, side
 from tests.harness.lens_records import NASTY
 from tests.harness.reports import said
@@ -80,18 +80,20 @@ def test_diffs_stand_side_by_side(small: Record, tmp_path: Path) -> None:
     assert row["top1_same_share"] == 0.75  # all but p4
     assert row["top1_accuracy_change_pp"] == -0.25  # p1 is no longer answered
     assert row["rank1_first_shift_pp"] == 0.5  # median of .5, 0 and .5
-    assert row["diverges_from_depth"] == 1.0  # at layer 1 the interval holds the threshold
+    assert pd.isna(row["diverges_from_depth"])  # two relations of two prompts tell no interval
     assert row["verdict_changes"] == answer(tables(small))[0]
 
 
 def test_changes_by_hand(made: dict[str, Table]) -> None:
-    """Two relations: the draws are both the first, one of each, both the second."""
+    """Two relations of two prompts have no interval of a mean, and of a share one that says so."""
     row = made["changes"].row(layer=1)
-    assert parts(row["entropy_bits_change"]) == (2.0, 1.0, 3.0)
-    assert parts(row["lens_kl_bits_mean"]) == pytest.approx((0.175, 0.05, 0.3))
-    assert parts(row["top1_same_share"]) == (0.75, 0.5, 1.0)
-    assert parts(row["answer_prob_change"]) == pytest.approx((-0.025, -0.05, 0.0))
-    assert parts(row["kl_bits_change"]) == (0.0, 0.0, 0.0)
+    assert parts(row["entropy_bits_change"]) == (2.0, None, None)
+    assert row["lens_kl_bits_mean"].value == pytest.approx(0.175)
+    assert row["answer_prob_change"].value == pytest.approx(-0.025)
+    assert row["kl_bits_change"].value == 0.0
+    assert row["kl_bits_change"].reason == "2 relations: no interval of a mean covers 90 %"
+    share, low, high = parts(row["top1_same_share"])
+    assert (share, low < 0.01, high > 0.99) == (0.75, True, True)
     assert row["entropy_bits_change_p"] == 0.01
     assert row["depth"] == 0.5
 
@@ -104,9 +106,11 @@ def test_update_norms_stand_at_the_layer_that_leaves_the_block(made: dict[str, T
 
 def test_answered_by_hand(made: dict[str, Table]) -> None:
     (row,) = made["accuracy"].frame.to_dict("records")
-    assert parts(row["a_accuracy"]) == (1.0, 1.0, 1.0)
-    assert parts(row["b_accuracy"]) == (0.75, 0.5, 1.0)
-    assert parts(row["change_pp"]) == (-0.25, -0.5, 0.0)
+    # All right of two relations: as of two prompts, each as likely wrong as sqrt(.025) right.
+    assert parts(row["a_accuracy"]) == pytest.approx((1.0, 0.025**0.5, 1.0))
+    assert row["b_accuracy"].value == 0.75
+    assert row["change_pp"].value == -0.25
+    assert row["change_pp"].low < 0 < row["change_pp"].high
     assert (row["both"], row["only_a"], row["only_b"], row["n_prompts"]) == (3, 1, 0, 4)
 
 
@@ -115,8 +119,8 @@ def test_emergence_by_hand(made: dict[str, Table]) -> None:
     row = made["verdict"].row(emergence="first at rank 1")
     assert row["a_median_depth"].value == 0.5
     assert row["b_median_depth"].value == 1.0
-    # Draws: p2 twice (.5), all three (.5), p3 and p4 twice (.25).
-    assert parts(row["shift_pp"]) == (0.5, 0.25, 0.5)
+    assert parts(row["shift_pp"]) == (0.5, None, None)
+    assert row["shift_pp"].reason == "2 relations: no interval of a median covers 90 %"
     assert row["shift_pp"].n == 3
     milestone = made["milestones"].row(milestone="rank1_first")
     assert milestone["n_prompts"] == 3
@@ -134,12 +138,12 @@ def test_a_milestone_reached_on_one_side_only_is_counted_apart(tmp_path: Path) -
     assert found["shift_pp"].reason == "no prompt has both"
 
 
-def test_the_lenses_part_where_the_whole_interval_stays_above(
+def test_without_an_interval_it_is_not_said_where_the_lenses_part(
     small: Record, made: dict[str, Table]
 ) -> None:
-    """At layer 1 the mean .175 is above .1, but its interval starts at .05; at layer 2 at .2."""
     found = diverged(small, made["changes"].frame)
-    assert (found["layer"], found["depth"]) == (2, 1.0)
+    assert (found["layer"], found["depth"]) == (None, None)
+    assert found["reason"] == "2 relations: no interval of a mean covers 90 %"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lensbench.report.kit.figures import panels
 from lensbench.report.kit.views import Axis, Dots, Line, Map
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 
 def dots(*ends: tuple[float, float]) -> Dots:

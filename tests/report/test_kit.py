@@ -15,7 +15,7 @@ from lensbench.report.kit import numbers
 from lensbench.report.kit.markdown import line_cell
 from lensbench.report.kit.page import embedded_json
 from lensbench.report.kit.table import Table, to_csv
-from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
+from lensbench.stats.estimates import Estimate, clustered_estimate
 from tests.harness.lens_records import NASTY
 
 
@@ -26,7 +26,7 @@ def test_numbers_have_one_format() -> None:
     assert numbers.number(np.int64(12)) == "12"
     assert numbers.number(None) == "n/a (not recorded)"
     assert numbers.estimate(Estimate(0.8333, 0.8, 0.8667, 9, 3), "share") == "83.3 % [80.0, 86.7]"
-    assert numbers.estimate(clustered_bootstrap([]), "share") == "n/a (no prompts)"
+    assert numbers.estimate(clustered_estimate([]), "share") == "n/a (no prompts)"
     assert numbers.unit_of("kl_bits") == "bits"
     assert numbers.unit_of("kl_bits_change") == "bits"
     assert numbers.unit_of("kl_bits_change_p") == "p"

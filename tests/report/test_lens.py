@@ -18,7 +18,7 @@ from lensbench.report.build import build_report
 from lensbench.report.kit.markdown import cell, markdown_table
 from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines, sensitivity
 from lensbench.report.lens.tables import model_tables
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 from tests.harness.lens_records import Settings, write_run
 from tests.harness.reports import lens_records_in, section_of
 

@@ -20,7 +20,7 @@ from lensbench.report.kit.page import Facts, page_html
 from lensbench.report.lens.section import across_models
 from lensbench.report.lens.section import lens as lens_section
 from lensbench.report.section import Reported, Section
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 from tests.harness.lens_records import Settings, write_run
 
 NULLABLE = [

@@ -24,7 +24,7 @@ from lensbench.report.kit.page import significant as rounded
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Axis, Line, Lines
 from lensbench.report.placement import section as placement
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 from tests.harness.correlation_records import base, planted, write_trace
 from tests.harness.diff_records import cells_of, make, many
 from tests.harness.pages import MARKUP, Page, page_in, rows, study, with_page

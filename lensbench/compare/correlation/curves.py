@@ -61,6 +61,7 @@ class Curve:
     reason: str | None = None  # why there are none at any layer
     no_interval: str | None = None
     basic: bool = False  # whether the interval is the basic one, not the percentile one
+    n_groups: int = 0  # that were drawn
 
     def __sub__(self, other: Curve) -> Curve:
         """The difference, prompt for prompt; both curves need the same kind of resamples."""
@@ -75,12 +76,13 @@ class Curve:
             self.reason or other.reason,
             self.no_interval or other.no_interval,
             self.basic or other.basic,
+            self.n_groups or other.n_groups,
         )
 
     def interval(self) -> tuple[Floats, Floats]:
         """Both ends of the 95 % interval at each layer; NaN where there is none."""
         if self.draws is not None:
-            low, high = percentiles(self.draws)
+            low, high = percentiles(self.draws, self.n_groups)
             return (2 * self.values - high, 2 * self.values - low) if self.basic else (low, high)
         if self.parts is not None:
             half = np.array([jackknife_half_width(part) for part in self.parts.T])
@@ -170,7 +172,11 @@ def _mean_vector_curves(
         )
         for name, values in others.items()
     }
-    return {name: Curve(rows[0], rows[1:], basic=True) for name, rows in found.items()}
+    fewest = {name: min(how.n_groups, one.n_groups) for name, one in hows.items()}
+    return {
+        name: Curve(rows[0], rows[1:], basic=True, n_groups=fewest[name])
+        for name, rows in found.items()
+    }
 
 
 def _mean_of_prompts_curves(
@@ -178,7 +184,10 @@ def _mean_of_prompts_curves(
 ) -> dict[str, Curve]:
     weights = bootstrap_weights(how.codes, how.resamples, how.seed)
     cosines = {name: cosine_by_prompt(reference, values) for name, values in others.items()}
-    return {name: Curve(own.mean(0), weights @ own) for name, own in cosines.items()}
+    return {
+        name: Curve(own.mean(0), weights @ own, n_groups=how.n_groups)
+        for name, own in cosines.items()
+    }
 
 
 def cosine_by_prompt(
@@ -229,7 +238,8 @@ def strictest(contrasts: Sequence[Curve]) -> Curve:
     values = np.min([curve.values for curve in contrasts], axis=0)
     reasons = [(curve.reason, curve.no_interval) for curve in contrasts]
     first = next((pair for pair in reasons if any(pair)), (None, None))
-    return Curve(values, draws, None, *first, any(curve.basic for curve in contrasts))
+    basic, groups = zip(*((curve.basic, curve.n_groups) for curve in contrasts), strict=True)
+    return Curve(values, draws, None, *first, any(basic), min(groups))
 
 
 def layer_map(

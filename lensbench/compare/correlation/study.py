@@ -265,7 +265,7 @@ def _choose(
 ) -> None:
     assert study.n_blocks is not None
     choice = choose(contrast.values, contrast.draws, study.n_blocks)
-    stable = stable_from(contrast.values, contrast.draws)
+    stable = stable_from(contrast.values, contrast.draws, contrast.n_groups)
     row: dict[str, Any] = {"n_blocks": study.n_blocks, "stable_layer": stable}
     if choice is None:
         row["reason"] = contrast.reason or "no window of blocks has a change at every layer"

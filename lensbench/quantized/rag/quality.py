@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lensbench.errors import Problem
 from lensbench.prompts.rows import place, read_rows, sound_rows
 from lensbench.quantized.rag.index import Index
-from lensbench.stats.bootstrap import clustered_bootstrap
+from lensbench.stats.estimates import Statistic, clustered_estimate, paired_difference
 
 DEPTHS = (1, 3, 5, 10)
 DEEPEST = max(DEPTHS)
@@ -107,9 +108,13 @@ def measures(meaning: Sequence[Placed], words: Sequence[Placed]) -> list[dict[st
     ours, theirs = values(meaning), values(words)
     rows = []
     for name in ours:
-        difference = [a - b for a, b in zip(ours[name], theirs[name], strict=True)]
-        kinds = {"meaning": ours[name], "words": theirs[name], "difference": difference}
-        estimates = {kind: clustered_bootstrap(of) for kind, of in kinds.items()}
+        kind: Statistic = "share" if name.startswith("recall") else "mean"
+        a, b = pd.Series(ours[name]), pd.Series(theirs[name])
+        estimates = {
+            "meaning": clustered_estimate(a, None, kind),
+            "words": clustered_estimate(b, None, kind),
+            "difference": paired_difference(a, b, a.index.to_series(), kind),
+        }
         rows.append({"measure": name} | {kind: vars(e) for kind, e in estimates.items()})
     return rows
 

@@ -13,7 +13,7 @@ from lensbench.records.schema.generation import MIXED, SPANS
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.spec import ranges
-from lensbench.stats.bootstrap import LEVEL, Estimate
+from lensbench.stats.estimates import LEVEL, Estimate
 
 MAIN = "without_massive"
 RANKS_BY = ("cosine", "pearson")  # the second between different prompts, which have no cosines

@@ -12,7 +12,7 @@ from lensbench.records.schema.correlation import SIMILARITY_MEASURES, VARIANTS
 from lensbench.report.correlation.tables import MAIN, ranking_measure
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.views import Axis, Line, Lines, Map, Nothing
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 LAYER = Axis("layer")
 VARIED = ("pearson", "cosine", "rsa")  # measures that the variants can change

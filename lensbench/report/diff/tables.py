@@ -11,11 +11,12 @@ from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.lens.headlines import EMERGENCE
 from lensbench.report.manifest import SIDES
-from lensbench.stats.bootstrap import (
+from lensbench.stats.estimates import (
     TINY,
     Estimate,
+    Statistic,
     Verdict,
-    clustered_bootstrap,
+    clustered_estimate,
     late_binding_verdict,
     paired_difference,
 )
@@ -85,7 +86,7 @@ def own_verdict(prompts: pd.DataFrame, name: str, side: str) -> tuple[Verdict, E
     """One side's late-binding verdict, and the median depth that it follows from."""
     own = prompts[_correct(prompts, side)]
     missed = "prompts" if own.empty else "prompt reaches it"
-    depth = clustered_bootstrap(
+    depth = clustered_estimate(
         own[f"{name}_depth_{side}"], own["relation"], "median", f"no correct {missed}"
     )
     return late_binding_verdict(depth), depth
@@ -114,9 +115,9 @@ def accuracy_table(record: Record) -> pd.DataFrame:
     row = {
         "n_prompts": len(prompts),
         "n_relations": relation.nunique(),
-        "a_accuracy": clustered_bootstrap(a, relation),
-        "b_accuracy": clustered_bootstrap(b, relation),
-        "change_pp": paired_difference(b, a, relation, "mean"),
+        "a_accuracy": clustered_estimate(a, relation, "share"),
+        "b_accuracy": clustered_estimate(b, relation, "share"),
+        "change_pp": paired_difference(b, a, relation, "share"),
         "both": int((a * b).sum()),
         "only_a": int((a * (1 - b)).sum()),
         "only_b": int((b * (1 - a)).sum()),
@@ -133,7 +134,7 @@ def milestones_table(record: Record) -> pd.DataFrame:
         reached = a.notna() & b.notna()
         relation = both.loc[reached, "relation"]
         medians = {
-            f"{side}_median_depth": clustered_bootstrap(
+            f"{side}_median_depth": clustered_estimate(
                 depth[reached], relation, "median", "no prompt reaches it in both"
             )
             for side, depth in (("a", a), ("b", b))
@@ -145,8 +146,8 @@ def milestones_table(record: Record) -> pd.DataFrame:
                 "n_prompts": int(reached.sum()),
                 **medians,
                 "shift_pp": shift(both, name),
-                "same_depth_share": clustered_bootstrap(
-                    (a[reached] == b[reached]).astype(float), relation, nothing="no prompts"
+                "same_depth_share": clustered_estimate(
+                    (a[reached] == b[reached]).astype(float), relation, "share", "no prompts"
                 ),
                 "only_a": int((a.notna() & b.isna()).sum()),
                 "only_b": int((b.notna() & a.isna()).sum()),
@@ -175,7 +176,8 @@ def changes_table(record: Record) -> pd.DataFrame:
         nothing["top1_same_share"] = "the models' layers are at other depths"
     frame = _places(cells)
     for name, values in found.items():
-        frame[name] = _by_depth(cells, values, frame["depth"], nothing[name])
+        kind: Statistic = "share" if name == "top1_same_share" else "mean"
+        frame[name] = _by_depth(cells, values, frame["depth"], nothing[name], kind)
         if name in TESTED:
             frame[f"{name}_p"] = _adjusted_p(record, TESTED[name], frame["depth"])
     for side in SIDES:
@@ -196,11 +198,17 @@ def _places(cells: pd.DataFrame) -> pd.DataFrame:
     return places.astype({"layer": "Int64"})
 
 
-def _by_depth(cells: pd.DataFrame, values: pd.Series, depths: pd.Series, nothing: str) -> pd.Series:
-    """The mean over prompts at each depth, whole relations drawn: an Estimate each."""
+def _by_depth(
+    cells: pd.DataFrame,
+    values: pd.Series,
+    depths: pd.Series,
+    nothing: str,
+    statistic: Statistic = "mean",
+) -> pd.Series:
+    """Mean or share over prompts at each depth, clustered by relation: an Estimate each."""
     groups = dict(list(cells.assign(value=values.astype(float)).groupby("depth")))
     means = [
-        clustered_bootstrap(groups[depth]["value"], groups[depth]["relation"], nothing=nothing)
+        clustered_estimate(groups[depth]["value"], groups[depth]["relation"], statistic, nothing)
         for depth in depths
     ]
     return pd.Series(means, index=depths.index, dtype=object)
@@ -227,7 +235,7 @@ def curves_table(record: Record) -> pd.DataFrame:
         rank = cells[f"answer_rank_{side}"]
         first = (rank <= 1 + TINY).astype(float).where(rank.notna())
         frame[f"answer_rank1_{side}_share"] = _by_depth(
-            cells, first, frame["depth"], "no prompt has an answer"
+            cells, first, frame["depth"], "no prompt has an answer", "share"
         )
     return frame
 

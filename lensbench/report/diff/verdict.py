@@ -13,7 +13,7 @@ from lensbench.report.diff.tables import names
 from lensbench.report.kit.markdown import inline, rendered_paragraphs
 from lensbench.report.kit.table import Table
 from lensbench.report.manifest import SIDES
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 
 def answer(made: Mapping[str, Table]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from lensbench.report.kit.page import WHOLE
 from lensbench.report.kit.views import Axis, Dots, Line, Lines, Nothing, by_depth, of_values
 from lensbench.report.lens.views import DEPTH, blocks_only
 from lensbench.report.manifest import SIDES
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 _UNRECORDED = "not recorded for this prompt"
 _NO_AXIS = Axis()

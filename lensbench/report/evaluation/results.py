@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from lensbench.report.evaluation.bleu import N_TERMS, corpus_bleu
 from lensbench.report.kit import numbers
 from lensbench.report.kit.examples import drawn_together
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.stats.bootstrap import (
+from lensbench.stats.estimates import (
+    EXAMPLES,
     Estimate,
-    Floats,
-    ratio,
-    summed_bootstrap,
+    clustered_estimate,
+    paired_difference,
     summed_difference,
+    summed_estimate,
 )
+from lensbench.stats.intervals import ratio
+from lensbench.stats.resampling import Floats
 
 BASE = "base"
 CONDITIONS = (BASE, "adapter", "rag", "adapter+rag")
@@ -40,6 +43,22 @@ class Metric:
     column: str
     weight: str | None = None  # the column that examples weigh by; None: all the same
     of_sums: Callable[[Floats], Floats] = ratio
+    share: bool = False  # of examples, by 0 and 1
+
+    def value(self, rows: pd.DataFrame, groups: Sequence[object]) -> Estimate:
+        """Over the examples."""
+        if self.share:
+            return clustered_estimate(rows[self.column], groups, "share", "no examples", EXAMPLES)
+        return summed_estimate(self.terms(rows), self.of_sums, groups)
+
+    def difference(
+        self, rows: pd.DataFrame, base: pd.DataFrame, groups: Sequence[object]
+    ) -> Estimate:
+        """Of two conditions of the same examples."""
+        if self.share:
+            drawn = pd.Series(list(groups), index=rows.index, dtype=object)
+            return paired_difference(rows[self.column], base[self.column], drawn, "share", EXAMPLES)
+        return summed_difference(self.terms(rows), self.terms(base), self.of_sums, groups)
 
     def terms(self, rows: pd.DataFrame) -> Floats:
         """[example, term]"""
@@ -64,10 +83,10 @@ METRICS = {
         "n_reference_tokens",
         _perplexity,
     ),
-    "format_kept": Metric("format kept (share)", "more", "format_ok"),
-    "self_check": Metric("self-check (share)", "less", "self_check"),
-    "duplicated": Metric("said twice (share)", "less", "duplicated"),
-    "stopped": Metric("ended by itself (share)", "more", "stopped"),
+    "format_kept": Metric("format kept (share)", "more", "format_ok", share=True),
+    "self_check": Metric("self-check (share)", "less", "self_check", share=True),
+    "duplicated": Metric("said twice (share)", "less", "duplicated", share=True),
+    "stopped": Metric("ended by itself (share)", "more", "stopped", share=True),
     "generated_tokens": Metric("length (tokens)", "", "n_generated_tokens"),
 }
 
@@ -83,13 +102,11 @@ def results(record: Record) -> pd.DataFrame:
     groups = drawn_together(next(iter(examples_of.values())).reset_index())
     rows = []
     for name, metric in METRICS.items():
-        terms = {c: metric.terms(own) for c, own in examples_of.items()}
-        for condition, own in terms.items():
-            value = summed_bootstrap(own, metric.of_sums, groups)
+        for condition, own in examples_of.items():
             difference = None
             if condition != BASE:
-                difference = summed_difference(own, terms[BASE], metric.of_sums, groups)
-            rows.append(_row(condition, name, value, difference))
+                difference = metric.difference(own, examples_of[BASE], groups)
+            rows.append(_row(condition, name, metric.value(own, groups), difference))
     return _with_reasons(pd.DataFrame(rows))
 
 
@@ -130,7 +147,7 @@ def _row(
         "difference": against.value,
         "diff_low": against.low,
         "diff_high": against.high,
-        "reason": value.reason,
+        "reason": value.reason or against.reason,
     }
 
 

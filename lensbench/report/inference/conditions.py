@@ -11,7 +11,7 @@ from lensbench.report.inference.section import per_response
 from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.table import Table
 from lensbench.report.section import Reported, Section
-from lensbench.stats.bootstrap import Estimate, clustered_bootstrap, paired_difference
+from lensbench.stats.estimates import Estimate, clustered_estimate, paired_difference
 
 COMPARED = ("generated_tokens", "entropy_bits", "logprob_bits")
 
@@ -57,11 +57,11 @@ def _row(name: str, record: Record, bases: Sequence[Record]) -> dict[str, object
         "record": name,
         "condition": condition(record),
         "n_prompts": len(own),
-        "stopped_share": clustered_bootstrap(stopped, nothing="no responses"),
+        "stopped_share": clustered_estimate(stopped, None, "share", "no responses"),
     }
     for column in COMPARED:
         stem, unit = column.rsplit("_", 1)
-        row[column] = clustered_bootstrap(own[column].astype(float), nothing="no responses")
+        row[column] = clustered_estimate(own[column].astype(float), nothing="no responses")
         row[f"{stem}_difference_{unit}"] = _difference(own, record, bases, column)
     return row
 

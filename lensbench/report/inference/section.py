@@ -17,7 +17,7 @@ from lensbench.report.kit.page import Chart, Page, Picker, chart, items
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Line, Lines, Nothing, Texts, View, of_values
 from lensbench.report.section import Section
-from lensbench.stats.bootstrap import clustered_bootstrap
+from lensbench.stats.estimates import clustered_estimate
 
 SHOWN_POSITIONS = 256  # generated tokens in the figure
 
@@ -113,7 +113,7 @@ def measures(responses: pd.DataFrame) -> pd.DataFrame:
             {
                 "measure": name,
                 "n_prompts": len(values),
-                "mean": clustered_bootstrap(values, nothing="no responses"),
+                "mean": clustered_estimate(values, nothing="no responses"),
                 "least": values.min(),
                 "median": values.median(),
                 "most": values.max(),
@@ -127,7 +127,7 @@ def finish(responses: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for reason in ("stop", "length"):
         ended = (responses["finish_reason"] == reason).astype(float)
-        share = clustered_bootstrap(ended, nothing="no responses")
+        share = clustered_estimate(ended, None, "share", "no responses")
         rows.append(
             {"finish_reason": reason, "n_prompts": int(ended.sum()), "responses_share": share}
         )
@@ -146,7 +146,7 @@ def along(record: Record) -> pd.DataFrame:
         for column, name in columns.items():
             values = [v[position] for v in responses[column] if len(v) > position]
             row["n_prompts"] = len(values)
-            row[name] = clustered_bootstrap(values)
+            row[name] = clustered_estimate(values)
         rows.append(row)
     return pd.DataFrame(rows, columns=["position", "n_prompts", *columns.values()])
 

@@ -16,7 +16,7 @@ from lensbench.report.kit.page import WHOLE, Page, chart
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Axis, Line, Lines, by_depth, of_values
 from lensbench.report.section import Section
-from lensbench.stats.bootstrap import clustered_bootstrap
+from lensbench.stats.estimates import clustered_estimate
 
 # what -> its title, and its column in the record
 NORMS = {
@@ -63,7 +63,7 @@ def norms_by_layer(cells: pd.DataFrame) -> pd.DataFrame:
         for name, (_, column) in NORMS.items():
             for span in SPANS:
                 values = own.loc[own["span"] == span, column]
-                row[f"{span}_{name}"] = clustered_bootstrap(values, nothing="no tokens")
+                row[f"{span}_{name}"] = clustered_estimate(values, nothing="no tokens")
         rows.append(row)
     columns = [f"{span}_{name}" for name in NORMS for span in SPANS]
     return pd.DataFrame(rows, columns=["layer", "depth", *columns])

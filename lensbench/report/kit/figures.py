@@ -31,7 +31,7 @@ from lensbench.report.kit.views import (
     Tokens,
     nothing_measured,
 )
-from lensbench.stats.bootstrap import LEVEL
+from lensbench.stats.estimates import LEVEL
 
 GREY = "#768390"
 DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": ":"}

@@ -16,7 +16,7 @@ import pandas as pd
 from lensbench.escape import markdown, markdown_cell, markdown_token, printable
 from lensbench.report.kit import numbers
 from lensbench.report.kit.table import layers_shown
-from lensbench.stats.bootstrap import MIN_PROMPTS, TINY, Estimate
+from lensbench.stats.estimates import MIN_PROMPTS, TINY, Estimate
 
 MOST_CHARACTERS = 1500  # of a text of many lines; the rest is cut, and said
 # Words of a column's name -> as a reader knows them.

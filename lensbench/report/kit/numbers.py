@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 # word of the column name -> (scale, format, what follows the number)
 _UNITS: dict[str, tuple[float, str, str]] = {

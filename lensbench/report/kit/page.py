@@ -35,7 +35,7 @@ from lensbench.report.kit.views import (
     View,
     nothing_measured,
 )
-from lensbench.stats.bootstrap import LEVEL
+from lensbench.stats.estimates import LEVEL
 
 MOST_ITEMS = 300  # prompts in a picker
 WHOLE = ""  # of a picker of items: the option of the mean over all

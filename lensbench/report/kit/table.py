@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.escape import csv_cell
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 
 @dataclass(frozen=True, eq=False)

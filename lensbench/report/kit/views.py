@@ -11,7 +11,7 @@ import pandas as pd
 
 from lensbench.escape import printable
 from lensbench.report.kit.numbers import is_missing
-from lensbench.stats.bootstrap import Estimate
+from lensbench.stats.estimates import Estimate
 
 Dash = Literal["solid", "dash", "dashdot", "dot"]
 Places = Mapping[float, str]  # where along x -> what hovering calls it

@@ -10,7 +10,7 @@ import pandas as pd
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.lens import NOT_MEASURED
 from lensbench.report.lens.curves import first_or_none, own_and_chance
-from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
+from lensbench.stats.estimates import Estimate, clustered_estimate
 
 MIDDLE = (0.25, 0.75)  # relative depths that count as mid layers
 FREQUENT = 0.05  # a token on top for this share of a layer's prompts says nothing about one prompt
@@ -73,7 +73,7 @@ def share_table(record: LensRecord) -> pd.DataFrame:
         "cells": int(odd.size),
         "anomalies": int(np.nansum(odd.to_numpy())) if odd.size else 0,
     }
-    row |= {name: clustered_bootstrap(v, relation, nothing=nothing) for name, v in columns.items()}
+    row |= {name: clustered_estimate(v, relation, nothing=nothing) for name, v in columns.items()}
     return pd.DataFrame([row])
 
 

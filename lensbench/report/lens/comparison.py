@@ -12,7 +12,7 @@ from lensbench.records.lens_record import LensRecord, has_answer
 from lensbench.report.kit.table import Table
 from lensbench.report.lens.headlines import EMERGENCE, top1_correct
 from lensbench.report.manifest import gate_brief
-from lensbench.stats.bootstrap import paired_difference
+from lensbench.stats.estimates import paired_difference
 
 MOST_PAIRS = 15  # in a text
 Named = tuple[str, LensRecord]
@@ -92,7 +92,7 @@ def _pair(a: Named, b: Named) -> dict[str, object]:
         "n_shared_prompts": len(shared),
         "n_both_correct": int(both.sum()) if both.notna().any() or both.empty else None,
         "top1_accuracy_difference_pp": paired_difference(
-            top1_correct(right), top1_correct(left), relation, "mean"
+            top1_correct(right), top1_correct(left), relation, "share"
         ),
     }
     for name in EMERGENCE:

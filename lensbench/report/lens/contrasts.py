@@ -13,9 +13,9 @@ from lensbench.report.lens.groups import (
     why_nothing,
 )
 from lensbench.report.lens.headlines import EMERGENCE, reached, top1_correct
-from lensbench.stats.bootstrap import (
+from lensbench.stats.estimates import (
     Statistic,
-    clustered_bootstrap,
+    clustered_estimate,
     paired_difference,
 )
 
@@ -38,10 +38,11 @@ def paraphrase_table(record: LensRecord) -> pd.DataFrame:
     correct = sides.xs("top1_accuracy", axis=1, level=1).dropna()
     agreement = {
         "measure": "same outcome (both top-1 correct, or neither)",
-        "top1_accuracy": clustered_bootstrap(
+        "top1_accuracy": clustered_estimate(
             correct["base"] == correct["own"],
             linked["relation"].reindex(correct.index),
-            nothing=why_nothing(linked, "no paraphrases"),
+            "share",
+            why_nothing(linked, "no paraphrases"),
         ),
     }
     return pd.concat([table, pd.DataFrame([agreement])], ignore_index=True)
@@ -64,11 +65,11 @@ def _paired_table(
     base, own = _outcomes(record, base_ids), _outcomes(record, linked.index.to_series())
     nothing = f"no {names[1]} prompts" if linked.empty else "no correct prompts, or not measured"
     kinds: dict[str, Statistic] = {
-        str(c): "mean" if str(c).endswith("accuracy") else "median" for c in base
+        str(c): "share" if str(c).endswith("accuracy") else "median" for c in base
     }
     rows: list[dict[str, object]] = [
         dict[str, object](measure=name)
-        | {c: clustered_bootstrap(side[c], relation, kind, nothing) for c, kind in kinds.items()}
+        | {c: clustered_estimate(side[c], relation, kind, nothing) for c, kind in kinds.items()}
         for name, side in zip(names, (base, own), strict=True)
     ]
     difference = {
@@ -97,13 +98,14 @@ def controls_table(record: LensRecord) -> pd.DataFrame:
         [
             {
                 "answer": words,
-                "control_share": clustered_bootstrap(
-                    measure(rows), rows["relation"], nothing=why_nothing(rows, "no controls")
+                "control_share": clustered_estimate(
+                    measure(rows), rows["relation"], "share", why_nothing(rows, "no controls")
                 ),
-                "base_share": clustered_bootstrap(
+                "base_share": clustered_estimate(
                     measure(base),
                     base["relation"],
-                    nothing=why_nothing(base, "no prompts with an answer"),
+                    "share",
+                    why_nothing(base, "no prompts with an answer"),
                 ),
             }
             for words, measure in measures.items()
@@ -148,12 +150,12 @@ def category_table(record: LensRecord) -> pd.DataFrame:
             {
                 "prompts": words,
                 "n_prompts": len(group),
-                "category_first_share": clustered_bootstrap(
-                    group["category"], relation, nothing=nothing
+                "category_first_share": clustered_estimate(
+                    group["category"], relation, "share", nothing
                 ),
-                "null_first_share": clustered_bootstrap(group["null"], relation, nothing=nothing),
+                "null_first_share": clustered_estimate(group["null"], relation, "share", nothing),
                 "difference_pp": paired_difference(
-                    group["category"], group["null"], relation, "mean"
+                    group["category"], group["null"], relation, "share"
                 ),
             }
         )

@@ -10,19 +10,24 @@ from numpy.typing import NDArray
 
 from lensbench.records.lens_record import LensRecord
 from lensbench.report.lens.groups import category_prompts, control_prompts, why_nothing
-from lensbench.stats.bootstrap import Estimate, clustered_bootstrap
+from lensbench.stats.estimates import Estimate, Statistic, clustered_estimate
 
 _NO_ANSWERS = "no prompts with an answer"
 
 
-def curve(values: pd.DataFrame, prompts: pd.DataFrame, nothing: str = "no prompts") -> pd.Series:
-    """The mean of each column (layer) of `values` [prompt, layer], clustered by relation.
+def curve(
+    values: pd.DataFrame,
+    prompts: pd.DataFrame,
+    statistic: Statistic = "mean",
+    nothing: str = "no prompts",
+) -> pd.Series:
+    """Mean or share of each column (layer) of `values` [prompt, layer], clustered by relation.
 
     `nothing` is the reason given where there are no prompts.
     """
     relation, why = prompts["relation"].reindex(values.index), why_nothing(values, nothing)
     return pd.Series(
-        {layer: clustered_bootstrap(values[layer], relation, nothing=why) for layer in values},
+        {layer: clustered_estimate(values[layer], relation, statistic, why) for layer in values},
         dtype=object,
     )
 
@@ -43,7 +48,7 @@ def _means(
 ) -> pd.DataFrame:
     by_layer = {c: record.by_layer(c, prompts.index, record.main_lens) for c in columns}
     return _with_depth(
-        record, {c: curve(values, prompts, nothing) for c, values in by_layer.items()}
+        record, {c: curve(values, prompts, "mean", nothing) for c, values in by_layer.items()}
     )
 
 
@@ -59,9 +64,9 @@ def emergence_curve(record: LensRecord) -> pd.DataFrame:
     return _with_depth(
         record,
         {
-            "answer_rank1_share": curve(rank1, base, _NO_ANSWERS),
-            "rank1_stable_share": curve(from_here, base, _NO_ANSWERS),
-            "control_rank1_share": curve(control, controls, "no controls"),
+            "answer_rank1_share": curve(rank1, base, "share", _NO_ANSWERS),
+            "rank1_stable_share": curve(from_here, base, "share", _NO_ANSWERS),
+            "control_rank1_share": curve(control, controls, "share", "no controls"),
         },
     )
 
@@ -82,7 +87,10 @@ def category_curve(record: LensRecord) -> pd.DataFrame:
         record,
         {
             f"{name}_top10_share": curve(
-                _at_most(record, column, base, 10), base, "no prompts with a category word"
+                _at_most(record, column, base, 10),
+                base,
+                "share",
+                "no prompts with a category word",
             )
             for name, column in names.items()
         },
@@ -108,9 +116,9 @@ def copying_curve(record: LensRecord) -> pd.DataFrame:
     return _with_depth(
         record,
         {
-            "copied_share": curve(observed, base, _NO_ANSWERS),
-            "chance_share": curve(chance, base, _NO_ANSWERS),
-            "copied_minus_chance_pp": curve(observed - chance, base, _NO_ANSWERS),
+            "copied_share": curve(observed, base, "share", _NO_ANSWERS),
+            "chance_share": curve(chance, base, "mean", _NO_ANSWERS),
+            "copied_minus_chance_pp": curve(observed - chance, base, "mean", _NO_ANSWERS),
         },
     )
 

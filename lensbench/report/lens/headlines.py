@@ -8,10 +8,10 @@ import pandas as pd
 from lensbench.records.lens_record import LensRecord, has_answer
 from lensbench.records.schema.lens import MILESTONES, NOT_MEASURED
 from lensbench.report.lens.groups import linked_prompts, why_nothing
-from lensbench.stats.bootstrap import (
+from lensbench.stats.estimates import (
     Estimate,
     Verdict,
-    clustered_bootstrap,
+    clustered_estimate,
     late_binding_verdict,
 )
 
@@ -28,8 +28,8 @@ def coverage(record: LensRecord, prompts: pd.DataFrame) -> Estimate:
     """Top-1 accuracy: the share of `prompts` with an answer that the model itself ranks first."""
     rows = record.milestones_of(record.main_lens, prompts.index[has_answer(prompts)])
     nothing = "no prompts with an answer" if len(prompts) else "no prompts"
-    return clustered_bootstrap(
-        top1_correct(rows), rows["relation"], nothing=why_nothing(rows, nothing)
+    return clustered_estimate(
+        top1_correct(rows), rows["relation"], "share", why_nothing(rows, nothing)
     )
 
 
@@ -53,7 +53,7 @@ def milestone_depth(record: LensRecord, name: str, lens: str | None = None) -> E
     rows, nothing = correct_rows(record, lens)
     if len(rows):
         nothing = _why_unknown(rows, name) or "no correct prompt reaches it"
-    return clustered_bootstrap(rows[f"{name}_depth"], rows["relation"], "median", nothing)
+    return clustered_estimate(rows[f"{name}_depth"], rows["relation"], "median", nothing)
 
 
 def _why_unknown(rows: pd.DataFrame, name: str) -> str:
@@ -117,7 +117,7 @@ def milestones_table(record: LensRecord) -> pd.DataFrame:
                     "milestone": name,
                     "meaning": meaning,
                     "median_depth": depth,
-                    "reached_share": clustered_bootstrap(came, correct["relation"], nothing=none),
+                    "reached_share": clustered_estimate(came, correct["relation"], "share", none),
                     "n_prompts": depth.n,
                     "n_asked": int(came.notna().sum()),
                     "not_reached": _reasons(correct, name),
@@ -172,11 +172,11 @@ def relations_table(record: LensRecord) -> pd.DataFrame:
     last = record.by_layer("entropy_bits", base.index, record.main_lens).get(record.n_layers)
     rows = []
     for relation, group in milestones.groupby("relation", sort=True):
-        accuracy = clustered_bootstrap(top1_correct(group), nothing=NOT_MEASURED)
+        accuracy = clustered_estimate(top1_correct(group), None, "share", NOT_MEASURED)
         correct = group[top1_correct(group) == 1]
         nothing = NOT_MEASURED if accuracy.n == 0 or len(correct) else "no correct prompts"
         depths = {
-            f"{name}_depth": clustered_bootstrap(correct[f"{name}_depth"], None, "median", nothing)
+            f"{name}_depth": clustered_estimate(correct[f"{name}_depth"], None, "median", nothing)
             for name in EMERGENCE
         }
         entropy = pd.Series(dtype=float) if last is None else last.reindex(group.index)
@@ -186,7 +186,7 @@ def relations_table(record: LensRecord) -> pd.DataFrame:
                 "n_prompts": len(group),
                 "top1_accuracy": accuracy,
                 **depths,
-                "last_layer_entropy_bits": clustered_bootstrap(entropy, nothing=NOT_MEASURED),
+                "last_layer_entropy_bits": clustered_estimate(entropy, nothing=NOT_MEASURED),
             }
         )
     return pd.DataFrame(rows)

@@ -17,9 +17,9 @@ from lensbench.report.lens.headlines import (
     top1_correct,
     unmeasured,
 )
-from lensbench.stats.bootstrap import (
+from lensbench.stats.estimates import (
     Estimate,
-    clustered_bootstrap,
+    clustered_estimate,
     overlap,
 )
 
@@ -41,15 +41,17 @@ def sensitivity_table(record: LensRecord) -> pd.DataFrame:
                 "lens": lens,
                 _CLAIMED: first,
                 "rank1_stable_depth": stays,
-                "top1_accuracy": clustered_bootstrap(
+                "top1_accuracy": clustered_estimate(
                     read,
                     milestones["relation"],
-                    nothing=why_nothing(milestones, "no prompts with an answer"),
+                    "share",
+                    why_nothing(milestones, "no prompts with an answer"),
                 ),
-                "category_first_share": clustered_bootstrap(
+                "category_first_share": clustered_estimate(
                     flags["category"],
                     flags["relation"],
-                    nothing=why_nothing(flags, "no prompts with a category word"),
+                    "share",
+                    why_nothing(flags, "no prompts with a category word"),
                 ),
                 "verdict": claim_verdict(first).answer,
             }

@@ -8,7 +8,7 @@ from lensbench.records.lens_record import LensRecord
 from lensbench.report.lens.curves import first_or_none
 from lensbench.report.lens.groups import why_nothing
 from lensbench.report.lens.headlines import reached
-from lensbench.stats.bootstrap import clustered_bootstrap
+from lensbench.stats.estimates import clustered_estimate
 
 
 def summary_table(record: LensRecord) -> pd.DataFrame:
@@ -24,16 +24,16 @@ def summary_table(record: LensRecord) -> pd.DataFrame:
     row = {
         "n_prompts": len(prompts),
         "n_relations": prompts["relation"].nunique(),
-        "last_layer_entropy_bits": clustered_bootstrap(
+        "last_layer_entropy_bits": clustered_estimate(
             entropy,
             prompts["relation"].reindex(entropy.index),
             nothing=why_nothing(prompts, "no prompts"),
         ),
-        "kl_1bit_depth": clustered_bootstrap(
+        "kl_1bit_depth": clustered_estimate(
             rows["kl_1bit_depth"], rows["relation"], "median", nothing
         ),
-        "kl_1bit_reached_share": clustered_bootstrap(
-            near, rows["relation"], nothing=why_nothing(rows, "no prompts")
+        "kl_1bit_reached_share": clustered_estimate(
+            near, rows["relation"], "share", why_nothing(rows, "no prompts")
         ),
     }
     return pd.DataFrame([row])

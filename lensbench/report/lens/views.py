@@ -9,7 +9,7 @@ import pandas as pd
 
 from lensbench.report.kit.views import Axis, Dash, Dots, Line, Lines, by_depth
 from lensbench.report.lens.headlines import EMERGENCE
-from lensbench.stats.bootstrap import LATE_BINDING
+from lensbench.stats.estimates import LATE_BINDING
 
 DEPTH = Axis("depth", percent=True)
 CLAIM = "claimed: 75-85 %"

@@ -18,13 +18,9 @@ from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line, of_values
 from lensbench.report.section import Section, written
 from lensbench.spec import ranges
-from lensbench.stats.bootstrap import (
-    Estimate,
-    Floats,
-    ratio,
-    summed_bootstrap,
-    summed_difference,
-)
+from lensbench.stats.estimates import Estimate, summed_difference, summed_estimate
+from lensbench.stats.intervals import ratio
+from lensbench.stats.resampling import Floats
 
 BASE, SUGGESTED = "base", "suggested"
 EVERY = "all"  # repetitions together
@@ -85,7 +81,7 @@ def placements(rows: pd.DataFrame) -> pd.DataFrame:
                 ),
                 "rank": None if placement == BASE else int(own["rank"].iloc[0]),
                 "repetitions": 1 if placement == BASE else own["repetition"].nunique(),
-                "loss_bits": summed_bootstrap(_terms(own), ratio, drawn_together(own)),
+                "loss_bits": summed_estimate(_terms(own), ratio, drawn_together(own)),
             }
         )
     return pd.DataFrame(found)

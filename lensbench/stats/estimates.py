@@ -1,0 +1,190 @@
+"""Estimates over prompts with 95 % intervals, and the verdicts that follow from them.
+
+The intervals are those of `intervals`: chosen by simulation, the same for the same records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from lensbench.stats import intervals
+from lensbench.stats.intervals import LEAST, Groups, Interval
+from lensbench.stats.resampling import Floats
+
+LATE_BINDING = (0.75, 0.85)  # the published claim, in relative depth
+TINY = 1e-9  # rounding of layer / n_layers
+NO_RELATION = "prompt"  # what a prompt set without relations has as the relation of all
+RELATION, EXAMPLES = "relation", "group of examples"  # what a cluster is called
+_UNITS = {RELATION: ("prompt", "prompts"), EXAMPLES: ("example", "examples")}
+_SEVERAL = {RELATION: "relations", EXAMPLES: "groups of examples"}
+LEVEL = 0.05  # of adjusted p-values, in words and figures
+MIN_PROMPTS = 20  # fewer top-1 correct prompts than this give no verdict
+
+Statistic = Literal["mean", "median", "share"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; what could not be measured is None, with the reason."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int  # prompts
+    n_clusters: int  # relations, or prompts where each stands for itself
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a claim holds, and why."""
+
+    answer: Literal["inside", "outside", "cannot tell"]
+    reason: str
+
+
+def clustered_estimate(
+    values: ArrayLike,
+    clusters: Sequence[object] | pd.Series | None = None,
+    statistic: Statistic = "mean",
+    nothing: str = "no prompts",
+    group: str = RELATION,
+) -> Estimate:
+    """Mean, median or share (the mean of 0 and 1) of `values`, with a 95 % interval.
+
+    `clusters` names the relation of each value; None, or `NO_RELATION` for all, lets each value
+    stand for itself. NaN values are skipped. `nothing` is the reason given when no value is left;
+    `group` is what a cluster is called.
+    """
+    array, groups = _kept(values, clusters)
+    if not len(array):
+        return Estimate(None, None, None, 0, 0, nothing)
+    value = float(np.median(array) if statistic == "median" else np.mean(array))
+    make = {
+        "mean": intervals.of_mean,
+        "median": intervals.of_median,
+        "share": intervals.of_share,
+    }[statistic]
+    return _estimate(value, make(array, groups), groups, statistic, group)
+
+
+def _kept(
+    values: ArrayLike, clusters: Sequence[object] | pd.Series | None
+) -> tuple[Floats, Groups]:
+    """What is not NaN, and the group of each."""
+    array = np.asarray(values, dtype=np.float64)
+    keep = ~np.isnan(array)
+    return array[keep], _groups(clusters, keep)
+
+
+def _groups(clusters: Sequence[object] | pd.Series | None, keep: NDArray[np.bool_]) -> Groups:
+    """The group of each that is kept; where no relation is named, each prompt is one."""
+    if clusters is not None:
+        named = pd.Series(np.asarray(clusters, dtype=object)).fillna(NO_RELATION).to_numpy()
+        if set(named) != {NO_RELATION}:
+            return pd.factorize(named[keep], sort=True)[0]
+    return np.arange(int(keep.sum()))
+
+
+def _estimate(
+    value: float, interval: Interval, groups: Groups, statistic: str, group: str
+) -> Estimate:
+    """With its interval, or the reason why there is none."""
+    n, k = len(groups), int(groups.max()) + 1
+    if interval is not None:
+        return Estimate(value, *interval, n, k)
+    one, several = _UNITS[group] if k == n else (group, _SEVERAL[group])
+    if k == 1:
+        why = f"1 {one}: no interval"
+    elif k < LEAST:
+        why = f"{k} {several}: no interval of a {statistic} covers 90 %"
+    else:
+        why = f"{k} {several}, most of them equal or far apart: no interval holds"
+    return Estimate(value, None, None, n, k, why)
+
+
+def paired_difference(
+    a: pd.Series,
+    b: pd.Series,
+    clusters: pd.Series,
+    statistic: Statistic = "median",
+    group: str = RELATION,
+) -> Estimate:
+    """`a` minus `b`, prompt by prompt (the index), then its mean or median with a 95 % interval.
+
+    As "share" the difference of two shares, `a` and `b` being 0 and 1. Prompts that either side
+    lacks are skipped. `clusters`: the relation by prompt.
+    """
+    both = pd.concat({"a": a, "b": b}, axis=1, join="inner").astype(float).dropna()
+    difference, relation = both["a"] - both["b"], clusters.reindex(both.index)
+    if statistic != "share" or both.empty:
+        return clustered_estimate(difference, relation, statistic, "no prompt has both", group)
+    array, groups = _kept(difference, relation)
+    interval = intervals.of_share_difference(array, groups)
+    return _estimate(float(array.mean()), interval, groups, statistic, group)
+
+
+def summed_estimate(
+    terms: ArrayLike, of_sums: Callable[[Floats], Floats], clusters: Sequence[object] | None = None
+) -> Estimate:
+    """A number that follows from the examples' sums, with a 95 % interval over examples.
+
+    `terms` [n, k] are each example's terms; `of_sums` takes their sums [..., k] to the number
+    [...]: a mean from (value, 1), perplexity from (bits, tokens), corpus BLEU from its counts. Two
+    conditions' terms side by side make it a paired difference. Rows with a NaN are skipped.
+    `clusters` names the group of each example, drawn as a whole; None lets each stand for itself.
+    """
+    array = np.asarray(terms, dtype=np.float64)
+    keep = np.asarray(~np.isnan(array).any(axis=1))
+    if not keep.any():
+        return Estimate(None, None, None, 0, 0, "no examples")
+    array, groups = array[keep], _groups(clusters, keep)
+    value = float(of_sums(array.sum(0)))
+    return _estimate(value, intervals.of_sums(array, groups, of_sums), groups, "mean", EXAMPLES)
+
+
+def summed_difference(
+    own: Floats,
+    base: Floats,
+    of_sums: Callable[[Floats], Floats],
+    clusters: Sequence[object] | None = None,
+) -> Estimate:
+    """The number of `own` minus that of `base`, both [n, k] terms of the same drawn examples."""
+    k = own.shape[1]
+    both = np.hstack([own, base])
+    return summed_estimate(
+        both, lambda sums: of_sums(sums[..., :k]) - of_sums(sums[..., k:]), clusters
+    )
+
+
+def late_binding_verdict(estimate: Estimate) -> Verdict:
+    """Does the interval of a median depth bear out "answers emerge at 75-85 % of depth"?
+
+    `inside`: the whole interval lies in [0.75, 0.85]; `outside`: all of it lies below or all of it
+    above; otherwise, or with too few prompts or relations, it cannot be told.
+    """
+    low, high = LATE_BINDING
+    if estimate.n < MIN_PROMPTS:
+        return Verdict("cannot tell", f"{estimate.n} correct prompts, fewer than {MIN_PROMPTS}")
+    if estimate.low is None or estimate.high is None:  # also where there is only one relation
+        return Verdict("cannot tell", estimate.reason or "no interval")
+    if low - TINY <= estimate.low and estimate.high <= high + TINY:
+        return Verdict("inside", "the whole interval lies within 75-85 %")
+    if estimate.high < low - TINY:
+        return Verdict("outside", "the whole interval lies below 75 %")
+    if estimate.low > high + TINY:
+        return Verdict("outside", "the whole interval lies above 85 %")
+    return Verdict("cannot tell", "the interval lies partly inside and partly outside 75-85 %")
+
+
+def overlap(a: Estimate, b: Estimate) -> bool | None:
+    """Whether two intervals share a point; None when one of them is missing."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return None
+    return a.low <= b.high and b.low <= a.high
