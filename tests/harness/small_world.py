@@ -20,7 +20,7 @@ from lensbench.prompts import sets
 from lensbench.quantized.data import sources, stdlib
 from lensbench.quantized.data.shipped import general_pairs
 from tests.harness.files import write_csv
-from tests.harness.tiny import TINY, save
+from tests.harness.tiny import TINY, save, tokenizer
 
 MODELS = {"smollm2-135m": "llama3", "gemma3-270m": "gemma3_text"}
 KEPT = {"facts": 60, "general": 24, "python": 24}  # rows of each shipped set
@@ -38,6 +38,8 @@ def write_models(cache: Path) -> None:
             {"num_hidden_layers": family.n_layers, "max_position_embeddings": 2048}
             | ({"layer_types": ["full_attention"] * family.n_layers} if "gemma" in name else {}),
         )
+        # Every word can be said byte by byte: an answer without a token would be skipped.
+        tokenizer("bytes+bos").save_pretrained(folder)
         (folder / PROVENANCE).write_text(
             json.dumps({"gguf_sha256": family.gguf_sha256, "conversion": family.conversion})
         )
