@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -56,6 +57,32 @@ class MissingExtraError(LensbenchError):
             f"{package} is not installed. It belongs to the optional part '{extra}'; "
             f'add it with: pip install "lensbench[{extra}]"'
         )
+
+
+# What other libraries raise at a model that they cannot run after all.
+_OF_LIBRARIES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def refused_by_library(what: str, remedy: str) -> Iterator[None]:
+    """What another library raises inside becomes a ModelError: `what`, its words and `remedy`."""
+    try:
+        yield
+    except LensbenchError:
+        raise
+    except _OF_LIBRARIES as error:
+        why = f"{type(error).__name__}: {first_line(error).split('. ')[0].rstrip('.')}"
+        raise ModelError(f"{what} ({why}). {remedy}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -6,30 +6,19 @@ Both must give the same output before anything is read.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
+from lensbench.checkpoints.config.shape import n_blocks
 from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import GateError, InputProblems, ModelError, Problem, first_line
+from lensbench.errors import InputProblems, Problem
 from lensbench.models.bridge import bridged
 from lensbench.models.model import LensModel
-from lensbench.models.readout import KL_BITS
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
-    from lensbench.quantized.loading.load import AdaptedModel
 
 _log = logging.getLogger(__name__)
-
-_PROBE = "The capital of Germany is"
 
 
 def open_adapted(
@@ -50,17 +39,8 @@ def open_adapted(
     whole = with_bits(ref, dtype, device, allow_fields)
     adapted = load_quantized(whole, device=device, trust_remote_code=trust_remote_code)
     adapted.base.set_attn_implementation("eager")  # as the bridge runs it: the same sums
-    own, held = _own_logits(adapted), adapted.facts()["precisions"]
-    try:
-        wrapped = bridged(
-            adapted.base.eval(), adapted.tokenizer, str(ref), ref.located.source, whole
-        )
-    except RuntimeError as error:  # it takes joint q/k/v apart, which packed weights refuse
-        what = first_line(error)
-        raise ModelError(
-            f"TransformerLens cannot wrap {ref}: {what}. Read it at 16 or 32 bits: {ref.name}@16."
-        ) from error
-    _require_same(wrapped, adapted, own)
+    held = adapted.facts()["precisions"]
+    wrapped = bridged(adapted.base.eval(), adapted.tokenizer, str(ref), ref.located.source, whole)
     return replace(wrapped, precisions=held)
 
 
@@ -121,38 +101,4 @@ def facts_of(ref: ModelRef, dtype: str | None = None, device: str | None = None)
         return facts
     from lensbench.quantized.adapters.update import update_norms
 
-    n_layers = int(config.get_text_config().num_hidden_layers)
-    return facts | update_norms(ref.adapter, ref, n_layers)
-
-
-def _own_logits(adapted: AdaptedModel) -> Float[Tensor, "pos d_vocab"]:
-    """What the model itself says, adapter and all, before TransformerLens has touched it."""
-    ids = torch.tensor([adapted.tokenizer(_PROBE).input_ids], device=adapted.device)
-    with torch.inference_mode():
-        return adapted.hf(input_ids=ids).logits[0].float()
-
-
-def _require_same(
-    wrapped: LensModel, adapted: AdaptedModel, own: Float[Tensor, "pos d_vocab"]
-) -> None:
-    """The wrapped model gives the model's own output, within the gate's bound for its dtype.
-
-    TransformerLens takes some modules apart; what it makes of them could leave an adapter out.
-    """
-    ids = torch.tensor([adapted.tokenizer(_PROBE).input_ids], device=wrapped.device)
-    with torch.inference_mode():
-        found = wrapped.bridge.run_with_hooks(ids, fwd_hooks=[], return_type="logits")[0].float()
-    error, bound = _kl_bits(own, found), KL_BITS[wrapped.dtype]
-    if not error <= bound:  # NaN is no agreement
-        raise GateError(
-            f"{wrapped.name}: TransformerLens gives another output than the model itself, by "
-            f"{error:.3g} bits (bound {bound:g}): it leaves out the adapter or the quantisation of "
-            "a module that it takes apart. Merge the adapter (`lensbench adapters merge`) and read "
-            "the merged model."
-        )
-
-
-def _kl_bits(p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "pos d_vocab"]) -> float:
-    """KL(p || q) of two tables of logits, the worst position."""
-    log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).max()) / math.log(2)
+    return facts | update_norms(ref.adapter, ref, n_blocks(config))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lensbench.checkpoints.devices import DTYPES
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import ModelError
+from lensbench.errors import ModelError, refused_by_library
+from lensbench.models.forward import own_logits, probe, require_same
 from lensbench.models.model import LensModel
 from lensbench.models.readout import readout_of
 
@@ -24,17 +25,25 @@ def bridged(
     source: str,
     ref: ModelRef | None = None,
 ) -> LensModel:
-    """The model for the lens. Raises ModelError where TransformerLens cannot wrap it."""
+    """The model for the lens.
+
+    Raises ModelError where TransformerLens cannot wrap it, GateError where what it wrapped gives
+    another output than the model itself.
+    """
     model_type = hf_model.config.model_type
     if hf_model.dtype not in DTYPES.values():
         formats = ", ".join(DTYPES)
         raise ModelError(f"{name} is in {hf_model.dtype}. Convert it to one of {formats} first.")
     # TransformerLens goes by this; a config that was never saved, or came from a GGUF, lacks it.
     hf_model.config.architectures = [type(hf_model).__name__]
+    own, ids = own_logits(hf_model, tokenizer, name), probe(tokenizer, hf_model)
+    packed = ref is not None and ref.bits in (8, 4)
+    bridge = _bridge(hf_model, tokenizer, name, packed)
+    require_same(bridge, ids, own, name)
     return LensModel(
         name=name,
         source=source,
-        bridge=(bridge := _bridge(hf_model, tokenizer, name)),
+        bridge=bridge,
         tokenizer=tokenizer,
         readout=readout_of(bridge, hf_model.config),
         model_type=model_type,
@@ -42,27 +51,28 @@ def bridged(
     )
 
 
-def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> Any:
+def _bridge(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, packed: bool
+) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     device = str(next(hf_model.parameters()).device)
-    try:
-        with quiet():
-            bridge = TransformerBridge.boot_transformers(
-                # A plain label: TransformerLens would resolve old aliases like "pythia".
-                f"lensbench/{Path(name).name}",
-                hf_model=hf_model,
-                tokenizer=_as_it_is(tokenizer),
-                device=device,
-                dtype=hf_model.dtype,
-            )
-    except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
-        kind = hf_model.config.model_type
-        reason = str(error).split(". ")[0]  # the rest lists all architectures there are
-        raise ModelError(
-            f"TransformerLens cannot bridge {name} (model type {kind}): {reason}. Check that the "
-            "architecture is one that the installed transformer-lens supports."
-        ) from error
+    kind = hf_model.config.model_type
+    remedy = "Check that the installed transformer-lens supports this architecture."
+    if packed:  # it takes joint q/k/v apart, which packed weights refuse
+        remedy = "Read it at 16 or 32 bits: NAME@16."
+    with (
+        quiet(),
+        refused_by_library(f"TransformerLens cannot wrap {name} (model type {kind})", remedy),
+    ):
+        bridge = TransformerBridge.boot_transformers(
+            # A plain label: TransformerLens would resolve old aliases like "pythia".
+            f"lensbench/{Path(name).name}",
+            hf_model=hf_model,
+            tokenizer=_as_it_is(tokenizer),
+            device=device,
+            dtype=hf_model.dtype,
+        )
     # A text's tokens are those that lensbench reads, at the same positions: by default
     # TransformerLens puts BOS before every text, whatever the tokenizer does.
     bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
 from lensbench.checkpoints.devices import memory_available, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
 from lensbench.checkpoints.ref import Bits
@@ -65,11 +66,16 @@ def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
 
 
 def cached_numbers(config: Any) -> int:
-    """How many numbers the cache holds for a token: keys and values of all layers."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * int(text.num_hidden_layers * heads * width)
+    """How many numbers the cache holds for a token: keys and values of all layers.
+
+    A state space keeps none: its state is as large for one token as for many.
+    """
+    n_heads = per_layer(config, "num_attention_heads")
+    if not n_heads:
+        return 0
+    n_cached = per_layer(config, "num_key_value_heads") or n_heads
+    d_head = per_layer(config, "head_dim") or width(config) // n_heads
+    return 2 * n_blocks(config) * n_cached * d_head
 
 
 def sizes_of_family(family: Family) -> Sizes:

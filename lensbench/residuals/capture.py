@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.errors import InputProblems, ModelError, Problem, first_line
+from lensbench.models.forward import forward
 from lensbench.models.model import LensModel, Wanted, require_loaded
 from lensbench.models.sites import VECTORS, Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch, plan_batches
@@ -114,7 +115,7 @@ def watch(
     separate = any(site.kind == "head_out" for site in sites)
     with torch.inference_mode(), _head_outputs(model) if separate else nullcontext():
         _require_on(model, hooks)
-        logits = _forward(model, batch, hooks)
+        logits = forward(model.bridge, batch, model.device, hooks)
     if waiting:
         missing = ", ".join(sorted(map(str, waiting)))
         raise ModelError(f"{model.name} never computes {missing}")
@@ -125,6 +126,8 @@ def _require_on(model: LensModel, hooks: Sequence[tuple[str, Callable[..., None]
     """TransformerLens computes some places only when it is told to, and says how."""
     there = model.bridge.hook_dict
     for name, hook in hooks:
+        if name not in there:
+            raise ModelError(f"{model.name} has no {name}: TransformerLens does not show it")
         try:
             model.bridge.check_hooks_to_add(there[name], name, hook)
         except (ValueError, AssertionError) as error:  # of version 4, and of 3
@@ -152,7 +155,11 @@ def _head_outputs(model: LensModel) -> Iterator[None]:
                 f"through a {kind}. Read it unquantised, with its adapter merged."
             )
     before = bool(model.bridge.cfg.use_attn_result)
-    model.bridge.set_use_attn_result(True)
+    try:
+        model.bridge.set_use_attn_result(True)
+    except NotImplementedError as error:
+        what = first_line(error).rstrip(".")
+        raise ModelError(f"{model.name} has no separate outputs of heads: {what}") from error
     try:
         yield
     finally:
@@ -203,14 +210,3 @@ def residual_stream(
             own = [(0, p) for p in range(length)]
             found[item] = Residuals(places, own, streams[row], both.logits[row : row + 1, :length])
     return found[0] if is_one(prompts) else [found[item] for item in sorted(found)]
-
-
-def _forward(
-    model: LensModel, batch: Batch, hooks: list[tuple[str, Callable[..., None]]]
-) -> Float[Tensor, "batch pos d_vocab"]:
-    """The model's own logits. TransformerLens 3's HookedTransformer makes its own position ids."""
-    inputs = {"attention_mask": batch.attention_mask.to(model.device)}
-    if type(model.bridge).__name__ != "HookedTransformer":
-        inputs["position_ids"] = batch.position_ids.to(model.device)
-    ids = batch.token_ids.to(model.device)
-    return model.bridge.run_with_hooks(ids, fwd_hooks=hooks, return_type="logits", **inputs)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lensbench.checkpoints.config.shape import n_blocks
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.precision import is_linear
@@ -31,19 +32,26 @@ _PARTS = {
     "k_proj": "k",
     "v_proj": "v",
     "o_proj": "o",
+    "self_attn.out_proj": "o",
+    "attn.out_proj": "o",
+    "attention.out_proj": "o",
     "qkv_proj": "qkv",
     "attn.c_attn": "qkv",
     "attention.query_key_value": "qkv",
+    "self_attention.query_key_value": "qkv",
+    "attn.qkv_proj": "qkv",
+    "attn.Wqkv": "qkv",
     "attn.c_proj": "o",
     "attention.dense": "o",
     "self_attn.dense": "o",
+    "self_attention.dense": "o",
     "gate_proj": "gate",
     "up_proj": "up",
     "down_proj": "down",
     "mlp.c_fc": "up",
     "mlp.c_proj": "down",
-    "mlp.fc1": "up",
-    "mlp.fc2": "down",
+    "fc1": "up",
+    "fc2": "down",
     "mlp.dense_h_to_4h": "up",
     "mlp.dense_4h_to_h": "down",
 }
@@ -81,7 +89,7 @@ def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     Raises ModelError when the decoder holds none, or more than one, of as many modules as the
     config counts blocks: a vision tower of the same depth is no part of it.
     """
-    n_layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    n_layers = n_blocks(model.config)
     decoder = model.get_decoder()
     # A module that is called so may be another: ModernBERT's is its head.
     inside = {id(module) for module in decoder.modules() if hasattr(decoder, "config")}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from lensbench.checkpoints.config.shape import context_length
 from lensbench.checkpoints.open import open_config, open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.quantized.data.pairs import Pair, pair_tokens, style_of
@@ -36,7 +37,7 @@ def lengths(
     folder = ModelRef.of(model).folder
     with quiet():
         tokenizer = open_tokenizer(folder)
-        context = int(open_config(folder).get_text_config().max_position_embeddings)
+        context = context_length(open_config(folder))
     framed, limit = style or style_of(path), max_length or context
     found = token_lengths(pairs, tokenizer, framed)
     totals = zip(pairs, found.sum(axis=1).tolist(), strict=True)

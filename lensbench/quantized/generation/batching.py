@@ -67,11 +67,12 @@ def default_batch_size(model: AdaptedModel, n_prompt_tokens: int, max_new_tokens
 
 def row_bytes(model: AdaptedModel, n_prompt_tokens: int, max_new_tokens: int) -> int:
     """Bytes that one row takes at most: its key/value cache, its widest activations, its logits."""
-    config, width = model.base.config.get_text_config(), model.base.dtype.itemsize
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    cache = cached_numbers(config) * width * (n_prompt_tokens + max_new_tokens)
-    activations = (3 * inner + 4 * config.hidden_size) * width * n_prompt_tokens
-    return int(cache + activations + _LOGIT_COPIES * 4 * config.vocab_size)
+    config, item_bytes = model.base.config, model.base.dtype.itemsize
+    inner = getattr(config.get_text_config(decoder=True), "intermediate_size", None)
+    inner = inner if isinstance(inner, int) else 4 * model.d_model
+    cache = cached_numbers(config) * item_bytes * (n_prompt_tokens + max_new_tokens)
+    activations = (3 * inner + 4 * model.d_model) * item_bytes * n_prompt_tokens
+    return int(cache + activations + _LOGIT_COPIES * 4 * model.d_vocab)
 
 
 @dataclass

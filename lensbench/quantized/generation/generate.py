@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,7 @@ from lensbench.checkpoints.open import quiet
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.prompts.batch import Batch, make_batch
 from lensbench.quantized.generation.spec import Decoding
+from lensbench.quantized.loading.gate import require_generates
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -59,10 +62,29 @@ def generate(
     which tokens end a response.
 
     Raises:
-        InputProblems: a prompt without tokens.
-        ModelError: the model puts out NaN.
+        InputProblems: a prompt without tokens, or with one that the embedding has no row for.
+        ModelError: the model puts out NaN, or cannot generate (`loading.gate`).
     """
-    _require_prompts(prompts)
+    _require_prompts(prompts, model.d_vocab)
+    require_generates(model, len(set(map(len, prompts))) > 1, partial(greedy, model))
+    return _continued(model, prompts, decoding, seeds, tracer, streamer)
+
+
+def greedy(
+    model: AdaptedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[Generation]:
+    """The likeliest tokens after each prompt, without the checks of `generate`."""
+    return _continued(model, prompts, Decoding(max_new_tokens=max_new_tokens))
+
+
+def _continued(
+    model: AdaptedModel,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    seeds: Sequence[int] | None = None,
+    tracer: ResidualMeans | None = None,
+    streamer: Any = None,
+) -> list[Generation]:
     if seeds is None:
         seeds = [row_seed(decoding.seed, str(row)) for row in range(len(prompts))]
     ends, pad = end_ids(model), _pad_id(model)
@@ -74,7 +96,7 @@ def generate(
         output = model.base.generate(
             batch.token_ids.to(model.device),
             attention_mask=batch.attention_mask.to(model.device),
-            position_ids=batch.position_ids.to(model.device),
+            **_positions(model, batch.position_ids),
             generation_config=config,
             logits_processor=[picker],
             streamer=streamer,
@@ -82,6 +104,12 @@ def generate(
         if tracer is not None:
             _feed_last(model, batch, output, tracer, picker.n_tokens)
     return _generations(model, prompts, picker, ends)
+
+
+def _positions(model: AdaptedModel, ids: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+    """Positions counted without padding, if the class takes any: ALiBi and state spaces don't."""
+    takes = "position_ids" in inspect.signature(model.base.forward).parameters
+    return {"position_ids": ids.to(model.device)} if takes else {}
 
 
 def end_ids(model: AdaptedModel) -> list[int]:
@@ -92,16 +120,28 @@ def end_ids(model: AdaptedModel) -> list[int]:
 
 
 def _pad_id(model: AdaptedModel) -> int:
-    """Any token does: padding is masked. Many tokenizers have none of their own."""
+    """Any token does: padding is masked. Many tokenizers have none of their own.
+
+    One that was added to the tokenizer alone has no row in the embedding.
+    """
     pad = model.tokenizer.pad_token_id
-    return int(pad) if pad is not None else 0
+    return int(pad) if pad is not None and pad < model.d_vocab else 0
 
 
-def _require_prompts(prompts: Sequence[Sequence[int]]) -> None:
+def _require_prompts(prompts: Sequence[Sequence[int]], d_vocab: int) -> None:
     problems = [
         Problem(f"prompt {row}", "it has no tokens", "Write at least one.")
         for row, prompt in enumerate(prompts)
         if not prompt
+    ]
+    problems += [
+        Problem(
+            f"prompt {row}",
+            f"token {max(prompt)} has no row in the model's embedding of {d_vocab:,}",
+            "The tokenizer has tokens that the model was never given: leave them out of the text.",
+        )
+        for row, prompt in enumerate(prompts)
+        if prompt and max(prompt) >= d_vocab
     ]
     if not prompts:
         problems.append(Problem("prompts", "there are none", "Give at least one."))
@@ -263,7 +303,7 @@ def _feed_last(
     model.base.base_model(
         input_ids=output.sequences[:, -1:],
         attention_mask=fed,
-        position_ids=batch.position_ids[:, -1:].to(fed.device) + n_new,
+        **_positions(model, batch.position_ids[:, -1:] + n_new),
         past_key_values=output.past_key_values,
         use_cache=True,
     )

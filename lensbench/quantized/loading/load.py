@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from lensbench.checkpoints.config.shape import context_length, n_blocks, width
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import (
     count_parameters,
@@ -76,17 +77,22 @@ class AdaptedModel:
     @property
     def n_layers(self) -> int:
         """Number of blocks."""
-        return int(self._text_config.num_hidden_layers)
+        return n_blocks(self.base.config)
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self._text_config.hidden_size)
+        return width(self.base.config)
+
+    @property
+    def d_vocab(self) -> int:
+        """Tokens that the embedding has a row for; a tokenizer may have more."""
+        return int(self.base.config.get_text_config(decoder=True).vocab_size)
 
     @property
     def n_ctx(self) -> int:
         """Tokens that prompt and response may take together."""
-        return int(self._text_config.max_position_embeddings)
+        return context_length(self.base.config)
 
     @property
     def n_params(self) -> int:
@@ -111,11 +117,6 @@ class AdaptedModel:
             if isinstance(module, quantised_types(self.bits)):
                 tensors += scales(module)
         return sum(tensor.nbytes for tensor in tensors)
-
-    @property
-    def _text_config(self) -> Any:
-        """The language model's own part of the config, which some families nest."""
-        return self.base.config.get_text_config()
 
     def facts(self) -> dict[str, Any]:
         """The model's part of a manifest."""

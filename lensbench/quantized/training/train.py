@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lensbench.checkpoints.config.shape import context_length
 from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
 from lensbench.files import write_bytes
@@ -107,7 +108,7 @@ def _checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
         problems.append(Problem(f"model {spec.ref}", "it has an adapter already", remedy))
     config = open_config(folder)
     found: list[Any] = []
-    n_ctx = int(config.get_text_config().max_position_embeddings)
+    n_ctx = context_length(config)
     if spec.length_in(n_ctx) > n_ctx:
         remedy = f"Give at most {n_ctx}."
         problems.append(Problem("max_length", f"the model has room for {n_ctx} tokens", remedy))

@@ -1,0 +1,62 @@
+"""What a config says of a model's size, under whichever name its family says it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lensbench.errors import ModelError
+
+_BLOCKS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "decoder_layers")
+_WIDTH = ("hidden_size", "d_model", "n_embd", "dim")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+NO_LIMIT = 1 << 30  # tokens: more than any memory holds
+
+
+def n_blocks(config: Any) -> int:
+    """Number of blocks. Raises ModelError where the config names none."""
+    return _required(_text(config), _BLOCKS, "number of blocks")
+
+
+def width(config: Any) -> int:
+    """Width of the residual stream. Raises ModelError where the config names none."""
+    return _required(_text(config), _WIDTH, "width")
+
+
+def context_length(config: Any) -> int:
+    """Tokens that prompt and response may take together.
+
+    `NO_LIMIT` where positions have no table and no trained bound: ALiBi (BLOOM), state spaces.
+    """
+    found = _named(_text(config), _CONTEXT)
+    return NO_LIMIT if found is None else found
+
+
+def _text(config: Any) -> Any:
+    """The language model's own part of the config, which some families nest."""
+    return config.get_text_config(decoder=True)
+
+
+def per_layer(config: Any, name: str) -> int | None:
+    """A number of the text model, the largest where its layers differ; None where there is none."""
+    text = _text(config)
+    layers = getattr(text, "per_layer_config", None)
+    n_layers = n_blocks(config)
+    each = [layers[block] for block in range(n_layers)] if layers else [text]
+    values = [getattr(one, name, None) for one in each]
+    return max((value for value in values if isinstance(value, int)), default=None)
+
+
+def _required(text: Any, names: tuple[str, ...], what: str) -> int:
+    found = _named(text, names)
+    if found is None:
+        kind = text.model_type
+        raise ModelError(
+            f"The config of a {kind} names no {what} ({', '.join(names)}), so lensbench cannot "
+            "tell its blocks. Use a decoder-only text model (`lensbench models`)."
+        )
+    return found
+
+
+def _named(text: Any, names: tuple[str, ...]) -> int | None:
+    values = (getattr(text, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)

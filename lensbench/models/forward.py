@@ -1,0 +1,93 @@
+"""A forward pass through TransformerLens, and the gate that it is the model's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lensbench.checkpoints.open import quiet
+from lensbench.errors import GateError, refused_by_library
+from lensbench.models.readout import KL_BITS
+from lensbench.prompts.batch import Batch, make_batch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Hooks = Sequence[tuple[str, Callable[..., None]]]
+_PROBE = "The capital of Germany is"
+
+
+def forward(bridge: Any, batch: Batch, device: torch.device, hooks: Hooks = ()) -> Any:
+    """The model's own logits, [batch, pos, d_vocab]; `hooks` are handed what they ask for.
+
+    TransformerLens 3's HookedTransformer makes its own position ids.
+    """
+    inputs = {"attention_mask": batch.attention_mask.to(device)}
+    if type(bridge).__name__ != "HookedTransformer":
+        inputs["position_ids"] = batch.position_ids.to(device)
+    ids = batch.token_ids.to(device)
+    return bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
+
+
+def own_logits(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+) -> Float[Tensor, "pos d_vocab"]:
+    """What Hugging Face's own class says to a probe, before TransformerLens has touched it.
+
+    Raises ModelError where that class itself cannot run.
+    """
+    device = next(hf_model.parameters()).device
+    ids = torch.tensor([probe(tokenizer, hf_model)], device=device)
+    kind = type(hf_model).__name__
+    remedy = "Check that this checkpoint runs with transformers itself, or take another model."
+    with quiet(), torch.inference_mode(), refused_by_library(f"{name} ({kind}) cannot run", remedy):
+        return hf_model(input_ids=ids, use_cache=False).logits[0].float()
+
+
+def probe(tokenizer: PreTrainedTokenizerBase, hf_model: PreTrainedModel) -> list[int]:
+    """A few tokens that the embedding has rows for."""
+    d_vocab = int(hf_model.config.get_text_config(decoder=True).vocab_size)
+    return [token for token in tokenizer(_PROBE).input_ids if token < d_vocab] or [0]
+
+
+def require_same(
+    bridge: Any, ids: Sequence[int], own: Float[Tensor, "pos d_vocab"], name: str
+) -> None:
+    """The wrapped model gives the model's own output, within the gate's bound for its dtype.
+
+    Where that is NaN there is nothing to compare: a run skips such prompts and says so.
+
+    TransformerLens takes some modules apart; what it makes of them could leave an adapter out, or
+    a bias, or a norm.
+
+    Raises:
+        GateError: it gives another one.
+        ModelError: it cannot run.
+    """
+    weight = bridge.W_U
+    remedy = "Check that the installed transformer-lens supports this architecture."
+    with (
+        torch.inference_mode(),
+        refused_by_library(f"TransformerLens cannot run {name}", remedy),
+    ):
+        found = forward(bridge, make_batch([0], [ids]), weight.device)[0].float()
+        error = _kl_bits(own, found)
+    bound = KL_BITS[weight.dtype]
+    if bool(own.isfinite().all()) and not error <= bound:  # NaN is no agreement
+        raise GateError(
+            f"{name}: TransformerLens gives another output than the model itself, by "
+            f"{error:.3g} bits (bound {bound:g}): it leaves something out of a module that it "
+            "takes apart. If that is an adapter, merge it (`lensbench adapters merge`) and read "
+            "the merged model; if it is quantisation, read it at 16 or 32 bits."
+        )
+
+
+def _kl_bits(p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "pos d_vocab"]) -> float:
+    """KL(p || q) of two tables of logits, the worst position."""
+    log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).max()) / math.log(2)
