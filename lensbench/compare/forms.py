@@ -50,12 +50,12 @@ def massive_dimensions(values: Float[np.ndarray, "layer prompt d"]) -> list[Mass
 
 def massive_masks(
     found: Iterable[tuple[int, Sequence[MassiveDimension]]],
-) -> dict[int, Bool[np.ndarray, "d"]]:
+) -> dict[int, Bool[np.ndarray, " d"]]:
     """The massive dimensions of all conditions (with their widths), by width.
 
     One set for a width, so that every condition is compared over the same dimensions.
     """
-    masks: dict[int, Bool[np.ndarray, "d"]] = {}
+    masks: dict[int, Bool[np.ndarray, " d"]] = {}
     for width, dimensions in found:
         mask = masks.setdefault(width, np.zeros(width, dtype=bool))
         mask[[one.dimension for one in dimensions]] = True
@@ -63,7 +63,7 @@ def massive_masks(
 
 
 def varied(
-    values: Mapping[str, Floats], variant: str, massive: Mapping[int, Bool[np.ndarray, "d"]]
+    values: Mapping[str, Floats], variant: str, massive: Mapping[int, Bool[np.ndarray, " d"]]
 ) -> dict[str, Floats]:
     """Every condition's vectors in one of `VARIANTS`.
 

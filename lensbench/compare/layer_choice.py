@@ -44,7 +44,7 @@ def block_means(
 
 
 def choose(
-    values: Float[np.ndarray, "layer"],
+    values: Float[np.ndarray, " layer"],
     draws: Float[np.ndarray, "draw layer"] | None,
     n_blocks: int,
 ) -> Choice | None:
@@ -88,7 +88,7 @@ def _again(draws: Floats | None, best: int, n_blocks: int) -> tuple[float | None
 
 
 def stable_from(
-    values: Float[np.ndarray, "layer"],
+    values: Float[np.ndarray, " layer"],
     draws: Float[np.ndarray, "draw layer"] | None,
     n_groups: int,
 ) -> int | None:

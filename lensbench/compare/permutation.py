@@ -48,7 +48,7 @@ def sign_flips(n_units: int, resamples: int, seed: Seed) -> Float[np.ndarray, "d
 
 
 def unit_sums(
-    values: Float[np.ndarray, "prompt layer"], codes: Int[np.ndarray, "prompt"]
+    values: Float[np.ndarray, "prompt layer"], codes: Int[np.ndarray, " prompt"]
 ) -> Float[np.ndarray, "unit layer"]:
     """Sums over linked prompts, which are swapped together."""
     sums = np.zeros((int(codes.max()) + 1, values.shape[1]))
@@ -74,7 +74,7 @@ def contrast_null(
 
 def shift_null(
     differences: Float[np.ndarray, "layer prompt d"],
-    codes: Int[np.ndarray, "prompt"],
+    codes: Int[np.ndarray, " prompt"],
     signs: Float[np.ndarray, "draw unit"],
 ) -> Float[np.ndarray, "draw layer"]:
     """The common direction of the differences under each draw of signs, the true one first.
@@ -126,7 +126,7 @@ def swap_null(
 def label_null(
     reference: Float[np.ndarray, "layer a d"],
     condition: Float[np.ndarray, "layer b d"],
-    codes: tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]],
+    codes: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]],
     draws: int,
     seed: Seed,
 ) -> Float[np.ndarray, "draw layer"]:
@@ -150,14 +150,14 @@ def label_null(
     return np.where(null.max(0) > ROUNDING, standard, np.nan)
 
 
-def p_values(null: Float[np.ndarray, "draw layer"]) -> Float[np.ndarray, "layer"]:
+def p_values(null: Float[np.ndarray, "draw layer"]) -> Float[np.ndarray, " layer"]:
     """Share of draws, the true one (first) included, at least as large as it; NaN stays NaN."""
     with np.errstate(invalid="ignore"):
         shares = _at_least(null, null[0]).mean(0)
     return np.where(np.isnan(null[0]), np.nan, shares)
 
 
-def adjusted_p_values(null: Float[np.ndarray, "draw layer"]) -> Float[np.ndarray, "layer"]:
+def adjusted_p_values(null: Float[np.ndarray, "draw layer"]) -> Float[np.ndarray, " layer"]:
     """Westfall & Young's step-down maxT over the layers; NaN where there is no statistic."""
     adjusted = np.full(null.shape[1], np.nan)
     tested = np.flatnonzero(~np.isnan(null[0]))
@@ -169,7 +169,7 @@ def adjusted_p_values(null: Float[np.ndarray, "draw layer"]) -> Float[np.ndarray
     return adjusted
 
 
-def false_discovery(p: Float[np.ndarray, "layer"]) -> Float[np.ndarray, "layer"]:
+def false_discovery(p: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
     """Benjamini & Hochberg's adjusted p-values (1995); NaN where there is none."""
     adjusted = np.full(len(p), np.nan)
     known = ~np.isnan(p)

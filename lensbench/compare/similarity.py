@@ -44,7 +44,7 @@ class Measure:
         return value if self.is_distance else 1.0 - value
 
 
-def mean_vector(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, "d"]:
+def mean_vector(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, " d"]:
     """The mean over prompts, centred over its dimensions, of length 1: Pearson's ingredient."""
     mean = x.mean(0)
     return _unit(mean - mean.mean(), float(np.linalg.norm(mean)))
@@ -55,7 +55,7 @@ def pearson_of_means(
     x: Float[np.ndarray, "a d"],
     weights_y: Float[np.ndarray, "draw b"],
     y: Float[np.ndarray, "b d"],
-) -> Float[np.ndarray, "draw"]:
+) -> Float[np.ndarray, " draw"]:
     """Pearson of two weighted mean vectors, draw by draw; NaN where one does not vary.
 
     From the Gram matrices of the vectors centred over dimensions: no draw's mean vector is made.
@@ -77,7 +77,7 @@ def unit_rows(x: Float[np.ndarray, "*layer prompt d"]) -> Float[np.ndarray, "*la
     return _unit(x, np.linalg.norm(x, axis=-1))
 
 
-def u_centred(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, "pair"]:
+def u_centred(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, " pair"]:
     """The Gram matrix off its diagonal, U-centred (Székely & Rizzo 2014), of length 1.
 
     The inner product of two of them is the unbiased HSIC of Song et al. (2012, "Feature selection
@@ -93,12 +93,12 @@ def u_centred(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, "pair"]:
     return _unit(upper, scale)
 
 
-def double_centred(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, "pair"]:
+def double_centred(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, " pair"]:
     """The Gram matrix of the centred prompts, all of it, of length 1: what CKA compares."""
     return _unit(_gram(x).ravel(), _total(x))
 
 
-def ranked_dissimilarities(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, "pair"]:
+def ranked_dissimilarities(x: Float[np.ndarray, "prompt d"]) -> Float[np.ndarray, " pair"]:
     """Ranks of 1 - Pearson between the prompts' vectors, centred, of length 1: RSA's ingredient.
 
     The inner product of two of them is Spearman's correlation, ties included. NaN where a prompt's

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Seed = int | tuple[int, ...]  # what numpy's default_rng takes
 
 
-def codes_of(groups: Sequence[object] | None, n: int) -> Int[np.ndarray, "prompt"]:
+def codes_of(groups: Sequence[object] | None, n: int) -> Int[np.ndarray, " prompt"]:
     """The group of each prompt as a number; without groups each prompt stands for itself."""
     if groups is None:
         return np.arange(n)
@@ -24,7 +24,7 @@ def codes_of(groups: Sequence[object] | None, n: int) -> Int[np.ndarray, "prompt
 
 
 def bootstrap_weights(
-    codes: Int[np.ndarray, "prompt"], resamples: int, seed: Seed
+    codes: Int[np.ndarray, " prompt"], resamples: int, seed: Seed
 ) -> Float[np.ndarray, "draw prompt"]:
     """Weights of each bootstrap draw, summing to 1: whole groups drawn with replacement.
 
@@ -37,7 +37,7 @@ def bootstrap_weights(
     return weights / weights.sum(1, keepdims=True)
 
 
-def percentiles(draws: Float[np.ndarray, "draw *rest"], n_groups: int) -> tuple[Floats, Floats]:
+def percentiles(draws: Float[np.ndarray, " draw *rest"], n_groups: int) -> tuple[Floats, Floats]:
     """The ends of the percentile interval over draws of so many groups, widened for few of them.
 
     Draws of k groups spread as if each had been known: by sqrt((k - 1) / k) too little, and by a
@@ -52,7 +52,7 @@ def percentiles(draws: Float[np.ndarray, "draw *rest"], n_groups: int) -> tuple[
     return middle - wider * (middle - low), middle + wider * (high - middle)
 
 
-def left_out(codes: Int[np.ndarray, "prompt"], seed: Seed) -> list[Int[np.ndarray, "kept"]]:
+def left_out(codes: Int[np.ndarray, " prompt"], seed: Seed) -> list[Int[np.ndarray, " kept"]]:
     """The prompts that stay when each part of the groups is left out in turn."""
     n_groups = int(codes.max()) + 1
     parts = min(n_groups, LEFT_OUT_GROUPS)
@@ -60,7 +60,7 @@ def left_out(codes: Int[np.ndarray, "prompt"], seed: Seed) -> list[Int[np.ndarra
     return [np.flatnonzero(part_of[codes] != part) for part in range(parts)]
 
 
-def jackknife_half_width(estimates: Float[np.ndarray, "part"]) -> float:
+def jackknife_half_width(estimates: Float[np.ndarray, " part"]) -> float:
     """Half of the 95 % interval from the estimates with each part left out (Tukey 1958).
 
     For measures of pairs of prompts: drawing a prompt twice, as the bootstrap does, makes a pair

@@ -95,12 +95,12 @@ def logprobs(hf: Any, prompts: Ids) -> Float[Tensor, "prompt d_vocab"]:
 
 def kl_bits(
     reference: Float[Tensor, "prompt d_vocab"], other: Float[Tensor, "prompt d_vocab"]
-) -> Float[Tensor, "prompt"]:
+) -> Float[Tensor, " prompt"]:
     """KL(reference || other) of natural log-probabilities, in bits, 0 or more."""
     return (reference.exp() * (reference - other)).sum(-1) / math.log(2)
 
 
-def batch_effect_bits(hf: Any, prompts: Ids, rows: int = _ROWS) -> Float[Tensor, "prompt"]:
+def batch_effect_bits(hf: Any, prompts: Ids, rows: int = _ROWS) -> Float[Tensor, " prompt"]:
     """KL of each prompt's next token between two batches that differ in its neighbours alone.
 
     All batches have one shape and a prompt keeps its row: row r of batch b changes places with row

@@ -25,7 +25,7 @@ class Activations:
 
     values: Float[np.ndarray, "layer prompt d"]  # layer 0 is the embedding
     prompt_ids: tuple[str, ...]
-    n_tokens: Int[np.ndarray, "prompt"]
+    n_tokens: Int[np.ndarray, " prompt"]
 
     def taken(self, rows: Sequence[int]) -> Activations:
         """Only these prompts, in this order."""
@@ -46,7 +46,7 @@ class Aligned:
     names: tuple[str, ...]  # the reference first
     values: dict[str, Float[np.ndarray, "layer prompt d"]]
     prompt_ids: dict[str, tuple[str, ...]]
-    n_tokens: dict[str, Int[np.ndarray, "prompt"]]
+    n_tokens: dict[str, Int[np.ndarray, " prompt"]]
     layers: dict[str, tuple[int, ...]]  # each condition's own layer at each of the reference's
     problems: tuple[Problem, ...]  # prompts that were skipped
 

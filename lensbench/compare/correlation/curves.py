@@ -35,7 +35,7 @@ from lensbench.stats.resampling import (
 class Resampling:
     """How prompts are drawn again: their groups, the number of draws, the seed."""
 
-    codes: Int[np.ndarray, "prompt"]
+    codes: Int[np.ndarray, " prompt"]
     resamples: int
     seed: Seed
 
@@ -55,7 +55,7 @@ class Resampling:
 class Curve:
     """A number at each layer, with the same number over prompts drawn again or left out."""
 
-    values: Float[np.ndarray, "layer"]  # NaN where there is none
+    values: Float[np.ndarray, " layer"]  # NaN where there is none
     draws: Float[np.ndarray, "draw layer"] | None = None  # bootstrap
     parts: Float[np.ndarray, "part layer"] | None = None  # each part of the prompts left out
     reason: str | None = None  # why there are none at any layer
@@ -134,7 +134,7 @@ def curves(
 
 def _values(
     measure: Measure, reference: Floats, others: Mapping[str, Floats]
-) -> dict[str, Float[np.ndarray, "layer"]]:
+) -> dict[str, Float[np.ndarray, " layer"]]:
     """Each of `others` against the reference; the reference is prepared once."""
     own = prepared(measure, list(reference))
     return {

@@ -84,7 +84,7 @@ def _resampling(
     }
 
 
-def _codes(ids: Sequence[str], groups: dict[str, str] | None) -> Int[np.ndarray, "prompt"]:
+def _codes(ids: Sequence[str], groups: dict[str, str] | None) -> Int[np.ndarray, " prompt"]:
     if groups is None:
         return codes_of(None, len(ids))
     lacking = [item for item in ids if item not in groups]

@@ -56,7 +56,7 @@ class Study:
     controls: tuple[str, ...]
     measures: tuple[Measure, ...]
     how: Mapping[str, Resampling]  # by condition; where paired, one and the same for all
-    massive: dict[int, Bool[np.ndarray, "d"]]  # by width: the dimensions to leave out
+    massive: dict[int, Bool[np.ndarray, " d"]]  # by width: the dimensions to leave out
     n_blocks: int | None = None
 
     @property

@@ -215,7 +215,7 @@ class _Picker:
         return torch.full_like(scores, -torch.inf).scatter(1, picked[:, None], 0.0)
 
     @property
-    def n_tokens(self) -> Int[Tensor, "batch"]:
+    def n_tokens(self) -> Int[Tensor, " batch"]:
         """Tokens generated so far, end tokens included."""
         return torch.stack([alive for *_, alive in self._steps]).sum(0)
 
@@ -226,7 +226,7 @@ class _Picker:
             ids, logprob, entropy, _ = (column[row][:length] for column in columns)
             yield ids, logprob, entropy
 
-    def _picked_alone(self, scores: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, "batch"]:
+    def _picked_alone(self, scores: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
         """Each living row's token, chosen with its own ids and its own generator only."""
         picked = [
             self._pick(row, scores[row : row + 1].cpu()) if alive else 0
@@ -272,8 +272,8 @@ def _shapers(decoding: Decoding) -> list[Any]:
 
 
 def _bits(
-    scores: Float[Tensor, "batch d_vocab"], picked: Int[Tensor, "batch"]
-) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    scores: Float[Tensor, "batch d_vocab"], picked: Int[Tensor, " batch"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """log2 p of the picked tokens (at most 0) and the entropy (0..log2 d_vocab), in bits."""
     logprobs = scores.log_softmax(-1)
     chosen = logprobs.gather(1, picked[:, None])[:, 0]
@@ -286,7 +286,7 @@ def _feed_last(
     batch: Batch,
     output: Any,
     tracer: ResidualMeans,
-    n_tokens: Int[Tensor, "batch"],
+    n_tokens: Int[Tensor, " batch"],
 ) -> None:
     """Feed the last token of every row that generation ended on.
 

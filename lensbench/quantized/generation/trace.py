@@ -85,7 +85,7 @@ class ResidualMeans:
         """The next forward pass is of this span, and these of its tokens count."""
         self._now = (span, counted)
 
-    def n_tokens(self, span: str) -> Int[Tensor, "batch"]:
+    def n_tokens(self, span: str) -> Int[Tensor, " batch"]:
         """Tokens summed up so far."""
         return self._spans[span].n_tokens
 
