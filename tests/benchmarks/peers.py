@@ -71,7 +71,9 @@ def lensbench(folder: Path, n_tokens: int) -> Job:
 
     model = load_model(folder, dtype="float32", device="cpu")
     ids = tuple(token_ids(n_tokens, model.d_vocab)[0].tolist())
-    prompt = EncodedPrompt(Prompt("p", "-"), "-", "plain", ids, answer=Word("-", (ids[0],)))
+    prompt = EncodedPrompt(
+        Prompt("p", "-"), "-", "plain", ids, answer=Word("-", (ids[0],), "written")
+    )
     settings = LensSettings(positions="all", top_k=_K)
     return lambda: read_batch(model, [prompt], settings)
 

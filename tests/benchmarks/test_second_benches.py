@@ -32,7 +32,8 @@ def test_logprobs_are_those_of_hugging_face(llama: Case) -> None:
     found = logprobs(load_quantized(llama.folder, 32, device="cpu").hf, IDS)
     with torch.inference_mode():
         expected = [llama.hf(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in IDS]
-    assert torch.equal(found, torch.stack(expected))
+    # The weights lie elsewhere in memory, so sums of float32 may be taken in another order.
+    torch.testing.assert_close(found, torch.stack(expected))
 
 
 def test_batches_do_not_matter_in_float32(llama: Case) -> None:

@@ -16,6 +16,7 @@ from lensbench.report.build import record_files
 from lensbench.report.kit.page import Facts, page_html
 from lensbench.report.lens.section import across_models
 from lensbench.report.section import Reported
+from tests.harness.files import manifest, write_manifest
 from tests.harness.reports import section_of
 
 MISSING = re.compile(r"\b(nan|None(?!:)|NaT)\b|<NA>")
@@ -36,6 +37,7 @@ def emptied(folder: Path, kind: str) -> int:
                 at = table.schema.get_field_index(field.name)
                 table = table.set_column(at, field, pa.array(kept, field.type))
         pq.write_table(table, path)
+    write_manifest(folder, manifest(folder))
     return count
 
 

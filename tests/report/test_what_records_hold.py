@@ -260,7 +260,7 @@ def test_lenses_of_different_kinds_are_named_wherever_they_meet(tmp_path: Path) 
 
 
 def test_without_category_words_the_verdict_does_not_change(tmp_path: Path) -> None:
-    record = record_of(tmp_path / "m", lenses=("final", "next"), top1_accuracy=1.0)
+    record = record_of(tmp_path / "m", lenses=("final", "next"), top1_accuracy=1.0, relations=8)
     none = dict.fromkeys(("category", "category_id", "null_category", "null_category_id"))
     rewritten(record.folder, "prompts", lambda row: row | none)
     rewritten(record.folder, "milestones", lambda row: row | {"lens": row["lens"]})

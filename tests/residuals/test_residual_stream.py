@@ -47,9 +47,9 @@ def test_texts_token_ids_and_prompts_are_the_same_prompt(llama: Case) -> None:
 
 
 def test_a_prompt_set_is_taken(gpt2: Case, tmp_path: Path) -> None:
-    """An answer that merges with the end of its prompt is no matter here."""
+    """An answer that cannot be scored is no matter here."""
     file = tmp_path / "small.csv"
-    file.write_text("id,relation,prompt,answer\na,x,Rome,\nb,x,The capital of ,Rome\n")
+    file.write_text("id,relation,prompt,answer\na,x,Rome,\nb,x,The capital of,  \n")
     encoder = Encoder(gpt2.model.tokenizer, gpt2.model.n_ctx)
     assert len(encode_all(encoder, load_prompts(file).prompts)[1]) == 1
     found = residual_stream(gpt2.model, load_prompts(file), "blocks.1.resid_post")

@@ -328,8 +328,11 @@ def test_a_share_that_holds_out_nothing_is_named(llama: Case, tmp_path: Path) ->
 
 
 def test_a_part_of_a_split_is_not_split_again_without_a_word(llama: Case, tmp_path: Path) -> None:
-    """One hash makes both splits, so that of the first part nothing falls into the other."""
-    rows = [{"id": str(n), "instruction": f"{n} {n * n}", "response": str(n)} for n in range(60)]
+    """One hash makes both splits, so that of the first part nothing falls into the other.
+
+    Of many rows that is no chance, and is said; of few, the nearest rows would be taken.
+    """
+    rows = [{"id": str(n), "instruction": f"{n} {n * n}", "response": str(n)} for n in range(120)]
     whole = write_jsonl(tmp_path / "whole.jsonl", rows)
     split_file(whole, tmp_path, {"train": 0.8, "eval": 0.2}, near=1.0)
     data, sibling = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
