@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lensbench.lens.registry import LENSES
+from lensbench.records.lens_record import answer_place, stands_in_prompt
 from lensbench.records.schema.lens import (
     CATEGORY_GIVEN,
     MILESTONE_TABLE,
@@ -95,11 +96,7 @@ def _unasked(track: Track, category: str) -> str | None:
     if token is None and own is not None and np.isnan(ranks).all():
         return MUTE_CATEGORY
     # A word of the prompt may be copied: that it comes says nothing of knowing.
-    if token is None or own is None:
-        given = word is not None and word.casefold() in prompt["prompt"].casefold()
-    else:
-        given = token in own
-    return CATEGORY_GIVEN if given else None
+    return CATEGORY_GIVEN if stands_in_prompt(prompt, category) else None
 
 
 def _not_measured(layers: np.ndarray, everywhere: bool) -> str:
@@ -144,13 +141,8 @@ def _top1_correct(lens: pa.Table, n_layers: int, own: str | None) -> dict[str, b
     frame = lens.select(columns).to_pandas()
     output = frame[(frame.lens == own) & (frame.layer == n_layers) & frame.is_last]
     output = output[output.site == "resid_post"]
-    ranks = zip(output.prompt_id, _place(output), strict=True)
+    ranks = zip(output.prompt_id, answer_place(output), strict=True)
     return {prompt_id: None if pd.isna(rank) else bool(rank == 1) for prompt_id, rank in ranks}
-
-
-def _place(rows: pd.DataFrame) -> pd.Series:
-    """The answer's rank with all that tie with it before it; unknown where the rank is."""
-    return rows["answer_rank"].astype(float) + rows["answer_ties"].astype(float).fillna(0)
 
 
 def _tracks(
@@ -159,7 +151,7 @@ def _tracks(
     columns = ["answer_rank", "category_rank", "null_category_rank", "kl_bits"]
     keys = ["prompt_id", "lens", "layer", "site", "is_last", "top_ids", "answer_ties"]
     frame = lens.select([*keys, *columns]).to_pandas()
-    frame["answer_rank"] = _place(frame)
+    frame["answer_rank"] = answer_place(frame)
     frame = frame[frame.is_last & (frame.site != "resid_mid")]
     order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
     lens_order = {name: i for i, name in enumerate(dict.fromkeys([*LENSES, *frame.lens]))}

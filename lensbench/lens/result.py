@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
@@ -77,11 +78,15 @@ class LensResult:
     @property
     def notes(self) -> list[str]:
         """What a reader would not expect of how answers were joined to their prompts."""
-        frame = self.to_pandas()
-        n_layers = frame.layer.max()
-        output = (frame.layer == n_layers) & (frame.site == "resid_post") & frame.is_last
-        last = frame[output & (frame.lens == frame.lens.iloc[0])]
-        return list(said_of_forms(self.prompts.to_pandas().set_index("prompt_id"), last))
+        table = self.table
+        last = table.filter(
+            (pc.field("layer") == pc.max(table["layer"]))
+            & (pc.field("site") == "resid_post")
+            & (pc.field("lens") == table["lens"][0])
+            & pc.field("is_last")
+        )
+        prompts = self.prompts.to_pandas().set_index("prompt_id")
+        return list(said_of_forms(prompts, last.to_pandas()))
 
     def __repr__(self) -> str:
         n_lenses = len(set(self.table["lens"].to_pylist()))

@@ -36,7 +36,8 @@ def bridged(
         raise ModelError(f"{name} is in {hf_model.dtype}. Convert it to one of {formats} first.")
     # TransformerLens goes by this; a config that was never saved, or came from a GGUF, lacks it.
     hf_model.config.architectures = [type(hf_model).__name__]
-    own, ids = own_logits(hf_model, tokenizer, name), probe(tokenizer, hf_model)
+    ids = probe(tokenizer, hf_model)
+    own = own_logits(hf_model, ids, name)
     packed = ref is not None and ref.bits in (8, 4)
     bridge = _bridge(hf_model, tokenizer, name, packed)
     require_same(bridge, ids, own, name)

@@ -35,18 +35,18 @@ def forward(bridge: Any, batch: Batch, device: torch.device, hooks: Hooks = ()) 
 
 
 def own_logits(
-    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+    hf_model: PreTrainedModel, ids: Sequence[int], name: str
 ) -> Float[Tensor, "pos d_vocab"]:
-    """What Hugging Face's own class says to a probe, before TransformerLens has touched it.
+    """What Hugging Face's own class says to some tokens, before TransformerLens has touched it.
 
     Raises ModelError where that class itself cannot run.
     """
     device = next(hf_model.parameters()).device
-    ids = torch.tensor([probe(tokenizer, hf_model)], device=device)
     kind = type(hf_model).__name__
     remedy = "Check that this checkpoint runs with transformers itself, or take another model."
     with quiet(), torch.inference_mode(), refused_by_library(f"{name} ({kind}) cannot run", remedy):
-        return hf_model(input_ids=ids, use_cache=False).logits[0].float()
+        batch = torch.tensor([list(ids)], device=device)
+        return hf_model(input_ids=batch, use_cache=False).logits[0].float()
 
 
 def probe(tokenizer: PreTrainedTokenizerBase, hf_model: PreTrainedModel) -> list[int]:

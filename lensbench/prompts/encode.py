@@ -71,13 +71,15 @@ class Encoder:
         if prompt.token_ids is not None:
             prompt = replace(prompt, prompt=str(self.tokenizer.decode(prompt.token_ids)))
         text = self._text(prompt)
-        spaced = prompt.answer is not None and self._after(prompt, text).wants_space(prompt.answer)
+        after = self._after(prompt, text)
+        spaced = prompt.answer is not None and after.wants_space(prompt.answer)
         if spaced and prompt.token_ids is not None:
             what = f"the space before '{prompt.answer}' is a token of its own"
             remedy = "End the ids with that token."
             raise InputProblems([self._problem(prompt, what, remedy)])
-        text += " " if spaced else ""
-        after = self._after(prompt, text)
+        if spaced:
+            text += " "
+            after = self._after(prompt, text)
         # A tokenizer may write the text of given ids otherwise: words follow the text.
         token_ids = prompt.token_ids or after.start
         if len(token_ids) > self.n_ctx:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,6 +88,12 @@ class LensRecord(Record):
         rows = self.table("lens", filters=[("is_last", "=", True), ("site", "!=", "resid_mid")])
         return rows.assign(answer_place=answer_place(rows))
 
+    @property
+    def at_output(self) -> pd.DataFrame:
+        """The main lens after the last block, at each prompt's last position."""
+        rows = self.at_last
+        return rows[(rows["lens"] == self.main_lens) & (rows["layer"] == self.n_layers)]
+
     def by_layer(self, column: str, prompts: pd.Index, lens: str) -> pd.DataFrame:
         """A column at the last position as prompt x layer (0 = embedding); NaN where it is null.
 
@@ -98,12 +106,25 @@ class LensRecord(Record):
 
 def answer_place(rows: pd.DataFrame) -> pd.Series:
     """The answer's rank with all that tie with it before it: what "at rank 1" goes by."""
-    return rows["answer_rank"] + rows["answer_ties"].fillna(0)
+    return rows["answer_rank"].astype(float) + rows["answer_ties"].astype(float).fillna(0)
 
 
 def has_answer(prompts: pd.DataFrame) -> pd.Series:
     """Of each prompt, whether it has an answer, as text or as a token."""
     return prompts["answer"].notna() | prompts["answer_id"].notna()
+
+
+def stands_in_prompt(prompt: Mapping[Any, Any], category: str) -> bool:
+    """Whether a category word is in the prompt: as a token, or where tokens are not known as text.
+
+    Args:
+        prompt: a row of the table `prompts`.
+        category: "category" or "null_category".
+    """
+    token, own, word = prompt[f"{category}_id"], prompt["token_ids"], prompt[category]
+    if pd.isna(token) or not isinstance(own, list | np.ndarray):
+        return isinstance(word, str) and word.casefold() in str(prompt["prompt"]).casefold()
+    return token in list(own)
 
 
 def is_never(reason: pd.Series) -> pd.Series:

@@ -100,10 +100,7 @@ def _require_sealed(path: Path, manifest: Mapping[str, Any], version: int) -> No
             f"another tool is checked and taken in by: lensbench import {path.parent} --out DIR."
         )
     if SEAL in manifest and sealed(manifest) != manifest:
-        raise RecordsError(
-            f"{path}: it was altered after it was written (its {SEAL} differs), so its numbers "
-            "cannot be trusted. Delete its folder and run the same command again."
-        )
+        raise _altered(path, SEAL)
 
 
 def _require_unaltered(path: Path) -> None:
@@ -112,10 +109,14 @@ def _require_unaltered(path: Path) -> None:
     said = _parsed(manifest).get("checksums", {}).get(path.name) if manifest.exists() else None
     about = path.stat()
     if said is not None and _checksum(path, about.st_size, about.st_mtime_ns) != said:
-        raise RecordsError(
-            f"{path}: it was altered after it was written (its sha256 differs), so its numbers "
-            "cannot be trusted. Delete its folder and run the same command again."
-        )
+        raise _altered(path, "sha256")
+
+
+def _altered(path: Path, what: str) -> RecordsError:
+    return RecordsError(
+        f"{path}: it was altered after it was written (its {what} differs), so its numbers "
+        "cannot be trusted. Delete its folder and run the same command again."
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.errors import Problem, RecordsError
-from lensbench.files import sha256_of, write_bytes
+from lensbench.files import write_bytes
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.parts import Parts
+from lensbench.records.read import table_path
 from lensbench.records.residuals import shards_of
 from lensbench.records.schema import KINDS, SCHEMA_VERSION
 from lensbench.records.store import RecordStore
@@ -126,8 +127,8 @@ class Recording:
             self._tidy()
             return None
         _require_same(self.request, there, self.request.settings, self.request.model)
-        tables = [f"{name}.parquet" for name in self.request.all_tables]
-        paths = [self.store.folder / path for path in [*tables, *there.get("files", [])]]
+        paths = [table_path(self.store.folder, name) for name in self.request.all_tables]
+        paths += [self.store.folder / path for path in there.get("files", [])]
         if there["status"] == "complete" and not all(path.exists() for path in paths):
             self._tidy()
             return None
@@ -177,11 +178,9 @@ class Recording:
             self.store.write_table(name, [tables[name]] if given else self.parts.tables(name))
         for path, data in made.files.items():
             write_bytes(self.store.folder / path, data)
-        names = [f"{name}.parquet" for name in self.request.all_tables]
-        paths = {name: self.store.folder / name for name in [*names, *made.files]}
         self._manifest |= {
             "status": "complete",
-            "checksums": {name: sha256_of(path) for name, path in sorted(paths.items())},
+            "checksums": self.store.checksums(self.request.all_tables, made.files),
             "gate": list(made.gate),
             "problems": len(problems),
             "files": sorted(made.files),

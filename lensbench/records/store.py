@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
-from lensbench.files import replacing, write_text
-from lensbench.records.read import MANIFEST, read_manifest, sealed
+from lensbench.files import replacing, sha256_of, write_text
+from lensbench.records.read import MANIFEST, read_manifest, sealed, table_path
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 
@@ -79,8 +79,13 @@ class RecordStore:
         """Write one table of the contract from its pieces, not all of them in memory at once."""
         schema = TABLES[name].schema
         write_parquet(
-            self.folder / f"{name}.parquet", (piece.cast(schema) for piece in pieces), schema
+            table_path(self.folder, name), (piece.cast(schema) for piece in pieces), schema
         )
+
+    def checksums(self, tables: Iterable[str], files: Iterable[str] = ()) -> dict[str, str]:
+        """SHA-256 of tables and further files as they are on disk, by their path in the record."""
+        paths = [table_path(self.folder, name).name for name in tables]
+        return {path: sha256_of(self.folder / path) for path in sorted([*paths, *files])}
 
     def sweep(self) -> None:
         """Remove what killed writers left behind."""

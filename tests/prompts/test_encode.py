@@ -10,18 +10,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lensbench import InputProblems, Prompt
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import Encoder, TokenText, encode_all, null_categories
-from tests.harness.tiny import CHAT_TEMPLATE, PROMPTS, TOKENIZERS, tokenizer
+from tests.harness.tiny import CHAT_TEMPLATE, PROMPTS, tokenizer
 
 GERMANY = "The capital of Germany is"
-
-
-@pytest.fixture(scope="module", params=TOKENIZERS)
-def tok(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> PreTrainedTokenizerBase:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer(request.param).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")

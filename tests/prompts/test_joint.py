@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lensbench import Prompt, load_model, logit_lens
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import Encoder
 from lensbench.prompts.joint import Joint, joint_of
-from tests.harness.tiny import TOKENIZERS, tokenizer
+from tests.harness.tiny import tokenizer
 
 SPACE = [
     ("The capital of Germany is", "Berlin"),
@@ -79,15 +79,6 @@ WRITTEN = [
 )
 def test_what_an_author_writes_between_them(text: str, word: str, joint: Joint) -> None:
     assert joint_of(text, word) == joint
-
-
-@pytest.fixture(scope="module", params=TOKENIZERS)
-def tok(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> PreTrainedTokenizerBase:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer(request.param).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
 
 
 WHOLE = {"space": " ", "none": "", "written": ""}

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 
 from lensbench.errors import InputProblems, Problem, RecordsError
-from lensbench.files import sha256_of
 from lensbench.lens.importing.draft import Decode, Draft
 from lensbench.lens.importing.parquet import read_parquet
 from lensbench.lens.importing.plain_csv import read_csv
@@ -202,8 +201,7 @@ def write(checked: Checked, out: Path, origin: str, started: float) -> None:
         for name in _TABLES:
             store.write_table(name, [getattr(checked, name)])
         store.write_table("problems", [store.problems_table(notes)])
-        names = [f"{name}.parquet" for name in (*_TABLES, "problems")]
-        sums = {name: sha256_of(out / name) for name in sorted(names)}
+        sums = store.checksums((*_TABLES, "problems"))
         store.write_manifest(_manifest(checked, origin, len(notes), started) | {"checksums": sums})
 
 

@@ -189,22 +189,27 @@ def _rows(
     for at in range(n_positions):
         if answer is None and stack.target is not None:
             answer = int(stack.target[-1])
-        for i, (site, layer) in enumerate(stack.places):
+        numbers = _numbers(stack, at, answer, decode)
+        for (site, layer), own in zip(stack.places, numbers, strict=True):
             row: dict[str, Any] = {"prompt_id": name, "site": site, "layer": layer}
             row |= {"is_last": at == n_positions - 1}
             row |= {} if stack.last_only else {"position": at}
-            yield row | _numbers(stack, i, at, answer, decode)
+            yield row | own
 
 
-def _numbers(stack: Stack, i: int, at: int, answer: Any, decode: Decode | None) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"entropy_bits": float(stack.entropy[i, at]) / _LN2}
-    values = stack.values[i, at]
+def _numbers(stack: Stack, at: int, answer: Any, decode: Decode | None) -> list[dict[str, Any]]:
+    """What each entry of the stack says of one position."""
     if stack.top_ids is None and stack.ranks is None:  # the whole vocabulary
         own = _log_probs(stack.values[:, at], stack.kind)
         output = own[-1] if stack.places[-1][0] == "resid_post" else None
-        return of_log_probs(
-            own[i : i + 1], None if answer is None else int(answer), output, decode
-        )[0]
+        return of_log_probs(own, None if answer is None else int(answer), output, decode)
+    return [_selected(stack, i, at, answer, decode) for i in range(len(stack.places))]
+
+
+def _selected(stack: Stack, i: int, at: int, answer: Any, decode: Decode | None) -> dict[str, Any]:
+    """The same of one entry, where only some tokens were kept."""
+    numbers: dict[str, Any] = {"entropy_bits": float(stack.entropy[i, at]) / _LN2}
+    values = stack.values[i, at]
     if stack.top_ids is not None:
         best = stack.top_ids[i, at]
         order = np.argsort(-values, kind="stable")

@@ -92,9 +92,10 @@ def _read(
     def rows(problems: list[Problem]) -> Iterator[Row]:
         return read_rows(path, path.name, problems, (), ("id", *names), empty=True)
 
-    columns = list(dict.fromkeys(name for _, cells in rows([]) for name in cells))
+    found = [cells for _, cells in rows([])]  # again below: problems come in the order of the rows
+    columns = list(dict.fromkeys(name for cells in found for name in cells))
     column = _only_column(path.name, names, columns)
-    named = any(cells.get("id", "").strip() for _, cells in rows([]))
+    named = any(cells.get("id", "").strip() for cells in found)
     file = _File(path.name, column, columns, named)
     for number, (line, raw) in enumerate(rows(problems), start=1):
         cells = {key: csv_text(cell) for key, cell in raw.items()} if escaped else dict(raw)

@@ -62,8 +62,6 @@ def said_of_joints(record: LensRecord) -> Iterator[str]:
 
 
 def _last(record: LensRecord) -> pd.DataFrame:
-    """The main lens after the last block."""
-    rows = record.at_last
-    rows = rows[(rows["lens"] == record.main_lens) & (rows["layer"] == record.n_layers)]
+    """What the answers' two forms are worth in the end, as numbers also where all are missing."""
     numbers = ["answer_rank", "answer_prob", "answer_other_rank", "answer_other_prob"]
-    return rows.astype(dict.fromkeys(numbers, float))
+    return record.at_output.astype(dict.fromkeys(numbers, float))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens_record import LensRecord, stands_in_prompt
 from lensbench.records.schema.lens import NOT_MEASURED
-from lensbench.report.kit.numbers import is_missing
 
 
 def why_nothing(values: pd.Series | pd.DataFrame, none: str) -> str:
@@ -46,15 +42,7 @@ def category_prompts(record: LensRecord) -> pd.DataFrame:
     for name in ("category", "null_category"):
         base = base[base[f"{name}_id"].notna() | base[name].notna() & base["token_ids"].isna()]
     free = [
-        not any(_stands_in(row, name) for name in ("category", "null_category"))
+        not any(stands_in_prompt(row, name) for name in ("category", "null_category"))
         for row in base.to_dict("records")
     ]
     return base[np.array(free, dtype=bool)]
-
-
-def _stands_in(prompt: Mapping[Any, Any], name: str) -> bool:
-    """Whether a word is in the prompt: as a token, or where tokens are not known as text."""
-    token, own, word = prompt[f"{name}_id"], prompt["token_ids"], prompt[name]
-    if is_missing(token) or not isinstance(own, np.ndarray):
-        return isinstance(word, str) and word.casefold() in str(prompt["prompt"]).casefold()
-    return token in own.tolist()

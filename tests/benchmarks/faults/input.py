@@ -20,6 +20,7 @@ from lensbench.quantized.adapters.adapter import read_config, read_weights
 from lensbench.quantized.data.pairs import read_pairs
 from lensbench.records.open import open_record
 from lensbench.studies.analysis import read_analysis
+from tests.harness.damaged_records import cut, damaged_copies, flip, read_all
 from tests.harness.tiny import TINY, save
 
 # What a byte or a piece of an input is exchanged for.
@@ -99,31 +100,14 @@ def fuzzed(times: int, record: Path, room: Path, seed: int) -> Iterator[Read]:
 
 def damaged(times: int, record: Path, room: Path, seed: int) -> Read:
     """A record with a bit flipped or an end cut off; what is `read` reads as it did before."""
-    chance, counted = random.Random(seed), Read("a record, one bit flipped or its end cut off")
-    files = sorted(path.name for path in record.iterdir() if path.name != ".lock")
-    whole = _all_of(record)
-    for i in range(times):
-        copy = Path(shutil.copytree(record, room / f"damaged-{i}"))
-        path = copy / chance.choice(files)
-        data = bytearray(path.read_bytes())
-        at = chance.randrange(len(data))
-        if i % 2:
-            del data[at:]
-        else:
-            data[at] ^= 1 << chance.randrange(8)
-        path.write_bytes(data)
+    counted, whole = Read("a record, one bit flipped or its end cut off"), read_all(record)
+    for copy, _ in damaged_copies(record, room, [flip, cut], times, seed):
 
         def unchanged(copy: Path = copy) -> None:
-            assert _all_of(copy) == whole, "other numbers were read"
+            assert read_all(copy) == whole, "other numbers were read"
 
         counted.one(unchanged)
-        shutil.rmtree(copy)
     return counted
-
-
-def _all_of(folder: Path) -> dict[str, object]:
-    record = open_record(folder)
-    return {"manifest": record.manifest, **{name: record.arrow(name) for name in record.tables}}
 
 
 def strangers(room: Path) -> Read:
