@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # Sections that say who made the file, and how it is stored.
 _HARMLESS = ("GGUF.", "general.", "split.", "quantize.", "imatrix.", "mradermacher.")
 # Keys of the architecture without an effect on the forward pass of a prompt.
-_NO_EFFECT = {"tensor_data_layout", "attention.causal", "pooling_type"}
-# Keys of the tokenizer that decide no token of a text: what transformers takes it takes whole.
+_NO_EFFECT = {"tensor_data_layout", "pooling_type"}
+# Keys of the tokenizer that transformers takes, or `gguf_tokenizer` after it.
 _TOKENIZER = (
     "model pre tokens scores token_type merges precompiled_charsmap add_bos_token add_eos_token "
     "add_sep_token add_space_prefix remove_extra_whitespaces token_type_count"
@@ -34,7 +34,13 @@ _TOKENIZER = (
 # How byte-level texts are split before their merges, by the file's name for it, where llama.cpp
 # splits as GPT-2 does, which is what transformers takes when it does not know the name.
 _AS_GPT2 = {"gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion", "roberta-bpe", "gigachat"}
-# The same after each digit was split off.
+# Where a piece that is a token of its own is not merged out of smaller ones, and where BOS comes
+# first in a file that does not say (src/llama-vocab.cpp); transformers knows neither.
+_AS_LLAMA3 = {
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1"),
+    *("pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken"),
+}
+# The same as GPT-2 after each digit was split off.
 _DIGITS_FIRST = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 ROPE_FREQS = "rope_freqs.weight"
 # Llama 3.1 and later, all sizes: how low and high frequencies are told apart.
@@ -186,6 +192,9 @@ def _lost(file: Gguf, config: Any) -> Iterator[str]:
         if not _agree(value, became):
             name = f"{file.architecture}.{key}"
             yield f"{name} = {str(value)[:60]}, but the config has {str(became)[:60]}"
+    for key in _needed(file):
+        if key not in own:
+            yield f"{file.architecture}.{key} is not said, and transformers goes on without it"
     for key, default in _UNSAID.items():
         became = _MEANING[key](config)
         if key not in own and not _agree(default(config), became):
@@ -193,6 +202,16 @@ def _lost(file: Gguf, config: Any) -> Iterator[str]:
     for section in file.fields:
         if not section.startswith((*_HARMLESS, "tokenizer.", f"{file.architecture}.")):
             yield f"{section}: unknown to lensbench"
+
+
+def _needed(file: Gguf) -> Iterator[str]:
+    """Keys without which transformers takes a class's default, or the keys' rows as they lie."""
+    own = file.own()
+    yield "context_length"
+    if not any(key.startswith("attention.layer_norm") for key in own):
+        yield "attention.layer_norm_rms_epsilon"
+    if file.architecture == "llama":  # whose rows are stored in another order, head by head
+        yield "attention.head_count_kv"
 
 
 def _agree(said: Any, became: Any) -> bool:
@@ -270,6 +289,7 @@ _MEANING: dict[str, Callable[[Any], Any]] = {
     "attention.layer_norm_rms_epsilon": _first("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
     "attention.layer_norm_epsilon": _first("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
     "attention.scale": _attention_scale,
+    "attention.causal": lambda config: True,
     "attention.sliding_window": _window,
     "attention.sliding_window_pattern": _window_pattern,
     "rope.dimension_count": _rotated,
@@ -304,20 +324,52 @@ _UNSAID: dict[str, Callable[[Any], Any]] = {
 
 
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a GGUF file, which splits texts as the file says.
+    """The tokenizer of a GGUF file, as llama.cpp reads it.
 
-    transformers does not know the splitting that takes digits off first (SmolLM's): it takes that
-    of GPT-2, under which two line breaks before a number are two tokens instead of one.
+    transformers splits no digits off first (SmolLM's: two line breaks before a number are two
+    tokens instead of one), merges pieces that are tokens (Llama 3's), leaves BOS out where the file
+    leaves it to llama.cpp, and puts a space before a SentencePiece text that is to have none.
+    Raises ModelError where that cannot be mended.
     """
-    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if Gguf.of(path).fields.get("tokenizer.ggml.pre") in _DIGITS_FIRST:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-        )
+    said = Gguf.of(path).fields
+    pre, core = said.get("tokenizer.ggml.pre"), tokenizer.backend_tokenizer
+    if said.get("tokenizer.ggml.model") == "gpt2" and pre in _DIGITS_FIRST:
+        core.pre_tokenizer = _digits_first()
+    if said.get("tokenizer.ggml.model") == "gpt2" and pre in _AS_LLAMA3:
+        core.model.ignore_merges = True
+        tokenizer.add_bos_token = said.get("tokenizer.ggml.add_bos_token", True)
+    spaced = said.get("tokenizer.ggml.add_space_prefix", True)
+    if said.get("tokenizer.ggml.model") == "llama" and not spaced and _puts_space(tokenizer):
+        core.pre_tokenizer, core.decoder = _no_space()
+        if _puts_space(tokenizer):
+            what = "tokenizer.ggml.add_space_prefix = False, and transformers puts one"
+            _refuse(Gguf.of(path), [what])
     return tokenizer
+
+
+def _digits_first() -> Any:
+    from tokenizers import pre_tokenizers
+
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(False)])
+
+
+def _puts_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a SentencePiece text begins with a space that nobody wrote."""
+    first = tokenizer("a", add_special_tokens=False).input_ids[0]
+    return str(tokenizer.convert_ids_to_tokens(first)).startswith("\u2581")
+
+
+def _no_space() -> tuple[Any, Any]:
+    """How SentencePiece texts are split and put together where no space comes first."""
+    from tokenizers import decoders, pre_tokenizers
+
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    split = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    return split, decoders.Sequence(parts)
 
 
 def _tokenizer_lost(file: Gguf) -> Iterator[str]:

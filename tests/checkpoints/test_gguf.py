@@ -108,6 +108,7 @@ def test_factors_of_another_scaling_are_refused(tmp_path: Path) -> None:
         ("llama", "final_logit_softcapping", 30.0, "the config has None"),
         ("llama", "expert_count", 8, "the config has None"),
         ("llama", "some.new.switch", True, "unknown to lensbench"),
+        ("llama", "attention.causal", False, "False, but the config has True"),
         ("gemma3", "rope.scaling.type", "linear", "linear, but the config has none"),
         ("gemma3", "rope.freq_base_swa", 20_000.0, "the config has 10000"),
         ("gemma3", "attention.sliding_window_pattern", [True, False], "[True, True]"),
@@ -155,6 +156,16 @@ def test_what_the_file_leaves_to_defaults_is_compared_too(
         opened(folder)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["context_length", "attention.layer_norm_rms_epsilon", "attention.head_count_kv"],
+)
+def test_a_key_that_transformers_would_guess_is_missed(tmp_path: Path, key: str) -> None:
+    """Without the number of key heads it leaves a llama's rows in llama.cpp's order."""
+    with pytest.raises(ModelError, match=rf"llama\.{key} is not said"):
+        opened(written(tmp_path, without=[key]))
+
+
 def test_tensors_are_all_there_and_all_used(tmp_path: Path) -> None:
     bias = {"blk.0.attn_q.bias": np.ones(WIDTH, dtype=np.float32)}
     with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.bias: a tensor that transformers has"):
@@ -197,6 +208,38 @@ def test_texts_are_split_as_the_file_says(tmp_path: Path) -> None:
     (tmp_path / "tiny.gguf").unlink()
     with pytest.raises(ModelError, match=r"tokenizer\.ggml\.pre = klingon: how texts are split"):
         opened(written(tmp_path, pre="klingon"))
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_llama_3_begins_with_bos_and_merges_no_token(tmp_path: Path, said: bool | None) -> None:
+    """As llama.cpp and the published tokenizer.json do; files of Llama 3 do not say it."""
+    fields = {} if said is None else {".tokenizer.ggml.add_bos_token": said}
+    folder = written(tmp_path, pre="llama-bpe", more_tokens=["Ġthen"], fields=fields)
+    vocabulary = {token: number for number, token in enumerate([*TOKENS, "Ġthen"])}
+    merges = [("Ġ", "t"), ("Ġt", "h"), ("Ċ", "Ċ")]
+    published = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    published.pre_tokenizer = pre_tokenizers.ByteLevel(False)
+    wanted = published.encode("a then thus").ids
+    assert vocabulary["Ġthen"] in wanted
+    bos = [] if said is False else [1]
+    convert_gguf(folder / "tiny.gguf", tmp_path / "converted")
+    for own in (open_tokenizer(folder), open_tokenizer(tmp_path / "converted")):
+        assert own("a then thus").input_ids == [*bos, *wanted]
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_a_sentencepiece_text_begins_with_a_space_unless_the_file_says_no(
+    tmp_path: Path, said: bool | None
+) -> None:
+    fields = {} if said is None else {".tokenizer.ggml.add_space_prefix": said}
+    folder = written(tmp_path, pieces=True, fields=fields)
+    first = "The" if said is False else "▁The"
+    convert_gguf(folder / "tiny.gguf", tmp_path / "converted")
+    for own in (open_tokenizer(folder), open_tokenizer(tmp_path / "converted")):
+        ids = own("The a", add_special_tokens=False).input_ids
+        assert "".join(own.convert_ids_to_tokens(ids)) == f"{first}▁a"
+        assert own.decode(ids) == "The a"
+        assert own("The a").input_ids == [own.bos_token_id, *ids]
 
 
 def test_an_adapter_beside_a_gguf_file_is_refused(tmp_path: Path) -> None:

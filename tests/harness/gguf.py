@@ -13,6 +13,9 @@ WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 48
 _ALPHABET = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))]
 _ALPHABET += [chr(256 + i) for i in range(256 - len(_ALPHABET))]
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *_ALPHABET, "Ġt", "Ġth", "ĊĊ"]
+# A SentencePiece vocabulary, with the scores that say which pieces join first.
+_BYTES = [f"<0x{i:02X}>" for i in range(256)]
+PIECES = ["<unk>", "<s>", "</s>", *_BYTES, *"▁aThe", "▁a", "Th", "▁Th"]
 _LLAMA = {
     "block_count": LAYERS,
     "context_length": 64,
@@ -22,7 +25,6 @@ _LLAMA = {
     "attention.head_count_kv": HEADS,
     "attention.layer_norm_rms_epsilon": 1e-5,
     "rope.freq_base": 10_000.0,
-    "vocab_size": len(TOKENS),
 }
 GEMMA3 = _LLAMA | {
     "attention.layer_norm_rms_epsilon": 1e-6,
@@ -40,26 +42,33 @@ def write_tiny_gguf(
     without: Collection[str] = (),
     architecture: str = "llama",
     pre: str = "smollm",
+    pieces: bool = False,
+    more_tokens: Collection[str] = (),
 ) -> None:
-    """A two-layer model with a byte-level tokenizer, as llama.cpp stores one.
+    """A two-layer model with a byte-level tokenizer (or SentencePiece's), as llama.cpp stores one.
 
     `fields` are keys of the architecture, or whole names where they begin with a dot; `fields` and
     `tensors` come on top, `without` names tensors and keys that are left out.
     """
     writer = gguf.GGUFWriter(path, architecture)
-    base = GEMMA3 if architecture == "gemma3" else _LLAMA
+    tokens = [*(PIECES if pieces else TOKENS), *more_tokens]
+    base = (GEMMA3 if architecture == "gemma3" else _LLAMA) | {"vocab_size": len(tokens)}
     for key, value in (base | dict(fields or {})).items():
         if key not in without:
             _add(writer, key[1:] if key[0] == "." else f"{architecture}.{key}", value)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("llama" if pieces else "gpt2")
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3] * 3 + [1] * (len(TOKENS) - 3))
-    writer.add_token_merges(["Ġ t", "Ġt h", "Ċ Ċ"])
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    if pieces:
+        writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    else:
+        writer.add_token_merges(["Ġ t", "Ġt h", "Ċ Ċ"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    for name, weights in (_weights(architecture) | dict(tensors or {})).items():
+    weights_of = _weights(architecture, len(tokens)) | dict(tensors or {})
+    for name, weights in weights_of.items():
         if name not in without:
             writer.add_tensor(name, weights)
     writer.write_header_to_file()
@@ -74,9 +83,9 @@ def _add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
     kinds[type(value)](name, value)
 
 
-def _weights(architecture: str) -> dict[str, np.ndarray]:
+def _weights(architecture: str, n_tokens: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {"token_embd": (len(TOKENS), WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (n_tokens, WIDTH)}
     shapes |= {"output_norm": (WIDTH,)}
     gemma = architecture == "gemma3"
     heads = HEADS * 256 if gemma else WIDTH
