@@ -21,6 +21,7 @@ from lensbench.report.section import Reported, Section
 from lensbench.report.sections import SECTIONS, TOGETHER
 
 Files = Iterator[tuple[str, bytes]]
+_OWN_NAMES = ("report.md", "report.html", "tables", "figures")  # beside the models' folders
 
 
 def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
@@ -112,12 +113,12 @@ def _place(folder: Path, paths: Sequence[Path], alone: bool) -> str:
 
 
 def unique_slugs(names: Sequence[str]) -> list[str]:
-    """Folder names of models, in order; equal ones get a number."""
+    """Folder names of models, in order; equal ones, and those of a report's own, get a number."""
     slugs: list[str] = []
     for name in names:
         unique = slug = folder_name(name)
         number = 2
-        while unique.lower() in {other.lower() for other in slugs}:
+        while unique.lower() in {*_OWN_NAMES, *(other.lower() for other in slugs)}:
             unique, number = f"{slug}-{number}", number + 1
         slugs.append(unique)
     return slugs

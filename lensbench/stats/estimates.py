@@ -109,6 +109,12 @@ def _estimate(
     return Estimate(value, None, None, n, k, why)
 
 
+def n_relations(relations: pd.Series) -> int:
+    """How many there are; 0 of prompts that have none."""
+    named = set(relations.dropna())
+    return 0 if named == {NO_RELATION} else len(named)
+
+
 def paired_difference(
     a: pd.Series,
     b: pd.Series,

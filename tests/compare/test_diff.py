@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.record import run_diff
 from lensbench.compare.diff.spec import DiffSpec
+from lensbench.compare.diff.tables import layers_table
 from lensbench.errors import GateError, InputProblems, RecordsError
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
@@ -81,6 +82,21 @@ def test_prompts_of_a_relation_are_swapped_together() -> None:
     assert maths.adjusted_p(changes, list("aabbccddeeff"))[0] == 2 / 2**6
     assert maths.adjusted_p(changes, list("aaaaaabbbbbb"))[0] == 2 / 2**2
     assert np.isnan(maths.adjusted_p(changes, ["a"] * 12)[0])
+
+
+@pytest.mark.parametrize(("relation", "p"), [("prompt", 2 / 2**6), ("one", None)])
+def test_prompts_without_relations_are_swapped_one_by_one(relation: str, p: float | None) -> None:
+    """All six change alike: of 64 draws of signs two reach that. One relation has two draws."""
+    cells = pd.DataFrame(
+        {"prompt_id": list("abcdef"), "relation": relation, "layer": 0, "depth": 0.0}
+    )
+    for name in ("entropy_bits", "kl_bits", "answer_prob"):
+        cells[f"{name}_a"], cells[f"{name}_b"] = 0.0, np.arange(1.0, 7.0)
+    cells["answer_rank_log2_change"] = 1.0
+    tested = layers_table(cells).to_pandas().set_index("measure")
+    assert tested["n_prompts"].tolist() == [6] * 4
+    found = tested.at["entropy_bits", "p_adjusted"]
+    assert found == p if p else np.isnan(found)
 
 
 def test_a_prompt_with_a_gap_is_left_out() -> None:

@@ -72,3 +72,5 @@ def test_json_inside_a_script_element_cannot_close_it() -> None:
 def test_folder_names_are_safe_and_unique() -> None:
     names = ["org/model", "org-model", "../../etc", "a b|c", "..."]
     assert unique_slugs(names) == ["org-model", "org-model-2", "etc", "a-b-c", "model"]
+    own = ["report.md", "Report.html", "tables", "figures"]
+    assert unique_slugs(own) == [f"{name}-2" for name in own]

@@ -14,6 +14,7 @@ from lensbench.compare.diff.pairs import LENS
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.diff import DIFF_LAYERS, DIFF_PROMPTS
 from lensbench.records.schema.lens import MILESTONES
+from lensbench.stats.estimates import n_relations
 
 _TESTED = ("entropy_bits", "kl_bits", "answer_rank_log2", "answer_prob")
 
@@ -34,6 +35,8 @@ def prompts_table(a: LensRecord, b: LensRecord, shared: pd.DataFrame) -> pa.Tabl
 def layers_table(cells: pd.DataFrame) -> pa.Table:
     """One row per measure x layer: the mean change, and whether it is more than chance."""
     relation = cells.groupby("prompt_id", sort=False)["relation"].first()
+    if not n_relations(relation):  # each prompt stands for itself, as in intervals
+        relation = relation.index.to_series()
     places = cells[["depth", "layer"]].drop_duplicates()
     rows: list[dict[str, Any]] = []
     for measure in _TESTED:
@@ -42,7 +45,7 @@ def layers_table(cells: pd.DataFrame) -> pa.Table:
         )
         changes = by_depth.reindex(relation.index).to_numpy()
         whole = ~np.isnan(changes).any(axis=1)
-        n_relations = relation[whole].nunique()
+        swapped = relation[whole].nunique()
         p = maths.adjusted_p(changes, relation.tolist())
         for i, (depth, layer) in enumerate(places.itertuples(index=False)):
             tested = not np.isnan(p[i])
@@ -53,18 +56,18 @@ def layers_table(cells: pd.DataFrame) -> pa.Table:
                     "depth": depth,
                     "mean_change": changes[whole, i].mean() if whole.any() else None,
                     "n_prompts": int(whole.sum()),
-                    "n_relations": n_relations,
+                    "n_relations": swapped,
                     "p_adjusted": p[i] if tested else None,
-                    "reason": None if tested else _untested(int(whole.sum()), n_relations),
+                    "reason": None if tested else _untested(int(whole.sum()), swapped),
                 }
             )
     return as_table(pd.DataFrame(rows), DIFF_LAYERS.schema)
 
 
-def _untested(n_prompts: int, n_relations: int) -> str:
+def _untested(n_prompts: int, swapped: int) -> str:
     if not n_prompts:
         return "no prompt has it in both"
-    return f"{n_relations} relation: no test" if n_relations < 2 else "nothing changes"
+    return f"{swapped} relation: no test" if swapped < 2 else "nothing changes"
 
 
 def change_of(cells: pd.DataFrame, measure: str) -> pd.Series:

@@ -27,7 +27,8 @@ from lensbench.records.read import MANIFEST
 from lensbench.records.schema.lens import LENS, MILESTONES, PROMPTS
 from lensbench.records.store import RecordStore
 from lensbench.records.validation.columns import Source, typed
-from lensbench.records.validation.tables import Written, problems_in
+from lensbench.records.validation.contradictions import contradictions
+from lensbench.records.validation.tables import Written, broken
 from lensbench.records.validation.told import Told, read_told, told_by
 
 _TABLES = ("prompts", "lens", "milestones")
@@ -149,7 +150,7 @@ def sound(draft: Draft) -> Checked:
         draft.milestones,
     )
     wrong = [*wrong_prompts, *wrong_lens, *_empty(draft), *_directions(kinds, written)]
-    wrong += problems_in(written)
+    wrong += [*broken(written), *contradictions(written)]
     if wrong:
         raise InputProblems(list(dict.fromkeys(wrong)))
     output = next((name for name in told.names if kinds[name].output), None)

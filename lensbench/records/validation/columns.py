@@ -92,7 +92,7 @@ def _cells(values: pd.Series, column: Column) -> tuple[list[Any], np.ndarray]:
     cells: list[Any] = []
     strange = np.zeros(len(values), dtype=bool)
     for i, value in enumerate(values):
-        if _empty(value):
+        if _empty(value) or (isinstance(value, str) and value == ""):
             cells.append(None)
             continue
         try:
@@ -112,7 +112,9 @@ def _as(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_list(kind):
         if isinstance(value, str | bytes):
             raise TypeError("a text is no list")
-        return [None if _empty(item) else _as(item, kind.value_type) for item in value]
+        if not len(value) or any(_empty(item) for item in value):
+            raise ValueError("nothing where something belongs")
+        return [_as(item, kind.value_type) for item in value]
     if pa.types.is_string(kind):
         if not isinstance(value, str):
             raise TypeError("no text")

@@ -1,4 +1,4 @@
-"""The tables of a lens record together: keys, references, completeness, and what contradicts."""
+"""The tables of a lens record together: keys, references and completeness."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lensbench.errors import Problem
@@ -18,7 +17,6 @@ from lensbench.records.validation.columns import Source, wrong_rows
 SITES = ("embed", "resid_mid", "resid_post")
 _KEY = ["prompt_id", "lens", "site", "layer", "position"]
 _SLACK = 1e-3
-_OUTPUT_KL_BITS = 0.1  # more than half precision makes of a lens that is the model
 _MOST_NAMED = 5
 _AGAIN = "Write each row once."
 
@@ -54,11 +52,6 @@ class Written:
         )
 
 
-def problems_in(written: Written) -> list[Problem]:
-    """All that is wrong with the tables together."""
-    return [*broken(written), *_contradictions(written)]
-
-
 def broken(written: Written) -> list[Problem]:
     """Rows that are missing, stand twice, or are of nothing that there is."""
     return [
@@ -79,7 +72,7 @@ def _keys(written: Written) -> Iterator[Problem]:
     twice = lens.duplicated(_KEY, keep="first")
     yield from wrong_rows(written.sources["lens"], twice, what, _AGAIN)
     ends = lens[lens["is_last"].eq(True)].groupby("prompt_id")["position"]
-    several = ends.nunique()
+    several = ends.nunique(dropna=False)
     if names := [str(name) for name in several.index[several > 1]]:
         what = f"is_last is true at more than one position of prompt {_named(names)}"
         yield Problem(written.sources["lens"].name, what, "Each prompt has one last position.")
@@ -146,47 +139,6 @@ def _complete(written: Written) -> Iterator[Problem]:
             yield Problem(source, what, "Add them, or leave the prompt out.")
 
 
-def _contradictions(written: Written) -> Iterator[Problem]:
-    """Numbers that cannot all be true."""
-    lens, source = written.lens, written.sources["lens"]
-    if written.d_vocab:
-        for name in ("answer_rank", "category_rank", "null_category_rank"):
-            off = lens[name].astype(float) > written.d_vocab
-            what = f"{name} is above d_vocab ({written.d_vocab})"
-            yield from wrong_rows(source, off, what, "Ranks count from 1.")
-        off = lens["entropy_bits"].astype(float) > np.log2(written.d_vocab) + _SLACK
-        what = f"entropy_bits is above log2 of d_vocab ({np.log2(written.d_vocab):.2f})"
-        yield from wrong_rows(source, off, what, "Give bits: nats / ln 2.")
-    best = lens["top_probs"].map(_first)
-    prob, rank = lens["answer_prob"].astype(float), lens["answer_rank"].astype(float)
-    off = (prob > best + _SLACK) | ((rank == 1) & (prob < best - _SLACK))
-    what = "answer_prob, answer_rank and top_probs contradict each other"
-    yield from wrong_rows(source, off, what, "At rank 1 the answer is the most probable token.")
-    yield from wrong_rows(
-        source, [_unlike(row) for row in lens[["top_ids", "top_probs", "top_tokens"]].values],
-        "top_ids, top_probs and top_tokens are of different lengths, or top_probs are not the "
-        "largest first and at most 1 together", "Give the most probable tokens, best first.",
-    )  # fmt: skip
-    for name, kind in written.kinds.items():
-        at_end = (lens["lens"] == name) & (lens["layer"] == written.n_layers) & bool(kind.output)
-        off = (
-            at_end
-            & (lens["site"] == "resid_post")
-            & (lens["kl_bits"].astype(float) > _OUTPUT_KL_BITS)
-        )
-        what = (
-            f"lens {name} is said to be the model's output at the last layer, but kl_bits is not 0"
-        )
-        yield from wrong_rows(source, off, what, "Say output: false, or mend the lens.")
-    tokens = dict(zip(written.prompts["prompt_id"], written.prompts["token_ids"], strict=True))
-    strange = [
-        _other_token(tokens.get(i), p, t)
-        for i, p, t in lens[["prompt_id", "position", "token_id"]].values
-    ]
-    what = "token_id is not the prompt's token at this position"
-    yield from wrong_rows(source, strange, what, "Count positions from 0 without padding.")
-
-
 def _milestone_rows(written: Written) -> Iterator[Problem]:
     """One row for each prompt and each lens that it was read by."""
     rows = written.milestones
@@ -202,24 +154,6 @@ def _milestone_rows(written: Written) -> Iterator[Problem]:
         named = _named(f"{prompt} ({name})" for prompt, name in absent)
         what = f"{len(absent)} of {len(read)} rows are missing: {named}"
         yield Problem(source.name, what, "Make them anew: lensbench import FOLDER --out DIR.")
-
-
-def _first(cell: Any) -> float:
-    return float(cell[0]) if isinstance(cell, np.ndarray | list) and len(cell) else np.nan
-
-
-def _unlike(lists: Any) -> bool:
-    given = [cell for cell in lists if isinstance(cell, np.ndarray | list)]
-    probs = lists[1] if isinstance(lists[1], np.ndarray | list) else []
-    numbers = np.asarray(probs, dtype=float)
-    falling = bool((np.diff(numbers) <= _SLACK).all()) and numbers.sum() <= 1 + _SLACK
-    return len({len(cell) for cell in given}) > 1 or not falling
-
-
-def _other_token(tokens: Any, position: Any, token: Any) -> bool:
-    if not isinstance(tokens, np.ndarray | list) or pd.isna(position) or pd.isna(token):
-        return False
-    return not 0 <= position < len(tokens) or tokens[int(position)] != token
 
 
 def _named(names: Any) -> str:

@@ -99,6 +99,9 @@ def told_by(given: Any, where: str) -> Told:
                 for one in error.errors()
             ]
         ) from None
+    if twice := sorted({name for name in told.names if told.names.count(name) > 1}):
+        what = f"settings.lenses names {', '.join(twice)} more than once"
+        raise InputProblems([Problem(where, what, "Name each lens once.")])
     if unknown := [name for name in told.names if name not in told.lenses]:
         what = f"settings.lenses names {', '.join(unknown)}, which `lenses` does not describe"
         raise InputProblems([Problem(where, what, "Describe each lens.")])

@@ -18,6 +18,7 @@ from lensbench.stats.estimates import (
     Verdict,
     clustered_estimate,
     late_binding_verdict,
+    n_relations,
     paired_difference,
 )
 
@@ -114,7 +115,7 @@ def accuracy_table(record: Record) -> pd.DataFrame:
     a, b = (prompts[f"top1_correct_{side}"].astype(float) for side in SIDES)
     row = {
         "n_prompts": len(prompts),
-        "n_relations": relation.nunique(),
+        "n_relations": n_relations(relation),
         "a_accuracy": clustered_estimate(a, relation, "share"),
         "b_accuracy": clustered_estimate(b, relation, "share"),
         "change_pp": paired_difference(b, a, relation, "share"),

@@ -13,6 +13,7 @@ from lensbench.stats.estimates import (
     Verdict,
     clustered_estimate,
     late_binding_verdict,
+    n_relations,
 )
 
 _UNSAID = f"{NOT_MEASURED} (no reason recorded)"
@@ -90,7 +91,7 @@ def coverage_table(record: LensRecord) -> pd.DataFrame:
             "prompts": kind,
             "n_prompts": len(prompts),
             "n_with_answer": int(has_answer(prompts).sum()),
-            "n_relations": prompts.loc[has_answer(prompts), "relation"].nunique(),
+            "n_relations": n_relations(prompts.loc[has_answer(prompts), "relation"]),
             "top1_accuracy": coverage(record, prompts),
         }
         for kind, prompts in kinds.items()

@@ -343,16 +343,24 @@ def _answer(prompt: Any) -> str:
 
 def cells_of(rows: pd.DataFrame) -> Cells:
     """One prompt's rows by one lens, at the embedding and after each block, as a grid."""
-    rows = rows[rows["site"] != "resid_mid"].sort_values(["layer", "position"])
-    layers = [group for _, group in rows.groupby("layer", sort=True)]
-    last = layers[-1]
+    rows = rows[rows["site"] != "resid_mid"].assign(answer_place=answer_place(rows))
+    rows["position"] = rows["position"].fillna(0)  # not known: the one there is
+    places = sorted(rows["position"].unique())
+    by_layer = rows.set_index("position").groupby("layer", sort=True)
+    layers = {  # some may have been read at fewer positions
+        int(group["layer"].iloc[0]): group.reindex(places) for _, group in by_layer
+    }
     return Cells(
-        layers=[int(group["layer"].iloc[0]) for group in layers],
-        tokens=_tokens(last),
-        top=[[() if is_missing(c) else c for c in group["top_tokens"]] for group in layers],
-        probs=[[() if is_missing(c) else c for c in group["top_probs"]] for group in layers],
-        rank=[group["answer_rank"].tolist() for group in layers],
-        measures={name: [group[name].tolist() for group in layers] for name in MEASURES},
+        layers=list(layers),
+        tokens=_tokens(rows.drop_duplicates("position").sort_values("position")),
+        top=[
+            [() if is_missing(c) else c for c in group["top_tokens"]] for group in layers.values()
+        ],
+        probs=[
+            [() if is_missing(c) else c for c in group["top_probs"]] for group in layers.values()
+        ],
+        rank=[group["answer_place"].astype(float).tolist() for group in layers.values()],
+        measures={name: [group[name].tolist() for group in layers.values()] for name in MEASURES},
     )
 
 
@@ -360,7 +368,7 @@ def _tokens(rows: pd.DataFrame) -> dict[int, str]:
     """The tokens of the positions; where one is not known, its place."""
     return {
         int(place): f"#{place:.0f}" if is_missing(token) else token
-        for place, token in zip(rows["position"].fillna(0), rows["token"], strict=True)
+        for place, token in zip(rows["position"], rows["token"], strict=True)
     }
 
 

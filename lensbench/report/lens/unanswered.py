@@ -8,7 +8,7 @@ from lensbench.records.lens_record import LensRecord
 from lensbench.report.lens.curves import first_or_none
 from lensbench.report.lens.groups import why_nothing
 from lensbench.report.lens.headlines import reached
-from lensbench.stats.estimates import clustered_estimate
+from lensbench.stats.estimates import clustered_estimate, n_relations
 
 
 def summary_table(record: LensRecord) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def summary_table(record: LensRecord) -> pd.DataFrame:
     nothing = why_nothing(near if near.isna().all() else rows[:0], "no prompt reaches it")
     row = {
         "n_prompts": len(prompts),
-        "n_relations": prompts["relation"].nunique(),
+        "n_relations": n_relations(prompts["relation"]),
         "last_layer_entropy_bits": clustered_estimate(
             entropy,
             prompts["relation"].reindex(entropy.index),
