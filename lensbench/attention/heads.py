@@ -14,7 +14,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch, plan_batches
-from lensbench.prompts.encode import Encoder, encode_ids
+from lensbench.prompts.encode import encode_ids
 from lensbench.prompts.prompt import Prompts
 from lensbench.residuals.capture import watch
 
@@ -26,7 +26,7 @@ def head_scores(model: LensModel, prompts: Prompts, *, batch_tokens: int = 512) 
 
     Raises InputProblems for prompts of one token, which leave a head nothing to choose from.
     """
-    ids = encode_ids(Encoder(require_loaded(model).tokenizer, model.n_ctx), prompts)
+    ids = encode_ids(require_loaded(model).encoder(), prompts)
     short = [number for number, one in enumerate(ids) if len(one) < 2]
     if short:
         what = "it is one token, so a head can look at nothing but that"

@@ -106,7 +106,7 @@ def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt
 
     Raises RecordsError when the tokenizer sees one of them in another way now.
     """
-    encoder = Encoder(model.tokenizer, model.n_ctx, cache.record.settings["template"])
+    encoder = model.encoder(cache.record.settings["template"])
     rows = cache.record.arrow("prompts").to_pylist()
     return [_encoded(encoder, row) for row in rows]
 

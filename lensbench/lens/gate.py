@@ -23,7 +23,7 @@ from lensbench.models.model import LensModel, require_loaded
 from lensbench.models.readout import KL_BITS
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch
-from lensbench.prompts.encode import Encoder, encode_ids
+from lensbench.prompts.encode import encode_ids
 from lensbench.prompts.prompt import Prompts
 from lensbench.residuals.capture import Residuals, capture_positions, watch
 from lensbench.residuals.store import CachedResiduals
@@ -81,7 +81,7 @@ def check_identities(model: LensModel, prompts: Prompts, lens: str = "final") ->
             What is captured at the sites is tested on the first.
         lens: the lens tested as a reading of the model's output; "raw" fails on RMSNorm models.
     """
-    token_ids = encode_ids(Encoder(require_loaded(model).tokenizer, model.n_ctx), prompts)
+    token_ids = encode_ids(require_loaded(model).encoder(), prompts)
     alone = [_run(model, [ids]) for ids in token_ids]
     reading = make_lens(lens, model)
     error = worst(float(last_layer_kl_bits(model, one, reading).max()) for one in alone)

@@ -20,7 +20,7 @@ from lensbench.lens.table import in_order, lens_table, prompts_table
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import plan_batches
-from lensbench.prompts.encode import EncodedPrompt, Encoder, Template, TokenText, encode_all
+from lensbench.prompts.encode import EncodedPrompt, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, choose
 from lensbench.prompts.sets import PromptSet
 from lensbench.records.engine import Job
@@ -56,7 +56,7 @@ def encode_prompts(
 
     Raises InputProblems when none can be encoded.
     """
-    encoder = Encoder(model.tokenizer, model.n_ctx, cast(Template, template), prompt_set.name)
+    encoder = model.encoder(cast(Template, template), prompt_set.name)
     chosen = choose(prompt_set.prompts, limit)
     encoded, problems = encode_all(encoder, chosen, of=prompt_set.prompts)
     if not encoded:

@@ -21,7 +21,6 @@ from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
     NOTHING,
     EncodedPrompt,
-    Encoder,
     Template,
     TokenText,
     encode_all,
@@ -147,7 +146,7 @@ def logit_lens(
         batch_tokens=batch_tokens,
         padding_side=padding_side,
     )
-    encoder = Encoder(require_loaded(model).tokenizer, model.n_ctx, template)
+    encoder = require_loaded(model).encoder(template)
     encoded, problems = encode_all(encoder, as_prompts(prompts))
     if not encoded:
         raise InputProblems(problems or [NOTHING])

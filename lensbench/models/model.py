@@ -115,9 +115,12 @@ class LensModel:
             remedy = "Give a text, token ids or a Prompt; of several, one at a time."
             given = f"{type(prompt).__name__} is not one prompt"
             raise InputProblems([Problem("prompt", given, remedy)])
-        encoder = Encoder(self.tokenizer, self.n_ctx, template)
-        ids = encoder.encode(as_prompts(prompt)[0]).token_ids
+        ids = self.encoder(template).encode(as_prompts(prompt)[0]).token_ids
         return torch.tensor([ids], device=self.device)
+
+    def encoder(self, template: Template = "plain", where: str = "prompts") -> Encoder:
+        """Makes tokens of this model out of prompts; `where` they are from, for what it says."""
+        return Encoder(self.tokenizer, self.n_ctx, template, where, self.d_vocab)
 
     @cached_property
     def next_norms(self) -> dict[Site, Norm]:

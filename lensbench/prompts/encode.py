@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.closing import n_closing
 from lensbench.prompts.following import Following, Unsayable, Word
 from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
 
@@ -48,6 +49,7 @@ class Encoder:
         n_ctx: int,
         template: Template = "plain",
         where: str = "prompts",
+        d_vocab: int | None = None,
     ) -> None:
         if template not in get_args(Template):
             remedy = f"Choose from {', '.join(get_args(Template))}."
@@ -59,6 +61,8 @@ class Encoder:
         self.n_ctx = n_ctx
         self.template = template
         self.where = where
+        self.d_vocab = d_vocab  # rows of the embedding, which a tokenizer may outgrow
+        self._n_closing = n_closing(tokenizer)
 
     def encode(self, prompt: Prompt, null_category: str | None = None) -> EncodedPrompt:
         """Token ids of the prompt, its answer and its category.
@@ -86,6 +90,10 @@ class Encoder:
             length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
             what = f"the prompt has {length}"
             raise InputProblems([self._problem(prompt, what, "Shorten it.")])
+        if self.d_vocab is not None and max(token_ids, default=0) >= self.d_vocab:
+            what = f"token {max(token_ids)} has no row in the model's embedding of {self.d_vocab:,}"
+            remedy = "Leave it out: the tokenizer has tokens that the model was never given."
+            raise InputProblems([self._problem(prompt, what, remedy)])
         try:
             answer = after.word(prompt.answer, spaced)
         except Unsayable as error:
@@ -102,7 +110,7 @@ class Encoder:
         )
 
     def _after(self, prompt: Prompt, text: str) -> Following:
-        return Following(self.tokenizer, text, partial(self._ids, prompt))
+        return Following(self.tokenizer, text, partial(self._ids, prompt), self.d_vocab)
 
     def _text(self, prompt: Prompt) -> str:
         """The prompt itself, or the start of a chat answer that begins with it."""
@@ -120,9 +128,8 @@ class Encoder:
         # A chat template writes its own BOS, and token ids have theirs.
         plain = self.template == "plain" and prompt.token_ids is None
         ids = tuple(self.tokenizer(text, add_special_tokens=plain).input_ids)
-        # Some tokenizers close a text with EOS; what comes next is asked before that.
-        closed = plain and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
-        return ids[:-1] if closed and not text.endswith(self.tokenizer.eos_token) else ids
+        # Some tokenizers close a text; what comes next is asked before that.
+        return ids[: len(ids) - self._n_closing] if plain else ids
 
     def _problems(self, prompt: Prompt) -> list[Problem]:
         found = []

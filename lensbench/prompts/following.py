@@ -43,12 +43,20 @@ class Unsayable(Exception):
 
 
 class Following:
-    """What follows a text: `ids` are the tokens that the model gets for a whole text."""
+    """What follows a text: `ids` are the tokens that the model gets for a whole text.
+
+    Of the tokenizer's tokens the model can say the first `d_vocab`; None: all of them.
+    """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, text: str, ids: Callable[[str], Ids]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str,
+        ids: Callable[[str], Ids],
+        d_vocab: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._d_vocab = d_vocab
         self._text = text
         self._ids = ids
 
@@ -70,7 +78,8 @@ class Following:
     def word(self, text: str | None, spaced: bool = False) -> Word | None:
         """`text` as the tokens that follow; with `spaced` the prompt has taken its space.
 
-        Raises Unsayable: no tokens, or a first token that is a lone space or the unknown token.
+        Raises Unsayable: no tokens, or a first token that is a lone space, unknown, or
+        not the model's.
         """
         if text is None:
             return None
@@ -84,6 +93,9 @@ class Following:
             raise Unsayable(what, "Write one space between the prompt and it, not two.")
         if tokens[0] == self._tokenizer.unk_token_id:  # GPT-2 calls its end of text that
             what = f"the tokenizer has no token for the start of '{text}'"
+            raise Unsayable(what, "Ask another model, or for another word.")
+        if self._beyond(tokens[0]):
+            what = f"the model has no logit for token {tokens[0]}, the start of '{text}'"
             raise Unsayable(what, "Ask another model, or for another word.")
         return Word(text, tokens, "space_token" if spaced else joint, split)
 
@@ -101,7 +113,12 @@ class Following:
         if self._text[-1:].isspace() or (joint == "space" and self._space_is_apart(bare)):
             return None
         tokens, split = self._joined(between(joint) + bare)
-        return Word(bare, tokens, joint, split) if tokens else None
+        sayable = bool(tokens) and not self._beyond(tokens[0])
+        return Word(bare, tokens, joint, split) if sayable else None
+
+    def _beyond(self, token: int) -> bool:
+        """Whether the tokenizer has the token and the model has not."""
+        return self._d_vocab is not None and token >= self._d_vocab
 
     def _space_is_apart(self, word: str) -> bool:
         space, whole = self._more(" ") or (), self._more(" " + word) or ()

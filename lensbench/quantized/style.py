@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.prompts.closing import without_closing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,10 +105,10 @@ def _shared(one: str, other: str) -> str:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[int]:
-    """The question's tokens. A chat template writes its own BOS; some tokenizers add an EOS."""
-    ids = list(tokenizer(question.text, add_special_tokens=question.style != "chat").input_ids)
-    closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and question.style != "chat"
-    return ids[:-1] if closed else ids
+    """The question's tokens. A chat template writes its own BOS; some tokenizers close a text."""
+    if question.style == "chat":
+        return list(tokenizer(question.text, add_special_tokens=False).input_ids)
+    return without_closing(tokenizer, question.text)
 
 
 def converse(

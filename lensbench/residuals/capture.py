@@ -17,7 +17,7 @@ from lensbench.models.forward import forward
 from lensbench.models.model import LensModel, Wanted, require_loaded
 from lensbench.models.sites import VECTORS, Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch, plan_batches
-from lensbench.prompts.encode import Encoder, encode_ids
+from lensbench.prompts.encode import encode_ids
 from lensbench.prompts.prompt import One, Prompts, is_one
 
 Cell = tuple[int, int]  # (row of the batch, column of the batch)
@@ -199,7 +199,7 @@ def residual_stream(
 
     Raises InputProblems with all that is wrong with the prompts or the sites.
     """
-    ids = encode_ids(Encoder(require_loaded(model).tokenizer, model.n_ctx), prompts)
+    ids = encode_ids(require_loaded(model).encoder(), prompts)
     places = model.sites(sites)
     found: dict[int, Residuals] = {}
     for items in plan_batches([len(one) for one in ids], batch_tokens):

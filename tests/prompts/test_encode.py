@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lensbench import InputProblems, Prompt
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import Encoder, TokenText, encode_all, null_categories
+from lensbench.quantized.style import Question, prompt_ids, response_ids
 from tests.harness.tiny import CHAT_TEMPLATE, PROMPTS, tokenizer
 
 GERMANY = "The capital of Germany is"
@@ -113,6 +116,45 @@ def test_prompts_that_cannot_be_read(tok: PreTrainedTokenizerBase, text: str, wo
     assert [item.prompt.id for item in encoded] == ["good", "fine"]
     assert {problem.prompt_id for problem in problems} == {"bad"}
     assert any(words in str(p) and "set.csv, row 3, id bad" in str(p) for p in problems)
+
+
+@pytest.mark.parametrize("closing", ["</s>", "<pad>", "</s> <pad>"])
+def test_what_a_tokenizer_puts_after_a_text_is_not_read(closing: str) -> None:
+    """Whatever the token is called: a fine-tuned model's own end token may be another one."""
+    own, closed = tokenizer("bytes+bos"), tokenizer("bytes+bos")
+    special = [(name, own.convert_tokens_to_ids(name)) for name in ("<s>", *closing.split())]
+    closed.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"<s> $A {closing}", special_tokens=special
+    )
+    assert closed(GERMANY).input_ids[-1] != own(GERMANY).input_ids[-1]
+    for text in (GERMANY, f"{GERMANY} Berlin</s>"):
+        prompt = Prompt("p", text, answer="Berlin")
+        one, other = (Encoder(each, 64).encode(prompt) for each in (own, closed))
+        assert one == other
+        question = Question(text, "none")
+        assert prompt_ids(closed, question) == list(own(text).input_ids)
+        ends = [own.eos_token_id]
+        assert response_ids(closed, question, "Berlin", ends) == response_ids(
+            own, question, "Berlin", ends
+        )
+
+
+def test_tokens_that_the_model_was_never_given(tok: PreTrainedTokenizerBase) -> None:
+    """A tokenizer may have more tokens than the embedding has rows."""
+    d_vocab, tok = len(tok), copy.deepcopy(tok)
+    tok.add_tokens(["<new>"])
+    prompts = [
+        Prompt("asked", "The capital <new> is", answer="Berlin"),
+        Prompt("answered", GERMANY, answer="<new>"),
+        Prompt("ids", "", token_ids=(4, d_vocab)),
+        Prompt("category", GERMANY, answer="Berlin", category="<new>"),
+        Prompt("good", GERMANY, answer="Berlin", category="capital"),
+    ]
+    encoded, problems = encode_all(Encoder(tok, 64, d_vocab=d_vocab), prompts)
+    assert [item.prompt.id for item in encoded] == ["category", "good"]
+    assert (encoded[0].category, encoded[1].null_category) == (None, None)
+    assert [problem.prompt_id for problem in problems] == ["asked", "answered", "ids"]
+    assert all(f"token {d_vocab}" in str(problem) for problem in problems)
 
 
 def test_a_prompt_may_fill_the_context(tok: PreTrainedTokenizerBase) -> None:

@@ -151,12 +151,12 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
     """The lens at every position, following the answer or else the model's own next token."""
     from lensbench.lens.result import read
     from lensbench.lens.settings import LensSettings
-    from lensbench.prompts.encode import Encoder, TokenText, Word
+    from lensbench.prompts.encode import TokenText, Word
     from lensbench.prompts.prompt import Prompt
     from lensbench.residuals.capture import residual_stream
 
-    encoder = Encoder(model.tokenizer, model.n_ctx, spec.template)
-    encoded = encoder.encode(Prompt(id="prompt", prompt=prompt, answer=spec.answer))
+    asked = Prompt(id="prompt", prompt=prompt, answer=spec.answer)
+    encoded = model.encoder(spec.template).encode(asked)
     if encoded.answer is None:
         token = int(residual_stream(model, encoded.token_ids).logits[0, -1].argmax())
         own = Word(TokenText(model.tokenizer)(token), (token,), "written")
