@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lensbench.checkpoints.config.agreement import require_agreement
 from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
-from lensbench.errors import ModelError
+from lensbench.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,23 +25,35 @@ def open_config(
 ) -> Any:
     """The config of the text model, which is all there is unless the model is multimodal.
 
-    Raises ModelError when it holds a field whose effect nobody has checked, or when transformers
-    cannot run the text model of a multimodal one alone.
+    Raises ModelError when it holds a field whose effect nobody has checked, or says a thing twice
+    and otherwise, or when transformers cannot run the text model of a multimodal one alone.
     """
     gguf = gguf_file(folder)
     if gguf is not None:
         return gguf_config(gguf)
-    check_config(folder, allow=allow_fields, trust_remote_code=trust_remote_code)
-    return text_config(whole_config(folder, trust_remote_code))
+    said = check_config(folder, allow=allow_fields, trust_remote_code=trust_remote_code)
+    config = text_config(whole_config(folder, trust_remote_code))
+    if not hasattr(config, "auto_map"):  # code that travels along gives fields its own meaning
+        require_agreement(said, config, folder / "config.json")
+    return config
 
 
 def whole_config(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The config as it is stored, towers for images and sound included."""
+    """The config as it is stored, towers for images and sound included.
+
+    Raises ModelError where transformers refuses it.
+    """
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True
-    )
+    try:
+        return AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'}: the installed transformers cannot read it "
+            f"({first_line(error)}). Copy it from the source again, or update transformers."
+        ) from error
 
 
 def text_config(config: Any) -> Any:

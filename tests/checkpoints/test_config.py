@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoConfig
 
+from lensbench.checkpoints.config.agreement import require_agreement
 from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.config.fields import NEUTRAL_FIELDS, PUBLISHED, fields_read
 from lensbench.checkpoints.families import FAMILIES, FORWARD_FIELDS
+from lensbench.checkpoints.open import open_config
 from lensbench.errors import ModelError
 from tests.harness.files import CONFIGS
+from tests.harness.tiny import Case
 
 aliases = pytest.mark.parametrize("alias", [family.alias for family in FAMILIES])
 
@@ -183,3 +187,64 @@ def test_unreadable_configs_are_explained(tmp_path: Path) -> None:
         check_config({"hidden_size": 3})
     with pytest.raises(ModelError, match="no model type 'warp9'"):
         check_config({"model_type": "warp9"})
+
+
+ROPE = {"rope_type": "linear", "rope_theta": 20_000.0, "factor": 2.0}
+_LAYERS = ["full_attention", "sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "field"),
+    [
+        ("llama", {"rope_theta": 500_000.0}, "rope_theta"),
+        ("llama", {"rope_scaling": ROPE}, r"rope_parameters\.rope_type"),
+        ("llama", {"rope_parameters": {**ROPE, "type": "yarn"}}, r"rope_parameters\.type"),
+        ("llama", {"rope_parameters": {**ROPE, "rope_type": "default"}}, "factor = 2"),
+        ("llama", {"rope_parameters": {**ROPE, "rope_type": "llama3"}}, "low_freq_factor"),
+        ("llama", {"rope_parameters": {**ROPE, "rope_type": "banana"}}, "rope_type = banana"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor",
+        ),
+        ("stablelm", {"partial_rotary_factor": 1.0}, "partial_rotary_factor"),
+        ("gpt_neox", {"rotary_emb_base": 77}, "rotary_emb_base"),
+        ("gpt_neox", {"rotary_pct": 1.0}, "rotary_pct"),
+        ("gpt2", {"hidden_size": 64}, "hidden_size"),
+        ("gemma2", {"hidden_act": "silu"}, "hidden_act"),
+        ("gemma2", {"sliding_window_size": 2}, "sliding_window_size"),
+        ("gemma3_text", {"rope_local_base_freq": 33.0}, "rope_local_base_freq"),
+        ("gemma3_text", {"sliding_window_pattern": 3}, "sliding_window_pattern"),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+            | {"layer_types": _LAYERS},
+            "use_sliding_window",
+        ),
+    ],
+)
+def test_a_file_that_says_a_thing_twice_and_otherwise_is_refused(
+    tiny_case: Callable[[str], Case],
+    tmp_path: Path,
+    kind: str,
+    changes: dict[str, Any],
+    field: str,
+) -> None:
+    """transformers takes one of the two, so the model would run with half of what it says."""
+    said = json.loads((tiny_case(kind).folder / "config.json").read_text())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(said))
+    open_config(tmp_path)
+    path.write_text(json.dumps(said | changes))
+    with pytest.raises(ModelError, match=field):
+        open_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *(family.alias for family in FAMILIES)])
+def test_published_files_agree_with_themselves(name: str) -> None:
+    """As published, and as transformers saves them."""
+    said = OTHERS[name] if name in OTHERS else published(name)
+    for _ in range(2):
+        config = AutoConfig.for_model(**json.loads(json.dumps(said)))
+        require_agreement(said, config.get_text_config(), Path(name))
+        said = json.loads(config.to_json_string(use_diff=False))

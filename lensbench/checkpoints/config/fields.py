@@ -247,6 +247,7 @@ def require_native(model_type: str) -> None:
 _READ = (
     re.compile(r"\bconfig\.([A-Za-z]\w*)"),
     re.compile(r"\b(?:getattr|hasattr)\(\s*(?:self\.)?config,\s*[\"'](\w+)[\"']"),
+    re.compile(r"\brope_parameters(?:\[\w+\])?\.get\(\s*[\"'](\w+)[\"']"),
     re.compile(r"\bkwargs\.(?:pop|get)\(\s*[\"'](\w+)[\"']"),
 )
 
