@@ -46,13 +46,26 @@ def whole_config(folder: Path, trust_remote_code: bool = False) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        with _own_code(folder):
+            return AutoConfig.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{folder / 'config.json'}: the installed transformers cannot read it "
             f"({first_line(error)}). Copy it from the source again, or update transformers."
+        ) from error
+
+
+@contextmanager
+def _own_code(where: object) -> Iterator[None]:
+    """Raise ModelError where code that was to travel along is not there."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{where}: its files name code that is not beside them ({first_line(error)}). Copy all "
+            "of the model's files, or do without its code (no --trust-remote-code)."
         ) from error
 
 
@@ -80,7 +93,7 @@ def empty_model(config: Any, trust_remote_code: bool = False) -> PreTrainedModel
     """The architecture with all its shapes and no weights: it takes no memory."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"), _own_code(config.name_or_path):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
@@ -96,9 +109,10 @@ def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     gguf = gguf_file(folder)
     if gguf is not None:
         return gguf_tokenizer(gguf)
-    return AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True
-    )
+    with _own_code(folder):
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
 
 
 def require_finite(model: PreTrainedModel, name: str) -> None:
