@@ -34,7 +34,7 @@ def head_scores(model: LensModel, prompts: Prompts, *, batch_tokens: int = 512) 
         raise InputProblems(found)
     rows = [
         row
-        for items in plan_batches([len(one) for one in ids], batch_tokens)
+        for items in plan_batches([len(one) for one in ids], batch_tokens, model.rope_switch)
         for row in _batch(model, {item: ids[item] for item in items})
     ]
     return pd.DataFrame(rows).sort_values(["prompt", "block", "head"], ignore_index=True)

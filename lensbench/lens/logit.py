@@ -65,7 +65,7 @@ def read_batches(
 ) -> Iterator[BatchReadings]:
     """Read all prompts, batch by batch, prompts of similar length together."""
     lengths = [len(prompt.token_ids) for prompt in prompts]
-    for items in plan_batches(lengths, settings.batch_tokens):
+    for items in plan_batches(lengths, settings.batch_tokens, model.rope_switch):
         yield read_batch(model, [prompts[item] for item in items], settings, cache)
 
 

@@ -64,9 +64,13 @@ def encode_prompts(
     return encoded, [*prompt_set.problems, *problems]
 
 
-def gate_prompts(encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
-    """A short and a long prompt of the run, so that padding is tested too."""
+def gate_prompts(
+    encoded: Sequence[EncodedPrompt], switch: int | None = None
+) -> list[tuple[int, ...]]:
+    """A short and a long prompt of the run that may share a batch, so that padding is tested."""
     by_length = sorted((prompt.token_ids for prompt in encoded), key=lambda ids: (len(ids), ids))
+    if switch and len(by_length[0]) <= switch:
+        by_length = [ids for ids in by_length if len(ids) <= switch]
     return [by_length[0], by_length[-1]] if len(by_length) > 1 else by_length
 
 
@@ -75,12 +79,14 @@ def plan_readings(
     stages: Sequence[Sequence[Prompt]],
     settings: LensSettings,
     heatmap_prompts: int,
+    switch: int | None = None,
 ) -> list[list[Reading]]:
     """What is read at each stage of a record: every prompt at its last position, some at all.
 
     Headlines, and so their sensitivity to the lens, come from base prompts; the rows that go with
     them (controls, paraphrases, reverses) are read by the first lens only, which halves the work.
-    A later stage has only as many heat maps as the earlier ones lack.
+    A later stage has only as many heat maps as the earlier ones lack. `switch` is the model's
+    `rope_switch`, at which batches are parted.
     """
     plan = []
     for stage in stages:
@@ -88,26 +94,29 @@ def plan_readings(
         own = [item for item in encoded if item.prompt.id in ids]
         base = [item.prompt for item in own if item.prompt.is_base]
         mapped = {prompt.id for prompt in choose(base, heatmap_prompts)}
-        plan.append(list(_stage(own, mapped, settings)))
+        plan.append(list(_stage(own, mapped, settings, switch)))
         heatmap_prompts -= len(mapped)
     return plan
 
 
 def _stage(
-    encoded: Sequence[EncodedPrompt], mapped: set[str], settings: LensSettings
+    encoded: Sequence[EncodedPrompt], mapped: set[str], settings: LensSettings, switch: int | None
 ) -> Iterator[Reading]:
     base = [item for item in encoded if item.prompt.is_base]
     linked = [item for item in encoded if not item.prompt.is_base]
     shown = [item for item in base if item.prompt.id in mapped and len(item.token_ids) > 1]
     first = replace(settings, lenses=settings.lenses[:1])
-    yield from _batched(base, settings)
-    yield from _batched(linked, first)
-    yield from _batched(shown, replace(first, positions="earlier", keep_stream=False))
+    yield from _batched(base, settings, switch)
+    yield from _batched(linked, first, switch)
+    earlier = replace(first, positions="earlier", keep_stream=False)
+    yield from _batched(shown, earlier, switch)
 
 
-def _batched(prompts: Sequence[EncodedPrompt], settings: LensSettings) -> Iterator[Reading]:
+def _batched(
+    prompts: Sequence[EncodedPrompt], settings: LensSettings, switch: int | None
+) -> Iterator[Reading]:
     lengths = [len(prompt.token_ids) for prompt in prompts]
-    for items in plan_batches(lengths, settings.batch_tokens):
+    for items in plan_batches(lengths, settings.batch_tokens, switch):
         yield Reading([prompts[item] for item in items], settings)
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.readout import Norm, Readout, next_norms
@@ -63,6 +64,12 @@ class LensModel:
     def n_ctx(self) -> int:
         """Longest prompt in tokens."""
         return int(self.bridge.cfg.n_ctx)
+
+    @property
+    def rope_switch(self) -> int | None:
+        """Tokens beyond which a sequence is rotated otherwise, where there is such a length."""
+        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
+        return None if config is None else rope_switch(config)
 
     @property
     def n_params(self) -> int:

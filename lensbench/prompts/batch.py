@@ -48,16 +48,20 @@ def make_batch(
     return Batch(list(items), ids, mask, positions)
 
 
-def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], batch_tokens: int, switch: int | None = None
+) -> list[list[int]]:
     """Group prompts of similar length so that each padded batch has at most `batch_tokens` tokens.
 
-    The plan depends on the lengths alone, so a resumed run makes the same batches. A prompt longer
-    than `batch_tokens` gets a batch of its own.
+    The plan depends on the arguments alone, so a resumed run makes the same batches. A prompt
+    longer than `batch_tokens` gets a batch of its own. Prompts of more than `switch` tokens, which
+    the model reads by other rotary frequencies, are together with no shorter ones.
     """
     batches: list[list[int]] = []
     for item in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         # Sorted by length, so the newest prompt sets the padded width of its batch.
-        if batches and (len(batches[-1]) + 1) * lengths[item] <= batch_tokens:
+        fits = bool(batches) and (len(batches[-1]) + 1) * lengths[item] <= batch_tokens
+        if fits and not (switch and lengths[batches[-1][0]] <= switch < lengths[item]):
             batches[-1].append(item)
         else:
             batches.append([item])

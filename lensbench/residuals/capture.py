@@ -202,7 +202,7 @@ def residual_stream(
     ids = encode_ids(require_loaded(model).encoder(), prompts)
     places = model.sites(sites)
     found: dict[int, Residuals] = {}
-    for items in plan_batches([len(one) for one in ids], batch_tokens):
+    for items in plan_batches([len(one) for one in ids], batch_tokens, model.rope_switch):
         lengths = [len(ids[item]) for item in items]
         both = capture_positions(model, [ids[i] for i in items], list(map(range, lengths)), places)
         streams = both.stream.split(lengths, dim=1)

@@ -84,7 +84,9 @@ class _Run:
         kept, too_long = keep_all(encoded, spec.positions, model.n_ctx)
         self._require_room(record.store.folder, model.d_model, sites, kept)
         self.watch(Progress(f"testing the gate of {self.ref}"))
-        identities = check_identities(model, gate_prompts([k.prompt for k in kept]))
+        identities = check_identities(
+            model, gate_prompts([k.prompt for k in kept], model.rope_switch)
+        )
         require(identities)
         record.begin({**model.facts(), **record.request.model})
         keeper = Keeper(model, sites, DTYPES[spec.residual_dtype], record.id)
@@ -101,10 +103,10 @@ class _Run:
                 facts=_facts(sites, kept) | {"stored_kl_bits": stored},
             )
 
-        return Work(keeper, keep_batch, self._batches(record, kept), finish)
+        return Work(keeper, keep_batch, self._batches(record, kept, model.rope_switch), finish)
 
     def _batches(
-        self, record: Recording, kept: Sequence[KeptPrompt]
+        self, record: Recording, kept: Sequence[KeptPrompt], switch: int | None
     ) -> list[list[list[KeptPrompt]]]:
         """For each width of the cache the batches that it adds."""
         plan = []
@@ -113,7 +115,7 @@ class _Run:
             ids = {prompt.id for prompt in stage}
             own = [item for item in kept if item.prompt.prompt.id in ids]
             lengths = [len(item.token_ids) for item in own]
-            batches = plan_batches(lengths, self.spec.batch_tokens)
+            batches = plan_batches(lengths, self.spec.batch_tokens, switch)
             plan.append([[own[item] for item in batch] for batch in batches])
         return plan
 

@@ -81,7 +81,7 @@ def _measure(
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
         record.begin({**model.facts(), **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
-        identities = check_identities(model, gate_prompts(encoded))
+        identities = check_identities(model, gate_prompts(encoded, model.rope_switch))
         require(identities)
         reader = Reader(model, TokenText(model.tokenizer), record.id)
 
@@ -91,7 +91,8 @@ def _measure(
             return Finished([*problems, *parts.problems], tables, [i.as_dict() for i in gate])
 
         stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
-        plan = plan_readings(encoded, stages, lens_settings(spec), spec.heatmap_prompts)
+        settings, switch = lens_settings(spec), model.rope_switch
+        plan = plan_readings(encoded, stages, settings, spec.heatmap_prompts, switch)
         return Work(reader, read, plan, finish)
 
     return make(request, prepare, watch)

@@ -31,6 +31,23 @@ def context_length(config: Any) -> int:
     return NO_LIMIT if found is None else found
 
 
+def rope_switch(config: Any) -> int | None:
+    """Tokens beyond which all positions of a sequence are rotated by other frequencies.
+
+    LongRoPE (Phi-3's long contexts) has two sets of them and goes by the longest sequence of a
+    batch, so a short prompt beside a long one would be read as another model reads it. None where
+    frequencies stay what they are.
+    """
+    text = _text(config)
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [own for own in rope.values() if isinstance(own, dict)] or [rope]
+    for part in parts:
+        if part.get("rope_type") == "longrope":
+            own = part.get("original_max_position_embeddings")
+            return int(own or text.original_max_position_embeddings)
+    return None
+
+
 def _text(config: Any) -> Any:
     """The language model's own part of the config, which some families nest."""
     return config.get_text_config(decoder=True)

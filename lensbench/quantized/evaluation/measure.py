@@ -12,7 +12,7 @@ import pyarrow as pa
 from lensbench.errors import Problem
 from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.evaluation.scores import scores
-from lensbench.quantized.generation.batching import in_pieces
+from lensbench.quantized.generation.batching import apart, in_pieces
 from lensbench.quantized.generation.generate import generate
 from lensbench.quantized.generation.likelihood import response_bits
 from lensbench.quantized.generation.questions import Ready
@@ -57,7 +57,7 @@ def measure(at: Evaluating, job: Job[Batch]) -> Part:
         return _rows(at, examples)
 
     with adapted_or_not(at.model, "adapter" in condition):
-        pieces = in_pieces(job.item.examples, at.limit, work)
+        pieces = in_pieces(job.item.examples, at.limit, work, _kinds(at, job.item.examples))
     at.limit = pieces.limit
     own = {"model": name, "condition": condition}
     rows = [own | row for _, found in pieces.done for row in found]
@@ -84,6 +84,17 @@ def _rows(at: Evaluating, examples: Sequence[Example]) -> list[dict[str, Any]]:
         }
         for example, one, nll in zip(examples, said, bits, strict=True)
     ]
+
+
+def _kinds(at: Evaluating, examples: Sequence[Example]) -> list[int]:
+    """Which examples may be together (`apart`): each is generated from, and read with its end."""
+    return apart(
+        at.model,
+        [
+            (len(one.ready.fitted.token_ids), max(at.max_new_tokens, len(one.reference_ids)))
+            for one in examples
+        ],
+    )
 
 
 def adapted_or_not(model: AdaptedModel, adapted: bool) -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lensbench.errors import Problem
-from lensbench.quantized.generation.batching import in_pieces
+from lensbench.quantized.generation.batching import apart, in_pieces
 from lensbench.quantized.generation.generate import Generation, generate, row_seed
 from lensbench.quantized.generation.questions import Ready
 from lensbench.quantized.generation.spec import InferenceSpec
@@ -48,7 +48,9 @@ def answer(at: Answering, job: Job[list[Ready]]) -> Part:
             traced.add([ready.asked.id for ready in together], tracer)
         return generations
 
-    pieces = in_pieces(job.item, at.limit, work)
+    new = spec.decoding.max_new_tokens
+    kinds = apart(model, [(len(ready.fitted.token_ids), new) for ready in job.item])
+    pieces = in_pieces(job.item, at.limit, work, kinds)
     at.limit = pieces.limit
     tables = {"responses": responses_table(name, job.number, pieces.done, at.seed)}
     if spec.trace:

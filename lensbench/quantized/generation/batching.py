@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import count, cycle, takewhile
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -84,16 +84,38 @@ class Pieces(Generic[Item, Result]):
     limit: int = 0
 
 
+def apart(model: AdaptedModel, lengths: Sequence[tuple[int, int]]) -> list[int]:
+    """For rows of (prompt tokens, tokens that follow), numbers that differ where rows must part.
+
+    Rows that stay below the model's `rope_switch` may be together, and so may those that begin
+    beyond it; one that passes it on its way is alone, or its neighbours would pass it too.
+    """
+    switch = model.rope_switch
+    if switch is None:
+        return [0] * len(lengths)
+    below, beyond, alone = 0, 1, count(2)
+    return [
+        beyond if start > switch else below if start + more <= switch else next(alone)
+        for start, more in lengths
+    ]
+
+
 def in_pieces(
-    items: Sequence[Item], limit: int, work: Callable[[Sequence[Item]], Result]
+    items: Sequence[Item],
+    limit: int,
+    work: Callable[[Sequence[Item]], Result],
+    kinds: Sequence[int] | None = None,
 ) -> Pieces[Item, Result]:
     """`work` on at most `limit` items at a time, half as many from where memory runs out on.
 
-    The limit that was found is in the result, for the batches to come.
+    Neighbours of different `kinds` are never together. The limit that was found is in the result,
+    for the batches to come.
     """
     pieces: Pieces[Item, Result] = Pieces(limit=limit)
+    left = list(kinds) if kinds is not None else [0] * len(items)
     while items:
-        piece, memory_ran_out = items[: pieces.limit], False
+        together = len(list(takewhile(left[0].__eq__, left[: pieces.limit])))
+        piece, memory_ran_out = items[:together], False
         try:
             pieces.done.append((piece, work(piece)))
         except (RuntimeError, MemoryError) as error:
@@ -106,7 +128,7 @@ def in_pieces(
             if len(piece) > 1:
                 continue
             pieces.too_big += piece
-        items = items[len(piece) :]
+        items, left = items[len(piece) :], left[len(piece) :]
     return pieces
 
 

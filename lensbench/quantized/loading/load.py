@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from lensbench.checkpoints.config.shape import context_length, n_blocks, width
+from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import (
     count_parameters,
@@ -93,6 +93,11 @@ class AdaptedModel:
     def n_ctx(self) -> int:
         """Tokens that prompt and response may take together."""
         return context_length(self.base.config)
+
+    @property
+    def rope_switch(self) -> int | None:
+        """Tokens beyond which a sequence is rotated otherwise, where there is such a length."""
+        return rope_switch(self.base.config)
 
     @property
     def n_params(self) -> int:
