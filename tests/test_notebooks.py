@@ -47,7 +47,7 @@ def test_the_correlation_notebook_runs(
     monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))
     monkeypatch.setenv("LENSBENCH_NOTEBOOK_PROMPTS", "12")
     outputs = printed("02_layer_correlation")
-    assert "same lengths in tokens: True" in outputs
+    assert "as long in tokens: 12 of 12; at most 0 shorter" in outputs
     assert "cosine 1 at all 4 layers: True" in outputs
 
 

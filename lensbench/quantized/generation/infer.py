@@ -188,6 +188,13 @@ class _Run:
                 f"retrieved context was cut to fit in {len(cut)} of {len(ready)} prompts, by up to "
                 f"{most:,} tokens (column context_tokens_cut)"
             )
+        shorter = [-one.length_difference for one in ready if one.length_difference]
+        if shorter:
+            self.notify(
+                f"in {len(shorter)} of {len(ready)} prompts no cut of the control's text gives the "
+                f"length of what was retrieved, as tokens merge: these are up to {max(shorter)} "
+                "token(s) shorter (column length_difference)"
+            )
         if model.ref.int8_threshold and batch_size > 1:
             self.notify(
                 "LLM.int8 is not batch-invariant: which prompts share a batch changes answers a "

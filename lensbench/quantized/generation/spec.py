@@ -59,8 +59,9 @@ class InferenceSpec(RagSpec):
     trace_layers: Numbers = ()
     """With a trace: keep all of these layers, as in 15-20 or 0,3,15-20."""
     control: Control | None = None
-    """With an index: put other text, as long in tokens, in place of what was retrieved. shuffled:
-    what other prompts retrieved; irrelevant: general questions and answers."""
+    """With an index: put other text in place of what was retrieved, as long in tokens or, where
+    tokens merge, a few shorter. shuffled: what other prompts retrieved; irrelevant: general
+    questions and answers."""
     rebatch: Seed | None = None
     """A seed: the same prompts with other neighbours in their batches."""
     limit: Count | None = None

@@ -16,6 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lensbench.errors import InputProblems
+from lensbench.progress import Notify, ignore
 from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.generation.batching import plan, rebatched
 from lensbench.quantized.generation.context import fit, fit_to
@@ -164,7 +165,7 @@ def folder(open_folder: Path, bert: Embedder) -> Path:
 def run(folder: Path, tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
     """The responses of a run with these settings, by prompt."""
 
-    def answer(name: str, **changes: Any) -> dict[str, dict[str, Any]]:
+    def answer(name: str, notify: Notify = ignore, **changes: Any) -> dict[str, dict[str, Any]]:
         spec = InferenceSpec(
             **{
                 "prompts": folder / "prompts.jsonl",
@@ -175,7 +176,7 @@ def run(folder: Path, tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]
                 **changes,
             }
         )
-        outcome = run_inference(f"{folder / 'model'}@32", spec)
+        outcome = run_inference(f"{folder / 'model'}@32", spec, notify=notify)
         assert outcome.ok
         rows = pq.read_table(outcome.folder / "responses.parquet").to_pylist()
         found = {row["prompt_id"]: row for row in rows}
@@ -191,6 +192,28 @@ def run(folder: Path, tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]
 
 def context(row: dict[str, Any]) -> str:
     return str(row["text"][row["context_start"] : row["context_end"]])
+
+
+def test_a_control_of_another_length_is_recorded_and_said(
+    run: Callable[..., dict[str, dict[str, Any]]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no cut gives the length, as with tokenizers that merge ends of line."""
+    monkeypatch.setattr(
+        "lensbench.quantized.generation.questions.fit_to",
+        lambda *given: fit_to(*given[:-1], given[-1] - (2 if "Oslo" in given[2] else 0)),
+    )
+    said: list[str] = []
+    real = run("real", rag=str(folder / "index"))
+    other = run("other", said.append, rag=str(folder / "index"), control="shuffled")
+    less = {
+        town: real[town]["n_prompt_tokens"] - row["n_prompt_tokens"] for town, row in other.items()
+    }
+    assert less == {town: 2 if town == "Oslo" else 0 for town in TOWNS}
+    assert {town: -row["length_difference"] for town, row in other.items()} == less
+    assert [text.split(",")[0] for text in said] == [
+        "in 1 of 7 prompts no cut of the control's text gives the length of what was retrieved"
+    ]
+    assert "up to 2 token(s) shorter" in said[0]
 
 
 @pytest.mark.parametrize("control", ["irrelevant", "shuffled"])
