@@ -12,7 +12,7 @@ import pytest
 from lensbench.cli.program import FOLDERS
 from lensbench.files import sha256_of
 from lensbench.quantized.data.shipped import NAMES, dataset
-from tests.harness.program import Program, words
+from tests.harness.program import Program
 from tests.harness.tiny import Case
 
 VERBS = ["merge", "to-jsonl", "check", "split", "docstrings", "shipped"]
@@ -27,13 +27,6 @@ def jsonl(name: str, *rows: dict[str, object]) -> Path:
 def row(number: int, **keys: object) -> dict[str, object]:
     plain = {"instruction": f"Question {number * 7919}?", "response": f"{number * 104729}"}
     return {"id": f"r{number}", **plain, **keys}
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_help_of_a_verb_has_an_example(lensbench: Program, verb: str) -> None:
-    done = lensbench("data", verb, "--help")
-    assert done.status == 0
-    assert f"lensbench data {verb}" in words(done.out)
 
 
 def test_every_verb_is_tested_here() -> None:

@@ -8,8 +8,8 @@ Examples:
 
     lensbench correlate runs/plain runs/rag -o runs/rag-layers
 
-    lensbench correlate runs/plain runs/rag --control runs/irrelevant -o runs/rag-layers
-        --suggest-blocks 6
+    lensbench correlate runs/plain runs/rag --control runs/irrelevant \
+        -o runs/rag-layers --suggest-blocks 6
 
     lensbench correlate fp32=runs/a int8=runs/b -o runs/precision --span generated
 

@@ -6,7 +6,8 @@ and KL between the two lenses. Writes a record and its report.
 
 Examples:
 
-    lensbench lens smollm2-135m smollm2-135m@8 --prompts facts --limit 60 --keep-residuals
+    lensbench lens smollm2-135m smollm2-135m@8 --prompts facts --limit 60 \
+        --keep-residuals
 
     lensbench diff runs/facts/smollm2-135m runs/facts/smollm2-135m-8
 """

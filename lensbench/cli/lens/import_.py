@@ -8,13 +8,16 @@ reports/import-manifest.schema.json. Without --out the data are only checked.
 
 Examples:
 
-    lensbench import theirs -o runs/theirs/llama-3-8b   (Parquet and manifest.json)
+    lensbench import theirs -o runs/theirs/llama-3-8b
 
-    lensbench import lens.csv --from csv --prompts prompts.csv -o runs/theirs/llama-3-8b
+    lensbench import lens.csv --from csv --prompts prompts.csv \
+        -o runs/theirs/llama-3-8b
 
-    lensbench import trajectories --from tuned-lens --tokenizer gpt2 -o runs/theirs/gpt2
+    lensbench import trajectories --from tuned-lens --tokenizer gpt2 \
+        -o runs/theirs/gpt2
 
-    lensbench import results --from transformer-lens --manifest about.json -o runs/theirs/gpt2
+    lensbench import results --from transformer-lens --manifest about.json \
+        -o runs/theirs/gpt2
 """
 
 from __future__ import annotations

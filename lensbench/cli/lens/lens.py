@@ -7,7 +7,8 @@ Examples:
 
     lensbench lens smollm2-135m "The capital of Germany is"
 
-    lensbench lens smollm2-135m "The capital of Germany is" --answer Berlin --html b.html
+    lensbench lens smollm2-135m "The capital of Germany is" --answer Berlin \
+        --html b.html
 
     lensbench lens smollm2-135m gemma3-270m --prompts facts --limit 60
 
@@ -127,7 +128,7 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
         else:
             from lensbench.cli.lens.table import show
 
-            show(model, result, _at(result, spec.position))
+            show(model, result, _at(result, spec.position), own=spec.answer is None)
         if spec.html is not None:
             _write_html(result, _html_path(spec.html, name, many=len(models) > 1))
     if spec.as_json:

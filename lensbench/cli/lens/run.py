@@ -41,8 +41,10 @@ def run(
         int | None, Parameter(help="Prompts to ask (pairs to take, in an adapter study).")
     ] = None,
     everything: Annotated[bool, Parameter("--all", help="Ask every prompt.")] = False,
-    dtype: Dtype = None,
-    device: Device = None,
+    dtype: Annotated[Dtype, Parameter(help="Default: what the analysis says.")] = None,
+    device: Annotated[
+        Device, Parameter(help="cpu, cuda, cuda:1, mps. Default: the first there is.")
+    ] = None,
 ) -> int:
     from lensbench.studies.analysis import read_analysis
 

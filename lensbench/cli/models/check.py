@@ -1,13 +1,14 @@
 """Measure every identity that must hold before a lens may be reported.
 
-Prints each identity with its error and its bound, and exits with 1 when one fails. The same gate,
-the exactness check, runs inside every analysis.
+Prints each identity with its error and its bound, and exits with 1 when one fails, as those of
+the raw lens do, which is not the model. The same gate, the exactness check, runs inside every
+analysis.
 
 Examples:
 
     lensbench check smollm2-135m
 
-    lensbench check smollm2-135m --norm raw   (fails: the raw lens is not the model)
+    lensbench check smollm2-135m --norm raw
 """
 
 from __future__ import annotations

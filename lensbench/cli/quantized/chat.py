@@ -8,7 +8,8 @@ Examples:
 
     lensbench chat smollm2-135m
 
-    lensbench chat smollm2-135m --bits 8 --adapter runs/adapter --rag runs/index --top-k 2
+    lensbench chat smollm2-135m --bits 8 --adapter runs/adapter \
+        --rag runs/index --top-k 2
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Examples:
 
     lensbench eval smollm2-135m --adapter runs/adapter --data test.jsonl
 
-    lensbench eval smollm2-135m --adapter runs/adapter --rag runs/index --data test.jsonl
+    lensbench eval smollm2-135m --adapter runs/adapter --rag runs/index \
+        --data test.jsonl
 """
 
 from __future__ import annotations

@@ -9,11 +9,14 @@ Examples:
 
     lensbench infer smollm2-135m prompts.csv -o responses.csv
 
-    lensbench infer smollm2-135m prompts.csv -o warm.csv --temperature 0.7 --top-p 0.9
+    lensbench infer smollm2-135m prompts.csv -o warm.csv --temperature 0.7 \
+        --top-p 0.9
 
-    lensbench infer smollm2-135m python -o rag.csv --rag runs/index --trace runs/rag
+    lensbench infer smollm2-135m python -o rag.csv --rag runs/index \
+        --trace runs/rag
 
-    lensbench infer smollm2-135m python -o other.csv --rag runs/index --control shuffled
+    lensbench infer smollm2-135m python -o other.csv --rag runs/index \
+        --control shuffled
 """
 
 from __future__ import annotations

@@ -8,9 +8,11 @@ Examples:
 
     lensbench train smollm2-135m pairs.jsonl -o runs/adapter
 
-    lensbench train tinyllama pairs.jsonl -o runs/upper --blocks 15-20 --cache-prefix
+    lensbench train tinyllama pairs.jsonl -o runs/upper --blocks 15-20 \
+        --cache-prefix
 
-    lensbench train smollm2-135m pairs.jsonl -o runs/qv --targets q,v --rank 4 --bits 32
+    lensbench train smollm2-135m pairs.jsonl -o runs/qv --targets q,v --rank 4 \
+        --bits 32
 """
 
 from __future__ import annotations

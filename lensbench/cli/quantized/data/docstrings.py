@@ -1,13 +1,14 @@
 """Make question/answer pairs of the installed Python standard library's docstrings.
 
 The same version of Python gives the same file. A `.about.json` beside it states the licence
-(PSF-2.0), the Python version and the SHA-256 of the file. A pair's group is its module.
+(PSF-2.0), the Python version and the SHA-256 of the file. A pair's group is its module. Of
+kind what there is one a thing, to search in.
 
 Examples:
 
     lensbench data docstrings -o pairs.jsonl
 
-    lensbench data docstrings --kind what -o documents.jsonl   (one a thing, to search in)
+    lensbench data docstrings --kind what -o documents.jsonl
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ others, and that is said.
 
 Example:
 
-    lensbench data split data.jsonl --train 0.8 --eval 0.1 --test 0.1 --seed 0 -o splits
+    lensbench data split data.jsonl --train 0.8 --eval 0.1 --test 0.1 --seed 0 \
+        -o splits
 """
 
 from __future__ import annotations

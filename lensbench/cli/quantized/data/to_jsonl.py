@@ -7,7 +7,8 @@ Examples:
 
     lensbench data to-jsonl merged.csv -o data.jsonl
 
-    lensbench data to-jsonl merged.csv -o chat.jsonl --format messages --system "Be brief."
+    lensbench data to-jsonl merged.csv -o chat.jsonl --format messages \
+        --system "Be brief."
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ def check(
         Path, Parameter(help="Questions: a .csv or .jsonl with id, question, document_id.")
     ],
     *,
-    model: Embedding = None,
+    model: Annotated[
+        Embedding, Parameter(help="Embedding model: a hub name or a folder. Default: its own.")
+    ] = None,
     json: Json = False,
 ) -> int:
     from lensbench.quantized.rag.index import open_index
