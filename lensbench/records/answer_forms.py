@@ -11,7 +11,7 @@ from lensbench.escape import visible
 _JOINTS = {
     "space": "after a space",
     "none": "with nothing between",
-    "written": "as white space stands in the prompt set",
+    "written": "with the white space that is written in it",
     "space_token": "after a space that is a token of its own and ends the prompt",
 }
 

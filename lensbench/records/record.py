@@ -11,10 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.errors import Problem
+from lensbench.errors import Problem, RecordsError
 from lensbench.records.read import Filters, read_problems, read_table, table_path
 from lensbench.records.residuals import ResidualFiles, shards_in
 from lensbench.records.schema import KINDS
+from lensbench.spec import nearest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,8 +84,12 @@ class Record:
             columns: only these.
             filters: only rows for which all of (column, operator, value) hold.
 
-        Raises RecordsError for a table that is missing, damaged or without one of the columns.
+        Raises RecordsError for a table that no such record has, or that is missing, damaged or
+        without one of the columns.
         """
+        if name not in self.tables:
+            what = f"{self.folder}: a {self.kind} record has no table {name!r}."
+            raise RecordsError(f"{what} {nearest(name, self.tables)}")
         return read_table(self.folder, name, columns, filters)
 
     @property

@@ -43,14 +43,6 @@ def test_every_verb_is_tested_here() -> None:
     assert sorted(names) == sorted(VERBS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_help_of_a_verb_has_an_example(lensbench: Program, verb: str) -> None:
-    done = lensbench(*verb.split(), "--help")
-    assert done.status == 0
-    example = re.split("Examples?:", words(done.out), maxsplit=1)[1]
-    assert f"lensbench {verb}" in example
-
-
 def test_the_help_names_every_verb_and_the_exit_statuses(lensbench: Program) -> None:
     done = lensbench("--help")
     assert [verb for verb in VERBS if verb.split()[0] not in done.out] == []
@@ -140,6 +132,21 @@ def test_mid_adds_the_residual_after_attention(lensbench: Program, llama: Case) 
     rows = layer_rows(lensbench("lens", llama.folder, PROMPT, "--mid").out)
     assert [row[0] for row in rows] == ["0", "1", "1", "2", "2", "3", "3"]
     assert [row[1] == "mid" for row in rows] == [False, True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "answer: the model's own next token, "),
+        (("--answer", " Berlin"), "answer: 1 of 1 answer(s) scored with the white space that is"),
+    ],
+    ids=["none", "with a space"],
+)
+def test_the_line_on_the_answer_is_about_what_was_asked(
+    lensbench: Program, llama: Case, given: tuple[str, ...], said: str
+) -> None:
+    lines = lensbench("lens", llama.folder, PROMPT, *given).out.splitlines()
+    assert next(line[: len(said)] for line in lines if line.startswith("answer:")) == said
 
 
 def test_the_answer_is_followed(lensbench: Program, llama: Case) -> None:

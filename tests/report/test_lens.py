@@ -18,7 +18,7 @@ from lensbench.report.build import build_report
 from lensbench.report.kit.markdown import cell, markdown_table
 from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines, sensitivity
 from lensbench.report.lens.tables import model_tables
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import NO_RELATION, Estimate
 from tests.harness.lens_records import Settings, write_run
 from tests.harness.reports import lens_records_in, section_of
 
@@ -114,6 +114,22 @@ def test_milestones_by_hand(tmp_path: Path) -> None:
     verdict = headlines.verdict_table(record).iloc[0]
     assert verdict["verdict"] == "cannot tell"
     assert verdict["reason"] == "4 correct prompts, fewer than 20"
+
+
+@pytest.mark.parametrize("named", [1, 2, 0], ids=["one", "two", "none"])
+def test_relations_are_counted_where_there_are_some(tmp_path: Path, named: int) -> None:
+    """Prompts without a relation stand for themselves, and are no relations."""
+    settings = Settings(model="m", relations=named or 2, per_relation=5, lenses=("final",))
+    run = write_run(tmp_path / "run", settings)
+    if not named:
+        edited(run, "prompts", lambda row: row | {"relation": NO_RELATION})
+    counted = {
+        table.name: table.frame["n_relations"].max()
+        for table in model_tables(one(run)).values()
+        if "n_relations" in table.frame
+    }
+    assert set(counted) >= {"late_binding", "coverage"}
+    assert {name: n for name, n in counted.items() if n > named} == {}
 
 
 def test_category_before_instance_by_hand(tmp_path: Path) -> None:

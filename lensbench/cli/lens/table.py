@@ -18,8 +18,11 @@ from lensbench.prompts.encode import TokenText
 _LEAST_ROOM = 8  # characters for the top tokens, however narrow the terminal
 
 
-def show(model: LensModel, result: LensResult, rows: Any) -> None:
-    """Print the rows of one position; where room is short, the top tokens are cut."""
+def show(model: LensModel, result: LensResult, rows: Any, own: bool) -> None:
+    """Print the rows of one position; where room is short, the top tokens are cut.
+
+    `own`: no answer was asked for, so the one that is followed is the model's own next token.
+    """
     followed = visible(TokenText(model.tokenizer)(int(rows.answer_id.iloc[0])))
     at = f"position {rows.position.iloc[0]}, {visible(rows.token.iloc[0])!r}"
     text = printable(result.prompts["text"][0].as_py())
@@ -44,7 +47,8 @@ def show(model: LensModel, result: LensResult, rows: Any) -> None:
         f"model within {gate.error:.1e} bits (bound {gate.bound:.0e})",
         highlight=False,
     )
-    for note in result.notes:
+    said = [f"the model's own next token, {followed!r}"] if own else result.notes
+    for note in said:
         results.print(f"answer: {note}", highlight=False, markup=False)
 
 

@@ -149,6 +149,7 @@ def claim_verdict(depth: Estimate) -> Verdict:
 
 def verdict_table(record: LensRecord) -> pd.DataFrame:
     """Late binding at 75-85 % of depth: does this model's median emergence lie there?"""
+    named = n_relations(record.answered["relation"])
     rows = []
     for name, words in EMERGENCE.items():
         depth = milestone_depth(record, name)
@@ -158,7 +159,7 @@ def verdict_table(record: LensRecord) -> pd.DataFrame:
                 "emergence": words,
                 "median_depth": depth,
                 "n_prompts": depth.n,
-                "n_relations": depth.n_clusters,
+                "n_relations": depth.n_clusters if named else 0,
                 "verdict": verdict.answer,
                 "reason": verdict.reason,
             }
