@@ -6,6 +6,7 @@ has no use for. Both give a model that runs, and that nobody published.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -46,7 +47,7 @@ def require_complete(
         stored: the tensors of the file, by name.
         tied: the weights that the config says are one, as transformers has them: one -> the other.
     """
-    none = _output_biases_of_none(model, found["missing_keys"])
+    none = _output_biases_of_none(model, found["missing_keys"], where)
     missing, unused = sorted(found["missing_keys"] - none), sorted(found["unexpected_keys"])
     findings = [
         *_misnamed(missing, unused),
@@ -68,12 +69,12 @@ def require_complete(
         )
 
 
-def _output_biases_of_none(model: PreTrainedModel, missing: set[str]) -> set[str]:
+def _output_biases_of_none(model: PreTrainedModel, missing: set[str], where: Path) -> set[str]:
     """Biases of attention's output that no block stores, although q, k and v store theirs.
 
     `attention_bias` of the Llama classes means all four, and models of the Qwen kind that were
-    exported as Llama have three. A bias that is not there is 0, which is what transformers puts in;
-    in some blocks only, it was lost.
+    exported as Llama have three. A bias that is not there is 0, which is what transformers puts in,
+    and a warning says so; in some blocks only, it was lost.
     """
     config = model.config.get_text_config()
     if getattr(config, "attention_bias", False) is not True:
@@ -84,8 +85,17 @@ def _output_biases_of_none(model: PreTrainedModel, missing: set[str]) -> set[str
     }
     if not own or not own <= missing or others:
         return set()
-    zero = all(bias.is_meta or not bool(bias.any()) for bias in map(model.get_parameter, own))
-    return own if zero else set()
+    biases = [model.get_parameter(name) for name in own]
+    if not all(bias.is_meta or not bool(bias.any()) for bias in biases):
+        return set()
+    if not any(bias.is_meta for bias in biases):  # once: when the weights are read, not rehearsed
+        warnings.warn(
+            f"{where}: config.json says attention_bias, and no block in the file has one at the "
+            f"output of attention ({some(sorted(own), 1)}). They are read as 0, as of a model that "
+            "has them at queries, keys and values alone.",
+            stacklevel=2,
+        )
+    return own
 
 
 def _misnamed(missing: list[str], unused: list[str]) -> Iterator[str]:

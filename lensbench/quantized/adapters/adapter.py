@@ -36,6 +36,17 @@ MANIFEST = "manifest.json"
 PICKLE = "adapter_model.bin"
 # What `leaving_base_alone` may have put in place of an adapter's own settings.
 _REPLACED = ("init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern")
+# What PEFT does outside the adapted layers, or lensbench has not checked.
+_ELSEWHERE = {
+    "alora_invocation_tokens": "so it acts after certain tokens only; the whole is read here",
+    "arrow_config": "which routes between several adapters",
+    "layer_replication": "which makes another model of its base, with blocks repeated",
+    "megatron_config": "so its layers are Megatron's",
+    **dict.fromkeys(
+        ("use_qalora", "use_bdlora", "velora_config", "monteclora_config", "kasa_config"),
+        "which lensbench does not run; merge it with PEFT and load the merged model",
+    ),
+}
 _SHOWN = 5  # names in a message
 _PROBE = 8  # tokens that are put to the base before and after
 _SAME = 1e-5  # of the largest logit: the same sums in the same order differ by nothing
@@ -187,6 +198,14 @@ def _layer_problems(
 def _kind_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("peft_type") != "LORA":
         yield f"it is of type {config.get('peft_type')}; only LORA adapters are taken"
+        return
+    from peft import LoraConfig
+
+    for name, value in config.items():
+        if name in _ELSEWHERE and value:
+            yield f"it has {name}, {_ELSEWHERE[name]}"
+        elif name not in LoraConfig.__dataclass_fields__ and value:
+            yield f"the installed PEFT passes over its {name}; update PEFT"
 
 
 def _inject(model: PreTrainedModel, folder: Path, settings: Mapping[str, Any]) -> OnBase:

@@ -51,6 +51,27 @@ def test_an_adapter_of_zeros_changes_nothing(llama: Case, tmp_path: Path) -> Non
     assert torch.equal(logits(model, llama), logits(llama.hf, llama))
 
 
+def test_what_acts_outside_the_adapted_layers_is_refused(llama: Case, tmp_path: Path) -> None:
+    """An activated LoRA acts after its tokens, by PEFT's own forward pass: here it was left out."""
+    folder = make_adapter(llama, tmp_path / "a")
+    change_config(folder, alora_invocation_tokens=None, layer_replication=None, arrow_config=None)
+    attach(llama.fresh_hf(), folder, sha_of(llama))
+    change_config(
+        folder,
+        alora_invocation_tokens=[5, 6],
+        layer_replication=[[0, 2], [1, 3]],
+        use_kasa=False,
+        swan_lake={"acts": 1},
+    )
+    with pytest.raises(ModelError) as caught:
+        attach(llama.fresh_hf(), folder, sha_of(llama))
+    message = str(caught.value)
+    assert "alora_invocation_tokens, so it acts after certain tokens only" in message
+    assert "layer_replication, which makes another model" in message
+    assert "the installed PEFT passes over its swan_lake" in message
+    assert "use_kasa" not in message
+
+
 def cut_layer(weights: dict[str, torch.Tensor]) -> None:
     for key in [key for key in weights if ".layers.2." in key]:
         del weights[key]
