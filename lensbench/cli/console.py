@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 SHOWN = 20  # lines of a list; the rest is counted
+_EVERY_S = 30.0  # between two lines on progress, where there is no terminal to draw a bar on
 
 
 class _Console(Console):
@@ -147,17 +150,42 @@ def loaded(spec: LoadSpec) -> LensModel:
 
 @contextmanager
 def batch_progress() -> Iterator[Watch]:
-    """A bar for each stage, with what it counts; without an end in sight it moves to and fro.
+    """Where each stage is: a bar at a terminal, else lines, such as a log of a batch job holds.
 
     Ctrl-C ends as in `interruptible`.
     """
+    with interruptible():
+        if not messages.is_terminal:
+            yield _lines()
+            return
+        with _bars() as watch:
+            yield watch
+
+
+def _lines() -> Watch:
+    """Tells of a stage when it begins, when it is done, and every `_EVERY_S` seconds between."""
+    told: dict[str, float] = {}
+
+    def update(now: Progress) -> None:
+        passed = time.monotonic() - told.get(now.stage, -math.inf)
+        if passed >= _EVERY_S or (now.total is not None and now.done == now.total):
+            told[now.stage] = time.monotonic()
+            counts = _counts(now)
+            note(f"{now.stage}: {counts}" if counts else now.stage)
+
+    return update
+
+
+@contextmanager
+def _bars() -> Iterator[Watch]:
+    """A bar for each stage, with what it counts; without an end in sight it moves to and fro."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[counts]}", markup=False),
         TimeRemainingColumn(),
     )
-    with interruptible(), bars.Progress(*columns, console=messages) as shown:
+    with bars.Progress(*columns, console=messages) as shown:
         tasks: dict[str, bars.TaskID] = {}
         endless: list[str] = []  # the stage at work, where nobody knows how long it takes
 

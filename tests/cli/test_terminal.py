@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from lensbench.cli.console import batch_progress
 from lensbench.cli.program import FOLDERS, PANELS
+from lensbench.progress import Progress
 from tests.harness.program import Program
 from tests.harness.tiny import Case
 
@@ -139,3 +141,24 @@ def test_bad_usage_names_the_nearest_and_the_way_on(
     done = lensbench(*arguments)
     assert (done.status, done.out) == (2, "")
     assert said in done.said
+
+
+def test_without_a_terminal_progress_is_told_in_lines(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A batch an hour long leaves a trace in a log; a thousand short ones do not fill it."""
+    clock = [0.0]
+    monkeypatch.setattr("lensbench.cli.console.time.monotonic", lambda: clock[0])
+    with batch_progress() as watch:
+        watch(Progress("loading m"))
+        for done in range(1001):
+            watch(Progress("m\x1b[31m", done, 1000, "batches", "loss 1.8"))
+            clock[0] += 0.125
+        clock[0] += 3600
+        watch(Progress("m\x1b[31m", 999, 1000, "batches"))
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[:2] == ["loading m", "m\\u001b[31m: 0/1,000 batches, loss 1.8"]
+    assert [line.split()[1] for line in lines[1:]] == [
+        *("0/1,000", "240/1,000", "480/1,000", "720/1,000", "960/1,000"),
+        *("1,000/1,000", "999/1,000"),
+    ]

@@ -35,8 +35,8 @@ def split(
     goes depends on `seed` and on its first row's group (or id, without a group) alone. So rows that
     are added at the end never move earlier ones, unless one ties two bunches together.
 
-    Of so few bunches that a split stays empty by chance, it gets the one that is nearest to it; a
-    warning says so, for rows that are added later may change that.
+    Of so few bunches that a split stays empty by chance, it gets one of the smallest, of these the
+    one that is nearest to it; a warning says so, for rows that are added later may change that.
 
     Raises InputProblems when shares are negative or do not sum to 1, or when a split that should
     have rows gets none.
@@ -50,7 +50,7 @@ def split(
     places = {bunch: _place(point, shares) for bunch, point in points.items()}
     for name, share in shares.items():
         if share > 0 and name not in places.values() and (1 - share) ** len(keys) > _CHANCE:
-            _fill(name, places, points, keys, shares)
+            _fill(name, places, points, keys, shares, Counter(bunches))
     result: dict[str, list[Pair]] = {name: [] for name in shares}
     for bunch, pair in zip(bunches, pairs, strict=True):
         result[places[bunch]].append(pair)
@@ -120,23 +120,29 @@ def _fill(
     points: Mapping[int, float],
     keys: Mapping[int, str],
     shares: Mapping[str, float],
+    n_rows: Mapping[int, int],
 ) -> None:
-    """Move the nearest bunch of a split that has more than one into an empty split, if any has."""
+    """Move a bunch of a split that has more than one into an empty split, if any has.
+
+    The smallest goes, for a split that stayed empty is one of a small share; then the nearest.
+    """
     counts = Counter(places.values())
     lower, upper = _spans(shares)[name]
     spare = [bunch for bunch, place in places.items() if counts[place] > 1]
     if not spare:
         return
-    nearest = min(spare, key=lambda bunch: max(lower - points[bunch], points[bunch] - upper))
+    moved = min(
+        spare, key=lambda bunch: (n_rows[bunch], max(lower - points[bunch], points[bunch] - upper))
+    )
     _log.warning(
         "of %s bunches of rows none fell into %s, so it gets one of %s (%s); with more rows it may "
         "be another",
         len(keys),
         name,
-        places[nearest],
-        keys[nearest],
+        places[moved],
+        keys[moved],
     )
-    places[nearest] = name
+    places[moved] = name
 
 
 def _require_shares(shares: Mapping[str, float]) -> None:

@@ -133,6 +133,28 @@ def test_a_part_is_filled_from_a_part_that_can_spare_it() -> None:
         assert sorted(len(part) for part in split(rows, SHARES, seed).values()) == [1, 1, 1]
 
 
+def test_of_few_groups_a_part_of_a_small_share_is_filled_with_the_smallest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where all three groups fall into train, it keeps the one that is more than half of all."""
+    sizes = {"small": 12, "middle": 15, "large": 33}
+    rows = [
+        Pair(f"{group}{i}", f"What is {i * 7919} to {group}?", f"{i * 104729}", group=group)
+        for group, size in sizes.items()
+        for i in range(size)
+    ]
+    seen = 0
+    for seed in range(20):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "lensbench"):
+            parts = split(rows, SHARES, seed)
+        assert sorted(map(len, parts.values())) == [12, 15, 33]
+        if caplog.text.count("none fell into") == 2:
+            seen += 1
+            assert {pair.group for pair in parts["train"]} == {"large"}
+    assert seen > 5
+
+
 def test_many_rows_that_leave_a_part_empty_are_no_chance() -> None:
     """A part of an earlier split with the same seed has no rows for another part."""
     rows = [Pair(f"p{i}", f"Question {i * 7919}?", f"{i * 104729}", row=i) for i in range(500)]
