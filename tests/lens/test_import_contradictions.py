@@ -231,6 +231,33 @@ def test_prompts_without_answers_or_top_tokens_have_a_report(tmp_path: Path) -> 
     assert "What the model says: not measured." in text
 
 
+# --- a plain CSV --------------------------------------------------------------------------------
+
+ROW = "p0,asks,1,0.5"
+HEADER = "prompt_id,prompt,layer,kl_bits"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the column(s) prompt_id are missing"),
+        (HEADER.encode(), "there are no rows"),
+        (f"{HEADER}\n{ROW}\n".replace(",", ";").encode(), "separated by semicolons"),
+        (f"{HEADER}\n{ROW}\n".replace(",", "\t").encode(), "separated by tabs"),
+        (f"{HEADER},layer\n{ROW},2\n".encode(), "the column(s) layer stand twice"),
+        (f"{HEADER}\n{ROW},2\n".encode(), "row 2: it has 5 cells, the header 4"),
+        (f"{HEADER}\n{ROW}\n".encode("utf-16"), "it is UTF-16"),
+        (f"{HEADER}\np0,caf\xe9,1,0.5\n".encode("latin-1"), "line 2 is not UTF-8"),
+        (f'{HEADER}\np0,"asks,1,0.5\n'.encode(), "it is not CSV from here on"),
+    ],
+)
+def test_a_plain_csv_is_read_as_every_other_is(data: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "lens.csv").write_bytes(data)
+    with pytest.raises(InputProblems) as caught:
+        lb.import_records(tmp_path / "lens.csv", "csv", manifest=ABOUT)
+    assert said in str(caught.value)
+
+
 # --- relations ----------------------------------------------------------------------------------
 
 

@@ -332,3 +332,38 @@ def test_losses_are_drawn_in_bits(chrome: Any, run: Path, built: Path) -> None:
     loss = log.dropna(subset=["loss_nats"])["loss_nats"]
     drawn = chrome.execute_script("return document.getElementById('chart-0').data[0].y;")
     assert drawn == pytest.approx((loss * 1.442695).tolist(), rel=1e-3)
+
+
+def test_what_a_link_names_and_the_page_has_not_is_said(chrome: Any, built: Path) -> None:
+    said = "return document.getElementById('unknown').textContent;"
+    opened(chrome, built / "diff", fragment="#prompt=p4")
+    assert chrome.execute_script(said) == ""
+    opened(chrome, built / "diff", fragment="#prompt=gone<b>&prompt.relation=r9&quantity=kl")
+    assert "prompt “gone<b>”" in chrome.execute_script(said)
+    assert "relation “r9”" in chrome.execute_script(said)
+    assert "quantity" not in chrome.execute_script(said)
+    pick(chrome, 0, 0)
+    assert chrome.execute_script(said) == ""
+
+
+def test_a_click_where_no_prompts_stand_behind_gives_the_number(chrome: Any, built: Path) -> None:
+    opened(chrome, built)
+    at = chrome.execute_script(
+        "const { x, y } = document.getElementById('chart-0').data[0];"
+        "const k = x.findIndex((each) => each !== null); return [x[k], y[k]];"
+    )
+    point_at(chrome, centre(chrome, "chart-0", *at), click=True)
+    text = wait_for(chrome, "return document.getElementById('list-0').textContent;")
+    name = chrome.execute_script("return data.frames[data.charts[0].views[''].frame].names[0];")
+    assert text.startswith(f"{name}: {float(f'{100 * at[0]:.4g}'):g} %")
+
+
+def test_a_phone_keeps_the_n_of_a_long_name(chrome: Any, built: Path) -> None:
+    opened(chrome, built, width=390)
+    names = chrome.execute_script("return data.frames[data.charts[0].views[''].frame].names;")
+    shown = chrome.execute_script(
+        "return document.getElementById('chart-0').layout.yaxis.ticktext;"
+    )
+    assert all("(n = " in name for name in names)
+    for name, text in zip(names, shown, strict=True):
+        assert text.endswith(name[name.index("(n = ") :])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from lensbench.errors import InputProblems, Problem, first_line
+from lensbench.errors import InputProblems, Problem
 from lensbench.escape import csv_text
 from lensbench.lens.importing.draft import Draft
+from lensbench.prompts.rows import read_rows
 from lensbench.records.schema.declare import Column, Table
 from lensbench.records.schema.lens import LENS, PROMPTS
 from lensbench.records.validation.columns import Source
@@ -32,8 +31,6 @@ def read_csv(path: Path, told: Told, prompts: Path | None) -> Draft:
     if prompts is not None:
         return Draft(told, read_prompts(prompts), lens, _at(prompts), _at(path))
     own = cells[[column for column in cells if column in PROMPTS.names]]
-    if "prompt_id" not in own:
-        return Draft(told, parsed(own, PROMPTS), lens, _at(path), _at(path))
     once = own.drop_duplicates()
     twice = once.loc[once["prompt_id"].duplicated(keep=False)].groupby("prompt_id", sort=False)
     problems = [
@@ -61,26 +58,15 @@ def _at(path: Path) -> Source:
 
 def _cells(path: Path) -> pd.DataFrame:
     """Every cell as text. Raises InputProblems with what is wrong with the file."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            header, *rows = list(csv.reader(handle, strict=True)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        what = f"cannot be read as a CSV in UTF-8 ({first_line(error)})"
-        raise InputProblems([Problem(str(path), what, "Save it as one.")]) from error
-    problems = []
-    if twice := [name for name, n in Counter(header).items() if n > 1]:
-        what = f"the column {', '.join(twice)} stands twice"
-        problems.append(Problem(str(path), what, "Rename or drop one."))
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        what = "its columns are not separated by commas"
-        problems.append(Problem(str(path), what, "Save it with commas."))
-    for line, row in enumerate(rows, start=2):
-        if row and len(row) != len(header):
-            what = f"{len(row)} cells for {len(header)} columns"
-            problems.append(Problem(f"{path}, line {line}", what, "Mend the line."))
+    if not path.is_file():
+        raise InputProblems([Problem(str(path), "there is no such file", "Name a CSV.")])
+    problems: list[Problem] = []
+    rows = [cells for _, cells in read_rows(path, str(path), problems, ("prompt_id",))]
+    if not rows and not problems:
+        problems.append(Problem(str(path), "there are no rows", "Give what was measured."))
     if problems:
         raise InputProblems(problems)
-    return pd.DataFrame([row for row in rows if row], columns=header, dtype=object)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def parsed(cells: pd.DataFrame, table: Table) -> pd.DataFrame:

@@ -99,7 +99,12 @@ function dots(frame, view) {
   });
   const small = rows.flatMap((row, i) => (row.small || []).map((x, k) => ({ x, y: i + 0.25, text: hover(frame.names[i], frame.labels[k], number(frame.x, x)) })));
   const beside = { x: small.map((s) => s.x), y: small.map((s) => s.y), mode: "markers", marker: { color: grey, size: 6 }, hoverinfo: "text", hovertext: small.map((s) => s.text), showlegend: false };
-  const many = frame.series.length > 1, name = (text) => plain(narrow() && text.length > 18 ? text.slice(0, 17) + "…" : text);
+  const many = frame.series.length > 1;
+  const name = (text) => {
+    if (!narrow() || text.length <= 18) return plain(text);
+    const [, head, n] = /^(.*?)( \(n = \d+\))?$/s.exec(text);
+    return plain(head.length > 18 ? head.slice(0, 17) + "…" : head) + (n ? "<br>" + n.trim() : "");
+  };
   return [[...main, beside], {
     height: 140 + (many ? 56 : 46) * rows.length, margin: { l: 10, r: 20, t: 20, b: 60 }, showlegend: many, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "closest",
     shapes: marks(frame, view, { yref: "paper", x0: 0, x1: 0, y0: 0, y1: 1 }), xaxis: titled(frame.x),
@@ -182,15 +187,22 @@ function remember() {
   history.replaceState(null, "", "#" + state);
 }
 
+// What the link says is picked; what is not on this page is said.
 function restore() {
-  const state = new URLSearchParams(location.hash.slice(1));
+  const state = new URLSearchParams(location.hash.slice(1)), unknown = [];
   for (const picker of pickers) {
-    for (const filter of picker.filters) filter.value = state.get(`${picker.name}.${filter.dataset.facet}`) ?? "";
+    for (const filter of picker.filters) {
+      const wanted = state.get(`${picker.name}.${filter.dataset.facet}`) ?? "";
+      filter.value = wanted;
+      if (filter.value !== wanted) { unknown.push(`${filter.dataset.facet} “${wanted}”`); filter.value = ""; }
+    }
     picker.select.replaceChildren(...picker.options);
-    const found = picker.keys.indexOf(state.get(picker.name));
+    const wanted = state.get(picker.name), found = picker.keys.indexOf(wanted);
+    if (wanted !== null && found < 0) unknown.push(`${picker.name} “${wanted}”`);
     picker.select.value = found < 0 ? picker.first : found;
     refill(picker);
   }
+  byId("unknown").textContent = unknown.length ? `Not on this page, though the link names it: ${unknown.join(", ")}. What is shown instead is picked above.` : "";
 }
 
 // --- drawing
@@ -215,6 +227,7 @@ const drawAll = () => data.charts.forEach(draw);
 
 function changed() {
   for (const list of document.querySelectorAll(".list")) list.replaceChildren();
+  byId("unknown").textContent = "";
   remember();
   drawAll();
 }
@@ -223,9 +236,10 @@ function clicked(chart, index, frame, view, point) {
   const list = byId("list-" + index);
   if (frame.kind === "tokens") return list.replaceChildren(table(describe(frame, data.cells[view.cells], ...point.pointNumber)));
   const meta = point.data.meta, picker = itemsOf(chart);
-  if (!meta || !picker) return;
+  if (!meta) return;
   const [line, k] = frame.kind === "dots" ? [point.pointNumber, meta.series] : [meta.line, point.pointNumber];
   const own = frame.kind === "dots" ? frame.names[line] : `${frame.names[line]}, ${frame.labels[frame.at[line]][k]}`;
+  if (!picker) return list.replaceChildren(`${own}: ${interval(frame.kind === "dots" ? frame.x : frame.y, view.lines[line], k)}`);
   listed(list, own, picker, values(chart, picker, line, k));
 }
 
