@@ -14,15 +14,16 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from lensbench.stats import intervals
-from lensbench.stats.intervals import LEAST, Groups, Interval
+from lensbench.stats.intervals import Groups, Interval, least
 from lensbench.stats.resampling import Floats
 
 LATE_BINDING = (0.75, 0.85)  # the published claim, in relative depth
 TINY = 1e-9  # rounding of layer / n_layers
 NO_RELATION = "prompt"  # what a prompt set without relations has as the relation of all
-RELATION, EXAMPLES = "relation", "group of examples"  # what a cluster is called
-_UNITS = {RELATION: ("prompt", "prompts"), EXAMPLES: ("example", "examples")}
-_SEVERAL = {RELATION: "relations", EXAMPLES: "groups of examples"}
+RELATION, BASE, EXAMPLES = "relation", "base prompt", "group of examples"  # a cluster's name
+_UNITS = {RELATION: ("prompt", "prompts"), BASE: ("prompt", "prompts")}
+_UNITS |= {EXAMPLES: ("example", "examples")}
+_SEVERAL = {RELATION: "relations", BASE: "base prompts", EXAMPLES: "groups of examples"}
 LEVEL = 0.05  # of adjusted p-values, in words and figures
 MIN_PROMPTS = 20  # fewer top-1 correct prompts than this give no verdict
 
@@ -102,7 +103,7 @@ def _estimate(
     one, several = _UNITS[group] if k == n else (group, _SEVERAL[group])
     if k == 1:
         why = f"1 {one}: no interval"
-    elif k < LEAST:
+    elif k < least(statistic, n, k):
         why = f"{k} {several}: no interval of a {statistic} covers 90 %"
     else:
         why = f"{k} {several}, most of them equal or far apart: no interval holds"

@@ -21,6 +21,7 @@ from lensbench.stats.resampling import CONFIDENCE, Floats
 N_RESAMPLES = 999
 SEED = 0
 LEAST = 6  # groups: all on one side of the median is rarer than 1 in 20 for six, not for five
+LEAST_ALONE = 10  # prompts of a mean, not several to a group: of fewer, skewed as bits, 86-89 %
 _SEVERAL = 3  # prompts a group, on average: the groups' means are no longer as skewed as prompts
 _TAIL = (1 - CONFIDENCE) / 2
 _NORMAL = float(stats.norm.ppf(1 - _TAIL))
@@ -31,27 +32,36 @@ Groups = Int[np.ndarray, "prompt"]
 Interval = tuple[float, float] | None
 
 
+def least(statistic: str, n: int, k: int) -> int:
+    """Of how many groups there is an interval, with `n` prompts in `k` of them."""
+    if statistic == "median":
+        return LEAST
+    return LEAST_ALONE if statistic == "mean" and n < _SEVERAL * k else 2
+
+
 def of_sums(
     terms: Float[np.ndarray, "prompt term"], groups: Groups, number: Callable[[Floats], Floats]
 ) -> Interval:
     """Of a number that follows from the prompts' sums [..., term]: a mean, perplexity, BLEU.
 
-    From `LEAST` groups the studentised bootstrap (Efron & Tibshirani 1993, section 12.5): by how
-    many standard errors, its own by the jackknife over groups (Tukey 1958), the number of each draw
-    of groups is off. Student's quantiles cover skewed numbers, as bits are, in 82-88 %. Of fewer
-    groups, if of several prompts each, the jackknife with Student's quantiles: wide, and it covers.
+    From `LEAST` groups, or `LEAST_ALONE` prompts, the studentised bootstrap (Efron & Tibshirani
+    1993, section 12.5): by how many standard errors, its own by the jackknife over groups (Tukey
+    1958), the number of each draw of groups is off. Student's quantiles cover skewed numbers, as
+    bits are, in 82-88 %. Of fewer groups, if of several prompts each, the jackknife with Student's
+    quantiles: wide, and it covers.
     """
     k = int(groups.max()) + 1
-    if k < 2 or (k < LEAST and len(terms) < _SEVERAL * k):
+    if k < least("mean", len(terms), k):
         return None
     sums = np.zeros((k, terms.shape[1]))
     np.add.at(sums, groups, terms)
     value, error = (float(one[0]) for one in _with_errors(sums, number, np.ones((1, k), int)))
+    if error**2 <= _NOTHING * value**2:  # groups that agree by chance say nothing
+        each = number(terms.astype(np.float64))
+        return (value, value) if np.allclose(each, value, rtol=1e-12, atol=0) else None
     if k < LEAST:
         half = error * _student(np.bincount(groups))
         return value - half, value + half
-    if error**2 <= _NOTHING * value**2:
-        return value, value
     drawn = np.random.default_rng(SEED).multinomial(k, np.full(k, 1 / k), size=N_RESAMPLES)
     rows = max(1, _MOST_HELD // sums.size)
     parts = [_with_errors(sums, number, drawn[i : i + rows]) for i in range(0, N_RESAMPLES, rows)]
@@ -98,6 +108,8 @@ def of_share(hits: Floats, groups: Groups) -> Interval:
 
     Clopper & Pearson (1934), of as many independent prompts as the spread between groups leaves
     (Korn & Graubard 1998): never more than there are, and where all are alike one for each group.
+    Near 0 and 1 most samples hold no hard group, so that their spread is too small and 87 % are
+    covered; so it counts for at least as much as with half a group more, of which half are hits.
     """
     n, k = len(hits), int(groups.max()) + 1
     share = float(hits.mean())
@@ -105,11 +117,22 @@ def of_share(hits: Floats, groups: Groups) -> Interval:
         return None
     if k == n:
         return _clopper_pearson(share, n)
-    variance = _jackknife_variance(hits, groups)
     if share in (0.0, 1.0):
         return _clopper_pearson(share, k)
-    effective = min(n, share * (1 - share) / variance) if variance > 0 else n
-    return _clopper_pearson(share, effective * (_NORMAL / _student(np.bincount(groups))) ** 2)
+    sums, sizes = np.bincount(groups, hits), np.bincount(groups).astype(np.float64)
+    more = n / k / 2
+    effective = min(
+        n,
+        _independent(sums.astype(np.float64), sizes),
+        _independent(np.append(sums, more / 2), np.append(sizes, more)),
+    )
+    return _clopper_pearson(share, effective * (_NORMAL / _student(sizes)) ** 2)
+
+
+def _independent(sums: Floats, sizes: Floats) -> float:
+    """As many independent prompts have the variance of a share over these groups."""
+    share, variance = sums.sum() / sizes.sum(), _jackknife_of(sums, sizes)
+    return float(share * (1 - share) / variance) if variance > 0 else np.inf
 
 
 def _clopper_pearson(share: float, n: float) -> tuple[float, float]:
@@ -150,7 +173,7 @@ def of_median(values: Floats, groups: Groups) -> Interval:
     groups. None below `LEAST` groups, or where those quantiles are not within the values.
     """
     n, k = len(values), int(groups.max()) + 1
-    if k < LEAST:
+    if k < least("median", n, k):
         return None
     ordered = np.sort(values)
     if k == n:
@@ -169,14 +192,19 @@ def of_median(values: Floats, groups: Groups) -> Interval:
 
 def _jackknife_variance(values: Floats, groups: Groups) -> float:
     """Of a mean, with each group left out in turn; 0 where that is rounding."""
-    sums, sizes = np.bincount(groups, values), np.bincount(groups)
-    k, value = len(sums), values.mean()
-    without = (sums.sum() - sums) / (len(values) - sizes)
+    sums = np.bincount(groups, values).astype(np.float64)
+    return _jackknife_of(sums, np.bincount(groups).astype(np.float64))
+
+
+def _jackknife_of(sums: Floats, sizes: Floats) -> float:
+    """The same from each group's sum and size."""
+    k, value = len(sums), sums.sum() / sizes.sum()
+    without = (sums.sum() - sums) / (sizes.sum() - sizes)
     variance = (k - 1) / k * float(((without - value) ** 2).sum())
     return variance if variance > _NOTHING else 0.0
 
 
-def _student(sizes: Int[np.ndarray, " group"]) -> float:
+def _student(sizes: Int[np.ndarray, " group"] | Floats) -> float:
     """Student's quantile, its degrees of freedom k - 1 for k equal groups, fewer for unequal ones.
 
     Satterthwaite's for the jackknife over groups (Bell & McCaffrey 2002).

@@ -234,10 +234,10 @@ def _markdown(model: str, n_prompts: int, rounds: int, rows: list[list[str]]) ->
             "# What each precision costs and saves",
             "",
             f"{model} on the CPU, next token of {n_prompts} prompts of the set `facts`. The "
-            "interval is a bootstrap over relations. Speeds are multiples of float32's, paired "
-            f"within each of {rounds} rounds: median (least to most). The batch effect is the KL "
-            "of a prompt's distribution between two batches of one shape that differ in its "
-            "neighbours alone.",
+            "interval is that of reports (studentised bootstrap over relations). Speeds are "
+            f"multiples of float32's, paired within each of {rounds} rounds: median (least to "
+            "most). The batch effect is the KL of a prompt's distribution between two batches of "
+            "one shape that differ in its neighbours alone.",
             "",
             *markdown_table(header, rows),
             "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from lensbench.report.kit.table import catalogue
 from lensbench.report.kit.views import COLOURS
 from lensbench.report.lens import comparison, contrasts, curves, headlines, sensitivity
 from lensbench.report.lens.page import records_page
+from lensbench.report.lens.section import across_models
 from lensbench.report.lens.section import lens as lens_section
 from lensbench.report.lens.tables import model_tables
+from lensbench.report.section import Reported
 from tests.harness.files import write_manifest
 from tests.harness.lens_records import Settings, write_record
 
@@ -257,6 +260,53 @@ def test_lenses_of_different_kinds_are_named_wherever_they_meet(tmp_path: Path) 
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "bare [no norm]" in page
     assert "no norm and the head" in page
+
+
+def test_without_relations_paraphrases_of_one_prompt_count_as_one(tmp_path: Path) -> None:
+    """Five prompts with many paraphrases say no more of base prompts than these five."""
+    record = record_of(tmp_path / "m", relations=1, per_relation=10, top1_accuracy=1.0)
+    rewritten(record.folder, "prompts", lambda row: row | {"relation": "prompt"})
+    rewritten(record.folder, "milestones", lambda row: row | {"relation": "prompt"})
+    for table in ("prompts", "lens", "milestones"):
+        path = record.folder / f"{table}.parquet"
+        old = pq.read_table(path)
+        again = [
+            row | {"prompt_id": f"{row['prompt_id']}-{k}"}
+            for row in old.to_pylist()
+            if row["prompt_id"].endswith("-p")
+            for k in range(3)
+        ]
+        pq.write_table(pa.concat_tables([old, pa.Table.from_pylist(again, old.schema)]), path)
+    record = open_lens_record(record.folder)
+    base, own, difference, same = contrasts.paraphrase_table(record).to_dict("records")
+    for found in (
+        base["top1_accuracy"],
+        own["top1_accuracy"],
+        difference["top1_accuracy_difference_pp"],
+        same["top1_accuracy"],
+    ):
+        assert (found.n, found.n_clusters) == (20, 5)
+    assert base["top1_accuracy"].low == pytest.approx(0.025 ** (1 / 5))  # Clopper & Pearson of 5
+    coverage = headlines.coverage_table(record).set_index("prompts")["top1_accuracy"]
+    assert coverage["paraphrase"].n_clusters == 5
+
+
+@pytest.mark.parametrize("template", ["chat", None])
+def test_models_asked_in_different_templates_are_named(
+    tmp_path: Path, template: str | None
+) -> None:
+    reports = []
+    for name, own in (("one", "plain"), ("two", template)):
+        record = record_of(tmp_path / name, model=name)
+        told = dict(record.manifest)
+        write_manifest(record.folder, told | {"settings": told["settings"] | {"template": own}})
+        record = open_lens_record(record.folder)
+        reports.append(Reported(record, name, name, lens_section(record, name)))
+    text = across_models(reports).text
+    said = "asked in different templates"
+    assert said in text
+    assert f"one: plain; two: {template or 'not said'}." in text
+    assert said not in across_models([reports[0], replace(reports[0], name="again")]).text
 
 
 def test_without_category_words_the_verdict_does_not_change(tmp_path: Path) -> None:

@@ -81,11 +81,21 @@ def test_a_median_of_prompts_is_between_order_statistics(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "interval", [intervals.of_mean, intervals.of_median], ids=["mean", "median"]
+    ("interval", "least"),
+    [(intervals.of_mean, 10), (intervals.of_median, 6)],
+    ids=["mean", "median"],
 )
-def test_too_few_prompts_have_none(interval: Callable[..., intervals.Interval]) -> None:
-    assert interval(np.array([1.0, 2, 3, 4, 9]), ALONE(5)) is None
-    assert interval(np.array([1.0, 2, 3, 4, 9, 11]), ALONE(6)) is not None
+def test_too_few_prompts_have_none(interval: Callable[..., intervals.Interval], least: int) -> None:
+    values = np.arange(1.0, least + 1) ** 1.5
+    assert interval(values[1:], ALONE(least - 1)) is None
+    assert interval(values, ALONE(least)) is not None
+
+
+def test_relations_that_agree_by_chance_give_a_mean_no_interval() -> None:
+    for k in (2, 6):
+        values = np.tile([0.0, 0.2, 0.4, 0.6], k)
+        assert intervals.of_mean(values, relations([4] * k)) is None
+        assert intervals.of_mean(np.zeros(4 * k), relations([4] * k)) == (0.0, 0.0)
 
 
 def test_where_nearly_all_are_equal_a_mean_has_none() -> None:
@@ -118,6 +128,19 @@ def test_shares_of_few_relations_are_covered(k: int, mean: float) -> None:
         low, high = intervals.of_share((rng.random(len(groups)) < easy).astype(float), groups)
         hits += low <= mean <= high
     assert hits >= 0.92 * 300
+
+
+@pytest.mark.parametrize("k", [8, 12, 16, 20])
+def test_shares_near_one_are_covered_where_relations_differ_much(k: int) -> None:
+    """Half of the variance between relations, which most samples hold no hard one of."""
+    rng = np.random.default_rng(k)
+    hits = 0
+    for _ in range(600):
+        groups = relations(list(rng.integers(5, 31, k)))
+        easy = rng.beta(0.95, 0.05, k)[groups]
+        low, high = intervals.of_share((rng.random(len(groups)) < easy).astype(float), groups)
+        hits += low <= 0.95 <= high
+    assert hits >= 0.93 * 600
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 6, 12])

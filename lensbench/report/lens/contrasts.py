@@ -8,6 +8,7 @@ from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.lens import NOT_MEASURED
 from lensbench.report.lens.groups import (
     category_prompts,
+    clusters,
     control_prompts,
     linked_prompts,
     why_nothing,
@@ -23,14 +24,14 @@ from lensbench.stats.estimates import (
 def reverse_table(record: LensRecord) -> pd.DataFrame:
     """Each reverse question beside the base question it turns round."""
     linked = linked_prompts(record, "reverse_of")
-    return _paired_table(record, linked, linked["reverse_of"], ("forward", "reverse"))
+    return _paired_table(record, linked, "reverse_of", ("forward", "reverse"))
 
 
 def paraphrase_table(record: LensRecord) -> pd.DataFrame:
     """Each paraphrase beside its base prompt, and how often the two agree."""
     linked = linked_prompts(record, "paraphrase_of")
     base = linked["paraphrase_of"]
-    table = _paired_table(record, linked, base, ("base", "paraphrase"))
+    table = _paired_table(record, linked, "paraphrase_of", ("base", "paraphrase"))
     sides = pd.concat(
         {"base": _outcomes(record, base), "own": _outcomes(record, linked.index.to_series())},
         axis=1,
@@ -40,9 +41,9 @@ def paraphrase_table(record: LensRecord) -> pd.DataFrame:
         "measure": "same outcome (both top-1 correct, or neither)",
         "top1_accuracy": clustered_estimate(
             correct["base"] == correct["own"],
-            linked["relation"].reindex(correct.index),
-            "share",
-            why_nothing(linked, "no paraphrases"),
+            statistic="share",
+            nothing=why_nothing(linked, "no paraphrases"),
+            **clusters(linked.loc[correct.index], "paraphrase_of"),
         ),
     }
     return pd.concat([table, pd.DataFrame([agreement])], ignore_index=True)
@@ -58,23 +59,26 @@ def _outcomes(record: LensRecord, ids: pd.Series) -> pd.DataFrame:
 
 
 def _paired_table(
-    record: LensRecord, linked: pd.DataFrame, base_ids: pd.Series, names: tuple[str, str]
+    record: LensRecord, linked: pd.DataFrame, link: str, names: tuple[str, str]
 ) -> pd.DataFrame:
     """Top-1 accuracy and emergence depth on both sides of a link, and their paired difference."""
-    relation = linked["relation"]
-    base, own = _outcomes(record, base_ids), _outcomes(record, linked.index.to_series())
+    by = clusters(linked, link)
+    base, own = _outcomes(record, linked[link]), _outcomes(record, linked.index.to_series())
     nothing = f"no {names[1]} prompts" if linked.empty else "no correct prompts, or not measured"
     kinds: dict[str, Statistic] = {
         str(c): "share" if str(c).endswith("accuracy") else "median" for c in base
     }
     rows: list[dict[str, object]] = [
         dict[str, object](measure=name)
-        | {c: clustered_estimate(side[c], relation, kind, nothing) for c, kind in kinds.items()}
+        | {
+            c: clustered_estimate(side[c], statistic=kind, nothing=nothing, **by)
+            for c, kind in kinds.items()
+        }
         for name, side in zip(names, (base, own), strict=True)
     ]
     difference = {
         f"{c.removesuffix('_depth')}_difference_pp": paired_difference(
-            own[c], base[c], relation, kind
+            own[c], base[c], statistic=kind, **by
         )
         for c, kind in kinds.items()
     }
@@ -99,7 +103,10 @@ def controls_table(record: LensRecord) -> pd.DataFrame:
             {
                 "answer": words,
                 "control_share": clustered_estimate(
-                    measure(rows), rows["relation"], "share", why_nothing(rows, "no controls")
+                    measure(rows),
+                    statistic="share",
+                    nothing=why_nothing(rows, "no controls"),
+                    **clusters(controls.loc[rows.index], "control_of"),
                 ),
                 "base_share": clustered_estimate(
                     measure(base),

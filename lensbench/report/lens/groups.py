@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lensbench.records.lens_record import LensRecord, stands_in_prompt
 from lensbench.records.schema.lens import NOT_MEASURED
+from lensbench.stats.estimates import BASE, RELATION, n_relations
 
 
 def why_nothing(values: pd.Series | pd.DataFrame, none: str) -> str:
     """The reason where no value is left: there was nothing to measure, or nobody did."""
     return NOT_MEASURED if len(values) else none
+
+
+def clusters(linked: pd.DataFrame, link: str) -> dict[str, Any]:
+    """What prompts that belong to base prompts are clustered by, as an estimate takes it.
+
+    Their relations or, where there are none, their base prompts: several of one are alike.
+    """
+    if n_relations(linked["relation"]) or linked.empty:
+        return {"clusters": linked["relation"], "group": RELATION}
+    return {"clusters": linked[link], "group": BASE}
 
 
 def linked_prompts(record: LensRecord, link: str) -> pd.DataFrame:

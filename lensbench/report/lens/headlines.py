@@ -7,7 +7,7 @@ import pandas as pd
 
 from lensbench.records.lens_record import LensRecord, has_answer
 from lensbench.records.schema.lens import MILESTONES, NOT_MEASURED
-from lensbench.report.lens.groups import linked_prompts, why_nothing
+from lensbench.report.lens.groups import clusters, linked_prompts, why_nothing
 from lensbench.stats.estimates import (
     Estimate,
     Verdict,
@@ -25,12 +25,13 @@ def top1_correct(rows: pd.DataFrame) -> pd.Series:
     return rows["top1_correct"].astype(float)
 
 
-def coverage(record: LensRecord, prompts: pd.DataFrame) -> Estimate:
+def coverage(record: LensRecord, prompts: pd.DataFrame, link: str | None = None) -> Estimate:
     """Top-1 accuracy: the share of `prompts` with an answer that the model itself ranks first."""
     rows = record.milestones_of(record.main_lens, prompts.index[has_answer(prompts)])
     nothing = "no prompts with an answer" if len(prompts) else "no prompts"
+    by = clusters(prompts.loc[rows.index], link) if link else {"clusters": rows["relation"]}
     return clustered_estimate(
-        top1_correct(rows), rows["relation"], "share", why_nothing(rows, nothing)
+        top1_correct(rows), statistic="share", nothing=why_nothing(rows, nothing), **by
     )
 
 
@@ -92,7 +93,7 @@ def coverage_table(record: LensRecord) -> pd.DataFrame:
             "n_prompts": len(prompts),
             "n_with_answer": int(has_answer(prompts).sum()),
             "n_relations": n_relations(prompts.loc[has_answer(prompts), "relation"]),
-            "top1_accuracy": coverage(record, prompts),
+            "top1_accuracy": coverage(record, prompts, None if kind == "base" else f"{kind}_of"),
         }
         for kind, prompts in kinds.items()
     ]

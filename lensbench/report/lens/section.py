@@ -155,8 +155,11 @@ def across_models(reports: Sequence[Reported]) -> Section:
         name: partial(to_svg, panels, made, 2) for name, made in drawn.items() if shows(made)
     }
     kinds: dict[str, list[str]] = {}
+    templates: dict[str, list[str]] = {}
     for name, record in every.items():
         kinds.setdefault(record.lens_kind().words, []).append(name)
+        template = str(record.settings.get("template") or "not said")
+        templates.setdefault(template, []).append(name)
     return Section(
         title="Across models: when do they know?",
         tables=tables,
@@ -165,6 +168,7 @@ def across_models(reports: Sequence[Reported]) -> Section:
             tables=tables,
             figures=figures,
             kinds=kinds,
+            templates=templates,
             pairs=largest(tables["pairs"].frame),
             notes=[f"{view.title}: {view.note}" for view in drawn["curves"] if view.note],
         ),
