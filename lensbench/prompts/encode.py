@@ -19,6 +19,17 @@ Template = Literal["plain", "chat"]
 NOTHING = Problem("prompts", "there is nothing to read", "Give a prompt and a position of it.")
 
 
+NO_ROW = "Leave it out: the tokenizer has tokens that the model was never given."
+
+
+def without_row(token_ids: Sequence[int], d_vocab: int | None) -> str | None:
+    """Which token the model's embedding of so many rows has none for, in words."""
+    largest = max(token_ids, default=0)
+    if d_vocab is None or largest < d_vocab:
+        return None
+    return f"token {largest} has no row in the model's embedding of {d_vocab:,}"
+
+
 @dataclass(frozen=True)
 class EncodedPrompt:
     """A Prompt under one tokenizer.
@@ -90,10 +101,8 @@ class Encoder:
             length = f"{len(token_ids):,} tokens, the model's context holds {self.n_ctx:,}"
             what = f"the prompt has {length}"
             raise InputProblems([self._problem(prompt, what, "Shorten it.")])
-        if self.d_vocab is not None and max(token_ids, default=0) >= self.d_vocab:
-            what = f"token {max(token_ids)} has no row in the model's embedding of {self.d_vocab:,}"
-            remedy = "Leave it out: the tokenizer has tokens that the model was never given."
-            raise InputProblems([self._problem(prompt, what, remedy)])
+        if missing := without_row(token_ids, self.d_vocab):
+            raise InputProblems([self._problem(prompt, missing, NO_ROW)])
         try:
             answer = after.word(prompt.answer, spaced)
         except Unsayable as error:

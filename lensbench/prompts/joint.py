@@ -18,6 +18,7 @@ Joint = Literal["written", "space", "none", "space_token"]
 
 _PREFIXES = "#@\\¿¡"  # they belong to what follows
 _OPERATORS = "/*&^"  # Unicode files these under punctuation
+_ENDINGS = ("s", "t", "d", "m", "re", "ve", "ll")  # of English words, after an apostrophe
 _PAIRED = "\"'`"  # the same mark opens and closes
 _UNSPACED = ("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
 
@@ -41,6 +42,7 @@ def _touches(text: str, word: str) -> bool:
         _unspaced(last)
         or (_unspaced(first) and any(map(_unspaced, text)))
         or _closes(first)
+        or _leans(text, word)
         or last in _PREFIXES
         or kind in ("Ps", "Pi", "Sc")
         or (last in _PAIRED and _opens(text))
@@ -57,6 +59,11 @@ def _unspaced(character: str) -> bool:
     wide = unicodedata.east_asian_width(character) in "WF" and not name.startswith("HANGUL")
     # An emoji is as wide, and stands among spaces.
     return (wide and unicodedata.category(character) != "So") or name.startswith(_UNSPACED)
+
+
+def _leans(text: str, word: str) -> bool:
+    """Whether a word is the end of the one before it, after an apostrophe: `'s`, `'t`, `'ll`."""
+    return text[-1].isalnum() and word[:1] in ("'", "\u2019") and word[1:] in _ENDINGS
 
 
 def _closes(first: str) -> bool:

@@ -33,6 +33,8 @@ SPACE = [
     ("בירת צרפת היא", "פריז"),
     ("The Chinese word for water is", "水"),
     ("I love 🍕", "pizza"),
+    ("He said", "'so'"),
+    ("Rock", "'n"),
     ("The pizza emoji is", "🍕"),
 ]
 NONE = [
@@ -59,6 +61,9 @@ NONE = [
     ("日本の首都は「", "東京"),
     ("เมืองหลวงของไทยคือ", "กรุงเทพ"),
     ("<b>", "word"),
+    ("She can", "'t"),
+    ("John", "'s"),
+    ("They", "\u2019re"),
 ]
 WRITTEN = [
     ("The capital of Germany is", " Berlin"),

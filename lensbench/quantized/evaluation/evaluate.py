@@ -11,6 +11,7 @@ from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Progress, Watch, ignore
+from lensbench.prompts.encode import NO_ROW, without_row
 from lensbench.quantized.adapters.adapter import read_config
 from lensbench.quantized.adapters.prompt_format import PromptFormat, prompt_format
 from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs
@@ -215,13 +216,19 @@ def _examples(
     style, ends = settings["style"], end_tokens(model.tokenizer, model.folder)
     references = {p.id: pair_tokens(model.tokenizer, style, p, ends)[1] for p in pairs}
     room = max(settings["max_new_tokens"], *map(len, references.values()))  # for either
-    plain, problems = prepare(model, style, questions, None, room)
-    fit = {ready.asked.id for ready in plain}
-    if not fit:
+    put, problems = {}, _unsayable(model, questions, references)
+    contexts = {"base": None} if retrieved is None else {"base": None, "rag": retrieved}
+    for name, found in contexts.items():  # context is cut until a question fits
+        put[name], unfit = prepare(model, style, questions, found, room)
+        problems += unfit
+    problems = list(dict.fromkeys(problems))
+    left_out = {problem.prompt_id for problem in problems}
+    put = {
+        name: [ready for ready in own if ready.asked.id not in left_out]
+        for name, own in put.items()
+    }
+    if not put["base"]:
         raise InputProblems(problems)
-    put = {"base": plain}
-    if retrieved is not None:  # context is cut until a question fits: the same ones do
-        put["rag"], _ = prepare(model, style, questions, retrieved, room)
     by_id = {pair.id: pair for pair in pairs}
     examples = {
         condition: [
@@ -230,5 +237,14 @@ def _examples(
         ]
         for condition in settings["conditions"]
     }
-    assert all([e.pair.id for e in own] == [r.asked.id for r in plain] for own in examples.values())
+    same = [ready.asked.id for ready in put["base"]]
+    assert all([example.pair.id for example in own] == same for own in examples.values())
     return examples, problems
+
+
+def _unsayable(
+    model: AdaptedModel, questions: Sequence[Asked], references: Mapping[str, Sequence[int]]
+) -> list[Problem]:
+    """References with a token that the model was never given."""
+    found = [(asked, without_row(references[asked.id], model.d_vocab)) for asked in questions]
+    return [Problem(asked.where, what, NO_ROW, asked.id) for asked, what in found if what]

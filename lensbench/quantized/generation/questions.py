@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.encode import NO_ROW, without_row
 from lensbench.prompts.rows import place, read_rows, sound_rows
 from lensbench.quantized.generation.context import Fitted, fit, fit_to
 from lensbench.quantized.generation.controls import Control, substitutes
@@ -112,7 +113,10 @@ def prepare(
         context = _joined(hits) if hits else None
         one = Ready(asked, fit(model.tokenizer, style, asked.prompt, context, room), hits)
         fitted = one.fitted
-        if 0 < len(fitted.token_ids) <= room:
+        missing = without_row(fitted.token_ids, model.d_vocab)
+        if missing is not None:
+            problems.append(Problem(asked.where, missing, NO_ROW, asked.id))
+        elif 0 < len(fitted.token_ids) <= room:
             if retrieved is not None and retrieved.control is not None:
                 others = retrieved.substitutes[i]
                 one = _controlled(model, style, one, retrieved.control, others)

@@ -16,6 +16,7 @@ from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.prompts.batch import Batch, make_batch
+from lensbench.prompts.encode import NO_ROW, without_row
 from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs, style_of
 from lensbench.quantized.data.split import split
 from lensbench.quantized.style import Style
@@ -69,10 +70,12 @@ def encode(
     style: Style,
     max_length: int,
     where: str,
+    d_vocab: int | None = None,
 ) -> Encoded:
     """Pairs as examples of at most `max_length` tokens; a longer response loses its end.
 
-    A pair whose prompt alone takes all of them is skipped: nothing of it could be learned.
+    A pair whose prompt alone takes all of them is skipped: nothing of it could be learned; so is
+    one with a token for which the embedding's `d_vocab` rows hold none.
     Raises InputProblems when nothing is left, ModelError for a style that the model lacks.
     """
     found = Encoded([], [], [])
@@ -83,6 +86,9 @@ def encode(
         except InputProblems as error:
             what, remedy = error.problems[0].what, error.problems[0].remedy
             found.problems.append(Problem(place, what, remedy, pair.id))
+            continue
+        if missing := without_row([*asked, *response], d_vocab):
+            found.problems.append(Problem(place, missing, NO_ROW, pair.id))
             continue
         n_tokens = len(asked) + len(response)
         if len(asked) >= max_length:
@@ -142,8 +148,11 @@ class TrainingData:
     settings: dict[str, Any]
 
 
-def training_data(spec: TrainSpec, folder: Path, n_ctx: int) -> TrainingData:
-    """Both files read, parted and tokenised, for a model with room for `n_ctx` tokens."""
+def training_data(spec: TrainSpec, folder: Path, n_ctx: int, d_vocab: int) -> TrainingData:
+    """Both files read, parted and tokenised.
+
+    The model has room for `n_ctx` tokens, and its embedding `d_vocab` rows.
+    """
     train_set = read_pairs(spec.data)
     eval_set = read_pairs(spec.eval_data) if spec.eval_data is not None else None
     style = spec.style or style_of(spec.data)
@@ -151,10 +160,10 @@ def training_data(spec: TrainSpec, folder: Path, n_ctx: int) -> TrainingData:
     with quiet():
         tokenizer = open_tokenizer(folder)
     ends, max_length = end_tokens(tokenizer, folder), spec.length_in(n_ctx)
-    parts = [encode(tokenizer, ends, train_pairs, style, max_length, train_set.name)]
+    parts = [encode(tokenizer, ends, train_pairs, style, max_length, train_set.name, d_vocab)]
     if eval_pairs:
         name = (eval_set or train_set).name
-        parts.append(encode(tokenizer, ends, eval_pairs, style, max_length, name))
+        parts.append(encode(tokenizer, ends, eval_pairs, style, max_length, name, d_vocab))
     return TrainingData(
         examples=[example for part in parts for example in part.examples],
         n_train=len(parts[0].examples),

@@ -115,7 +115,8 @@ def _checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
     with _gathering(problems), quiet():
         found.append(match(empty_model(config), spec.lora))
     with _gathering(problems):
-        found.append(training_data(spec, folder, n_ctx))
+        d_vocab = int(config.get_text_config(decoder=True).vocab_size)
+        found.append(training_data(spec, folder, n_ctx, d_vocab))
     if problems:
         raise InputProblems(list(dict.fromkeys(problems)))
     return found[1], found[0]

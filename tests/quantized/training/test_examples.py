@@ -100,6 +100,17 @@ def test_prompt_and_response_are_tokenised_as_one_text(kind: str) -> None:
         assert list(example.token_ids) == [*words(text).input_ids, words.eos_token_id]
 
 
+def test_a_pair_with_a_token_that_the_model_was_never_given_is_left_out() -> None:
+    words = tokenizer("bytes")
+    d_vocab = len(words)
+    words.add_tokens(["<new>"])
+    pairs = [Pair(f"p{i}", text, text, row=i) for i, text in enumerate(("Rome", "a <new> b"))]
+    found = encode(words, [2], pairs, "alpaca", 200, "pairs.jsonl", d_vocab)
+    assert [example.pair.id for example in found.examples] == ["p0"]
+    (problem,) = found.problems
+    assert problem.prompt_id == "p1" and f"token {d_vocab} has no row" in problem.what
+
+
 def test_a_system_message_needs_a_chat_template() -> None:
     words = tokenizer("bytes")
     words.chat_template = CHAT_TEMPLATE
