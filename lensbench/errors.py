@@ -34,7 +34,8 @@ class InputProblems(LensbenchError, ValueError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"{len(self.problems)} problem(s) with the input:\n{lines}")
+        n = len(self.problems)
+        super().__init__(f"{n} problem{'s' if n != 1 else ''} with the input:\n{lines}")
 
 
 class ModelError(LensbenchError):

@@ -51,7 +51,7 @@ def read_rows(
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".json": _jsonl_rows}
     if path.suffix.lower() not in readers:
         what = f"'{path.suffix}' is no known kind of file for this"
-        raise InputProblems([Problem(name, what, "Save it as .csv or .jsonl.")])
+        raise InputProblems([Problem(name, what, "Save it as .csv, .jsonl or .json.")])
     reader = readers[path.suffix.lower()]
     text = json_lines(path) if path.suffix.lower() == ".json" else text_of(path, name)
     rows = reader(text, name, problems, Columns(required, optional, empty))

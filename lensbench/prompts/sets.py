@@ -79,7 +79,7 @@ def prompt_file(source: str | Path) -> Path:
     path = Path(source)
     if not path.is_file():
         what = "there is no such file, nor a shipped prompt set of that name"
-        remedy = f"Shipped sets: {', '.join(shipped())}. Or give a .csv or .jsonl file."
+        remedy = f"Shipped sets: {', '.join(shipped())}. Or give a .csv, .jsonl or .json file."
         raise InputProblems([Problem(str(source), what, remedy)])
     return path
 

@@ -113,7 +113,7 @@ def test_all_problems_come_at_once(folder: Path) -> None:
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (folder / name).unlink()
     message = complaints(folder)
-    assert "3 problem(s)" in message
+    assert "3 problems with" in message
     assert "config.json: is missing" in message
     assert "no tokenizer" in message
     assert "no weights" in message

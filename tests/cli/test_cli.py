@@ -209,7 +209,7 @@ def test_a_prompt_that_cannot_be_read_exits_with_2(
 ) -> None:
     done = lensbench("lens", llama.folder, prompt)
     assert (done.status, done.out) == (2, "")
-    assert "problem(s) with the input" in done.err
+    assert "1 problem with the input" in done.err
 
 
 def test_html_is_one_file_that_needs_nothing_else(

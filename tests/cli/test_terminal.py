@@ -110,7 +110,7 @@ def test_all_that_is_wrong_is_said_at_once_by_the_options_names(lensbench: Progr
     done = lensbench("lens", "a", "b", *wrong)
     assert (done.status, done.out) == (2, "")
     for words in (
-        "3 problem(s)",
+        "3 problems",
         "--top-k: it is 0. Give at least 1.",
         "--lens: it is rew. Did you mean raw?",
         "--dtype: it is float8. Did you mean float32?",

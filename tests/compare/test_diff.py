@@ -570,5 +570,5 @@ def test_the_command_refuses_bad_input_in_one_message(
     ):
         done = lensbench("diff", plain, plain, "-o", tmp_path / "d", *how)
         assert done.status == 2
-        assert "1 problem(s)" in done.err
+        assert "1 problem with" in done.err
         assert said in done.said

@@ -21,7 +21,7 @@ from lensbench.compare.diff.record import run_diff
 from lensbench.errors import InputProblems, LensbenchError, RecordsError
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.lens import LENS
-from lensbench.records.validation.told import schema_json
+from lensbench.records.validation.told import read_told, schema_json
 from lensbench.report.build import record_files
 from lensbench.report.lens.section import lens as lens_section
 from lensbench.report.section import Reported
@@ -336,6 +336,12 @@ def test_a_manifest_that_does_not_say_enough_is_refused(
             jsonschema.Draft202012Validator(json.loads(schema_json())).iter_errors(about(**changes))
         )
         assert errors
+
+
+def test_a_manifest_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"there is no such file.* --manifest") as caught:
+        read_told(tmp_path / "manifest.json")
+    assert "Errno" not in str(caught.value)
 
 
 def test_a_kl_without_a_direction_is_refused(own: Path) -> None:

@@ -382,7 +382,13 @@ def test_a_folder_is_no_prompt_set(tmp_path: Path) -> None:
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     message = refusal(saved(tmp_path, f"{HEADER}\n{GOOD}\n", "set.xlsx"))
     assert "'.xlsx'" in message
-    assert ".csv or .jsonl" in message
+    assert "Save it as .csv, .jsonl or .json." in message
+
+
+def test_an_array_of_objects_is_a_prompt_set(tmp_path: Path) -> None:
+    rows = [{"prompt": "The opposite of hot is", "answer": "cold"}, {"prompt": "Bonjour"}]
+    prompts = load_prompts(saved(tmp_path, json.dumps(rows, indent=1), "set.json")).prompts
+    assert [(p.prompt, p.answer) for p in prompts] == [tuple(rows[0].values()), ("Bonjour", None)]
 
 
 def test_an_unknown_relation_names_the_known_ones(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class LensSpec(RunSpec):
     ]
     """One or more models, and then the prompt; with --prompts or --cache models only."""
     prompts: Prompts = ""
-    """A prompt set: facts, a .csv or a .jsonl."""
+    """A prompt set: facts, a .csv, a .jsonl or a .json."""
     cache: Path | None = None
     """A folder made by `lensbench cache`, in place of prompts and passes."""
     out: Annotated[Path | None, Parameter(("--out", "-o"))] = None

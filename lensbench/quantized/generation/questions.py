@@ -63,7 +63,7 @@ class Ready:
 def read_questions(
     path: Path, limit: int | None = None, reserved: Sequence[str] = ()
 ) -> tuple[list[Asked], list[Problem]]:
-    """The questions of a .csv or .jsonl file (columns `id` and `prompt`), and its bad rows.
+    """The questions of a .csv, .jsonl or .json file (columns `id` and `prompt`), and its bad rows.
 
     Raises InputProblems when the file cannot be read, has no good row, or has a column named as
     one of `reserved`.

@@ -44,7 +44,7 @@ class InferenceSpec(RagSpec):
     """What is asked, how, and where the answers go."""
 
     prompts: Annotated[Path, ARGUMENT]
-    """A shipped set (general, python), or a .csv or .jsonl: id, prompt."""
+    """A shipped set (general, python), or a .csv, .jsonl or .json: id, prompt."""
     out: Annotated[Path, Parameter(("--out", "-o"))]
     """The CSV of responses; its record goes beside it."""
     decoding: Annotated[Decoding, Parameter("*")] = Decoding()

@@ -76,6 +76,10 @@ class Told(_Told):
 
 def read_told(path: Path) -> Told:
     """The manifest in a file. Raises InputProblems with all that is wrong with it."""
+    if not path.exists():
+        what = "there is no such file, and it says which model was measured through which lens"
+        remedy = "Write one (reports/import-manifest.schema.json), or name it with --manifest."
+        raise InputProblems([Problem(str(path), what, remedy)])
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ class CorrelationStudySpec(Spec):
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """NAME@BITS+ADAPTER; the first is what the others are compared with."""
     prompts: str = "python"
-    """A shipped prompt set, or a .csv or .jsonl."""
+    """A shipped prompt set, or a .csv, .jsonl or .json."""
     other_prompts: str = "general"
     """Another one, asked alone."""
     documents: str = "python_reference"

@@ -26,7 +26,7 @@ from lensbench.quantized.rag.spec import Embedding
 def check(
     index: Where,
     labelled: Annotated[
-        Path, Parameter(help="Questions: a .csv or .jsonl with id, question, document_id.")
+        Path, Parameter(help="Questions: a .csv, .jsonl or .json with id, question, document_id.")
     ],
     *,
     model: Annotated[
