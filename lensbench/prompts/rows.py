@@ -164,6 +164,8 @@ def _require_columns(header: list[str], name: str, columns: Columns) -> None:
     if twice := sorted({column for column in header if column and header.count(column) > 1}):
         what = f"the column(s) {', '.join(twice)} stand twice"
         raise InputProblems([Problem(name, what, "Give each column a name of its own.")])
+    if problem := _misspelt(header, name, columns):
+        raise InputProblems([problem])
     missing = [column for column in columns.required if column not in header]
     if not missing:
         return
@@ -175,6 +177,16 @@ def _require_columns(header: list[str], name: str, columns: Columns) -> None:
     remedy = f"The header needs {', '.join(columns.required)}"
     remedy += f"; optional: {', '.join(columns.optional)}." if columns.optional else "."
     raise InputProblems([Problem(name, what, remedy)])
+
+
+def _misspelt(header: Iterable[str], name: str, columns: Columns) -> Problem | None:
+    """Columns that would be passed over for a capital or a space: `Answer` is no `answer`."""
+    known = (*columns.required, *columns.optional)
+    found = {c: c.strip().lower() for c in header if c not in known and c.strip().lower() in known}
+    if not found:
+        return None
+    what = f"the column(s) {', '.join(map(repr, found))} would not be read"
+    return Problem(name, what, f"Write {', '.join(dict.fromkeys(found.values()))}.")
 
 
 def json_lines(path: Path) -> str:
@@ -212,6 +224,9 @@ def _skip(text: str, at: int) -> int:
 def _jsonl_rows(text: str, name: str, problems: list[Problem], columns: Columns) -> Iterator[Row]:
     """One JSON object a line."""
     for line, row in json_objects(text, name, problems, number=str):
+        if problem := _misspelt(row, f"{name}, row {line}", columns):
+            problems.append(problem)
+            continue
         missing = [key for key in columns.required if key not in row]
         if missing:
             what = f"the key(s) {', '.join(missing)} are missing"

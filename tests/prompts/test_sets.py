@@ -174,6 +174,7 @@ def test_a_link_may_lead_to_a_later_row(tmp_path: Path) -> None:
         ('{"id": "b", "prompt": "x", "answer": true}', "'answer' is true or false, not a text"),
         ('{"id": "b", "prompt": "x", "answer": Infinity}', "Infinity is no value"),
         ('{"id": "b", "prompt": "x", "prompt": "y"}', "the key 'prompt' stands twice"),
+        ('{"id": "b", "prompt": "x", "Answer ": "y"}', "the column(s) 'Answer ' would not be read"),
         ("[" * 100_000, "it is not JSON"),
     ],
     ids=[
@@ -186,6 +187,7 @@ def test_a_link_may_lead_to_a_later_row(tmp_path: Path) -> None:
         "bool",
         "infinity",
         "twin",
+        "capital",
         "deep",
     ],
 )
@@ -331,6 +333,8 @@ def test_a_link_finds_its_row_whatever_its_type_and_spaces(tmp_path: Path) -> No
     [
         ("id,prompt,answer,answer", "the column(s) answer stand twice"),
         ("id,prompt,Prompt ,prompt ", "the column(s) prompt stand twice"),
+        ("id,prompt,Answer", "the column(s) 'Answer' would not be read"),
+        ("ID,Prompt,answer", "the column(s) 'ID', 'Prompt' would not be read"),
         ("id;prompt;answer", "its columns are separated by semicolons"),
         ("id\tprompt\tanswer", "its columns are separated by tabs"),
     ],
