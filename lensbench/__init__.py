@@ -21,6 +21,7 @@ from lensbench.version import __version__
 if TYPE_CHECKING:
     from lensbench.checkpoints.ref import ModelRef
     from lensbench.errors import GateError, InputProblems, LensbenchError
+    from lensbench.fitting.spec import FitSpec
     from lensbench.lens.cached import lens_from_cache
     from lensbench.lens.gate import check_identities
     from lensbench.lens.importing.record import import_records
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     from lensbench.report.build import build_report
     from lensbench.residuals.capture import residual_stream
     from lensbench.residuals.store import open_cache
+    from lensbench.studies.fit import fit_lens
     from lensbench.studies.lens import run
     from lensbench.studies.specs.lens import RunSpec
 
 _HOME = {
     "Decoding": "lensbench.quantized.generation.spec",
+    "FitSpec": "lensbench.fitting.spec",
     "GateError": "lensbench.errors",
     "InputProblems": "lensbench.errors",
     "LensModel": "lensbench.models.model",
@@ -58,6 +61,7 @@ _HOME = {
     "TrainSpec": "lensbench.quantized.training.spec",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
+    "fit_lens": "lensbench.studies.fit",
     "generate": "lensbench.quantized.generation.generate",
     "import_records": "lensbench.lens.importing.record",
     "lens_from_cache": "lensbench.lens.cached",
@@ -74,6 +78,7 @@ _HOME = {
 
 __all__ = [
     "Decoding",
+    "FitSpec",
     "GateError",
     "InputProblems",
     "LensModel",
@@ -88,6 +93,7 @@ __all__ = [
     "__version__",
     "build_report",
     "check_identities",
+    "fit_lens",
     "generate",
     "import_records",
     "lens_from_cache",

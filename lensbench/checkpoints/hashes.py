@@ -41,6 +41,12 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
+def config_fact(folder: Path) -> dict[str, str | None]:
+    """The hash of the config, which makes another model of the same weights; null in a GGUF."""
+    config = folder / "config.json"
+    return {"config_sha256": sha256_of(config) if config.is_file() else None}
+
+
 FINGERPRINT_BITS = 5e-3  # another machine's float32 differs by less, another model by far more
 
 

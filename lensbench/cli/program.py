@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Folder of `cli`: the panel's title, and its verbs. A verb that is a folder holds verbs itself.
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Models", ("models", "pull", "check", "doctor")),
-    "lens": ("Lens", ("lens", "cache", "run", "report", "import_")),
+    "lens": ("Lens", ("lens", "fit", "cache", "run", "report", "import_")),
     "compare": ("Comparisons", ("diff", "correlate")),
     "quantized": (
         "Second path: 8 bits, retrieval, adapters",

@@ -27,7 +27,7 @@ from lensbench.lens.gate import (
     worst,
 )
 from lensbench.lens.metrics import Distribution
-from lensbench.lens.registry import make_lens
+from lensbench.lens.registry import lens_name, make_lens
 from lensbench.lens.settings import LensSettings, Positions
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
@@ -97,7 +97,7 @@ def read_batch(
     if broken := residuals.broken_rows():
         return _without(model, prompts, settings, broken, cache)
     targets = _targets(prompts, wanted, model.device)
-    lenses = {name: make_lens(name, model) for name in settings.lenses}
+    lenses = {lens_name(given): make_lens(given, model) for given in settings.lenses}
     read = {
         name: _read(model, residuals, sites, lens, targets, settings.top_k)
         for name, lens in lenses.items()
@@ -177,7 +177,7 @@ def _read(
         )
         final_normed = readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
         logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
-        model_logits = _output(model, residuals, cells)
+        model_logits = model_output(model, residuals, cells)
         geometry = {
             "resid_norm": torch.stack(stream, dim=1).norm(dim=-1),
             "cos_final": metrics.cosine(normed, final_normed),
@@ -196,7 +196,7 @@ def _read(
     return {name: torch.stack([part[name] for part in parts], dim=1).cpu() for name in parts[0]}
 
 
-def _output(
+def model_output(
     model: LensModel, residuals: Residuals | CachedResiduals, cells: slice
 ) -> Float[Tensor, "cell d_vocab"]:
     """The logits that stand for the model's output, float32.

@@ -5,10 +5,12 @@ To add one: a subclass of `Lens` in a file of its own, and a line here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.base import Final, Lens, Next, Raw
+from lensbench.lens.fitted.place import METHODS, fitted_name, is_fitted
 
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
@@ -16,12 +18,38 @@ if TYPE_CHECKING:
 LENSES: dict[str, type[Lens]] = {"final": Final, "next": Next, "raw": Raw}
 
 
-def make_lens(name: str, model: LensModel) -> Lens:
-    """The lens of a name for a model.
+def make_lens(given: str, model: LensModel) -> Lens:
+    """The lens of a name for a model: one of `LENSES`, or a fitted one by its name or folder.
 
-    Raises InputProblems for a name that is not known; ModelError where the model lacks its needs.
+    Raises InputProblems for a name that is not known; ModelError where the model lacks its needs;
+    RecordsError for a fitted lens that is not there, is damaged or is of another model.
     """
-    if name not in LENSES:
-        remedy = f"Choose from {', '.join(LENSES)}."
-        raise InputProblems([Problem("lens", f"there is no {name!r}", remedy)])
-    return LENSES[name](model)
+    if given in LENSES:
+        return LENSES[given](model)
+    if problems := unknown_lenses([given]):
+        raise InputProblems(problems)
+    from lensbench.lens.fitted.artifact import open_lens
+
+    return open_lens(given, model.base).for_model(model)
+
+
+def lens_name(given: str) -> str:
+    """What a lens is called in records."""
+    return given if given in LENSES else fitted_name(given)
+
+
+def unknown_lenses(given: Iterable[str]) -> list[Problem]:
+    """What can be no lens, and two that would go by one name."""
+    remedy = f"Choose from {', '.join([*LENSES, *METHODS])}, or give a lens' folder."
+    found = [
+        Problem("lens", f"there is no {one!r}", remedy)
+        for one in given
+        if one not in LENSES and not is_fitted(str(one))
+    ]
+    if found:
+        return found
+    names = [lens_name(one) for one in given]
+    return [
+        Problem("lens", f"two lenses are called {name!r}", "Rename the folder of one of them.")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.lens.registry import LENSES
+from lensbench.lens.registry import unknown_lenses
 from lensbench.models.model import LensModel
 from lensbench.models.sites import STREAM, Site
 from lensbench.prompts.batch import PaddingSide
 
 Positions = str | Sequence[int]
 _POSITIONS = ("all", "last", "earlier")
+_NO_LENS = Problem("lens", "is empty", "Name one, such as final.")
 
 
 @dataclass(frozen=True)
 class LensSettings:
     """What is read where. The same settings and prompts give the same numbers.
 
-    `lenses` are names in `LENSES`, `sites` kinds of states of the residual stream. `layers` counts
-    from 0 (embedding) to n_layers (after the last block); None is all of them. `positions` is
-    "last", "all", "earlier" (all but the last), or indices into the prompt (negative ones from its
-    end).
+    `lenses` are names in `LENSES`, or names or folders of fitted lenses; `sites` are kinds of
+    states of the residual stream. `layers` counts from 0 (embedding) to n_layers (after the last
+    block); None is all of them. `positions` is "last", "all", "earlier" (all but the last), or
+    indices into the prompt (negative ones from its end).
     """
 
     lenses: tuple[str, ...] = ("final",)
@@ -38,7 +40,7 @@ class LensSettings:
     def __post_init__(self) -> None:
         """Raises InputProblems with every setting that no model could be read with."""
         found = [
-            *_strange("lens", self.lenses, tuple(LENSES)),
+            *(unknown_lenses(self.lenses) if self.lenses else [_NO_LENS]),
             *_strange("sites", self.sites, STREAM),
             *_strange("padding_side", [self.padding_side], get_args(PaddingSide)),
             *_not_whole("layers", self.layers or ()),
@@ -73,10 +75,11 @@ class LensSettings:
 
 def several(given: Any) -> tuple[Any, ...]:
     """What a caller gave as one name or number, or as several of them."""
-    if isinstance(given, str):
-        return (given,)
+    if isinstance(given, str | Path):
+        return (str(given),)
     try:
-        return tuple(given.tolist() if hasattr(given, "tolist") else given)
+        items = given.tolist() if hasattr(given, "tolist") else given
+        return tuple(str(item) if isinstance(item, Path) else item for item in items)
     except TypeError:
         return (given,)
 

@@ -46,6 +46,11 @@ class LensModel:
     precisions: Mapping[str, Any] | None = None  # weights by number format, of one with bits
 
     @property
+    def base(self) -> str:
+        """The name of the weights, without bits and adapter."""
+        return self.name if self.ref is None else self.ref.name
+
+    @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return int(self.bridge.cfg.n_layers)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.errors import LensbenchError, Problem
+from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import check_identities, require
 from lensbench.lens.record import (
     Reader,
@@ -66,10 +68,11 @@ def _measure(
     spec: RunSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
 ) -> list[Problem]:
     """One model's record, from where it stopped. Returns what was skipped."""
+    kinds = lens_kinds(spec.lenses, ref.name)
     watch(Progress(f"hashing the weights of {store.model}"))
     request = Request(
         store,
-        spec.settings() | prompt_settings(prompt_set, spec.limit),
+        spec.settings() | prompt_settings(prompt_set, spec.limit) | _fitted_settings(kinds),
         facts_of(ref, spec.dtype, spec.device),
         tables=_KEPT if spec.keep_residuals else (),
         grows=GROWS,
@@ -86,9 +89,11 @@ def _measure(
         reader = Reader(model, TokenText(model.tokenizer), record.id)
 
         def finish(parts: Parts) -> Finished:
-            gate = gate_of_run(model, identities, parts, record.widened)
             tables = lens_tables(reader, encoded, parts)
-            return Finished([*problems, *parts.problems], tables, [i.as_dict() for i in gate])
+            identity_errors = gate_of_run(model, identities, parts, record.widened)
+            facts = {"lenses": kinds} if kinds else {}
+            gate = [identity.as_dict() for identity in identity_errors]
+            return Finished([*problems, *parts.problems], tables, gate, facts=facts)
 
         stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
         settings, switch = lens_settings(spec), model.rope_switch
@@ -96,6 +101,12 @@ def _measure(
         return Work(reader, read, plan, finish)
 
     return make(request, prepare, watch)
+
+
+def _fitted_settings(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Which fitted lenses these are: a record is not gone on with after one was fitted anew."""
+    hashes = {name: kind["lens_sha256"] for name, kind in kinds.items() if kind["fitted"]}
+    return {"lens_sha256": hashes} if hashes else {}
 
 
 def prompt_settings(prompt_set: PromptSet, limit: int | None) -> dict[str, Any]:

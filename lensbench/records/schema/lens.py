@@ -311,7 +311,7 @@ KINDS = (
                 "of each lens by name: `norm` (final, next, none, other), `fitted`, `soft_cap` (is "
                 "the model's in it), `kl` (model_lens: kl_bits is KL(model || lens)), `output` (at "
                 "the last layer it is the model's own output) and `description`",
-                absent="measured by lensbench: final, next and raw are what `lens` says",
+                absent="measured by lensbench without a fitted lens: final, next and raw",
                 type="object",
             ),
             Entry(

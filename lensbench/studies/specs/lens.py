@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from pydantic import BeforeValidator, Field, InstanceOf
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
 
 from lensbench.checkpoints.ref import FORM
 from lensbench.errors import Problem
-from lensbench.lens.registry import LENSES
+from lensbench.lens.registry import LENSES, lens_name, unknown_lenses
 from lensbench.models.sites import STREAM
 from lensbench.models.spec import Dtype
 from lensbench.prompts.encode import Template
@@ -65,9 +65,12 @@ class RunSpec(Spec):
     limit: Limit = None
     relations: Relations = ()
     lenses: Annotated[
-        tuple[Annotated[str, one_of(LENSES)], ...], Field(min_length=1), Parameter("--lens")
+        tuple[Annotated[str, PlainSerializer(lens_name)], ...],
+        Field(min_length=1),
+        Parameter("--lens"),
     ] = tuple(LENSES)
-    """Of final, next, raw; repeatable. The first one also reads paraphrases, reverses, controls."""
+    """final, next, raw, linear (see `lensbench fit`) or a fitted lens' folder; repeatable. The
+    first one also reads paraphrases, reverses, controls."""
     sites: Sites = DEFAULT_SITES
     top_k: Count = 5
     """Top tokens kept of each reading."""
@@ -81,7 +84,7 @@ class RunSpec(Spec):
     """Keep the residual vectors at the last positions, for `lensbench diff`."""
 
     def problems(self) -> list[Problem]:
-        found = repeated("models", self.models)
+        found = repeated("models", self.models) + unknown_lenses(self.lenses)
         if not {"embed", "resid_post"} <= set(self.sites):
             what = f"{', '.join(self.sites)} leaves out embed or resid_post"
             found.append(Problem("sites", what, "Milestones are read there: name both."))

@@ -1,0 +1,78 @@
+"""A corpus: documents in an order that their texts decide, and hashes of what it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lensbench.corpora.facts import states
+from lensbench.corpora.files import text_files
+from lensbench.corpora.python_docs import python_docs
+from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.prompt import Prompt
+
+SHIPPED: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {"python-docs": python_docs}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, where it came from, and its hash, which is also its name."""
+
+    source: str
+    text: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents without repetitions, shuffled by their hashes: the same texts, the same order.
+
+    `n_with_facts` documents were left out because a fact that is asked about stands in them.
+    `problems` are files that could not be read.
+    """
+
+    name: str
+    documents: tuple[Document, ...]
+    n_with_facts: int
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of all its documents, whatever their number."""
+        lines = "".join(document.sha256 for document in self.documents)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
+    """A shipped corpus by its name, a text file or a folder of them.
+
+    Args:
+        facts: prompts whose answers a lens fitted on this will be asked for. A document in which
+            one sentence holds the subject and the answer of one of them is left out.
+
+    Raises InputProblems, with what to do, for a name that is neither, and where nothing is left.
+    """
+    problems: list[Problem] = []
+    if given in SHIPPED:
+        texts = list(SHIPPED[given]())
+    elif Path(given).exists():
+        texts, problems = text_files(Path(given))
+    else:
+        what = f"there is no corpus, file or folder {given!r}"
+        remedy = f"Name one of {', '.join(SHIPPED)}, a .txt or .md file, or a folder of them."
+        raise InputProblems([Problem("corpus", what, remedy)])
+    every = {
+        digest: Document(source, text, digest)
+        for source, text in texts
+        if text.strip() and (digest := hashlib.sha256(text.encode()).hexdigest())
+    }
+    asked = [prompt for prompt in facts if prompt.is_base]
+    stated = {digest for digest, one in every.items() if states(one.text, asked)}
+    documents = tuple(every[digest] for digest in sorted(every) if digest not in stated)
+    name = given if given in SHIPPED else Path(given).name
+    if not documents:
+        what = f"{name} holds no text" if not stated else f"all of {name} states facts asked about"
+        raise InputProblems([*problems, Problem("corpus", what, "Give another corpus.")])
+    return Corpus(name, documents, len(stated), tuple(problems))

@@ -1,0 +1,67 @@
+"""What an installation says about itself: prose in English that needs no download.
+
+The docstrings of the standard library, the topics of `help()`, and the descriptions of the packages
+that lensbench stands on. Sources are parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from lensbench.errors import InputProblems, Problem
+
+_SHORTEST = 200  # characters
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_NOT_READ = {"site-packages", "test", "tests", "__pycache__", "idlelib"}
+_TOPICS = "pydoc_data/topics.py"  # one dictionary: the language reference, topic by topic
+
+
+def python_docs() -> Iterator[tuple[str, str]]:
+    """(where it stands, text) of all that is long enough to be read from.
+
+    Raises InputProblems when this Python came without the sources of its standard library.
+    """
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    if not (stdlib / "textwrap.py").is_file():
+        what, remedy = "it holds no sources", "Use a Python that was installed with its sources."
+        raise InputProblems([Problem(str(stdlib), what, remedy)])
+    texts = [*_of_library(stdlib), *_of_packages()]
+    yield from ((where, text) for where, text in texts if len(text) >= _SHORTEST)
+
+
+def _of_library(stdlib: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(stdlib.rglob("*.py")):
+        name = path.relative_to(stdlib)
+        if _NOT_READ & {*name.parts}:
+            continue
+        tree = ast.parse(path.read_bytes())
+        texts = _topics(tree) if name.as_posix() == _TOPICS else _docstrings(tree)
+        yield from ((name.as_posix(), text) for text in texts)
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, _WITH_DOCSTRING) and (text := ast.get_docstring(node)):
+            yield text
+
+
+def _topics(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            yield from ast.literal_eval(node.value).values()
+
+
+def _of_packages() -> Iterator[tuple[str, str]]:
+    """The long description of each package that lensbench requires and this machine has."""
+    for requirement in sorted(importlib.metadata.requires("lensbench") or []):
+        name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
+        try:
+            about = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:  # an extra, or not for this machine
+            continue
+        yield f"description of {name}", str(about.json.get("description", ""))

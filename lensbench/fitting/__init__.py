@@ -1,0 +1,1 @@
+"""Fitting lenses to a model: states of a corpus, second moments, maps, and what they are worth."""

@@ -1,0 +1,60 @@
+"""A corpus as one model's tokens: windows, each of them in one of three parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lensbench.corpora.corpus import Corpus, Document
+from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.encode import Encoder
+from lensbench.prompts.prompt import Prompt
+
+Part = Literal["fit", "choose", "test"]  # maps are fitted, strengths are chosen, figures are made
+_SHORTEST = 16  # tokens: a window holds some context
+
+
+@dataclass(frozen=True)
+class Window:
+    """The first tokens of one document, as the model reads it from its beginning."""
+
+    document: Document
+    token_ids: tuple[int, ...]
+
+
+def cut(
+    corpus: Corpus, encoder: Encoder, window: int, wanted: dict[Part, int]
+) -> dict[Part, list[Window]]:
+    """Windows of at most `window` tokens, whole documents to one part, until each has enough.
+
+    Documents go round the parts in the corpus' own order, by what each part still lacks, so that
+    a larger corpus never moves one from a part to another.
+
+    Raises InputProblems, with the number that is missing, when the corpus is too small.
+    """
+    parts: dict[Part, list[Window]] = {part: [] for part in get_args(Part)}
+    sizes = dict.fromkeys(parts, 0)
+    for each in _windows(corpus, encoder, window):
+        lacking = [part for part in parts if sizes[part] < wanted[part]]
+        if not lacking:
+            break
+        part = max(lacking, key=lambda part: 1 - sizes[part] / wanted[part])
+        parts[part].append(each)
+        sizes[part] += len(each.token_ids)
+    if short := [part for part in parts if sizes[part] < wanted[part]]:
+        there, needed = sum(sizes.values()), sum(wanted.values())
+        what = f"{corpus.name} gives {there:,} tokens in windows of {window}, {needed:,} are needed"
+        raise InputProblems(
+            [Problem("corpus", what, f"Give more text, or fewer --tokens (short: {short[0]}).")]
+        )
+    return parts
+
+
+def _windows(corpus: Corpus, encoder: Encoder, window: int) -> Iterator[Window]:
+    for document in corpus.documents:
+        # Ten characters a token are more than any text has; a longer one is read at its start.
+        text = document.text[: 10 * window]
+        ids = encoder.encode(Prompt(id=document.sha256, prompt=text)).token_ids[:window]
+        if len(ids) >= _SHORTEST:
+            yield Window(document, ids)

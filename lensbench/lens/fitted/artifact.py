@@ -1,0 +1,146 @@
+"""A fitted lens on disk: a record of kind `lens_fit` whose file holds a map for each layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from lensbench.checkpoints.hashes import config_fact
+from lensbench.errors import RecordsError
+from lensbench.files import sha256_of
+from lensbench.lens.fitted.affine import Affine, AffineMap
+from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name
+from lensbench.models.model import LensModel
+from lensbench.records.lens_kind import KL_DIRECTION, OWN
+from lensbench.records.open import open_record
+from lensbench.records.read import MANIFEST
+from lensbench.records.record import Record
+
+FILE = "lens.safetensors"
+_SAME = ("weights_sha256", "tokenizer_sha256", "config_sha256")  # whatever bits and adapter
+_SAID = ("dtype", "bits", "int8_threshold", "adapter", "adapter_sha256")
+
+_log = logging.getLogger(__name__)
+
+
+def to_bytes(maps: Mapping[int, AffineMap]) -> bytes:
+    """Maps by layer as safetensors: `A.<layer>` [d_model, d_model] and `b.<layer>` [d_model]."""
+    tensors = {f"A.{layer}": one.A for layer, one in maps.items()}
+    tensors |= {f"b.{layer}": one.b for layer, one in maps.items()}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+@dataclass(frozen=True)
+class FittedLens:
+    """A lens that was fitted: its record, and the maps that it holds."""
+
+    name: str
+    record: Record
+
+    @property
+    def maps(self) -> dict[int, AffineMap]:
+        """By layer, float32. Raises RecordsError when the file was altered or is missing."""
+        return _maps(self.record.folder / FILE, self.record.manifest["checksums"][FILE])
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """For the manifest of a record that is read with it."""
+        settings, corpus = self.record.settings, self.record.manifest["corpus"]
+        return {
+            "norm": "final",
+            "fitted": True,
+            "soft_cap": True,
+            "kl": KL_DIRECTION,
+            "output": True,
+            "description": f"{settings['method']} lens, fitted on {corpus['name']}",
+            "lens_sha256": self.record.manifest["checksums"][FILE],
+            "fitted_to": {key: self.record.model.get(key) for key in ("name", *_SAME, *_SAID)},
+        }
+
+    def for_model(self, model: LensModel) -> Affine:
+        """To read a model with. Raises RecordsError unless the lens was fitted to its weights.
+
+        Another precision, or an adapter on the same weights, is said.
+        """
+        there, now = self.record.model, _facts(model)
+        shape = ("n_layers", "d_model", "d_vocab")
+        if wrong := [key for key in (*_SAME, *shape) if there.get(key) != now.get(key)]:
+            lines = "\n".join(f"  - {key}: {there.get(key)} there, {now[key]} now" for key in wrong)
+            raise RecordsError(
+                f"the lens {self.name} ({self.record.folder}) was fitted to another model:\n"
+                f"{lines}\n"
+                f"It is of {there['name']}. Fit one of this model: lensbench fit {model.name}"
+            )
+        other = [key for key in _SAID if there.get(key) != now.get(key)]
+        if other:
+            words = ", ".join(f"{key} {there.get(key)} there, {now.get(key)} now" for key in other)
+            _log.warning(
+                "the lens %s was fitted to %s and reads %s (%s): how well it does is not known",
+                self.name,
+                there["name"],
+                model.name,
+                words,
+            )
+        return Affine(model, self.maps, self.name)
+
+
+def open_lens(given: str, base: str) -> FittedLens:
+    """A model's fitted lens by its name, or one by its folder.
+
+    `base`: the model's name without bits and adapter. Raises RecordsError, with what to do, where
+    there is none.
+    """
+    folder = fitted_folder(given, base)
+    if given in METHODS and not (folder / MANIFEST).is_file():
+        raise RecordsError(
+            f"no {given} lens of {base} has been fitted yet. Fit one (minutes): "
+            f"lensbench fit {base} --lens {given}"
+        )
+    record = open_record(folder)
+    if record.kind != "lens_fit":
+        what = f"a record of kind {record.kind}, not a fitted lens"
+        raise RecordsError(f"{folder}: {what}. Name a folder that `lensbench fit` made.")
+    return FittedLens(fitted_name(given), record)
+
+
+def lens_kinds(lenses: Sequence[str], base: str) -> dict[str, dict[str, Any]]:
+    """What each lens of a run is, for its manifest; of lensbench's own lenses alone nothing.
+
+    Raises RecordsError as `open_lens`.
+    """
+    fitted = {one: open_lens(one, base).kind for one in lenses if one not in OWN}
+    if not fitted:
+        return {}
+    own = {one: asdict(OWN[one]) for one in lenses if one in OWN}
+    return own | {fitted_name(one): kind for one, kind in fitted.items()}
+
+
+def _facts(model: LensModel) -> dict[str, Any]:
+    """What tells one loaded model from another. Raises RecordsError for one without a name."""
+    if model.ref is None:
+        raise RecordsError(
+            f"{model.name} came as an object, so nobody can tell whether a lens is of it. Load it "
+            "by its name or folder."
+        )
+    return {**model.facts(), **model.ref.facts(), **config_fact(model.ref.folder)}
+
+
+@lru_cache(maxsize=4)
+def _maps(path: Path, sha256: str) -> dict[int, AffineMap]:
+    """The maps of a file: many batches are read with one lens."""
+    try:
+        altered = sha256_of(path) != sha256
+        tensors = {} if altered else load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RecordsError(f"{path}: cannot be read ({error}). Fit the lens again.") from error
+    if altered:
+        raise RecordsError(f"{path}: it was altered after it was written. Fit the lens again.")
+    layers = sorted(int(name[2:]) for name in tensors if name.startswith("A."))
+    return {layer: AffineMap(tensors[f"A.{layer}"], tensors[f"b.{layer}"]) for layer in layers}

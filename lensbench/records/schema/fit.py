@@ -1,0 +1,67 @@
+"""Tables of a fitted lens: the text that it saw, and what it is worth on text that it did not."""
+
+from __future__ import annotations
+
+from lensbench.records.schema.declare import F64, I16, I32, TEXT, Column, Entry, Kind, Table
+from lensbench.records.schema.every import PROBLEMS
+
+_NO_INTERVAL = "too few documents for one"
+
+FIT_DOCUMENTS = Table(
+    "fit_documents",
+    "one row per document of the corpus that was read",
+    (
+        Column("model", TEXT, "the model's name"),
+        Column("document", TEXT, "sha256 of its text"),
+        Column("source", TEXT, "where it stands in the corpus"),
+        Column("part", TEXT, "fit (the maps), choose (their strength) or test (the figures)"),
+        Column("n_tokens", I32, "tokens that were read, from its beginning", "tokens"),
+    ),
+)
+
+FIT_QUALITY = Table(
+    "fit_quality",
+    "one row per reading x layer, over the tokens of the part `test` but each document's first",
+    (
+        Column("model", TEXT, "the model's name"),
+        Column(
+            "reading",
+            TEXT,
+            "fitted; final (the logit lens); or a control: calibration (scale and bias alone) or "
+            "shuffled (fitted to the targets of other tokens)",
+        ),
+        Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
+        Column("depth", F64, "layer / n_layers", "0..1"),
+        Column("strength", F64, "of the ridge", "share of the mean variance", "no fit"),
+        Column("kl_bits", F64, "KL(model || reading), mean over tokens", "bits"),
+        Column("kl_bits_low", F64, "of its 95 % interval over documents", "bits", _NO_INTERVAL),
+        Column("kl_bits_high", F64, "of its 95 % interval over documents", "bits", _NO_INTERVAL),
+        Column("top1_agreement", F64, "tokens where the model has the same top token", "0..1"),
+        Column("top1_agreement_low", F64, "of its 95 % interval", "0..1", _NO_INTERVAL),
+        Column("top1_agreement_high", F64, "of its 95 % interval", "0..1", _NO_INTERVAL),
+        Column("marginal_kl_bits", F64, "KL of the distributions averaged over tokens", "bits"),
+        Column(
+            "calibration_error",
+            F64,
+            "expected calibration error of the top token as a guess of the text's next, 10 bins",
+            "0..1",
+        ),
+        Column("n_tokens", I32, "tokens", "tokens"),
+        Column("n_documents", I32, "documents", "documents"),
+    ),
+)
+
+KINDS = (
+    Kind(
+        "lens_fit",
+        "`lensbench fit`",
+        (FIT_DOCUMENTS, FIT_QUALITY, PROBLEMS),
+        entries=(
+            Entry(
+                "corpus",
+                "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out",
+                type="object",
+            ),
+        ),
+    ),
+)

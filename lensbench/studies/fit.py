@@ -1,0 +1,94 @@
+"""Fitting a lens: its corpus, its model and the record that holds it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from lensbench.checkpoints.hashes import config_fact
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.corpora.corpus import Corpus, load_corpus
+from lensbench.fitting.linear_lens import Fitter, finished, gather, jobs
+from lensbench.fitting.spec import FitSpec
+from lensbench.fitting.windows import Part, Window, cut
+from lensbench.lens.fitted.place import fitted_folder
+from lensbench.lens.gate import check_identities, require
+from lensbench.models.adapted import facts_of
+from lensbench.models.load import load_model
+from lensbench.progress import Progress, Watch, ignore
+from lensbench.prompts.encode import Encoder
+from lensbench.prompts.sets import load_prompts, shipped
+from lensbench.records.engine import Outcome, Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.store import RecordStore
+
+
+def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> Outcome:
+    """Fit a lens into `out`, or to where its name finds it; again to go on after an interruption.
+
+    Facts of the shipped prompt sets that stand in the corpus are left out of it.
+
+    Raises:
+        InputProblems: unknown model or corpus, or a corpus that is too small.
+        GateError: the lens does not reproduce this model at its last layer.
+        RecordsError: another lens is there, or the disk cannot hold this one.
+    """
+    ref = ModelRef.of(spec.model)
+    watch(Progress("reading the corpus"))
+    facts = [prompt for name in shipped() for prompt in load_prompts(name).prompts]
+    corpus = load_corpus(spec.corpus, facts)
+    watch(Progress(f"hashing the weights of {ref}"))
+    store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
+    request = Request(
+        store,
+        spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256},
+        facts_of(ref, spec.dtype, spec.device) | config_fact(ref.folder),
+    )
+
+    def prepare(record: Recording) -> Work[Fitter, list[Window]]:
+        watch(Progress(f"loading {ref}"))
+        model = load_model(ref, dtype=spec.dtype, device=spec.device)
+        wanted: dict[Part, int] = {
+            "fit": spec.tokens,
+            "choose": spec.choose_tokens,
+            "test": spec.test_tokens,
+        }
+        # A text is read from its beginning, so it may be longer than the context.
+        encoder = Encoder(model.tokenizer, n_ctx=sys.maxsize)
+        windows = cut(corpus, encoder, min(spec.window, model.n_ctx), wanted)
+        watch(Progress(f"testing the gate of {ref}"))
+        shown = [window.token_ids for window in windows["test"][:2]]
+        identities = check_identities(model, shown)
+        require(identities)
+        record.begin({**model.facts(), **request.model})
+        fitter = Fitter(model, spec.batch_tokens)
+
+        def finish(parts: Parts) -> Finished:
+            made = finished(fitter, parts, windows, watch)
+            gate = [identity.as_dict() for identity in identities]
+            return replace(made, problems=corpus.problems, gate=gate, facts=_facts(corpus))
+
+        return Work(
+            fitter,
+            gather,
+            [jobs(model, windows["fit"])],
+            finish,
+            unit="tokens",
+            size=lambda own: sum(len(window.token_ids) for window in own),
+        )
+
+    problems = make(request, prepare, watch)
+    return Outcome([store.folder], problems=problems)
+
+
+def _facts(corpus: Corpus) -> dict[str, object]:
+    return {
+        "corpus": {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "n_documents": len(corpus.documents),
+            "n_with_facts": corpus.n_with_facts,
+        }
+    }

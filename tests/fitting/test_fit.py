@@ -1,0 +1,284 @@
+"""A fitted lens end to end: its numbers against Hugging Face's own passes, and its refusals."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lensbench import InputProblems, logit_lens, open_record
+from lensbench.errors import ModelError, RecordsError
+from lensbench.fitting.spec import FitSpec
+from lensbench.lens.fitted.affine import Affine, AffineMap
+from lensbench.lens.fitted.artifact import FILE
+from lensbench.models.load import load_model
+from lensbench.studies.fit import fit_lens
+from lensbench.studies.lens import run
+from lensbench.studies.specs.lens import RunSpec
+from tests.harness.facts import facts_rows
+from tests.harness.files import manifest, table_bytes, tables, write_csv
+from tests.harness.forks import Ended, Forks, parts_done
+from tests.harness.program import Program
+from tests.harness.tiny import Case
+
+FAMILIES = ("llama", "gemma2", "qwen3", "gpt2", "cohere")
+Fit = Callable[[Case], Path]
+
+
+def bits(logits: torch.Tensor) -> torch.Tensor:
+    return logits.double().log_softmax(-1) / np.log(2)
+
+
+def pass_of(case: Case, ids: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Hugging Face's states before the final norm at each layer [pos, d], and its logits."""
+    states: list[torch.Tensor] = []
+    model, backbone = case.hf, getattr(case.hf, case.row.backbone)
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, **__: states.append(args[0][0]))
+        for block in getattr(backbone, case.row.blocks)
+    ]
+    norm = getattr(backbone, case.row.final_norm)
+    hooks.append(norm.register_forward_pre_hook(lambda _, args: states.append(args[0][0])))
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0]
+    for hook in hooks:
+        hook.remove()
+    return states, logits
+
+
+def mapped(
+    case: Case, state: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Logits of a mapped state, by Hugging Face's norm and head and the family's own last steps."""
+    backbone = getattr(case.hf, case.row.backbone)
+    with torch.no_grad():
+        normed = getattr(backbone, case.row.final_norm)(state @ slope + shift)
+        logits = case.hf.get_output_embeddings()(normed)
+    config = case.hf.config
+    logits = logits * getattr(config, "logit_scale", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reading_is_the_map_and_then_hugging_faces_own_head(
+    tiny_case: Callable[[str], Case], linear: Fit, family: str
+) -> None:
+    case = tiny_case(family)
+    folder, ids = linear(case), case.token_ids[0]
+    file, model = load_file(folder / FILE), load_model(case.folder, device="cpu")
+    result = logit_lens(model, [ids], lens=["final", folder], positions="last", top_k=3)
+    frame = result.to_pandas()
+    assert set(frame.lens) == {"final", "linear"}
+    states, logits = pass_of(case, ids)
+    p = bits(logits[-1])
+    for row in frame[(frame.lens == "linear") & (frame.layer < model.n_layers)].itertuples():
+        q = bits(
+            mapped(case, states[row.layer][-1], file[f"A.{row.layer}"], file[f"b.{row.layer}"])
+        )
+        assert row.kl_bits == pytest.approx(float((p.exp2() * (p - q)).sum()), rel=1e-3, abs=1e-4)
+        assert row.top_ids[0] == int(q.argmax())
+    last = frame[frame.layer == model.n_layers].set_index("lens")
+    assert last.entropy_bits["linear"] == last.entropy_bits["final"]  # the identity, to the bit
+
+
+@pytest.mark.parametrize("family", ("llama", "gpt2"))
+def test_the_figures_are_those_of_a_loop_over_documents(
+    tiny_case: Callable[[str], Case], linear: Fit, corpus: Path, family: str
+) -> None:
+    case = tiny_case(family)
+    folder = linear(case)
+    file, frames = load_file(folder / FILE), tables(folder)
+    documents, quality = frames["fit_documents"], frames["fit_quality"]
+    texts = {path.name: path.read_text() for path in corpus.iterdir()}
+    kl: dict[tuple[str, int], list[torch.Tensor]] = {}
+    for row in documents[documents.part == "test"].itertuples():
+        ids = case.model.tokenizer(texts[row.source.split(",")[0]]).input_ids[: row.n_tokens]
+        states, logits = pass_of(case, ids)
+        p = bits(logits[1:])
+        for layer in range(case.model.n_layers):
+            slope, shift = file[f"A.{layer}"], file[f"b.{layer}"]
+            identity = torch.eye(len(shift)), torch.zeros_like(shift)
+            for name, own in {"fitted": (slope, shift), "final": identity}.items():
+                q = bits(mapped(case, states[layer][1:], *own))
+                kl.setdefault((name, layer), []).append((p.exp2() * (p - q)).sum(-1))
+    for (name, layer), values in kl.items():
+        row = quality[(quality.reading == name) & (quality.layer == layer)].iloc[0]
+        every = torch.cat(values)
+        assert row.n_tokens == len(every)
+        assert row.n_documents == len(values)
+        assert row.kl_bits == pytest.approx(float(every.mean()), rel=1e-3)
+        assert row.kl_bits_low < row.kl_bits < row.kl_bits_high
+
+
+def test_no_document_is_in_two_parts(llama: Case, linear: Fit) -> None:
+    documents = tables(linear(llama))["fit_documents"]
+    assert not documents.document.duplicated().any()
+    tokens = documents.groupby("part").n_tokens.sum()
+    assert tokens["fit"] >= 600 and tokens["choose"] >= 100 and tokens["test"] >= 500
+
+
+def test_at_the_last_layer_every_reading_of_the_lens_is_the_model(llama: Case, linear: Fit) -> None:
+    quality = tables(linear(llama))["fit_quality"].set_index(["reading", "layer"])
+    assert quality.kl_bits["fitted", llama.model.n_layers] < 1e-6
+    assert quality.top1_agreement["final", llama.model.n_layers] == 1
+    assert quality.marginal_kl_bits["fitted", llama.model.n_layers] < 1e-6
+
+
+# --- a run with it ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_spec(llama: Case, linear: Fit, tmp_path: Path) -> RunSpec:
+    prompts = write_csv(tmp_path / "small.csv", facts_rows())
+    lenses = ("final", str(linear(llama)))
+    return RunSpec((str(llama.folder),), prompts=str(prompts), limit=4, lenses=lenses)
+
+
+def test_a_record_says_which_lens_it_was_read_with(
+    run_spec: RunSpec, llama: Case, linear: Fit, tmp_path: Path
+) -> None:
+    record = open_record(run(run_spec, tmp_path).folder)
+    assert record.lenses == ["final", "linear"]
+    told = record.manifest["lenses"]["linear"]
+    fitted = manifest(linear(llama))
+    assert told["lens_sha256"] == fitted["checksums"][FILE]
+    assert told["fitted_to"]["weights_sha256"] == fitted["model"]["weights_sha256"]
+    assert record.lens_kind("linear").fitted is True
+    assert record.lens_kind().words == "the model's own final norm and the head"
+    assert str(linear(llama).parent) not in (record.folder / "manifest.json").read_text()
+
+
+def test_a_run_does_not_go_on_with_a_lens_fitted_anew(
+    run_spec: RunSpec, llama: Case, fit_spec: Callable[..., FitSpec], tmp_path: Path
+) -> None:
+    anew = tmp_path / "linear"
+    shutil.copytree(run_spec.lenses[1], anew)
+    spec = run_spec.changed(lenses=("final", str(anew)))
+    assert run(spec, tmp_path / "run").ok
+    shutil.rmtree(anew)
+    assert fit_lens(fit_spec(llama, tokens=500), anew).ok
+    (error,) = run(spec, tmp_path / "run").failed.values()
+    assert "lens_sha256" in str(error)
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_a_lens_of_another_model_is_refused(
+    llama: Case, linear: Fit, tiny_case: Callable[[str], Case]
+) -> None:
+    """Even of one with the same weights, which another config makes another model of."""
+    other = load_model(tiny_case("mistral").folder, device="cpu")
+    with pytest.raises(RecordsError, match=r"(?s)fitted to another model.*config_sha256"):
+        logit_lens(other, "Rome", lens=str(linear(llama)))
+
+
+def test_other_bits_are_said(llama: Case, linear: Fit, caplog: pytest.LogCaptureFixture) -> None:
+    half = load_model(f"{llama.folder}@16", device="cpu")
+    assert logit_lens(half, "Rome is the", lens=str(linear(llama))).table.num_rows
+    assert "bits None there, 16 now" in caplog.text
+
+
+def test_an_altered_file_is_refused(llama: Case, linear: Fit, tmp_path: Path) -> None:
+    folder = tmp_path / "linear"
+    shutil.copytree(linear(llama), folder)
+    tensors = load_file(folder / FILE)
+    tensors["b.1"][0] += 1
+    save_file(tensors, folder / FILE)
+    model = load_model(llama.folder, device="cpu")
+    with pytest.raises(RecordsError, match="altered"):
+        logit_lens(model, "Rome", lens=str(folder))
+
+
+def test_a_state_that_has_no_map_is_refused(llama: Case, linear: Fit) -> None:
+    model = load_model(llama.folder, device="cpu")
+    with pytest.raises(ModelError, match="no map for resid_mid"):
+        logit_lens(model, "Rome", lens=str(linear(llama)), sites=["resid_mid"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("tuned-in", "there is no 'tuned-in'"),
+        (["final", "final"], "two lenses are called 'final'"),
+        ("linear", "lensbench fit"),  # none has been fitted
+    ],
+)
+def test_a_name_without_a_lens_is_refused(
+    llama: Case, given: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LENSBENCH_CACHE", str(tmp_path))
+    with pytest.raises((InputProblems, RecordsError), match=said):
+        logit_lens(load_model(llama.folder, device="cpu"), "Rome", lens=given)
+
+
+def test_a_corpus_that_is_too_small_says_what_is_missing(
+    llama: Case, fit_spec: Callable[..., FitSpec], tmp_path: Path
+) -> None:
+    with pytest.raises(InputProblems, match=r"gives [\d,]+ tokens .* 1,000,600 are needed"):
+        fit_lens(fit_spec(llama, tokens=1_000_000), tmp_path)
+
+
+# --- interruptions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+def test_an_interrupted_fit_ends_in_the_same_bytes(
+    llama: Case,
+    linear: Fit,
+    fit_spec: Callable[..., FitSpec],
+    forks: Forks,
+    tmp_path: Path,
+    parts: int,
+) -> None:
+    fitting: Callable[..., Ended] = partial(forks.run, fit_lens, fit_spec(llama), tmp_path)
+    ended = fitting(kill=signal.SIGKILL, when=lambda: parts_done(tmp_path) >= parts)
+    assert ended.status == -signal.SIGKILL
+    assert fitting().status == 0
+    assert manifest(tmp_path)["resumed_batches"] >= parts
+    assert table_bytes(tmp_path) == table_bytes(linear(llama))
+    assert (tmp_path / FILE).read_bytes() == (linear(llama) / FILE).read_bytes()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_fit_killed_while_it_is_written_ends_in_the_same_bytes(
+    llama: Case, linear: Fit, fit_spec: Callable[..., FitSpec], forks: Forks, tmp_path: Path
+) -> None:
+    fitting: Callable[..., Ended] = partial(forks.run, fit_lens, fit_spec(llama), tmp_path)
+    fitting(kill=signal.SIGKILL, when=lambda: bool(list(tmp_path.glob("*fit_quality*"))))
+    assert fitting().status == 0
+    assert table_bytes(tmp_path) == table_bytes(linear(llama))
+    assert (tmp_path / FILE).read_bytes() == (linear(llama) / FILE).read_bytes()
+
+
+# --- the program --------------------------------------------------------------------------------
+
+
+def test_the_verb_fits_shows_and_is_found_by_its_name(
+    lensbench: Program, llama: Case, corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LENSBENCH_CACHE", str(tmp_path))
+    sizes = ["--tokens", "300", "--choose-tokens", "50", "--test-tokens", "80", "--window", "32"]
+    done = lensbench("fit", llama.folder, "--corpus", corpus, *sizes)
+    assert done.status == 0, done.err
+    assert "KL(model || lens) in bits" in done.out
+    read = lensbench("lens", llama.folder, "The capital of Germany is", "--lens", "linear")
+    assert read.status == 0, read.err
+
+
+def test_identity_maps_read_as_the_final_lens_to_the_bit(llama: Case) -> None:
+    model = load_model(llama.folder, device="cpu")
+    width = model.d_model
+    nothing = AffineMap(torch.eye(width), torch.zeros(width))
+    lens = Affine(model, dict.fromkeys(range(model.n_layers), nothing), "identity")
+    states = torch.randn(5, width)
+    for site in model.sites(("embed", "resid_post")):
+        assert torch.equal(lens.logits(states, site), model.readout(states))
