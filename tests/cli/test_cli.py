@@ -18,7 +18,19 @@ from tests.harness.program import Done, Program, words
 from tests.harness.tiny import SENTENCES, Case
 
 PROMPT = "The capital of Germany is"
-VERBS = ["models", "pull", "check", "lens", "cache", "run", "report", "infer", "chat", "train"]
+VERBS = [
+    "models",
+    "pull",
+    "check",
+    "lens",
+    "fit",
+    "cache",
+    "run",
+    "report",
+    "infer",
+    "chat",
+    "train",
+]
 VERBS += ["correlate", "diff", "doctor", "eval", "import"]
 VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]
