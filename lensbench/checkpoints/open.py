@@ -14,7 +14,7 @@ from lensbench.checkpoints.config.agreement import require_agreement
 from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
-from lensbench.errors import ModelError, first_line
+from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,18 +43,18 @@ def whole_config(folder: Path, trust_remote_code: bool = False) -> Any:
 
     Raises ModelError where transformers refuses it.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
+    what = f"{folder / 'config.json'}: the installed transformers cannot read it"
+    remedy = "Copy it from the source again, or update transformers."
     try:
-        with _own_code(folder):
+        with refused_by_library(what, remedy), _own_code(folder):
             return AutoConfig.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'}: the installed transformers cannot read it "
-            f"({first_line(error)}). Copy it from the source again, or update transformers."
-        ) from error
+    except StrictDataclassError as error:
+        raise ModelError(f"{what} ({first_line(error)}). {remedy}") from error
 
 
 @contextmanager
@@ -93,7 +93,9 @@ def empty_model(config: Any, trust_remote_code: bool = False) -> PreTrainedModel
     """The architecture with all its shapes and no weights: it takes no memory."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"), _own_code(config.name_or_path):
+    what = f"The installed transformers cannot build this model ({config.model_type})"
+    remedy = "Check its config.json, or take another model."
+    with refused_by_library(what, remedy), torch.device("meta"), _own_code(config.name_or_path):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 

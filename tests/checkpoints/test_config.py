@@ -14,7 +14,7 @@ from lensbench.checkpoints.config.agreement import require_agreement
 from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.config.fields import NEUTRAL_FIELDS, PUBLISHED, fields_read
 from lensbench.checkpoints.families import FAMILIES, FORWARD_FIELDS
-from lensbench.checkpoints.open import open_config
+from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.errors import ModelError
 from tests.harness.files import CONFIGS
 from tests.harness.tiny import Case
@@ -248,3 +248,24 @@ def test_published_files_agree_with_themselves(name: str) -> None:
         config = AutoConfig.for_model(**json.loads(json.dumps(said)))
         require_agreement(said, config.get_text_config(), Path(name))
         said = json.loads(config.to_json_string(use_diff=False))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "abc"},
+        {"num_attention_heads": 0},
+        {"rope_parameters": "x"},
+        {"rope_parameters": {"rope_type": ["a"], "rope_theta": 1e4}},
+        {"hidden_act": "banana"},
+        {"vocab_size": -1},
+    ],
+    ids=str,
+)
+def test_a_file_that_transformers_cannot_read_is_no_traceback(
+    llama: Case, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    said = json.loads((llama.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(said | changes))
+    with pytest.raises(ModelError):
+        count_parameters(open_config(tmp_path))

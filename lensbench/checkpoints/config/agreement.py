@@ -85,7 +85,7 @@ def _by_kind(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _inside(name: str, said: Mapping[str, Any], has: Mapping[str, Any]) -> Iterator[str]:
     for key, value in said.items():
         own = has.get("rope_type" if key == "type" else key)
-        wanted = _SAME_ROPE.get(value, value) if key in ("type", "rope_type") else value
+        wanted = _SAME_ROPE.get(str(value), value) if key in ("type", "rope_type") else value
         if value is not None and wanted != own:
             yield _differs(f"{name}.{key}", value, own)
 
@@ -93,7 +93,7 @@ def _inside(name: str, said: Mapping[str, Any], has: Mapping[str, Any]) -> Itera
 def _without_effect(parameters: Mapping[str, Any], model_type: str) -> Iterator[str]:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    way = parameters.get("rope_type", "default")
+    way = str(parameters.get("rope_type", "default"))
     if way != "default" and way not in ROPE_INIT_FUNCTIONS:
         yield f"rope_type = {way}: the installed transformers has no such rotary scaling"
         return
