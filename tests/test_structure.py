@@ -80,7 +80,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"kit"},
         {"section", "manifest"},
         {"lens"},
-        {"diff", "correlation", "inference", "training", "evaluation", "placement"},
+        {"fit", "diff", "correlation", "inference", "training", "evaluation", "placement"},
         {"sections"},
         {"build"},
     ),

@@ -6,6 +6,7 @@ from lensbench.report.correlation.section import correlation
 from lensbench.report.diff.section import diff
 from lensbench.report.diff.side_by_side import diffs
 from lensbench.report.evaluation.section import evaluation
+from lensbench.report.fit.section import fit
 from lensbench.report.inference.conditions import conditions
 from lensbench.report.inference.section import inference
 from lensbench.report.inference.trace import trace
@@ -16,6 +17,7 @@ from lensbench.report.training.section import training
 
 SECTIONS: dict[str, Maker] = {
     "lens": lens,
+    "lens_fit": fit,
     "training": training,
     "evaluation": evaluation,
     "inference": inference,

@@ -270,6 +270,11 @@ def test_the_verb_fits_shows_and_is_found_by_its_name(
     done = lensbench("fit", llama.folder, "--corpus", corpus, *sizes)
     assert done.status == 0, done.err
     assert "KL(model || lens) in bits" in done.out
+    report = next(tmp_path.glob("lenses/*/linear/report.md")).read_text(encoding="utf-8")
+    quality = tables(next(tmp_path.glob("lenses/*/linear")))["fit_quality"]
+    middle = quality[(quality.layer == llama.model.n_layers // 2) & (quality.reading == "fitted")]
+    assert f"fitted lens: {middle.kl_bits.iloc[0]:.2f}" in report
+    assert "documents were left out because a sentence of theirs states a fact" in report
     read = lensbench("lens", llama.folder, "The capital of Germany is", "--lens", "linear")
     assert read.status == 0, read.err
 

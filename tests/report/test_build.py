@@ -139,8 +139,8 @@ def test_a_record_alone_is_reported_in_its_own_folder(name: str, run: Path, tmp_
     assert all(path.is_relative_to(tmp_path) for path in written)
 
 
-# A diff and a placement always have rows: without a prompt to compare they are refused.
-@pytest.mark.parametrize("kind", sorted({*SECTIONS} - {"lens", "diff", "placement"}))
+# A diff, a placement and a fit always have rows: with nothing to read they are refused.
+@pytest.mark.parametrize("kind", sorted({*SECTIONS} - {"lens", "lens_fit", "diff", "placement"}))
 def test_a_record_without_rows_has_a_report(kind: Any, tmp_path: Path) -> None:
     if kind == "training":
         fixture.write_training(tmp_path, [])

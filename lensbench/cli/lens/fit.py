@@ -20,7 +20,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lensbench.cli.console import batch_progress, results, say, show_problems, table
+from lensbench.cli.console import batch_progress, results, say, show_problems, show_reports, table
 from lensbench.fitting.spec import FitSpec
 from lensbench.records.record import Record
 
@@ -42,7 +42,7 @@ def fit(
         outcome = fit_lens(spec, out, progress)
     _show(open_record(outcome.folder))
     show_problems(outcome.problems)
-    say(outcome.folder)
+    show_reports([outcome.folder], outcome.folder)
     return 0 if outcome.ok else 1
 
 

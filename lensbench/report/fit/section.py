@@ -1,0 +1,144 @@
+"""The report of a fitted lens: what it is worth on held-out text, beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import pandas as pd
+
+from lensbench.escape import markdown
+from lensbench.records.record import Record
+from lensbench.report.kit import numbers
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.page import Page, chart
+from lensbench.report.kit.table import Table, catalogue
+from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
+from lensbench.report.section import Section, written
+from lensbench.stats.estimates import Estimate
+
+READINGS = {  # how each is called in a report, and drawn
+    "final": "logit lens",
+    "fitted": "fitted lens",
+    "calibration": "scale and bias alone",
+    "shuffled": "fitted to other tokens' targets",
+}
+_DASHES: dict[str, Dash] = dict(zip(READINGS, ("dash", "solid", "dashdot", "dot"), strict=True))
+_MEASURES = {
+    "kl_bits": "KL(model ‖ lens) (bits)",
+    "top1_agreement": "same top token as the model",
+}
+_SENTENCE = "Means over held-out tokens; intervals over documents."
+_DEPTH = Axis("depth", percent=True)
+
+
+def fit(record: Record, name: str) -> Section:
+    """One lens."""
+    made = tables(record)
+    views = curves(made["quality"].frame)
+    text, limitations = written(
+        "fit",
+        tables=made,
+        model=record.manifest["model"],
+        settings=record.settings,
+        corpus=record.manifest["corpus"],
+        middle=_middle(made["quality"].frame, record.n_layers),
+    )
+    method = record.settings["method"]
+    return Section(
+        title=f"{name}: a {method} lens",
+        tables=made,
+        text=text,
+        headline=headline(made["quality"].frame, record.n_layers, method),
+        limitations=limitations,
+        figures={"quality": partial(to_svg, panels, views)},
+        page=partial(_page, name, method, views),
+        cover="quality",
+    )
+
+
+def tables(record: Record) -> dict[str, Table]:
+    """Every number of the report, by name."""
+    documents = record.table("fit_documents")
+    parts = documents.groupby("part", sort=False)["n_tokens"].agg(["size", "sum"]).reset_index()
+    parts.columns = pd.Index(["part", "documents", "tokens"])
+    return catalogue(
+        {
+            "quality": ("Held-out quality by layer", quality(record)),
+            "corpus": ("What was read of the corpus", parts),
+        }
+    )
+
+
+def quality(record: Record) -> pd.DataFrame:
+    """One row per reading x layer, numbers with an interval as one Estimate each."""
+    frame = record.table("fit_quality").drop(columns=["model"])
+    for column in _MEASURES:
+        values = zip(
+            frame[column],
+            frame[f"{column}_low"],
+            frame[f"{column}_high"],
+            frame["n_documents"],
+            strict=True,
+        )
+        frame[column] = pd.Series([_estimate(*row) for row in values], frame.index, dtype=object)
+        frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
+    return frame.assign(reading=frame["reading"].map(READINGS))
+
+
+def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
+    if numbers.is_missing(low):
+        return Estimate(value, None, None, n, n, f"{n} documents: too few for an interval")
+    return Estimate(value, low, high, n, n)
+
+
+def _middle(frame: pd.DataFrame, n_layers: int) -> Mapping[str, Estimate]:
+    """Every reading's KL at half depth."""
+    rows = frame[frame["layer"] == n_layers // 2].set_index("reading")
+    return {reading: rows["kl_bits"][reading] for reading in READINGS.values()}
+
+
+def headline(frame: pd.DataFrame, n_layers: int, method: str) -> str:
+    """The fitted lens against the logit lens at half depth."""
+    middle = _middle(frame, n_layers)
+    fitted, logit = (numbers.estimate(middle[READINGS[r]], "bits") for r in ("fitted", "final"))
+    return markdown(
+        f"At half depth the {method} lens is {fitted} bits from the model on text that it has not "
+        f"seen, the logit lens {logit}"
+    )
+
+
+def curves(frame: pd.DataFrame) -> list[Lines]:
+    """Each measure by depth, a line for each reading."""
+    places = by_depth(frame.drop_duplicates("layer"))
+    return [
+        Lines(
+            _DEPTH,
+            Axis(title, percent=measure == "top1_agreement"),
+            places,
+            [
+                Line(name, list(frame.loc[frame["reading"] == name, measure]), dash=_DASHES[key])
+                for key, name in READINGS.items()
+            ],
+            title,
+        )
+        for measure, title in _MEASURES.items()
+    ]
+
+
+def _page(model: str, method: str, views: list[Lines]) -> Page:
+    charts = [
+        chart(
+            view.title,
+            "Means over held-out tokens; intervals over documents.",
+            (),
+            lambda v=view: v,
+        )
+        for view in views
+    ]
+    sentence = "How far each reading of a layer is from the model, on text it was not fitted to."
+    return Page(f"{model}: a {method} lens", sentence, (), charts)
+
+
+def _same(view: Lines) -> Lines:
+    return view
