@@ -51,7 +51,8 @@ def gather(fitter: Fitter, job: Job[list[Window]]) -> Part:
     sites = _sites(model)
     moments = Moments.none(model.n_layers, model.d_model)
     dealer = torch.Generator().manual_seed(job.number)
-    for items in plan_batches([len(w.token_ids) for w in windows], fitter.batch_tokens):
+    lengths = [len(window.token_ids) for window in windows]
+    for items in plan_batches(lengths, fitter.batch_tokens, model.rope_switch):
         ids = [windows[item].token_ids for item in items]
         positions = [range(FIRST, len(one)) for one in ids]
         stream = capture_positions(model, ids, positions, sites).stream.cpu()

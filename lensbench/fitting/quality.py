@@ -84,7 +84,7 @@ def measure(
     """
     sums = _Sums(len(lenses), len(sites), len(windows), model.d_vocab)
     lengths = [len(window.token_ids) for window in windows]
-    for items in plan_batches(lengths, batch_tokens):
+    for items in plan_batches(lengths, batch_tokens, model.rope_switch):
         ids = [windows[item].token_ids for item in items]
         wanted = [range(FIRST, len(one)) for one in ids]
         captured = [*sites, model.final_site] if model.final_site not in sites else list(sites)

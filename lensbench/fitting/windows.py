@@ -25,8 +25,10 @@ class Window:
 
 def cut(
     corpus: Corpus, encoder: Encoder, window: int, wanted: dict[Part, int]
-) -> dict[Part, list[Window]]:
+) -> tuple[dict[Part, list[Window]], list[Problem]]:
     """Windows of at most `window` tokens, whole documents to one part, until each has enough.
+
+    Also what is wrong with documents that the model cannot read, such as a token of no embedding.
 
     Documents go round the parts in the corpus' own order, by what each part still lacks, so that
     a larger corpus never moves one from a part to another.
@@ -35,7 +37,8 @@ def cut(
     """
     parts: dict[Part, list[Window]] = {part: [] for part in get_args(Part)}
     sizes = dict.fromkeys(parts, 0)
-    for each in _windows(corpus, encoder, window):
+    problems: list[Problem] = []
+    for each in _windows(corpus, encoder, window, problems):
         lacking = [part for part in parts if sizes[part] < wanted[part]]
         if not lacking:
             break
@@ -48,13 +51,19 @@ def cut(
         raise InputProblems(
             [Problem("corpus", what, f"Give more text, or fewer --tokens (short: {short[0]}).")]
         )
-    return parts
+    return parts, problems
 
 
-def _windows(corpus: Corpus, encoder: Encoder, window: int) -> Iterator[Window]:
+def _windows(
+    corpus: Corpus, encoder: Encoder, window: int, problems: list[Problem]
+) -> Iterator[Window]:
     for document in corpus.documents:
         # Ten characters a token are more than any text has; a longer one is read at its start.
         text = document.text[: 10 * window]
-        ids = encoder.encode(Prompt(id=document.sha256, prompt=text)).token_ids[:window]
+        try:
+            ids = encoder.encode(Prompt(id=document.source, prompt=text)).token_ids[:window]
+        except InputProblems as error:
+            problems += error.problems
+            continue
         if len(ids) >= _SHORTEST:
             yield Window(document, ids)

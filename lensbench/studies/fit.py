@@ -56,8 +56,8 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
             "test": spec.test_tokens,
         }
         # A text is read from its beginning, so it may be longer than the context.
-        encoder = Encoder(model.tokenizer, n_ctx=sys.maxsize)
-        windows = cut(corpus, encoder, min(spec.window, model.n_ctx), wanted)
+        encoder = Encoder(model.tokenizer, sys.maxsize, d_vocab=model.d_vocab)
+        windows, unread = cut(corpus, encoder, min(spec.window, model.n_ctx), wanted)
         watch(Progress(f"testing the gate of {ref}"))
         shown = [window.token_ids for window in windows["test"][:2]]
         identities = check_identities(model, shown)
@@ -68,7 +68,9 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         def finish(parts: Parts) -> Finished:
             made = finished(fitter, parts, windows, watch)
             gate = [identity.as_dict() for identity in identities]
-            return replace(made, problems=corpus.problems, gate=gate, facts=_facts(corpus))
+            return replace(
+                made, problems=[*corpus.problems, *unread], gate=gate, facts=_facts(corpus)
+            )
 
         return Work(
             fitter,
