@@ -12,7 +12,7 @@ import pytest
 
 from lensbench.report.build import unique_slugs
 from lensbench.report.kit import numbers
-from lensbench.report.kit.markdown import line_cell
+from lensbench.report.kit.markdown import line_cell, markdown_table
 from lensbench.report.kit.page import embedded_json
 from lensbench.report.kit.table import Table, to_csv
 from lensbench.stats.estimates import Estimate, clustered_estimate
@@ -74,3 +74,40 @@ def test_folder_names_are_safe_and_unique() -> None:
     assert unique_slugs(names) == ["org-model", "org-model-2", "etc", "a-b-c", "model"]
     own = ["report.md", "Report.html", "tables", "figures"]
     assert unique_slugs(own) == [f"{name}-2" for name in own]
+
+
+MEAN = "5 prompts: no interval of a mean covers 90 %"
+MEDIAN = "5 prompts: no interval of a median covers 90 %"
+
+
+def _few(value: float, reason: str = MEAN) -> Estimate:
+    return Estimate(value, None, None, 5, 5, reason)
+
+
+def test_a_reason_that_all_cells_share_is_said_once_under_the_table() -> None:
+    frame = pd.DataFrame({"layer": [0, 1], "prob": [_few(0.25), _few(0.5)]})
+    assert markdown_table(frame).split("\n")[2:] == [
+        "| 0 | 0.250 |",
+        "| 1 | 0.500 |",
+        "",
+        f"No intervals: {MEAN}.",
+    ]
+    assert MEAN in to_csv(Table("t", "T", frame)).decode()  # the numbers keep theirs
+
+
+def test_reasons_that_some_cells_share_have_a_letter_and_one_of_its_own_stays() -> None:
+    whole, none = Estimate(0.5, 0.4, 0.6, 9, 9), Estimate(None, None, None, 0, 0, "no prompts")
+    frame = pd.DataFrame(
+        {
+            "kl_bits": [_few(1.0), whole, _few(2.0)],
+            "depth": [_few(0.5, MEDIAN), _few(0.5, MEDIAN), _few(1.0, "1 prompt: no interval")],
+            "share": [none, none, whole],
+        }
+    )
+    assert markdown_table(frame).split("\n")[2:] == [
+        "| 1.00 (a) | 50.0 % (b) | n/a (no prompts) |",
+        "| 0.50 [0.40, 0.60] | 50.0 % (b) | n/a (no prompts) |",
+        "| 2.00 (a) | 100.0 % (1 prompt: no interval) | 50.0 % [40.0, 60.0] |",
+        "",
+        f"(a) {MEAN}. (b) {MEDIAN}.",
+    ]

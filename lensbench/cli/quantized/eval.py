@@ -25,6 +25,7 @@ from rich.text import Text
 from lensbench.cli.console import (
     batch_progress,
     results,
+    say,
     show_problems,
     show_reports,
 )
@@ -55,8 +56,9 @@ def _show(folder: Path) -> None:
     """The table of the report, for the terminal."""
     from lensbench.report.evaluation.results import read_results, shown
     from lensbench.report.kit.markdown import cell
+    from lensbench.report.kit.reasons import said_once
 
-    frame = shown(read_results(folder))
+    frame, notes = said_once(shown(read_results(folder)))
     results.print(
         f"{frame['n'].max()} examples in {frame['groups'].max()} groups, 95 % intervals in brackets"
     )
@@ -67,3 +69,5 @@ def _show(folder: Path) -> None:
         table.add_row(*(Text(cell(value)) for value in (metric if metric != last else "", *rest)))
         last = metric
     results.print(table, highlight=False)
+    for one in notes:
+        say(one)

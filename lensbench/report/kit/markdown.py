@@ -15,6 +15,7 @@ import pandas as pd
 
 from lensbench.escape import markdown, markdown_cell, markdown_token, printable
 from lensbench.report.kit import numbers
+from lensbench.report.kit.reasons import said_once
 from lensbench.report.kit.table import layers_shown
 from lensbench.stats.estimates import MIN_PROMPTS, TINY, Estimate
 
@@ -40,9 +41,13 @@ def rendered_paragraphs(template: str, **values: object) -> list[str]:
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A DataFrame as a Markdown table; headers are the column names of its CSV."""
+    """A DataFrame as a Markdown table; headers are the column names of its CSV.
+
+    A reason that several cells share is said once, under it.
+    """
     if frame.empty:
         return "(no rows)"
+    frame, notes = said_once(frame)
     right = [_is_numeric(frame[column]) for column in frame]
     lines = [
         f"| {' | '.join(map(header, frame))} |",
@@ -52,7 +57,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
         "| " + " | ".join(cell(value, str(c)) for c, value in row.items()) + " |"
         for row in frame.to_dict("records")
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + (["", " ".join(map(markdown, notes))] if notes else []))
 
 
 def header(column: object) -> str:

@@ -47,7 +47,8 @@ def estimate(value: Estimate, unit: str = "") -> str:
     if value.value is None:
         return f"n/a ({value.reason})"
     if value.low is None or value.high is None:
-        return f"{number(value.value, unit)} ({value.reason})"
+        why = f" ({value.reason})" if value.reason else ""  # it may be said under the table
+        return f"{number(value.value, unit)}{why}"
     scale, form, suffix = _UNITS.get(unit, _PLAIN)
     ends = [value.value, value.low, value.high]
     own, low, high = (_plain(scale * end, _form(form, ends)) for end in ends)
