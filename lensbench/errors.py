@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -60,30 +59,39 @@ class MissingExtraError(LensbenchError):
         )
 
 
-# What other libraries raise at a model that they cannot run after all.
-_OF_LIBRARIES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-@contextmanager
-def refused_by_library(what: str, remedy: str) -> Iterator[None]:
+class refused_by_library:  # noqa: N801  read as what it does: with refused_by_library(...)
     """What another library raises inside becomes a ModelError: `what`, its words and `remedy`."""
-    try:
-        yield
-    except LensbenchError:
-        raise
-    except _OF_LIBRARIES as error:
-        why = f"{type(error).__name__}: {first_line(error).split('. ')[0].rstrip('.')}"
-        raise ModelError(f"{what} ({why}). {remedy}") from error
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what, self.remedy = what, remedy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, LensbenchError):
+            return
+        if isinstance(error, _of_libraries()) or type(error) is Exception:
+            why = f"{type(error).__name__}: {first_line(error).split('. ')[0].rstrip('.')}"
+            raise ModelError(f"{self.what} ({why}). {self.remedy}") from error
+
+
+def _of_libraries() -> tuple[type[Exception], ...]:
+    """What other libraries raise at a model that they cannot run; tokenizers' have no kind."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+    )
 
 
 def first_line(error: BaseException) -> str:

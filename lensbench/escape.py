@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -35,9 +36,13 @@ def visible(token: str) -> str:
 def _visible_character(character: str) -> str:
     if character in _VISIBLE:
         return _VISIBLE[character]
-    if unicodedata.category(character).startswith(_UNSEEN):
+    if _is_unseen(character):
         return f"\\u{ord(character):04x}"
     return character
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character).startswith(_UNSEEN)
 
 
 def printable(text: str) -> str:
@@ -48,6 +53,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Running text with its line ends; other control characters are shown, not obeyed."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def printable_json(text: str) -> str:
+    """A JSON text that says the same, its unseen characters spelled as JSON spells them."""
+    return "".join(json.dumps(c)[1:-1] if c not in " \n" and _is_unseen(c) else c for c in text)
 
 
 def markdown(text: str) -> str:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensbench.errors import ModelError, first_line
+from lensbench.checkpoints.config.check import MOST_OF_A_KIND, is_count
+from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -50,6 +51,8 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+_UNREADABLE = "the installed transformers cannot read this GGUF file"
+_SAFETENSORS = "Take the model as safetensors."
 _FACTOR_ERROR = 1e-4  # relative; float32 in the file
 _VALUE_ERROR = 1e-6  # of a number that was float32 in the file
 
@@ -70,9 +73,20 @@ class Gguf:
 
         try:
             fields, tensors = read_gguf_metadata(str(path))
-        except (ValueError, IndexError, KeyError, OSError, struct.error) as error:
+        except (ArithmeticError, LookupError, OSError, ValueError, struct.error) as error:
             raise ModelError(f"{path} is no whole GGUF file ({error}). Fetch it again.") from error
-        return cls(path, fields["general.architecture"], fields, tensors)
+        architecture = fields["general.architecture"]
+        if not isinstance(architecture, str):
+            raise ModelError(f"{path} names no architecture but {architecture!r}. Fetch it again.")
+        file = cls(path, architecture, fields, tensors)
+        _refuse(file, [*file.endless()])
+        return file
+
+    def endless(self) -> Iterator[str]:
+        """Counts of more than there are in any model: as many of something would be made."""
+        for name, value in self.own().items():
+            if is_count(name) and isinstance(value, int) and value > MOST_OF_A_KIND:
+                yield f"{self.architecture}.{name} = {value}: more than any model has"
 
     def rope_factors(self) -> Float[np.ndarray, " d_head/2"] | None:
         """By what the rotary frequencies are divided, where the file says it in a tensor."""
@@ -99,10 +113,8 @@ def gguf_config(path: Path) -> Any:
     from transformers import AutoConfig
 
     file = Gguf.of(path)
-    try:
+    with refused_by_library(f"{path}: {_UNREADABLE}", _SAFETENSORS):
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    except (ValueError, KeyError, IndexError) as error:
-        raise unreadable(path, error) from error
     findings = [*_take_rope_factors(file, config), *_lost(file, config), *_tokenizer_lost(file)]
     _refuse(file, findings)
     return config
@@ -110,10 +122,7 @@ def gguf_config(path: Path) -> Any:
 
 def unreadable(path: Path, error: Exception) -> ModelError:
     """What to say where transformers has no way to read a GGUF file."""
-    return ModelError(
-        f"{path}: the installed transformers cannot read this GGUF file ({first_line(error)}). "
-        "Take the model as safetensors."
-    )
+    return ModelError(f"{path}: {_UNREADABLE} ({first_line(error)}). {_SAFETENSORS}")
 
 
 def require_all_tensors(path: Path, empty: PreTrainedModel) -> None:
@@ -333,7 +342,8 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    with refused_by_library(f"{path}: {_UNREADABLE}", _SAFETENSORS):
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     said = Gguf.of(path).fields
     pre, core = said.get("tokenizer.ggml.pre"), tokenizer.backend_tokenizer
     if said.get("tokenizer.ggml.model") == "gpt2" and pre in _DIGITS_FIRST:

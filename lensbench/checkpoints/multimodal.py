@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lensbench.checkpoints.open import empty_model, text_config
+from lensbench.checkpoints.open import building, empty_model, text_config
 from lensbench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def empty_whole(config: Any, trust_remote_code: bool = False) -> PreTrainedModel
         return empty_model(config, trust_remote_code)
     known = type(config) in hf.MODEL_FOR_MULTIMODAL_LM_MAPPING
     auto = hf.AutoModelForMultimodalLM if known else hf.AutoModelForImageTextToText
-    with torch.device("meta"):
+    with building(config):
         return auto.from_config(config, trust_remote_code=trust_remote_code)
 
 

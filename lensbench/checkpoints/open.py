@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+COPY = "Copy it from the source again."
+_MOST_MODULES = 200_000  # a mixture of 384 experts in each of 61 blocks has 100,000
 
 
 def open_config(
@@ -43,18 +47,14 @@ def whole_config(folder: Path, trust_remote_code: bool = False) -> Any:
 
     Raises ModelError where transformers refuses it.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     what = f"{folder / 'config.json'}: the installed transformers cannot read it"
     remedy = "Copy it from the source again, or update transformers."
-    try:
-        with refused_by_library(what, remedy), _own_code(folder):
-            return AutoConfig.from_pretrained(
-                folder, trust_remote_code=trust_remote_code, local_files_only=True
-            )
-    except StrictDataclassError as error:
-        raise ModelError(f"{what} ({first_line(error)}). {remedy}") from error
+    with refused_by_library(what, remedy), _own_code(folder):
+        return AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
 
 
 @contextmanager
@@ -90,13 +90,37 @@ def text_config(config: Any) -> Any:
 
 
 def empty_model(config: Any, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The architecture with all its shapes and no weights: it takes no memory."""
+    """The architecture with all its shapes and no weights: it takes no memory.
+
+    Raises ModelError for a config of which no model can be made, or an endless one.
+    """
     from transformers import AutoModelForCausalLM
 
-    what = f"The installed transformers cannot build this model ({config.model_type})"
-    remedy = "Check its config.json, or take another model."
-    with refused_by_library(what, remedy), torch.device("meta"), _own_code(config.name_or_path):
+    with building(config), _own_code(config.name_or_path):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def building(config: Any) -> Iterator[None]:
+    """Make a model without weights inside, of no more modules than any model has."""
+    from torch.nn.modules.module import register_module_module_registration_hook as watch
+
+    count = itertools.count(1)
+
+    def bounded(*_: Any) -> None:
+        if next(count) > _MOST_MODULES:
+            raise ModelError(
+                f"config.json describes a model of more than {_MOST_MODULES:,} modules, which no "
+                f"published one has. {COPY}"
+            )
+
+    watching = watch(bounded)
+    try:
+        what = f"the config of a {config.model_type} describes no model that can be built"
+        with torch.device("meta"), refused_by_library(what, COPY):
+            yield
+    finally:
+        watching.remove()
 
 
 def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
@@ -111,7 +135,8 @@ def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     gguf = gguf_file(folder)
     if gguf is not None:
         return gguf_tokenizer(gguf)
-    with _own_code(folder):
+    what = f"{folder} holds no tokenizer that can be read"
+    with refused_by_library(what, COPY), _own_code(folder):
         return AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )

@@ -34,6 +34,7 @@ from lensbench.checkpoints.source import (
 )
 from lensbench.errors import InputProblems, ModelError, first_line
 from lensbench.files import replacing, sha256_of, write_text
+from lensbench.json_text import read_json
 from lensbench.progress import Notify, ignore
 from lensbench.version import __version__
 
@@ -81,7 +82,7 @@ def is_complete(family: Family) -> bool:
     folder = model_folder(family)
     try:
         check_folder(folder)
-        made_from = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        made_from = read_json(folder / PROVENANCE)
     except (ModelError, InputProblems, FileNotFoundError, ValueError):
         return False
     same = made_from.get("gguf_sha256") == family.gguf_sha256

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias, nearest_aliases
 from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.json_text import parse_json, read_json
 
 INDEX = "model.safetensors.index.json"
 PROVENANCE = "lensbench.json"  # beside a converted model: what it was made from
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_MAX_TOKENIZER = 256 << 20  # bytes; Gemma's 262,000 tokens take 33 MB
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_MAX_HEADER = 100_000_000  # the limit in the safetensors library itself
+_MAX_HEADER = 16 << 20  # bytes; 100,000 tensors take 12 MB
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -136,8 +144,11 @@ def converted_as_today(folder: Path, family: Family) -> bool:
     """Whether a converted model is what lensbench would make today; true of any other folder."""
     if not (folder / PROVENANCE).is_file():
         return True
-    made = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-    return bool(made.get("conversion", 1) == family.conversion)
+    try:
+        made = read_json(folder / PROVENANCE)
+    except ValueError:  # damaged: it is converted again
+        return False
+    return isinstance(made, dict) and bool(made.get("conversion", 1) == family.conversion)
 
 
 def gguf_file(folder: Path) -> Path | None:
@@ -160,6 +171,7 @@ def check_folder(folder: Path, pull_name: str | None = None) -> None:
         return
     again = f"Fetch it again with: lensbench pull {pull_name}" if pull_name else ""
     problems = _config_problems(folder, again) + _tokenizer_problems(folder, again)
+    problems += _json_problems(folder, again)
     problems += _missing_weights(folder, again) + _damaged_weights(folder, again)
     if problems:
         raise InputProblems(problems)
@@ -184,6 +196,25 @@ def _tokenizer_problems(folder: Path, again: str) -> list[Problem]:
     return [Problem(str(folder), what, remedy)]
 
 
+def _json_problems(folder: Path, again: str) -> list[Problem]:
+    """What transformers would read without a bound, or fall over."""
+    remedy, found = again or "Copy it from the source again", []
+    for name in _JSON_FILES:
+        try:
+            if not isinstance(read_json(folder / name), dict):
+                found.append(Problem(str(folder / name), "holds no JSON object", remedy))
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            found.append(Problem(str(folder / name), f"is not JSON ({error})", remedy))
+    for name in _TOKENIZER_FILES:
+        path = folder / name
+        if path.is_file() and (size := path.stat().st_size) > _MAX_TOKENIZER:
+            what = f"has {size:,} bytes, more than the tokenizer of any model"
+            found.append(Problem(str(path), what, remedy))
+    return found
+
+
 def _missing_weights(folder: Path, again: str) -> list[Problem]:
     """No weights at all, weights in a format that is not loaded, or shards that are not there."""
     if (folder / INDEX).is_file():
@@ -198,6 +229,21 @@ def _missing_weights(folder: Path, again: str) -> list[Problem]:
         return [_pickle_problem(folder, pickles)]
     remedy = again or "lensbench loads safetensors or GGUF: put model.safetensors there"
     return [Problem(str(folder), "no weights (*.safetensors or *.gguf)", remedy)]
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Which file of the folder holds each tensor.
+
+    Raises ValueError and its like for what is no such list, and for a file in another folder: an
+    index names the files beside it.
+    """
+    found: dict[str, str] = read_json(index)["weight_map"]
+    if not found:
+        raise ValueError("it names no tensor")
+    for name in set(found.values()):
+        if not isinstance(name, str) or not name or name != Path(name).name or "\\" in name:
+            raise ValueError(f"{name!r} is no file of this folder")
+    return found
 
 
 def _pickle_problem(folder: Path, pickles: list[str]) -> Problem:
@@ -215,7 +261,7 @@ def _pickle_problem(folder: Path, pickles: list[str]) -> Problem:
 
 def _missing_shards(index: Path, again: str) -> list[Problem]:
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(weight_map(index).values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         remedy = again or "Copy it from the source again"
         return [Problem(str(index), f"is not a list of shards ({error!r})", remedy)]
@@ -257,7 +303,7 @@ def damage(path: Path) -> str | None:
 
 def _wrong_size(header: bytes, actual: int) -> str | None:
     try:
-        tensors = json.loads(header)
+        tensors = parse_json(header)
         ends = [item["data_offsets"][1] for key, item in tensors.items() if key != "__metadata__"]
         expected = 8 + len(header) + max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -6,7 +6,6 @@ used as it was stored: 2.2 GB of TinyLlama beside its 1.2 GB in 8 bits.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lensbench.checkpoints.source import INDEX
+from lensbench.checkpoints.source import INDEX, weight_map
 from lensbench.errors import InputProblems, ModelError, Problem
 
 SINGLE = "model.safetensors"
@@ -80,8 +79,7 @@ def _index(folder: Path) -> dict[str, str]:
     index = folder / INDEX
     if not index.is_file():
         return {}
-    found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    return found
+    return weight_map(index)
 
 
 def _require_one_set(folder: Path, names: list[str]) -> None:

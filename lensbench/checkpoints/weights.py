@@ -12,11 +12,11 @@ import torch
 from lensbench.checkpoints.complete import require_complete
 from lensbench.checkpoints.gguf import gguf_config, require_all_tensors, unreadable
 from lensbench.checkpoints.multimodal import empty_whole, text_model
-from lensbench.checkpoints.open import empty_model, refuse_broken, whole_config
+from lensbench.checkpoints.open import COPY, empty_model, refuse_broken, whole_config
 from lensbench.checkpoints.ref import ADAPTER_CONFIG
 from lensbench.checkpoints.source import gguf_file
 from lensbench.checkpoints.tensors import StoredTensor, stored_tensors
-from lensbench.errors import ModelError, first_line
+from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +112,8 @@ def _generation_config(folder: Path, config: Any) -> Any:
     from transformers import GenerationConfig
 
     if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+        with refused_by_library(f"{folder / 'generation_config.json'} cannot be read", COPY):
+            return GenerationConfig.from_pretrained(folder, local_files_only=True)
     return GenerationConfig.from_model_config(config)
 
 

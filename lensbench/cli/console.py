@@ -21,7 +21,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lensbench.errors import Problem
-from lensbench.escape import printable, printable_lines
+from lensbench.escape import printable, printable_json, printable_lines
 from lensbench.progress import Progress, Watch
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def say(text: object) -> None:
 
 def say_json(value: Any) -> None:
     """A result as JSON."""
-    results.out(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), highlight=False)
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    results.out(printable_json(text), highlight=False)
 
 
 def table(rows: Sequence[Mapping[str, object]], left: Collection[str] = ()) -> Table:

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.json_text import parse_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it; nothing can tokenise it
 _MAX_CELL = 100_000  # characters; no context window of a model here holds more
@@ -161,7 +163,7 @@ def _csv_rows(text: str, name: str, problems: list[Problem], columns: Columns) -
 
 
 def _require_columns(header: list[str], name: str, columns: Columns) -> None:
-    if twice := sorted({column for column in header if column and header.count(column) > 1}):
+    if twice := sorted(column for column, n in Counter(header).items() if column and n > 1):
         what = f"the column(s) {', '.join(twice)} stand twice"
         raise InputProblems([Problem(name, what, "Give each column a name of its own.")])
     if problem := _misspelt(header, name, columns):
@@ -265,28 +267,14 @@ def json_objects(
             continue
         where = f"{name}, row {line}"
         try:
-            row = json.loads(
-                content,
-                object_pairs_hook=_without_twins,
-                parse_int=number,
-                parse_float=number,
-                parse_constant=_missing,
-            )
-        except (ValueError, RecursionError) as error:
+            row = parse_json(content, parse_int=number, parse_float=number, parse_constant=_missing)
+        except ValueError as error:
             problems.append(Problem(where, f"it is not JSON ({error})", "One object a line."))
             continue
         if isinstance(row, dict):
             yield line, row
         else:
             problems.append(Problem(where, "it is no JSON object", 'Write {"id": ..., ...}.'))
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object each of whose keys stands once; of two, Python would take the last."""
-    keys = [key for key, _ in pairs]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"the key {', '.join(map(repr, twice))} stands twice")
-    return dict(pairs)
 
 
 def _missing(constant: str) -> None:

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import resource
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from lensbench.checkout import git_state
 from lensbench.records.schema import SCHEMA_VERSION
 from lensbench.version import __version__
 
@@ -39,7 +39,7 @@ def new_manifest(
         "status": "running",
         "lensbench_version": __version__,
         "versions": versions(kind, quantized="bits" in model),
-        "git": git_state(),
+        "git": git_state(Path(__file__).resolve().parents[2]),
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
         "model": model,
@@ -60,24 +60,6 @@ def versions(kind: str = "lens", quantized: bool = False) -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of lensbench's own checkout; None for an installed package."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):  # no git here, or no commit yet
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return result.stdout.strip()
 
 
 def machine() -> dict[str, Any]:

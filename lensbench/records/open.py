@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lensbench.errors import RecordsError
+from lensbench.json_text import read_json
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.read import MANIFEST, read_complete
 from lensbench.records.record import Record
@@ -79,6 +79,6 @@ def _beneath(path: Path) -> list[Path]:
 def _is_foreign(manifest: Path) -> bool:
     """Whether a manifest says that it is of something else, such as an index for retrieval."""
     try:
-        return "format" in json.loads(manifest.read_text(encoding="utf-8"))
+        return "format" in read_json(manifest)
     except (ValueError, TypeError):  # damaged: whoever opens it says so
         return False

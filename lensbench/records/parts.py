@@ -1,7 +1,11 @@
-"""What jobs leave behind while a record is in the making: numbered parts, whole or absent."""
+"""What jobs leave behind while a record is in the making: numbered parts, whole or absent.
+
+Beside each stands a file with the SHA-256 of its tables: what was altered is named, never used.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +19,10 @@ import pyarrow.parquet as pq
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import write_bytes
+from lensbench.json_text import parse_json, read_json
+from lensbench.records.read import checksum, require_unaltered
 from lensbench.records.schema import TABLES
-from lensbench.records.store import write_parquet
+from lensbench.records.store import parquet_bytes
 
 _EARLIER = "earlier"  # instead of a number: the tables of the narrower record that came before
 
@@ -49,30 +55,39 @@ class Parts:
 
     def has(self, number: int) -> bool:
         """Whether this job's part was written before."""
-        return self._path(number).exists()
+        return self._path(number).exists() and self._digests(number).exists()
 
     def write(self, number: int, part: Part) -> None:
         """Write one part, all or nothing: it is there when its first table is, the last written."""
         for path, data in part.files.items():
             write_bytes(self._record / path, data)
         first, *others = part.tables
-        for name in others:
-            _write(self._path(number, name), part.tables[name])
         problems = [vars(problem) for problem in part.problems]
         about = {"table": first, "problems": problems, "notes": dict(part.notes)}
         metadata = {b"lensbench": json.dumps(about).encode()}
-        _write(self._path(number), part.tables[first].replace_schema_metadata(metadata))
+        whole = {self._path(number, name): part.tables[name] for name in others}
+        whole[self._path(number)] = part.tables[first].replace_schema_metadata(metadata)
+        self._write(number, {path: parquet_bytes(table) for path, table in whole.items()})
+
+    def _write(self, number: int | str, files: Mapping[Path, bytes]) -> None:
+        """Files of one part in their order, and before the last one what all of them are."""
+        digests = {path.name: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+        *others, last = files
+        for path in others:
+            write_bytes(path, files[path])
+        write_bytes(self._digests(number), json.dumps(digests, sort_keys=True).encode())
+        write_bytes(last, files[last])
 
     def tables(self, name: str) -> Iterator[pa.Table]:
         """One table piece by piece."""
         earlier = self._path(_EARLIER, name)
         if earlier.exists():
-            yield _read(earlier)
+            yield self._read(_EARLIER, name)
         for number in self.numbers:
             first = self._about(number)["table"] == name
-            path = self._path(number, "" if first else name)
-            if path.exists():
-                yield _read(path)
+            own = "" if first else name
+            if self._path(number, own).exists():
+                yield self._read(number, own)
 
     def table(self, name: str) -> pa.Table:
         """One table whole."""
@@ -87,16 +102,20 @@ class Parts:
     def problems(self) -> list[Problem]:
         """What was skipped, earlier and by each job."""
         earlier = self._path(_EARLIER, "problems")
-        rows = _read(earlier).drop_columns("model").to_pylist() if earlier.exists() else []
+        rows = []
+        if earlier.exists():
+            rows = self._read(_EARLIER, "problems").drop_columns("model").to_pylist()
         noted = chain.from_iterable(self._about(number)["problems"] for number in self.numbers)
         return [Problem(**problem) for problem in [*rows, *noted]]
 
     def keep_earlier(self, names: Sequence[str]) -> None:
         """Keep a finished record's tables: what its jobs would leave needs no job any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for name in names:
-            data = (self._record / f"{name}.parquet").read_bytes()
-            write_bytes(self._path(_EARLIER, name), data)
+        paths = [self._record / f"{name}.parquet" for name in names]
+        for path in paths:
+            require_unaltered(path)
+        kept = zip(names, paths, strict=True)
+        self._write(_EARLIER, {self._path(_EARLIER, name): p.read_bytes() for name, p in kept})
 
     def require_earlier(self, names: Sequence[str]) -> None:
         """Raise RecordsError unless the kept tables are all there."""
@@ -113,17 +132,30 @@ class Parts:
 
     def _about(self, number: int) -> dict[str, Any]:
         """What travels with a part's first table."""
+        self._require_whole(number, "")
         schema = pq.read_schema(self._path(number))
-        return dict(json.loads((schema.metadata or {})[b"lensbench"]))
+        return dict(parse_json((schema.metadata or {})[b"lensbench"]))
+
+    def _read(self, number: int | str, name: str) -> pa.Table:
+        self._require_whole(number, name)
+        return pq.read_table(self._path(number, name)).replace_schema_metadata(None)
+
+    def _require_whole(self, number: int | str, name: str) -> None:
+        """Raise RecordsError unless a table is as it was written."""
+        path = self._path(number, name)
+        try:
+            said = read_json(self._digests(number)).get(path.name)
+        except (OSError, ValueError, AttributeError):
+            said = None
+        if said != checksum(path):
+            raise RecordsError(
+                f"{path}: it was altered after it was written (its sha256 differs). Delete "
+                f"{self.folder} and run the same command again: what was in it is measured anew."
+            )
+
+    def _digests(self, number: int | str) -> Path:
+        return self._path(number).with_suffix(".sha256")
 
     def _path(self, number: int | str, name: str = "") -> Path:
         stem = number if isinstance(number, str) else f"{number:06d}"
         return self.folder / (f"{stem}.{name}.parquet" if name else f"{stem}.parquet")
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    write_parquet(path, [table], table.schema)
-
-
-def _read(path: Path) -> pa.Table:
-    return pq.read_table(path).replace_schema_metadata(None)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import sha256_of
+from lensbench.json_text import read_json
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES
 
@@ -60,7 +61,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises RecordsError for what is no manifest of a record, of a kind or version not known here,
     and for a run that an older lensbench began and did not finish.
     """
-    manifest = _parsed(path)
+    manifest = stored_manifest(path)
     version = manifest.get("schema_version")
     if not isinstance(version, int):
         what = "no schema_version. This is not a lensbench record"
@@ -103,12 +104,16 @@ def _require_sealed(path: Path, manifest: Mapping[str, Any], version: int) -> No
         raise _altered(path, SEAL)
 
 
-def _require_unaltered(path: Path) -> None:
-    """Raise RecordsError where a table is not the one that the run wrote; see `sealed`."""
-    manifest = path.parent / MANIFEST
-    said = _parsed(manifest).get("checksums", {}).get(path.name) if manifest.exists() else None
-    about = path.stat()
-    if said is not None and _checksum(path, about.st_size, about.st_mtime_ns) != said:
+def require_unaltered(path: Path, manifest: Mapping[str, Any] | None = None) -> None:
+    """Raise RecordsError where a file is not the one that the run wrote; see `sealed`.
+
+    `manifest`: of its record, where it was read before.
+    """
+    beside = path.parent / MANIFEST
+    if manifest is None:
+        manifest = stored_manifest(beside) if beside.exists() else {}
+    said = manifest.get("checksums", {}).get(path.name)
+    if said is not None and checksum(path) != said:
         raise _altered(path, "sha256")
 
 
@@ -119,9 +124,14 @@ def _altered(path: Path, what: str) -> RecordsError:
     )
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, taken once for as long as it stands: many ask for parts of one table."""
+    about = path.stat()
+    return _checksum(path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
 @lru_cache(maxsize=1024)
-def _checksum(path: Path, size: int, mtime_ns: int) -> str:
-    """Of a file as it stood at that time: many readers ask for parts of one table."""
+def _checksum(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     return sha256_of(path)
 
 
@@ -159,7 +169,7 @@ def read_table(
         raise RecordsError(f"{path}: this table is missing. Run the same command again.")
     wanted = list(TABLES[name].names if columns is None else columns)
     try:
-        _require_unaltered(path)
+        require_unaltered(path)
         there = pq.read_schema(path).names
         old = {new: old for old, new in _COLUMNS_1.items() if old in there and new not in there}
         absent = [column for column in wanted if old.get(column, column) not in there]
@@ -198,9 +208,9 @@ def _require(path: Path, manifest: Mapping[str, Any], entries: Sequence[str]) ->
         )
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def stored_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except (OSError, ValueError) as error:
         raise RecordsError(
             f"{path}: it is damaged ({error}). Delete its folder and run the same command again."

@@ -14,7 +14,7 @@ from lensbench.errors import Problem, RecordsError
 from lensbench.files import write_bytes
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
 from lensbench.records.parts import Parts
-from lensbench.records.read import table_path
+from lensbench.records.read import require_unaltered, table_path
 from lensbench.records.residuals import shards_of
 from lensbench.records.schema import KINDS, SCHEMA_VERSION
 from lensbench.records.store import RecordStore
@@ -132,6 +132,9 @@ class Recording:
         if there["status"] == "complete" and not all(path.exists() for path in paths):
             self._tidy()
             return None
+        if there["status"] == "complete":
+            for path in paths:
+                require_unaltered(path, there)
         return there
 
     @property

@@ -19,7 +19,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from lensbench.errors import RecordsError
-from lensbench.records.read import MANIFEST, read_table
+from lensbench.json_text import parse_json
+from lensbench.records.read import MANIFEST, read_table, stored_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def shards_of(manifest: Mapping[str, Any]) -> str:
 
 def shards_in(folder: Path) -> str:
     """What the shards of the record in a folder are of: by its manifest as it was written."""
-    return shards_of(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    return shards_of(stored_manifest(folder / MANIFEST))
 
 
 def shard(number: int, tensors: Mapping[str, Tensor], record: str) -> dict[str, bytes]:
@@ -226,7 +227,7 @@ class ResidualFiles:
         try:
             with safe_open(path, framework="pt") as shard:
                 tensor = shard.get_tensor(name)
-                header = json.loads((shard.metadata() or {}).get(_HEADER, "null"))
+                header = parse_json((shard.metadata() or {}).get(_HEADER, "null"))
         except FileNotFoundError as error:
             raise _damaged(path, "it is missing") from error
         except (SafetensorError, ValueError) as error:
@@ -236,16 +237,15 @@ class ResidualFiles:
             self._checked.add((file, name))
         return tensor
 
-    def _check(
-        self, path: Path, file: str, name: str, tensor: Tensor, header: dict[str, Any] | None
-    ) -> None:
+    def _check(self, path: Path, file: str, name: str, tensor: Tensor, header: Any) -> None:
         if header is None and self.record is None:  # of a trace older than checksums
             return
-        if header is None or header["file"] != file:
+        if not isinstance(header, dict) or header.get("file") != file:
             raise _damaged(path, "it is no shard of this place")
-        if self.record is not None and header["record"] != self.record:
+        if self.record is not None and header.get("record") != self.record:
             raise _damaged(path, "it is a shard of another record")
-        if _sha256(tensor) != header["sha256"].get(name):
+        told = header.get("sha256")
+        if not isinstance(told, dict) or _sha256(tensor) != told.get(name):
             raise _damaged(path, f"its tensor {name} was altered (its checksum is another)")
 
 

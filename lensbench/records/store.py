@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,8 +104,20 @@ def write_parquet(path: Path, pieces: Iterable[pa.Table], schema: pa.Schema) -> 
 
     The rows are written in groups of about `_GROUP_BYTES`.
     """
+    with replacing(path) as handle:
+        _write_parquet(handle, pieces, schema)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """One table as `write_parquet` writes it."""
+    data = io.BytesIO()
+    _write_parquet(data, [table], table.schema)
+    return data.getvalue()
+
+
+def _write_parquet(handle: IO[bytes], pieces: Iterable[pa.Table], schema: pa.Schema) -> None:
     how = {"compression": "zstd", "compression_level": 9}
-    with replacing(path) as handle, pq.ParquetWriter(handle, schema, **how) as writer:
+    with pq.ParquetWriter(handle, schema, **how) as writer:
         gathered, size = [schema.empty_table()], 0
         for piece in pieces:
             gathered.append(piece)

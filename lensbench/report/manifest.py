@@ -132,6 +132,8 @@ def how_made(manifest: Mapping[str, Any]) -> list[str]:
     git = manifest.get("git") or {}
     commit = f", commit {git['commit'][:12]}" if git else ""
     changed = " with uncommitted changes" if git.get("dirty") else ""
+    if git.get("code_sha256"):
+        changed = f", code {git['code_sha256'][:12]}"
     packages = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     machine = manifest["machine"]
     gib = machine["memory_bytes"] / 2**30
@@ -175,8 +177,10 @@ def limitations(record: Record) -> list[str]:
             f"Items that were skipped, cut or not measured: {n_problems} (listed under Problems)."
         )
     git = manifest.get("git")
-    if not git or git.get("dirty"):
-        state = "had uncommitted changes" if git else "is not from a git checkout"
+    state = "is not from a git checkout"
+    if git:
+        state = "had uncommitted changes" if git.get("dirty") else ""
+    if state:
         did = "imported" if manifest.get("measured") else "measured"
         lines.append(f"The code that {did} this {state}, so the version may not pin it.")
     return lines

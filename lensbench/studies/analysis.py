@@ -66,7 +66,7 @@ def _content(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         remedy = f"Name a folder that holds an {ANALYSIS}."
         raise InputProblems([Problem(where, "there is no such file", remedy)]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, or deep lists
         raise InputProblems([Problem(where, f"it is not TOML ({error})", "Mend it.")]) from error
 
 
@@ -79,4 +79,7 @@ def _value(key: str, value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_value(key, item, folder) for item in value]
     beside = folder / str(value)
-    return str(beside) if beside.is_file() else value
+    try:
+        return str(beside) if beside.is_file() else value
+    except OSError:  # no file can be called so
+        return value

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +31,14 @@ INTERRUPTED = 130
 
 
 class Ended(NamedTuple):
-    """How a run ended: its exit status as the program's, or minus the signal; and its error."""
+    """How a run ended: its exit status as the program's, or minus the signal; and its error.
+
+    `peak_bytes`: the most memory that it held, the imports before it included.
+    """
 
     status: int
     said: str
+    peak_bytes: int = 0
 
 
 class Stop(Exception):
@@ -41,12 +46,12 @@ class Stop(Exception):
 
 
 class Forks:
-    """Calls functions in processes of their own."""
+    """Calls functions in processes of their own; `environment` is added to theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "tests.harness.forks"]
-        pipe = subprocess.PIPE
-        self.server = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=ONE_THREAD, cwd=ROOT)
+        env, pipe = ONE_THREAD | dict(environment or {}), subprocess.PIPE
+        self.server = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env, cwd=ROOT)
 
     def run(
         self,
@@ -55,21 +60,28 @@ class Forks:
         kill: signal.Signals | None = None,
         when: Callable[[], bool] = lambda: True,
         largest_file: int = 0,
+        seconds: int = 0,
     ) -> Ended:
-        """One call, sent `kill` once `when()` holds; no file may outgrow `largest_file` bytes."""
+        """One call, sent `kill` once `when()` holds; no file may outgrow `largest_file` bytes.
+
+        After `seconds`, where there are any, it ends by SIGALRM.
+        """
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
             said = Path(folder) / "said.txt"
-            pickle.dump((function, arguments, said, largest_file), self.server.stdin)
+            said.touch()
+            said.chmod(0o666)  # whoever the call is made as
+            pickle.dump((function, arguments, said, largest_file, seconds), self.server.stdin)
             self.server.stdin.flush()
             child = int(self.server.stdout.readline())
             if kill is not None:
                 wait_until(when)
                 with contextlib.suppress(ProcessLookupError):  # it was faster
                     os.kill(child, kill)
-            status = int(self.server.stdout.readline())
-            return Ended(status, said.read_text() if said.exists() else "")
+            status, peak_bytes = map(int, self.server.stdout.readline().split())
+            return Ended(status, said.read_text(), peak_bytes)
 
     def close(self) -> None:
         assert self.server.stdin is not None
@@ -142,14 +154,20 @@ def _serve() -> None:
             finally:
                 os._exit(99)
         print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        _, status, used = os.wait4(child, 0)
+        print(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024, flush=True)
 
 
 def _call(
-    function: Callable[..., Any], arguments: tuple[object, ...], said: Path, largest_file: int
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
+    said: Path,
+    largest_file: int,
+    seconds: int,
 ) -> int:
     from lensbench.errors import LensbenchError
 
+    signal.alarm(seconds)
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     try:
@@ -159,6 +177,9 @@ def _call(
     except LensbenchError as error:
         said.write_text(f"{type(error).__name__}: {error}")
         return 2
+    except BaseException:
+        said.write_text(traceback.format_exc())
+        raise
     said.write_text("\n".join(map(str, getattr(outcome, "failed", {}).values())))
     return 0 if getattr(outcome, "ok", not outcome) else 1
 

@@ -184,6 +184,6 @@ def test_a_new_manifest_says_how_the_record_is_made() -> None:
     assert set(found["machine"]) == {"cpu", "cores", "memory_bytes", "os"}
     assert found["machine"]["memory_bytes"] > 1e8
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["created"])
-    assert found["git"] is None or set(found["git"]) == {"commit", "dirty"}
+    assert found["git"] is None or set(found["git"]) == {"commit", "dirty", "code_sha256"}
     keys = {"lensbench_version", "model", "settings", "gate", "wall_s", "peak_memory_bytes"}
     assert keys <= set(found)

@@ -7,12 +7,14 @@ Gemma 2 without its final soft cap still ranks the right token first, so no accu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.config.fields import is_harmless, is_native, require_native
 from lensbench.errors import ModelError
+from lensbench.json_text import read_json
 
 # Fields that lensbench can work with at these values only; null is always fine.
 _ONLY: dict[str, tuple[object, str]] = {
@@ -32,6 +34,11 @@ _REFUSED = {
     "quantization_config": "the weights are stored quantised; give the folder of the unquantised "
     "model (--bits quantises while it loads)",
 }
+# What a config makes lists of before anything is compared with the weights.
+_COUNT = re.compile(
+    r"(layers?|blocks?|block_count|experts?|expert_count|heads?|head_count|labels)$"
+)
+MOST_OF_A_KIND = 100_000
 _OWN_CODE = "the model brings its own code, which runs only with trust_remote_code=True"
 
 
@@ -66,7 +73,7 @@ def _read(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing. Give a model folder with a config.json.") from error
     except ValueError as error:
@@ -94,6 +101,8 @@ def _findings(config: Mapping[str, Any], allow: frozenset[str]) -> dict[str, str
         rule = _ONLY_FOR.get((model_type, name)) or _ONLY.get(name)
         if name in _REFUSED:
             found[name] = _REFUSED[name]
+        elif is_count(name) and isinstance(value, int) and value > MOST_OF_A_KIND:
+            found[name] = "is more than any model has, and as many would be made"
         elif rule is not None and value != rule[0]:
             found[name] = f"is {json.dumps(value)}: {rule[1]}"
         elif name == "text_config" and isinstance(value, Mapping):
@@ -101,6 +110,11 @@ def _findings(config: Mapping[str, Any], allow: frozenset[str]) -> dict[str, str
         elif rule is None and name not in allow and not is_harmless(name, config):
             found[name] = f"= {json.dumps(value)[:60]}: {_UNKNOWN}"
     return found
+
+
+def is_count(name: str) -> bool:
+    """Whether a field says how many of something a model has."""
+    return _COUNT.search(name) is not None
 
 
 def _remedy(findings: Mapping[str, str], can_allow: bool) -> str:

@@ -20,7 +20,6 @@ Examples:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +42,7 @@ SHOWN_LAYERS = 8  # of a ranking
 
 def correlate(spec: Annotated[CorrelationSpec, Parameter("*")]) -> int:
     from lensbench.compare.correlation.record import correlate as compare
-    from lensbench.compare.correlation.suggest import suggested
+    from lensbench.compare.correlation.suggest import chosen_in, suggested
 
     with batch_progress() as progress:
         outcome = compare(spec, progress)
@@ -51,7 +50,7 @@ def correlate(spec: Annotated[CorrelationSpec, Parameter("*")]) -> int:
     chosen = suggested(outcome.folder)
     _show_ranking(outcome.folder, spec.main)
     for (span, condition), path in chosen.items():
-        why = json.loads(path.read_text(encoding="utf-8"))["why"]
+        why = chosen_in(path)["why"]
         results.print(Text(f"{printable(condition)}, {span} tokens: {why}"))
     for path in (outcome.folder, *chosen.values()):
         say(path)

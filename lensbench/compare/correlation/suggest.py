@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.compare.layer_choice import Choice, choice_file
+from lensbench.json_text import read_json
+from lensbench.records.read import require_unaltered
 from lensbench.records.store import folder_name
 
 WORDS = {"cosine": "mean cosine distance", "pearson": "1 - Pearson of the mean vectors"}
@@ -21,8 +23,15 @@ def suggested(folder: Path) -> dict[tuple[str, str], Path]:
     """The files of chosen blocks in a study's record, by span and condition."""
     found = {}
     for path in sorted(folder.glob("layers-*.json")):
-        of = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        of = chosen_in(path)["provenance"]
         found[of["span"], of["condition"]] = path
+    return found
+
+
+def chosen_in(path: Path) -> dict[str, Any]:
+    """What such a file says. Raises RecordsError where it is not as the study wrote it."""
+    require_unaltered(path)
+    found: dict[str, Any] = read_json(path)
     return found
 
 

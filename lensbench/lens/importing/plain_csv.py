@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import csv_text
+from lensbench.json_text import parse_json
 from lensbench.lens.importing.draft import Draft
 from lensbench.prompts.rows import read_rows
 from lensbench.records.schema.declare import Column, Table
@@ -88,7 +88,7 @@ def _read(cell: str, column: Column) -> Any:
         if pa.types.is_boolean(column.type):
             return _TRUTH.get(cell.strip().lower(), cell)
         if pa.types.is_list(column.type):
-            return json.loads(cell)
+            return parse_json(cell)
         return float(cell)
     except ValueError:
         return cell

@@ -6,7 +6,6 @@ that keeps an adapter from being the one that was trained is an error, all of it
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
 from lensbench.checkpoints.tensors import open_tensors
 from lensbench.errors import ModelError
+from lensbench.json_text import read_json as strict
 from lensbench.quantized.adapters.initial import leaving_base_alone
 from lensbench.quantized.adapters.lora import block_list, hushed
 from lensbench.quantized.precision import keep_scales
@@ -145,9 +145,12 @@ def _pickled(folder: Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ModelError when it is none."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        found = strict(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged ({error}). Copy it from the source again.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is damaged (no JSON object). Copy it from the source again.")
+    return found
 
 
 def trained_on(folder: Path) -> str | None:

@@ -6,7 +6,6 @@ here both are errors, and what PEFT adapted in the end is compared with what was
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import nn
 
 from lensbench.checkpoints.config.shape import n_blocks
 from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.json_text import read_json
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.precision import is_linear
 from lensbench.spec import numbers, ranges
@@ -163,7 +163,7 @@ def _from_file(path: Path, problems: list[Problem]) -> str:
     """The layers that a study chose, as the text that a user would write."""
     remedy = 'Give a JSON file that holds {"layers": [15, 16, ...]}, counted from 0.'
     try:
-        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        layers = read_json(path)["layers"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         problems.append(Problem(str(path), f"no layers can be read from it ({error!r})", remedy))
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem
+from lensbench.json_text import read_json
 from lensbench.quantized.rag.passages import pieces
 
 DEFAULT_MODEL = "all-minilm-l6-v2"  # the one in the package of the same name
@@ -151,10 +151,20 @@ def _require_safe(folder: Path) -> None:
             what = "its weights are a pickle, which could run code"
             problems.append(Problem(str(pickle), what, "Save the model as safetensors."))
     listed = folder / "modules.json"
-    modules = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else []
-    for module in modules:
-        if not str(module["type"]).startswith(_OWN_MODULES):
-            what = f"the module {module['type']} is not sentence-transformers' own"
+    for kind in _modules(listed) if listed.exists() else []:
+        if not kind.startswith(_OWN_MODULES):
+            what = f"the module {kind} is not sentence-transformers' own"
             problems.append(Problem(str(listed), what, "Use a model without code of its own."))
     if problems:
         raise InputProblems(problems)
+
+
+def _modules(listed: Path) -> list[str]:
+    """The kinds of module that an embedding model says it consists of."""
+    try:
+        return [str(module["type"]) for module in read_json(listed)]
+    except (ValueError, TypeError, KeyError) as error:
+        what = f"it is no list of modules ({error!r})"
+        raise InputProblems(
+            [Problem(str(listed), what, "Copy it from the source again.")]
+        ) from error

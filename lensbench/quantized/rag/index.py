@@ -12,6 +12,7 @@ from typing import Any
 
 from lensbench.errors import ModelError, Problem, RecordsError
 from lensbench.files import write_text
+from lensbench.json_text import read_json
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.quantized.rag.database import (
     HNSW_FROM,
@@ -25,6 +26,7 @@ from lensbench.quantized.rag.database import (
 )
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder, load_embedder
+from lensbench.records.store import disk_error
 
 MANIFEST = "manifest.json"
 _FORMAT = "lensbench index"
@@ -257,7 +259,7 @@ def _require_index(folder: Path) -> None:
     if not (folder / MANIFEST).is_file():
         raise RecordsError(f"{folder} is no index: it has no {MANIFEST}. {_BUILD}")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
     except ValueError as error:
         raise RecordsError(f"{folder / MANIFEST} is damaged ({error}).") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
@@ -269,6 +271,9 @@ def prepare_folder(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         _require_index(folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = {"format": _FORMAT, "schema_version": SCHEMA_VERSION}
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    except OSError as error:
+        raise disk_error(folder, error) from error

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,24 +49,41 @@ def serving(folder: Path) -> Iterator[str]:
     A database cluster is made when there is none yet. Several processes may share one folder.
     Raises RecordsError when PostgreSQL cannot run there.
     """
-    with (folder / _USERS).open("a") as users:
-        with _turn(folder):
-            alone = _alone(users)
-            if not _running(folder):
-                if not alone:
-                    raise RecordsError(
-                        f"{folder}: in use by a process whose server cannot be reached from here "
-                        "(another container?). Wait for it to end, or use a postgresql:// address."
-                    )
-                _start(folder)
-            fcntl.flock(users, fcntl.LOCK_SH)
-            _wait_until_ready(folder)
+    with ExitStack() as stack:
+        with _file_trouble(folder):
+            users = stack.enter_context((folder / _USERS).open("a"))
+            with _turn(folder):
+                alone = _alone(users)
+                if not _running(folder):
+                    if not alone:
+                        raise RecordsError(
+                            f"{folder}: in use by a process whose server cannot be reached from "
+                            "here (another container?). Wait for it to end, or use a "
+                            "postgresql:// address."
+                        )
+                    _start(folder)
+                fcntl.flock(users, fcntl.LOCK_SH)
+                _wait_until_ready(folder)
+            address = f"host={_sockets(folder)} port={_PORT} user=postgres dbname=postgres"
         try:
-            yield f"host={_sockets(folder)} port={_PORT} user=postgres dbname=postgres"
+            yield address
         finally:
             with _turn(folder):
                 if _alone(users):
                     _stop(folder)
+
+
+@contextmanager
+def _file_trouble(folder: Path) -> Iterator[None]:
+    """A folder that may not be written, or a disk that is full, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordsError(
+            f"{error.filename or folder}: {error.strerror or error}. PostgreSQL writes in the "
+            "folder of an index, also to search it: take one that you may write, on a disk with "
+            "room, or use a postgresql:// address."
+        ) from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.json_text import read_json
 from lensbench.prompts.batch import Batch, make_batch
 from lensbench.prompts.encode import NO_ROW, without_row
 from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs, style_of
@@ -55,7 +55,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
     named: list[int] | int | None = None
     path = folder / "generation_config.json"
     if gguf_file(folder) is None and path.is_file():
-        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        named = read_json(path).get("eos_token_id")
     ids = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
     ends = list(dict.fromkeys(int(i) for i in ids if i is not None))
     if not ends:

@@ -21,7 +21,7 @@ from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer,
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
 from lensbench.files import write_bytes
 from lensbench.progress import Notify, Progress, Watch, ignore
-from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS
+from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS, read_config
 from lensbench.quantized.adapters.lora import Matched, match, settings_of
 from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, new_file
 from lensbench.quantized.generation.generate import generate
@@ -161,7 +161,7 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
     if checkpoint is None:
         raise RecordsError(f"{spec.out}: the last checkpoint is gone. Run the same command again.")
     gc.collect()
-    config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+    config = read_config(checkpoint)
     config["target_modules"].sort()  # PEFT keeps a set: its order differs from run to run
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     with quiet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lensbench.errors import ModelError, RecordsError, first_line
-from lensbench.files import write_text
+from lensbench.files import sha256_of, write_text
+from lensbench.json_text import read_json
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.batch import plan_batches
 from lensbench.quantized.training.examples import MASKED, Example, batch_of
@@ -180,7 +182,7 @@ class ResponseTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-            write_text(folder / WHOLE, "")
+            write_text(folder / WHOLE, json.dumps(_digests(folder), indent=1))
         except (OSError, RuntimeError, SafetensorError) as error:
             first = first_line(error)
             raise RecordsError(
@@ -216,6 +218,27 @@ def only_at(head: nn.Module, wanted: Bool[Tensor, "batch pos"]) -> RemovableHand
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole."""
+    """The newest checkpoint that is whole. Raises RecordsError where it was altered since."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    if newest is not None:
+        _require_unaltered(newest)
+    return newest
+
+
+def _require_unaltered(checkpoint: Path) -> None:
+    try:
+        said = read_json(checkpoint / WHOLE)
+    except ValueError:
+        said = None
+    if said != _digests(checkpoint):
+        raise RecordsError(
+            f"{checkpoint}: it was altered after it was written (the sha256 of a file differs). "
+            "Delete it and run the same command again: it goes on from the one before."
+        )
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint."""
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name != WHOLE)
+    return {path.name: sha256_of(path) for path in files if not path.name.startswith(".")}

@@ -34,7 +34,8 @@ MANIFEST_ENTRIES = (
     ),
     Entry(
         "git",
-        "commit of lensbench's checkout, and whether it had changes",
+        "commit of lensbench's checkout, a hash of the code that ran, and whether it had changes "
+        "(null since that takes git itself; the hash tells)",
         "no checkout",
         type="object",
     ),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lensbench.errors import InputProblems, Problem, first_line
+from lensbench.json_text import read_json
 
 
 class _Told(BaseModel):
@@ -81,7 +82,7 @@ def read_told(path: Path) -> Told:
         remedy = "Write one (reports/import-manifest.schema.json), or name it with --manifest."
         raise InputProblems([Problem(str(path), what, remedy)])
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = read_json(path)
     except (OSError, ValueError) as error:
         what = f"cannot be read as JSON ({first_line(error)})"
         raise InputProblems([Problem(str(path), what, "See `lensbench import --help`.")]) from error

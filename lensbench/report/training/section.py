@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench.records.read import require_unaltered
 from lensbench.records.record import Record
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
@@ -199,6 +200,7 @@ def shown_examples(record: Record) -> list[dict[str, Any]]:
     path = record.folder / EXAMPLES
     if not path.exists():
         return []
+    require_unaltered(path)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     return [
         {

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
-import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lensbench.errors import LensbenchError
-from lensbench.models.load import load_model
+from lensbench.checkpoints.config.check import check_config
+from lensbench.cli.console import literal
+from lensbench.errors import LensbenchError, Problem
 from lensbench.prompts.sets import load_prompts
-from lensbench.quantized.adapters.adapter import read_config, read_weights
+from lensbench.quantized.adapters.adapter import read_config
 from lensbench.quantized.data.pairs import read_pairs
+from lensbench.quantized.rag.documents import Document, Reading, read_documents
 from lensbench.records.open import open_record
+from lensbench.records.validation.told import read_told
 from lensbench.studies.analysis import read_analysis
+from tests.benchmarks.faults.strangers import OF_ADAPTERS, SPOILT, Spoil, load, load_adapter
 from tests.harness.damaged_records import cut, damaged_copies, flip, read_all
+from tests.harness.forks import Forks
 from tests.harness.tiny import TINY, save
 
+MOST_S = 60
+MOST_BYTES = 2 << 30
+
+# Control characters and those that reorder or hide text.
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 # What a byte or a piece of an input is exchanged for.
 _PIECES = (
     *(b"", b"\0", b"\xff\xfe", b'"', b"'", b",", b"\n", b"\r", b"{", b"}", b"[" * 2000, b"]"),
@@ -41,6 +51,7 @@ class Read:
     refused: int = 0
     other: Counter[str] = field(default_factory=Counter)
     worst_s: float = 0.0
+    worst_bytes: int = 0  # of memory, of what was read in processes of their own
 
     def one(self, call: Callable[[], object]) -> None:
         """Read one input."""
@@ -49,11 +60,25 @@ class Read:
         try:
             call()
             self.read += 1
-        except LensbenchError:
+        except LensbenchError as error:
             self.refused += 1
+            if hidden := _OBEYED.search(literal(error)):
+                self.other[f"a terminal would obey {hidden[0]!r}"] += 1
         except Exception as error:  # noqa: BLE001  counted, whatever it is
             self.other[f"{type(error).__name__}: {str(error)[:80]}"] += 1
         self.worst_s = max(self.worst_s, time.monotonic() - start)
+
+    def apart(self, name: str, forks: Forks, call: Callable[..., object], *arguments: Any) -> None:
+        """Read one input in a process of its own."""
+        start = time.monotonic()
+        self.times += 1
+        ended = forks.run(call, *arguments, seconds=MOST_S)
+        self.read += ended.status == 0
+        self.refused += ended.status == 2
+        if ended.status not in (0, 2):
+            self.other[f"{name}: {(ended.said.splitlines() or [str(ended.status)])[-1][:80]}"] += 1
+        self.worst_s = max(self.worst_s, time.monotonic() - start)
+        self.worst_bytes = max(self.worst_bytes, ended.peak_bytes)
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
@@ -76,16 +101,40 @@ ADAPTER = json.dumps(
 ).encode()
 
 
+TOLD = json.dumps(
+    {
+        "model": {"name": "theirs", "n_layers": 3, "d_vocab": 384},
+        "lenses": {
+            "final": {
+                "norm": "final",
+                "fitted": False,
+                "soft_cap": True,
+                "kl": "model_lens",
+                "output": True,
+            }
+        },
+        "measured": {"tool": "their-tool", "version": "2.1", "by": "A. Person"},
+    }
+).encode()
+DOCUMENTS = b'id,question,answer\n1,What is it?,"It, too, is"\n2,Who?,Me\n'
+MARKDOWN = b"# One\n\nA heap keeps its least item first.\n\n## Two\n\n- a\n- b\n"
+
+
 def fuzzed(times: int, record: Path, room: Path, seed: int) -> Iterator[Read]:
     """Each kind of text that a user writes or is sent, changed at random."""
     manifest = (record / "manifest.json").read_bytes()
+    config = (save(TINY["llama"], room / "fuzzed-config") / "config.json").read_bytes()
     kinds: list[tuple[str, str, bytes, Callable[[Path], Any]]] = [
         ("prompt set, CSV", "set.csv", PROMPT_CSV, load_prompts),
         ("prompt set, JSONL", "set.jsonl", PROMPT_JSONL, load_prompts),
         ("instruction pairs", "pairs.jsonl", PAIRS, read_pairs),
         ("analysis.toml", "analysis.toml", ANALYSIS, read_analysis),
         ("adapter_config.json", "adapter_config.json", ADAPTER, lambda p: read_config(p.parent)),
+        ("config.json", "config.json", config, check_config),
         ("manifest.json", "manifest.json", manifest, lambda p: open_record(p.parent)),
+        ("manifest of another tool", "told.json", TOLD, read_told),
+        ("documents, CSV", "documents.csv", DOCUMENTS, _documents),
+        ("documents, Markdown", "documents.md", MARKDOWN, _documents),
     ]
     chance = random.Random(seed)
     for what, name, content, reader in kinds:
@@ -96,6 +145,11 @@ def fuzzed(times: int, record: Path, room: Path, seed: int) -> Iterator[Read]:
             path.write_bytes(mutated(content, chance))
             counted.one(lambda path=path, reader=reader: reader(path))
         yield counted
+
+
+def _documents(path: Path) -> list[Document]:
+    problems: list[Problem] = []
+    return read_documents([path], Reading(len, 200), problems)
 
 
 def damaged(times: int, record: Path, room: Path, seed: int) -> Read:
@@ -110,52 +164,15 @@ def damaged(times: int, record: Path, room: Path, seed: int) -> Read:
     return counted
 
 
-def strangers(room: Path) -> Read:
-    """Weights from somebody else: headers that lie, counts that do not end, links out."""
-    counted = Read("weights from strangers")
-    for i, spoil in enumerate(_SPOILT):
-        folder = save(TINY["llama"], room / f"stranger-{i}")
+def strangers(room: Path, forks: Forks, spoilt: Mapping[str, Spoil] = SPOILT) -> Read:
+    """Folders from somebody else, each loaded in a process of its own; see `SPOILT`."""
+    counted = Read("models and adapters from strangers")
+    for i, (name, spoil) in enumerate(spoilt.items()):
+        folder = save(TINY["llama"], room / "strangers" / str(i))
+        (folder / "adapter_config.json").write_bytes(ADAPTER)
         spoil(folder)
-        counted.one(lambda folder=folder: load_model(folder, device="cpu"))
-        counted.one(lambda folder=folder: read_weights(folder))
+        whole = (load_adapter,) if name in OF_ADAPTERS else (load,)
+        for call in (*whole, load_adapter) if name.startswith("safetensors") else whole:
+            counted.apart(name, forks, call, folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return counted
-
-
-def _weights(folder: Path, header: bytes, length: int | None = None) -> None:
-    size = len(header) if length is None else length
-    path = folder / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", size) + header + bytes(64))
-    (folder / "adapter_model.safetensors").write_bytes(path.read_bytes())
-
-
-def _entry(dtype: str, shape: list[int], offsets: list[int]) -> bytes:
-    about = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-    return json.dumps({"model.embed_tokens.weight": about}).encode()
-
-
-def _gguf(folder: Path, n_tensors: int, n_keys: int) -> None:
-    (folder / "model.safetensors").unlink()
-    head = b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_keys)
-    (folder / "model.gguf").write_bytes(head + bytes(32))
-
-
-def _link(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to("/etc/passwd")
-
-
-_SPOILT: tuple[Callable[[Path], None], ...] = (
-    lambda folder: _weights(folder, b"{}", 2**62),
-    lambda folder: _weights(folder, b"{}", 2**31),
-    lambda folder: _weights(folder, b"{" * 100_000),
-    lambda folder: _weights(folder, _entry("F32", [2**40, 2**20], [0, 64])),
-    lambda folder: _weights(folder, _entry("F32", [16], [0, 2**50])),
-    lambda folder: _weights(folder, _entry("F32", [-1], [0, 64])),
-    lambda folder: _weights(folder, _entry("F99", [16], [0, 64])),
-    lambda folder: _weights(folder, b'{"a": {"dtype": "F32"}}'),
-    lambda folder: _weights(folder, b"\xff\xfe{}"),
-    lambda folder: _gguf(folder, 2**60, 0),
-    lambda folder: _gguf(folder, 0, 2**60),
-    lambda folder: _gguf(folder, 1, 1),
-    _link,
-)

@@ -113,7 +113,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     spec = spec_of(llama, data, held_out, tmp_path / "a", lora=Lora("1-2", dropout=0.1))
     with pytest.raises(Stop):
         train(spec, stopping_at(5))
-    status, said = forks.run(train, spec, largest_file=9_000)
+    status, said, _ = forks.run(train, spec, largest_file=9_000)
     assert status == 2
     assert said.startswith("RecordsError")
     assert "checkpoint-6 cannot be written" in said
@@ -161,6 +161,6 @@ def test_a_second_process_is_kept_out(
 
     spec = spec_of(llama, data, held_out, tmp_path / "a")
     with RecordStore(spec.out, "x", "training").locked():
-        status, said = forks.run(train, spec)
+        status, said, _ = forks.run(train, spec)
     assert status == 2
     assert "another process is writing this record" in said
