@@ -17,7 +17,8 @@ class CorrelationStudySpec(Spec):
     """Prompts, the same with retrieved context, and what could pass for an effect of it.
 
     The prompts are asked alone, with what the documents hold about them, and under three controls:
-    irrelevant text of the same length, another prompt's context, and in other batches.
+    irrelevant text of the same length (or a token or two shorter), another prompt's context, and in
+    other batches.
     """
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
