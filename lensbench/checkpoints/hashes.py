@@ -1,15 +1,18 @@
-"""What a checkpoint is: hashes of its weights and its tokenizer, and what it says of a text."""
+"""What a checkpoint is: hashes of weights, tokenizer and config, and what it says of a text."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lensbench.checkpoints.config.check import read_config
 from lensbench.checkpoints.families import Fingerprint
+from lensbench.checkpoints.source import gguf_file
 from lensbench.files import sha256_of
 
 if TYPE_CHECKING:
@@ -21,13 +24,30 @@ _FILES = {
     "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
 }
 _ADAPTER = "adapter_"  # how the names of PEFT's files begin
+# What the config says that changes no number: who wrote it, and how weights that are the same were
+# stored. In which format they are computed is a fact of its own.
+_NEUTRAL = {"_name_or_path", "name_or_path", "_model_name_or_path", "_commit_hash", "use_cache"}
+_NEUTRAL |= {"transformers_version", "dtype", "torch_dtype", "_attn_implementation_autoset"}
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Hashes of the weights and of the tokenizer, whatever files they consist of.
+def hashes(folder: Path) -> dict[str, str | None]:
+    """Hashes of the weights, the tokenizer and the config, whatever files they consist of.
 
-    An adapter that lies beside a model is no part of it.
+    An adapter that lies beside a model is no part of it. That of the config is null in a folder
+    of a GGUF file, which holds its own.
+
+    Raises ModelError for a config.json that cannot be read.
     """
+    found: dict[str, str | None] = dict(_of_files(folder))
+    return found | {"config_sha256": _config_sha256(folder)}
+
+
+def weights_sha256(folder: Path) -> str:
+    """The hash of the weights alone."""
+    return _of_files(folder)["weights_sha256"]
+
+
+def _of_files(folder: Path) -> dict[str, str]:
     return {
         name: _combined(
             [
@@ -41,10 +61,30 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def config_fact(folder: Path) -> dict[str, str | None]:
-    """The hash of the config, which makes another model of the same weights; null in a GGUF."""
-    config = folder / "config.json"
-    return {"config_sha256": sha256_of(config) if config.is_file() else None}
+def _config_sha256(folder: Path) -> str | None:
+    """The hash of what makes another model of the same weights, however it is written down.
+
+    The config; where it names code that travels along, that; and the tokens that end a response.
+    """
+    if gguf_file(folder) is not None or not (folder / "config.json").is_file():
+        return None
+    config, _ = read_config(folder)
+    parts = [_plain(config)]
+    if config.get("auto_map"):
+        parts += [{path.name: sha256_of(path)} for path in sorted(folder.glob("*.py"))]
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        parts.append({"ends": read_config(generation)[0].get("eos_token_id")})
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Without neutral entries at any depth, and a whole number as one: 1e4 is 10000."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items() if key not in _NEUTRAL}
+    if isinstance(value, list):
+        return [_plain(own) for own in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 FINGERPRINT_BITS = 5e-3  # another machine's float32 differs by less, another model by far more

@@ -20,6 +20,7 @@ from lensbench.models.model import LensModel, require_loaded
 from lensbench.models.sites import STREAM
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
+from lensbench.records.recording import known_of
 from lensbench.residuals.store import ResidualCache, open_cache
 
 
@@ -65,11 +66,14 @@ def lens_from_cache(
 
 
 def require_same(cache: ResidualCache, now: Mapping[str, Any]) -> None:
-    """Raise RecordsError, with every difference, unless the cache is of a model of these facts."""
+    """Raise RecordsError, with every difference, unless the cache is of a model of these facts.
+
+    Facts that a cache made before does not hold are no difference.
+    """
     there = cache.record.model
     differences = [
         f"  - {key}: {there.get(key)} there, {value} now"
-        for key, value in now.items()
+        for key, value in known_of(there, now).items()
         if there.get(key) != value
     ]
     if differences:

@@ -34,6 +34,9 @@ _KEPT = (
     "peak_memory_bytes",
 )
 
+# Facts of a model that records made before do not hold: not known of those, and no difference.
+_LATER_FACTS = ("config_sha256",)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -159,8 +162,9 @@ class Recording:
         Raises RecordsError naming every difference when the folder holds another record.
         """
         settings = {**self.request.settings, **(decided or {})}
-        self._manifest = new_manifest(dict(model), settings, self.store.kind)
         there = self._there
+        known = model if there is None else known_of(there["model"], model)
+        self._manifest = new_manifest(dict(known), settings, self.store.kind)
         if there is not None:
             _require_same(self.request, there, settings, model, loaded=True)
         if self.widened:
@@ -216,6 +220,7 @@ def _require_same(
     Until the model is loaded, its facts and the settings that it decides are not all known.
     """
     known = {*there["settings"], *settings} - (set(request.decided) - {*settings})
+    model = known_of(there["model"], model)
     facts = {*there["model"], *model} if loaded else {*model}
     differing = {
         **_differing("settings", there["settings"], settings, known),
@@ -251,3 +256,9 @@ def _differing(
 def wider(before: int | None, now: int | None) -> bool:
     """Whether more is measured now; None is all there is."""
     return before is not None and (now is None or now > before)
+
+
+def known_of(there: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's facts without those that an older lensbench did not write down of `there`."""
+    unknown = {*_LATER_FACTS} - {*there}
+    return {key: value for key, value in model.items() if key not in unknown}

@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from lensbench.checkpoints.hashes import config_fact
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
 from lensbench.fitting.linear_lens import Fitter, finished, gather, jobs
@@ -44,7 +43,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
     request = Request(
         store,
         spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256},
-        facts_of(ref, spec.dtype, spec.device) | config_fact(ref.folder),
+        facts_of(ref, spec.dtype, spec.device),
     )
 
     def prepare(record: Recording) -> Work[Fitter, list[Window]]:

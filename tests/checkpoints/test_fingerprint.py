@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensbench.checkpoints import pull as pulling
 from lensbench.checkpoints.families import FAMILIES, Fingerprint
-from lensbench.checkpoints.hashes import FINGERPRINT_BITS, fingerprint_error, hashes
+from lensbench.checkpoints.hashes import FINGERPRINT_BITS, fingerprint_error, weights_sha256
 from lensbench.errors import ModelError
 from lensbench.lens.gate import published_identity
 from lensbench.models.model import LensModel
@@ -38,7 +38,7 @@ def test_the_demo_models_say_what_they_said(family: Any, request: pytest.Fixture
         logits = model(torch.tensor([ids])).logits[0, -1]
     assert fingerprint_error(family.fingerprint, ids, lambda _: logits) <= FINGERPRINT_BITS
     assert logits.topk(5).indices.tolist() == list(family.fingerprint.top_ids)
-    assert hashes(folder)["weights_sha256"] == family.fingerprint.weights_sha256
+    assert weights_sha256(folder) == family.fingerprint.weights_sha256
 
 
 @pytest.mark.real
@@ -75,7 +75,7 @@ def fingerprint_of(case: Case) -> Fingerprint:
     with torch.inference_mode():
         bits = case.hf(torch.tensor([ids])).logits[0, -1].log_softmax(-1) / math.log(2)
     top = bits.topk(5)
-    weights = hashes(case.folder)["weights_sha256"]
+    weights = weights_sha256(case.folder)
     return Fingerprint(weights, tuple(ids), tuple(top.indices.tolist()), tuple(top.values.tolist()))
 
 

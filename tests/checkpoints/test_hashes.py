@@ -1,14 +1,17 @@
-"""What a checkpoint is, in two hashes: read once a process, and never out of date."""
+"""What a checkpoint is, in three hashes: read once a process, and never out of date."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lensbench.checkpoints import hashes as module
 from lensbench.checkpoints.hashes import hashes
+from lensbench.errors import ModelError
 
 
 @pytest.fixture
@@ -18,10 +21,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_two_hashes_are_of_different_files(folder: Path) -> None:
+def test_the_hashes_are_of_different_files(folder: Path) -> None:
     before = hashes(folder)
     (folder / "config.json").write_text("{}")
-    assert hashes(folder) == before
+    assert hashes(folder) == before | {"config_sha256": _of(folder, {})}
     (folder / "tokenizer.json").write_bytes(b"other")
     after = hashes(folder)
     assert after["weights_sha256"] == before["weights_sha256"]
@@ -41,3 +44,51 @@ def test_a_file_is_read_once_and_again_when_it_was_written_to(
     os.utime(weights, ns=(1, 1))
     assert hashes(folder)["weights_sha256"] != before[0]["weights_sha256"]
     assert read[2:] == ["model.safetensors"]
+
+
+CONFIG = {"model_type": "llama", "rope_theta": 10000, "sliding_window": None, "text": {"eps": 1e-6}}
+
+
+def _of(folder: Path, config: dict[str, Any], **how: Any) -> str | None:
+    (folder / "config.json").write_text(json.dumps(config, **how))
+    return hashes(folder)["config_sha256"]
+
+
+def test_a_config_is_the_same_however_it_is_written_down(folder: Path) -> None:
+    written = [
+        CONFIG,
+        dict(reversed(CONFIG.items())),
+        CONFIG | {"rope_theta": 1e4},
+        CONFIG | {"transformers_version": "5.1", "_name_or_path": "/m", "torch_dtype": "float16"},
+        CONFIG | {"dtype": "bfloat16", "use_cache": False},
+        CONFIG | {"text": {"eps": 1e-6, "dtype": "float32"}},
+    ]
+    found = {_of(folder, one) for one in written} | {_of(folder, CONFIG, indent=8)}
+    assert len(found) == 1 and None not in found
+
+
+def test_whatever_makes_another_model_of_the_same_weights_is_another_config(folder: Path) -> None:
+    """An entry that is null is not one that is missing: there the class has a default."""
+    plain = _of(folder, CONFIG)
+    others = [
+        CONFIG | {"rope_theta": 500000},
+        CONFIG | {"sliding_window": 4},
+        {key: value for key, value in CONFIG.items() if key != "sliding_window"},
+        CONFIG | {"text": {"eps": 1e-5}},
+        CONFIG | {"tie_word_embeddings": True},
+    ]
+    found = [plain, *(_of(folder, one) for one in others)]
+    assert _of(folder, CONFIG) == plain
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2]}))
+    found.append(hashes(folder)["config_sha256"])  # where a response ends
+    own_code = CONFIG | {"auto_map": {"AutoModel": "modeling.Own"}}
+    for text in ("a", "b"):
+        (folder / "modeling.py").write_text(text)
+        found.append(_of(folder, own_code))
+    assert len(set(found)) == len(found)
+
+
+def test_a_config_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json is not JSON"):
+        hashes(folder)

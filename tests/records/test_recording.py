@@ -75,6 +75,26 @@ def test_a_model_that_turns_out_to_be_another_is_refused(store: RecordStore) -> 
         Recording(Request(store, settings(), known))
 
 
+def test_another_config_is_another_model_and_of_an_older_record_it_is_not_known(
+    store: RecordStore,
+) -> None:
+    def known(digit: str) -> dict[str, Any]:
+        return MODEL | {"config_sha256": digit * 64}
+
+    begun(store)  # as an older lensbench did
+    record = begun(store, known("1"))
+    record.finish(Finished([], MADE))
+    found = store.manifest()
+    assert found is not None
+    assert found["model"] == MODEL  # nobody knows what its first half was made with
+    assert Recording(Request(store, settings(), known("2"))).finished
+    other = RecordStore(store.folder.parent / "new", "new")
+    begun(other, known("1"))
+    begun(other, known("1"))
+    with pytest.raises(RecordsError, match=r"model\.config_sha256: '1+' there, '2+' now"):
+        Recording(Request(other, settings(), known("2")))
+
+
 def test_of_an_entry_with_entries_only_what_differs_is_named(store: RecordStore) -> None:
     begun(store, MODEL | {"a": {"limit": 8, "dtype": "float32"}})
     with pytest.raises(RecordsError, match=r"model\.a\.limit: 8 there, 9 now") as caught:

@@ -56,7 +56,7 @@ def check_config(
     fields, so there is nothing to compare with. Code that transformers has itself runs without
     trust, and the code that travels along stays unread.
     """
-    config, where = _read(source)
+    config, where = read_config(source)
     if trust_remote_code and config.get("auto_map"):
         return config
     findings = _findings(config, frozenset(allow or ()))
@@ -67,7 +67,8 @@ def check_config(
     return config
 
 
-def _read(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def read_config(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The config as it is written, and where. Raises ModelError when it is no JSON object."""
     if isinstance(source, Mapping):
         return dict(source), "The model's config"
     path = Path(source)

@@ -22,13 +22,15 @@ from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
 from lensbench.records.lens_record import LensRecord
+from lensbench.records.recording import known_of
 
 _ROWS = 64  # prompts whose logits are held at once
 # What a residual read again may differ by: rounding of the head's product, in the head's dtype, on
 # another machine perhaps. Another model's readout is off by bits.
 _ENTROPY_BITS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-1}
 
-
+# What the readout depends on, and how an error says that it is another.
+_WEIGHTS = {"weights_sha256": "other weights", "config_sha256": "another config"}
 _MOVED = ("resid_cosine", "resid_change", "lens_kl_bits")
 
 
@@ -135,8 +137,10 @@ def _readout(record: LensRecord, device: str | None) -> Readout:
     if model.get("adapter") is not None and model["adapter_update_norms"] is None:
         raise LensbenchError(f"the adapter of {record.name}: {model['adapter_norms_reason']}")
     ref = ModelRef.of(name)
-    if ref.facts()["weights_sha256"] != model["weights_sha256"]:
-        raise LensbenchError(f"{name} has other weights now than when {record.folder} was made")
+    facts = known_of(model, ref.facts())
+    if other := [fact for fact in _WEIGHTS if facts.get(fact) != model.get(fact)]:
+        what = " and ".join(_WEIGHTS[fact] for fact in other)
+        raise LensbenchError(f"{name} has {what} now than when {record.folder} was made")
     return load_model(ref, dtype=model["dtype"], device=device).readout
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from lensbench.checkpoints.hashes import config_fact
 from lensbench.errors import RecordsError
 from lensbench.files import sha256_of
 from lensbench.lens.fitted.affine import Affine, AffineMap
@@ -129,7 +128,7 @@ def _facts(model: LensModel) -> dict[str, Any]:
             f"{model.name} came as an object, so nobody can tell whether a lens is of it. Load it "
             "by its name or folder."
         )
-    return {**model.facts(), **model.ref.facts(), **config_fact(model.ref.folder)}
+    return {**model.facts(), **model.ref.facts()}
 
 
 @lru_cache(maxsize=4)

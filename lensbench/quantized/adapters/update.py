@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.open import open_config, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.weights import open_weights
@@ -229,7 +229,7 @@ def base_of(name: str, adapter: Path) -> nn.Module:
     """
     folder = ModelRef.of(name).folder
     wanted = trained_on(adapter)
-    if wanted is not None and wanted != hashes(folder)["weights_sha256"]:
+    if wanted is not None and wanted != weights_sha256(folder):
         raise ModelError(f"{adapter} was trained on other weights than {name}. Name its own base.")
     config = open_config(folder)
     with quiet():

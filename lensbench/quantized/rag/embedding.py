@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lensbench.checkpoints.devices import pick_device
-from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem
 from lensbench.json_text import read_json
@@ -100,7 +100,7 @@ def load_embedder(name: str | None = None, device: str | None = None) -> Embedde
         )
     local = Path(name).expanduser().is_dir()
     shown, place = (folder.name, str(folder)) if local else (name, name)
-    return Embedder(shown, place, hashes(folder)["weights_sha256"], model.eval())
+    return Embedder(shown, place, weights_sha256(folder), model.eval())
 
 
 def _folder(name: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lensbench.records.record import Record
+from lensbench.records.recording import known_of
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.lens.headlines import EMERGENCE
@@ -34,6 +35,7 @@ TESTED = {
 _FACTS = (
     "source",
     "weights_sha256",
+    "config_sha256",
     "dtype",
     "bits",
     "int8_threshold",
@@ -263,6 +265,7 @@ def moved_table(record: Record) -> pd.DataFrame:
 def differences_table(record: Record) -> pd.DataFrame:
     """Facts about model and prompts in which the two runs differ."""
     a, b = (record.manifest["model"][side] for side in SIDES)
+    a, b = known_of(b, a), known_of(a, b)
     rows = [
         {"fact": key, "a": _fact(a.get(key)), "b": _fact(b.get(key))}
         for key in _FACTS

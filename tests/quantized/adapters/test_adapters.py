@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, attach
 from tests.harness.adapters import (
@@ -27,7 +27,7 @@ from tests.harness.tiny import Case
 
 
 def sha_of(case: Case) -> str:
-    return hashes(case.folder)["weights_sha256"]
+    return weights_sha256(case.folder)
 
 
 # --- putting it on ------------------------------------------------------------------------------
