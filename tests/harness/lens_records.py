@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lensbench.records.lens_kind import KL_DIRECTION, LensKind
 from lensbench.records.schema import SCHEMA_VERSION, TABLES
 from lensbench.records.schema.lens import MILESTONES
 from tests.harness.files import write_manifest
@@ -49,6 +51,18 @@ class Settings:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def fitted(
+    kl_bits: float, final_kl_bits: float, text: str = "t", **fitted_to: Any
+) -> dict[str, Any]:
+    """What a manifest says of a fitted lens: its held-out KL, and what it was fitted to."""
+    own = asdict(LensKind("final", True, True, KL_DIRECTION, True, "linear lens, fitted on words"))
+    held_out = {"kl_bits": kl_bits, "final_kl_bits": final_kl_bits, "n_tokens": 100}
+    return own | {
+        "held_out": held_out | {"text_sha256": text},
+        "fitted_to": {"dtype": "float32"} | fitted_to,
+    }
+
+
 class Vocabulary:
     """Token text <-> id, ids given out in order of first use."""
 
@@ -66,6 +80,14 @@ def write_run(folder: Path, *settings: Settings) -> Path:
     return folder
 
 
+def edited(run: Path, table: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Rewrite one table of the only record in `run` with `edit` applied to each row."""
+    path = next(run.rglob(f"{table}.parquet"))
+    old = pq.read_table(path)
+    rows = [edit(row) for row in old.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, old.schema), path)
+
+
 def write_record(folder: Path, settings: Settings) -> None:
     """One record: manifest and four tables that follow the schema."""
     rng = np.random.default_rng(settings.seed)
@@ -80,7 +102,8 @@ def write_record(folder: Path, settings: Settings) -> None:
         path = _path(prompt, settings, rng)
         every = is_base and base_seen <= settings.heatmap_prompts
         for name in settings.lenses:
-            rows = _lens_rows(prompt, name, path, settings, rng, word, every and name == "final")
+            mapped = every and name in ("final", "linear")
+            rows = _lens_rows(prompt, name, path, settings, rng, word, mapped)
             lens += rows
             milestones.append(_milestones(prompt, name, rows, settings))
     problems = [
@@ -173,7 +196,7 @@ def _lens_rows(
 ) -> list[dict[str, Any]]:
     n = settings.n_layers
     last = prompt["n_tokens"] - 1
-    shift = {"final": 0, "next": 0, "raw": 2}[lens]
+    shift = {"final": 0, "next": 0, "raw": 2, "linear": -2}[lens]  # in layers
     rows = []
     for layer in range(n + 1):
         for position in range(0 if every else last, last + 1):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -16,24 +15,17 @@ import pytest
 from lensbench.records.lens_record import LensRecord
 from lensbench.report.build import build_report
 from lensbench.report.kit.markdown import cell, markdown_table
-from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines, sensitivity
+from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines
+from lensbench.report.lens.lenses import sensitivity
 from lensbench.report.lens.tables import model_tables
 from lensbench.stats.estimates import NO_RELATION, Estimate
-from tests.harness.lens_records import Settings, write_run
+from tests.harness.lens_records import Settings, edited, write_run
 from tests.harness.reports import lens_records_in, section_of
 
 
 def one(run: Path) -> LensRecord:
     """The first lens record of a run."""
     return next(iter(lens_records_in([run]).values()))
-
-
-def edited(run: Path, table: str, edit: object) -> None:
-    """Rewrite one table of the only record in `run` with `edit` applied to each row."""
-    path = next(run.rglob(f"{table}.parquet"))
-    old = pq.read_table(path)
-    rows = [edit(row) for row in old.to_pylist()]  # type: ignore[operator]
-    pq.write_table(pa.Table.from_pylist(rows, old.schema), path)
 
 
 def test_every_number_in_a_markdown_table_is_in_its_csv(run: Path, built: Path) -> None:

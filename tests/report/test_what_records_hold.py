@@ -18,7 +18,8 @@ from lensbench.report import manifest as manifests
 from lensbench.report.build import build_report
 from lensbench.report.kit.table import catalogue
 from lensbench.report.kit.views import COLOURS
-from lensbench.report.lens import comparison, contrasts, curves, headlines, sensitivity
+from lensbench.report.lens import comparison, contrasts, curves, headlines
+from lensbench.report.lens.lenses import sensitivity
 from lensbench.report.lens.page import records_page
 from lensbench.report.lens.section import across_models
 from lensbench.report.lens.section import lens as lens_section

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,9 +32,10 @@ def curve(
     )
 
 
-def depth_curves(record: LensRecord) -> pd.DataFrame:
+def depth_curves(record: LensRecord, lens: str | None = None) -> pd.DataFrame:
     """Mean entropy, KL(model || lens) and p(answer) by layer, over base prompts with an answer."""
-    return _means(record, record.answered, ("entropy_bits", "kl_bits", "answer_prob"), _NO_ANSWERS)
+    columns = ("entropy_bits", "kl_bits", "answer_prob")
+    return _means(record, record.answered, columns, _NO_ANSWERS, lens)
 
 
 def without_answer_curves(record: LensRecord) -> pd.DataFrame:
@@ -44,23 +45,27 @@ def without_answer_curves(record: LensRecord) -> pd.DataFrame:
 
 
 def _means(
-    record: LensRecord, prompts: pd.DataFrame, columns: Sequence[str], nothing: str
+    record: LensRecord,
+    prompts: pd.DataFrame,
+    columns: Sequence[str],
+    nothing: str,
+    lens: str | None = None,
 ) -> pd.DataFrame:
-    by_layer = {c: record.by_layer(c, prompts.index, record.main_lens) for c in columns}
+    by_layer = {c: record.by_layer(c, prompts.index, lens or record.main_lens) for c in columns}
     return _with_depth(
         record, {c: curve(values, prompts, "mean", nothing) for c, values in by_layer.items()}
     )
 
 
-def emergence_curve(record: LensRecord) -> pd.DataFrame:
+def emergence_curve(record: LensRecord, lens: str | None = None) -> pd.DataFrame:
     """Share of base prompts (controls beside them) with the answer at rank 1, by layer.
 
     `rank1_stable_share` counts prompts whose answer is at rank 1 at this layer and all later ones.
     """
     base, controls = record.answered, control_prompts(record)
-    rank1 = _at_most(record, "answer_place", base, 1)
+    rank1 = _at_most(record, "answer_place", base, 1, lens)
     from_here = _least_from_here(rank1)
-    control = _at_most(record, "answer_place", controls, 1)
+    control = _at_most(record, "answer_place", controls, 1, lens)
     return _with_depth(
         record,
         {
@@ -76,6 +81,26 @@ def _least_from_here(flags: pd.DataFrame) -> pd.DataFrame:
     backwards = flags.iloc[:, ::-1]
     unknown, least = backwards.isna().cummax(axis=1), backwards.fillna(1).cummin(axis=1)
     return least.mask(unknown & (least == 1)).iloc[:, ::-1]
+
+
+def depth_curves_by_lens(record: LensRecord) -> pd.DataFrame:
+    """The depth curves by each lens that may stand in a headline."""
+    return _by_lens(record, depth_curves)
+
+
+def emergence_by_lens(record: LensRecord) -> pd.DataFrame:
+    """The curves of emergence by each lens that may stand in a headline."""
+    return _by_lens(record, emergence_curve)
+
+
+def _by_lens(record: LensRecord, make: Callable[[LensRecord, str], pd.DataFrame]) -> pd.DataFrame:
+    """Of one lens alone nothing."""
+    lenses = record.headline_lenses
+    frames = [make(record, lens).assign(lens=lens) for lens in lenses if len(lenses) > 1]
+    if not frames:
+        return pd.DataFrame()
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[["lens", *frame.columns.drop("lens")]]
 
 
 def category_curve(record: LensRecord) -> pd.DataFrame:
@@ -146,9 +171,11 @@ def first_or_none(items: object) -> Hashable:
     return items[0] if isinstance(items, np.ndarray) and len(items) else None
 
 
-def _at_most(record: LensRecord, column: str, prompts: pd.DataFrame, rank: int) -> pd.DataFrame:
+def _at_most(
+    record: LensRecord, column: str, prompts: pd.DataFrame, rank: int, lens: str | None = None
+) -> pd.DataFrame:
     """1 where the rank is `rank` or better, 0 where not, NaN where there is no rank."""
-    ranks = record.by_layer(column, prompts.index, record.main_lens).astype(float)
+    ranks = record.by_layer(column, prompts.index, lens or record.main_lens).astype(float)
     return (ranks <= rank).astype(float).where(ranks.notna())
 
 

@@ -21,6 +21,7 @@ from lensbench.report.kit.views import Dots, Lines, Tokens, nothing_measured
 from lensbench.report.lens import anomalies, caveats, views
 from lensbench.report.lens.comparison import labels, largest
 from lensbench.report.lens.headlines import without_trivial
+from lensbench.report.lens.lenses import verdicts
 from lensbench.report.lens.page import cells_of, records_page
 from lensbench.report.lens.tables import comparison_tables, model_tables
 from lensbench.report.section import Reported, Section, written
@@ -65,18 +66,19 @@ def lens(record: Record, name: str) -> Section:
         trivial=trivial,
         anomalies_shown=tables["anomalies"].frame.head(SHOWN_ANOMALIES),
         anomaly_reading=anomalies.reading(tables["anomaly_share"].frame),
+        lenses=verdicts.told(record, tables.get("lens_verdicts")),
     )
     return Section(
         title=f"{name}: when does it know?",
         tables=tables,
         text=text,
-        headline=_headline(tables),
+        headline=_headline(record, tables),
         limitations=limitations,
         figures=figures,
     )
 
 
-def _headline(tables: Mapping[str, Table]) -> str:
+def _headline(record: LensRecord, tables: Mapping[str, Table]) -> str:
     base = tables["coverage"].row(prompts="base")
     depth = tables["late_binding"].row(emergence="first at rank 1")["median_depth"]
     accuracy = numbers.estimate(base["top1_accuracy"], "accuracy")
@@ -88,6 +90,7 @@ def _headline(tables: Mapping[str, Table]) -> str:
     return (
         f"Top-1 accuracy {accuracy} over {n} prompts{more}; where right, the answer is "
         f"first at rank 1 at a median depth of {numbers.estimate(depth, 'depth')}"
+        f"{verdicts.in_headline(record, tables.get('lens_verdicts'))}"
     )
 
 
@@ -110,6 +113,15 @@ def _figures(tables: Mapping[str, Table]) -> dict[str, Callable[[], bytes]]:
         ),
         "without_answer": ("without_answer_curves", views.depth_curves),
     }
+    if "lens_verdicts" in tables:
+        makers["depth_curves"] = (
+            "lens_depth_curves",
+            lambda frame: views.side_by_side(frame, "lens", views.MEASURES),
+        )
+        makers["emergence"] = (
+            "lens_emergence",
+            lambda frame: views.side_by_side(frame, "lens", views.EMERGED, claim=True),
+        )
     made = {
         name: make(tables[table].frame)
         for name, (table, make) in makers.items()
@@ -149,7 +161,7 @@ def across_models(reports: Sequence[Reported]) -> Section:
     named = list(labels(every).values())
     drawn: dict[str, Sequence[Lines | Dots]] = {
         "models": [views.medians(tables["models"].frame, named, "median depth")],
-        "curves": views.models_by_depth(tables["curves"].frame),
+        "curves": views.side_by_side(tables["curves"].frame, "model", views.COMPARED),
     }
     figures = {
         name: partial(to_svg, panels, made, 2) for name, made in drawn.items() if shows(made)

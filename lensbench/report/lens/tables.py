@@ -15,9 +15,9 @@ from lensbench.report.lens import (
     contrasts,
     curves,
     headlines,
-    sensitivity,
     unanswered,
 )
+from lensbench.report.lens.lenses import depths, sensitivity, verdicts
 
 # name -> title, and how it is made. To add a table: one line, and its note in the template.
 _TABLES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
@@ -44,6 +44,13 @@ _SOMETIMES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
     "without_answer_curves": ("Depth curves without an answer", curves.without_answer_curves),
     "without_answer_says": ("What the model says", unanswered.says_table),
     "answer_forms": ("Answers likelier in their other form", caveats.forms_table),
+    "lens_verdicts": ("The claim by each lens", verdicts.verdicts_table),
+    "lens_depths": ("Depth paired between lenses", depths.depths_table),
+    "lens_relations": ("Relations that move between lenses", depths.relations_table),
+    "lens_forgotten": ("Read early, forgotten, read again", depths.forgotten_table),
+    "lens_forgotten_facts": ("Facts read early, forgotten, read again", depths.forgotten_facts),
+    "lens_depth_curves": ("Depth curves by lens", curves.depth_curves_by_lens),
+    "lens_emergence": ("Emergence by lens", curves.emergence_by_lens),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -96,23 +97,27 @@ def _counted(row: Mapping[Any, Any]) -> str:
     return f"{correct}/{row['n_prompts'] if accuracy.value is None else accuracy.n}"
 
 
-def models_by_depth(frame: pd.DataFrame) -> list[Lines]:
-    """Four curves of every model, each at the model's own layers."""
-    groups = dict(list(frame.groupby("model", sort=False)))
+def side_by_side(
+    frame: pd.DataFrame, by: str, columns: Mapping[str, str], claim: bool = False
+) -> list[Lines]:
+    """A view of each column, with a line for each model or lens, each at its own layers."""
+    groups = dict(list(frame.groupby(by, sort=False)))
     views = []
-    for column, title in COMPARED.items():
+    for column, title in columns.items():
         lines = [
-            Line(str(model), list(rows[column]), dash=dash_of(i), places=by_depth(rows))
-            for i, (model, rows) in enumerate(groups.items())
+            Line(str(name), list(rows[column]), dash=dash_of(i), places=by_depth(rows))
+            for i, (name, rows) in enumerate(groups.items())
         ]
         limits = blocks_only(lines) if column == "kl_bits" else None
         y = Axis(title, percent=column.endswith("share"))
-        views.append(Lines(DEPTH, y, {}, lines, title, limits=limits))
+        view = Lines(DEPTH, y, {}, lines, title, limits=limits)
+        shaded = replace(view, shade=(LATE_BINDING,), shade_name=CLAIM)
+        views.append(shaded if claim else view)
     return views
 
 
 def dash_of(i: int) -> Dash:
-    """The dash of the i-th model."""
+    """The dash of the i-th model or lens."""
     return _STYLES[i % len(_STYLES)]
 
 
