@@ -15,6 +15,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import Identity, lens_identity, worst
 from lensbench.lens.logit import read_batch
 from lensbench.lens.milestones import milestones_table
+from lensbench.lens.registry import claiming
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import in_order, lens_table, prompts_table
 from lensbench.models.model import LensModel
@@ -83,8 +84,9 @@ def plan_readings(
 ) -> list[list[Reading]]:
     """What is read at each stage of a record: every prompt at its last position, some at all.
 
-    Headlines, and so their sensitivity to the lens, come from base prompts; the rows that go with
-    them (controls, paraphrases, reverses) are read by the first lens only, which halves the work.
+    The rows that go with base prompts (controls, paraphrases, reverses) and heat maps are read by
+    the lenses that may stand in a headline only: `next` and `raw` are for sensitivity, which base
+    prompts show.
     A later stage has only as many heat maps as the earlier ones lack. `switch` is the model's
     `rope_switch`, at which batches are parted.
     """
@@ -105,10 +107,10 @@ def _stage(
     base = [item for item in encoded if item.prompt.is_base]
     linked = [item for item in encoded if not item.prompt.is_base]
     shown = [item for item in base if item.prompt.id in mapped and len(item.token_ids) > 1]
-    first = replace(settings, lenses=settings.lenses[:1])
+    headline = replace(settings, lenses=claiming(settings.lenses))
     yield from _batched(base, settings, switch)
-    yield from _batched(linked, first, switch)
-    earlier = replace(first, positions="earlier", keep_stream=False)
+    yield from _batched(linked, headline, switch)
+    earlier = replace(headline, positions="earlier", keep_stream=False)
     yield from _batched(shown, earlier, switch)
 
 

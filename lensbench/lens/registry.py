@@ -5,7 +5,7 @@ To add one: a subclass of `Lens` in a file of its own, and a line here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lensbench.errors import InputProblems, Problem
@@ -38,11 +38,17 @@ def lens_name(given: str) -> str:
     return given if given in LENSES else fitted_name(given)
 
 
-def unknown_lenses(given: Iterable[str]) -> list[Problem]:
-    """What can be no lens, and two that would go by one name."""
+def claiming(given: Sequence[str]) -> tuple[str, ...]:
+    """Those of several lenses that may stand in a headline; the first where none may."""
+    able = [one for one in given if one not in LENSES or LENSES[one].headline]
+    return tuple(able or given[:1])
+
+
+def unknown_lenses(given: Iterable[str], where: str = "lens") -> list[Problem]:
+    """What can be no lens, and two that would go by one name; `where` they were named."""
     remedy = f"Choose from {', '.join([*LENSES, *METHODS])}, or give a lens' folder."
     found = [
-        Problem("lens", f"there is no {one!r}", remedy)
+        Problem(where, f"there is no {one!r}", remedy)
         for one in given
         if one not in LENSES and not is_fitted(str(one))
     ]
@@ -50,6 +56,6 @@ def unknown_lenses(given: Iterable[str]) -> list[Problem]:
         return found
     names = [lens_name(one) for one in given]
     return [
-        Problem("lens", f"two lenses are called {name!r}", "Rename the folder of one of them.")
+        Problem(where, f"two lenses are called {name!r}", "Rename the folder of one of them.")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]

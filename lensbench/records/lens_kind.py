@@ -1,8 +1,8 @@
-"""What kind a lens is: what it makes of a state before the head, in the words of a report."""
+"""What kind a lens is, in the words of a report, and which lens the headlines are of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,38 @@ NORMS = {
     "other": "another norm than the model's final one",
 }
 KL_DIRECTION = "model_lens"  # kl_bits is KL(model || lens), and nothing else
+# What of a model a lens was fitted to beside its weights: at another precision, or under another
+# adapter, nobody knows how well it reads.
+PRECISION = ("dtype", "bits", "int8_threshold", "adapter", "adapter_sha256")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How far a fitted lens, and `final` on the same tokens, is from the model on unseen text.
+
+    KL(model || lens) in bits, means over tokens and over the layers below the last, at which both
+    are the model. Two lenses with the same `text_sha256` were measured on the same documents.
+    """
+
+    kl_bits: float
+    final_kl_bits: float
+    n_tokens: int
+    text_sha256: str
+
+
+def headline_lens(lenses: Sequence[str], held_out: Mapping[str, HeldOut]) -> str:
+    """The one with the lowest held-out KL of those told; without any `final`, or the first.
+
+    A lens that is not nearer to the model than `final` on the same tokens is not chosen.
+    """
+    nearer = [name for name in lenses if name in held_out and _gain(held_out[name]) > 0]
+    if nearer:
+        return min(nearer, key=lambda name: held_out[name].kl_bits)
+    return "final" if "final" in lenses else lenses[0]
+
+
+def _gain(told: HeldOut) -> float:
+    return told.final_kl_bits - told.kl_bits
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.prompts.prompt import LINKS
-from lensbench.records.lens_kind import OWN, UNTOLD, LensKind
+from lensbench.records.lens_kind import OWN, PRECISION, UNTOLD, HeldOut, LensKind, headline_lens
 from lensbench.records.record import Record
 from lensbench.records.schema.lens import MILESTONES, NOT_ASKED, NOT_MEASURED
 
@@ -25,8 +25,40 @@ class LensRecord(Record):
 
     @property
     def main_lens(self) -> str:
-        """The lens of the headline numbers: `final`, unless the run skipped it."""
-        return "final" if "final" in self.lenses else self.lenses[0]
+        """The lens of the headline numbers: that of the lowest held-out KL at this model.
+
+        `final` where no fitted lens says how far it is from the model (the first where the run
+        skipped `final`).
+        """
+        return headline_lens(self.lenses, self.held_out)
+
+    @cached_property
+    def held_out(self) -> dict[str, HeldOut]:
+        """Held-out figures of the fitted lenses that were fitted to this model as it ran here."""
+        told = self.manifest.get("lenses") or {}
+        return {
+            name: HeldOut(**told[name]["held_out"])
+            for name in self.lenses
+            if name in told and told[name].get("held_out") and self._fitted_here(told[name])
+        }
+
+    def _fitted_here(self, kind: Mapping[str, Any]) -> bool:
+        there = kind.get("fitted_to") or {}
+        return all(there.get(key) == self.model.get(key) for key in PRECISION)
+
+    @property
+    def headline_lenses(self) -> list[str]:
+        """Those that may stand in a headline, the main one first, then `final`, then fitted ones.
+
+        At the last layer each of them is the model's own output.
+        """
+        fitted = [name for name in self.lenses if self._is_fitted_output(self.lens_kind(name))]
+        plain = ["final"] if "final" in self.lenses else []
+        return list(dict.fromkeys([self.main_lens, *plain, *fitted]))
+
+    @staticmethod
+    def _is_fitted_output(kind: LensKind) -> bool:
+        return bool(kind.fitted and kind.output)
 
     def lens_kind(self, lens: str | None = None) -> LensKind:
         """What a lens (None: the main one) is: as the manifest says, else as lensbench has it."""

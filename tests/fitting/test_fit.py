@@ -152,7 +152,8 @@ def test_a_record_says_which_lens_it_was_read_with(
     assert told["lens_sha256"] == fitted["checksums"][FILE]
     assert told["fitted_to"]["weights_sha256"] == fitted["model"]["weights_sha256"]
     assert record.lens_kind("linear").fitted is True
-    assert record.lens_kind().words == "the model's own final norm and the head"
+    assert record.lens_kind("final").words == "the model's own final norm and the head"
+    assert record.lens_kind().fitted is True  # the lens of the headline
     assert str(linear(llama).parent) not in (record.folder / "manifest.json").read_text()
 
 

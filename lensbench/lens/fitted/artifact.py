@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ from lensbench.files import sha256_of
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name
 from lensbench.models.model import LensModel
-from lensbench.records.lens_kind import KL_DIRECTION, OWN
+from lensbench.records.lens_kind import KL_DIRECTION, OWN, PRECISION, HeldOut
 from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
 
 FILE = "lens.safetensors"
 _SAME = ("weights_sha256", "tokenizer_sha256", "config_sha256")  # whatever bits and adapter
-_SAID = ("dtype", "bits", "int8_threshold", "adapter", "adapter_sha256")
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +60,25 @@ class FittedLens:
             "output": True,
             "description": f"{settings['method']} lens, fitted on {corpus['name']}",
             "lens_sha256": self.record.manifest["checksums"][FILE],
-            "fitted_to": {key: self.record.model.get(key) for key in ("name", *_SAME, *_SAID)},
+            "held_out": asdict(self.held_out),
+            "fitted_to": {key: self.record.model.get(key) for key in ("name", *_SAME, *PRECISION)},
         }
+
+    @property
+    def held_out(self) -> HeldOut:
+        """How far it and `final` are from the model on the text that its figures are of."""
+        quality, n_layers = self.record.table("fit_quality"), self.record.n_layers
+        below = quality[quality["layer"] < n_layers]
+        kl_bits = below.groupby("reading")["kl_bits"].mean()
+        documents = self.record.table("fit_documents", columns=["document", "part", "n_tokens"])
+        text = documents[documents["part"] == "test"].sort_values("document")
+        read = "\n".join(f"{row.document} {row.n_tokens}" for row in text.itertuples())
+        return HeldOut(
+            float(kl_bits["fitted"]),
+            float(kl_bits["final"]),
+            int(quality["n_tokens"].iloc[0]),
+            sha256(read.encode()).hexdigest(),
+        )
 
     def for_model(self, model: LensModel) -> Affine:
         """To read a model with. Raises RecordsError unless the lens was fitted to its weights.
@@ -77,7 +94,7 @@ class FittedLens:
                 f"{lines}\n"
                 f"It is of {there['name']}. Fit one of this model: lensbench fit {model.name}"
             )
-        other = [key for key in _SAID if there.get(key) != now.get(key)]
+        other = [key for key in PRECISION if there.get(key) != now.get(key)]
         if other:
             words = ", ".join(f"{key} {there.get(key)} there, {now.get(key)} now" for key in other)
             _log.warning(
@@ -132,10 +149,10 @@ def _facts(model: LensModel) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _maps(path: Path, sha256: str) -> dict[int, AffineMap]:
+def _maps(path: Path, expected: str) -> dict[int, AffineMap]:
     """The maps of a file: many batches are read with one lens."""
     try:
-        altered = sha256_of(path) != sha256
+        altered = sha256_of(path) != expected
         tensors = {} if altered else load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise RecordsError(f"{path}: cannot be read ({error}). Fit the lens again.") from error

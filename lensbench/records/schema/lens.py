@@ -310,7 +310,11 @@ KINDS = (
                 "lenses",
                 "of each lens by name: `norm` (final, next, none, other), `fitted`, `soft_cap` (is "
                 "the model's in it), `kl` (model_lens: kl_bits is KL(model || lens)), `output` (at "
-                "the last layer it is the model's own output) and `description`",
+                "the last layer it is the model's own output) and `description`; of a fitted lens "
+                "also its file's hash (`lens_sha256`), what model it was `fitted_to`, and "
+                "`held_out`: `kl_bits`, its KL(model || lens) on text that it never saw (a mean "
+                "over tokens and over the layers below the last), `final_kl_bits`, that of the "
+                "lens final on the same `n_tokens` tokens, and `text_sha256` of the documents",
                 absent="measured by lensbench without a fitted lens: final, next and raw",
                 type="object",
             ),

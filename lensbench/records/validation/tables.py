@@ -35,6 +35,7 @@ class Written:
     # False: lensbench wrote it. It may read some layers only, of a cache, and skip a prompt that
     # others belong to, which its problems say.
     foreign: bool = True
+    main: str = ""  # the lens of the headlines, where it is another than `final` or the first
 
     @classmethod
     def by(cls, record: LensRecord) -> Written:
@@ -49,6 +50,7 @@ class Written:
             record.manifest["model"].get("d_vocab"),
             record.table("milestones"),
             foreign=record.imported,
+            main=record.main_lens,
         )
 
 
@@ -129,11 +131,11 @@ def _complete(written: Written) -> Iterator[Problem]:
     read: dict[str, set[Any]] = {lens: set() for lens in written.kinds} | dict(
         rows.groupby("lens")["prompt_id"].agg(set)
     )
-    first = "final" if "final" in written.kinds else next(iter(written.kinds), "")
+    plain = "final" if "final" in written.kinds else next(iter(written.kinds), "")
     prompts = written.prompts
     base = prompts.loc[prompts[list(LINKS)].isna().all(axis=1), "prompt_id"]
     for name in written.kinds:
-        asked = prompts["prompt_id"] if name == first else base
+        asked = prompts["prompt_id"] if name in (plain, written.main) else base
         if absent_ids := [str(i) for i in asked if i not in read[name]]:
             what = f"lens {name} has no row at the last position of prompt {_named(absent_ids)}"
             yield Problem(source, what, "Add them, or leave the prompt out.")

@@ -69,8 +69,8 @@ class RunSpec(Spec):
         Field(min_length=1),
         Parameter("--lens"),
     ] = tuple(LENSES)
-    """final, next, raw, linear (see `lensbench fit`) or a fitted lens' folder; repeatable. The
-    first one also reads paraphrases, reverses, controls."""
+    """final, next, raw, linear (see `lensbench fit`) or a fitted lens' folder; repeatable. next and
+    raw read base prompts only."""
     sites: Sites = DEFAULT_SITES
     top_k: Count = 5
     """Top tokens kept of each reading."""
@@ -84,7 +84,7 @@ class RunSpec(Spec):
     """Keep the residual vectors at the last positions, for `lensbench diff`."""
 
     def problems(self) -> list[Problem]:
-        found = repeated("models", self.models) + unknown_lenses(self.lenses)
+        found = repeated("models", self.models) + unknown_lenses(self.lenses, "lenses")
         if not {"embed", "resid_post"} <= set(self.sites):
             what = f"{', '.join(self.sites)} leaves out embed or resid_post"
             found.append(Problem("sites", what, "Milestones are read there: name both."))
