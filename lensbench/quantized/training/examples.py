@@ -137,6 +137,23 @@ def batch_of(examples: Sequence[Example], items: Sequence[int]) -> dict[str, Ten
     }
 
 
+def parted(inputs: dict[str, Tensor], switch: int | None) -> list[dict[str, Tensor]]:
+    """A batch as it may go through a model whose rotary frequencies change beyond `switch` tokens.
+
+    Rows that pass it apart from those that do not, each part as wide as its longest row: padding
+    counts too. The rows keep their order.
+    """
+    lengths = inputs["attention_mask"].sum(1)
+    beyond = lengths > (switch or int(lengths.max()))
+    if bool((beyond == beyond[0]).all()):
+        return [inputs]
+    parts = []
+    for rows in (~beyond, beyond):
+        own, width = {key: value[rows] for key, value in inputs.items()}, int(lengths[rows].max())
+        parts.append({key: t[:, :width] if t.dim() > 1 else t for key, t in own.items()})
+    return parts
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The examples, those to train on first, and what decided them."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import ModelError
@@ -128,9 +129,8 @@ def _freeze(
         return None, {"used": False, "reason": reason}
     token_ids = [example.token_ids for example in data.examples]
     facts: dict[str, Any] = {"first": first, "device": model.device.type, **model.weights}
-    states = prefix.state_file(
-        spec.out / PREFIX, token_ids, BATCH_TOKENS, model.d_model, model.base.dtype, facts
-    )
+    where, shape = spec.out / PREFIX, (model.d_model, model.base.dtype)
+    states = prefix.state_file(where, token_ids, BATCH_TOKENS, *shape, facts, model.rope_switch)
     notify(f"prefix cache: {states.n_tokens:,} tokens, {states.n_bytes / 1e6:,.1f} MB on disk")
     if model.ref.int8_threshold and model.device.type != "cpu":
         notify(
@@ -139,7 +139,7 @@ def _freeze(
         )
     if not states.path.exists():
         prefix.require_room(states)
-        prefix.write_states(states, model.base, blocks[first], token_ids, BATCH_TOKENS, watch)
+        prefix.write_states(states, model.base, blocks[first], token_ids, watch)
     entry = prefix.release(blocks, first)
     return Frozen(states, entry), {"used": True, "bytes": states.n_bytes, "blocks_dropped": first}
 
@@ -165,6 +165,7 @@ def _trainer(
         BATCH_TOKENS,
         frozen=frozen,
         watch=watch,
+        switch=rope_switch(adapted.config),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

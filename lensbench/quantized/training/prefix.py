@@ -70,6 +70,7 @@ class States:
     dtype: torch.dtype
     first_row: Mapping[int, int]  # of each example
     lengths: Sequence[int]
+    batches: Sequence[Sequence[int]]  # that make them
 
     @property
     def n_bytes(self) -> int:
@@ -127,10 +128,15 @@ def state_file(
     d_model: int,
     dtype: torch.dtype,
     facts: Mapping[str, Any],
+    switch: int | None = None,
 ) -> States:
-    """Where the states of `token_ids` go; the name says what decided them, `facts` included."""
+    """Where the states of `token_ids` go; the name says what decided them, `facts` included.
+
+    Batches part at `switch`, beyond which a sequence is read by other rotary frequencies.
+    """
     lengths = [len(ids) for ids in token_ids]
-    order = [item for items in plan_batches(lengths, batch_tokens) for item in items]
+    batches = plan_batches(lengths, batch_tokens, switch)
+    order = [item for items in batches for item in items]
     first_row, n_tokens = {}, 0
     for item in order:
         first_row[item] = n_tokens
@@ -138,7 +144,7 @@ def state_file(
     decides = [list(map(list, token_ids)), batch_tokens, d_model, str(dtype), dict(facts)]
     name = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"prefix-{name}.bin"
-    return States(path, n_tokens, d_model, dtype, first_row, lengths)
+    return States(path, n_tokens, d_model, dtype, first_row, lengths, batches)
 
 
 def require_room(states: States) -> None:
@@ -159,7 +165,6 @@ def write_states(
     model: nn.Module,
     block: nn.Module,
     token_ids: Sequence[Sequence[int]],
-    batch_tokens: int,
     progress: Watch = ignore,
 ) -> None:
     """Compute what enters `block` for every example, in evaluation mode, and write it.
@@ -167,7 +172,7 @@ def write_states(
     The file is there as a whole or not at all. Raises OSError when the disk is full.
     """
     model.eval()
-    batches = plan_batches(states.lengths, batch_tokens)
+    batches = states.batches
     with replacing(states.path) as handle, torch.no_grad():
         for number, items in enumerate(batches):
             progress(Progress("prefix cache", number, len(batches), "batches"))

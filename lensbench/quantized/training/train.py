@@ -24,9 +24,10 @@ from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS, read_config
 from lensbench.quantized.adapters.lora import Matched, match, settings_of
 from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, new_file
-from lensbench.quantized.generation.generate import generate
+from lensbench.quantized.generation.batching import apart, in_pieces
+from lensbench.quantized.generation.generate import Generation, generate
 from lensbench.quantized.generation.spec import Decoding
-from lensbench.quantized.loading.load import load_quantized
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, learn, state_of
 from lensbench.quantized.training.spec import TrainSpec
@@ -184,6 +185,15 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
     )
 
 
+def _answers(
+    model: AdaptedModel, prompts: Sequence[Sequence[int]], decoding: Decoding
+) -> list[Generation]:
+    """Together where they may be (`apart`)."""
+    kinds = apart(model, [(len(ids), decoding.max_new_tokens) for ids in prompts])
+    pieces = in_pieces(prompts, len(prompts), lambda own: generate(model, own, decoding), kinds)
+    return [one for _, found in pieces.done for one in found]
+
+
 def _curve(history: Sequence[dict[str, Any]]) -> pa.Table:
     """The Trainer's log as the record's table; the Trainer calls a loss in nats just a loss."""
     rows = [
@@ -204,9 +214,9 @@ def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:
     prompts = [example.token_ids[: example.n_prompt] for example in shown]
     room = model.n_ctx - max(map(len, prompts))
     decoding = Decoding(max_new_tokens=min(_EXAMPLE_TOKENS, room))
-    adapter = generate(model, prompts, decoding)
+    adapter = _answers(model, prompts, decoding)
     with model.hf.disable_adapter():
-        base = generate(model, prompts, decoding)
+        base = _answers(model, prompts, decoding)
     rows = [
         {
             "id": example.pair.id,

@@ -25,7 +25,7 @@ from lensbench.files import sha256_of, write_text
 from lensbench.json_text import read_json
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.batch import plan_batches
-from lensbench.quantized.training.examples import MASKED, Example, batch_of
+from lensbench.quantized.training.examples import MASKED, Example, batch_of, parted
 from lensbench.quantized.training.prefix import Entry, States
 
 if TYPE_CHECKING:
@@ -76,9 +76,14 @@ class ResponseTrainer(Trainer):
         eval_tokens: int,
         frozen: Frozen | None = None,
         watch: Watch = ignore,
+        switch: int | None = None,
     ) -> None:
-        """The first `n_train` of `examples` are trained on, the others evaluated."""
+        """The first `n_train` of `examples` are trained on, the others evaluated.
+
+        `switch`: the tokens beyond which a sequence is read by other rotary frequencies.
+        """
         self.examples, self.n_train, self.frozen = examples, n_train, frozen
+        self.switch = switch
         self.control: Any
         self.eval_batches = self._plan_evaluation(eval_tokens)
         super().__init__(
@@ -93,7 +98,8 @@ class ResponseTrainer(Trainer):
 
     def _plan_evaluation(self, batch_tokens: int) -> list[list[int]]:
         lengths = [len(example.token_ids) for example in self.examples[self.n_train :]]
-        return [[self.n_train + i for i in b] for b in plan_batches(lengths, batch_tokens)]
+        batches = plan_batches(lengths, batch_tokens, self.switch)
+        return [[self.n_train + i for i in batch] for batch in batches]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         lengths = [len(example.token_ids) for example in self.examples[: self.n_train]]
@@ -125,6 +131,11 @@ class ResponseTrainer(Trainer):
 
     def response_nats(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """-ln p of all response tokens of a batch, summed."""
+        parts = [self._nats(model, part) for part in parted(inputs, self.switch)]
+        return torch.stack(parts).sum()
+
+    def _nats(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """The same of rows that may go through the model together."""
         labels = inputs["labels"][:, 1:]  # [batch, pos - 1]: what position t should say next
         if self.frozen is not None:
             states = self.frozen.states.batch(inputs["items"].tolist())

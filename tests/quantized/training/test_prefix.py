@@ -47,7 +47,7 @@ def kept(case: Case, folder: Path, first: int, model: Any = None) -> tuple[State
     model = model if model is not None else case.fresh_hf()
     ids = case.token_ids
     states = state_file(folder, ids, BATCH_TOKENS, model.config.hidden_size, torch.float32, {})
-    write_states(states, model, block_list(model)[1][first], ids, BATCH_TOKENS)
+    write_states(states, model, block_list(model)[1][first], ids)
     return states, model
 
 
@@ -98,7 +98,7 @@ def test_the_name_of_the_file_says_what_decided_it(llama: Case, tmp_path: Path) 
 
 
 def test_a_disk_that_is_too_small_is_refused_with_the_sum(tmp_path: Path) -> None:
-    huge = States(tmp_path / "x", 10**15, 32, torch.float32, {}, [])
+    huge = States(tmp_path / "x", 10**15, 32, torch.float32, {}, [], [])
     with pytest.raises(ModelError, match=r"1,000,000,000,000,000 tokens x 32 x 4 bytes = .* free"):
         require_room(huge)
 
@@ -111,7 +111,7 @@ def test_an_interrupted_writer_leaves_no_file(llama: Case, tmp_path: Path) -> No
     model, ids = llama.fresh_hf(), llama.token_ids
     states = state_file(tmp_path, ids, BATCH_TOKENS, 32, torch.float32, {})
     with pytest.raises(Stop):
-        write_states(states, model, block_list(model)[1][1], ids, BATCH_TOKENS, stop)
+        write_states(states, model, block_list(model)[1][1], ids, stop)
     assert list(tmp_path.iterdir()) == []
     with torch.no_grad():  # and no hook on the model
         assert model(input_ids=torch.tensor([ids[0]])).logits.shape[1] == len(ids[0])
