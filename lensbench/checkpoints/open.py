@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 COPY = "Copy it from the source again."
 _MOST_MODULES = 200_000  # a mixture of 384 experts in each of 61 blocks has 100,000
 
+_BLOCK = 1 << 22  # numbers that are looked at together
+
 
 def open_config(
     folder: Path, allow_fields: Collection[str] | None = None, trust_remote_code: bool = False
@@ -147,7 +149,7 @@ def require_finite(model: PreTrainedModel, name: str) -> None:
     broken = [
         weight_name
         for weight_name, weight in model.named_parameters()
-        if weight.is_floating_point() and not bool(weight.isfinite().all())
+        if weight.is_floating_point() and not _finite(weight)
     ]
     refuse_broken(
         broken,
@@ -155,6 +157,13 @@ def require_finite(model: PreTrainedModel, name: str) -> None:
         f"Either they exceed the range of {model.dtype} (try bfloat16 or float32), or the file "
         "is damaged (fetch it again).",
     )
+
+
+def _finite(weight: torch.Tensor) -> bool:
+    """Block by block: `isfinite` makes copies, which of an embedding are half a small model."""
+    whole = torch.atleast_1d(weight)
+    rows = max(1, _BLOCK // max(1, whole[:1].numel()))
+    return all(bool(block.isfinite().all()) for block in whole.split(rows))
 
 
 def refuse_broken(broken: list[str], name: str, remedy: str) -> None:
