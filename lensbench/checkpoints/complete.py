@@ -6,7 +6,7 @@ has no use for. Both give a model that runs, and that nobody published.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lensbench.checkpoints.open import aloud
 from lensbench.checkpoints.tensors import some
 from lensbench.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_log = logging.getLogger(__name__)
 
 # What programs put into the names of weights, and how it is taken out again.
 _WRAPPERS = {
@@ -89,12 +92,14 @@ def _output_biases_of_none(model: PreTrainedModel, missing: set[str], where: Pat
     if not all(bias.is_meta or not bool(bias.any()) for bias in biases):
         return set()
     if not any(bias.is_meta for bias in biases):  # once: when the weights are read, not rehearsed
-        warnings.warn(
-            f"{where}: config.json says attention_bias, and no block in the file has one at the "
-            f"output of attention ({some(sorted(own), 1)}). They are read as 0, as of a model that "
-            "has them at queries, keys and values alone.",
-            stacklevel=2,
-        )
+        with aloud():
+            _log.warning(
+                "%s: config.json says attention_bias, and no block in the file has one at the "
+                "output of attention (%s). They are read as 0, as of a model that has them at "
+                "queries, keys and values alone.",
+                where,
+                some(sorted(own), 1),
+            )
     return own
 
 

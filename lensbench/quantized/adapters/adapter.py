@@ -6,8 +6,8 @@ that keeps an adapter from being the one that was trained is an error, all of it
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ _ELSEWHERE = {
         "which lensbench does not run; merge it with PEFT and load the merged model",
     ),
 }
+_log = logging.getLogger(__name__)
+
 _SHOWN = 5  # names in a message
 _PROBE = 8  # tokens that are put to the base before and after
 _SAME = 1e-5  # of the largest logit: the same sums in the same order differ by nothing
@@ -169,10 +171,12 @@ def _base_problems(
     base = trained_on(folder)
     if base is None:
         named, here = config.get("base_model_name_or_path"), model.config.name_or_path
-        warnings.warn(
-            f"{folder} has no manifest, so nobody can say whether it was trained on these weights. "
-            f"It names its base {named!r}; this is {here!r}. Only names and shapes are compared.",
-            stacklevel=3,
+        _log.warning(
+            "%s has no manifest, so nobody can say whether it was trained on these weights. "
+            "It names its base %r; this is %r. Only names and shapes are compared.",
+            folder,
+            named,
+            here,
         )
     elif base != weights_sha256:
         yield (
