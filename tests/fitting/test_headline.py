@@ -18,6 +18,7 @@ from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.facts import facts_rows
 from tests.harness.files import tables, write_csv
+from tests.harness.reports import section_of
 from tests.harness.tiny import Case
 
 Fit = Callable[[Case], Path]
@@ -95,3 +96,12 @@ def test_a_figure_at_another_precision_chooses_no_lens(record: LensRecord) -> No
     other = Halved(record.folder, record.manifest)
     assert other.held_out == {}
     assert other.main_lens == "final"
+
+
+def test_its_report_names_the_lens_and_sets_both_side_by_side(record: LensRecord) -> None:
+    section = section_of(record)
+    assert f"by the lens {record.main_lens}" in section.headline
+    assert "## Lenses side by side" in section.text
+    told = section.tables["lens_verdicts"].row(lens="linear", emergence="first at rank 1")
+    assert told["held_out_kl_bits"] == record.held_out["linear"].kl_bits
+    assert section.tables["controls"].row(answer="at rank 1 in the output")["control_share"].n

@@ -23,8 +23,8 @@ from lensbench.records.schema.lens import LENS, PROMPTS
 from lensbench.report.build import build_report
 from lensbench.report.kit.figures import token_map
 from lensbench.report.kit.views import Tokens
-from lensbench.report.lens.page import cells_of
 from lensbench.report.lens.section import lens as lens_section
+from lensbench.report.lens.shown import cells_of
 
 N_LAYERS, D_VOCAB, TOP_K = 3, 50, 5
 FINAL = {"norm": "final", "fitted": False, "kl": "model_lens", "output": True}

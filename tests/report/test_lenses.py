@@ -12,7 +12,9 @@ import pytest
 from lensbench.records.lens_kind import OWN
 from lensbench.records.lens_record import LensRecord
 from lensbench.report.build import build_report
+from lensbench.report.kit.views import Lines
 from lensbench.report.lens.lenses import depths, verdicts
+from lensbench.report.lens.page import records_page
 from lensbench.report.lens.tables import model_tables
 from tests.harness.lens_records import Settings, edited, fitted, write_run
 from tests.harness.reports import lens_records_in, section_of
@@ -194,3 +196,20 @@ def test_the_whole_report_is_built(record: LensRecord, tmp_path: Path) -> None:
     assert "## Lenses side by side" in text
     shown = pd.read_csv(next((tmp_path / "out").rglob("lens_depths.csv")))
     assert shown["difference_pp"].tolist() == pytest.approx([-0.1, -0.1])
+
+
+def test_the_page_shows_each_prompt_by_each_lens(record: LensRecord) -> None:
+    page = records_page({"m": record}, {"m": model_tables(record)})
+    charts = {one.heading: one for one in page.charts}
+    assert [name for name in charts if name.startswith("m by")] == ["m by linear", "m by final"]
+    (prompt,) = (one for one in page.pickers if one.name == "Prompt")
+    assert [name for name in prompt.facets or () if "top-1" in name] == ["top-1"]
+    item = list(prompt.options).index("r0-01")
+    lines, under = charts["answer at rank 1"].views[(item,)], charts["answer at rank 1"].under
+    assert isinstance(lines, Lines)
+    own = {line.name: [point.value for point in line.points] for line in lines.lines}
+    assert own["m by linear"] == [0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1]
+    assert own["m by final"] == [0] * 9 + [1, 1]
+    assert under is not None
+    means = {line.name: line.points[2].value for line in under.lines}
+    assert means == {"mean, m by linear": 0, "mean, m by final": pytest.approx(1 / 6)}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, Literal
 
 import pandas as pd
 
-from lensbench.escape import visible
-from lensbench.records.lens_kind import OWN, UNTOLD, LensKind
-from lensbench.records.lens_record import LensRecord, answer_place, has_answer
-from lensbench.records.schema.lens import NO_ANSWER, NOT_MEASURED
-from lensbench.report.kit.numbers import is_missing, number
+from lensbench.records.lens_kind import OWN, UNTOLD
+from lensbench.records.lens_record import LensRecord
+from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.page import (
     MOST_ITEMS,
     Chart,
@@ -28,148 +24,51 @@ from lensbench.report.kit.page import (
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import (
     Axis,
-    Cells,
-    Line,
     Lines,
-    Nothing,
     Texts,
-    Tokens,
     View,
-    by_depth,
-    of_values,
 )
 from lensbench.report.lens.comparison import CURVES, labels
 from lensbench.report.lens.headlines import EMERGENCE
+from lensbench.report.lens.shown import Shown
 from lensbench.report.lens.views import COMPARED, DEPTH, MEASURES, blocks_only, dash_of, medians
 from lensbench.report.manifest import gate_brief
 
 MOST_NAMED = 3  # models in a title or sentence
 MOST_HEAT_MAPS = 2  # models side by side; of more one is picked
 MOST_ROWS = 100_000  # of heat maps in one page: layers times prompts, over all models
-_UNMEASURED = "This prompt was not measured on this model."
 _RANK1 = Axis("answer at rank 1", percent=True, flag="at rank 1")
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """One model's readings by one lens, as the page takes them: of a record, or of one result."""
-
-    name: str
-    n_layers: int
-    prompts: pd.DataFrame  # the plain questions, by prompt_id
-    rows: pd.DataFrame  # at the embedding and after each block
-    milestones: pd.DataFrame  # by prompt_id; may be empty
-    tables: Mapping[str, Table]  # for the means; may be empty
-    kind: LensKind = OWN["final"]
-    gate: str = ""
-
-    @cached_property
-    def by_prompt(self) -> dict[Any, pd.DataFrame]:
-        """The rows of each prompt."""
-        return dict(list(self.rows.groupby("prompt_id")))
-
-    def last(self, item: str) -> pd.DataFrame:
-        """A prompt's rows at its last position, by layer."""
-        rows = self.by_prompt[item]
-        return rows[rows["is_last"]].set_index("layer")
-
-    @cached_property
-    def cells(self) -> dict[str, Cells]:
-        """The cells of each prompt, once asked for."""
-        return {}
-
-    def tokens(self, item: str, colour: str) -> View:
-        """A prompt's top tokens, coloured by a measure."""
-        if item not in self.by_prompt:
-            return Nothing(_UNMEASURED)
-        if item not in self.cells:
-            self.cells[item] = cells_of(self.by_prompt[item])
-        if not any(len(tokens) for row in self.cells[item].top for tokens in row):
-            return Nothing(f"Top tokens: {NOT_MEASURED}.")
-        return Tokens(self.cells[item], MEASURES, colour)
-
-    def line(self, item: str, column: str) -> Line:
-        """One prompt's curve at its last position."""
-        places = {k / self.n_layers: f"layer {k}" for k in range(self.n_layers + 1)}
-        if item not in self.by_prompt:
-            return Line(self.name, of_values([None] * len(places), _UNMEASURED), places=places)
-        rows = self.last(item)
-        values = answer_place(rows) if column == "answer_rank" else rows[column]
-        own = values.reindex(range(self.n_layers + 1)).astype(float)
-        if column == "answer_rank":
-            own = own.eq(1).astype(float).where(own.notna())
-        of_answer = column.startswith("answer") and not self.has_answer(item)
-        return Line(
-            self.name, of_values(own, NO_ANSWER if of_answer else NOT_MEASURED), places=places
-        )
-
-    def has_answer(self, item: str) -> bool:
-        """Whether the prompt has one."""
-        return item in self.prompts.index and bool(has_answer(self.prompts.loc[[item]]).iloc[0])
-
-    def mean(self, table: str, column: str) -> Line | None:
-        """The mean over the base prompts, from the tables."""
-        if table not in self.tables:
-            return None
-        frame = self.tables[table].frame
-        if frame.empty and "without_answer_curves" in self.tables:
-            frame = self.tables["without_answer_curves"].frame
-        if column not in frame:
-            return None
-        return Line(
-            f"mean, {self.name}",
-            list(frame[column]),
-            places=by_depth(frame),
-        )
-
-    def summary(self, item: str) -> tuple[str, str]:
-        """What the model itself says, and when the answer emerged."""
-        if item not in self.by_prompt:
-            return self.name, _UNMEASURED
-        last: dict[Any, Any] = self.last(item).loc[self.n_layers].to_dict()
-        tops, probs = last["top_tokens"], last["top_probs"]
-        says = f"top token {NOT_MEASURED}"
-        if not is_missing(tops):
-            says = f"says {visible(tops[0])!r}"
-            says += "" if is_missing(probs) else f" (p = {number(float(probs[0]), 'prob')})"
-        return self.name, "; ".join([says, *self._emergence(item)])
-
-    def _emergence(self, item: str) -> list[str]:
-        if item not in self.milestones.index or is_missing(
-            self.milestones.at[item, "top1_correct"]
-        ):
-            return []
-        row: dict[Any, Any] = self.milestones.loc[item].to_dict()
-        found = ["top-1 correct" if row["top1_correct"] else "not top-1 correct"]
-        for name, words in EMERGENCE.items():
-            at = row[f"{name}_at"]
-            when = (
-                NOT_MEASURED if is_missing(at) else "never" if math.isinf(at) else f"layer {at:.0f}"
-            )
-            found.append(f"{words}: {when}")
-        return found
 
 
 def records_page(every: Mapping[str, LensRecord], own: Mapping[str, Mapping[str, Table]]) -> Page:
     """The page over lens records, by the names of their models; `own`: the tables of each."""
     shown, named = [], labels(every)
     for name, record in every.items():
-        rows, marks = record.table("lens"), record.milestones
-        rows = rows[(rows["lens"] == record.main_lens) & (rows["site"] != "resid_mid")]
-        marks = marks[marks["lens"] == record.main_lens].set_index("prompt_id")
-        shown.append(
-            Shown(
-                named[name],
-                record.n_layers,
-                record.base_prompts,
-                rows,
-                marks,
-                own[name],
-                record.lens_kind(),
-                gate_brief(record.manifest),
-            )
-        )
+        shown += [_by_lens(named[name], record, own[name], lens) for lens in record.headline_lenses]
     return lens_page(shown)
+
+
+def _by_lens(model: str, record: LensRecord, tables: Mapping[str, Table], lens: str) -> Shown:
+    """One record by one lens; the tables of another lens than the main one are parts of others."""
+    rows, marks = record.table("lens"), record.milestones
+    if lens != record.main_lens:
+        parts = {"late_binding": "lens_verdicts"} | {one: f"lens_{one}" for one in CURVES}
+        frames = {one: tables[part].frame for one, part in parts.items()}
+        tables = {
+            one: Table(one, "", frame[frame["lens"] == lens]) for one, frame in frames.items()
+        }
+    several = len(record.headline_lenses) > 1
+    return Shown(
+        f"{model} by {lens}" if several else model,
+        record.n_layers,
+        record.base_prompts,
+        rows[(rows["lens"] == lens) & (rows["site"] != "resid_mid")],
+        marks[marks["lens"] == lens].set_index("prompt_id"),
+        tables,
+        record.lens_kind(lens),
+        gate_brief(record.manifest),
+        model,
+    )
 
 
 def reading_page(
@@ -196,7 +95,8 @@ def lens_page(models: Sequence[Shown]) -> Page:
     )
     by_name = {model.name: model for model in models}
     many = len(models) > MOST_HEAT_MAPS
-    which = [Picker("Model", dict(zip(by_name, by_name, strict=True)))] if many else []
+    called = "Model" if len({model.model for model in models}) > 1 else "Lens"
+    which = [Picker(called, dict(zip(by_name, by_name, strict=True)))] if many else []
     maps = _heat_maps(by_name, prompt, colour, which)
     curves = [
         *(
@@ -306,10 +206,11 @@ def _prompt_picker(models: Sequence[Shown], prompts: pd.DataFrame) -> Picker:
     """Found by text, and filtered by relation and by whether a model is top-1 correct."""
     options = {str(item): f"{row['prompt']} → {_answer(row)}" for item, row in prompts.iterrows()}
     facets = {"relation": {str(item): str(name) for item, name in prompts["relation"].items()}}
-    for model in models:
+    once = {model.model: model for model in models}  # whatever the lens: it is of the model
+    for model in once.values():
         if len(models) > MOST_HEAT_MAPS:
             break
-        name = "top-1" if len(models) == 1 else f"top-1 of {model.name}"
+        name = "top-1" if len(once) == 1 else f"top-1 of {model.model}"
         if "top1_correct" in model.milestones:
             facets[name] = top1_facet(model.milestones["top1_correct"])
     if len(models) > MOST_HEAT_MAPS:
@@ -339,37 +240,6 @@ def top1_facet(correct: pd.Series) -> dict[str, str]:
 
 def _answer(prompt: Any) -> str:
     return "no answer" if is_missing(prompt["answer"]) else str(prompt["answer"])
-
-
-def cells_of(rows: pd.DataFrame) -> Cells:
-    """One prompt's rows by one lens, at the embedding and after each block, as a grid."""
-    rows = rows[rows["site"] != "resid_mid"].assign(answer_place=answer_place(rows))
-    rows["position"] = rows["position"].fillna(0)  # not known: the one there is
-    places = sorted(rows["position"].unique())
-    by_layer = rows.set_index("position").groupby("layer", sort=True)
-    layers = {  # some may have been read at fewer positions
-        int(group["layer"].iloc[0]): group.reindex(places) for _, group in by_layer
-    }
-    return Cells(
-        layers=list(layers),
-        tokens=_tokens(rows.drop_duplicates("position").sort_values("position")),
-        top=[
-            [() if is_missing(c) else c for c in group["top_tokens"]] for group in layers.values()
-        ],
-        probs=[
-            [() if is_missing(c) else c for c in group["top_probs"]] for group in layers.values()
-        ],
-        rank=[group["answer_place"].astype(float).tolist() for group in layers.values()],
-        measures={name: [group[name].tolist() for group in layers.values()] for name in MEASURES},
-    )
-
-
-def _tokens(rows: pd.DataFrame) -> dict[int, str]:
-    """The tokens of the positions; where one is not known, its place."""
-    return {
-        int(place): f"#{place:.0f}" if is_missing(token) else token
-        for place, token in zip(rows["position"], rows["token"], strict=True)
-    }
 
 
 def _texts(models: Sequence[Shown], prompts: pd.DataFrame, item: str) -> Texts:

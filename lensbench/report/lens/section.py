@@ -22,7 +22,8 @@ from lensbench.report.lens import anomalies, caveats, views
 from lensbench.report.lens.comparison import labels, largest
 from lensbench.report.lens.headlines import without_trivial
 from lensbench.report.lens.lenses import verdicts
-from lensbench.report.lens.page import cells_of, records_page
+from lensbench.report.lens.page import records_page
+from lensbench.report.lens.shown import cells_of
 from lensbench.report.lens.tables import comparison_tables, model_tables
 from lensbench.report.section import Reported, Section, written
 
