@@ -37,6 +37,15 @@ class Centred:
         xx = moments.xx[layer] / moments.n - torch.outer(mean_x, mean_x)
         return cls(mean_x, mean_y, xx, products / moments.n - torch.outer(mean_x, mean_y))
 
+    def directions(
+        self,
+    ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"], Float[Tensor, ""]]:
+        """Variances, their directions (columns), and the variance that rounding alone makes."""
+        variances, directions = torch.linalg.eigh(self.xx)
+        variances = variances.clamp(min=0)
+        noise = variances.max() * len(variances) * torch.finfo(torch.float64).eps
+        return variances, directions, noise
+
     def affine(self, slope: Float[Tensor, "d_model d_model"]) -> AffineMap:
         """The map with the intercept that belongs to it."""
         return AffineMap(slope.float(), (self.mean_y - self.mean_x @ slope).float())
@@ -48,10 +57,8 @@ def ridge(of: Centred, strengths: Sequence[float] = STRENGTHS) -> list[AffineMap
     Dimensions in which no state varies get no weight, at any strength: a layer whose states are all
     alike is read as the mean of the targets.
     """
-    variances, directions = torch.linalg.eigh(of.xx)
-    variances = variances.clamp(min=0)
+    variances, directions, noise = of.directions()
     turned = directions.T @ of.xy
-    noise = variances.max() * len(variances) * torch.finfo(torch.float64).eps
     maps = []
     for strength in strengths:
         shrunk = variances + strength * variances.mean()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import Field
 
+from lensbench.errors import Problem
 from lensbench.lens.fitted.place import Method
 from lensbench.models.spec import MODEL_HELP, Dtype
-from lensbench.spec import ARGUMENT, Count, Device, Spec
+from lensbench.spec import ARGUMENT, Count, Device, Positive, Spec
+
+_OF_TUNED = ("start", "learning_rate", "epochs")
 
 
 class FitSpec(Spec):
@@ -17,19 +20,44 @@ class FitSpec(Spec):
 
     model: Annotated[str, Field(exclude=True, description=MODEL_HELP), ARGUMENT]
     method: Annotated[Method, Parameter("--lens")] = "linear"
-    """linear: ridge regression from each layer's state to the last."""
+    """linear: ridge regression from each layer's state to the last, in minutes. tuned: trained
+    from there until its distribution is the model's, several times as long."""
     corpus: Annotated[str, Field(exclude=True)] = "python-docs"
     """python-docs (what the installed Python says about itself), a text file, or a folder of
     .txt, .md and .rst."""
     tokens: Count = 30_000
     """Tokens that the maps are fitted to."""
     choose_tokens: Count = 256
-    """Tokens on which the strength of each layer's ridge is chosen."""
+    """Tokens on which the strength of each layer's ridge is chosen, and a training is ended."""
     test_tokens: Count = 768
     """Tokens of text seen by neither, which the figures are of."""
     window: Annotated[Count, Field(ge=16)] = 128
     """Tokens that are read of a document, from its beginning."""
     batch_tokens: Count = 512
     """Tokens in one forward pass."""
+    start: Literal["linear", "identity"] = "linear"
+    """Of a tuned lens: the map that its training begins with."""
+    learning_rate: Annotated[Positive, Field(le=1)] = 3e-4
+    """Of a tuned lens: peak learning rate of Adam; it falls to 0."""
+    epochs: Count = 2
+    """Of a tuned lens: how often its training goes over the tokens at most."""
     dtype: Dtype = None
     device: Device = None
+
+    def problems(self) -> list[Problem]:
+        """Options of another method."""
+        fields = type(self).model_fields
+        return [
+            Problem(
+                name,
+                "it is an option of --lens tuned",
+                f"Give that, or leave --{name.replace('_', '-')} out.",
+            )
+            for name in _OF_TUNED
+            if self.method != "tuned" and getattr(self, name) != fields[name].default
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """Without the options of another method, which decide nothing."""
+        others = () if self.method == "tuned" else _OF_TUNED
+        return {key: value for key, value in super().settings().items() if key not in others}

@@ -37,16 +37,17 @@ def quality_table(
     readings: Sequence[str],
     sites: Sequence[Site],
     measured: Measured,
-    strengths: Mapping[tuple[str, int], float],
+    strengths: Mapping[str, Mapping[int, float]],
 ) -> pa.Table:
-    """One row per reading x layer; `strengths` of those that have one."""
+    """One row per reading x layer; `strengths` by reading and layer, of those that have
+    one."""
     rows = [
         {
             "model": model.name,
             "reading": reading,
             "layer": site.layer,
             "depth": site.depth(model.n_layers),
-            "strength": strengths.get((reading, site.layer)),
+            "strength": strengths.get(reading, {}).get(site.layer),
             **_mean("kl_bits", measured.kl_bits[i, j], measured.n_tokens),
             **_mean("top1_agreement", measured.top1_agreement[i, j], measured.n_tokens),
             "marginal_kl_bits": float(measured.marginal_kl_bits[i, j]),

@@ -127,8 +127,8 @@ def logit_lens(
     Args:
         layers: 0 (embedding) to n_layers (after the last block); all by default.
         positions: "all", "last", "earlier" (all but the last) or indices into the prompt.
-        lens: "final" (the lens of the model's output), "linear" (see `fit_lens`) or the folder of a
-            fitted lens, or "next" and "raw" for sensitivity.
+        lens: "final" (the lens of the model's output), "linear" or "tuned" (see `fit_lens`), the
+            folder of a fitted lens, or "next" and "raw" for sensitivity.
         sites: "embed", "resid_mid" (after attention), "resid_post" (after each block).
         top_k: how many top tokens to keep per cell.
         template: "chat" puts the prompt at the start of a chat answer.

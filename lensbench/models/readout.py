@@ -11,7 +11,7 @@ in 3.9 %, and move entropies by .008 bits; float32 products change none, and mov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,17 +61,43 @@ class Readout:
         """Logits of an already normed residual: float32 products, whatever the head's dtype."""
         if not self.rounds:
             return self._finished(normed @ self.W_U)
-        d_model, d_vocab = self.W_U.shape
-        normed, width = normed.float(), max(_TILE_BYTES // (4 * d_model), 1)
-        products = normed.new_empty((*normed.shape[:-1], d_vocab))
-        for start in range(0, d_vocab, width):
-            tile = slice(start, start + width)
+        normed = normed.float()
+        products = normed.new_empty((*normed.shape[:-1], self.W_U.shape[1]))
+        for tile in self._tiles():
             products[..., tile] = normed @ self.W_U[:, tile].float()
         return self._finished(products)
 
     def rounded(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
         """The same with products in the head's dtype, as the model makes them: for the gate."""
         return self._finished((normed.to(self.W_U.dtype) @ self.W_U).float())
+
+    def pulled_back(
+        self,
+        logits: Float[Tensor, "*cell d_vocab"],
+        gradient: Float[Tensor, "*cell d_vocab"],
+    ) -> Float[Tensor, "*cell d_model"]:
+        """The gradient by the normed residual, from the one by the logits made of it.
+
+        Without autograd, which would keep a float32 copy of a half-precision head. `gradient` is
+        overwritten.
+        """
+        if self.soft_cap is not None:
+            gradient *= 1 - (logits / self.soft_cap) ** 2
+        if self.logit_scale != 1.0:
+            gradient *= self.logit_scale
+        if not self.rounds:
+            return gradient @ self.W_U.T
+        pulled = gradient.new_zeros((*gradient.shape[:-1], self.W_U.shape[0]))
+        for tile in self._tiles():
+            pulled += gradient[..., tile] @ self.W_U[:, tile].float().T
+        return pulled
+
+    def _tiles(self) -> Iterator[slice]:
+        """Of a half-precision head, what stands in float32 at once."""
+        d_model, d_vocab = self.W_U.shape
+        width = max(_TILE_BYTES // (4 * d_model), 1)
+        for start in range(0, d_vocab, width):
+            yield slice(start, start + width)
 
     def _finished(self, logits: Float[Tensor, "*cell d_vocab"]) -> Float[Tensor, "*cell d_vocab"]:
         """Bias, scale and soft cap, in place."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
-from lensbench.fitting.linear_lens import Fitter, finished, gather, jobs
+from lensbench.fitting.method import Fitter, finished
+from lensbench.fitting.methods import METHODS
 from lensbench.fitting.spec import FitSpec
-from lensbench.fitting.windows import Part, Window, cut
+from lensbench.fitting.windows import Part, cut
 from lensbench.lens.fitted.place import fitted_folder
 from lensbench.lens.gate import check_identities, require
 from lensbench.models.adapted import facts_of
@@ -46,7 +48,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         facts_of(ref, spec.dtype, spec.device),
     )
 
-    def prepare(record: Recording) -> Work[Fitter, list[Window]]:
+    def prepare(record: Recording) -> Work[Fitter, Any]:
         watch(Progress(f"loading {ref}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
         wanted: dict[Part, int] = {
@@ -62,22 +64,24 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         identities = check_identities(model, shown)
         require(identities)
         record.begin({**model.facts(), **request.model})
-        fitter = Fitter(model, spec.batch_tokens)
+        fitter, method = Fitter(model, spec, windows), METHODS[spec.method]
 
         def finish(parts: Parts) -> Finished:
-            made = finished(fitter, parts, windows, watch)
-            gate = [identity.as_dict() for identity in identities]
+            made = finished(method, fitter, parts, watch)
             return replace(
-                made, problems=[*corpus.problems, *unread], gate=gate, facts=_facts(corpus)
+                made,
+                problems=[*corpus.problems, *unread, *made.problems],
+                gate=[identity.as_dict() for identity in identities],
+                facts={**_facts(corpus), **made.facts},
             )
 
         return Work(
             fitter,
-            gather,
-            [jobs(model, windows["fit"])],
+            method.gather,
+            [method.jobs(fitter)],
             finish,
-            unit="tokens",
-            size=lambda own: sum(len(window.token_ids) for window in own),
+            unit=method.unit,
+            size=method.size,
         )
 
     problems = make(request, prepare, watch)

@@ -26,6 +26,7 @@ from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, table_bytes, tables, write_csv
 from tests.harness.forks import Ended, Forks, parts_done
 from tests.harness.program import Program
+from tests.harness.reference import head_of_hugging_face
 from tests.harness.tiny import Case
 
 FAMILIES = ("llama", "gemma2", "qwen3", "gpt2", "cohere")
@@ -53,20 +54,6 @@ def pass_of(case: Case, ids: list[int]) -> tuple[list[torch.Tensor], torch.Tenso
     return states, logits
 
 
-def mapped(
-    case: Case, state: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor
-) -> torch.Tensor:
-    """Logits of a mapped state, by Hugging Face's norm and head and the family's own last steps."""
-    backbone = getattr(case.hf, case.row.backbone)
-    with torch.no_grad():
-        normed = getattr(backbone, case.row.final_norm)(state @ slope + shift)
-        logits = case.hf.get_output_embeddings()(normed)
-    config = case.hf.config
-    logits = logits * getattr(config, "logit_scale", 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-    return cap * torch.tanh(logits / cap) if cap else logits
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_reading_is_the_map_and_then_hugging_faces_own_head(
     tiny_case: Callable[[str], Case], linear: Fit, family: str
@@ -81,7 +68,9 @@ def test_a_reading_is_the_map_and_then_hugging_faces_own_head(
     p = bits(logits[-1])
     for row in frame[(frame.lens == "linear") & (frame.layer < model.n_layers)].itertuples():
         q = bits(
-            mapped(case, states[row.layer][-1], file[f"A.{row.layer}"], file[f"b.{row.layer}"])
+            head_of_hugging_face(
+                case, states[row.layer][-1] @ file[f"A.{row.layer}"] + file[f"b.{row.layer}"]
+            )
         )
         assert row.kl_bits == pytest.approx(float((p.exp2() * (p - q)).sum()), rel=1e-3, abs=1e-4)
         assert row.top_ids[0] == int(q.argmax())
@@ -107,7 +96,8 @@ def test_the_figures_are_those_of_a_loop_over_documents(
             slope, shift = file[f"A.{layer}"], file[f"b.{layer}"]
             identity = torch.eye(len(shift)), torch.zeros_like(shift)
             for name, own in {"fitted": (slope, shift), "final": identity}.items():
-                q = bits(mapped(case, states[layer][1:], *own))
+                mapped = states[layer][1:] @ own[0] + own[1]
+                q = bits(head_of_hugging_face(case, mapped).detach())
                 kl.setdefault((name, layer), []).append((p.exp2() * (p - q)).sum(-1))
     for (name, layer), values in kl.items():
         row = quality[(quality.reading == name) & (quality.layer == layer)].iloc[0]

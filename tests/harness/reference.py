@@ -154,3 +154,13 @@ def layers_of_hugging_face(case: Case, ids: Sequence[int]) -> list[torch.Tensor]
     for handle in (first, *rest):
         handle.remove()
     return [stream.reshape(len(ids), -1) for stream in seen]
+
+
+def head_of_hugging_face(case: Case, states: torch.Tensor) -> torch.Tensor:
+    """Logits of states: Hugging Face's own norm and head, and the family's own last steps."""
+    normed = getattr(getattr(case.hf, case.row.backbone), case.row.final_norm)(states)
+    config = case.hf.config
+    logits: torch.Tensor = case.hf.get_output_embeddings()(normed)
+    logits = logits * getattr(config, "logit_scale", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits

@@ -10,6 +10,8 @@ Examples:
 
     lensbench fit smollm2-135m --corpus texts/ --tokens 100000 -o lenses/texts
 
+    lensbench fit smollm2-135m --lens tuned
+
     lensbench lens smollm2-135m "The capital of Germany is" --lens linear
 """
 
@@ -52,10 +54,10 @@ def _show(record: Record) -> None:
     kl_bits = quality.pivot(index="layer", columns="reading", values="kl_bits")
     n_layers = record.n_layers
     layers = sorted({round(i * n_layers / (_SHOWN - 1)) for i in range(_SHOWN)})
-    columns = ["final", "fitted", "calibration", "shuffled"]
+    columns = ["final", "fitted", "linear", "calibration", "shuffled"]
     rows = [
         {"layer": layer, "depth": f"{layer / n_layers:.0%}"}
-        | {name: f"{kl_bits[name][layer]:.2f}" for name in columns}
+        | {name: f"{kl_bits[name][layer]:.2f}" for name in columns if name in kl_bits}
         for layer in layers
     ]
     n_tokens, n_documents = quality["n_tokens"][0], quality["n_documents"][0]

@@ -36,6 +36,13 @@ def to_bytes(maps: Mapping[int, AffineMap]) -> bytes:
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
+def of_bytes(data: bytes) -> dict[int, AffineMap]:
+    """Back from `to_bytes`. Raises SafetensorError for other bytes."""
+    tensors = load(data)
+    layers = sorted(int(name[2:]) for name in tensors if name.startswith("A."))
+    return {layer: AffineMap(tensors[f"A.{layer}"], tensors[f"b.{layer}"]) for layer in layers}
+
+
 @dataclass(frozen=True)
 class FittedLens:
     """A lens that was fitted: its record, and the maps that it holds."""
@@ -153,10 +160,9 @@ def _maps(path: Path, expected: str) -> dict[int, AffineMap]:
     """The maps of a file: many batches are read with one lens."""
     try:
         altered = sha256_of(path) != expected
-        tensors = {} if altered else load(path.read_bytes())
+        maps = {} if altered else of_bytes(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise RecordsError(f"{path}: cannot be read ({error}). Fit the lens again.") from error
     if altered:
         raise RecordsError(f"{path}: it was altered after it was written. Fit the lens again.")
-    layers = sorted(int(name[2:]) for name in tensors if name.startswith("A."))
-    return {layer: AffineMap(tensors[f"A.{layer}"], tensors[f"b.{layer}"]) for layer in layers}
+    return maps

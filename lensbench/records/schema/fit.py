@@ -14,7 +14,7 @@ FIT_DOCUMENTS = Table(
         Column("model", TEXT, "the model's name"),
         Column("document", TEXT, "sha256 of its text"),
         Column("source", TEXT, "where it stands in the corpus"),
-        Column("part", TEXT, "fit (the maps), choose (their strength) or test (the figures)"),
+        Column("part", TEXT, "fit (the maps), choose (which of them) or test (the figures)"),
         Column("n_tokens", I32, "tokens that were read, from its beginning", "tokens"),
     ),
 )
@@ -27,8 +27,9 @@ FIT_QUALITY = Table(
         Column(
             "reading",
             TEXT,
-            "fitted; final (the logit lens); or a control: calibration (scale and bias alone) or "
-            "shuffled (fitted to the targets of other tokens)",
+            "fitted; linear (of a tuned lens: the linear one of the same text); final (the logit "
+            "lens); or a control: calibration (scale and bias alone) or shuffled (ridge, fitted to "
+            "the targets of other tokens)",
         ),
         Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
         Column("depth", F64, "layer / n_layers", "0..1"),
@@ -61,6 +62,14 @@ KINDS = (
                 "corpus",
                 "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out",
                 type="object",
+            ),
+            Entry(
+                "training",
+                "by `layer`: the mean KL(model || lens) on the part `choose` of the map it began "
+                "with (`start_kl_bits`) and of the one that was kept (`kl_bits`), after how many "
+                "`steps` (0: the start), and at which step it was `broken` by NaN or Inf",
+                absent="the lens was not trained",
+                type="array",
             ),
         ),
     ),

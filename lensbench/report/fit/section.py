@@ -20,10 +20,13 @@ from lensbench.stats.estimates import Estimate
 READINGS = {  # how each is called in a report, and drawn
     "final": "logit lens",
     "fitted": "fitted lens",
+    "linear": "linear lens of the same text",
     "calibration": "scale and bias alone",
     "shuffled": "fitted to other tokens' targets",
 }
-_DASHES: dict[str, Dash] = dict(zip(READINGS, ("dash", "solid", "dashdot", "dot"), strict=True))
+_DASHES: dict[str, Dash] = dict(
+    zip(READINGS, ("dash", "solid", "dash", "dashdot", "dot"), strict=True)
+)
 _MEASURES = {
     "kl_bits": "KL(model ‖ lens) (bits)",
     "top1_agreement": "same top token as the model",
@@ -42,6 +45,7 @@ def fit(record: Record, name: str) -> Section:
         model=record.manifest["model"],
         settings=record.settings,
         corpus=record.manifest["corpus"],
+        training=record.manifest.get("training", []),
         middle=_middle(made["quality"].frame, record.n_layers),
     )
     method = record.settings["method"]
@@ -95,7 +99,7 @@ def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
 def _middle(frame: pd.DataFrame, n_layers: int) -> Mapping[str, Estimate]:
     """Every reading's KL at half depth."""
     rows = frame[frame["layer"] == n_layers // 2].set_index("reading")
-    return {reading: rows["kl_bits"][reading] for reading in READINGS.values()}
+    return {name: rows["kl_bits"][name] for name in READINGS.values() if name in rows.index}
 
 
 def headline(frame: pd.DataFrame, n_layers: int, method: str) -> str:
@@ -119,6 +123,7 @@ def curves(frame: pd.DataFrame) -> list[Lines]:
             [
                 Line(name, list(frame.loc[frame["reading"] == name, measure]), dash=_DASHES[key])
                 for key, name in READINGS.items()
+                if name in set(frame["reading"])
             ],
             title,
         )

@@ -69,8 +69,8 @@ class RunSpec(Spec):
         Field(min_length=1),
         Parameter("--lens"),
     ] = tuple(LENSES)
-    """final, next, raw, linear (see `lensbench fit`) or a fitted lens' folder; repeatable. next and
-    raw read base prompts only."""
+    """final, next, raw, linear, tuned (see `lensbench fit`) or a fitted lens' folder; repeatable.
+    next and raw read base prompts only."""
     sites: Sites = DEFAULT_SITES
     top_k: Count = 5
     """Top tokens kept of each reading."""

@@ -1,0 +1,100 @@
+"""A method to fit a lens: its jobs, what one of them yields, and the maps that come of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.fitting.quality import FIRST, Measured, measure
+from lensbench.fitting.spec import FitSpec
+from lensbench.fitting.tables import documents_table, quality_table
+from lensbench.fitting.windows import Part as CorpusPart
+from lensbench.fitting.windows import Window
+from lensbench.lens.base import Final, Lens
+from lensbench.lens.fitted.affine import Affine, AffineMap
+from lensbench.lens.fitted.artifact import FILE, to_bytes
+from lensbench.models.model import LensModel
+from lensbench.models.sites import Site
+from lensbench.progress import Progress, Watch
+from lensbench.prompts.batch import plan_batches
+from lensbench.records.engine import Job
+from lensbench.records.parts import Part, Parts
+from lensbench.records.recording import Finished
+from lensbench.residuals.capture import capture_positions
+
+Item = TypeVar("Item")
+Maps = Mapping[int, AffineMap]  # by layer
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """What the jobs of a fit are done with."""
+
+    model: LensModel
+    spec: FitSpec
+    windows: Mapping[CorpusPart, Sequence[Window]]
+
+    @property
+    def sites(self) -> list[Site]:
+        """The states between blocks: one a layer, in their order."""
+        return self.model.sites(("embed", "resid_post"))
+
+    def states(
+        self, windows: Sequence[Window], sites: Sequence[Site]
+    ) -> Iterator[Float[Tensor, "site cell d_model"]]:
+        """The states of every token but each window's first, a forward pass at a time."""
+        lengths = [len(window.token_ids) for window in windows]
+        for items in plan_batches(lengths, self.spec.batch_tokens, self.model.rope_switch):
+            ids = [windows[item].token_ids for item in items]
+            positions = [range(FIRST, len(one)) for one in ids]
+            yield capture_positions(self.model, ids, positions, sites).stream.cpu()
+
+    def measured(
+        self, maps: Mapping[str, Maps], sites: Sequence[Site], part: CorpusPart, *others: Lens
+    ) -> Measured:
+        """What lenses of these maps are worth on a part of the corpus, and other lenses."""
+        lenses: list[Lens] = [Affine(self.model, own, name) for name, own in maps.items()]
+        windows, size = self.windows[part], self.spec.batch_tokens
+        return measure(self.model, [*lenses, *others], sites, windows, size)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Maps by layer: of the lens, and of what it is held against; strengths of their ridges."""
+
+    lens: Maps
+    others: Mapping[str, Maps]
+    strengths: Mapping[str, Mapping[int, float]]  # by reading: `fitted`, or one of the others
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further entries of the manifest
+
+
+@dataclass(frozen=True)
+class Method(Generic[Item]):
+    """How a lens is fitted, as functions of a module. A job is one `Item` of `jobs`."""
+
+    jobs: Callable[[Fitter], list[Item]]
+    gather: Callable[[Fitter, Job[Item]], Part]
+    solved: Callable[[Fitter, Parts], Solved]
+    unit: str
+    size: Callable[[Item], int]  # of a job, in units
+
+
+def finished(method: Method[Any], fitter: Fitter, parts: Parts, watch: Watch) -> Finished:
+    """The lens' file and tables, from the parts of all jobs."""
+    model, sites = fitter.model, fitter.sites
+    watch(Progress("making the maps of all layers"))
+    solved = method.solved(fitter, parts)
+    watch(Progress("measuring on held-out text"))
+    maps = {"fitted": solved.lens, **solved.others}
+    measured = fitter.measured(maps, sites, "test", Final(model))
+    quality = quality_table(model, [*maps, "final"], sites, measured, solved.strengths)
+    return Finished(
+        parts.problems,
+        {"fit_documents": documents_table(model.name, fitter.windows), "fit_quality": quality},
+        files={FILE: to_bytes(solved.lens)},
+        facts=solved.facts,
+    )
