@@ -24,6 +24,7 @@ from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, choose
 from lensbench.prompts.sets import PromptSet
+from lensbench.prompts.template_day import template_day
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
 from lensbench.residuals.store import ResidualCache, keep, kept_part
@@ -58,6 +59,8 @@ def encode_prompts(
     Raises InputProblems when none can be encoded.
     """
     encoder = model.encoder(cast(Template, template), prompt_set.name)
+    if template == "chat":
+        template_day(model.tokenizer)
     chosen = choose(prompt_set.prompts, limit)
     encoded, problems = encode_all(encoder, chosen, of=prompt_set.prompts)
     if not encoded:

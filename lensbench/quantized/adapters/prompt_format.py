@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
+from lensbench.prompts.template_day import template_day
 from lensbench.quantized.adapters.adapter import CONFIG, MANIFEST, read_json
 from lensbench.quantized.style import ALPACA, Style, default_style
 
@@ -32,10 +33,12 @@ class PromptFormat:
 
     style: Style
     trained: Style | Literal["unknown"] | None  # None: a plain model has none
+    day: str | None = None  # that the chat template writes into prompts
 
     def facts(self) -> dict[str, Any]:
-        """What a record's manifest says besides the style; nothing of a plain model."""
-        return {"trained_style": self.trained} if self.trained else {}
+        """What a record's manifest says besides the style; mostly nothing of a plain model."""
+        trained = {"trained_style": self.trained} if self.trained else {}
+        return trained | ({"template_day": self.day} if self.day else {})
 
 
 def prompt_format(
@@ -43,9 +46,15 @@ def prompt_format(
 ) -> PromptFormat:
     """The style that was asked for; else the adapter's own; else the model's default.
 
-    A warning says where it is not the one that the adapter was trained in, or nobody knows.
+    A warning says where it is not the one that the adapter was trained in, or nobody knows, and
+    where its chat template writes today's date.
     Raises ModelError where the record of it is damaged.
     """
+    found = _format(ref, tokenizer, asked)
+    return replace(found, day=template_day(tokenizer)) if found.style == "chat" else found
+
+
+def _format(ref: ModelRef, tokenizer: PreTrainedTokenizerBase, asked: Style | None) -> PromptFormat:
     folder = ref.adapter or ref.folder
     beside = ref.adapter is None and (folder / CONFIG).is_file()  # then the format is that one's
     saved, name = None if beside else saved_format(folder), folder.resolve().name

@@ -15,7 +15,7 @@ from lensbench.records.schema.declare import (
     Kind,
     Table,
 )
-from lensbench.records.schema.every import PROBLEMS, TRAINED_STYLE
+from lensbench.records.schema.every import PROBLEMS, TEMPLATE_DAY, TRAINED_STYLE
 
 _EVALUATED = "an evaluation's row"
 _NLL = "-log2 of the reference's probability, summed over its tokens, end token included"
@@ -114,6 +114,7 @@ KINDS = (
         entries=(
             Entry("context_cut", "examples whose context was cut to fit, and tokens in all"),
             TRAINED_STYLE,
+            TEMPLATE_DAY,
         ),
     ),
     Kind("placement", "`lensbench run` of a placement study", (PLACEMENT, PROBLEMS)),

@@ -17,6 +17,12 @@ PROBLEMS = Table(
 )
 
 # Of the kinds whose model is asked in a prompt format.
+TEMPLATE_DAY = Entry(
+    "template_day",
+    "the day that the chat template wrote into prompts; of a resumed run the last one",
+    absent="the prompts do not depend on the day",
+    type="string",
+)
 TRAINED_STYLE = Entry(
     "trained_style",
     'prompt format that the adapter was trained in, or "unknown"; `settings.style` is the one used',

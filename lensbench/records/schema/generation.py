@@ -15,7 +15,7 @@ from lensbench.records.schema.declare import (
     Kind,
     Table,
 )
-from lensbench.records.schema.every import PROBLEMS, TRAINED_STYLE
+from lensbench.records.schema.every import PROBLEMS, TEMPLATE_DAY, TRAINED_STYLE
 from lensbench.records.schema.residuals import RESIDUAL_INDEX
 
 SPANS = ("prompt", "generated")  # whose tokens
@@ -111,13 +111,13 @@ KINDS = (
         "`lensbench infer`",
         (RESPONSES, PROBLEMS),
         optional=(CONTROLS,),
-        entries=(TRAINED_STYLE,),
+        entries=(TRAINED_STYLE, TEMPLATE_DAY),
     ),
     Kind(
         "trace",
         "`lensbench infer --trace`",
         (RESPONSES, ACTIVATIONS, RESIDUAL_INDEX, PROBLEMS),
         optional=(CONTROLS,),
-        entries=(TRAINED_STYLE,),
+        entries=(TRAINED_STYLE, TEMPLATE_DAY),
     ),
 )

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,26 @@ def test_training_saves_its_format_and_it_is_the_default(
     for adapter in (trained, moved):
         assert chosen(chatty, adapter) == {"style": "alpaca", "trained_style": "alpaca"}
     assert chosen(chatty, None) == {"style": "chat"}
+    assert caplog.text == ""
+
+
+def test_a_template_that_writes_the_day_is_said_and_recorded(
+    chatty: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "lensbench")
+    words = open_tokenizer(chatty)
+    words.chat_template = "{{ strftime_now('%Y-%m-%d') }}" + str(words.chat_template)
+    dated = Path(shutil.copytree(chatty, tmp_path / "dated"))
+    words.save_pretrained(dated)
+    today = date.today().isoformat()
+    written = open_tokenizer(dated).apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False
+    )
+    assert today in written
+    assert chosen(dated, None) == {"style": "chat", "template_day": today}
+    assert f"writes the day into prompts ({today})" in caplog.text
+    caplog.clear()
+    assert chosen(dated, None, "alpaca") == {"style": "alpaca"}
     assert caplog.text == ""
 
 
