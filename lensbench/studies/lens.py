@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.errors import LensbenchError, Problem
+from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import check_identities, require
 from lensbench.lens.record import (
@@ -20,6 +20,7 @@ from lensbench.lens.record import (
     plan_readings,
     read,
 )
+from lensbench.lens.registry import LENSES, lens_name
 from lensbench.lens.settings import LensSettings
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
@@ -47,8 +48,10 @@ def run(
     outcome and the others go on.
 
     Raises:
-        InputProblems: unknown models, prompt set or relation, before anything is loaded.
+        InputProblems: unknown models, prompt set or relation, or a fitted lens without `final`,
+            before anything is loaded.
     """
+    _require_final(spec.lenses)
     refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     outcome = Outcome(problems=list(prompt_set.problems))
     for ref in refs:
@@ -62,6 +65,14 @@ def run(
         except OSError as error:
             outcome.failed[store.model] = disk_error(store.folder, error)
     return outcome
+
+
+def _require_final(lenses: Sequence[str]) -> None:
+    """A record's depths are of prompts that the model itself is right on, as `final` reads it."""
+    fitted = [lens_name(one) for one in lenses if one not in LENSES]
+    if fitted and "final" not in lenses:
+        what = f"{', '.join(fitted)} without final, which says what the model itself answers"
+        raise InputProblems([Problem("lenses", what, "Add --lens final: both are read at once.")])
 
 
 def _measure(

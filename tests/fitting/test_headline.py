@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensbench import open_record
+from lensbench import InputProblems, open_record
 from lensbench.lens.registry import claiming
 from lensbench.records.lens_kind import HeldOut, headline_lens
 from lensbench.records.lens_record import LensRecord
@@ -49,6 +49,11 @@ def test_what_belongs_to_base_prompts_is_read_by_the_lenses_of_a_headline(
     asked: tuple[str, ...], read: tuple[str, ...]
 ) -> None:
     assert claiming(asked) == read
+
+
+def test_a_fitted_lens_is_not_read_over_prompts_without_final(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"linear without final.*Add --lens final"):
+        run(RunSpec(("m",), lenses=("raw", "linear")), tmp_path)
 
 
 @pytest.fixture(scope="module")
