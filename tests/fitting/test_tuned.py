@@ -26,6 +26,7 @@ from lensbench.lens.fitted.affine import AffineMap
 from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
+from lensbench.report.build import build_report
 from lensbench.studies.fit import fit_lens
 from tests.harness.files import manifest, table_bytes, tables
 from tests.harness.forks import Ended, Forks, parts_done
@@ -199,6 +200,11 @@ def test_the_record_says_what_it_began_with_and_is_never_worse(tuned: Path, llam
     assert {*quality.index.get_level_values(0)} == {
         *("fitted", "linear", "calibration", "shuffled", "final")
     }
+    build_report([tuned])
+    report = (tuned / "report.md").read_text(encoding="utf-8")
+    kept = sum(one["steps"] > 0 for one in training)
+    assert f"{kept} of {len(training)} layers keep a map that training found" in report
+    assert "| training |" not in report  # it stands in a table, not among the provenance
     assert quality.strength["linear"].notna().sum() == llama.model.n_layers
     assert quality.kl_bits["fitted"].mean() < quality.kl_bits["linear"].mean()
 

@@ -66,12 +66,14 @@ def tables(record: Record) -> dict[str, Table]:
     documents = record.table("fit_documents")
     parts = documents.groupby("part", sort=False)["n_tokens"].agg(["size", "sum"]).reset_index()
     parts.columns = pd.Index(["part", "documents", "tokens"])
-    return catalogue(
-        {
-            "quality": ("Held-out quality by layer", quality(record)),
-            "corpus": ("What was read of the corpus", parts),
-        }
-    )
+    shown = {
+        "quality": ("Held-out quality by layer", quality(record)),
+        "corpus": ("What was read of the corpus", parts),
+    }
+    if training := record.manifest.get("training"):
+        columns = ["layer", "start_kl_bits", "kl_bits", "steps", "broken"]
+        shown["training"] = ("Training by layer", pd.DataFrame(training, columns=columns))
+    return catalogue(shown)
 
 
 def quality(record: Record) -> pd.DataFrame:
