@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.base import Final, Lens, Next, Raw
 from lensbench.lens.fitted.place import METHODS, fitted_name, is_fitted
+from lensbench.spec import nearest
 
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
 
 LENSES: dict[str, type[Lens]] = {"final": Final, "next": Next, "raw": Raw}
+_NAMES = (*LENSES, *METHODS)
 
 
 def make_lens(given: str, model: LensModel) -> Lens:
@@ -44,18 +46,32 @@ def claiming(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(able or given[:1])
 
 
-def unknown_lenses(given: Iterable[str], where: str = "lens") -> list[Problem]:
-    """What can be no lens, and two that would go by one name; `where` they were named."""
-    remedy = f"Choose from {', '.join([*LENSES, *METHODS])}, or give a lens' folder."
-    found = [
-        Problem(where, f"there is no {one!r}", remedy)
-        for one in given
-        if one not in LENSES and not is_fitted(str(one))
-    ]
-    if found:
-        return found
+def unknown_lenses(given: Iterable[str]) -> list[Problem]:
+    """What can be no lens, and two that would go by one name."""
+    given = list(given)
+    return [_unknown(one) for one in given if not _is_known(one)] or named_twice(given)
+
+
+def known(given: str) -> str:
+    """For a spec: the name, if it can be a lens. Raises ValueError with what to do."""
+    if not _is_known(given):
+        raise ValueError(f"{nearest(given, _NAMES).rstrip('.')}, or give a lens' folder.")
+    return given
+
+
+def named_twice(given: Sequence[str], where: str = "lens") -> list[Problem]:
+    """Lenses that would go by one name in a record; `where` they were named."""
     names = [lens_name(one) for one in given]
     return [
         Problem(where, f"two lenses are called {name!r}", "Rename the folder of one of them.")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
+
+
+def _is_known(given: object) -> bool:
+    return given in LENSES or is_fitted(str(given))
+
+
+def _unknown(given: object) -> Problem:
+    remedy = f"Choose from {', '.join(_NAMES)}, or give a lens' folder."
+    return Problem("lens", f"there is no {given!r}", remedy)

@@ -30,7 +30,7 @@ def analysis(folder: Path, content: str) -> Path:
         ('models = ["a"]\nlimit = "some"', ["limit: it is 'some'", "a whole number"]),
         ('models = ["a"]\nlimit = true', ["limit: it is True", "a whole number"]),
         ('models = ["a"]\nlenses = ["final", 3]', ["lenses: it is 3", "a string"]),
-        ('models = ["a"]\nlenses = ["best"]', ["lenses: there is no 'best'", "final, next, raw"]),
+        ('models = ["a"]\nlenses = ["best"]', ["lenses: it is 'best'", "final, next, raw"]),
         ('models = ["a"]\nlimit = -1', ["limit: it is -1", "at least 1"]),
         ('models = ["a", "a"]', ["a stands twice"]),
         ("models = []", ["models: it is empty"]),

@@ -18,13 +18,15 @@ Examples:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from lensbench.cli.console import batch_progress, results, say, show_problems, show_reports, table
 from lensbench.fitting.spec import FitSpec
-from lensbench.records.record import Record
+
+if TYPE_CHECKING:
+    from lensbench.records.record import Record
 
 _SHOWN = 11  # layers of the table, spread over all
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer
 
 from lensbench.checkpoints.ref import FORM
 from lensbench.errors import Problem
-from lensbench.lens.registry import LENSES, lens_name, unknown_lenses
+from lensbench.lens.registry import LENSES, known, lens_name, named_twice
 from lensbench.models.sites import STREAM
 from lensbench.models.spec import Dtype
 from lensbench.prompts.encode import Template
@@ -65,7 +65,7 @@ class RunSpec(Spec):
     limit: Limit = None
     relations: Relations = ()
     lenses: Annotated[
-        tuple[Annotated[str, PlainSerializer(lens_name)], ...],
+        tuple[Annotated[str, AfterValidator(known), PlainSerializer(lens_name)], ...],
         Field(min_length=1),
         Parameter("--lens"),
     ] = tuple(LENSES)
@@ -84,7 +84,7 @@ class RunSpec(Spec):
     """Keep the residual vectors at the last positions, for `lensbench diff`."""
 
     def problems(self) -> list[Problem]:
-        found = repeated("models", self.models) + unknown_lenses(self.lenses, "lenses")
+        found = repeated("models", self.models) + named_twice(self.lenses, "lenses")
         if not {"embed", "resid_post"} <= set(self.sites):
             what = f"{', '.join(self.sites)} leaves out embed or resid_post"
             found.append(Problem("sites", what, "Milestones are read there: name both."))
