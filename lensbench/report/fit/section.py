@@ -145,7 +145,3 @@ def _page(model: str, method: str, views: list[Lines]) -> Page:
     ]
     sentence = "How far each reading of a layer is from the model, on text it was not fitted to."
     return Page(f"{model}: a {method} lens", sentence, (), charts)
-
-
-def _same(view: Lines) -> Lines:
-    return view
