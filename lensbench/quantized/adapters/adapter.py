@@ -49,6 +49,7 @@ _ELSEWHERE = {
 }
 _log = logging.getLogger(__name__)
 
+_BASE = {"weights_sha256": "other weights", "config_sha256": "another config"}
 _SHOWN = 5  # names in a message
 _PROBE = 8  # tokens that are put to the base before and after
 _SAME = 1e-5  # of the largest logit: the same sums in the same order differ by nothing
@@ -59,6 +60,7 @@ def attach(
     folder: Path,
     weights_sha256: str,
     base: Callable[[], nn.Module] | None = None,
+    config_sha256: str | None = None,
 ) -> Any:
     """`model` with the adapter in `folder` on it, in evaluation mode.
 
@@ -71,13 +73,14 @@ def attach(
     so, and only names and shapes are compared.
 
     Raises ModelError with everything that is wrong: no adapter there, or only a pickled one; other
-    weights than `weights_sha256` under it; layers that the model does not have; weights missing,
-    left over, misshaped or not finite; a base that would not be itself any more. The model is as it
-    was then.
+    weights than `weights_sha256` under it, or another config than `config_sha256`; layers that the
+    model does not have; weights missing, left over, misshaped or not finite; a base that would not
+    be itself any more. The model is as it was then.
     """
     config = read_config(folder)
     weights = read_weights(folder)
-    problems = [*_base_problems(folder, weights_sha256, model, config)]
+    here = {"weights_sha256": weights_sha256, "config_sha256": config_sha256}
+    problems = [*_base_problems(folder, here, model, config)]
     problems += [*_layer_problems(model, config, weights)] or [*_kind_problems(config)]
     if problems:
         raise _refused(folder, problems)
@@ -155,34 +158,43 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def trained_on(folder: Path) -> str | None:
-    """The hash of the weights under an adapter, or None when no manifest names it."""
+def other_base(folder: Path, here: Mapping[str, str | None]) -> list[str] | None:
+    """What is not as it was under an adapter when it was trained; None where no manifest says.
+
+    `here`: hashes of weights and config, as `hashes` has them. An adapter of a lensbench that did
+    not write a config's hash is compared by its weights alone, as is one of a GGUF file.
+    """
     path = folder / MANIFEST
-    if not path.is_file():
+    told = read_json(path).get("model") if path.is_file() else None
+    if not isinstance(told, dict) or told.get("weights_sha256") is None:
         return None
-    model = read_json(path).get("model")
-    return model.get("weights_sha256") if isinstance(model, dict) else None
+    pairs = {what: (told.get(key), here.get(key)) for key, what in _BASE.items()}
+    return [
+        f"it was trained on {what} ({there[:12]}) than those loaded ({now[:12]}); load the model "
+        f"that its {MANIFEST} names"
+        for what, (there, now) in pairs.items()
+        if there is not None and now is not None and there != now
+    ]
 
 
 def _base_problems(
-    folder: Path, weights_sha256: str, model: PreTrainedModel, config: Mapping[str, Any]
+    folder: Path,
+    here: Mapping[str, str | None],
+    model: PreTrainedModel,
+    config: Mapping[str, Any],
 ) -> Iterator[str]:
-    """Whether the adapter was trained on these weights, as far as that can be known."""
-    base = trained_on(folder)
-    if base is None:
-        named, here = config.get("base_model_name_or_path"), model.config.name_or_path
+    """Whether the adapter was trained on this model, as far as that can be known."""
+    found = other_base(folder, here)
+    if found is None:
+        named, loaded = config.get("base_model_name_or_path"), model.config.name_or_path
         _log.warning(
             "%s has no manifest, so nobody can say whether it was trained on these weights. "
             "It names its base %r; this is %r. Only names and shapes are compared.",
             folder,
             named,
-            here,
+            loaded,
         )
-    elif base != weights_sha256:
-        yield (
-            f"it was trained on other weights ({base[:12]}) than those loaded "
-            f"({weights_sha256[:12]}); load the model that its {MANIFEST} names"
-        )
+    yield from found or ()
 
 
 def _layer_problems(

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_config, quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import LensbenchError, ModelError
-from lensbench.quantized.adapters.adapter import read_config, read_weights, trained_on
+from lensbench.quantized.adapters.adapter import other_base, read_config, read_weights
 from lensbench.quantized.adapters.initial import KEY, changes_base, leaving_base_alone, scale_of
 
 if TYPE_CHECKING:
@@ -225,12 +225,11 @@ def base_for(adapter: Path, model: str | None) -> Callable[[], nn.Module] | None
 def base_of(name: str, adapter: Path) -> nn.Module:
     """The model that an adapter was trained on, its weights as they are stored.
 
-    Raises ModelError when its weights are others than those.
+    Raises ModelError when its weights or its config are others than those.
     """
     folder = ModelRef.of(name).folder
-    wanted = trained_on(adapter)
-    if wanted is not None and wanted != weights_sha256(folder):
-        raise ModelError(f"{adapter} was trained on other weights than {name}. Name its own base.")
+    if other := other_base(adapter, hashes(folder)):
+        raise ModelError(f"{adapter} does not belong to {name}: {'; '.join(other)}.")
     config = open_config(folder)
     with quiet():
         return open_weights(folder, config.dtype or torch.float32)

@@ -196,7 +196,7 @@ def load_quantized(
         stored = (
             None if ref.bits == 32 else lambda: open_weights(folder, config.dtype or torch.float32)
         )
-        hf = attach(hf, ref.adapter, weights["weights_sha256"], stored)
+        hf = attach(hf, ref.adapter, weights["weights_sha256"], stored, weights["config_sha256"])
     if precision in (8, 4):
         shares = _in_words(precisions(hf, precision))
         _log.info("%s: %s; of the weights %s", ref.name, ref.precision, shares)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.hashes import hashes, weights_sha256
 from lensbench.errors import ModelError
 from lensbench.quantized.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, attach
+from lensbench.quantized.adapters.update import base_of
+from lensbench.quantized.loading.load import load_quantized
 from tests.harness.adapters import (
     change_config,
     change_weights,
@@ -119,6 +122,28 @@ def test_weights_that_are_not_those_that_were_trained_are_refused(
 def test_another_base_is_refused(gpt2: Case, llama: Case, copy: Path) -> None:
     with pytest.raises(ModelError, match=r"trained on other weights \(\w{12}\) than those loaded"):
         attach(gpt2.fresh_hf(), copy, sha_of(gpt2))
+
+
+def test_the_same_weights_under_another_config_are_another_base(
+    llama: Case, tmp_path: Path
+) -> None:
+    """Another rope makes another model of the same weights; an older adapter does not say which."""
+    adapter = make_adapter(llama, tmp_path / "adapter")
+    other = tmp_path / "other"
+    shutil.copytree(llama.folder, other)
+    config = json.loads((other / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 77.0}
+    (other / "config.json").write_text(json.dumps(config))
+    about = {"model": dict(hashes(llama.folder))}
+    (adapter / MANIFEST).write_text(json.dumps(about))
+    assert load_quantized(f"{llama.folder}+{adapter}", 32, device="cpu")
+    with pytest.raises(ModelError, match=r"trained on another config \(\w{12}\)"):
+        load_quantized(f"{other}+{adapter}", 32, device="cpu")
+    with pytest.raises(ModelError, match="trained on another config"):
+        base_of(str(other), adapter)
+    del about["model"]["config_sha256"]
+    (adapter / MANIFEST).write_text(json.dumps(about))
+    assert load_quantized(f"{other}+{adapter}", 32, device="cpu")
 
 
 def test_everything_that_is_wrong_comes_at_once(llama: Case, copy: Path) -> None:
