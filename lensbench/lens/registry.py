@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lensbench.models.model import LensModel
 
 LENSES: dict[str, type[Lens]] = {"final": Final, "next": Next, "raw": Raw}
-_NAMES = (*LENSES, *METHODS)
 
 
 def make_lens(given: str, model: LensModel) -> Lens:
@@ -55,7 +54,7 @@ def unknown_lenses(given: Iterable[str]) -> list[Problem]:
 def known(given: str) -> str:
     """For a spec: the name, if it can be a lens. Raises ValueError with what to do."""
     if not _is_known(given):
-        raise ValueError(f"{nearest(given, _NAMES).rstrip('.')}, or give a lens' folder.")
+        raise ValueError(f"{nearest(given, _names()).rstrip('.')}, or give a lens' folder.")
     return given
 
 
@@ -73,5 +72,9 @@ def _is_known(given: object) -> bool:
 
 
 def _unknown(given: object) -> Problem:
-    remedy = f"Choose from {', '.join(_NAMES)}, or give a lens' folder."
+    remedy = f"Choose from {', '.join(_names())}, or give a lens' folder."
     return Problem("lens", f"there is no {given!r}", remedy)
+
+
+def _names() -> list[str]:
+    return [*LENSES, *METHODS]

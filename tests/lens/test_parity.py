@@ -158,7 +158,7 @@ def test_the_public_call_is_gated_at_the_last_layer(family: Case) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lens": "tuned"}, "lens: there is no 'tuned'. Choose from final, next, raw"),
+        ({"lens": "tunnel"}, "lens: there is no 'tunnel'. Choose from final, next, raw"),
         ({"lens": ()}, "lens: is empty"),
         ({"sites": ["mlp_out"]}, "sites: there is no 'mlp_out'"),
         ({"positions": "first"}, "positions: there is no 'first'"),
@@ -181,7 +181,7 @@ def test_settings_that_cannot_be_read(llama: Case, settings: dict[str, Any], wor
 
 def test_all_bad_settings_are_named_at_once(llama: Case) -> None:
     with pytest.raises(InputProblems) as caught:
-        logit_lens(llama.model, PROMPTS[0], lens="tuned", positions="first", top_k=0)
+        logit_lens(llama.model, PROMPTS[0], lens="tunnel", positions="first", top_k=0)
     assert [problem.where for problem in caught.value.problems] == ["lens", "positions", "top_k"]
 
 

@@ -128,9 +128,9 @@ def test_everything_wrong_with_a_spec_is_said_before_any_work(
     tmp_path: Path, spec: Callable[..., RunSpec]
 ) -> None:
     with pytest.raises(InputProblems) as caught:
-        spec(top_k=0, lenses=("final", "tuned"))
+        spec(top_k=0, lenses=("final", "tunnel"))
     message = str(caught.value)
-    for part in ("top_k: it is 0", "'tuned'"):
+    for part in ("top_k: it is 0", "'tunnel'"):
         assert part in message
     assert len(caught.value.problems) == 2
     with pytest.raises(InputProblems) as caught:
