@@ -183,7 +183,7 @@ def test_each_name_makes_its_lens(llama: Case) -> None:
 
 
 def test_an_unknown_lens_is_one_sentence(llama: Case) -> None:
-    words = "lens: there is no 'tunnel'. Choose from final, next, raw, affine, linear"
+    words = "lens: there is no 'tunnel'. Choose from final, next, raw, affine"
     for call in (
         lambda: make_lens("tunnel", llama.model),
         lambda: check_identities(llama.model, PROMPTS[0], "tunnel"),
