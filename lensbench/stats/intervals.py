@@ -25,6 +25,7 @@ LEAST_ALONE = 10  # prompts of a mean, not several to a group: of fewer, skewed 
 _SEVERAL = 3  # prompts a group, on average: the groups' means are no longer as skewed as prompts
 _TAIL = (1 - CONFIDENCE) / 2
 _NORMAL = float(stats.norm.ppf(1 - _TAIL))
+_FARTHEST = 10.0  # an end from the number, in units of what the groups' own numbers are apart
 _NOTHING = 1e-24  # relative, of a variance that is rounding
 _MOST_HELD = 4_000_000  # numbers held at once while resampling: 32 MB
 
@@ -76,7 +77,10 @@ def of_sums(
     )
     if not np.isfinite([low, high]).all():
         return None  # a draw in 40 has no spread at all: most values are equal
-    return value - float(high) * error, value - float(low) * error
+    ends = value - float(high) * error, value - float(low) * error
+    # A draw in 40 has next to none: ends of a billion bits, or a probability of 75, say nothing.
+    apart = np.ptp(number(sums))
+    return None if max(value - ends[0], ends[1] - value) > _FARTHEST * apart else ends
 
 
 def _with_errors(

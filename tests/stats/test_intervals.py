@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from lensbench.stats import intervals
-from lensbench.stats.resampling import percentiles
+from lensbench.stats.resampling import Floats, percentiles
 
 ALONE = np.arange
 
@@ -181,3 +184,23 @@ def test_medians_of_layers_are_covered(k: int) -> None:
             hits += found[0] <= 20 <= found[1]
     assert given >= 0.85 * 300
     assert hits >= 0.92 * given
+
+
+def test_groups_nearly_all_alike_make_no_interval_of_billions() -> None:
+    """As entropies after the embedding are: next to nothing in all relations but one."""
+    chance = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 10)
+    values = 1e-9 * chance.random(120)
+    values[:3] = 0.02
+    found = intervals.of_mean(values, groups)
+    assert found is None or max(map(abs, found)) < 1
+
+
+@given(arrays(np.float64, 120, elements=st.floats(0, 1)), st.integers(6, 12))
+def test_no_end_is_far_outside_of_what_was_seen(values: Floats, k: int) -> None:
+    groups = np.arange(120) % k
+    means = np.bincount(groups, values) / np.bincount(groups)
+    found = intervals.of_mean(values, groups)
+    if found is not None:
+        furthest = 10 * np.ptp(means) + 1e-12
+        assert max(values.mean() - found[0], found[1] - values.mean()) <= furthest
