@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, ModelError, RecordsError
 from lensbench.progress import Progress
@@ -365,6 +367,10 @@ def test_retrieval_frames_the_same_examples(
 ) -> None:
     """Hits as an index would give them; one of them is too long for the window of 160."""
     folder = save(TINY["llama"], tmp_path / "model", {"max_position_embeddings": 160})
+    adapter = shutil.copytree(adapter, tmp_path / "adapter")  # and as if it were of this model
+    about = json.loads((adapter / "manifest.json").read_text())
+    about["model"] |= hashes(folder)
+    (adapter / "manifest.json").write_text(json.dumps(about))
     asked: list[str] = []
 
     def found(index: str, questions: Any, top_k: int) -> Retrieved:
