@@ -174,6 +174,17 @@ def refuse_broken(broken: list[str], name: str, remedy: str) -> None:
 
 
 @contextmanager
+def _logged_above(level: int) -> Iterator[None]:
+    """Only what is more urgent than a level is logged, whoever logs."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Hold back the libraries' progress bars and advice; their errors still come as exceptions."""
     import transformers
@@ -182,12 +193,10 @@ def quiet() -> Iterator[None]:
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        yield
+        with _logged_above(logging.WARNING):
+            yield
     finally:
-        logging.disable(disabled)
         transformers.logging.set_verbosity(verbosity)
         if bars:
             transformers.logging.enable_progress_bar()
@@ -196,9 +205,5 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def aloud() -> Iterator[None]:
     """Inside `quiet`: what lensbench itself has to say of a model is said all the same."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.NOTSET)
-    try:
+    with _logged_above(logging.NOTSET):
         yield
-    finally:
-        logging.disable(disabled)

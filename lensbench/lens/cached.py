@@ -16,7 +16,7 @@ from lensbench.errors import RecordsError
 from lensbench.lens.result import LensResult, read
 from lensbench.lens.settings import LensSettings, several
 from lensbench.lens.table import OF_PROMPT
-from lensbench.models.model import LensModel, require_loaded
+from lensbench.models.model import LensModel, require_loaded, require_ref
 from lensbench.models.sites import STREAM
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
@@ -96,13 +96,8 @@ def require_last(cache: ResidualCache, model: LensModel) -> None:
 
 def _facts(model: LensModel) -> dict[str, Any]:
     """What tells one loaded model from another. Raises RecordsError for one without a name."""
-    if model.ref is None:
-        raise RecordsError(
-            f"{model.name} came as an object, so nobody can tell whether a cache is of it. Load it "
-            "by its name or folder."
-        )
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"name": model.name, "dtype": dtype, **model.ref.facts()}
+    ref, dtype = require_ref(model, "a cache"), str(model.dtype).removeprefix("torch.")
+    return {"name": model.name, "dtype": dtype, **ref.facts()}
 
 
 def cached_prompts(cache: ResidualCache, model: LensModel) -> list[EncodedPrompt]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.models.readout import Norm, Readout, next_norms
 from lensbench.models.sites import KINDS, Site
 from lensbench.prompts.encode import Encoder, Template
@@ -241,3 +241,16 @@ def require_loaded(model: Any) -> LensModel:
         remedy = "Give what lensbench.load_model(...) returns."
         raise InputProblems([Problem("model", f"{given} is no loaded model", remedy)])
     return model
+
+
+def require_ref(model: LensModel, what: str) -> ModelRef:
+    """What the model was loaded as, to tell whether `what` ("a cache") on disk is of it.
+
+    Raises RecordsError for a model that came as an object, of which nobody can tell.
+    """
+    if model.ref is None:
+        raise RecordsError(
+            f"{model.name} came as an object, so nobody can tell whether {what} is of it. Load it "
+            "by its name or folder."
+        )
+    return model.ref

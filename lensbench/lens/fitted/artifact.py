@@ -17,7 +17,7 @@ from lensbench.errors import RecordsError
 from lensbench.files import sha256_of
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name
-from lensbench.models.model import LensModel
+from lensbench.models.model import LensModel, require_ref
 from lensbench.records.lens_kind import KL_DIRECTION, OWN, PRECISION, HeldOut
 from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST
@@ -92,7 +92,7 @@ class FittedLens:
 
         Another precision, or an adapter on the same weights, is said.
         """
-        there, now = self.record.model, _facts(model)
+        there, now = self.record.model, {**model.facts(), **require_ref(model, "a lens").facts()}
         shape = ("n_layers", "d_model", "d_vocab")
         if wrong := [key for key in (*_SAME, *shape) if there.get(key) != now.get(key)]:
             lines = "\n".join(f"  - {key}: {there.get(key)} there, {now[key]} now" for key in wrong)
@@ -143,16 +143,6 @@ def lens_kinds(lenses: Sequence[str], base: str) -> dict[str, dict[str, Any]]:
         return {}
     own = {one: asdict(OWN[one]) for one in lenses if one in OWN}
     return own | {fitted_name(one): kind for one, kind in fitted.items()}
-
-
-def _facts(model: LensModel) -> dict[str, Any]:
-    """What tells one loaded model from another. Raises RecordsError for one without a name."""
-    if model.ref is None:
-        raise RecordsError(
-            f"{model.name} came as an object, so nobody can tell whether a lens is of it. Load it "
-            "by its name or folder."
-        )
-    return {**model.facts(), **model.ref.facts()}
 
 
 @lru_cache(maxsize=4)
