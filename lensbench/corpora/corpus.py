@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensbench.corpora.facts import states
+from lensbench.corpora.facts import stated
 from lensbench.corpora.files import text_files
 from lensbench.corpora.python_docs import python_docs
 from lensbench.errors import InputProblems, Problem
@@ -29,13 +29,14 @@ class Document:
 class Corpus:
     """Documents without repetitions, shuffled by their hashes: the same texts, the same order.
 
-    `n_with_facts` documents were left out because a fact that is asked about stands in them.
-    `problems` are files that could not be read.
+    `n_with_facts` documents were left out because a fact that is asked about stands in them,
+    `n_facts` different ones in all. `problems` are files that could not be read.
     """
 
     name: str
     documents: tuple[Document, ...]
     n_with_facts: int
+    n_facts: int
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -63,16 +64,29 @@ def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
         what = f"there is no corpus, file or folder {given!r}"
         remedy = f"Name one of {', '.join(SHIPPED)}, a .txt or .md file, or a folder of them."
         raise InputProblems([Problem("corpus", what, remedy)])
+    return gathered(given if given in SHIPPED else Path(given).name, texts, facts, problems)
+
+
+def gathered(
+    name: str,
+    texts: Iterable[tuple[str, str]],
+    facts: Sequence[Prompt] = (),
+    problems: Sequence[Problem] = (),
+) -> Corpus:
+    """A corpus of (where it stands, text), without those that state one of the facts.
+
+    Raises InputProblems where nothing is left.
+    """
     every = {
         digest: Document(source, text, digest)
         for source, text in texts
         if text.strip() and (digest := hashlib.sha256(text.encode()).hexdigest())
     }
     asked = [prompt for prompt in facts if prompt.is_base]
-    stated = {digest for digest, one in every.items() if states(one.text, asked)}
-    documents = tuple(every[digest] for digest in sorted(every) if digest not in stated)
-    name = given if given in SHIPPED else Path(given).name
+    found = {digest: own for digest, one in every.items() if (own := stated(one.text, asked))}
+    documents = tuple(every[digest] for digest in sorted(every) if digest not in found)
     if not documents:
-        what = f"{name} holds no text" if not stated else f"all of {name} states facts asked about"
+        what = f"{name} holds no text" if not found else f"all of {name} states facts asked about"
         raise InputProblems([*problems, Problem("corpus", what, "Give another corpus.")])
-    return Corpus(name, documents, len(stated), tuple(problems))
+    n_facts = len({fact.id for own in found.values() for fact in own})
+    return Corpus(name, documents, len(found), n_facts, tuple(problems))

@@ -95,5 +95,6 @@ def _facts(corpus: Corpus) -> dict[str, object]:
             "sha256": corpus.sha256,
             "n_documents": len(corpus.documents),
             "n_with_facts": corpus.n_with_facts,
+            "n_facts": corpus.n_facts,
         }
     }

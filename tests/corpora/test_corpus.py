@@ -8,7 +8,8 @@ import pytest
 
 from lensbench import InputProblems, Prompt
 from lensbench.corpora.corpus import load_corpus
-from lensbench.corpora.facts import states
+from lensbench.corpora.facts import stated
+from lensbench.prompts.sets import load_prompts, shipped
 
 BERLIN = Prompt("de", "The capital of Germany is", answer="Berlin", subject="Germany")
 
@@ -29,22 +30,70 @@ def write(folder: Path, **texts: str) -> Path:
         ("The treaty of Germany", False),
         ("Berlin lies in\nGermany", True),  # a line's end ends no sentence
         ("Berlin\n\nGermany", False),
+        ("de,capital,The capital of Germany is,Berlin", True),  # the prompt set itself
+        ("The capital of Germany is", False),
     ],
 )
 def test_a_fact_is_subject_and_answer_in_one_sentence(text: str, told: bool) -> None:
-    assert states(text, [BERLIN]) is told
+    assert bool(stated(text, [BERLIN])) is told
+
+
+@pytest.mark.parametrize(
+    ("subject", "answer", "text", "told"),
+    [
+        ("德国", "柏林", "柏林是德国的首都。", True),
+        ("德国", "柏林", "柏林很大。德国也很大。", False),  # ended by a mark without a space
+        ("독일", "베를린", "베를린은 독일의 수도이다.", True),  # with its particles
+        ("Германия", "Берлин", "БЕРЛИН и ГЕРМАНИЯ.", True),
+        ("Κύπρος", "Λευκωσία", "ΛΕΥΚΩΣΊΑ, ΚΎΠΡΟΣ", True),  # a final sigma is a sigma
+        ("Straße", "Weg", "STRASSE UND WEG", True),
+        ("São Paulo", "Brazil", "Brazil has Sa\u0303o Paulo", True),  # written in two characters
+        ("Gulliver's Travels", "Swift", "Swift wrote Gulliver’s  Travels", True),
+        (
+            "The Great Gatsby",
+            "F. Scott Fitzgerald",
+            "It's The Great Gatsby by F. Scott Fitzgerald.",
+            True,
+        ),
+        ("Russia", "St. Petersburg", "In Russia lies St. Petersburg.", True),
+        ("USA", "Washington", "In the U.S. Washington is known. The USA is large.", False),
+        ("C++", "Stroustrup", "Stroustrup made C++.", True),  # no pattern of a search
+    ],
+)
+def test_facts_are_found_however_they_are_written(
+    subject: str, answer: str, text: str, told: bool
+) -> None:
+    fact = Prompt("x", "x", answer=answer, subject=subject)
+    assert bool(stated(text, [fact])) is told
 
 
 def test_prompts_without_subject_or_answer_state_nothing() -> None:
-    bare = [Prompt("a", "x", answer="Berlin"), Prompt("b", "x", subject="Germany")]
-    assert not states("Berlin is the capital of Germany.", bare)
+    bare = [
+        Prompt("a", "x", answer="Berlin"),
+        Prompt("b", "x", subject="Germany"),
+        Prompt("c", "x", answer=" ", subject="Germany"),
+        Prompt("d", "x", answer="Berlin", subject=""),
+    ]
+    assert not stated("Berlin is the capital of Germany.", bare)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_fact_of_a_shipped_set_is_found_where_it_is_planted(name: str) -> None:
+    prompts = [one for one in load_prompts(name).prompts if one.subject and one.answer]
+    for one in prompts:
+        assert stated(f"Well. Known: {one.subject} and also {one.answer}! And so on.", [one])
+        assert stated(f"{one.prompt} {one.answer}.", [one])
+        assert not stated(f"{one.subject}! Next to it: {one.answer}.", [one])
 
 
 def test_documents_with_facts_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = write(tmp_path, a="Berlin is in Germany.", b="Rivers flow.", c="Hills stand.")
-    corpus = load_corpus(str(folder), [BERLIN])
+    write(folder, d="Germany, Berlin, France, Paris.")
+    paris = Prompt("fr", "The capital of France is", answer="Paris", subject="France")
+    rome = Prompt("it", "The capital of Italy is", answer="Rome", subject="Italy")
+    corpus = load_corpus(str(folder), [BERLIN, paris, rome])
     assert sorted(d.text for d in corpus.documents) == ["Hills stand.", "Rivers flow."]
-    assert corpus.n_with_facts == 1
+    assert (corpus.n_with_facts, corpus.n_facts) == (2, 2)
 
 
 def test_controls_do_not_count_as_facts(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ KINDS = (
         entries=(
             Entry(
                 "corpus",
-                "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out",
+                "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out, which "
+                "state `n_facts` different facts",
                 type="object",
             ),
             Entry(
