@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 COPY = "Copy it from the source again."
 _MOST_MODULES = 200_000  # a mixture of 384 experts in each of 61 blocks has 100,000
 
-_BLOCK = 1 << 22  # numbers that are looked at together
-
 
 def open_config(
     folder: Path, allow_fields: Collection[str] | None = None, trust_remote_code: bool = False
@@ -142,35 +140,6 @@ def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         return AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-
-
-def require_finite(model: PreTrainedModel, name: str) -> None:
-    """Raise ModelError naming the weights that hold NaN or Inf."""
-    broken = [
-        weight_name
-        for weight_name, weight in model.named_parameters()
-        if weight.is_floating_point() and not _finite(weight)
-    ]
-    refuse_broken(
-        broken,
-        name,
-        f"Either they exceed the range of {model.dtype} (try bfloat16 or float32), or the file "
-        "is damaged (fetch it again).",
-    )
-
-
-def _finite(weight: torch.Tensor) -> bool:
-    """Block by block: `isfinite` makes copies, which of an embedding are half a small model."""
-    whole = torch.atleast_1d(weight)
-    rows = max(1, _BLOCK // max(1, whole[:1].numel()))
-    return all(bool(block.isfinite().all()) for block in whole.split(rows))
-
-
-def refuse_broken(broken: list[str], name: str, remedy: str) -> None:
-    """Raise ModelError when there are names of weights in `broken`."""
-    if broken:
-        shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
-        raise ModelError(f"{name}: NaN or Inf in the weights of {shown}. {remedy}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lensbench.checkpoints.finite import all_finite
 from lensbench.checkpoints.source import INDEX, weight_map
 from lensbench.errors import InputProblems, ModelError, Problem
 
@@ -39,7 +40,7 @@ class StoredTensor:
 
     def __getitem__(self, index: Any) -> Tensor:
         tensor: Tensor = self.stored[index]
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not all_finite(tensor):
             self.broken.append(self.name)
         return tensor
 

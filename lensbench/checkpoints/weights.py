@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lensbench.checkpoints.complete import require_complete
+from lensbench.checkpoints.finite import refuse_broken
 from lensbench.checkpoints.gguf import gguf_config, require_all_tensors, unreadable
 from lensbench.checkpoints.multimodal import empty_whole, text_model
-from lensbench.checkpoints.open import COPY, empty_model, refuse_broken, whole_config
+from lensbench.checkpoints.open import COPY, empty_model, whole_config
 from lensbench.checkpoints.ref import ADAPTER_CONFIG
 from lensbench.checkpoints.source import gguf_file
 from lensbench.checkpoints.tensors import StoredTensor, stored_tensors

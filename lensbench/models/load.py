@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.devices import pick_device, pick_dtype, require_fit
+from lensbench.checkpoints.finite import require_finite
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
     open_tokenizer,
     quiet,
-    require_finite,
 )
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.weights import open_weights

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lensbench.checkpoints.finite import all_finite
 from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
@@ -263,7 +264,7 @@ def _weight_problems(wrapped: OnBase, weights: Mapping[str, Tensor]) -> Iterator
     ]
     if shapes:
         yield f"weights are of another shape: {_few(shapes)}"
-    if broken := sorted(key for key, w in weights.items() if not bool(w.isfinite().all())):
+    if broken := sorted(key for key, w in weights.items() if not all_finite(w)):
         yield f"NaN or Inf is in {_few(broken)}"
 
 

@@ -14,12 +14,12 @@ from torch import nn
 
 from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
 from lensbench.checkpoints.devices import pick_device
+from lensbench.checkpoints.finite import require_finite
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
     open_tokenizer,
     quiet,
-    require_finite,
 )
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.ref import Bits, ModelRef
