@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from lensbench.fitting.linear import STRENGTHS, Centred, calibration, ridge
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
@@ -15,25 +13,26 @@ from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
 
 MOST_JOBS = 8  # so much of the work is lost at most when a fit is interrupted
-_DISK_BYTES = 20e9  # for the moments of all jobs, until the fit is finished
+_DISK_BYTES = 20e9  # for what all jobs leave, until the fit is finished
 
 
 def _jobs(fitter: Fitter) -> list[list[Window]]:
     """The windows in as many parts as there is room for moments on the disk."""
-    model, windows = fitter.model, fitter.windows["fit"]
-    part_bytes = 3 * 8 * model.n_layers * model.d_model**2
-    n_jobs = int(min(MOST_JOBS, max(_DISK_BYTES // part_bytes, 1), len(windows)))
+    model = fitter.model
+    return shared_out(fitter.windows["fit"], 3 * 8 * model.n_layers * model.d_model**2, MOST_JOBS)
+
+
+def shared_out(windows: Sequence[Window], part_bytes: int, most: int) -> list[list[Window]]:
+    """Windows in at most so many jobs, each of which leaves so many bytes on the disk."""
+    n_jobs = int(min(most, max(_DISK_BYTES // part_bytes, 1), len(windows)))
     size = -(-len(windows) // n_jobs)
     return [list(windows[start : start + size]) for start in range(0, len(windows), size)]
 
 
 def _gather(fitter: Fitter, job: Job[list[Window]]) -> Part:
     """The moments of some windows. The same job yields the same bytes."""
-    model = fitter.model
-    moments = Moments.none(model.n_layers, model.d_model)
-    dealer = torch.Generator().manual_seed(job.number)
-    for stream in fitter.states(job.item, fitter.sites):
-        moments.add(stream[:-1], stream[-1], torch.randperm(stream.shape[1], generator=dealer))
+    model, states = fitter.model, fitter.states(job.item, fitter.sites)
+    moments = Moments.of(states, model.n_layers, model.d_model, seed=job.number)
     table = documents_table(model.name, {"fit": job.item})
     return Part({"fit_documents": table}, files={_moments_file(job.number): moments.to_bytes()})
 

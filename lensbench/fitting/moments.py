@@ -6,6 +6,7 @@ Sums over tokens in float64, so they may be made in any pieces and added. One pa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
@@ -36,6 +37,20 @@ class Moments:
         shapes = {"n": (), "x": square[:2], "y": square[2:]}
         zeros = {f.name: shapes.get(f.name, square) for f in fields(cls)}
         return cls(**{name: torch.zeros(s, dtype=torch.float64) for name, s in zeros.items()})
+
+    @classmethod
+    def of(
+        cls,
+        streams: Iterable[Float[Tensor, "state cell d_model"]],
+        n_layers: int,
+        d_model: int,
+        seed: int,
+    ) -> Moments:
+        """Of the states of some layers and, after them, the last one; `seed` of the dealing."""
+        moments, dealer = cls.none(n_layers, d_model), torch.Generator().manual_seed(seed)
+        for own in streams:
+            moments.add(own[:-1], own[-1], torch.randperm(own.shape[1], generator=dealer))
+        return moments
 
     def add(
         self,

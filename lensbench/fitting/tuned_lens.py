@@ -40,10 +40,8 @@ def _gather(fitter: Fitter, job: Job[Layers]) -> Part:
     """The maps of some layers. The same job yields the same bytes."""
     model, spec, layers = fitter.model, fitter.spec, job.item
     states = _states(fitter, "fit", layers)
-    moments = Moments.none(len(layers), model.d_model)
-    dealer = torch.Generator().manual_seed(job.number)
-    for own in states.split(spec.batch_tokens, dim=1):
-        moments.add(own[:-1], own[-1], torch.randperm(own.shape[1], generator=dealer))
+    streams = states.split(spec.batch_tokens, dim=1)
+    moments = Moments.of(streams, len(layers), model.d_model, seed=job.number)
     solved = solve(fitter, layers, moments)
     strengths = solved.strengths["fitted"]
     identity = AffineMap(torch.eye(model.d_model), torch.zeros(model.d_model))
