@@ -29,7 +29,7 @@ KINDS: dict[str, type[Spec]] = {
     "placement": PlacementSpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
-_FILES = ("prompts", "other_prompts", "documents", "data")
+_FILES = ("prompts", "other_prompts", "documents", "data", "corpus")
 
 
 def read_analysis(folder: Path) -> Spec:
@@ -74,6 +74,8 @@ def _value(key: str, value: Any, folder: Path) -> Any:
     """TOML has no null: a limit of 0 asks all. A file is looked up beside the analysis first."""
     if key == "limit" and value == 0:
         return None
+    if isinstance(value, dict):
+        return {inner: _value(inner, item, folder) for inner, item in value.items()}
     if key not in _FILES:
         return value
     if isinstance(value, list):

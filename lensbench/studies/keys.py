@@ -44,7 +44,7 @@ def _kind(kind: str, spec: type[Spec]) -> str:
 
 def _default(value: Any) -> str:
     """As TOML has it; nothing for what follows a rule that the meaning states."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "-"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"

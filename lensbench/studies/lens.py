@@ -33,6 +33,7 @@ from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.studies.fit import fit_lens
 from lensbench.studies.specs.lens import RunSpec
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
@@ -44,8 +45,9 @@ def run(
 ) -> Outcome:
     """Measure every model of `spec` into `out/<model>/`; run again to go on after an interruption.
 
-    With a larger limit a record is widened. A model that cannot be measured is recorded in the
-    outcome and the others go on.
+    With a larger limit a record is widened. Lenses of the spec's `fit` are fitted first, into
+    `out/lenses/<model>/<lens>/`. A model that cannot be measured is recorded in the outcome and the
+    others go on.
 
     Raises:
         InputProblems: unknown models, prompt set or relation, or a fitted lens without `final`,
@@ -57,7 +59,11 @@ def run(
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
         try:
-            problems = _measure(spec, ref, prompt_set, store, progress)
+            fits = _fit(spec, ref, Path(out) / "lenses" / folder_name(ref.name), progress)
+            outcome.folders += [folder for folder in fits.folders if folder not in outcome.folders]
+            outcome.problems += fits.problems
+            own = _reading(spec, fits.folders)
+            problems = _measure(own, ref, prompt_set, store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
             outcome.folders.append(store.folder)
         except LensbenchError as error:
@@ -73,6 +79,22 @@ def _require_final(lenses: Sequence[str]) -> None:
     if fitted and "final" not in lenses:
         what = f"{', '.join(fitted)} without final, which says what the model itself answers"
         raise InputProblems([Problem("lenses", what, "Add --lens final: both are read at once.")])
+
+
+def _fit(spec: RunSpec, ref: ModelRef, folder: Path, watch: Watch) -> Outcome:
+    """The lenses that the spec has fitted, each to the model's weights as they are."""
+    found = Outcome()
+    for method in spec.fit:
+        fitted = fit_lens(spec.fitting(method, ref.name), folder / method, watch)
+        found.folders.append(fitted.folder)
+        found.problems += fitted.problems
+    return found
+
+
+def _reading(spec: RunSpec, fitted: Sequence[Path]) -> RunSpec:
+    """The spec with folders for the names of lenses that were fitted for this run."""
+    folders = {folder.name: str(folder) for folder in fitted}
+    return spec.changed(lenses=[folders.get(one, one) for one in spec.lenses], fit={})
 
 
 def _measure(

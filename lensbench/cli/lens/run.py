@@ -12,8 +12,9 @@ Examples:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -37,6 +38,10 @@ def run(
         Path | None,
         Parameter(("--out", "-o"), help="Run folder. Default: reports/<name of the analysis>."),
     ] = None,
+    lens: Annotated[
+        tuple[str, ...],
+        Parameter(help="Only these of the analysis' lenses; repeatable."),
+    ] = (),
     limit: Annotated[
         int | None, Parameter(help="Prompts to ask (pairs to take, in an adapter study).")
     ] = None,
@@ -56,10 +61,24 @@ def run(
         raise InputProblems([Problem("--dtype", what, "Leave it out.")])
     chosen = {"limit": limit, "dtype": dtype, "device": device}
     changes = {name: value for name, value in chosen.items() if value is not None}
+    if lens:
+        changes |= _only(spec, lens)
     spec = spec.changed(**changes | ({"limit": None} if everything else {}))
     home = analysis if analysis.is_dir() else analysis.parent
     folder = out or Path("reports") / home.resolve().name
     return run_and_report(spec, folder)
+
+
+def _only(spec: Spec, lenses: Sequence[str]) -> dict[str, Any]:
+    """Of a lens study, some of its lenses, and the fits of these. Raises InputProblems."""
+    if not isinstance(spec, RunSpec):
+        raise InputProblems([Problem("--lens", "this analysis reads no lens", "Leave it out.")])
+    remedy = f"It has {', '.join(spec.lenses)}."
+    if strange := [one for one in lenses if one not in spec.lenses]:
+        raise InputProblems(
+            [Problem("--lens", f"the analysis has no lens {one}", remedy) for one in strange]
+        )
+    return {"lenses": lenses, "fit": {one: spec.fit[one] for one in lenses if one in spec.fit}}
 
 
 def run_and_report(spec: Spec, out: Path) -> int:
@@ -73,6 +92,7 @@ def run_and_report(spec: Spec, out: Path) -> int:
         failure(f"{name}: {error}")
     if outcome.folders:
         # Sorted as `lensbench report` finds them, so that both give the same bytes.
-        whole = [out] if not isinstance(spec, RunSpec) else sorted(outcome.folders)
+        models_alone = isinstance(spec, RunSpec) and not spec.fit
+        whole = sorted(outcome.folders) if models_alone else [out]
         show_reports(whole, out)
     return 0 if outcome.ok else 1

@@ -1,0 +1,83 @@
+"""An analysis that fits its lenses before it reads with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lensbench import InputProblems, open_record
+from lensbench.fitting.spec import FitSpec
+from lensbench.lens.fitted.artifact import FILE
+from lensbench.studies.analysis import read_analysis
+from tests.harness.facts import facts_rows
+from tests.harness.files import manifest, table_bytes, write_csv
+from tests.harness.program import Program
+from tests.harness.tiny import Case
+
+FIT = "tokens = 600\nchoose_tokens = 100\ntest_tokens = 500\nwindow = 32\nbatch_tokens = 128\n"
+
+
+@pytest.fixture
+def analysis(tiny_case: Callable[[str], Case], corpus: Path, tmp_path: Path) -> Path:
+    """Two models, read by the head and by a lens that is fitted to each."""
+    models = [str(tiny_case(name).folder) for name in ("llama", "gpt2")]
+    write_csv(tmp_path / "small.csv", facts_rows())
+    (tmp_path / "analysis.toml").write_text(
+        f'models = {models}\nprompts = "small.csv"\nlimit = 4\nheatmap_prompts = 2\n'
+        f'lenses = ["final", "next", "linear"]\n[fit.linear]\ncorpus = "{corpus}"\n{FIT}'
+    )
+    return tmp_path
+
+
+def test_the_lenses_are_fitted_and_read_and_reported(
+    lensbench: Program, analysis: Path, llama: Case, fit_spec: Callable[..., FitSpec]
+) -> None:
+    out = analysis / "out"
+    done = lensbench("run", analysis, "--out", out)
+    assert done.status == 0, done.err
+    records = {path.parent.name: path.parent for path in out.glob("*/manifest.json")}
+    fits = [path.parent for path in out.glob("lenses/*/linear/manifest.json")]
+    assert len(records) == len(fits) == 2
+    for name, folder in records.items():
+        told = open_record(folder).manifest["lenses"]["linear"]
+        assert told["lens_sha256"] == manifest(out / "lenses" / name / "linear")["checksums"][FILE]
+        assert str(out) not in (folder / "manifest.json").read_text()
+    report = (out / "report.md").read_text()
+    assert all(f"lenses/{name}/linear" in report for name in records)
+
+    before = {folder: table_bytes(folder) for folder in [*records.values(), *fits]}
+    assert lensbench("run", analysis, "--out", out).status == 0
+    assert {folder: table_bytes(folder) for folder in before} == before
+
+
+def test_some_of_the_lenses_can_be_asked_for(lensbench: Program, analysis: Path) -> None:
+    out = analysis / "out"
+    done = lensbench("run", analysis, "--out", out, "--lens", "final", "--lens", "next")
+    assert done.status == 0, done.err
+    assert not (out / "lenses").exists()
+    (one, _) = out.glob("*/manifest.json")
+    assert open_record(one.parent).lenses == ["final", "next"]
+    refused = lensbench("run", analysis, "--out", out, "--lens", "raw", "--lens", "tuned")
+    assert refused.status != 0
+    assert "no lens raw" in refused.err and "no lens tuned" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('lenses = ["final"]\n[fit.linear]', "fit.linear: no lens to fit is called so"),
+        ('lenses = ["final", "next"]\n[fit.next]', "fit.next: no lens to fit is called so"),
+        ('lenses = ["final", "linear"]\n[fit.linear]\ntokens = 0', "fit.linear.tokens: it is 0"),
+        ('lenses = ["final", "linear"]\n[fit.linear]\nepochs = 3', "fit.linear.epochs: it is an"),
+        ('lenses = ["final", "linear"]\n[fit.linear]\ntoken = 9', "Did you mean tokens?"),
+    ],
+)
+def test_what_is_wrong_with_a_fit_is_said_before_anything_is_loaded(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "analysis.toml").write_text(f'models = ["a"]\n{content}\n')
+    with pytest.raises(InputProblems) as caught:
+        read_analysis(tmp_path)
+    assert said in str(caught.value)
