@@ -16,7 +16,7 @@ from lensbench.fitting.windows import Part as CorpusPart
 from lensbench.fitting.windows import Window
 from lensbench.lens.base import Final, Lens
 from lensbench.lens.fitted.affine import Affine, AffineMap
-from lensbench.lens.fitted.artifact import FILE, to_bytes
+from lensbench.lens.fitted.artifact import CONTROLS, FILE, to_bytes
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.progress import Progress, Watch
@@ -28,6 +28,7 @@ from lensbench.residuals.capture import capture_positions
 
 Item = TypeVar("Item")
 Maps = Mapping[int, AffineMap]  # by layer
+_GUESSES = ("fitted", "linear", "shuffled")  # readings whose map of the embedding is a control
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,14 @@ def finished(method: Method[Any], fitter: Fitter, parts: Parts, watch: Watch) ->
     return Finished(
         parts.problems,
         {"fit_documents": documents_table(model.name, fitter.windows), "fit_quality": quality},
-        files={FILE: to_bytes(solved.lens)},
+        files={FILE: to_bytes(solved.lens), CONTROLS: to_bytes(guesses(maps))},
         facts=solved.facts,
     )
+
+
+def guesses(maps: Mapping[str, Maps]) -> dict[str, AffineMap]:
+    """The maps that know nothing of a prompt but its last token: those of the embedding.
+
+    Of the lens, of the linear one of the same text, and of the one that learnt nothing.
+    """
+    return {name: maps[name][0] for name in _GUESSES if name in maps}

@@ -7,6 +7,7 @@ head (`norm`; the model's final one unless it says otherwise).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lensbench.errors import ModelError
@@ -43,6 +44,12 @@ class Lens:
     ) -> Float[Tensor, "*cell d_model"]:
         """The norm before the head, its statistics made of the vectors themselves."""
         return self.readout.norm(resid)
+
+    def guesses(
+        self, embedding: Float[Tensor, "*cell d_model"]
+    ) -> Sequence[Float[Tensor, "*cell d_model"]]:
+        """What each control of the lens makes of the last token's embedding; most have none."""
+        return ()
 
     def normed(
         self, resid: Float[Tensor, "*cell d_model"], site: Site

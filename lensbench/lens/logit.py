@@ -19,6 +19,7 @@ from torch import Tensor
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens import metrics
 from lensbench.lens.base import Final, Lens
+from lensbench.lens.fitted.guess import guess_ranks
 from lensbench.lens.gate import (
     last_layer_kl_bits,
     lens_identity,
@@ -102,6 +103,8 @@ def read_batch(
         name: _read(model, residuals, sites, lens, targets, settings.top_k)
         for name, lens in lenses.items()
     }
+    for name, lens in lenses.items():
+        read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, sites, targets.answer)
     if broken := _not_readable(residuals, read):
         return _without(model, prompts, settings, broken, cache)
     gate_kl = _gate_kl_bits(model, residuals, sites, lenses, read, cache)

@@ -18,11 +18,13 @@ from lensbench.lens.registry import LENSES
 from lensbench.records.lens_record import answer_place, stands_in_prompt
 from lensbench.records.schema.lens import (
     CATEGORY_GIVEN,
+    GUESSED,
     MILESTONE_TABLE,
     MUTE_CATEGORY,
     NO_ANSWER,
     NO_CATEGORY,
     NOT_MEASURED,
+    READ_AT,
 )
 
 _TOP = 10
@@ -46,6 +48,7 @@ class Track:
     null_category_rank: np.ndarray
     kl_bits: np.ndarray
     top_id: np.ndarray
+    guess_rank: float  # of the answer by the lens' controls; NaN: there is none
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def milestones_table(
             "top1_correct": top1_correct.get(prompt_id),
         }
         for name, milestone in _MILESTONES.items():
-            row |= _columns(name, milestone.reached(track), track.layers, n_layers)
+            row |= _columns(name, milestone.reached(track), track, n_layers)
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=MILESTONE_TABLE.schema)
 
@@ -150,6 +153,7 @@ def _tracks(
 ) -> Iterator[tuple[tuple[str, str], Track]]:
     columns = ["answer_rank", "category_rank", "null_category_rank", "kl_bits"]
     keys = ["prompt_id", "lens", "layer", "site", "is_last", "top_ids", "answer_ties"]
+    keys.append("answer_guess_rank")
     frame = lens.select([*keys, *columns]).to_pandas()
     frame["answer_rank"] = answer_place(frame)
     frame = frame[frame.is_last & (frame.site != "resid_mid")]
@@ -160,14 +164,26 @@ def _tracks(
         part = groups.get_group(key).sort_values("layer")
         values = {name: part[name].to_numpy(dtype=float) for name in columns}
         top_id = np.array([np.nan if ids is None else ids[0] for ids in part.top_ids], float)
+        values["guess_rank"] = part.answer_guess_rank.astype(float).min()
         yield key, Track(prompts[key[0]], part.layer.to_numpy(), top_id=top_id, **values)
 
 
-def _columns(name: str, reached: int | str, layers: np.ndarray, n_layers: int) -> dict[str, Any]:
-    if isinstance(reached, str):
-        return {f"{name}_layer": None, f"{name}_depth": None, f"{name}_reason": reached}
-    layer = int(layers[reached])
-    return {f"{name}_layer": layer, f"{name}_depth": layer / n_layers, f"{name}_reason": None}
+def _columns(name: str, reached: int | str, track: Track, n_layers: int) -> dict[str, Any]:
+    """A milestone's columns. What a control of the lens reads too, the lens does not count for."""
+    layer = None if isinstance(reached, str) else int(track.layers[reached])
+    reason = reached if isinstance(reached, str) else None
+    guessed = {}
+    if name in READ_AT:
+        guessed[f"{name}_guessed_layer"] = None
+        if track.guess_rank <= READ_AT[name]:
+            guessed[f"{name}_guessed_layer"], layer, reason = layer, None, GUESSED
+    depth = None if layer is None else layer / n_layers
+    return {
+        f"{name}_layer": layer,
+        f"{name}_depth": depth,
+        f"{name}_reason": reason,
+        **guessed,
+    }
 
 
 def _to_the_end(hit: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ OF_PROMPT = ("relation", "prompt", "answer", "category", "subject", *LINKS)  # a
 
 def measured() -> tuple[str, ...]:
     """The columns of numbers."""
-    return (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, "resid_norm", "cos_final")
+    others = ("answer_guess_rank", "resid_norm", "cos_final")
+    return (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, *others)
 
 
 def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa.Table:

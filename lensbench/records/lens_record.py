@@ -114,6 +114,16 @@ class LensRecord(Record):
         rows = self.milestones[self.milestones["lens"] == lens].set_index("prompt_id")
         return rows.reindex(prompts.intersection(rows.index))
 
+    def guessed(self, lens: str, prompts: pd.Index, rank: int) -> pd.Series:
+        """Of each prompt, whether a control of a lens reads its answer at a rank or better.
+
+        Then the lens counts for nothing there (records/schema/lens.py: READ_AT). False where the
+        lens has no control.
+        """
+        rows = self.at_last[self.at_last["lens"] == lens]
+        best = rows.groupby("prompt_id")["answer_guess_rank"].min().astype(float)
+        return best.reindex(prompts) <= rank
+
     @cached_property
     def at_last(self) -> pd.DataFrame:
         """The lens at each prompt's last position: at the embedding and after each block."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbench.lens.milestones import milestones_table
-from lensbench.records.schema.lens import LENS, MILESTONE_TABLE, MILESTONES, PROMPTS
+from lensbench.records.schema.lens import GUESSED, LENS, MILESTONE_TABLE, MILESTONES, PROMPTS
 
 ANSWER, CATEGORY, OTHER_CATEGORY, STRANGE = 1, 2, 3, 99
 PROMPT_IDS = [10, 11, 12]
@@ -279,3 +279,29 @@ def test_an_answer_that_ties_with_another_token_is_not_the_best_yet() -> None:
     assert (found["top10_first_layer"], found["rank1_first_layer"]) == (1, 2)
     assert found["rank1_stable_reason"] == "the answer is not at rank 1 after the last layer"
     assert found["top1_correct"] is False
+
+
+@pytest.mark.parametrize(
+    ("guess", "gone"),
+    [
+        (None, ()),
+        (11, ()),
+        (10, ("top10_first",)),
+        (2, ("top10_first",)),
+        (1, ("rank1_first", "rank1_stable", "top10_first")),
+    ],
+)
+def test_what_a_control_reads_at_that_rank_counts_at_no_layer(
+    guess: int | None, gone: tuple[str, ...]
+) -> None:
+    layers = {"rank1_first": 2, "rank1_stable": 4, "top10_first": 1}
+    rows = [
+        row | {"answer_guess_rank": guess}
+        for row in lens_rows(answer=[20, 9, 1, 3, 1], lens="linear")
+    ]
+    (row,) = milestones(rows)
+    for name, layer in layers.items():
+        own = [row[f"{name}_{part}"] for part in ("layer", "depth", "reason", "guessed_layer")]
+        away = name in gone
+        assert own == ([None, None, GUESSED, layer] if away else [layer, layer / 4, None, None])
+    assert row["kl_1bit_reason"] != GUESSED

@@ -11,6 +11,7 @@ import pytest
 
 from lensbench.records.lens_kind import OWN
 from lensbench.records.lens_record import LensRecord
+from lensbench.records.schema.lens import GUESSED
 from lensbench.report.build import build_report
 from lensbench.report.kit.views import Lines
 from lensbench.report.lens.lenses import depths, verdicts
@@ -181,6 +182,55 @@ def test_a_lens_that_is_not_nearer_or_of_another_model_is_not_chosen(
     assert words in section.text
     unchosen = any("could not be chosen" in line for line in section.limitations)
     assert unchosen == bool(told["fitted_to"].get("bits"))
+
+
+def guessed(row: dict[str, Any]) -> dict[str, Any]:
+    """As FACTS has it, but a control of linear reads two facts at rank 1, and one in the top 10."""
+    row = by_hand(row)
+    if row["lens"] == "linear" and row["prompt_id"] in ("r0-00", "r0-01"):
+        for name in ("rank1_first", "rank1_stable"):
+            row |= {f"{name}_guessed_layer": row[f"{name}_layer"], f"{name}_layer": None}
+            row |= {f"{name}_reason": GUESSED}
+    return row
+
+
+def guess_ranks(row: dict[str, Any]) -> dict[str, Any]:
+    places = {"r0-00": 1, "r0-01": 1, "r0-02": 7}
+    guess = places.get(row["prompt_id"], 300) if row["lens"] == "linear" else None
+    return ranks(row) | {"answer_guess_rank": guess}
+
+
+def test_a_fact_that_a_control_reads_counts_at_no_layer(tmp_path: Path) -> None:
+    record_of(tmp_path, lenses(linear=fitted(2.0, 20.0)))
+    edited(tmp_path / "run", "milestones", guessed)
+    edited(tmp_path / "run", "lens", guess_ranks)
+    (record,) = lens_records_in([tmp_path / "run"]).values()
+    tables = model_tables(record)
+    row = tables["lens_guesses"].row(lens="linear", emergence="first at rank 1")
+    assert (row["n_facts"], row["n_guessed"], row["guessed_share"].value) == (5, 2, 0.4)
+    assert row["median_depth"].value == 0.8  # of 1 .5 .8
+    assert row["uncorrected_depth"].value == 0.5  # of .4 .3 1 .5 .8
+    assert set(tables["lens_guesses"].frame["lens"]) == {"linear"}
+    shares = tables["emergence"].frame.set_index("layer")["answer_rank1_share"]
+    assert (shares[5].value, shares[5].n) == (pytest.approx(1 / 4), 4)  # r1-00 of four
+    final = tables["lens_emergence"].frame.query("lens == 'final'").set_index("layer")
+    assert final["answer_rank1_share"][8].n == 6
+    paired = tables["lens_depths"].row(emergence="first at rank 1")
+    assert paired["n_both_read"] == 3
+    reasons = tables["milestones"].row(lens="linear", milestone="rank1_first")["not_reached"]
+    assert reasons == f"2: {GUESSED}"
+    section = section_of(record)
+    assert "2 of the 5 that are top-1 correct by linear, 40.0 %" in section.text
+    assert "only if no control of it has the answer at that rank" in section.text
+    assert not any("no control was read" in line for line in section.limitations)
+
+
+def test_a_record_without_controls_keeps_its_numbers_and_says_so(record: LensRecord) -> None:
+    tables = model_tables(record)
+    assert "lens_guesses" not in tables
+    assert tables["emergence"].frame["answer_rank1_share"][5].n == 6
+    lines = section_of(record).limitations
+    assert any("Of the lens linear no control was read" in line for line in lines)
 
 
 def test_a_record_of_lensbenchs_own_lenses_has_none_of_this(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lensbench.errors import ModelError
@@ -35,11 +35,25 @@ class Affine(Lens):
     (The map that ridge finds for the last layer is pulled off the identity by .15 bits.)
     """
 
-    def __init__(self, model: LensModel, maps: Mapping[int, AffineMap], name: str) -> None:
+    def __init__(
+        self,
+        model: LensModel,
+        maps: Mapping[int, AffineMap],
+        name: str,
+        controls: Sequence[AffineMap] = (),
+    ) -> None:
+        """`controls`: maps of the embedding alone (see `guesses`)."""
         super().__init__(model)
         device = model.device
         self._maps = {i: AffineMap(A.to(device), b.to(device)) for i, (A, b) in maps.items()}
+        self._controls = [AffineMap(A.to(device), b.to(device)) for A, b in controls]
         self._last, self._name = model.n_layers, name
+
+    def guesses(
+        self, embedding: Float[Tensor, "*cell d_model"]
+    ) -> Sequence[Float[Tensor, "*cell d_model"]]:
+        """The embedding through each control: what the map says without having seen the prompt."""
+        return [control(embedding) for control in self._controls]
 
     def transform(
         self, resid: Float[Tensor, "*cell d_model"], site: Site

@@ -23,14 +23,14 @@ from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
 
-FILE = "lens.safetensors"
+FILE, CONTROLS = "lens.safetensors", "controls.safetensors"
 _SAME = ("weights_sha256", "tokenizer_sha256", "config_sha256")  # whatever bits and adapter
 
 _log = logging.getLogger(__name__)
 
 
-def to_bytes(maps: Mapping[int, AffineMap]) -> bytes:
-    """Maps by layer as safetensors: `A.<layer>` [d_model, d_model] and `b.<layer>` [d_model]."""
+def to_bytes(maps: Mapping[int, AffineMap] | Mapping[str, AffineMap]) -> bytes:
+    """Maps by layer, or controls by name, as safetensors: `A.1` [d_model, d_model], `b.1`."""
     tensors = {f"A.{layer}": one.A for layer, one in maps.items()}
     tensors |= {f"b.{layer}": one.b for layer, one in maps.items()}
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -38,9 +38,17 @@ def to_bytes(maps: Mapping[int, AffineMap]) -> bytes:
 
 def of_bytes(data: bytes) -> dict[int, AffineMap]:
     """Back from `to_bytes`. Raises SafetensorError for other bytes."""
+    return _by_layer(_named(data))
+
+
+def _by_layer(named: Mapping[str, AffineMap]) -> dict[int, AffineMap]:
+    return {layer: named[str(layer)] for layer in sorted(map(int, named))}
+
+
+def _named(data: bytes) -> dict[str, AffineMap]:
     tensors = load(data)
-    layers = sorted(int(name[2:]) for name in tensors if name.startswith("A."))
-    return {layer: AffineMap(tensors[f"A.{layer}"], tensors[f"b.{layer}"]) for layer in layers}
+    names = [name[2:] for name in tensors if name.startswith("A.")]
+    return {name: AffineMap(tensors[f"A.{name}"], tensors[f"b.{name}"]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,16 @@ class FittedLens:
     @property
     def maps(self) -> dict[int, AffineMap]:
         """By layer, float32. Raises RecordsError when the file was altered or is missing."""
-        return _maps(self.record.folder / FILE, self.record.manifest["checksums"][FILE])
+        return _by_layer(_read(self.record.folder / FILE, self.record.manifest["checksums"][FILE]))
+
+    @property
+    def controls(self) -> dict[str, AffineMap]:
+        """By name, maps of the embedding alone; none of a lens that was made without.
+
+        Raises RecordsError as `maps`.
+        """
+        expected = self.record.manifest["checksums"].get(CONTROLS)
+        return {} if expected is None else _read(self.record.folder / CONTROLS, expected)
 
     @property
     def kind(self) -> dict[str, Any]:
@@ -67,6 +84,7 @@ class FittedLens:
             "output": True,
             "description": f"{settings['method']} lens, fitted on {corpus['name']}",
             "lens_sha256": self.record.manifest["checksums"][FILE],
+            "controls": sorted(self.controls),
             "held_out": asdict(self.held_out),
             "fitted_to": {key: self.record.model.get(key) for key in ("name", *_SAME, *PRECISION)},
         }
@@ -111,7 +129,7 @@ class FittedLens:
                 model.name,
                 words,
             )
-        return Affine(model, self.maps, self.name)
+        return Affine(model, self.maps, self.name, list(self.controls.values()))
 
 
 def open_lens(given: str, base: str) -> FittedLens:
@@ -145,12 +163,12 @@ def lens_kinds(lenses: Sequence[str], base: str) -> dict[str, dict[str, Any]]:
     return own | {fitted_name(one): kind for one, kind in fitted.items()}
 
 
-@lru_cache(maxsize=4)
-def _maps(path: Path, expected: str) -> dict[int, AffineMap]:
+@lru_cache(maxsize=8)
+def _read(path: Path, expected: str) -> dict[str, AffineMap]:
     """The maps of a file: many batches are read with one lens."""
     try:
         altered = sha256_of(path) != expected
-        maps = {} if altered else of_bytes(path.read_bytes())
+        maps = {} if altered else _named(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise RecordsError(f"{path}: cannot be read ({error}). Fit the lens again.") from error
     if altered:

@@ -195,6 +195,16 @@ LENS = Table(
             least=0,
         ),
         Column(
+            "answer_guess_rank",
+            I32,
+            "of a fitted lens: the answer's rank, all that tie with it before it, by that control "
+            "of the lens which has it best; controls are given the last token's embedding alone",
+            "1..d_vocab",
+            "no answer, a lens without controls, or a record made before there were any",
+            since=3,
+            least=1,
+        ),
+        Column(
             "answer_margin_bits",
             F32,
             "log2 p(answer) - log2 p(best other token)",
@@ -255,7 +265,8 @@ NOT_MEASURED = "not measured"
 NO_ANSWER, NO_CATEGORY = "the prompt has no answer", "the relation has no category word"
 MUTE_CATEGORY = "the first token of the category word says nothing of it"
 CATEGORY_GIVEN = "the category word stands in the prompt"
-NOT_ASKED = (NO_ANSWER, NO_CATEGORY, MUTE_CATEGORY, CATEGORY_GIVEN)
+GUESSED = "a control of the lens reads it from the last token alone"
+NOT_ASKED = (NO_ANSWER, NO_CATEGORY, MUTE_CATEGORY, CATEGORY_GIVEN, GUESSED)
 
 # Milestones in the order a report lists them: name -> what the layer is.
 MILESTONES = {
@@ -268,16 +279,27 @@ MILESTONES = {
     "category_top10": "first layer with the category in the top 10",
     "null_category_top10": "first layer with another relation's category in the top 10",
 }
+# Those that say the answer is read, and the rank at which a control of the lens takes them away.
+READ_AT = {"rank1_first": 1, "rank1_stable": 1, "top10_first": 10}
 
 
 def _milestone(name: str, meaning: str) -> tuple[Column, ...]:
-    return (
+    columns = (
         Column(
             f"{name}_layer", I16, meaning, "states", "never, or cannot be asked: see the reason"
         ),
         Column(f"{name}_depth", F64, "that layer / n_layers", "0..1", "as the layer"),
         Column(f"{name}_reason", TEXT, "why there is no layer", null="there is one"),
     )
+    guessed = Column(
+        f"{name}_guessed_layer",
+        I16,
+        "where a control of the lens reads the answer too: the layer without regard to that",
+        "states",
+        "no control does, or it never comes",
+        since=3,
+    )
+    return (*columns, guessed) if name in READ_AT else columns
 
 
 MILESTONE_TABLE = Table(
@@ -311,9 +333,10 @@ KINDS = (
                 "of each lens by name: `norm` (final, next, none, other), `fitted`, `soft_cap` (is "
                 "the model's in it), `kl` (model_lens: kl_bits is KL(model || lens)), `output` (at "
                 "the last layer it is the model's own output) and `description`; of a fitted lens "
-                "also its file's hash (`lens_sha256`), what model it was `fitted_to`, and "
-                "`held_out`: `kl_bits`, its KL(model || lens) on text that it never saw (a mean "
-                "over tokens and over the layers below the last), `final_kl_bits`, that of the "
+                "also its file's hash (`lens_sha256`), its `controls` by name, what model it was "
+                "`fitted_to`, and `held_out`: `kl_bits`, its KL(model || lens) on text that it "
+                "never saw (a mean over tokens and over the layers below the last), `final_kl_bits`, "
+                "that of the "
                 "lens final on the same `n_tokens` tokens, and `text_sha256` of the documents",
                 absent="measured by lensbench without a fitted lens: final, next and raw",
                 type="object",

@@ -174,8 +174,14 @@ def first_or_none(items: object) -> Hashable:
 def _at_most(
     record: LensRecord, column: str, prompts: pd.DataFrame, rank: int, lens: str | None = None
 ) -> pd.DataFrame:
-    """1 where the rank is `rank` or better, 0 where not, NaN where there is no rank."""
-    ranks = record.by_layer(column, prompts.index, lens or record.main_lens).astype(float)
+    """1 where the rank is `rank` or better, 0 where not, NaN where there is no rank.
+
+    Of an answer NaN at every layer, too, where a control of the lens has it at that rank.
+    """
+    lens = lens or record.main_lens
+    ranks = record.by_layer(column, prompts.index, lens).astype(float)
+    if column == "answer_place":
+        ranks[record.guessed(lens, ranks.index, rank)] = np.nan
     return (ranks <= rank).astype(float).where(ranks.notna())
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from lensbench.escape import visible
 from lensbench.records.lens_kind import OWN, LensKind
 from lensbench.records.lens_record import answer_place, has_answer
-from lensbench.records.schema.lens import NO_ANSWER, NOT_MEASURED
+from lensbench.records.schema.lens import GUESSED, NO_ANSWER, NOT_MEASURED
 from lensbench.report.kit.numbers import is_missing, number
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Cells, Line, Nothing, Tokens, View, by_depth, of_values
@@ -116,12 +116,14 @@ class Shown:
         row: dict[Any, Any] = self.milestones.loc[item].to_dict()
         found = ["top-1 correct" if row["top1_correct"] else "not top-1 correct"]
         for name, words in EMERGENCE.items():
-            at = row[f"{name}_at"]
-            when = (
-                NOT_MEASURED if is_missing(at) else "never" if math.isinf(at) else f"layer {at:.0f}"
-            )
-            found.append(f"{words}: {when}")
+            found.append(f"{words}: {_when(row[f'{name}_at'], row[f'{name}_reason'])}")
         return found
+
+
+def _when(at: float, reason: object) -> str:
+    if is_missing(at):
+        return GUESSED if reason == GUESSED else NOT_MEASURED
+    return "never" if math.isinf(at) else f"layer {at:.0f}"
 
 
 def cells_of(rows: pd.DataFrame) -> Cells:

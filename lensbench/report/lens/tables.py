@@ -17,7 +17,7 @@ from lensbench.report.lens import (
     headlines,
     unanswered,
 )
-from lensbench.report.lens.lenses import depths, sensitivity, verdicts
+from lensbench.report.lens.lenses import depths, guessing, sensitivity, verdicts
 
 # name -> title, and how it is made. To add a table: one line, and its note in the template.
 _TABLES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
@@ -45,6 +45,7 @@ _SOMETIMES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
     "without_answer_says": ("What the model says", unanswered.says_table),
     "answer_forms": ("Answers likelier in their other form", caveats.forms_table),
     "lens_verdicts": ("The claim by each lens", verdicts.verdicts_table),
+    "lens_guesses": ("Facts that controls read too", guessing.guesses_table),
     "lens_depths": ("Depth paired between lenses", depths.depths_table),
     "lens_relations": ("Relations that move between lenses", depths.relations_table),
     "lens_forgotten": ("Read early, forgotten, read again", depths.forgotten_table),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lensbench.records.lens_record import LensRecord
-from lensbench.records.schema.lens import NOT_MEASURED
+from lensbench.records.schema.lens import GUESSED, NOT_MEASURED
 from lensbench.report.kit.markdown import header
 from lensbench.report.lens.contrasts import category_flags
 from lensbench.report.lens.groups import why_nothing
@@ -34,6 +34,7 @@ def sensitivity_table(record: LensRecord) -> pd.DataFrame:
         milestones = record.milestones_of(lens, base.index)
         correct = top1_correct(milestones)
         read = (correct * reached(milestones, "rank1_stable")).where(correct != 0, 0)
+        read = read.mask(milestones["rank1_stable_reason"] == GUESSED)
         flags = category_flags(record, lens)
         first, stays = (milestone_depth(record, name, lens) for name in EMERGENCE)
         rows.append(

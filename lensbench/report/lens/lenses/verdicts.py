@@ -13,8 +13,14 @@ from lensbench.records.lens_record import LensRecord
 from lensbench.report.kit import numbers
 from lensbench.report.kit.table import Table
 from lensbench.report.lens.headlines import EMERGENCE, claim_verdict, milestone_depth
+from lensbench.report.lens.lenses.guessing import has_controls
 
 _UNTOLD = "cannot tell"
+CONTROL = (
+    "A fact counts as read by a fitted lens only if no control of it has the answer at that rank: "
+    "controls are given the last token's embedding alone, without the prompt, by maps fitted like "
+    "the lens' own and to other tokens' targets, and what they read too counts at no layer"
+)
 
 
 def verdicts_table(record: LensRecord) -> pd.DataFrame:
@@ -53,6 +59,8 @@ class Told:
     rule: str  # which lens the headlines are of, and why
     agreement: list[str]  # whether the verdict depends on it
     unchosen: list[str]  # fitted lenses whose figures are not of this model as it ran
+    uncontrolled: list[str]  # fitted lenses of which no control was read
+    control: str  # when a fact counts as read, beside what controls read
     several_texts: bool  # held-out KL was measured on different texts, so that it compares less
 
 
@@ -65,6 +73,8 @@ def told(record: LensRecord, verdicts: Table | None) -> Told | None:
         _rule(record),
         list(_agreement(verdicts.frame)),
         [name for name in fitted if name not in record.held_out],
+        [name for name in fitted if not has_controls(record, name)],
+        CONTROL,
         len({one.text_sha256 for one in record.held_out.values()}) > 1,
     )
 
