@@ -172,7 +172,7 @@ def _columns(name: str, reached: int | str, track: Track, n_layers: int) -> dict
     """A milestone's columns. What a control of the lens reads too, the lens does not count for."""
     layer = None if isinstance(reached, str) else int(track.layers[reached])
     reason = reached if isinstance(reached, str) else None
-    guessed = {}
+    guessed: dict[str, int | None] = {}
     if name in READ_AT:
         guessed[f"{name}_guessed_layer"] = None
         if track.guess_rank <= READ_AT[name]:

@@ -335,9 +335,9 @@ KINDS = (
                 "the last layer it is the model's own output) and `description`; of a fitted lens "
                 "also its file's hash (`lens_sha256`), its `controls` by name, what model it was "
                 "`fitted_to`, and `held_out`: `kl_bits`, its KL(model || lens) on text that it "
-                "never saw (a mean over tokens and over the layers below the last), `final_kl_bits`, "
-                "that of the "
-                "lens final on the same `n_tokens` tokens, and `text_sha256` of the documents",
+                "never saw (a mean over tokens and over the layers below the last), "
+                "`final_kl_bits`, that of the lens final on the same `n_tokens` tokens, and "
+                "`text_sha256` of the documents",
                 absent="measured by lensbench without a fitted lens: final, next and raw",
                 type="object",
             ),
