@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import Problem, RecordsError
 from lensbench.lens.cached import cached_prompts, require_last, require_same
+from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import require, stored_identity
 from lensbench.lens.record import Reader, Reading, lens_tables, plan_readings, read
+from lensbench.lens.registry import LENSES
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
@@ -20,7 +23,7 @@ from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.residuals.store import ResidualCache, open_cache
-from lensbench.studies.lens import lens_settings
+from lensbench.studies.lens import fitted_settings, lens_settings, require_final
 from lensbench.studies.specs.lens import RunSpec
 
 # Settings of a cache that are those of the lens run as well.
@@ -34,6 +37,7 @@ def run_cached(
     top_k: int = 5,
     device: str | None = None,
     progress: Watch = ignore,
+    lenses: Sequence[str] = tuple(LENSES),
 ) -> tuple[Path, list[Problem]]:
     """The lens record of a cache's prompts into `out/<model>/`, as a live run of them writes it.
 
@@ -42,16 +46,19 @@ def run_cached(
     record's folder and the prompts that are skipped.
 
     Raises:
+        InputProblems: an unknown lens, or a fitted one without `final`.
         RecordsError: no cache, one of another model or without some layers, an altered shard.
         GateError: the last layer as it is on disk does not reproduce the model's output.
     """
+    require_final(lenses)
     cache = open_cache(folder)
     ref = ModelRef.of(model)
     progress(Progress(f"hashing the weights of {ref}"))
     facts = facts_of(ref, cache.record.settings["dtype"], device)
     store = RecordStore(out / folder_name(str(ref)), str(ref))
-    spec = _spec(cache, top_k)
-    request = Request(store, _settings(cache, spec), facts)
+    kinds = lens_kinds(lenses, ref.name)
+    spec = _spec(cache, top_k, lenses)
+    request = Request(store, _settings(cache, spec) | fitted_settings(kinds), facts)
 
     def prepare(record: Recording) -> Work[Reader, Reading]:
         require_same(cache, {**facts, "name": str(ref)})
@@ -65,7 +72,8 @@ def run_cached(
         def finish(parts: Parts) -> Finished:
             problems = [*cache.record.problems, *parts.problems]
             tables = lens_tables(reader, encoded, parts)
-            return Finished(problems, tables, gate=cache.record.manifest["gate"])
+            told = {"lenses": kinds} if kinds else {}
+            return Finished(problems, tables, gate=cache.record.manifest["gate"], facts=told)
 
         prompts = [[item.prompt for item in encoded]]
         plan = plan_readings(encoded, prompts, lens_settings(spec), spec.heatmap_prompts)
@@ -82,9 +90,10 @@ def _settings(cache: ResidualCache, spec: RunSpec) -> dict[str, Any]:
     return spec.settings() | taken | residuals | {"residual_dtype": made["residual_dtype"]}
 
 
-def _spec(cache: ResidualCache, top_k: int) -> RunSpec:
+def _spec(cache: ResidualCache, top_k: int, lenses: Sequence[str]) -> RunSpec:
     made = cache.record.settings
-    spec = RunSpec(models=("cached",), **{key: made[key] for key in _SHARED}, top_k=top_k)
+    shared = {key: made[key] for key in _SHARED}
+    spec = RunSpec(models=("cached",), **shared, top_k=top_k, lenses=tuple(lenses))
     return spec if made["positions"] == "all" else spec.changed(heatmap_prompts=0)
 
 

@@ -53,7 +53,7 @@ def run(
         InputProblems: unknown models, prompt set or relation, or a fitted lens without `final`,
             before anything is loaded.
     """
-    _require_final(spec.lenses)
+    require_final(spec.lenses)
     refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     outcome = Outcome(problems=list(prompt_set.problems))
     for ref in refs:
@@ -73,8 +73,11 @@ def run(
     return outcome
 
 
-def _require_final(lenses: Sequence[str]) -> None:
-    """A record's depths are of prompts that the model itself is right on, as `final` reads it."""
+def require_final(lenses: Sequence[str]) -> None:
+    """A record's depths are of prompts that the model itself is right on, as `final` reads it.
+
+    Raises InputProblems for fitted lenses without it.
+    """
     fitted = [lens_name(one) for one in lenses if one not in LENSES]
     if fitted and "final" not in lenses:
         what = f"{', '.join(fitted)} without final, which says what the model itself answers"
@@ -105,7 +108,7 @@ def _measure(
     watch(Progress(f"hashing the weights of {store.model}"))
     request = Request(
         store,
-        spec.settings() | prompt_settings(prompt_set, spec.limit) | _fitted_settings(kinds),
+        spec.settings() | prompt_settings(prompt_set, spec.limit) | fitted_settings(kinds),
         facts_of(ref, spec.dtype, spec.device),
         tables=_KEPT if spec.keep_residuals else (),
         grows=GROWS,
@@ -136,7 +139,7 @@ def _measure(
     return make(request, prepare, watch)
 
 
-def _fitted_settings(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def fitted_settings(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Which fitted lenses these are: a record is not gone on with after one was fitted anew."""
     hashes = {name: kind["lens_sha256"] for name, kind in kinds.items() if kind["fitted"]}
     return {"lens_sha256": hashes} if hashes else {}

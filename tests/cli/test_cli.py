@@ -234,6 +234,23 @@ def test_html_is_one_file_that_needs_nothing_else(
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page)
 
 
+def test_a_prompt_is_read_by_every_lens_that_is_named(
+    lensbench: Program, llama: Case, tmp_path: Path
+) -> None:
+    named = ("--lens", "final", "--lens", "raw")
+    done = lensbench("lens", llama.folder, PROMPT, *named, "--html", tmp_path / "page.html")
+    assert [line for line in done.out.splitlines() if line.startswith("lens:")] == [
+        "lens: final",
+        "lens: raw",
+    ]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "no norm and the head" in page and "final norm and the head" in page
+    rows = strict(lensbench("lens", llama.folder, PROMPT, *named, "--json").out)
+    alone = strict(lensbench("lens", llama.folder, PROMPT, "--lens", "raw", "--json").out)
+    assert [row for row in rows if row["lens"] == "raw"] == alone
+    assert len(rows) == 2 * len(alone)
+
+
 def test_html_of_two_models_is_two_files(
     lensbench: Program, llama: Case, gpt2: Case, tmp_path: Path
 ) -> None:

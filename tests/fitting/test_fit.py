@@ -19,9 +19,13 @@ from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
+from lensbench.studies.cache import run_cache
+from lensbench.studies.cached import run_cached
 from lensbench.studies.fit import fit_lens
 from lensbench.studies.lens import run
+from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
+from tests.harness.caches import require_equal
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, table_bytes, tables, write_csv
 from tests.harness.forks import Ended, Forks, parts_done
@@ -145,6 +149,26 @@ def test_a_record_says_which_lens_it_was_read_with(
     assert record.lens_kind("final").words == "the model's own final norm and the head"
     assert record.lens_kind().fitted is True  # the lens of the headline
     assert str(linear(llama).parent) not in (record.folder / "manifest.json").read_text()
+
+
+def test_a_cache_is_read_with_it_as_a_live_run_is(
+    run_spec: RunSpec, llama: Case, tmp_path: Path
+) -> None:
+    cache = CacheSpec(run_spec.models[0], prompts=run_spec.prompts, limit=run_spec.limit)
+    run_cache(cache, tmp_path / "cache")
+    spec = run_spec.changed(heatmap_prompts=0)
+    live = open_record(run(spec, tmp_path / "live").folder)
+    folder, problems = run_cached(
+        llama.folder, tmp_path / "cache", tmp_path / "read", lenses=spec.lenses
+    )
+    cached = open_record(folder)
+    assert problems == []
+    assert cached.manifest["lenses"] == live.manifest["lenses"]
+    assert cached.settings["lens_sha256"] == live.settings["lens_sha256"]
+    require_equal(cached.table("lens"), live.table("lens"), exactly=False)
+    assert cached.table("milestones").equals(live.table("milestones"))
+    with pytest.raises(InputProblems, match="linear without final"):
+        run_cached(llama.folder, tmp_path / "cache", tmp_path / "x", lenses=spec.lenses[1:])
 
 
 def test_a_run_does_not_go_on_with_a_lens_fitted_anew(

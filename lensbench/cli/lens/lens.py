@@ -10,6 +10,9 @@ Examples:
     lensbench lens smollm2-135m "The capital of Germany is" --answer Berlin \
         --html b.html
 
+    lensbench lens smollm2-135m "The capital of Germany is" --lens final \
+        --lens linear
+
     lensbench lens smollm2-135m gemma3-270m --prompts facts --limit 60
 
     lensbench lens smollm2-135m smollm2-135m@8 --prompts facts --keep-residuals
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 _ALONE = {"answer", "position", "as_json", "html", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "heatmap_prompts", "batch_tokens", "keep_residuals"}
-_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "lenses"}
+_OF_THE_CACHE = {"prompts", "mid", "dtype", "template"}
 
 
 class LensSpec(RunSpec):
@@ -105,6 +108,11 @@ class LensSpec(RunSpec):
         return ("embed", "resid_mid", "resid_post") if self.mid else self.sites
 
     @property
+    def alone_lenses(self) -> tuple[str, ...]:
+        """Those that one prompt is read by."""
+        return self.lenses if "lenses" in self.model_fields_set else ("final",)
+
+    @property
     def run(self) -> RunSpec:
         """The run over many prompts."""
         given = self.shared(RunSpec)
@@ -118,6 +126,8 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
         return _from_cache(spec, spec.cache)
     if spec.prompts:
         return run_and_report(spec.run, spec.out or Path("runs") / Path(str(spec.prompts)).stem)
+    from lensbench.lens.fitted.artifact import lens_kinds
+
     *models, prompt = spec.models
     collected: list[dict[str, Any]] = []
     for name in models:
@@ -130,7 +140,8 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
 
             show(model, result, _at(result, spec.position), own=spec.answer is None)
         if spec.html is not None:
-            _write_html(result, _html_path(spec.html, name, many=len(models) > 1))
+            kinds = lens_kinds(spec.alone_lenses, model.base)
+            _write_html(result, _html_path(spec.html, name, many=len(models) > 1), kinds)
     if spec.as_json:
         say_json(collected)
     return 0
@@ -142,7 +153,9 @@ def _from_cache(spec: LensSpec, cache: Path) -> int:
 
     out = spec.out or Path("runs") / f"{cache.name}-lens"
     with batch_progress() as progress:
-        folder, problems = run_cached(spec.models[0], cache, out, spec.top_k, spec.device, progress)
+        folder, problems = run_cached(
+            spec.models[0], cache, out, spec.top_k, spec.device, progress, spec.run.lenses
+        )
     show_problems(problems)
     show_reports([folder], out)
     return 1 if problems else 0
@@ -162,8 +175,7 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
         token = int(residual_stream(model, encoded.token_ids).logits[0, -1].argmax())
         own = Word(TokenText(model.tokenizer)(token), (token,), "written")
         encoded = dataclasses.replace(encoded, answer=own)
-    lenses = spec.lenses[:1]
-    settings = LensSettings(lenses, spec.read_sites, positions="all", top_k=spec.top_k)
+    settings = LensSettings(spec.alone_lenses, spec.read_sites, positions="all", top_k=spec.top_k)
     return read(model, [encoded], settings)
 
 
@@ -175,7 +187,7 @@ def _at(result: LensResult, position: int) -> Any:
     if not 0 <= wanted < length:
         what = f"the prompt has {length} positions, no {position}"
         raise InputProblems([Problem("--position", what, f"Give -{length} to {length - 1}.")])
-    return frame[frame.position == wanted].sort_values("depth")
+    return frame[frame.position == wanted].sort_values("depth", kind="stable")
 
 
 def _rows(result: LensResult, position: int) -> list[dict[str, Any]]:
@@ -189,10 +201,12 @@ def _html_path(path: Path, model: str, many: bool) -> Path:
     return path.with_stem(f"{path.stem}-{folder_name(model)}") if many else path
 
 
-def _write_html(result: LensResult, path: Path) -> None:
+def _write_html(result: LensResult, path: Path, told: dict[str, dict[str, Any]]) -> None:
     from lensbench.files import write_bytes
+    from lensbench.records.lens_kind import OWN, LensKind
     from lensbench.report.lens.page import reading_page
 
     rows, prompts = result.to_pandas(), result.prompts.to_pandas()
-    write_bytes(path, reading_page(result.model, prompts, rows, result.gate_kl_bits))
+    kinds = OWN | {name: LensKind.of(kind) for name, kind in told.items()}
+    write_bytes(path, reading_page(result.model, prompts, rows, result.gate_kl_bits, kinds))
     note(f"wrote {path}")

@@ -19,7 +19,7 @@ _LEAST_ROOM = 8  # characters for the top tokens, however narrow the terminal
 
 
 def show(model: LensModel, result: LensResult, rows: Any, own: bool) -> None:
-    """Print the rows of one position; where room is short, the top tokens are cut.
+    """Print the rows of one position, a table a lens; where room is short, top tokens are cut.
 
     `own`: no answer was asked for, so the one that is followed is the model's own next token.
     """
@@ -27,6 +27,22 @@ def show(model: LensModel, result: LensResult, rows: Any, own: bool) -> None:
     at = f"position {rows.position.iloc[0]}, {visible(rows.token.iloc[0])!r}"
     text = printable(result.prompts["text"][0].as_py())
     results.print(Text(f"{printable(result.model)}: {text} ({at})"))
+    for lens, read in rows.groupby("lens", sort=False):
+        if rows["lens"].nunique() > 1:
+            results.print(Text(f"lens: {printable(str(lens))}"))
+        results.print(_table(read, followed))
+    gate = lens_identity(model, result.gate_kl_bits)
+    results.print(
+        f"entropy and KL(model || lens) in bits; layer 0 is the embedding; the last layer is the "
+        f"model within {gate.error:.1e} bits (bound {gate.bound:.0e})",
+        highlight=False,
+    )
+    said = [f"the model's own next token, {followed!r}"] if own else result.notes
+    for note in said:
+        results.print(f"answer: {note}", highlight=False, markup=False)
+
+
+def _table(rows: Any, followed: str) -> Table:
     headings = ("layer", "top tokens", "p", "entropy", "KL", f"p({followed})", "rank")
     cells = [_cells(row) for row in rows.itertuples()]
     numbers = [i for i in range(len(headings)) if i != 1]
@@ -40,16 +56,7 @@ def show(model: LensModel, result: LensResult, rows: Any, own: bool) -> None:
         shown[1].truncate(room, overflow="ellipsis")
         shown[-1].stylize("bold green" if row[-1] == "1" else "")
         table.add_row(*shown)
-    results.print(table)
-    gate = lens_identity(model, result.gate_kl_bits)
-    results.print(
-        f"entropy and KL(model || lens) in bits; layer 0 is the embedding; the last layer is the "
-        f"model within {gate.error:.1e} bits (bound {gate.bound:.0e})",
-        highlight=False,
-    )
-    said = [f"the model's own next token, {followed!r}"] if own else result.notes
-    for note in said:
-        results.print(f"answer: {note}", highlight=False, markup=False)
+    return table
 
 
 def _cells(row: Any) -> list[str]:

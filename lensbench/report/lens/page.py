@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lensbench.records.lens_kind import OWN, UNTOLD
+from lensbench.records.lens_kind import LensKind
 from lensbench.records.lens_record import LensRecord
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.page import (
@@ -72,18 +72,32 @@ def _by_lens(model: str, record: LensRecord, tables: Mapping[str, Table], lens: 
 
 
 def reading_page(
-    name: str, prompts: pd.DataFrame, rows: pd.DataFrame, gate_kl_bits: float
+    name: str,
+    prompts: pd.DataFrame,
+    rows: pd.DataFrame,
+    gate_kl_bits: float,
+    kinds: Mapping[str, LensKind],
 ) -> bytes:
     """The page of a reading that is no record: a result's prompts and rows, and how exact it is."""
-    lens = rows["lens"].iloc[0]
-    rows = rows[(rows["lens"] == lens) & (rows["site"] != "resid_mid")]
+    rows = rows[rows["site"] != "resid_mid"]
     prompts, n_layers = prompts.set_index("prompt_id"), int(rows["layer"].max())
-    kind = OWN.get(lens, UNTOLD)
-    shown = Shown(name, n_layers, prompts, rows, pd.DataFrame(), {}, kind)
+    by_lens = {str(lens): own for lens, own in rows.groupby("lens", sort=False)}
+    shown = [
+        Shown(
+            f"{name}, {lens}" if len(by_lens) > 1 else name,
+            n_layers,
+            prompts,
+            own,
+            milestones=pd.DataFrame(),
+            tables={},
+            kind=kinds[lens],
+            model=name,
+        )
+        for lens, own in by_lens.items()
+    ]
     exact = f"last layer = the model within {gate_kl_bits:.1e} bits"
-    return page_html(
-        lens_page([shown]), Facts(f"{name}: {exact}", [("lens", lens), ("gate", exact)])
-    )
+    facts = Facts(f"{name}: {exact}", [("lens", ", ".join(by_lens)), ("gate", exact)])
+    return page_html(lens_page(shown), facts)
 
 
 def lens_page(models: Sequence[Shown]) -> Page:
