@@ -5,9 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lensbench.fitting.jacobian_lens import JACOBIAN
 from lensbench.fitting.linear_lens import LINEAR
 from lensbench.fitting.method import Method
 from lensbench.fitting.tuned_lens import TUNED
 from lensbench.lens.fitted import place
 
-METHODS: dict[place.Method, Method[Any]] = {"linear": LINEAR, "tuned": TUNED}
+METHODS: dict[place.Method, Method[Any]] = {
+    "linear": LINEAR,
+    "tuned": TUNED,
+    "jacobian": JACOBIAN,
+}

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Hooks = Sequence[tuple[str, Callable[..., None]]]
+Hooks = Sequence[tuple[str, Callable[..., "Tensor | None"]]]
 _PROBE = "The capital of Germany is"
 
 
 def forward(bridge: Any, batch: Batch, device: torch.device, hooks: Hooks = ()) -> Any:
     """The model's own logits, [batch, pos, d_vocab]; `hooks` are handed what they ask for.
+
+    What a hook returns stands in place of what it was handed.
 
     TransformerLens 3's HookedTransformer makes its own position ids.
     """

@@ -52,7 +52,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         watch(Progress(f"loading {ref}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
         wanted: dict[Part, int] = {
-            "fit": spec.tokens,
+            "fit": spec.n_tokens,
             "choose": spec.choose_tokens,
             "test": spec.test_tokens,
         }

@@ -12,6 +12,8 @@ Examples:
 
     lensbench fit smollm2-135m --lens tuned
 
+    lensbench fit smollm2-135m --lens jacobian --tokens 256
+
     lensbench lens smollm2-135m "The capital of Germany is" --lens linear
 """
 
@@ -56,7 +58,7 @@ def _show(record: Record) -> None:
     kl_bits = quality.pivot(index="layer", columns="reading", values="kl_bits")
     n_layers = record.n_layers
     layers = sorted({round(i * n_layers / (_SHOWN - 1)) for i in range(_SHOWN)})
-    columns = ["final", "fitted", "linear", "calibration", "shuffled"]
+    columns = ["final", "fitted", "linear", "shifted", "calibration", "shuffled"]
     rows = [
         {"layer": layer, "depth": f"{layer / n_layers:.0%}"}
         | {name: f"{kl_bits[name][layer]:.2f}" for name in columns if name in kl_bits}

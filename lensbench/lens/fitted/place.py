@@ -9,7 +9,7 @@ from lensbench.checkpoints.source import cache_dir
 from lensbench.records.read import MANIFEST
 from lensbench.records.store import folder_name
 
-Method = Literal["linear", "tuned"]
+Method = Literal["linear", "tuned", "jacobian"]
 METHODS: tuple[str, ...] = get_args(Method)  # how a lens is fitted, and what one is called
 
 

@@ -27,9 +27,10 @@ FIT_QUALITY = Table(
         Column(
             "reading",
             TEXT,
-            "fitted; linear (of a tuned lens: the linear one of the same text); final (the logit "
-            "lens); or a control: calibration (scale and bias alone) or shuffled (ridge, fitted to "
-            "the targets of other tokens)",
+            "fitted; linear (the linear lens of the same text, of another one); shifted (of a "
+            "jacobian lens: with a shift that takes the mean state to the mean one of the last "
+            "layer); final (the logit lens); or a control: calibration (scale and bias alone) or "
+            "shuffled (ridge, fitted to the targets of other tokens)",
         ),
         Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
         Column("depth", F64, "layer / n_layers", "0..1"),
@@ -71,6 +72,13 @@ KINDS = (
                 "`steps` (0: the start), and at which step it was `broken` by NaN or Inf",
                 absent="the lens was not trained",
                 type="array",
+            ),
+            Entry(
+                "jacobian",
+                "how many texts the Jacobians are a mean over (`n_texts`), of those that have at "
+                "least `shortest_tokens`",
+                absent="no Jacobian lens",
+                type="object",
             ),
         ),
     ),

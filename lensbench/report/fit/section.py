@@ -21,11 +21,12 @@ READINGS = {  # how each is called in a report, and drawn
     "final": "logit lens",
     "fitted": "fitted lens",
     "linear": "linear lens of the same text",
+    "shifted": "fitted lens with a shift",
     "calibration": "scale and bias alone",
     "shuffled": "fitted to other tokens' targets",
 }
 _DASHES: dict[str, Dash] = dict(
-    zip(READINGS, ("dash", "solid", "dash", "dashdot", "dot"), strict=True)
+    zip(READINGS, ("dash", "solid", "dash", "solid", "dashdot", "dot"), strict=True)
 )
 _MEASURES = {
     "kl_bits": "KL(model ‖ lens) (bits)",
@@ -46,6 +47,7 @@ def fit(record: Record, name: str) -> Section:
         settings=record.settings,
         corpus=record.manifest["corpus"],
         training=record.manifest.get("training", []),
+        jacobian=record.manifest.get("jacobian"),
         middle=_middle(made["quality"].frame, record.n_layers),
     )
     method = record.settings["method"]
