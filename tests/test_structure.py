@@ -82,7 +82,8 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"kit"},
         {"section", "manifest"},
         {"lens"},
-        {"fit", "diff", "correlation", "inference", "training", "evaluation", "placement"},
+        {"fit", "transfer", "diff", "correlation", "inference"}
+        | {"training", "evaluation", "placement"},
         {"sections"},
         {"build"},
     ),

@@ -14,10 +14,12 @@ from lensbench.report.lens.section import across_models, lens
 from lensbench.report.placement.section import placement
 from lensbench.report.section import Maker, Together
 from lensbench.report.training.section import training
+from lensbench.report.transfer.section import transfer
 
 SECTIONS: dict[str, Maker] = {
     "lens": lens,
     "lens_fit": fit,
+    "lens_transfer": transfer,
     "training": training,
     "evaluation": evaluation,
     "inference": inference,

@@ -16,6 +16,7 @@ from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.placement import PlacementSpec
+from lensbench.studies.specs.transfer import TransferSpec
 
 if TYPE_CHECKING:
     from lensbench.records.engine import Outcome
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Spec]] = {
     "correlation": CorrelationStudySpec,
     "diff": DiffStudySpec,
     "placement": PlacementSpec,
+    "transfer": TransferSpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus")

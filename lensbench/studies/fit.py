@@ -9,14 +9,16 @@ from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
+from lensbench.errors import Problem
 from lensbench.fitting.method import Fitter, finished
 from lensbench.fitting.methods import METHODS
 from lensbench.fitting.spec import FitSpec
-from lensbench.fitting.windows import Part, cut
+from lensbench.fitting.windows import Part, Window, cut
 from lensbench.lens.fitted.place import fitted_folder
 from lensbench.lens.gate import check_identities, require
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
+from lensbench.models.model import LensModel
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.encode import Encoder
 from lensbench.prompts.sets import load_prompts, shipped
@@ -38,8 +40,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
     """
     ref = ModelRef.of(spec.model)
     watch(Progress("reading the corpus"))
-    facts = [prompt for name in shipped() for prompt in load_prompts(name).prompts]
-    corpus = load_corpus(spec.corpus, facts)
+    corpus = corpus_of(spec)
     watch(Progress(f"hashing the weights of {ref}"))
     store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
     request = Request(
@@ -51,14 +52,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
     def prepare(record: Recording) -> Work[Fitter, Any]:
         watch(Progress(f"loading {ref}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
-        wanted: dict[Part, int] = {
-            "fit": spec.n_tokens,
-            "choose": spec.choose_tokens,
-            "test": spec.test_tokens,
-        }
-        # A text is read from its beginning, so it may be longer than the context.
-        encoder = Encoder(model.tokenizer, sys.maxsize, d_vocab=model.d_vocab)
-        windows, unread = cut(corpus, encoder, min(spec.window, model.n_ctx), wanted)
+        windows, unread = parts_of(corpus, spec, model)
         watch(Progress(f"testing the gate of {ref}"))
         shown = [window.token_ids for window in windows["test"][:2]]
         identities = check_identities(model, shown)
@@ -86,6 +80,29 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
 
     problems = make(request, prepare, watch)
     return Outcome([store.folder], problems=problems)
+
+
+def corpus_of(spec: FitSpec) -> Corpus:
+    """The corpus of a fit, without the facts of the shipped prompt sets."""
+    facts = [prompt for name in shipped() for prompt in load_prompts(name).prompts]
+    return load_corpus(spec.corpus, facts)
+
+
+def parts_of(
+    corpus: Corpus, spec: FitSpec, model: LensModel
+) -> tuple[dict[Part, list[Window]], list[Problem]]:
+    """What a fit reads of its corpus, part by part, and documents that the model cannot read.
+
+    Raises InputProblems for a corpus that is too small.
+    """
+    wanted: dict[Part, int] = {
+        "fit": spec.n_tokens,
+        "choose": spec.choose_tokens,
+        "test": spec.test_tokens,
+    }
+    # A text is read from its beginning, so it may be longer than the context.
+    encoder = Encoder(model.tokenizer, sys.maxsize, d_vocab=model.d_vocab)
+    return cut(corpus, encoder, min(spec.window, model.n_ctx), wanted)
 
 
 def _facts(corpus: Corpus) -> dict[str, object]:

@@ -34,6 +34,7 @@ from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore, disk_error, folder_name
 from lensbench.studies.fit import fit_lens
+from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.lens import RunSpec
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
@@ -88,7 +89,8 @@ def _fit(spec: RunSpec, ref: ModelRef, folder: Path, watch: Watch) -> Outcome:
     """The lenses that the spec has fitted, each to the model's weights as they are."""
     found = Outcome()
     for method in spec.fit:
-        fitted = fit_lens(spec.fitting(method, ref.name), folder / method, watch)
+        how = fit_spec(spec.fit, method, ref.name, spec.dtype, spec.device)
+        fitted = fit_lens(how, folder / method, watch)
         found.folders.append(fitted.folder)
         found.problems += fitted.problems
     return found

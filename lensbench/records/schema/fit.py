@@ -53,6 +53,27 @@ FIT_QUALITY = Table(
     ),
 )
 
+TRANSFER = Table(
+    "transfer",
+    "one row per variant of a model x lens x reading x layer x document",
+    (
+        Column("model", TEXT, "the variant that was read"),
+        Column("lens", TEXT, "linear, tuned, ...: how lenses were fitted, to the same text"),
+        Column(
+            "reading",
+            TEXT,
+            "own (fitted to this variant), first (fitted to the first one) or final (the logit "
+            "lens)",
+        ),
+        Column("layer", I16, "0 = embedding, i = after block i - 1; below the last", "states"),
+        Column("depth", F64, "layer / n_layers", "0..1"),
+        Column("document", TEXT, "sha256 of its text, to which no lens was fitted"),
+        Column("kl_bits", F64, "KL(variant || reading), mean over the document's tokens", "bits"),
+        Column("top1_agreement", F64, "tokens where the variant has the same top token", "0..1"),
+        Column("n_tokens", I32, "tokens of the document, its first left out", "tokens"),
+    ),
+)
+
 KINDS = (
     Kind(
         "lens_fit",
@@ -79,6 +100,18 @@ KINDS = (
                 "least `shortest_tokens`",
                 absent="no Jacobian lens",
                 type="object",
+            ),
+        ),
+    ),
+    Kind(
+        "lens_transfer",
+        '`lensbench run` on an analysis of kind "transfer"',
+        (TRANSFER, PROBLEMS),
+        entries=(
+            Entry(
+                "fitted",
+                "the lenses that were read: `lens`, `fitted_to` and `lens_sha256` of each",
+                type="array",
             ),
         ),
     ),

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer
 
 from lensbench.checkpoints.ref import FORM
-from lensbench.errors import InputProblems, Problem
-from lensbench.fitting.spec import FitSpec
-from lensbench.lens.fitted.place import METHODS
+from lensbench.errors import Problem
 from lensbench.lens.registry import LENSES, known, lens_name, named_twice
 from lensbench.models.sites import STREAM
 from lensbench.models.spec import Dtype
 from lensbench.prompts.encode import Template
 from lensbench.prompts.sets import PromptSet
 from lensbench.spec import ARGUMENT, HIDDEN, Count, Device, Spec, one_of, repeated
+from lensbench.studies.specs.fits import Fits, fit_problems
 
 # What every spec that puts prompts through a lens says of them.
 Prompts = Annotated[
@@ -74,7 +72,7 @@ class RunSpec(Spec):
     ] = tuple(LENSES)
     """final, next, raw, linear, tuned (see `lensbench fit`) or a fitted lens' folder; repeatable.
     next and raw read base prompts only."""
-    fit: Annotated[dict[str, dict[str, Any]], Field(exclude=True), HIDDEN] = {}  # noqa: RUF012 (pydantic copies it)
+    fit: Fits = {}  # noqa: RUF012 (pydantic copies it)
     """Lenses that are fitted first, in `lenses/` beside the records: `[fit.linear]`, with options
     of `lensbench fit` as keys."""
     sites: Sites = DEFAULT_SITES
@@ -94,20 +92,4 @@ class RunSpec(Spec):
         if not {"embed", "resid_post"} <= set(self.sites):
             what = f"{', '.join(self.sites)} leaves out embed or resid_post"
             found.append(Problem("sites", what, "Milestones are read there: name both."))
-        return found + self._fit_problems()
-
-    def _fit_problems(self) -> list[Problem]:
-        remedy = f"Choose from the lenses of this run: {', '.join(self.lenses)}."
-        others = [one for one in self.fit if one not in METHODS or one not in self.lenses]
-        found = [Problem(f"fit.{one}", "no lens to fit is called so", remedy) for one in others]
-        for method in self.fit:
-            try:
-                self.fitting(method, "")
-            except InputProblems as error:
-                found += [replace(p, where=f"fit.{method}.{p.where}") for p in error.problems]
-        return found
-
-    def fitting(self, method: str, model: str) -> FitSpec:
-        """How one of the lenses in `fit` is fitted to a model. Raises InputProblems."""
-        own = {"model": model, "method": method, "dtype": self.dtype, "device": self.device}
-        return FitSpec(**own | self.fit[method])
+        return found + fit_problems(self.fit, self.lenses)

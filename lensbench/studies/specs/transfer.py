@@ -1,0 +1,35 @@
+"""What a transfer study measures: lenses of one variant of a model, read on the others."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lensbench.errors import Problem
+from lensbench.lens.fitted.place import Method
+from lensbench.models.spec import Dtype
+from lensbench.spec import Device, Spec, repeated
+from lensbench.studies.specs.fits import Fits, fit_problems
+
+
+class TransferSpec(Spec):
+    """May a lens that was fitted to one variant of a model be used on the others?
+
+    Each variant gets a lens of its own, from the same text; both are read on the same held-out
+    documents.
+    """
+
+    models: Annotated[tuple[str, ...], Field(min_length=2, exclude=True)]
+    """Variants of one model (NAME, NAME@8, NAME+ADAPTER): lenses of the first are read on all."""
+    lenses: Annotated[tuple[Method, ...], Field(min_length=1)] = ("linear",)
+    """linear, tuned, ...: each is fitted to every variant."""
+    fit: Fits = {}  # noqa: RUF012 (pydantic copies it)
+    """How: `[fit.linear]`, with options of `lensbench fit` as keys."""
+    dtype: Dtype = None
+    device: Device = None
+
+    def problems(self) -> list[Problem]:
+        """Names that stand twice, and what is wrong with the fits."""
+        found = repeated("models", self.models) + repeated("lenses", self.lenses)
+        return found + fit_problems(self.fit, self.lenses)

@@ -1,0 +1,151 @@
+"""A transfer study: lenses of each variant of a model, and the first one's read on all of them.
+
+The lenses are records of their own, in `lenses/<variant>/<lens>`, each resumable by itself. Every
+variant is a job of the record `transfer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lensbench.checkpoints.ref import FORM, ModelRef, model_refs
+from lensbench.corpora.corpus import Corpus
+from lensbench.errors import InputProblems, Problem
+from lensbench.fitting.quality import measure
+from lensbench.fitting.windows import Window
+from lensbench.lens.base import Final, Lens
+from lensbench.lens.fitted.affine import Affine
+from lensbench.lens.fitted.artifact import FILE, FittedLens, open_lens
+from lensbench.models.adapted import facts_of
+from lensbench.models.load import load_model
+from lensbench.models.model import LensModel
+from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.records.engine import Job, Outcome, Work, make
+from lensbench.records.parts import Part, Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema.fit import TRANSFER
+from lensbench.records.store import RecordStore, folder_name
+from lensbench.studies.fit import corpus_of, fit_lens, parts_of
+from lensbench.studies.specs.fits import fit_spec
+from lensbench.studies.specs.transfer import TransferSpec
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the variants are read with."""
+
+    spec: TransferSpec
+    refs: list[ModelRef]
+    lenses: Mapping[tuple[str, str], FittedLens]  # by lens and variant
+    corpora: Mapping[str, Corpus]  # by lens
+    watch: Watch
+
+    def readings(self, lens: str, variant: ModelRef, model: LensModel) -> dict[str, Lens]:
+        """The variant's own lens, the first variant's (unless it is the same), the logit lens.
+
+        Whatever a lens was fitted to: that is what is measured.
+        """
+        names = {"first": str(self.refs[0]), "own": str(variant)}
+        if names["first"] == names["own"]:
+            del names["first"]
+        fitted: dict[str, Lens] = {
+            reading: Affine(model, self.lenses[lens, name].maps, reading)
+            for reading, name in names.items()
+        }
+        return fitted | {"final": Final(model)}
+
+
+def run(
+    spec: TransferSpec, out: Path, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Fit every lens to every variant, then read each variant by its own and by the first one's.
+
+    Raises what `fit_lens` raises; InputProblems with all that is wrong with the models.
+    """
+    refs, problems = model_refs(spec.models), list[Problem]()
+    _require_variants(refs)
+    folders, lenses = list[Path](), dict[tuple[str, str], FittedLens]()
+    for text, ref in zip(spec.models, refs, strict=True):
+        for lens in spec.lenses:
+            folder = out / "lenses" / folder_name(str(ref)) / lens
+            how = fit_spec(spec.fit, lens, text, spec.dtype, spec.device)
+            problems += fit_lens(how, folder, progress).problems
+            lenses[lens, str(ref)] = open_lens(str(folder), ref.name)
+            folders.append(folder)
+    corpora: dict[str, Corpus] = {
+        lens: corpus_of(fit_spec(spec.fit, lens, refs[0].name, None, None)) for lens in spec.lenses
+    }
+    study = Study(spec, refs, lenses, corpora, progress)
+    store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")
+    fitted = [
+        {"lens": lens, "fitted_to": variant, "lens_sha256": one.record.manifest["checksums"][FILE]}
+        for (lens, variant), one in lenses.items()
+    ]
+    request = Request(
+        store,
+        spec.settings() | {"variants": list(map(str, refs)), "fitted": fitted},
+        facts_of(refs[0], spec.dtype, spec.device),
+    )
+
+    def prepare(record: Recording) -> Work[Study, ModelRef]:
+        first = lenses[spec.lenses[0], str(refs[0])].record.model
+        record.begin({**first, **request.model})
+
+        def finish(parts: Parts) -> Finished:
+            found = list(dict.fromkeys([*problems, *parts.problems]))
+            return Finished(found, facts={"fitted": fitted})
+
+        return Work(study, read, [refs], finish, unit="variants")
+
+    problems = make(request, prepare, progress)
+    return Outcome([store.folder, *folders], problems=problems)
+
+
+def _require_variants(refs: Sequence[ModelRef]) -> None:
+    names = dict.fromkeys(ref.name for ref in refs)
+    if len(names) > 1:
+        what = f"{', '.join(names)} are different models"
+        remedy = f"Give variants of one: {FORM}."
+        raise InputProblems([Problem("models", what, remedy)])
+
+
+def read(study: Study, job: Job[ModelRef]) -> Part:
+    """One variant on the held-out documents of each lens."""
+    spec, ref = study.spec, job.item
+    study.watch(Progress(f"loading {ref}"))
+    model = load_model(ref, dtype=spec.dtype, device=spec.device)
+    rows: list[dict[str, Any]] = []
+    for lens in spec.lenses:
+        study.watch(Progress(f"reading {ref} by its own {lens} lens and by the first variant's"))
+        how = fit_spec(spec.fit, lens, ref.name, spec.dtype, spec.device)
+        windows = parts_of(study.corpora[lens], how, model)[0]["test"]
+        rows += _rows(model, lens, study.readings(lens, ref, model), windows)
+    return Part({"transfer": pa.Table.from_pylist(rows, schema=TRANSFER.schema)})
+
+
+def _rows(
+    model: LensModel, lens: str, readings: Mapping[str, Lens], windows: Sequence[Window]
+) -> Iterator[dict[str, Any]]:
+    """At the layers below the last, where each reading is the model."""
+    sites = [site for site in model.sites() if site.layer < model.n_layers]
+    measured = measure(model, list(readings.values()), sites, windows)
+    for (i, reading), (j, site) in product(enumerate(readings), enumerate(sites)):
+        for k, window in enumerate(windows):
+            n_tokens = int(measured.n_tokens[k])
+            yield {
+                "model": model.name,
+                "lens": lens,
+                "reading": reading,
+                "layer": site.layer,
+                "depth": site.depth(model.n_layers),
+                "document": window.document.sha256,
+                "kl_bits": float(measured.kl_bits[i, j, k] / n_tokens),
+                "top1_agreement": float(measured.top1_agreement[i, j, k] / n_tokens),
+                "n_tokens": n_tokens,
+            }

@@ -1,0 +1,142 @@
+"""Lenses of one variant of a model, read on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lensbench import InputProblems, open_record
+from lensbench.report.build import build_report
+from lensbench.report.transfer.section import tables, verdict
+from lensbench.stats.estimates import Estimate
+from lensbench.studies.analysis import read_analysis, run_analysis
+from lensbench.studies.specs.transfer import TransferSpec
+from tests.harness.files import table_bytes
+from tests.harness.tiny import Case
+
+SIZES = {"tokens": 600, "choose_tokens": 100, "test_tokens": 500, "window": 32}
+
+
+def fits(corpus: Path) -> dict[str, dict[str, Any]]:
+    return {"linear": SIZES | {"corpus": str(corpus), "batch_tokens": 128}}
+
+
+@pytest.fixture(scope="module")
+def study(
+    tiny_case: Callable[[str], Case], corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Of a tiny model in 32 and in 16 bits."""
+    base = tiny_case("llama").folder
+    out = tmp_path_factory.mktemp("transfer")
+    spec = TransferSpec(models=(str(base), f"{base}@16"), fit=fits(corpus))
+    assert run_analysis(spec, out).ok
+    return out
+
+
+def test_a_lens_of_its_own_is_as_good_as_its_own_record_says(study: Path) -> None:
+    rows = open_record(study / "transfer").table("transfer")
+    for variant, own in rows[rows.reading == "own"].groupby("model"):
+        (fit,) = [
+            record
+            for path in study.glob("lenses/*/linear")
+            if (record := open_record(path)).model["name"] == variant
+        ]
+        told = fit.table("fit_quality").set_index(["reading", "layer"])
+        for layer, part in own.groupby("layer"):
+            for column in ("kl_bits", "top1_agreement"):
+                mean = (part[column] * part.n_tokens).sum() / part.n_tokens.sum()
+                assert mean == pytest.approx(told[column]["fitted", layer], rel=1e-4, abs=1e-6)
+
+
+def test_the_other_variants_lens_is_read_on_the_same_documents(study: Path) -> None:
+    rows = open_record(study / "transfer").table("transfer")
+    first, second = rows.model.unique()
+    assert set(rows[rows.model == first].reading) == {"own", "final"}
+    assert set(rows[rows.model == second].reading) == {"own", "first", "final"}
+    read = {key: set(part.document) for key, part in rows.groupby(["model", "reading"])}
+    assert len({frozenset(documents) for documents in read.values()}) == 1
+    pairs = rows[rows.model == second].pivot(
+        index=["layer", "document"], columns="reading", values="kl_bits"
+    )
+    assert (pairs["own"] != pairs["first"]).any()  # another map
+    assert (pairs["own"] - pairs["first"]).abs().max() < (pairs["final"] - pairs["own"]).max()
+
+
+def test_run_again_it_leaves_everything_as_it_is(study: Path, corpus: Path) -> None:
+    before = {path: table_bytes(path.parent) for path in study.rglob("manifest.json")}
+    base = open_record(study / "transfer").settings["variants"][0]
+    assert run_analysis(TransferSpec(models=(base, f"{base}@16"), fit=fits(corpus)), study).ok
+    assert {path: table_bytes(path.parent) for path in before} == before
+
+
+def test_the_report_says_whether_it_may_be_used(study: Path) -> None:
+    build_report([study])
+    text = (study / "transfer" / "report.md").read_text()
+    frame = tables(open_record(study / "transfer").table("transfer"))["variants"].frame
+    assert frame.use.notna().sum() == 1
+    assert frame.use.dropna().iloc[0] in text
+
+
+def of(own: float, first: float, final: float) -> pd.DataFrame:
+    """One layer of 12 documents of different length, each with these figures and a little more."""
+    found = []
+    for reading, bits in {"own": own, "first": first, "final": final}.items():
+        for n in range(12):
+            row = {"model": "b", "lens": "linear", "reading": reading, "layer": 1, "depth": 0.5}
+            kl_bits = bits * (1 + 0.001 * (n % 3))
+            found.append(row | {"document": f"{n}", "kl_bits": kl_bits, "n_tokens": 10 + n})
+    return pd.DataFrame(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "share", "said"),
+    [(2.1, 0.0125, "may be used"), (6.0, 0.5, "may not be used"), (2.0, 0.0, "may be used")],
+)
+def test_the_share_that_is_lost_is_of_the_gain(first: float, share: float, said: str) -> None:
+    (row,) = tables(of(2.0, first, 10.0))["variants"].frame.to_dict("records")
+    assert row["loss_share"].value == pytest.approx(share, abs=1e-9)
+    assert row["loss_bits"].value == pytest.approx(first - 2.0, rel=0.01, abs=1e-9)
+    assert row["use"] == said
+
+
+def test_where_its_own_lens_gains_nothing_no_share_is_said() -> None:
+    (row,) = tables(of(10.0, 10.1, 10.0))["variants"].frame.to_dict("records")
+    assert row["loss_share"].value is None
+    assert (row["loss_share"].reason, row["use"]) == (
+        "its own lens gains nothing",
+        "cannot be told",
+    )
+
+
+def test_an_interval_around_the_bound_tells_nothing() -> None:
+    assert verdict(Estimate(0.1, 0.05, 0.2, 9, 9)) == "cannot be told"
+    assert verdict(Estimate(0.01, None, None, 2, 2, "few")) == "cannot be told"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('models = ["a"]', "models: it is"),
+        ('models = ["smollm2-135m", "smollm2-135m"]', "stands twice"),
+        ('models = ["a", "a@8"]\nlenses = ["raw"]', "lenses: it is 'raw'"),
+        ('models = ["a", "a@8"]\n[fit.tuned]', "fit.tuned: no lens to fit is called so"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_fitted(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "analysis.toml").write_text(f'kind = "transfer"\n{content}\n')
+    with pytest.raises(InputProblems) as caught:
+        read_analysis(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_variants_are_of_one_model(tiny_case: Callable[[str], Case], tmp_path: Path) -> None:
+    models = tuple(str(tiny_case(name).folder) for name in ("llama", "gpt2"))
+    with pytest.raises(InputProblems, match="are different models"):
+        run_analysis(TransferSpec(models=models), tmp_path)
+    assert not list(tmp_path.iterdir())
