@@ -57,3 +57,13 @@ def test_the_adapter_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     outputs = printed("03_adapter_training")
     assert "base again: True, changed: True" in outputs
     assert "peak_learning_rate: 0.001 there, 0.002 now" in outputs
+
+
+def test_the_fitted_lens_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(TINY["llama"], tmp_path / "model", {"max_position_embeddings": 512})
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path / "model"))
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_TOKENS", "900")
+    outputs = printed("04_fitted_lenses")
+    assert "nearer to the model than the logit lens at half depth: True" in outputs
+    assert "it was altered after it was written" in outputs
+    assert "worse at the wrong layers: True" in outputs
