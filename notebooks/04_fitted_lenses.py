@@ -16,9 +16,9 @@
 #
 # The logit lens shows each layer to the model's own head as if it were the last layer. On some
 # models that head is nearly blind until the end, and sure of itself all the same. A *linear lens*
-# (Din et al. 2023) translates first: a matrix and a shift for each layer, found by ridge regression
-# from that layer's states to the last one's. Here one is fitted, measured on text that it has not
-# seen, read with, and then broken on purpose.
+# (Din et al. 2023) translates first: a matrix and a shift for each layer, found by ridge
+# regression from that layer's states to the last one's. Here one is fitted, measured on text that
+# it has not seen, read with, and then broken on purpose.
 
 # %%
 import os
@@ -43,8 +43,8 @@ prompt = lb.Prompt("germany", "The capital of Germany is", answer="Berlin")
 # %% [markdown]
 # ## What the head reads on its own
 #
-# KL(model || lens) is how many bits the lens is away from what the model says in the end; entropy is
-# how unsure the lens is. Far away and sure is the worst of both.
+# KL(model || lens) is how many bits the lens is away from what the model says in the end; entropy
+# is how unsure the lens is. Far away and sure is the worst of both.
 
 # %%
 plain = lb.logit_lens(model, prompt, positions="last").to_pandas()
@@ -64,9 +64,9 @@ quality = record.table("fit_quality")
 px.line(quality, x="depth", y="kl_bits", color="reading", title="KL(model || lens), unseen text")
 
 # %% [markdown]
-# Every curve but *final* (the logit lens) and *fitted* is a control. *Calibration* is the best single
-# number and shift, which turn nothing; *shuffled* is the same fit to the targets of other tokens, where
-# there is nothing to find. A fitted lens reads only what it gains beyond them.
+# Every curve but *final* (the logit lens) and *fitted* is a control. *Calibration* is the best
+# single number and shift, which turn nothing; *shuffled* is the same fit to the targets of other
+# tokens, where there is nothing to find. A fitted lens reads only what it gains beyond them.
 
 # %%
 middle = quality[quality.layer == model.n_layers // 2].set_index("reading")
@@ -77,8 +77,8 @@ print(f"nearer to the model than the logit lens at half depth: {nearer}")
 # %% [markdown]
 # ## Read with it
 #
-# Any place that takes a lens by name takes a lens' folder. Both are read from one forward pass; at the
-# last layer both are the model, which is checked.
+# Any place that takes a lens by name takes a lens' folder. Both are read from one forward pass; at
+# the last layer both are the model, which is checked.
 
 # %%
 both = lb.logit_lens(model, prompt, lens=["final", linear], positions="last").to_pandas()
@@ -107,8 +107,9 @@ except RecordsError as error:
     print("one bit of the file:", error)
 
 # %% [markdown]
-# Read with the map of another layer, the lens is still a matrix and a shift, and its reading is still a
-# distribution. Only the distance from the model says that it is no translation of this layer.
+# Read with the map of another layer, the lens is still a matrix and a shift, and its reading is
+# still a distribution. Only the distance from the model says that it is no translation of this
+# layer.
 
 # %%
 maps = open_lens(str(linear), model.base).maps
