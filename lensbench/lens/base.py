@@ -33,6 +33,10 @@ class Lens:
         """Raises ModelError, or what reading its files raises, where the model lacks its needs."""
         self.readout = model.readout
 
+    def reads(self, site: Site) -> bool:
+        """Whether it is read here; a published lens may know nothing of the embedding."""
+        return True
+
     def transform(
         self, resid: Float[Tensor, "*cell d_model"], site: Site
     ) -> Float[Tensor, "*cell d_model"]:

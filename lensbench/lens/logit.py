@@ -53,6 +53,7 @@ class BatchReadings:
     positions: list[list[int]]  # per prompt
     sites: list[Site]
     lenses: dict[str, dict[str, Tensor]]
+    sites_of: dict[str, list[Site]]  # those of `sites` where a lens is read
     gate_kl_bits: float | None
     problems: list[Problem] = field(default_factory=list)
     stream: Float[Tensor, "site cell d_model"] | None = None  # only if it was to be kept
@@ -86,7 +87,7 @@ def read_batch(
     sites = settings.sites_in(model)
     wanted = [_positions(prompt, settings.positions) for prompt in prompts]
     if not any(wanted):  # such as the earlier positions of one-token prompts
-        return BatchReadings([], [], [], {}, None)
+        return BatchReadings([], [], [], {}, {}, None)
     captured = [*sites, model.final_site] if model.final_site not in sites else sites
     residuals: Residuals | CachedResiduals
     if cache is None:
@@ -99,17 +100,18 @@ def read_batch(
         return _without(model, prompts, settings, broken, cache)
     targets = _targets(prompts, wanted, model.device)
     lenses = {lens_name(given): make_lens(given, model) for given in settings.lenses}
+    own = {name: [at for at in sites if lens.reads(at)] for name, lens in lenses.items()}
     read = {
-        name: _read(model, residuals, sites, lens, targets, settings.top_k)
+        name: _read(model, residuals, own[name], lens, targets, settings.top_k)
         for name, lens in lenses.items()
     }
     for name, lens in lenses.items():
-        read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, sites, targets.answer)
+        read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, own[name], targets.answer)
     if broken := _not_readable(residuals, read):
         return _without(model, prompts, settings, broken, cache)
-    gate_kl = _gate_kl_bits(model, residuals, sites, lenses, read, cache)
+    gate_kl = _gate_kl_bits(model, residuals, own, lenses, read, cache)
     kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
-    return BatchReadings(list(prompts), wanted, sites, read, gate_kl, stream=kept)
+    return BatchReadings(list(prompts), wanted, sites, read, own, gate_kl, stream=kept)
 
 
 def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
@@ -238,7 +240,7 @@ def cell_statistics(
 def _gate_kl_bits(
     model: LensModel,
     residuals: Residuals | CachedResiduals,
-    sites: Sequence[Site],
+    sites: dict[str, list[Site]],
     lenses: dict[str, Lens],
     read: dict[str, dict[str, Tensor]],
     cache: ResidualCache | None,
@@ -254,8 +256,8 @@ def _gate_kl_bits(
     errors = []
     for name, lens in held.items():
         # In half precision what is read is not compared with the model's own, rounded logits.
-        if name in read and model.final_site in sites and not model.readout.rounds:
-            kl_bits = read[name]["kl_bits"][sites.index(model.final_site)]
+        if model.final_site in sites.get(name, ()) and not model.readout.rounds:
+            kl_bits = read[name]["kl_bits"][sites[name].index(model.final_site)]
         else:
             kl_bits = last_layer_kl_bits(model, residuals, lens)
         errors.append(float(kl_bits.max()))
@@ -287,7 +289,7 @@ def _without(
     problems = [not_finite_problem(model, prompts[row]) for row in sorted(broken)]
     rest = [prompt for row, prompt in enumerate(prompts) if row not in broken]
     if not rest:
-        return BatchReadings([], [], [], {}, None, problems)
+        return BatchReadings([], [], [], {}, {}, None, problems)
     readings = read_batch(model, rest, settings, cache)
     return replace(readings, problems=problems + readings.problems)
 

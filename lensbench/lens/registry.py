@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.base import Final, Lens, Next, Raw
-from lensbench.lens.fitted.place import METHODS, fitted_name, is_fitted
+from lensbench.lens.fitted.place import METHODS, fitted_name, holds_no_lens, is_fitted
 from lensbench.spec import nearest
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def unknown_lenses(given: Iterable[str]) -> list[Problem]:
 def known(given: str) -> str:
     """For a spec: the name, if it can be a lens. Raises ValueError with what to do."""
     if not _is_known(given):
+        if why := holds_no_lens(given):
+            raise ValueError(f"{why.capitalize()}.")
         raise ValueError(f"{nearest(given, _names()).rstrip('.')}, or give a lens' folder.")
     return given
 
@@ -73,7 +75,7 @@ def _is_known(given: object) -> bool:
 
 def _unknown(given: object) -> Problem:
     remedy = f"Choose from {', '.join(_names())}, or give a lens' folder."
-    return Problem("lens", f"there is no {given!r}", remedy)
+    return Problem("lens", holds_no_lens(str(given)) or f"there is no {given!r}", remedy)
 
 
 def _names() -> list[str]:

@@ -48,7 +48,8 @@ def _one_lens(
     statistics: dict[str, Any],
     text: TokenText,
 ) -> pa.Table:
-    n_sites = len(readings.sites)
+    sites = readings.sites_of[lens]
+    n_sites = len(sites)
     cells = [
         (prompt, position)
         for prompt, positions in zip(readings.prompts, readings.positions, strict=True)
@@ -70,9 +71,9 @@ def _one_lens(
         "token_id": per_cell([prompt.token_ids[p] for prompt, p in cells]),
         "token": per_cell([text(prompt.token_ids[p]) for prompt, p in cells]),
         "answer_id": per_cell([prompt.answer.id if prompt.answer else None for prompt, _ in cells]),
-        "site": per_site([site.name for site in readings.sites]),
-        "layer": per_site([site.layer for site in readings.sites]),
-        "depth": per_site([site.depth(model.n_layers) for site in readings.sites]),
+        "site": per_site([site.name for site in sites]),
+        "layer": per_site([site.layer for site in sites]),
+        "depth": per_site([site.depth(model.n_layers) for site in sites]),
     }
     for name in measured():
         columns[name] = _numbers(LENS.schema.field(name).type, statistics[name].numpy())

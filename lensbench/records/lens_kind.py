@@ -53,7 +53,7 @@ class LensKind:
 
     `norm` is a key of NORMS; `fitted`: a map that was learnt from data stands before the norm;
     `soft_cap`: the model's own soft cap of the logits is in it; `kl`: which way kl_bits goes;
-    `output`: at the last layer it is the model's own output.
+    `output`: at the last layer it is the model's own output; `first_layer`: below it it reads none.
     """
 
     norm: str | None = None
@@ -62,6 +62,7 @@ class LensKind:
     kl: str | None = None
     output: bool | None = None
     description: str = ""
+    first_layer: int = 0
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> LensKind:

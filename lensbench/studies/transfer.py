@@ -21,7 +21,7 @@ from lensbench.fitting.quality import measure
 from lensbench.fitting.windows import Window
 from lensbench.lens.base import Final, Lens
 from lensbench.lens.fitted.affine import Affine
-from lensbench.lens.fitted.artifact import FILE, FittedLens, open_lens
+from lensbench.lens.fitted.artifact import FILE, FittedLens, open_fitted
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
@@ -76,7 +76,7 @@ def run(
             folder = out / "lenses" / folder_name(str(ref)) / lens
             how = fit_spec(spec.fit, lens, text, spec.dtype, spec.device)
             problems += fit_lens(how, folder, progress).problems
-            lenses[lens, str(ref)] = open_lens(str(folder), ref.name)
+            lenses[lens, str(ref)] = open_fitted(folder)
             folders.append(folder)
     corpora: dict[str, Corpus] = {
         lens: corpus_of(fit_spec(spec.fit, lens, refs[0].name, None, None)) for lens in spec.lenses

@@ -55,6 +55,10 @@ class Affine(Lens):
         """The embedding through each control: what the map says without having seen the prompt."""
         return [control(embedding) for control in self._controls]
 
+    def reads(self, site: Site) -> bool:
+        """Not a layer without a map. A state inside a block is asked for, and refused."""
+        return site.kind not in _MAPPED or site.layer == self._last or site.layer in self._maps
+
     def transform(
         self, resid: Float[Tensor, "*cell d_model"], site: Site
     ) -> Float[Tensor, "*cell d_model"]:

@@ -16,7 +16,8 @@ from safetensors.torch import load, save
 from lensbench.errors import RecordsError
 from lensbench.files import sha256_of
 from lensbench.lens.fitted.affine import Affine, AffineMap
-from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name
+from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name, published_file
+from lensbench.lens.fitted.published import PublishedLens
 from lensbench.models.model import LensModel, require_ref
 from lensbench.records.lens_kind import KL_DIRECTION, OWN, PRECISION, HeldOut
 from lensbench.records.open import open_record
@@ -132,8 +133,8 @@ class FittedLens:
         return Affine(model, self.maps, self.name, list(self.controls.values()))
 
 
-def open_lens(given: str, base: str) -> FittedLens:
-    """A model's fitted lens by its name, or one by its folder.
+def open_lens(given: str, base: str) -> FittedLens | PublishedLens:
+    """A model's fitted lens by its name, or one by its folder, also one that others published.
 
     `base`: the model's name without bits and adapter. Raises RecordsError, with what to do, where
     there is none.
@@ -144,11 +145,18 @@ def open_lens(given: str, base: str) -> FittedLens:
             f"no {given} lens of {base} has been fitted yet. Fit one (minutes): "
             f"lensbench fit {base} --lens {given}"
         )
+    if not (folder / MANIFEST).is_file() and published_file(folder) is not None:
+        return PublishedLens(fitted_name(given), folder)
+    return open_fitted(folder)
+
+
+def open_fitted(folder: Path) -> FittedLens:
+    """One that `lensbench fit` made. Raises RecordsError for another folder."""
     record = open_record(folder)
     if record.kind != "lens_fit":
         what = f"a record of kind {record.kind}, not a fitted lens"
         raise RecordsError(f"{folder}: {what}. Name a folder that `lensbench fit` made.")
-    return FittedLens(fitted_name(given), record)
+    return FittedLens(fitted_name(str(folder)), record)
 
 
 def lens_kinds(lenses: Sequence[str], base: str) -> dict[str, dict[str, Any]]:

@@ -123,7 +123,8 @@ def _complete(written: Written) -> Iterator[Problem]:
     wanted = frozenset(every) if written.foreign else seen | {written.n_layers}
     missing: dict[str, list[str]] = {}
     for (prompt, name), layers in zip(there.index.tolist(), there, strict=True):
-        if absent := sorted(wanted - layers):
+        first = written.kinds[name].first_layer if name in written.kinds else 0
+        if absent := [layer for layer in sorted(wanted - layers) if layer >= first]:
             what = f"layer {_named(map(str, absent))} of lens {name}"
             missing.setdefault(what, []).append(str(prompt))
     for what, names in missing.items():
