@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,7 @@ class Centred:
         xx = moments.xx[layer] / moments.n - torch.outer(mean_x, mean_x)
         return cls(mean_x, mean_y, xx, products / moments.n - torch.outer(mean_x, mean_y))
 
+    @cached_property
     def directions(
         self,
     ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"], Float[Tensor, ""]]:
@@ -51,13 +53,17 @@ class Centred:
         return AffineMap(slope.float(), (self.mean_y - self.mean_x @ slope).float())
 
 
-def ridge(of: Centred, strengths: Sequence[float] = STRENGTHS) -> list[AffineMap]:
+def ridge(
+    of: Centred, strengths: Sequence[float] = STRENGTHS, like: Centred | None = None
+) -> list[AffineMap]:
     """The map of each strength, all from one eigendecomposition.
+
+    `like`: of the same states and other targets, whose decomposition serves.
 
     Dimensions in which no state varies get no weight, at any strength: a layer whose states are all
     alike is read as the mean of the targets.
     """
-    variances, directions, noise = of.directions()
+    variances, directions, noise = (like or of).directions
     turned = directions.T @ of.xy
     maps = []
     for strength in strengths:

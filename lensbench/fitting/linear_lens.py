@@ -66,11 +66,13 @@ def solve(fitter: Fitter, layers: Sequence[int], moments: Moments) -> Solved:
     sites = [fitter.sites[layer] for layer in layers]
     least = fitter.measured(candidates, sites, "choose").mean_kl_bits.argmin(0)
     best = dict(zip(layers, least.tolist(), strict=True))
+    strengths = {layer: STRENGTHS[best[layer]] for layer in layers}
     shuffled = {
-        layer: ridge(Centred.of(moments, place, shuffled=True))[best[layer]]
+        layer: ridge(
+            Centred.of(moments, place, shuffled=True), [strengths[layer]], like=centred[layer]
+        )[0]
         for place, layer in enumerate(layers)
     }
-    strengths = {layer: STRENGTHS[best[layer]] for layer in layers}
     return Solved(
         {layer: tried[layer][best[layer]] for layer in layers},
         {

@@ -21,6 +21,7 @@ from lensbench.prompts.batch import plan_batches
 from lensbench.residuals.capture import Residuals, capture_positions
 
 _BINS = 10  # of confidence
+_PARTS = 6  # of the documents, left out in turn: of each a distribution a lens and layer is kept
 FIRST = 1  # position: of the first token a model makes a state of its own, which no map is for
 
 
@@ -28,16 +29,18 @@ FIRST = 1  # position: of the first token a model makes a state of its own, whic
 class Measured:
     """Sums over tokens, by lens, layer and document; of the model and the lenses' means.
 
-    `calibration_error` is the expected calibration error (Naeini et al. 2015) of the top token as a
-    guess of the text's next one, 0..1, in ten bins of confidence. `marginal_kl_bits` is KL(model ||
-    lens) of the distributions averaged over all tokens: what the lens is biased by.
+    `bins`: of the top token as a guess of the text's next one, by ten bins of its confidence, how
+    many tokens, how many hits and the sum of confidences; see `calibration_error`.
+    `marginal_kl_bits` is KL(model || lens) of the distributions averaged over all tokens: what the
+    lens is biased by; `marginal_left_out` the same with a part of the documents left out.
     """
 
     n_tokens: Int[np.ndarray, " document"]
     kl_bits: Float[np.ndarray, "lens layer document"]
     top1_agreement: Float[np.ndarray, "lens layer document"]
+    bins: Float[np.ndarray, "lens layer document 3 bin"]
     marginal_kl_bits: Float[np.ndarray, "lens layer"]
-    calibration_error: Float[np.ndarray, "lens layer"]
+    marginal_left_out: Float[np.ndarray, "part lens layer"]
 
     @property
     def mean_kl_bits(self) -> Float[np.ndarray, "lens layer"]:
@@ -49,26 +52,40 @@ class _Sums:
     """Running sums of one call of `measure`."""
 
     def __init__(self, n_lenses: int, n_layers: int, n_documents: int, d_vocab: int) -> None:
+        parts = min(_PARTS, n_documents)
+        self.part = torch.arange(n_documents) % parts
         self.n_tokens = torch.zeros(n_documents)
         self.kl_bits = torch.zeros(n_lenses, n_layers, n_documents, dtype=torch.float64)
         self.agree = torch.zeros_like(self.kl_bits)
-        self.lens_mean = torch.zeros(n_lenses, n_layers, d_vocab)
-        self.model_mean = torch.zeros(d_vocab)
-        self.bins = torch.zeros(3, n_lenses, n_layers, _BINS, dtype=torch.float64)
+        self.lens_mean = torch.zeros(parts, n_lenses, n_layers, d_vocab)
+        self.model_mean = torch.zeros(parts, d_vocab)
+        shape = (n_lenses, n_layers, n_documents, 3, _BINS)
+        self.bins = torch.zeros(shape, dtype=torch.float64)
 
     def measured(self) -> Measured:
-        n, hits, confidence = self.bins
-        error = (hits - confidence).abs().sum(-1) / n.sum(-1)
-        p, q = (mean.double() / self.n_tokens.sum() for mean in (self.model_mean, self.lens_mean))
-        tiny = torch.finfo(torch.float64).tiny
-        marginal = (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum(-1) / LN_2
+        parts = len(self.model_mean)
+        left_out = [[i for i in range(parts) if i != part] for part in range(parts)]
         return Measured(
             self.n_tokens.long().numpy(),
             self.kl_bits.numpy(),
             self.agree.numpy(),
-            marginal.numpy(),
-            error.numpy(),
+            self.bins.numpy(),
+            self._marginal(list(range(parts))),
+            np.stack([self._marginal(kept) for kept in left_out if kept] or [self._marginal([0])]),
         )
+
+    def _marginal(self, kept: list[int]) -> Float[np.ndarray, "lens layer"]:
+        """KL of the distributions averaged over the tokens of some parts, lens by lens."""
+        tiny = torch.finfo(torch.float64).tiny
+        p = torch.stack([self.model_mean[part].double() for part in kept]).sum(0)
+        p /= p.sum()
+        log_p = p.clamp(min=tiny).log()
+        found = np.empty(self.kl_bits.shape[:2])
+        for i, j in np.ndindex(*found.shape):
+            q = self.lens_mean[kept, i, j].double().sum(0)
+            log_q = (q / q.sum()).clamp(min=tiny).log()
+            found[i, j] = float((p * (log_p - log_q)).sum()) / LN_2
+        return found
 
 
 def measure(
@@ -111,19 +128,25 @@ def _read(
         probs, best = p.exp(), p.argmax(-1).cpu()
         own, following = documents[cells], nexts[cells]
         sums.n_tokens.index_add_(0, own, torch.ones(len(own)))
-        sums.model_mean += probs.sum(0).cpu()
+        sums.model_mean.index_add_(0, sums.part[own], probs.cpu())
         for (i, lens), (j, site) in product(enumerate(lenses), enumerate(sites)):
             q = torch.log_softmax(lens.logits(residuals.at(site)[cells], site), dim=-1)
             kl = ((p - q).mul_(probs).sum(-1) / LN_2).double().cpu()
             sums.kl_bits[i, j].index_add_(0, own, kl)
             confidence, top = (each.cpu() for each in q.exp_().max(-1))
             sums.agree[i, j].index_add_(0, own, (top == best).double())
-            sums.lens_mean[i, j] += q.sum(0).cpu()
+            sums.lens_mean[:, i, j].index_add_(0, sums.part[own], q.cpu())
             known = following >= 0
             bins = (confidence * _BINS).long().clamp(max=_BINS - 1)[known]
             hits = (top == following)[known].double()
             for row, values in enumerate((torch.ones_like(hits), hits, confidence[known].double())):
-                sums.bins[row, i, j].index_add_(0, bins, values)
+                sums.bins[i, j, :, row].index_put_((own[known], bins), values, accumulate=True)
+
+
+def calibration_error(bins: Float[np.ndarray, "*item 3 bin"]) -> Float[np.ndarray, "*item"]:
+    """The expected calibration error (Naeini et al. 2015), 0..1, from sums of `Measured.bins`."""
+    n, hits, confidence = np.moveaxis(bins, -2, 0)
+    return np.abs(hits - confidence).sum(-1) / n.sum(-1)
 
 
 def _groups(n: int, size: int) -> Iterator[slice]:

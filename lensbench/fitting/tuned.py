@@ -78,7 +78,7 @@ class White:
     @classmethod
     def of(cls, centred: Centred, strength: float) -> White:
         """Of the moments of a layer."""
-        variances, directions, noise = centred.directions()
+        variances, directions, noise = centred.directions
         scales = (variances + strength * variances.mean()).rsqrt()
         turn = directions * torch.where(variances > noise, scales, 0.0)
         return cls(centred.mean_x.float(), turn.float())

@@ -15,10 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from lensbench import InputProblems, logit_lens, open_record
 from lensbench.errors import ModelError, RecordsError
+from lensbench.fitting.quality import Measured
 from lensbench.fitting.spec import FitSpec
+from lensbench.fitting.tables import quality_table
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
+from lensbench.models.sites import Site
+from lensbench.report.fit.section import share_verdict
+from lensbench.stats.estimates import Estimate
 from lensbench.studies.cache import run_cache
 from lensbench.studies.cached import run_cached
 from lensbench.studies.fit import fit_lens
@@ -91,7 +96,7 @@ def test_the_figures_are_those_of_a_loop_over_documents(
     file, frames = load_file(folder / FILE), tables(folder)
     documents, quality = frames["fit_documents"], frames["fit_quality"]
     texts = {path.name: path.read_text() for path in corpus.iterdir()}
-    kl: dict[tuple[str, int], list[torch.Tensor]] = {}
+    read: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for row in documents[documents.part == "test"].itertuples():
         ids = case.model.tokenizer(texts[row.source.split(",")[0]]).input_ids[: row.n_tokens]
         states, logits = pass_of(case, ids)
@@ -102,14 +107,83 @@ def test_the_figures_are_those_of_a_loop_over_documents(
             for name, own in {"fitted": (slope, shift), "final": identity}.items():
                 mapped = states[layer][1:] @ own[0] + own[1]
                 q = bits(head_of_hugging_face(case, mapped).detach())
-                kl.setdefault((name, layer), []).append((p.exp2() * (p - q)).sum(-1))
-    for (name, layer), values in kl.items():
+                own_read = (p.exp2().numpy(), q.exp2().numpy(), np.array(ids[2:]))
+                read.setdefault((name, layer), []).append(own_read)
+    assert {name for name, _ in read} == {"fitted", "final"}
+    for (name, layer), own_reads in read.items():
         row = quality[(quality.reading == name) & (quality.layer == layer)].iloc[0]
-        every = torch.cat(values)
-        assert row.n_tokens == len(every)
-        assert row.n_documents == len(values)
-        assert row.kl_bits == pytest.approx(float(every.mean()), rel=1e-3)
+        ps, qs = (np.concatenate([one[i] for one in own_reads]) for i in (0, 1))
+        assert (row.n_tokens, row.n_documents) == (len(ps), len(own_reads))
+        assert row.kl_bits == pytest.approx((ps * np.log2(ps / qs)).sum(1).mean(), rel=1e-3)
         assert row.kl_bits_low < row.kl_bits < row.kl_bits_high
+        agree = (ps.argmax(1) == qs.argmax(1)).mean()
+        assert row.top1_agreement == pytest.approx(agree, abs=1.5 / len(ps))
+        assert row.marginal_kl_bits == pytest.approx(marginal_kl_bits(ps, qs), rel=1e-3)
+        known = [(q[: len(after)], after) for _, q, after in own_reads]
+        error = calibration_error(
+            np.concatenate([q for q, _ in known]), np.concatenate([a for _, a in known])
+        )
+        assert row.calibration_error == pytest.approx(error, abs=2e-3)
+        assert row.calibration_error_low <= row.calibration_error <= row.calibration_error_high
+        parts = [
+            np.concatenate([one[i] for k, one in enumerate(own_reads) if k % 6 != out])
+            for out in range(6)
+            for i in (0, 1)
+        ]
+        left_out = [marginal_kl_bits(*parts[2 * k : 2 * k + 2]) for k in range(6)]
+        half = 2.5706 * (5 * np.var(left_out)) ** 0.5  # Student's quantile, 5 degrees of freedom
+        assert row.marginal_kl_bits_high - row.marginal_kl_bits == pytest.approx(half, rel=0.02)
+
+
+def marginal_kl_bits(ps: np.ndarray, qs: np.ndarray) -> float:
+    p, q = ps.mean(0), qs.mean(0)
+    return float((p * np.log2(p / q)).sum())
+
+
+def calibration_error(q: np.ndarray, following: np.ndarray) -> float:
+    """Ten bins of confidence of equal width: |hits - confidence|, weighted by tokens."""
+    confidence, hits = q.max(1), q.argmax(1) == following
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    gaps = [abs(hits[bins == b].sum() - confidence[bins == b].sum()) for b in range(10)]
+    return float(sum(gaps) / len(q))
+
+
+def test_the_share_of_scale_and_bias_is_that_of_the_gain(llama: Case, linear: Fit) -> None:
+    quality = tables(linear(llama))["fit_quality"].set_index(["reading", "layer"])
+    told = quality.calibration_share.dropna()
+    assert set(told.index.get_level_values("reading")) <= {"fitted"}
+    for layer in range(llama.model.n_layers):
+        final, own, plain = (
+            quality.kl_bits[name, layer] for name in ("final", "fitted", "calibration")
+        )
+        row = quality.loc[("fitted", layer)]
+        if not np.isnan(row.calibration_share):
+            assert row.calibration_share == pytest.approx((final - plain) / (final - own))
+            assert row.calibration_share_low < row.calibration_share < row.calibration_share_high
+    assert len(told)
+    assert np.isnan(quality.calibration_share["fitted", llama.model.n_layers])  # the model itself
+
+
+@pytest.mark.parametrize("turned", (False, True))
+def test_a_layer_that_only_lacks_scale_and_bias_is_calibration_only(
+    llama: Case, turned: bool
+) -> None:
+    """Ten documents: a lens that gains 4 bits, of which scale and bias gain 3.6, or 0.4."""
+    n, noise = 10, np.random.default_rng(0).normal(0, 0.05, (3, 1, 10))
+    kl = np.array([1.0, 4.6 if turned else 1.4, 5.0])[:, None, None] + noise
+    bins = np.ones((3, 1, n, 3, 10))
+    same = np.ones((3, 1))
+    measured = Measured(
+        np.full(n, 100), 100 * kl, 50 * np.ones_like(kl), bins, same, np.ones((6, 3, 1))
+    )
+    readings = ["fitted", "calibration", "final"]
+    sites = [Site("embed", 0)]
+    table = quality_table(llama.model, readings, sites, measured, {}).to_pandas()
+    share = table.set_index("reading").calibration_share["fitted"]
+    assert share == pytest.approx(0.1 if turned else 0.9, abs=0.03)
+    low, high = (table[f"calibration_share_{end}"][0] for end in ("low", "high"))
+    verdict = share_verdict(Estimate(share, low, high, n, n))
+    assert verdict == ("translation" if turned else "calibration only")
 
 
 def test_no_document_is_in_two_parts(llama: Case, linear: Fit) -> None:

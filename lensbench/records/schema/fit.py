@@ -7,6 +7,17 @@ from lensbench.records.schema.every import PROBLEMS
 
 _NO_INTERVAL = "too few documents for one"
 
+
+def _measured(name: str, meaning: str, unit: str, null: str = "") -> tuple[Column, ...]:
+    """A number with its interval; `null`: what null means of the number itself."""
+    why = f"{null}, or {_NO_INTERVAL}" if null else _NO_INTERVAL
+    ends = (
+        Column(f"{name}_{end}", F64, "of its 95 % interval over documents", unit, why, 3)
+        for end in ("low", "high")
+    )
+    return (Column(name, F64, meaning, unit, null, 3 if null else 1), *ends)
+
+
 FIT_DOCUMENTS = Table(
     "fit_documents",
     "one row per document of the corpus that was read",
@@ -35,18 +46,20 @@ FIT_QUALITY = Table(
         Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
         Column("depth", F64, "layer / n_layers", "0..1"),
         Column("strength", F64, "of the ridge", "share of the mean variance", "no fit"),
-        Column("kl_bits", F64, "KL(model || reading), mean over tokens", "bits"),
-        Column("kl_bits_low", F64, "of its 95 % interval over documents", "bits", _NO_INTERVAL),
-        Column("kl_bits_high", F64, "of its 95 % interval over documents", "bits", _NO_INTERVAL),
-        Column("top1_agreement", F64, "tokens where the model has the same top token", "0..1"),
-        Column("top1_agreement_low", F64, "of its 95 % interval", "0..1", _NO_INTERVAL),
-        Column("top1_agreement_high", F64, "of its 95 % interval", "0..1", _NO_INTERVAL),
-        Column("marginal_kl_bits", F64, "KL of the distributions averaged over tokens", "bits"),
-        Column(
+        *_measured("kl_bits", "KL(model || reading), mean over tokens", "bits"),
+        *_measured("top1_agreement", "tokens where the model has the same top token", "0..1"),
+        *_measured("marginal_kl_bits", "KL of the distributions averaged over tokens", "bits"),
+        *_measured(
             "calibration_error",
-            F64,
             "expected calibration error of the top token as a guess of the text's next, 10 bins",
             "0..1",
+        ),
+        *_measured(
+            "calibration_share",
+            "how much of what the fitted lens gains over the logit lens scale and bias alone gain: "
+            "(KL of final - KL of calibration) / (KL of final - KL of fitted)",
+            "0..1; beyond it where one of the two loses",
+            "another reading, or the interval of the gain holds 0",
         ),
         Column("n_tokens", I32, "tokens", "tokens"),
         Column("n_documents", I32, "documents", "documents"),

@@ -28,10 +28,18 @@ READINGS = {  # how each is called in a report, and drawn
 _DASHES: dict[str, Dash] = dict(
     zip(READINGS, ("dash", "solid", "dash", "solid", "dashdot", "dot"), strict=True)
 )
+_BY_DOCUMENT = (
+    "kl_bits",
+    "top1_agreement",
+    "marginal_kl_bits",
+    "calibration_error",
+    "calibration_share",
+)
 _MEASURES = {
     "kl_bits": "KL(model ‖ lens) (bits)",
     "top1_agreement": "same top token as the model",
 }
+_NO_GAIN = "no gain over the logit lens, as far as can be told"
 _SENTENCE = "Means over held-out tokens; intervals over documents."
 _DEPTH = Axis("depth", percent=True)
 
@@ -68,8 +76,10 @@ def tables(record: Record) -> dict[str, Table]:
     documents = record.table("fit_documents")
     parts = documents.groupby("part", sort=False)["n_tokens"].agg(["size", "sum"]).reset_index()
     parts.columns = pd.Index(["part", "documents", "tokens"])
+    measured = quality(record)
     shown = {
-        "quality": ("Held-out quality by layer", quality(record)),
+        "quality": ("Held-out quality by layer", measured.drop(columns="calibration_share")),
+        "calibration": ("How much is scale and bias alone", calibration(measured)),
         "corpus": ("What was read of the corpus", parts),
     }
     if training := record.manifest.get("training"):
@@ -81,7 +91,7 @@ def tables(record: Record) -> dict[str, Table]:
 def quality(record: Record) -> pd.DataFrame:
     """One row per reading x layer, numbers with an interval as one Estimate each."""
     frame = record.table("fit_quality").drop(columns=["model"])
-    for column in _MEASURES:
+    for column in _BY_DOCUMENT:
         values = zip(
             frame[column],
             frame[f"{column}_low"],
@@ -94,7 +104,31 @@ def quality(record: Record) -> pd.DataFrame:
     return frame.assign(reading=frame["reading"].map(READINGS))
 
 
+def calibration(quality: pd.DataFrame) -> pd.DataFrame:
+    """By layer below the last, how much of the fitted lens' gain is scale and bias, and a verdict.
+
+    Most of it is where the whole interval lies above one half.
+    """
+    below = quality["layer"] < quality["layer"].max()
+    rows = quality[below & (quality["reading"] == READINGS["fitted"])]
+    frame = rows[["layer", "depth", "calibration_share"]].reset_index(drop=True)
+    return frame.assign(verdict=frame["calibration_share"].map(share_verdict))
+
+
+def share_verdict(share: Estimate) -> str:
+    """Whether a gain is scale and bias for the most part."""
+    if share.value is None:
+        return "no gain" if share.reason == _NO_GAIN else "cannot tell"
+    if share.low is None or share.high is None:
+        return "cannot tell"
+    if share.low > 0.5:
+        return "calibration only"
+    return "translation" if share.high < 0.5 else "cannot tell"
+
+
 def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
+    if numbers.is_missing(value):
+        return Estimate(None, None, None, n, n, _NO_GAIN)
     if numbers.is_missing(low):
         return Estimate(value, None, None, n, n, f"{n} documents: too few for an interval")
     return Estimate(value, low, high, n, n)
