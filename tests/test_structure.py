@@ -30,11 +30,11 @@ BOTTOM = {"errors", "files", "json_text", "escape", "progress", "spec", "version
 ROOMS = (
     "checkpoints",
     "prompts",
-    "corpora",
     "records",
     "stats",
     "quantized",
     "models",
+    "corpora",
     "residuals",
     "lens",
     "fitting",
@@ -60,6 +60,7 @@ MAY_IMPORT["report"] = BOTTOM | {"records", "stats"}  # reports are rebuilt with
 MAY_IMPORT["checkpoints"] = BOTTOM
 MAY_IMPORT["prompts"] = BOTTOM
 MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for bits and adapters
+MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 MAY_IMPORT["attention"] = BOTTOM | {"prompts", "models", "residuals"}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lensbench.corpora.facts import stated
 from lensbench.corpora.files import text_files
@@ -13,6 +14,7 @@ from lensbench.corpora.python_docs import python_docs
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.prompt import Prompt
 
+WRITTEN = "model"  # text that the model writes itself: see `written`
 SHIPPED: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {"python-docs": python_docs}
 
 
@@ -30,7 +32,8 @@ class Corpus:
     """Documents without repetitions, shuffled by their hashes: the same texts, the same order.
 
     `n_with_facts` documents were left out because a fact that is asked about stands in them,
-    `n_facts` different ones in all. `problems` are files that could not be read.
+    `n_facts` different ones in all. `problems` are files that could not be read. `origin`: how the
+    texts came about, where more than the name says so.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Corpus:
     n_with_facts: int
     n_facts: int
     problems: tuple[Problem, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -62,7 +66,8 @@ def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
         texts, problems = text_files(Path(given))
     else:
         what = f"there is no corpus, file or folder {given!r}"
-        remedy = f"Name one of {', '.join(SHIPPED)}, a .txt or .md file, or a folder of them."
+        names = ", ".join((*SHIPPED, WRITTEN))
+        remedy = f"Name one of {names}, a .txt or .md file, or a folder of them."
         raise InputProblems([Problem("corpus", what, remedy)])
     return gathered(given if given in SHIPPED else Path(given).name, texts, facts, problems)
 

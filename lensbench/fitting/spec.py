@@ -26,8 +26,8 @@ class FitSpec(Spec):
     derivative of the last layer's states by each layer's (Gurnee et al. 2026), 2 x parameters x
     width operations a token: half an hour on smollm2-135m with one core."""
     corpus: Annotated[str, Field(exclude=True)] = "python-docs"
-    """python-docs (what the installed Python says about itself), a text file, or a folder of
-    .txt, .md and .rst."""
+    """python-docs (what the installed Python says about itself), model or model:SEED (what the
+    model itself writes, at temperature 1), a text file, or a folder of .txt, .md and .rst."""
     tokens: Count | None = None
     """Tokens that the maps are fitted to. Default: 30,000, of a jacobian lens 1,280 (ten texts; it
     gains little beyond a hundred)."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lensbench.corpora.corpus import Corpus, Document
+from lensbench.corpora.reading import SHORTEST, read_tokens
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.encode import Encoder
-from lensbench.prompts.prompt import Prompt
 
 Part = Literal["fit", "choose", "test"]  # maps are fitted, strengths are chosen, figures are made
-_SHORTEST = 16  # tokens: a window holds some context
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,10 @@ def _windows(
     corpus: Corpus, encoder: Encoder, window: int, problems: list[Problem]
 ) -> Iterator[Window]:
     for document in corpus.documents:
-        # Ten characters a token are more than any text has; a longer one is read at its start.
-        text = document.text[: 10 * window]
         try:
-            ids = encoder.encode(Prompt(id=document.source, prompt=text)).token_ids[:window]
+            ids = read_tokens(document.source, document.text, encoder, window)
         except InputProblems as error:
             problems += error.problems
             continue
-        if len(ids) >= _SHORTEST:
+        if len(ids) >= SHORTEST:
             yield Window(document, ids)

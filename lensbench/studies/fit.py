@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
+from lensbench.corpora.written import Writer, written_corpus, written_seed
 from lensbench.errors import Problem
 from lensbench.fitting.method import Fitter, finished
 from lensbench.fitting.methods import METHODS
@@ -39,8 +42,8 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         RecordsError: another lens is there, or the disk cannot hold this one.
     """
     ref = ModelRef.of(spec.model)
-    watch(Progress("reading the corpus"))
-    corpus = corpus_of(spec)
+    loaded = cache(lambda: load_model(ref, dtype=spec.dtype, device=spec.device))
+    corpus = corpus_of(spec, loaded, watch)
     watch(Progress(f"hashing the weights of {ref}"))
     store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
     request = Request(
@@ -51,7 +54,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
 
     def prepare(record: Recording) -> Work[Fitter, Any]:
         watch(Progress(f"loading {ref}"))
-        model = load_model(ref, dtype=spec.dtype, device=spec.device)
+        model = loaded()
         windows, unread = parts_of(corpus, spec, model)
         watch(Progress(f"testing the gate of {ref}"))
         shown = [window.token_ids for window in windows["test"][:2]]
@@ -82,10 +85,23 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
     return Outcome([store.folder], problems=problems)
 
 
-def corpus_of(spec: FitSpec) -> Corpus:
-    """The corpus of a fit, without the facts of the shipped prompt sets."""
+def corpus_of(spec: FitSpec, loaded: Callable[[], LensModel], watch: Watch = ignore) -> Corpus:
+    """The corpus of a fit, without the facts of the shipped prompt sets.
+
+    `loaded` gives the model, should it have to write the corpus itself.
+    """
+    watch(Progress("reading the corpus"))
     facts = [prompt for name in shipped() for prompt in load_prompts(name).prompts]
-    return load_corpus(spec.corpus, facts)
+    seed = written_seed(spec.corpus)
+    if seed is None:
+        return load_corpus(spec.corpus, facts)
+    ref = ModelRef.of(spec.model)
+    decides = facts_of(ref, spec.dtype, spec.device) | {"dtype": spec.dtype, "device": spec.device}
+    writer = Writer(str(ref), decides, loaded, seed, spec.window)
+    wanted = _wanted(spec)
+    # A part that is full is so by less than a window.
+    n_tokens = sum(wanted.values()) + len(wanted) * spec.window
+    return written_corpus(writer, n_tokens, facts, watch)
 
 
 def parts_of(
@@ -95,14 +111,14 @@ def parts_of(
 
     Raises InputProblems for a corpus that is too small.
     """
-    wanted: dict[Part, int] = {
-        "fit": spec.n_tokens,
-        "choose": spec.choose_tokens,
-        "test": spec.test_tokens,
-    }
     # A text is read from its beginning, so it may be longer than the context.
     encoder = Encoder(model.tokenizer, sys.maxsize, d_vocab=model.d_vocab)
-    return cut(corpus, encoder, min(spec.window, model.n_ctx), wanted)
+    return cut(corpus, encoder, min(spec.window, model.n_ctx), _wanted(spec))
+
+
+def _wanted(spec: FitSpec) -> dict[Part, int]:
+    """Tokens of each part of the corpus."""
+    return {"fit": spec.n_tokens, "choose": spec.choose_tokens, "test": spec.test_tokens}
 
 
 def _facts(corpus: Corpus) -> dict[str, object]:
@@ -113,5 +129,6 @@ def _facts(corpus: Corpus) -> dict[str, object]:
             "n_documents": len(corpus.documents),
             "n_with_facts": corpus.n_with_facts,
             "n_facts": corpus.n_facts,
+            **corpus.origin,
         }
     }

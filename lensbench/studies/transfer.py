@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,11 @@ def run(
             lenses[lens, str(ref)] = open_fitted(folder)
             folders.append(folder)
     corpora: dict[str, Corpus] = {
-        lens: corpus_of(fit_spec(spec.fit, lens, refs[0].name, None, None)) for lens in spec.lenses
+        lens: corpus_of(
+            fit_spec(spec.fit, lens, spec.models[0], spec.dtype, spec.device),
+            partial(load_model, refs[0], dtype=spec.dtype, device=spec.device),
+        )
+        for lens in spec.lenses
     }
     study = Study(spec, refs, lenses, corpora, progress)
     store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")

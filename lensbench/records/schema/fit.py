@@ -96,7 +96,8 @@ KINDS = (
             Entry(
                 "corpus",
                 "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out, which "
-                "state `n_facts` different facts",
+                "state `n_facts` different facts; `written` (seed, temperature, window) where the "
+                "model wrote it itself",
                 type="object",
             ),
             Entry(
