@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from lensbench.fitting.linear import STRENGTHS, Centred, calibration, ridge
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
-from lensbench.fitting.tables import documents_table
+from lensbench.fitting.tables import documents_table, quality_table
 from lensbench.fitting.windows import Window
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
 
 MOST_JOBS = 8  # so much of the work is lost at most when a fit is interrupted
+UNTRAINED = "untrained"  # the control that reads a model which has learnt nothing
 _DISK_BYTES = 20e9  # for what all jobs leave, until the fit is finished
 
 
@@ -81,6 +84,21 @@ def solve(fitter: Fitter, layers: Sequence[int], moments: Moments) -> Solved:
         },
         {"fitted": strengths, "shuffled": strengths},
     )
+
+
+def control_quality(fitter: Fitter) -> pa.Table:
+    """The figures of the linear lens of the fitter's source, below the last layer.
+
+    From the states of an untrained model: how much of the model's output the map alone can compute
+    of what stands before (Hewitt & Liang 2019, arXiv 1909.03368).
+    """
+    model, sites = fitter.model, fitter.sites
+    states = fitter.states(fitter.windows["fit"], sites)
+    moments = Moments.of(states, model.n_layers, model.d_model, seed=0)
+    solved = solve(fitter, range(model.n_layers), moments)
+    measured = fitter.measured({UNTRAINED: solved.lens}, sites[:-1], "test")
+    strengths = {UNTRAINED: solved.strengths["fitted"]}
+    return quality_table(model, [UNTRAINED], sites[:-1], measured, strengths)
 
 
 def _solved(fitter: Fitter, parts: Parts) -> Solved:

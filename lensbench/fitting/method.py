@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import pyarrow as pa
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.artifact import CONTROLS, FILE, to_bytes
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
+from lensbench.models.untrained import untrained
 from lensbench.progress import Progress, Watch
 from lensbench.prompts.batch import plan_batches
 from lensbench.records.engine import Job
@@ -38,6 +41,7 @@ class Fitter:
     model: LensModel
     spec: FitSpec
     windows: Mapping[CorpusPart, Sequence[Window]]
+    source: LensModel | None = None  # whose states below the last are read; None: the model's own
 
     @property
     def sites(self) -> list[Site]:
@@ -47,12 +51,20 @@ class Fitter:
     def states(
         self, windows: Sequence[Window], sites: Sequence[Site]
     ) -> Iterator[Float[Tensor, "site cell d_model"]]:
-        """The states of every token but each window's first, a forward pass at a time."""
+        """The states of every token but each window's first, a forward pass at a time.
+
+        With a `source` all but those of the last site are its own.
+        """
         lengths = [len(window.token_ids) for window in windows]
         for items in plan_batches(lengths, self.spec.batch_tokens, self.model.rope_switch):
             ids = [windows[item].token_ids for item in items]
             positions = [range(FIRST, len(one)) for one in ids]
-            yield capture_positions(self.model, ids, positions, sites).stream.cpu()
+            if self.source is None:
+                yield capture_positions(self.model, ids, positions, sites).stream.cpu()
+            else:
+                own = capture_positions(self.source, ids, positions, sites[:-1])
+                last = capture_positions(self.model, ids, positions, sites[-1:])
+                yield torch.cat([own.stream.cpu(), last.stream.cpu()])
 
     def measured(
         self, maps: Mapping[str, Maps], sites: Sequence[Site], part: CorpusPart, *others: Lens
@@ -60,7 +72,7 @@ class Fitter:
         """What lenses of these maps are worth on a part of the corpus, and other lenses."""
         lenses: list[Lens] = [Affine(self.model, own, name) for name, own in maps.items()]
         windows, size = self.windows[part], self.spec.batch_tokens
-        return measure(self.model, [*lenses, *others], sites, windows, size)
+        return measure(self.model, [*lenses, *others], sites, windows, size, self.source)
 
 
 @dataclass(frozen=True)
@@ -84,18 +96,31 @@ class Method(Generic[Item]):
     size: Callable[[Item], int]  # of a job, in units
 
 
-def finished(method: Method[Any], fitter: Fitter, parts: Parts, watch: Watch) -> Finished:
-    """The lens' file and tables, from the parts of all jobs."""
+def finished(
+    method: Method[Any],
+    fitter: Fitter,
+    parts: Parts,
+    watch: Watch,
+    control: Callable[[Fitter], pa.Table] | None = None,
+) -> Finished:
+    """The lens' file and tables, from the parts of all jobs.
+
+    `control`: the figures of a lens that is fitted to the states of an untrained model.
+    """
     model, sites = fitter.model, fitter.sites
     watch(Progress("making the maps of all layers"))
     solved = method.solved(fitter, parts)
     watch(Progress("measuring on held-out text"))
     maps = {"fitted": solved.lens, **solved.others}
     measured = fitter.measured(maps, sites, "test", Final(model))
-    quality = quality_table(model, [*maps, "final"], sites, measured, solved.strengths)
+    quality = [quality_table(model, [*maps, "final"], sites, measured, solved.strengths)]
+    if control is not None and not fitter.spec.no_untrained:
+        watch(Progress("fitting the control to an untrained model"))
+        quality.append(control(replace(fitter, source=untrained(model))))
+    documents = documents_table(model.name, fitter.windows)
     return Finished(
         parts.problems,
-        {"fit_documents": documents_table(model.name, fitter.windows), "fit_quality": quality},
+        {"fit_documents": documents, "fit_quality": pa.concat_tables(quality)},
         files={FILE: to_bytes(solved.lens), CONTROLS: to_bytes(guesses(maps))},
         facts=solved.facts,
     )

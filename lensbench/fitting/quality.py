@@ -94,10 +94,11 @@ def measure(
     sites: Sequence[Site],
     windows: Sequence[Window],
     batch_tokens: int = 512,
+    source: LensModel | None = None,
 ) -> Measured:
     """Read every token but the first of each window through every lens, at every site.
 
-    One forward pass for all lenses.
+    One forward pass for all lenses; with a `source` one more, of the model whose states they read.
     """
     sums = _Sums(len(lenses), len(sites), len(windows), model.d_vocab)
     lengths = [len(window.token_ids) for window in windows]
@@ -106,11 +107,14 @@ def measure(
         wanted = [range(FIRST, len(one)) for one in ids]
         captured = [*sites, model.final_site] if model.final_site not in sites else list(sites)
         residuals = capture_positions(model, ids, wanted, captured)
+        states = residuals
+        if source is not None:
+            states = capture_positions(source, ids, wanted, sites)
         following = [(*one[FIRST + 1 :], -1) for one in ids]
         documents = torch.tensor([i for i, p in zip(items, wanted, strict=True) for _ in p])
         nexts = torch.tensor([token for own in following for token in own])
         with torch.inference_mode():
-            _read(model, lenses, sites, residuals, documents, nexts, sums)
+            _read(model, lenses, sites, residuals, states, documents, nexts, sums)
     return sums.measured()
 
 
@@ -119,6 +123,7 @@ def _read(
     lenses: Sequence[Lens],
     sites: Sequence[Site],
     residuals: Residuals,
+    states: Residuals,
     documents: Int[Tensor, " cell"],
     nexts: Int[Tensor, " cell"],
     sums: _Sums,
@@ -130,7 +135,7 @@ def _read(
         sums.n_tokens.index_add_(0, own, torch.ones(len(own)))
         sums.model_mean.index_add_(0, sums.part[own], probs.cpu())
         for (i, lens), (j, site) in product(enumerate(lenses), enumerate(sites)):
-            q = torch.log_softmax(lens.logits(residuals.at(site)[cells], site), dim=-1)
+            q = torch.log_softmax(lens.logits(states.at(site)[cells], site), dim=-1)
             kl = ((p - q).mul_(probs).sum(-1) / LN_2).double().cpu()
             sums.kl_bits[i, j].index_add_(0, own, kl)
             confidence, top = (each.cpu() for each in q.exp_().max(-1))

@@ -39,6 +39,9 @@ class FitSpec(Spec):
     """Tokens that are read of a document, from its beginning."""
     batch_tokens: Count = 512
     """Tokens in one forward pass."""
+    no_untrained: bool = False
+    """Leave out the control that is fitted to a model of this shape with random weights: it takes
+    two passes over the text and the memory of a second model."""
     start: Literal["linear", "identity"] = "linear"
     """Of a tuned lens: the map that its training begins with."""
     learning_rate: Annotated[Positive, Field(le=1)] = 3e-4

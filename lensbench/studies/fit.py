@@ -9,10 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lensbench.checkpoints.devices import require_fit
+from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
 from lensbench.corpora.written import Writer, written_corpus, written_seed
-from lensbench.errors import Problem
+from lensbench.errors import ModelError, Problem
+from lensbench.fitting.linear_lens import control_quality
 from lensbench.fitting.method import Fitter, finished
 from lensbench.fitting.methods import METHODS
 from lensbench.fitting.spec import FitSpec
@@ -55,6 +58,8 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
     def prepare(record: Recording) -> Work[Fitter, Any]:
         watch(Progress(f"loading {ref}"))
         model = loaded()
+        if not spec.no_untrained:
+            _require_room(model, ref)
         windows, unread = parts_of(corpus, spec, model)
         watch(Progress(f"testing the gate of {ref}"))
         shown = [window.token_ids for window in windows["test"][:2]]
@@ -64,7 +69,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         fitter, method = Fitter(model, spec, windows), METHODS[spec.method]
 
         def finish(parts: Parts) -> Finished:
-            made = finished(method, fitter, parts, watch)
+            made = finished(method, fitter, parts, watch, control_quality)
             return replace(
                 made,
                 problems=[*corpus.problems, *unread, *made.problems],
@@ -119,6 +124,17 @@ def parts_of(
 def _wanted(spec: FitSpec) -> dict[Part, int]:
     """Tokens of each part of the corpus."""
     return {"fit": spec.n_tokens, "choose": spec.choose_tokens, "test": spec.test_tokens}
+
+
+def _require_room(model: LensModel, ref: ModelRef) -> None:
+    """Raise ModelError, before anything is fitted, where there is none for an untrained model."""
+    try:
+        require_fit(count_parameters(open_config(ref.folder)), model.dtype, str(model.device))
+    except ModelError as error:
+        raise ModelError(
+            f"the control of an untrained model beside {ref}: {error} Or do without the control: "
+            "--no-untrained."
+        ) from error
 
 
 def _facts(corpus: Corpus) -> dict[str, object]:

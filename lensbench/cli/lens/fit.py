@@ -58,10 +58,10 @@ def _show(record: Record) -> None:
     kl_bits = quality.pivot(index="layer", columns="reading", values="kl_bits")
     n_layers = record.n_layers
     layers = sorted({round(i * n_layers / (_SHOWN - 1)) for i in range(_SHOWN)})
-    columns = ["final", "fitted", "linear", "shifted", "calibration", "shuffled"]
+    columns = ["final", "fitted", "linear", "shifted", "calibration", "shuffled", "untrained"]
     rows = [
         {"layer": layer, "depth": f"{layer / n_layers:.0%}"}
-        | {name: f"{kl_bits[name][layer]:.2f}" for name in columns if name in kl_bits}
+        | {name: _bits(kl_bits[name][layer]) for name in columns if name in kl_bits}
         for layer in layers
     ]
     n_tokens, n_documents = quality["n_tokens"][0], quality["n_documents"][0]
@@ -70,3 +70,7 @@ def _show(record: Record) -> None:
         f"{record.manifest['corpus']['name']} that it was not fitted to:"
     )
     results.print(table(rows))
+
+
+def _bits(value: float) -> str:
+    return "-" if value != value else f"{value:.2f}"  # no such reading at this layer

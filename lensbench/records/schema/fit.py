@@ -40,8 +40,9 @@ FIT_QUALITY = Table(
             TEXT,
             "fitted; linear (the linear lens of the same text, of another one); shifted (of a "
             "jacobian lens: with a shift that takes the mean state to the mean one of the last "
-            "layer); final (the logit lens); or a control: calibration (scale and bias alone) or "
-            "shuffled (ridge, fitted to the targets of other tokens)",
+            "layer); final (the logit lens); or a control: calibration (scale and bias alone), "
+            "shuffled (ridge, fitted to the targets of other tokens) or untrained (ridge, from the "
+            "states of a model of this shape with random weights; no row at the last layer)",
         ),
         Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
         Column("depth", F64, "layer / n_layers", "0..1"),

@@ -24,9 +24,10 @@ READINGS = {  # how each is called in a report, and drawn
     "shifted": "fitted lens with a shift",
     "calibration": "scale and bias alone",
     "shuffled": "fitted to other tokens' targets",
+    "untrained": "fitted to an untrained model's states",
 }
 _DASHES: dict[str, Dash] = dict(
-    zip(READINGS, ("dash", "solid", "dash", "solid", "dashdot", "dot"), strict=True)
+    zip(READINGS, ("dash", "solid", "dash", "solid", "dashdot", "dot", "dashdot"), strict=True)
 )
 _BY_DOCUMENT = (
     "kl_bits",
@@ -159,7 +160,7 @@ def curves(frame: pd.DataFrame) -> list[Lines]:
             Axis(title, percent=measure == "top1_agreement"),
             places,
             [
-                Line(name, list(frame.loc[frame["reading"] == name, measure]), dash=_DASHES[key])
+                Line(name, _at_every_layer(frame, name, measure), dash=_DASHES[key])
                 for key, name in READINGS.items()
                 if name in set(frame["reading"])
             ],
@@ -167,6 +168,12 @@ def curves(frame: pd.DataFrame) -> list[Lines]:
         )
         for measure, title in _MEASURES.items()
     ]
+
+
+def _at_every_layer(frame: pd.DataFrame, reading: str, measure: str) -> list[Estimate]:
+    own = frame[frame["reading"] == reading].set_index("layer")[measure]
+    missing = Estimate(None, None, None, 0, 0, "at the last layer nothing is mapped")
+    return [own.get(layer, missing) for layer in frame["layer"].drop_duplicates()]
 
 
 def _page(model: str, method: str, views: list[Lines]) -> Page:

@@ -1,0 +1,27 @@
+"""A model of the same shape that has learnt nothing: what is read of it, the reading computes."""
+
+from __future__ import annotations
+
+import torch
+
+from lensbench.checkpoints.open import open_config, quiet
+from lensbench.models.bridge import bridged
+from lensbench.models.model import LensModel, require_ref
+
+
+def untrained(model: LensModel, seed: int = 0) -> LensModel:
+    """The architecture of a loaded model with weights drawn anew, as before any training.
+
+    It takes the memory of a second model in the same number format, whatever bits the first is in.
+    The same seed gives the same weights.
+
+    Raises RecordsError for a model that came as an object, ModelError as `load_model`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = open_config(require_ref(model, "an untrained model").folder)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf_model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    name = f"{model.base} (untrained)"
+    return bridged(hf_model.to(model.device).eval(), model.tokenizer, name, "drawn at random")
