@@ -117,10 +117,17 @@ def finished(
     if control is not None and not fitter.spec.no_untrained:
         watch(Progress("fitting the control to an untrained model"))
         quality.append(control(replace(fitter, source=untrained(model))))
-    documents = documents_table(model.name, fitter.windows)
+    tables = {
+        "fit_documents": documents_table(model.name, fitter.windows),
+        "fit_quality": pa.concat_tables(quality),
+    }
+    if "other" in fitter.windows:
+        watch(Progress("measuring on the other corpus"))
+        there = fitter.measured(maps, sites, "other", Final(model))
+        tables["fit_also"] = quality_table(model, [*maps, "final"], sites, there, solved.strengths)
     return Finished(
         parts.problems,
-        {"fit_documents": documents, "fit_quality": pa.concat_tables(quality)},
+        tables,
         files={FILE: to_bytes(solved.lens), CONTROLS: to_bytes(guesses(maps))},
         facts=solved.facts,
     )

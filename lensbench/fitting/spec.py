@@ -39,6 +39,8 @@ class FitSpec(Spec):
     """Tokens that are read of a document, from its beginning."""
     batch_tokens: Count = 512
     """Tokens in one forward pass."""
+    also: Annotated[str | None, Field(exclude=True)] = None
+    """Another corpus, on which the lens is measured and not fitted: does it hold there?"""
     no_untrained: bool = False
     """Leave out the control that is fitted to a model of this shape with random weights: it takes
     two passes over the text and the memory of a second model."""

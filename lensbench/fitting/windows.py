@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from lensbench.corpora.corpus import Corpus, Document
 from lensbench.corpora.reading import SHORTEST, read_tokens
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.encode import Encoder
 
-Part = Literal["fit", "choose", "test"]  # maps are fitted, strengths are chosen, figures are made
+# Maps are fitted, strengths are chosen, figures are made; of another corpus only the last.
+Part = Literal["fit", "choose", "test", "other"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def cut(
 
     Raises InputProblems, with the number that is missing, when the corpus is too small.
     """
-    parts: dict[Part, list[Window]] = {part: [] for part in get_args(Part)}
+    parts: dict[Part, list[Window]] = {part: [] for part in wanted}
     sizes = dict.fromkeys(parts, 0)
     problems: list[Problem] = []
     for each in _windows(corpus, encoder, window, problems):

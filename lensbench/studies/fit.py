@@ -48,11 +48,14 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
     loaded = cache(lambda: load_model(ref, dtype=spec.dtype, device=spec.device))
     corpus = corpus_of(spec, loaded, watch)
     watch(Progress(f"hashing the weights of {ref}"))
+    also = None if spec.also is None else corpus_of(spec.changed(corpus=spec.also), loaded, watch)
+    other = {} if also is None else {"also": also.name, "also_sha256": also.sha256}
     store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
     request = Request(
         store,
-        spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256},
+        spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256} | other,
         facts_of(ref, spec.dtype, spec.device),
+        tables=() if also is None else ("fit_also",),
     )
 
     def prepare(record: Recording) -> Work[Fitter, Any]:
@@ -60,7 +63,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         model = loaded()
         if not spec.no_untrained:
             _require_room(model, ref)
-        windows, unread = parts_of(corpus, spec, model)
+        windows, unread = parts_of(corpus, spec, model, also)
         watch(Progress(f"testing the gate of {ref}"))
         shown = [window.token_ids for window in windows["test"][:2]]
         identities = check_identities(model, shown)
@@ -74,7 +77,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
                 made,
                 problems=[*corpus.problems, *unread, *made.problems],
                 gate=[identity.as_dict() for identity in identities],
-                facts={**_facts(corpus), **made.facts},
+                facts={**_facts("corpus", corpus), **_facts("also", also), **made.facts},
             )
 
         return Work(
@@ -110,15 +113,26 @@ def corpus_of(spec: FitSpec, loaded: Callable[[], LensModel], watch: Watch = ign
 
 
 def parts_of(
-    corpus: Corpus, spec: FitSpec, model: LensModel
+    corpus: Corpus, spec: FitSpec, model: LensModel, also: Corpus | None = None
 ) -> tuple[dict[Part, list[Window]], list[Problem]]:
     """What a fit reads of its corpus, part by part, and documents that the model cannot read.
+
+    Of the corpus `also` the part `other`, of documents that are in none of the others.
 
     Raises InputProblems for a corpus that is too small.
     """
     # A text is read from its beginning, so it may be longer than the context.
     encoder = Encoder(model.tokenizer, sys.maxsize, d_vocab=model.d_vocab)
-    return cut(corpus, encoder, min(spec.window, model.n_ctx), _wanted(spec))
+    window = min(spec.window, model.n_ctx)
+    windows, problems = cut(corpus, encoder, window, _wanted(spec))
+    if also is not None:
+        seen = {one.document.sha256 for part in windows.values() for one in part}
+        unseen = tuple(document for document in also.documents if document.sha256 not in seen)
+        other, unread = cut(
+            replace(also, documents=unseen), encoder, window, {"other": spec.test_tokens}
+        )
+        windows, problems = windows | other, problems + unread
+    return windows, problems
 
 
 def _wanted(spec: FitSpec) -> dict[Part, int]:
@@ -137,9 +151,11 @@ def _require_room(model: LensModel, ref: ModelRef) -> None:
         ) from error
 
 
-def _facts(corpus: Corpus) -> dict[str, object]:
+def _facts(name: str, corpus: Corpus | None) -> dict[str, object]:
+    if corpus is None:
+        return {}
     return {
-        "corpus": {
+        name: {
             "name": corpus.name,
             "sha256": corpus.sha256,
             "n_documents": len(corpus.documents),

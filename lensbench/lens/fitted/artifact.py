@@ -87,17 +87,29 @@ class FittedLens:
             "lens_sha256": self.record.manifest["checksums"][FILE],
             "controls": sorted(self.controls),
             "held_out": asdict(self.held_out),
+            **({"also": self.also} if self.also else {}),
             "fitted_to": {key: self.record.model.get(key) for key in ("name", *_SAME, *PRECISION)},
         }
 
     @property
     def held_out(self) -> HeldOut:
         """How far it and `final` are from the model on the text that its figures are of."""
-        quality, n_layers = self.record.table("fit_quality"), self.record.n_layers
+        return self._figures("fit_quality", "test")
+
+    @property
+    def also(self) -> dict[str, Any]:
+        """The same on another corpus, and its name; nothing where there was none."""
+        if "fit_also" not in self.record.tables:
+            return {}
+        corpus = self.record.manifest["also"]["name"]
+        return {"corpus": corpus} | asdict(self._figures("fit_also", "other"))
+
+    def _figures(self, table: str, part: str) -> HeldOut:
+        quality, n_layers = self.record.table(table), self.record.n_layers
         below = quality[quality["layer"] < n_layers]
         kl_bits = below.groupby("reading")["kl_bits"].mean()
         documents = self.record.table("fit_documents", columns=["document", "part", "n_tokens"])
-        text = documents[documents["part"] == "test"].sort_values("document")
+        text = documents[documents["part"] == part].sort_values("document")
         read = "\n".join(f"{row.document} {row.n_tokens}" for row in text.itertuples())
         return HeldOut(
             float(kl_bits["fitted"]),

@@ -25,7 +25,12 @@ FIT_DOCUMENTS = Table(
         Column("model", TEXT, "the model's name"),
         Column("document", TEXT, "sha256 of its text"),
         Column("source", TEXT, "where it stands in the corpus"),
-        Column("part", TEXT, "fit (the maps), choose (which of them) or test (the figures)"),
+        Column(
+            "part",
+            TEXT,
+            "fit (the maps), choose (which of them), test (the figures) or "
+            "other (those on another corpus)",
+        ),
         Column("n_tokens", I32, "tokens that were read, from its beginning", "tokens"),
     ),
 )
@@ -88,17 +93,31 @@ TRANSFER = Table(
     ),
 )
 
+FIT_ALSO = Table(
+    "fit_also",
+    "the figures of `fit_quality` on another corpus (`--also`): one row per reading x layer, over "
+    "its tokens but each document's first",
+    FIT_QUALITY.columns,
+)
+
 KINDS = (
     Kind(
         "lens_fit",
         "`lensbench fit`",
         (FIT_DOCUMENTS, FIT_QUALITY, PROBLEMS),
+        optional=(FIT_ALSO,),
         entries=(
             Entry(
                 "corpus",
                 "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out, which "
                 "state `n_facts` different facts; `written` (seed, temperature, window) where the "
                 "model wrote it itself",
+                type="object",
+            ),
+            Entry(
+                "also",
+                "the corpus of the table `fit_also`, as `corpus`",
+                absent="measured on one corpus only",
                 type="object",
             ),
             Entry(

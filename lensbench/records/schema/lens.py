@@ -337,7 +337,8 @@ KINDS = (
                 "`fitted_to`, and `held_out`: `kl_bits`, its KL(model || lens) on text that it "
                 "never saw (a mean over tokens and over the layers below the last), "
                 "`final_kl_bits`, that of the lens final on the same `n_tokens` tokens, and "
-                "`text_sha256` of the documents; of a lens that others published what it says of "
+                "`text_sha256` of the documents; where it was measured on another `corpus`, too, "
+                "`also`, the same there; of a lens that others published what it says of "
                 "itself (`published`), what of its model is `unchecked`, and the `first_layer` "
                 "that it has a map of",
                 absent="measured by lensbench without a fitted lens: final, next and raw",

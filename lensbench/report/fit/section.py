@@ -55,9 +55,11 @@ def fit(record: Record, name: str) -> Section:
         model=record.manifest["model"],
         settings=record.settings,
         corpus=record.manifest["corpus"],
+        also=record.manifest.get("also"),
         training=record.manifest.get("training", []),
         jacobian=record.manifest.get("jacobian"),
         middle=_middle(made["quality"].frame, record.n_layers),
+        there=_middle(made["also"].frame, record.n_layers) if "also" in made else {},
     )
     method = record.settings["method"]
     return Section(
@@ -77,21 +79,24 @@ def tables(record: Record) -> dict[str, Table]:
     documents = record.table("fit_documents")
     parts = documents.groupby("part", sort=False)["n_tokens"].agg(["size", "sum"]).reset_index()
     parts.columns = pd.Index(["part", "documents", "tokens"])
-    measured = quality(record)
+    measured = quality(record.table("fit_quality"))
     shown = {
         "quality": ("Held-out quality by layer", measured.drop(columns="calibration_share")),
         "calibration": ("How much is scale and bias alone", calibration(measured)),
         "corpus": ("What was read of the corpus", parts),
     }
+    if "fit_also" in record.tables:
+        title = f"On another corpus, {record.manifest['also']['name']}"
+        shown["also"] = (title, quality(record.table("fit_also")).drop(columns="calibration_share"))
     if training := record.manifest.get("training"):
         columns = ["layer", "start_kl_bits", "kl_bits", "steps", "broken"]
         shown["training"] = ("Training by layer", pd.DataFrame(training, columns=columns))
     return catalogue(shown)
 
 
-def quality(record: Record) -> pd.DataFrame:
+def quality(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per reading x layer, numbers with an interval as one Estimate each."""
-    frame = record.table("fit_quality").drop(columns=["model"])
+    frame = frame.drop(columns=["model"])
     for column in _BY_DOCUMENT:
         values = zip(
             frame[column],
