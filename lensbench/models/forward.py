@@ -22,18 +22,29 @@ Hooks = Sequence[tuple[str, Callable[..., "Tensor | None"]]]
 _PROBE = "The capital of Germany is"
 
 
-def forward(bridge: Any, batch: Batch, device: torch.device, hooks: Hooks = ()) -> Any:
+def forward(
+    bridge: Any, batch: Batch, device: torch.device, hooks: Hooks = (), cache: Any = None
+) -> Any:
     """The model's own logits, [batch, pos, d_vocab]; `hooks` are handed what they ask for.
 
     What a hook returns stands in place of what it was handed.
 
     TransformerLens 3's HookedTransformer makes its own position ids.
+
+    `cache`: keys and values of the tokens before these, of every row; theirs are added to it.
     """
-    inputs = {"attention_mask": batch.attention_mask.to(device)}
+    mask, positions, ids = batch.attention_mask, batch.position_ids, batch.token_ids.to(device)
+    inputs: dict[str, Any] = {}
+    if cache is not None:
+        seen = cache.get_seq_length()
+        mask = torch.cat([mask.new_ones(len(mask), seen), mask], dim=1)
+        positions = positions + seen
+        inputs = {"past_key_values": cache, "use_cache": True}
     if type(bridge).__name__ != "HookedTransformer":
-        inputs["position_ids"] = batch.position_ids.to(device)
-    ids = batch.token_ids.to(device)
-    return bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
+        inputs["position_ids"] = positions.to(device)
+    inputs["attention_mask"] = mask.to(device)
+    found = bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
+    return found[0] if isinstance(found, tuple) else found  # beside the cache
 
 
 def own_logits(
@@ -78,7 +89,7 @@ def require_same(
         refused_by_library(f"TransformerLens cannot run {name}", remedy),
     ):
         found = forward(bridge, make_batch([0], [ids]), weight.device)[0].float()
-        error = _kl_bits(own, found)
+        error = worst_kl_bits(own, found)
     bound = KL_BITS[weight.dtype]
     if bool(own.isfinite().all()) and not error <= bound:  # NaN is no agreement
         raise GateError(
@@ -89,7 +100,7 @@ def require_same(
         )
 
 
-def _kl_bits(p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "pos d_vocab"]) -> float:
+def worst_kl_bits(p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "pos d_vocab"]) -> float:
     """KL(p || q) of two tables of logits, the worst position."""
     log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
     return float((log_p.exp() * (log_p - log_q)).sum(-1).max()) / math.log(2)

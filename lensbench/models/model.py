@@ -14,6 +14,7 @@ from torch import Tensor
 from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem, RecordsError
+from lensbench.models.prefix import continues
 from lensbench.models.readout import Norm, Readout, next_norms
 from lensbench.models.sites import KINDS, Site
 from lensbench.prompts.encode import Encoder, Template
@@ -75,6 +76,16 @@ class LensModel:
         """Tokens beyond which a sequence is rotated otherwise, where there is such a length."""
         config = getattr(getattr(self.bridge, "original_model", None), "config", None)
         return None if config is None else rope_switch(config)
+
+    @cached_property
+    def shares_prefixes(self) -> bool:
+        """Whether what prompts have in common at their start can be run once for all of them.
+
+        Not where a sequence's length decides how its beginning is read, nor where a product
+        depends on what else is in it (LLM.int8).
+        """
+        apart = self.rope_switch is None and self.precisions is None
+        return apart and continues(self.bridge, self.n_ctx)
 
     @property
     def n_params(self) -> int:

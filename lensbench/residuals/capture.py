@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import NoneType
-from typing import overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,8 @@ from torch import Tensor
 from lensbench.errors import InputProblems, ModelError, Problem, first_line
 from lensbench.models.forward import forward
 from lensbench.models.model import LensModel, Wanted, require_loaded
-from lensbench.models.sites import VECTORS, Site
+from lensbench.models.prefix import common_prefix, empty_cache
+from lensbench.models.sites import STREAM, VECTORS, Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import encode_ids
 from lensbench.prompts.prompt import One, Prompts, is_one
@@ -52,9 +53,15 @@ class Residuals:
 
 
 def capture(
-    model: LensModel, batch: Batch, sites: Sequence[Site], cells: Sequence[Cell]
+    model: LensModel,
+    batch: Batch,
+    sites: Sequence[Site],
+    cells: Sequence[Cell],
+    cache: Any = None,
 ) -> Residuals:
     """Run `batch` once and keep the vectors at `sites`, for `cells` only.
+
+    `cache` as for `forward`.
 
     Memory beyond the forward pass itself: `len(sites) * len(cells) * d_model` numbers.
 
@@ -62,7 +69,7 @@ def capture(
     """
     sites, cells = list(sites), list(cells)
     _require_vectors(sites)
-    rows, columns = (list(part) for part in zip(*cells, strict=True))
+    rows, columns = [row for row, _ in cells], [column for _, column in cells]
     stream = torch.empty(
         (len(sites), len(cells), model.d_model), dtype=torch.float32, device=model.device
     )
@@ -71,7 +78,7 @@ def capture(
     def keep(site: Site, value: Float[Tensor, "batch pos d_model"]) -> None:
         stream[place[site]] = value[rows, columns]
 
-    return Residuals(sites, cells, stream, watch(model, batch, sites, keep))
+    return Residuals(sites, cells, stream, watch(model, batch, sites, keep, cache))
 
 
 def capture_positions(
@@ -83,21 +90,58 @@ def capture_positions(
 ) -> Residuals:
     """Run prompts as one batch; the residuals at some positions of each, prompt after prompt.
 
-    Positions count from 0, without padding. Raises as `capture` does.
+    Positions count from 0, without padding. A long beginning that all have in common is run once.
+    Raises as `capture` does.
     """
+    n = common_prefix(token_ids) if padding_side == "right" and _in_stream(sites) else 0
+    if n and model.shares_prefixes:
+        return _behind(model, token_ids, positions, sites, n)
     batch = make_batch(range(len(token_ids)), token_ids, padding_side)
     starts = [batch.column(row, 0) for row in range(len(token_ids))]
     cells = [(row, starts[row] + p) for row, own in enumerate(positions) for p in own]
     return capture(model, batch, sites, cells)
 
 
+def _in_stream(sites: Sequence[Site]) -> bool:
+    """Heads are taken apart by TransformerLens itself, which keeps no keys and values."""
+    return all(site.kind in STREAM for site in sites)
+
+
+def _behind(
+    model: LensModel,
+    token_ids: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    n: int,
+) -> Residuals:
+    """The same by two passes: over the first `n` tokens, which all share, and over the others."""
+    rows, cache = range(len(token_ids)), empty_cache(model.bridge)
+    cells = [(row, p) for row, own in enumerate(positions) for p in own]
+    shared = sorted({p for _, p in cells if p < n})
+    first = make_batch([0], [token_ids[0][:n]])
+    before = capture(model, first, sites, [(0, p) for p in shared], cache)
+    cache.batch_repeat_interleave(len(token_ids))
+    rest = make_batch(rows, [own[n:] for own in token_ids])
+    after = capture(model, rest, sites, [(row, p - n) for row, p in cells if p >= n], cache)
+    place = {p: i for i, p in enumerate(shared)}
+    later = iter(range(len(after.cells)))
+    order = [place[p] if p < n else len(shared) + next(later) for _, p in cells]
+    stream = torch.cat([before.stream, after.stream], dim=1)[:, order]
+    logits = torch.cat([before.logits.expand(len(rows), -1, -1), after.logits], dim=1)
+    return Residuals(list(sites), cells, stream, logits)
+
+
 def watch(
-    model: LensModel, batch: Batch, sites: Sequence[Site], see: Callable[[Site, Tensor], None]
+    model: LensModel,
+    batch: Batch,
+    sites: Sequence[Site],
+    see: Callable[[Site, Tensor], None],
+    cache: Any = None,
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Run `batch` once; `see` is handed each site's value when the pass is there. None is kept.
 
     Values have the model's dtype and the shapes in `models.sites.HOOKS`, without the head's axis
-    for a site of one head. Returns the model's own logits.
+    for a site of one head. Returns the model's own logits. `cache` as for `forward`.
 
     Raises ModelError for a site that the pass does not come by or that is switched off, and when
     heads are wanted of a model that has no separate outputs of them.
@@ -115,7 +159,7 @@ def watch(
     separate = any(site.kind == "head_out" for site in sites)
     with torch.inference_mode(), _head_outputs(model) if separate else nullcontext():
         _require_on(model, hooks)
-        logits = forward(model.bridge, batch, model.device, hooks)
+        logits = forward(model.bridge, batch, model.device, hooks, cache)
     if waiting:
         missing = ", ".join(sorted(map(str, waiting)))
         raise ModelError(f"{model.name} never computes {missing}")
