@@ -101,11 +101,14 @@ def finished(
     fitter: Fitter,
     parts: Parts,
     watch: Watch,
-    control: Callable[[Fitter], pa.Table] | None = None,
+    control: Callable[[Fitter], pa.Table],
+    causal: Callable[[Fitter, Mapping[str, Maps]], pa.Table],
 ) -> Finished:
     """The lens' file and tables, from the parts of all jobs.
 
-    `control`: the figures of a lens that is fitted to the states of an untrained model.
+    Args:
+        control: makes the figures of a lens that is fitted to the states of another model.
+        causal: makes the table of what removing directions does.
     """
     model, sites = fitter.model, fitter.sites
     watch(Progress("making the maps of all layers"))
@@ -114,7 +117,7 @@ def finished(
     maps = {"fitted": solved.lens, **solved.others}
     measured = fitter.measured(maps, sites, "test", Final(model))
     quality = [quality_table(model, [*maps, "final"], sites, measured, solved.strengths)]
-    if control is not None and not fitter.spec.no_untrained:
+    if not fitter.spec.no_untrained:
         watch(Progress("fitting the control to an untrained model"))
         quality.append(control(replace(fitter, source=untrained(model))))
     tables = {
@@ -125,6 +128,9 @@ def finished(
         watch(Progress("measuring on the other corpus"))
         there = fitter.measured(maps, sites, "other", Final(model))
         tables["fit_also"] = quality_table(model, [*maps, "final"], sites, there, solved.strengths)
+    if fitter.spec.directions:
+        watch(Progress("removing directions"))
+        tables["fit_fidelity"] = causal(fitter, maps)
     return Finished(
         parts.problems,
         tables,

@@ -44,6 +44,9 @@ class FitSpec(Spec):
     no_untrained: bool = False
     """Leave out the control that is fitted to a model of this shape with random weights: it takes
     two passes over the text and the memory of a second model."""
+    directions: Annotated[int, Field(ge=0)] = 12
+    """Directions that are removed from the states of three layers, to see whether what moves the
+    lens moves the model; 0 leaves this out."""
     start: Literal["linear", "identity"] = "linear"
     """Of a tuned lens: the map that its training begins with."""
     learning_rate: Annotated[Positive, Field(le=1)] = 3e-4

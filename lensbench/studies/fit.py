@@ -15,6 +15,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
 from lensbench.corpora.written import Writer, written_corpus, written_seed
 from lensbench.errors import ModelError, Problem
+from lensbench.fitting.causal.record import fidelity_table
 from lensbench.fitting.linear_lens import control_quality
 from lensbench.fitting.method import Fitter, finished
 from lensbench.fitting.methods import METHODS
@@ -55,7 +56,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         store,
         spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256} | other,
         facts_of(ref, spec.dtype, spec.device),
-        tables=() if also is None else ("fit_also",),
+        tables=_asked_for(spec),
     )
 
     def prepare(record: Recording) -> Work[Fitter, Any]:
@@ -72,7 +73,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         fitter, method = Fitter(model, spec, windows), METHODS[spec.method]
 
         def finish(parts: Parts) -> Finished:
-            made = finished(method, fitter, parts, watch, control_quality)
+            made = finished(method, fitter, parts, watch, control_quality, fidelity_table)
             return replace(
                 made,
                 problems=[*corpus.problems, *unread, *made.problems],
@@ -133,6 +134,12 @@ def parts_of(
         )
         windows, problems = windows | other, problems + unread
     return windows, problems
+
+
+def _asked_for(spec: FitSpec) -> tuple[str, ...]:
+    """Tables that not every fit has."""
+    also = ("fit_also",) if spec.also else ()
+    return (*also, *(("fit_fidelity",) if spec.directions else ()))
 
 
 def _wanted(spec: FitSpec) -> dict[Part, int]:

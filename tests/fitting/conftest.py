@@ -30,7 +30,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit_spec(corpus: Path) -> Callable[..., FitSpec]:
     """What is asked for, with changes."""
     small = {"tokens": 600, "choose_tokens": 100, "test_tokens": 500, "window": 32}
-    small["no_untrained"] = True  # a second model, in the tests that are of it
+    # A second model and passes without directions, in the tests that are of them.
+    small |= {"no_untrained": True, "directions": 0}
     return partial(_spec, {"corpus": str(corpus), "batch_tokens": 128} | small)
 
 

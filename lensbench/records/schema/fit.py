@@ -100,12 +100,47 @@ FIT_ALSO = Table(
     FIT_QUALITY.columns,
 )
 
+_ALIKE = "one of the two is the same of all directions"
+_NO_CORRELATION = f"{_ALIKE}, few directions, or it is 1 or -1"
+
+FIT_FIDELITY = Table(
+    "fit_fidelity",
+    "causal fidelity: one row per lens x layer, of removing directions from the layer's states",
+    (
+        Column("model", TEXT, "the model's name"),
+        Column("reading", TEXT, "the lens, as in `fit_quality`; random: a rotation by chance"),
+        Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
+        Column("depth", F64, "layer / n_layers", "0..1"),
+        Column(
+            "spearman",
+            F64,
+            "over directions, of what removing one does to the lens and to the model: KL(whole || "
+            "without it), means over tokens",
+            "-1..1",
+            _ALIKE,
+        ),
+        Column("spearman_low", F64, "of its 95 % interval", "-1..1", _NO_CORRELATION),
+        Column("spearman_high", F64, "of its 95 % interval", "-1..1", _NO_CORRELATION),
+        Column(
+            "partial_spearman",
+            F64,
+            "the same given the variance that goes with each direction",
+            "-1..1",
+            _ALIKE,
+        ),
+        Column("partial_spearman_low", F64, "of its 95 % interval", "-1..1", _NO_CORRELATION),
+        Column("partial_spearman_high", F64, "of its 95 % interval", "-1..1", _NO_CORRELATION),
+        Column("n_directions", I32, "directions, drawn from the principal ones", "directions"),
+        Column("n_tokens", I32, "tokens of the part `test` from which they were removed", "tokens"),
+    ),
+)
+
 KINDS = (
     Kind(
         "lens_fit",
         "`lensbench fit`",
         (FIT_DOCUMENTS, FIT_QUALITY, PROBLEMS),
-        optional=(FIT_ALSO,),
+        optional=(FIT_ALSO, FIT_FIDELITY),
         entries=(
             Entry(
                 "corpus",

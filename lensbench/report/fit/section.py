@@ -29,6 +29,7 @@ READINGS = {  # how each is called in a report, and drawn
 _DASHES: dict[str, Dash] = dict(
     zip(READINGS, ("dash", "solid", "dash", "solid", "dashdot", "dot", "dashdot"), strict=True)
 )
+_LENSES = READINGS | {"random": "a rotation by chance"}  # whose causal fidelity is told
 _BY_DOCUMENT = (
     "kl_bits",
     "top1_agreement",
@@ -88,6 +89,8 @@ def tables(record: Record) -> dict[str, Table]:
     if "fit_also" in record.tables:
         title = f"On another corpus, {record.manifest['also']['name']}"
         shown["also"] = (title, quality(record.table("fit_also")).drop(columns="calibration_share"))
+    if "fit_fidelity" in record.tables:
+        shown["fidelity"] = ("Causal fidelity", fidelity(record.table("fit_fidelity")))
     if training := record.manifest.get("training"):
         columns = ["layer", "start_kl_bits", "kl_bits", "steps", "broken"]
         shown["training"] = ("Training by layer", pd.DataFrame(training, columns=columns))
@@ -119,6 +122,24 @@ def calibration(quality: pd.DataFrame) -> pd.DataFrame:
     rows = quality[below & (quality["reading"] == READINGS["fitted"])]
     frame = rows[["layer", "depth", "calibration_share"]].reset_index(drop=True)
     return frame.assign(verdict=frame["calibration_share"].map(share_verdict))
+
+
+def fidelity(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per lens x layer; an interval is over directions."""
+    made = frame[["reading", "layer", "depth"]].assign(reading=frame["reading"].map(_LENSES))
+    for column in ("spearman", "partial_spearman"):
+        ends = (frame[f"{column}{end}"] for end in ("", "_low", "_high"))
+        cells = [_correlation(*cell) for cell in zip(*ends, frame["n_directions"], strict=True)]
+        made[column] = pd.Series(cells, frame.index, dtype=object)
+    return made.assign(n_directions=frame["n_directions"], n_tokens=frame["n_tokens"])
+
+
+def _correlation(value: float, low: float, high: float, n: int) -> Estimate:
+    if numbers.is_missing(value):
+        return Estimate(None, None, None, n, n, "all directions do the same")
+    if numbers.is_missing(low):
+        return Estimate(value, None, None, n, n, f"{n} directions: no interval")
+    return Estimate(value, low, high, n, n)
 
 
 def share_verdict(share: Estimate) -> str:

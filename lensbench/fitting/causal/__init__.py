@@ -1,0 +1,1 @@
+"""Removing directions from states: does what a lens reads matter to the model?"""
