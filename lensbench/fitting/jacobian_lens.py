@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.fitting.jacobian import SHORTEST, jacobian
 from lensbench.fitting.linear import Centred
-from lensbench.fitting.linear_lens import shared_out, solve
+from lensbench.fitting.linear_lens import require_determined, shared_out, solve
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
 from lensbench.fitting.tables import documents_table
@@ -23,8 +23,13 @@ _MOST_JOBS = 1_000  # a text takes minutes: none is lost that was done
 
 
 def _jobs(fitter: Fitter) -> list[list[Window]]:
-    """Those texts that are long enough. Raises what is wrong where none is, or the model's bits."""
-    windows = [one for one in fitter.windows["fit"] if len(one.token_ids) >= SHORTEST]
+    """The first texts that are long enough. Raises InputProblems where none is."""
+    require_determined(fitter)
+    windows, n_tokens = list[Window](), 0
+    for one in fitter.windows["fit"]:
+        if len(one.token_ids) >= SHORTEST and n_tokens < fitter.spec.jacobian_tokens:
+            windows.append(one)
+            n_tokens += len(one.token_ids)
     if not windows:
         what = f"no text of {fitter.spec.corpus} has {SHORTEST} tokens in a window"
         remedy = f"Give longer texts, and --window {SHORTEST} or more."
@@ -35,18 +40,21 @@ def _jobs(fitter: Fitter) -> list[list[Window]]:
 def _gather(fitter: Fitter, job: Job[list[Window]]) -> Part:
     """The sum of the Jacobians of some texts. The same job yields the same bytes."""
     model, problems = fitter.model, list[Problem]()
+    n_texts = n_tokens = 0
     total = torch.zeros(model.n_layers, model.d_model, model.d_model, dtype=torch.float64)
     for window in job.item:
         own = jacobian(model, window.token_ids, fitter.sites[:-1], fitter.spec.batch_tokens)
         if bool(own.isfinite().all()):
             total += own
+            n_texts, n_tokens = n_texts + 1, n_tokens + len(window.token_ids)
         else:
             what, remedy = "its Jacobian holds NaN or Inf", "It is left out: give --dtype float32."
             problems.append(Problem(window.document.source, what, remedy))
-    n_texts = len(job.item) - len(problems)
     table = documents_table(model.name, {"fit": job.item})
     files = {_file(job.number): save({"sum": total})}
-    return Part({"fit_documents": table}, problems, {"n_texts": n_texts}, files)
+    return Part(
+        {"fit_documents": table}, problems, {"n_texts": n_texts, "n_tokens": n_tokens}, files
+    )
 
 
 def _file(number: int) -> str:
@@ -66,7 +74,7 @@ def _mean(parts: Parts, n_texts: int) -> Float[Tensor, "layer d_model d_model"]:
 def _solved(fitter: Fitter, parts: Parts) -> Solved:
     """The mean Jacobians, and beside them the linear lens of the same text with its controls."""
     model, layers = fitter.model, range(fitter.model.n_layers)
-    n_texts = sum(notes["n_texts"] for notes in parts.notes)
+    n_texts, n_tokens = (sum(one[name] for one in parts.notes) for name in ("n_texts", "n_tokens"))
     if n_texts == 0:
         remedy = "Give --dtype float32, or another corpus."
         raise ModelError(f"{model.name}: the Jacobians of all texts hold NaN or Inf. {remedy}")
@@ -81,7 +89,7 @@ def _solved(fitter: Fitter, parts: Parts) -> Solved:
         {layer: AffineMap(slopes[layer].float(), nothing.clone()) for layer in layers},
         {"shifted": shifted, "linear": linear.lens, **linear.others},
         {"linear": strengths, "shuffled": strengths},
-        {"jacobian": {"n_texts": n_texts, "shortest_tokens": SHORTEST}},
+        {"jacobian": {"n_texts": n_texts, "n_tokens": n_tokens, "shortest_tokens": SHORTEST}},
     )
 
 

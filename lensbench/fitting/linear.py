@@ -25,6 +25,7 @@ STRENGTHS = (1e-5, 1e-3, 1e-1)
 class Centred:
     """Moments of one layer about their means, a token's share."""
 
+    n: Float[Tensor, ""]  # tokens
     mean_x: Float[Tensor, " d_model"]
     mean_y: Float[Tensor, " d_model"]
     xx: Float[Tensor, "d_model d_model"]
@@ -36,16 +37,22 @@ class Centred:
         mean_x, mean_y = moments.x[layer] / moments.n, moments.y / moments.n
         products = (moments.shuffled if shuffled else moments.xy)[layer]
         xx = moments.xx[layer] / moments.n - torch.outer(mean_x, mean_x)
-        return cls(mean_x, mean_y, xx, products / moments.n - torch.outer(mean_x, mean_y))
+        return cls(
+            moments.n, mean_x, mean_y, xx, products / moments.n - torch.outer(mean_x, mean_y)
+        )
 
     @cached_property
     def directions(
         self,
     ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"], Float[Tensor, ""]]:
-        """Variances, their directions (columns), and the variance that rounding alone makes."""
+        """Variances, their directions (columns), and the variance that rounding alone makes.
+
+        What is left of a large mean when it is taken off a sum of n squares is rounding too.
+        """
         variances, directions = torch.linalg.eigh(self.xx)
         variances = variances.clamp(min=0)
-        noise = variances.max() * len(variances) * torch.finfo(torch.float64).eps
+        rounded = variances.max() * len(variances) + self.mean_x.square().sum() * self.n
+        noise = rounded * torch.finfo(torch.float64).eps
         return variances, directions, noise
 
     def affine(self, slope: Float[Tensor, "d_model d_model"]) -> AffineMap:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyarrow as pa
 
+from lensbench.errors import InputProblems, Problem
 from lensbench.fitting.linear import STRENGTHS, Centred, calibration, ridge
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
@@ -21,8 +23,22 @@ _DISK_BYTES = 20e9  # for what all jobs leave, until the fit is finished
 
 def _jobs(fitter: Fitter) -> list[list[Window]]:
     """The windows in as many parts as there is room for moments on the disk."""
+    require_determined(fitter)
     model = fitter.model
     return shared_out(fitter.windows["fit"], 3 * 8 * model.n_layers * model.d_model**2, MOST_JOBS)
+
+
+def require_determined(fitter: Fitter) -> None:
+    """Raise InputProblems, with the number needed, for fewer states than a state has dimensions.
+
+    A ridge has an answer there too, and one that reads worse than the bare state.
+    """
+    n_states, width = fitter.n_states("fit"), fitter.model.d_model
+    if n_states <= width:
+        per_state = sum(len(one.token_ids) for one in fitter.windows["fit"]) / n_states
+        what = f"{n_states} states do not determine a map of {width} dimensions"
+        remedy = f"Give --tokens {math.ceil(per_state * (width + 1))} or more."
+        raise InputProblems([Problem("tokens", what, remedy)])
 
 
 def shared_out(windows: Sequence[Window], part_bytes: int, most: int) -> list[list[Window]]:

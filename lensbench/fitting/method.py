@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.fitting.quality import FIRST, Measured, measure
+from lensbench.fitting.quality import FIRST, Measured, measure, states_of
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.tables import documents_table, quality_table
 from lensbench.fitting.windows import Part as CorpusPart
@@ -27,7 +27,6 @@ from lensbench.prompts.batch import plan_batches
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished
-from lensbench.residuals.capture import capture_positions
 
 Item = TypeVar("Item")
 Maps = Mapping[int, AffineMap]  # by layer
@@ -48,6 +47,10 @@ class Fitter:
         """The states between blocks: one a layer, in their order."""
         return self.model.sites(("embed", "resid_post"))
 
+    def n_states(self, part: CorpusPart) -> int:
+        """Of every token but each window's first."""
+        return sum(len(window.token_ids) - FIRST for window in self.windows[part])
+
     def states(
         self, windows: Sequence[Window], sites: Sequence[Site]
     ) -> Iterator[Float[Tensor, "site cell d_model"]]:
@@ -57,13 +60,12 @@ class Fitter:
         """
         lengths = [len(window.token_ids) for window in windows]
         for items in plan_batches(lengths, self.spec.batch_tokens, self.model.rope_switch):
-            ids = [windows[item].token_ids for item in items]
-            positions = [range(FIRST, len(one)) for one in ids]
+            texts = [windows[item] for item in items]
             if self.source is None:
-                yield capture_positions(self.model, ids, positions, sites).stream.cpu()
+                yield states_of(self.model, texts, sites).stream.cpu()
             else:
-                own = capture_positions(self.source, ids, positions, sites[:-1])
-                last = capture_positions(self.model, ids, positions, sites[-1:])
+                own = states_of(self.source, texts, sites[:-1])
+                last = states_of(self.model, texts, sites[-1:])
                 yield torch.cat([own.stream.cpu(), last.stream.cpu()])
 
     def measured(

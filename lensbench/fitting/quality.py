@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.errors import ModelError
 from lensbench.fitting.windows import Window
 from lensbench.lens.base import Lens
 from lensbench.lens.logit import model_output
@@ -88,6 +89,24 @@ class _Sums:
         return found
 
 
+def states_of(model: LensModel, windows: Sequence[Window], sites: Sequence[Site]) -> Residuals:
+    """Of every token but each window's first, window after window, in one forward pass.
+
+    Raises ModelError where they hold NaN or Inf: one such state spoils a whole map.
+    """
+    ids = [window.token_ids for window in windows]
+    residuals = capture_positions(model, ids, [range(FIRST, len(one)) for one in ids], sites)
+    if not bool(residuals.stream.sum().isfinite()):
+        broken = ~residuals.stream.isfinite().all(-1).all(0)
+        rows = {row for (row, _), is_bad in zip(residuals.cells, broken, strict=True) if is_bad}
+        sources = ", ".join(windows[row].document.source for row in sorted(rows))
+        raise ModelError(
+            f"{model.name} gives NaN or Inf for a text of the corpus ({sources}). Give --dtype "
+            "float32, since float16 overflows above 65,504, or leave that text out."
+        )
+    return residuals
+
+
 def measure(
     model: LensModel,
     lenses: Sequence[Lens],
@@ -103,16 +122,13 @@ def measure(
     sums = _Sums(len(lenses), len(sites), len(windows), model.d_vocab)
     lengths = [len(window.token_ids) for window in windows]
     for items in plan_batches(lengths, batch_tokens, model.rope_switch):
-        ids = [windows[item].token_ids for item in items]
-        wanted = [range(FIRST, len(one)) for one in ids]
+        own = [windows[item] for item in items]
         captured = [*sites, model.final_site] if model.final_site not in sites else list(sites)
-        residuals = capture_positions(model, ids, wanted, captured)
-        states = residuals
-        if source is not None:
-            states = capture_positions(source, ids, wanted, sites)
-        following = [(*one[FIRST + 1 :], -1) for one in ids]
-        documents = torch.tensor([i for i, p in zip(items, wanted, strict=True) for _ in p])
-        nexts = torch.tensor([token for own in following for token in own])
+        residuals = states_of(model, own, captured)
+        states = residuals if source is None else states_of(source, own, sites)
+        following = [(*one.token_ids[FIRST + 1 :], -1) for one in own]
+        documents = torch.tensor([items[row] for row, _ in residuals.cells])
+        nexts = torch.tensor([token for one in following for token in one])
         with torch.inference_mode():
             _read(model, lenses, sites, residuals, states, documents, nexts, sums)
     return sums.measured()

@@ -12,8 +12,10 @@ from lensbench.lens.fitted.place import Method
 from lensbench.models.spec import MODEL_HELP, Dtype
 from lensbench.spec import ARGUMENT, Count, Device, Positive, Spec
 
-TOKENS: dict[Method, int] = {"linear": 30_000, "tuned": 30_000, "jacobian": 1_280}
-_OF_TUNED = ("start", "learning_rate", "epochs")
+_OF: dict[Method, tuple[str, ...]] = {
+    "tuned": ("start", "learning_rate", "epochs"),
+    "jacobian": ("jacobian_tokens",),
+}  # options of one method alone
 
 
 class FitSpec(Spec):
@@ -28,9 +30,8 @@ class FitSpec(Spec):
     corpus: Annotated[str, Field(exclude=True)] = "python-docs"
     """python-docs (what the installed Python says about itself), model or model:SEED (what the
     model itself writes, at temperature 1), a text file, or a folder of .txt, .md and .rst."""
-    tokens: Count | None = None
-    """Tokens that the maps are fitted to. Default: 30,000, of a jacobian lens 1,280 (ten texts; it
-    gains little beyond a hundred)."""
+    tokens: Count = 30_000
+    """Tokens that the maps are fitted to."""
     choose_tokens: Count = 256
     """Tokens on which the strength of each layer's ridge is chosen, and a training is ended."""
     test_tokens: Count = 768
@@ -53,13 +54,11 @@ class FitSpec(Spec):
     """Of a tuned lens: peak learning rate of Adam; it falls to 0."""
     epochs: Count = 2
     """Of a tuned lens: how often its training goes over the tokens at most."""
+    jacobian_tokens: Count = 1_280
+    """Of a jacobian lens: how many of the tokens have their Jacobians made (ten texts; it gains
+    little beyond a hundred). The linear lens beside it is fitted to all."""
     dtype: Dtype = None
     device: Device = None
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that the maps are fitted to."""
-        return TOKENS[self.method] if self.tokens is None else self.tokens
 
     def problems(self) -> list[Problem]:
         """Options of another method."""
@@ -67,15 +66,19 @@ class FitSpec(Spec):
         return [
             Problem(
                 name,
-                "it is an option of --lens tuned",
+                f"it is an option of --lens {method}",
                 f"Give that, or leave --{name.replace('_', '-')} out.",
             )
-            for name in _OF_TUNED
-            if self.method != "tuned" and getattr(self, name) != fields[name].default
+            for name, method in self._of_others().items()
+            if getattr(self, name) != fields[name].default
         ]
 
     def settings(self) -> dict[str, Any]:
         """Without the options of another method, which decide nothing."""
-        others = () if self.method == "tuned" else _OF_TUNED
-        own = super().settings() | {"tokens": self.n_tokens}
-        return {key: value for key, value in own.items() if key not in others}
+        others = self._of_others()
+        return {key: value for key, value in super().settings().items() if key not in others}
+
+    def _of_others(self) -> dict[str, Method]:
+        return {
+            name: method for method, own in _OF.items() if method != self.method for name in own
+        }

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from lensbench.errors import Problem
 from lensbench.fitting.linear import Centred
-from lensbench.fitting.linear_lens import MOST_JOBS, solve
+from lensbench.fitting.linear_lens import MOST_JOBS, require_determined, solve
 from lensbench.fitting.method import Fitter, Maps, Method, Solved
 from lensbench.fitting.moments import Moments
-from lensbench.fitting.quality import FIRST
 from lensbench.fitting.tables import documents_table
 from lensbench.fitting.tuned import White, train
 from lensbench.fitting.windows import Part as CorpusPart
@@ -30,8 +29,9 @@ Layers = tuple[int, ...]
 
 def _jobs(fitter: Fitter) -> list[Layers]:
     """The layers in groups: each costs one pass over the corpus, and is lost when interrupted."""
+    require_determined(fitter)
     n_layers = fitter.model.n_layers
-    layer_bytes = 4 * fitter.model.d_model * _n_cells(fitter, "fit")
+    layer_bytes = 4 * fitter.model.d_model * fitter.n_states("fit")
     size = max(min(-(-n_layers // MOST_JOBS), int(_STATES_BYTES // layer_bytes) - 1), 1)
     return [tuple(range(n_layers))[start : start + size] for start in range(0, n_layers, size)]
 
@@ -85,16 +85,12 @@ def _gather(fitter: Fitter, job: Job[Layers]) -> Part:
     )
 
 
-def _n_cells(fitter: Fitter, part: CorpusPart) -> int:
-    return sum(len(window.token_ids) - FIRST for window in fitter.windows[part])
-
-
 def _states(
     fitter: Fitter, part: CorpusPart, layers: Layers
 ) -> Float[Tensor, "state cell d_model"]:
     """Of all tokens of a part, at some layers and the last."""
     sites = [fitter.sites[layer] for layer in (*layers, fitter.model.n_layers)]
-    states = torch.empty(len(sites), _n_cells(fitter, part), fitter.model.d_model)
+    states = torch.empty(len(sites), fitter.n_states(part), fitter.model.d_model)
     start = 0
     for own in fitter.states(fitter.windows[part], sites):
         states[:, start : start + own.shape[1]] = own

@@ -65,12 +65,13 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         if not spec.no_untrained:
             _require_room(model, ref)
         windows, unread = parts_of(corpus, spec, model, also)
+        fitter, method = Fitter(model, spec, windows), METHODS[spec.method]
+        jobs = method.jobs(fitter)
         watch(Progress(f"testing the gate of {ref}"))
         shown = [window.token_ids for window in windows["test"][:2]]
         identities = check_identities(model, shown)
         require(identities)
         record.begin({**model.facts(), **request.model})
-        fitter, method = Fitter(model, spec, windows), METHODS[spec.method]
 
         def finish(parts: Parts) -> Finished:
             made = finished(method, fitter, parts, watch, control_quality, fidelity_table)
@@ -84,7 +85,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         return Work(
             fitter,
             method.gather,
-            [method.jobs(fitter)],
+            [jobs],
             finish,
             unit=method.unit,
             size=method.size,
@@ -144,7 +145,7 @@ def _asked_for(spec: FitSpec) -> tuple[str, ...]:
 
 def _wanted(spec: FitSpec) -> dict[Part, int]:
     """Tokens of each part of the corpus."""
-    return {"fit": spec.n_tokens, "choose": spec.choose_tokens, "test": spec.test_tokens}
+    return {"fit": spec.tokens, "choose": spec.choose_tokens, "test": spec.test_tokens}
 
 
 def _require_room(model: LensModel, ref: ModelRef) -> None:

@@ -32,6 +32,10 @@ from tests.harness.tiny import SENTENCES, Case
 FitSpecOf = Callable[..., FitSpec]
 TEXT = " ".join(SENTENCES[:4])
 T = 40
+MORE = (
+    pytest.param("gpt2", marks=pytest.mark.slow),
+    pytest.param("cohere", marks=pytest.mark.slow),
+)
 
 
 def theirs() -> Any:
@@ -143,7 +147,7 @@ def below_of(n_layers: int) -> list[Any]:
 
 @pytest.fixture(scope="session")
 def jacobian_spec(fit_spec: FitSpecOf) -> FitSpecOf:
-    return partial(fit_spec, method="jacobian", tokens=200)
+    return partial(fit_spec, method="jacobian", tokens=400, jacobian_tokens=200)
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +172,7 @@ def as_theirs(folder: Path, model: LensModel) -> Any:
     return theirs()(jacobians, n_prompts=1, d_model=model.d_model)
 
 
-@pytest.mark.parametrize("family", ("llama", "gemma2", "gpt2", "cohere"))
+@pytest.mark.parametrize("family", ("llama", "gemma2", *MORE))
 def test_a_reading_is_transformer_lens_own(
     tiny_case: Callable[[str], Case], fitted: Callable[[Case], Path], family: str
 ) -> None:
@@ -192,11 +196,13 @@ def test_the_maps_are_the_mean_over_the_texts(
 ) -> None:
     folder = fitted(llama)
     documents = tables(folder)["fit_documents"]
-    own = documents[documents.part == "fit"]
+    told = manifest(folder)["jacobian"]
+    own = documents[documents.part == "fit"][: told["n_texts"]]
     model = load_model(llama.folder, device="cpu")
     texts = [(corpus / row.source.split(",")[0]).read_text() for row in own.itertuples()]
+    assert told["n_tokens"] == own.n_tokens.sum() >= 200 > own.n_tokens[:-1].sum()
     lens = theirs().fit(model.bridge, texts, corpus="x", max_seq_len=32, show_progress=False)
-    assert manifest(folder)["jacobian"]["n_texts"] == lens.n_prompts == len(own)
+    assert told["n_texts"] == lens.n_prompts
     for block, expected in as_theirs(folder, model).jacobians.items():
         torch.testing.assert_close(expected, lens.jacobians[block], rtol=1e-4, atol=1e-5)
     shifts = [shift for name, shift in load_file(folder / FILE).items() if name.startswith("b.")]
@@ -214,7 +220,7 @@ def test_the_record_has_the_figures_of_the_linear_lens_beside_it(
     build_report([folder])
     report = (folder / "report.md").read_text(encoding="utf-8")
     texts = manifest(folder)["jacobian"]["n_texts"]
-    assert f"over {texts} texts (Gurnee et al. 2026)" in report
+    assert f"over {texts} texts of" in report
     assert f"fitted lens with a shift: {quality.kl_bits['shifted', 1]:.2f}" in report
 
 
@@ -260,7 +266,12 @@ def test_texts_that_are_too_short_are_refused_with_the_number_needed(
         fit_lens(jacobian_spec(llama, window=16), tmp_path)
 
 
-def test_its_own_number_of_tokens_is_its_default() -> None:
-    assert FitSpec("a", method="jacobian").settings()["tokens"] == 1_280
-    assert FitSpec("a").settings()["tokens"] == 30_000
-    assert FitSpec("a", method="jacobian", tokens=7).settings()["tokens"] == 7
+def test_its_option_is_refused_for_another_lens() -> None:
+    with pytest.raises(
+        InputProblems, match=r"--lens jacobian\. Give that, or leave --jacobian-tok"
+    ):
+        FitSpec("a", method="tuned", jacobian_tokens=100)
+    with pytest.raises(InputProblems, match="--lens tuned"):
+        FitSpec("a", method="jacobian", epochs=3)
+    own, linear = FitSpec("a", method="jacobian").settings(), FitSpec("a").settings()
+    assert {*own} - {*linear} == {"jacobian_tokens"}

@@ -87,10 +87,11 @@ def test_targets_dealt_out_anew_teach_nothing() -> None:
     assert float(ridge(Centred.of(moments, 0))[0](x[0]).double().var(0).sum() / spread) > 0.5
 
 
+@pytest.mark.parametrize("at", [7.0, 7.1])  # 7.1 has no exact square: what is left is rounding
 @pytest.mark.parametrize("what", ["all alike", "one dimension alike"])
-def test_what_never_varies_is_read_as_the_mean(what: str) -> None:
+def test_what_never_varies_is_read_as_the_mean(what: str, at: float) -> None:
     x, y = states(6)
-    x[0, :, 0 if what == "one dimension alike" else slice(None)] = 7.0
+    x[0, :, 0 if what == "one dimension alike" else slice(None)] = at
     for found in ridge(Centred.of(moments_of(x, y), 0)):
         assert bool(found.A.isfinite().all())
         assert float(found.A[0].abs().max()) < 1e-6

@@ -12,7 +12,7 @@ Examples:
 
     lensbench fit smollm2-135m --lens tuned
 
-    lensbench fit smollm2-135m --lens jacobian --tokens 256
+    lensbench fit smollm2-135m --lens jacobian --jacobian-tokens 256
 
     lensbench lens smollm2-135m "The capital of Germany is" --lens linear
 """

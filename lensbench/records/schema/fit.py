@@ -165,8 +165,8 @@ KINDS = (
             ),
             Entry(
                 "jacobian",
-                "how many texts the Jacobians are a mean over (`n_texts`), of those that have at "
-                "least `shortest_tokens`",
+                "how many texts the Jacobians are a mean over (`n_texts`), with how many tokens "
+                "(`n_tokens`): the first ones of the part `fit` that have `shortest_tokens`",
                 absent="no Jacobian lens",
                 type="object",
             ),
