@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-families clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-families clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ lint: $(READY)  ## ruff and mypy
 bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnterp
 	$(BIN)/lensbench pull smollm2-135m
 	$(BIN)/python -m tests.benchmarks --out reports/bench
+
+bench-run: models  ## prompts per second of a whole run beside Hugging Face and nnterp
+	$(BIN)/python -m tests.benchmarks.whole_run --out reports/bench
 
 bench-inference: $(READY)  ## tokens per second beside Hugging Face generate and CTranslate2
 	$(BIN)/lensbench pull smollm2-135m

@@ -27,7 +27,7 @@ def token_ids(n_tokens: int, d_vocab: int) -> Tensor:
     return torch.randint(5, d_vocab, (1, n_tokens), generator=generator)
 
 
-def _hugging_face(folder: Path) -> Any:
+def hugging_face(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -35,7 +35,7 @@ def _hugging_face(folder: Path) -> Any:
 
 def forward(folder: Path, n_tokens: int) -> Job:
     """Plain Hugging Face forward pass: what everybody pays."""
-    model = _hugging_face(folder)
+    model = hugging_face(folder)
     ids = token_ids(n_tokens, model.config.vocab_size)
 
     def job() -> object:
@@ -47,7 +47,7 @@ def forward(folder: Path, n_tokens: int) -> Job:
 
 def floor(folder: Path, n_tokens: int) -> Job:
     """Forward pass plus the bare float32 head products of all layers: what nobody can avoid."""
-    model = _hugging_face(folder)
+    model = hugging_face(folder)
     ids = token_ids(n_tokens, model.config.vocab_size)
     W_U = model.get_output_embeddings().weight
 
@@ -111,7 +111,7 @@ def transformer_lens_stack(folder: Path, n_tokens: int) -> Job:
 
 def hugging_face_loop(folder: Path, n_tokens: int) -> Job:
     """Plain Hugging Face: output_hidden_states, then norm, head and log_softmax layer by layer."""
-    model = _hugging_face(folder)
+    model = hugging_face(folder)
     ids = token_ids(n_tokens, model.config.vocab_size)
     norm, head = model.model.norm, model.get_output_embeddings()
 

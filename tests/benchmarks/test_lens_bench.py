@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 import torch
 
+from lensbench.lens.metrics import LN_2
+from lensbench.models.load import load_model
+from lensbench.prompts.encode import Word, encode_all
+from lensbench.prompts.prompt import Prompt
 from tests.benchmarks.measure import peak_beyond_forward, round_robin
 from tests.benchmarks.peers import FLOOR, PEERS, hugging_face_loop, transformer_lens_stack
-from tests.harness.tiny import Case
+from tests.benchmarks.whole_run import hugging_face_run, lensbench
+from tests.harness.tiny import PROMPTS, Case
 
 TOKENS = 8
 HERE = [name for name in PEERS if not name.startswith("nnterp")]  # it needs the extra `bench`
@@ -30,3 +38,25 @@ def test_two_ways_give_the_same_statistics(llama: Case) -> None:
 def test_memory_is_measured_in_a_process_of_its_own(llama: Case) -> None:
     peak = peak_beyond_forward(FLOOR, llama.folder, TOKENS)
     assert peak is None or peak >= 0
+
+
+def test_a_whole_run_and_the_script_beside_it_give_the_same_numbers(llama: Case) -> None:
+    model = load_model(llama.folder, device="cpu")
+    encoded = [
+        replace(item, answer=Word("-", (item.token_ids[0],), "written"))
+        for item in encode_all(model.encoder(), [Prompt(f"{i}", t) for i, t in enumerate(PROMPTS)])[
+            0
+        ]
+    ]
+    parts = lensbench(model, encoded)()
+    ours = pa.concat_tables([part.tables["lens"] for part in parts]).to_pandas()
+    in_order = sorted(encoded, key=lambda item: len(item.token_ids))
+    for layer, (entropy, kl, prob, rank, top) in enumerate(
+        hugging_face_run(llama.folder, encoded)()
+    ):
+        for row, item in enumerate(in_order):
+            own = ours[(ours.layer == layer) & (ours.prompt_id == item.prompt.id)].iloc[0]
+            assert own.entropy_bits * LN_2 == pytest.approx(float(entropy[row]), abs=1e-4)
+            assert own.kl_bits * LN_2 == pytest.approx(float(kl[row]), abs=1e-4)
+            assert own.answer_prob == pytest.approx(float(prob[row]), rel=1e-4)
+            assert (own.answer_rank, own.top_ids[0]) == (int(rank[row]), int(top[row, 0]))
