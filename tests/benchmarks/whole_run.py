@@ -54,10 +54,10 @@ def bench(
     text = [
         "# A whole run beside its peers",
         "",
-        f"The shipped facts ({limit} base prompts, with controls, paraphrases and reverses), at their "
-        "last positions, every layer, full vocabulary, float32; loading and reports apart. All "
-        f"compute entropy, KL, the top {_K} and the answer's rank and probability; lensbench also "
-        "its other metrics, and the tables of the record. Times are paired within each of "
+        f"The shipped facts ({limit} base prompts, with controls, paraphrases and reverses), at "
+        "their last positions, every layer, full vocabulary, float32; loading and reports apart. "
+        f"All compute entropy, KL, the top {_K} and the answer's rank and probability; lensbench "
+        "also its other metrics, and the tables of the record. Times are paired within each of "
         f"{rounds} rounds: median (least to most).",
         "",
         *markdown_table(header, rows),
