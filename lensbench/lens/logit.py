@@ -1,16 +1,16 @@
 """The logit lens over many prompts, streamed: no [layer, position, vocabulary] tensor ever exists.
 
-The work is cut into groups of cells (a cell is one prompt at one position). A group is read at all
-its layers by one matrix product, then one cell at a time is turned into statistics, so that the
-vocabulary-sized tensors of the statistics stay small enough for the processor's cache. Peak memory
-beyond the forward pass is the residual stream of the cells, plus one group of logits, plus a few
-[layer, vocabulary] tensors.
+The work is cut into groups of cells (a cell is one prompt at one position). The vectors of a group
+at all its layers go through the head together, the vocabulary in tiles (vocabulary/stream.py); the
+last layer by itself, where the lens is held to the model. Peak memory beyond the forward pass is
+the residual stream of the cells, and room for two tiles or a few rows of logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -27,18 +27,19 @@ from lensbench.lens.gate import (
     stored_identity,
     worst,
 )
-from lensbench.lens.metrics import Distribution
-from lensbench.lens.registry import lens_name, make_lens
+from lensbench.lens.registry import Lenses, lens_name
 from lensbench.lens.settings import LensSettings, Positions
+from lensbench.lens.vocabulary import statistics
+from lensbench.lens.vocabulary.output import Output
+from lensbench.lens.vocabulary.reading import MISSING
+from lensbench.lens.vocabulary.stream import ROWS, Sought, Stream, Vectors
 from lensbench.models.model import LensModel
+from lensbench.models.readout import EVERY
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import plan_batches
-from lensbench.prompts.encode import EncodedPrompt
+from lensbench.prompts.encode import EncodedPrompt, Word
 from lensbench.residuals.capture import Residuals, capture_positions
 from lensbench.residuals.store import CachedResiduals, ResidualCache
-
-_GROUP_ROWS = 64  # the head's product wants about as many to run at full speed
-MISSING = -1  # in integer tensors: this cell has no such token
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ def read_batches(
     cache: ResidualCache | None = None,
 ) -> Iterator[BatchReadings]:
     """Read all prompts, batch by batch, prompts of similar length together."""
-    lengths = [len(prompt.token_ids) for prompt in prompts]
+    lengths, lenses = [len(prompt.token_ids) for prompt in prompts], Lenses(model)
     for items in plan_batches(lengths, settings.batch_tokens, model.rope_switch):
-        yield read_batch(model, [prompts[item] for item in items], settings, cache)
+        yield read_batch(model, [prompts[item] for item in items], settings, cache, lenses)
 
 
 def read_batch(
@@ -76,11 +77,13 @@ def read_batch(
     prompts: Sequence[EncodedPrompt],
     settings: LensSettings,
     cache: ResidualCache | None = None,
+    lenses: Lenses | None = None,
 ) -> BatchReadings:
     """Measure every requested cell of one batch at every requested site and lens.
 
     The residuals come from one forward pass, or from `cache`: then the model's own logits are made
-    from its last layer, and the gate is the one that was measured when the cache was made.
+    from its last layer, and the gate is the one that was measured when the cache was made. Who
+    reads several batches gives the `lenses`, which are made once then.
 
     Raises GateError when a lens that may carry a headline does not reproduce the model.
     """
@@ -97,19 +100,23 @@ def read_batch(
         names = [prompt.prompt.id for prompt in prompts]
         residuals = cache.residuals(model, names, wanted, captured)
     if broken := residuals.broken_rows():
-        return _without(model, prompts, settings, broken, cache)
-    targets = _targets(prompts, wanted, model.device)
-    lenses = {lens_name(given): make_lens(given, model) for given in settings.lenses}
-    own = {name: [at for at in sites if lens.reads(at)] for name, lens in lenses.items()}
-    read = {
-        name: _read(model, residuals, own[name], lens, targets, settings.top_k)
-        for name, lens in lenses.items()
-    }
-    for name, lens in lenses.items():
-        read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, own[name], targets.answer)
+        return _without(model, prompts, settings, broken, cache, lenses)
+    lenses = lenses or Lenses(model)
+    given = {lens_name(one): lenses[one] for one in settings.lenses}
+    own = {name: [at for at in sites if lens.reads(at)] for name, lens in given.items()}
+    sought = _sought(prompts, wanted, model.device)
+    with torch.inference_mode():
+        output = Output.of(
+            model.readout, len(residuals.cells), partial(model_output, model, residuals)
+        )
+        stream = Stream(output, sought, settings.top_k)
+        batch = _Batch(model, residuals, stream, settings.also)
+        read = {name: _read(batch, lens, own[name]) for name, lens in given.items()}
+    for name, lens in given.items():
+        read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, own[name], sought["answer"])
     if broken := _not_readable(residuals, read):
-        return _without(model, prompts, settings, broken, cache)
-    gate_kl = _gate_kl_bits(model, residuals, own, lenses, read, cache)
+        return _without(model, prompts, settings, broken, cache, lenses)
+    gate_kl = _gate_kl_bits(model, residuals, own, given, read, cache)
     kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
     return BatchReadings(list(prompts), wanted, sites, read, own, gate_kl, stream=kept)
 
@@ -131,21 +138,16 @@ def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
     return chosen
 
 
-@dataclass(frozen=True)
-class Targets:
-    """Token ids that are looked up in each cell; MISSING where there is none."""
-
-    answer: Int[Tensor, " cell"]
-    answer_other: Int[Tensor, " cell"]
-    category: Int[Tensor, " cell"]
-    null_category: Int[Tensor, " cell"]
-    following: Int[Tensor, " cell"]  # the token that really comes next in the prompt
-
-
-def _targets(
+def _sought(
     prompts: Sequence[EncodedPrompt], wanted: Sequence[Sequence[int]], device: torch.device
-) -> Targets:
-    def per_cell(ids: Sequence[int]) -> Int[Tensor, " cell"]:
+) -> Sought:
+    """Token ids that are looked up in each cell, by what TOKEN_STATISTICS calls them.
+
+    `following` is the token that really comes next in the prompt.
+    """
+
+    def per_cell(words: Sequence[Word | None]) -> Int[Tensor, " cell"]:
+        ids = [word.id if word else MISSING for word in words]
         flat = [token for token, where in zip(ids, wanted, strict=True) for _ in where]
         return torch.tensor(flat, device=device)
 
@@ -154,94 +156,83 @@ def _targets(
         for prompt, positions in zip(prompts, wanted, strict=True)
         for position in positions
     ]
-    return Targets(
-        per_cell([p.answer.id if p.answer else MISSING for p in prompts]),
-        per_cell([p.answer_other.id if p.answer_other else MISSING for p in prompts]),
-        per_cell([p.category.id if p.category else MISSING for p in prompts]),
-        per_cell([p.null_category.id if p.null_category else MISSING for p in prompts]),
-        torch.tensor(following, device=device),
-    )
-
-
-def _read(
-    model: LensModel,
-    residuals: Residuals | CachedResiduals,
-    sites: Sequence[Site],
-    lens: Lens,
-    targets: Targets,
-    k: int,
-) -> dict[str, Tensor]:
-    """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
-    readout, n_cells = model.readout, len(residuals.cells)
-
-    def read_group(cells: slice) -> Iterator[dict[str, Tensor]]:
-        """One matrix product for a group of cells at all sites, then statistics cell by cell."""
-        stream = [residuals.at(site)[cells] for site in sites]  # each [cell, d_model]
-        normed = torch.stack(
-            [lens.normed(resid, site) for resid, site in zip(stream, sites, strict=True)], dim=1
-        )
-        final_normed = readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
-        logits = readout.logits(normed)  # [cell, site, d_vocab]: each cell's slice is contiguous
-        model_logits = model_output(model, residuals, cells)
-        geometry = {
-            "resid_norm": torch.stack(stream, dim=1).norm(dim=-1),
-            "cos_final": metrics.cosine(normed, final_normed),
-        }
-        for i, cell in enumerate(range(cells.start, cells.stop)):
-            p = Distribution.from_logits(model_logits[i : i + 1])  # broadcasts over sites
-            q = Distribution.from_logits(logits[i])
-            statistics = cell_statistics(p, q, targets, cell, k)
-            yield statistics | {name: value[i] for name, value in geometry.items()}
-
-    group = max(max(readout.rows_at_once, _GROUP_ROWS) // len(sites), 1)
-    parts: list[dict[str, Tensor]] = []
-    with torch.inference_mode():
-        for start in range(0, n_cells, group):
-            parts += read_group(slice(start, min(start + group, n_cells)))
-    return {name: torch.stack([part[name] for part in parts], dim=1).cpu() for name in parts[0]}
+    return {
+        "answer": per_cell([p.answer for p in prompts]),
+        "answer_other": per_cell([p.answer_other for p in prompts]),
+        "category": per_cell([p.category for p in prompts]),
+        "null_category": per_cell([p.null_category for p in prompts]),
+        "following": torch.tensor(following, device=device),
+    }
 
 
 def model_output(
-    model: LensModel, residuals: Residuals | CachedResiduals, cells: slice
-) -> Float[Tensor, "cell d_vocab"]:
+    model: LensModel, residuals: Residuals | CachedResiduals, cells: slice, tokens: slice = EVERY
+) -> Float[Tensor, "cell token"]:
     """The logits that stand for the model's output, float32.
 
     Its own; in half precision those are rounded, which would be most of the divergence near the
     last layer, so that they are made anew from its last state.
     """
     if model.readout.rounds:
-        return model.readout(residuals.at(model.final_site)[cells])
-    return residuals.model_logits(cells)
+        normed = model.readout.norm(residuals.at(model.final_site)[cells])
+        return model.readout.logits(normed, tokens)
+    return residuals.model_logits(cells, tokens)
 
 
-def cell_statistics(
-    p: Distribution, q: Distribution, targets: Targets, cell: int, k: int
-) -> dict[str, Tensor]:
-    """Every vocabulary statistic of one cell, over sites.
+@dataclass(frozen=True)
+class _Batch:
+    """What every lens reads of a batch, and by what."""
 
-    Args:
-        p: the model's own distribution, [1, d_vocab].
-        q: the lens' distributions, [site, d_vocab].
-        k: how many top tokens to keep.
-    """
-    top_log_probs, top_ids = metrics.top_k(q, k)
-    statistics = {name: compute(p, q) for name, compute in metrics.STATISTICS.items()}
-    statistics |= {"top_probs": top_log_probs.exp(), "top_ids": top_ids}
-    for name, (target, compute_of) in metrics.TOKEN_STATISTICS.items():
-        token = getattr(targets, target)[cell]
-        statistics[name] = (
-            torch.full_like(top_log_probs[:, 0], torch.nan)  # in records null
-            if bool(token == MISSING)
-            else compute_of(q, token.expand(len(top_ids))).float()
-        )
-    return statistics
+    model: LensModel
+    residuals: Residuals | CachedResiduals
+    stream: Stream
+    also: Sequence[str]
+
+
+def _read(batch: _Batch, lens: Lens, sites: Sequence[Site]) -> dict[str, Tensor]:
+    """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
+    last = batch.model.final_site
+    whole = list(sites) if batch.also else [site for site in sites if site == last]
+    tiled = [site for site in sites if site not in whole]
+    found = [_read_sites(batch, lens, own, own is whole) for own in (tiled, whole) if own]
+    order = [(tiled + whole).index(site) for site in sites]
+    return {
+        name: torch.cat([part[name] for part in found], dim=1)[:, order].transpose(0, 1).cpu()
+        for name in found[0]
+    }
+
+
+def _read_sites(batch: _Batch, lens: Lens, sites: Sequence[Site], whole: bool) -> dict[str, Tensor]:
+    """Statistics [cell, site], a group of cells at a time."""
+    model, residuals, stream = batch.model, batch.residuals, batch.stream
+    divergences = {name: statistics.DIVERGENCES[name] for name in batch.also}
+    n_rows = model.readout.rows_at_once if whole else ROWS
+    size, n_cells = max(n_rows // len(sites), 1), len(residuals.cells)
+    parts = []
+    for start in range(0, n_cells, size):
+        cells = slice(start, min(start + size, n_cells))
+        resid = [residuals.at(site)[cells] for site in sites]  # each [cell, d_model]
+        normed = [lens.normed(own, site) for own, site in zip(resid, sites, strict=True)]
+        vectors = Vectors(torch.stack(normed, dim=1), cells)
+        if whole:
+            reading, more = stream.read_whole(vectors, divergences)
+        else:
+            reading, more = stream.read(vectors), {}
+        rows = statistics.of(reading, stream.top_k) | more
+        shape = vectors.normed.shape[:2]
+        part = {name: value.unflatten(0, shape) for name, value in rows.items()}
+        final = model.readout.norm(residuals.at(model.final_site)[cells].unsqueeze(1))
+        part["resid_norm"] = torch.stack(resid, dim=1).norm(dim=-1)
+        part["cos_final"] = metrics.cosine(vectors.normed, final)
+        parts.append(part)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _gate_kl_bits(
     model: LensModel,
     residuals: Residuals | CachedResiduals,
     sites: dict[str, list[Site]],
-    lenses: dict[str, Lens],
+    lenses: Mapping[str, Lens],
     read: dict[str, dict[str, Tensor]],
     cache: ResidualCache | None,
 ) -> float:
@@ -284,13 +275,14 @@ def _without(
     settings: LensSettings,
     broken: set[int],
     cache: ResidualCache | None,
+    lenses: Lenses | None,
 ) -> BatchReadings:
     """The batch again without the prompts that gave NaN or Inf, which become problems."""
     problems = [not_finite_problem(model, prompts[row]) for row in sorted(broken)]
     rest = [prompt for row, prompt in enumerate(prompts) if row not in broken]
     if not rest:
         return BatchReadings([], [], [], {}, {}, None, problems)
-    readings = read_batch(model, rest, settings, cache)
+    readings = read_batch(model, rest, settings, cache, lenses)
     return replace(readings, problems=problems + readings.problems)
 
 

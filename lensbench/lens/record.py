@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import Identity, lens_identity, worst
 from lensbench.lens.logit import read_batch
 from lensbench.lens.milestones import milestones_table
-from lensbench.lens.registry import claiming
+from lensbench.lens.registry import Lenses, claiming
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import in_order, lens_table, prompts_table
 from lensbench.models.model import LensModel
@@ -49,6 +50,11 @@ class Reader:
     text: TokenText
     record: str
     cache: ResidualCache | None = None
+
+    @cached_property
+    def lenses(self) -> Lenses:
+        """Those of the whole run: a fitted one is loaded, and what it warns of said, once."""
+        return Lenses(self.model)
 
 
 def encode_prompts(
@@ -128,7 +134,7 @@ def _batched(
 def read(reader: Reader, job: Job[Reading]) -> Part:
     """One batch through the lens and its gate."""
     model = reader.model
-    readings = read_batch(model, job.item.prompts, job.item.settings, reader.cache)
+    readings = read_batch(model, job.item.prompts, job.item.settings, reader.cache, reader.lenses)
     tables, files = {"lens": lens_table(model, readings, reader.text)}, dict[str, bytes]()
     if readings.stream is not None:
         index, files = _kept(reader, job.number, readings.prompts, readings.sites, readings.stream)

@@ -34,6 +34,20 @@ def make_lens(given: str, model: LensModel) -> Lens:
     return open_lens(given, model.base).for_model(model)
 
 
+class Lenses:
+    """The lenses of one model, each made when it is first asked for, and once."""
+
+    def __init__(self, model: LensModel) -> None:
+        self._model = model
+        self._made: dict[str, Lens] = {}
+
+    def __getitem__(self, given: str) -> Lens:
+        """As `make_lens` makes it, and raising what it raises."""
+        if given not in self._made:
+            self._made[given] = make_lens(given, self._model)
+        return self._made[given]
+
+
 def lens_name(given: str) -> str:
     """What a lens is called in records."""
     return given if given in LENSES else fitted_name(given)

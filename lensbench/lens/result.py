@@ -27,6 +27,7 @@ from lensbench.prompts.encode import (
 )
 from lensbench.prompts.prompt import Prompts, as_prompts
 from lensbench.records.answer_forms import said_of_forms
+from lensbench.records.schema.lens import ON_REQUEST
 from lensbench.residuals.store import ResidualCache
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class LensResult:
         if value not in measured():
             remedy = f"Choose from: {', '.join(measured())}."
             found.append(Problem("value", f"nothing measured is called {value!r}", remedy))
+        elif value in ON_REQUEST and not self.table[value].drop_null():
+            remedy = f"Ask for it: logit_lens(..., also={value!r})."
+            found.append(Problem("value", f"{value} was not measured", remedy))
         if found:
             raise InputProblems(found)
         return heat_map(self.to_pandas(), chosen, value, f"{self.model}: {chosen}")
@@ -115,6 +119,7 @@ def logit_lens(
     lens: str | Sequence[str] = "final",
     sites: str | Sequence[str] = ("embed", "resid_post"),
     top_k: int = 5,
+    also: str | Sequence[str] = (),
     template: Template = "plain",
     padding_side: PaddingSide = "right",
     batch_tokens: int = 512,
@@ -131,6 +136,7 @@ def logit_lens(
             folder of a fitted lens, or "next" and "raw" for sensitivity.
         sites: "embed", "resid_mid" (after attention), "resid_post" (after each block).
         top_k: how many top tokens to keep per cell.
+        also: "js_bits" measures that too, for which logits are gone through twice.
         template: "chat" puts the prompt at the start of a chat answer.
         batch_tokens: tokens per forward pass, padding included.
 
@@ -144,6 +150,7 @@ def logit_lens(
         layers=None if layers is None else several(layers),
         positions=positions if isinstance(positions, str) else several(positions),
         top_k=top_k,
+        also=several(also),
         batch_tokens=batch_tokens,
         padding_side=padding_side,
     )

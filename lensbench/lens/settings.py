@@ -12,6 +12,7 @@ from lensbench.lens.registry import unknown_lenses
 from lensbench.models.model import LensModel
 from lensbench.models.sites import STREAM, Site
 from lensbench.prompts.batch import PaddingSide
+from lensbench.records.schema.lens import ON_REQUEST
 
 Positions = str | Sequence[int]
 _POSITIONS = ("all", "last", "earlier")
@@ -35,6 +36,7 @@ class LensSettings:
     top_k: int = 5
     batch_tokens: int = 512
     padding_side: PaddingSide = "right"
+    also: tuple[str, ...] = ()  # of ON_REQUEST: what takes two passes over the vocabulary
     keep_stream: bool = False  # hand the residual vectors out with what was read from them
 
     def __post_init__(self) -> None:
@@ -44,6 +46,7 @@ class LensSettings:
             *_strange("sites", self.sites, STREAM),
             *_strange("padding_side", [self.padding_side], get_args(PaddingSide)),
             *_not_whole("layers", self.layers or ()),
+            *(_strange("also", self.also, ON_REQUEST) if self.also else ()),
         ]
         if isinstance(self.positions, str):
             found += _strange("positions", [self.positions], _POSITIONS)

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lensbench.lens import metrics
 from lensbench.lens.logit import BatchReadings
+from lensbench.lens.vocabulary import statistics
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import LINKS
@@ -22,7 +22,12 @@ OF_PROMPT = ("relation", "prompt", "answer", "category", "subject", *LINKS)  # a
 def measured() -> tuple[str, ...]:
     """The columns of numbers."""
     others = ("answer_guess_rank", "resid_norm", "cos_final")
-    return (*metrics.STATISTICS, *metrics.TOKEN_STATISTICS, *others)
+    return (
+        *statistics.STATISTICS,
+        *statistics.DIVERGENCES,
+        *statistics.TOKEN_STATISTICS,
+        *others,
+    )
 
 
 def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa.Table:
@@ -45,7 +50,7 @@ def _one_lens(
     model: LensModel,
     readings: BatchReadings,
     lens: str,
-    statistics: dict[str, Any],
+    found: dict[str, Any],
     text: TokenText,
 ) -> pa.Table:
     sites = readings.sites_of[lens]
@@ -76,10 +81,10 @@ def _one_lens(
         "depth": per_site([site.depth(model.n_layers) for site in sites]),
     }
     for name in measured():
-        columns[name] = _numbers(LENS.schema.field(name).type, statistics[name].numpy())
-    ids = statistics["top_ids"].numpy().transpose(1, 0, 2)  # [cell, site, k]
+        columns[name] = _numbers(LENS.schema.field(name).type, found[name].numpy())
+    ids = found["top_ids"].numpy().transpose(1, 0, 2)  # [cell, site, k]
     columns["top_ids"] = _lists(ids)
-    columns["top_probs"] = _lists(statistics["top_probs"].numpy().transpose(1, 0, 2))
+    columns["top_probs"] = _lists(found["top_probs"].numpy().transpose(1, 0, 2))
     words = [text(int(token)) for token in ids.reshape(-1)]
     columns["top_tokens"] = _lists(np.array(words, dtype=object).reshape(ids.shape))
     return pa.table({f.name: columns[f.name].cast(f.type) for f in LENS.schema}, schema=LENS.schema)

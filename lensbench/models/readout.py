@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
@@ -27,13 +27,19 @@ from lensbench.models.sites import Site
 # the forward pass.
 _LOGITS_BYTES = 24 << 20
 
+# Of the vocabulary, what is read at once: a thousand rows of logits of so many tokens stay in the
+# processor's cache.
+_TILE_TOKENS = 2048
 # Of a half-precision head, what stands in float32 at once: 1,024 tokens at a width of 4,096. The
 # whole head of Llama-3-8B would be 2.1 GB.
 _TILE_BYTES = 16 << 20
+BLOCK = 64  # tokens; every tile but the last is whole blocks
+EVERY = slice(None)
 
 # How far two computations of the same logits may be apart, KL, by dtype: the spacing of the number
 # format (float32 2^-24, float16 2^-11, bfloat16 2^-8 relative) times the few roundings on the way.
 KL_BITS = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 2e-2}
+Tokens = slice | Int[Tensor, " token"]
 Norm = Callable[[Float[Tensor, "*cell d_model"]], Float[Tensor, "*cell d_model"]]
 
 
@@ -57,19 +63,44 @@ class Readout:
         """Whether the model's own logits are rounded: its head is in half precision."""
         return self.W_U.dtype != torch.float32
 
-    def logits(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
-        """Logits of an already normed residual: float32 products, whatever the head's dtype."""
-        if not self.rounds:
-            return self._finished(normed @ self.W_U)
-        normed = normed.float()
-        products = normed.new_empty((*normed.shape[:-1], self.W_U.shape[1]))
-        for tile in self._tiles():
-            products[..., tile] = normed @ self.W_U[:, tile].float()
-        return self._finished(products)
+    def logits(
+        self,
+        normed: Float[Tensor, "*cell d_model"],
+        tokens: Tokens = EVERY,
+        out: Float[Tensor, "*cell token"] | None = None,
+    ) -> Float[Tensor, "*cell token"]:
+        """Logits of an already normed residual: float32 products, whatever the head's dtype.
 
-    def rounded(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
+        Args:
+            tokens: of which of the vocabulary.
+            out: where to put them.
+        """
+        head = self.W_U.T[tokens].T
+        if not self.rounds:
+            return self._finished(torch.matmul(normed, head, out=out), tokens)
+        normed = normed.float()
+        products = normed.new_empty((*normed.shape[:-1], head.shape[1])) if out is None else out
+        for tile in self._tiles_of(head.shape[1]):
+            products[..., tile] = normed @ head[:, tile].float()
+        return self._finished(products, tokens)
+
+    def exact(
+        self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """The logit of one token of each row, summed in float64."""
+        products = normed * self.W_U.T[tokens]
+        logits = products.sum(-1, dtype=torch.float64)
+        if self.b_U is not None:
+            logits += self.b_U[tokens]
+        logits *= self.logit_scale
+        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
+
+    def rounded(
+        self, normed: Float[Tensor, "*cell d_model"], tokens: slice = EVERY
+    ) -> Float[Tensor, "*cell token"]:
         """The same with products in the head's dtype, as the model makes them: for the gate."""
-        return self._finished((normed.to(self.W_U.dtype) @ self.W_U).float())
+        head = self.W_U[:, tokens]
+        return self._finished((normed.to(head.dtype) @ head).float(), tokens)
 
     def pulled_back(
         self,
@@ -88,21 +119,40 @@ class Readout:
         if not self.rounds:
             return gradient @ self.W_U.T
         pulled = gradient.new_zeros((*gradient.shape[:-1], self.W_U.shape[0]))
-        for tile in self._tiles():
+        for tile in self.tiles():
             pulled += gradient[..., tile] @ self.W_U[:, tile].float().T
         return pulled
 
-    def _tiles(self) -> Iterator[slice]:
-        """Of a half-precision head, what stands in float32 at once."""
-        d_model, d_vocab = self.W_U.shape
-        width = max(_TILE_BYTES // (4 * d_model), 1)
-        for start in range(0, d_vocab, width):
-            yield slice(start, start + width)
+    def weighted(
+        self, weights: Float[Tensor, "*cell token"], tokens: slice
+    ) -> tuple[Float[Tensor, "*cell d_model"], Float[Tensor, "*cell"]]:
+        """The rows of the head, and its biases, weighted over a range of the vocabulary.
 
-    def _finished(self, logits: Float[Tensor, "*cell d_vocab"]) -> Float[Tensor, "*cell d_vocab"]:
+        A mean of logits is made of them in one step, before `logit_scale` and the soft cap.
+        """
+        rows = weights @ self.W_U[:, tokens].float().T
+        if self.b_U is None:
+            return rows, torch.zeros_like(weights[..., 0])
+        return rows, weights @ self.b_U[tokens].float()
+
+    def tiles(self) -> Iterator[slice]:
+        """The vocabulary, for whoever streams over it."""
+        return self._tiles_of(self.W_U.shape[1])
+
+    def _tiles_of(self, n_tokens: int) -> Iterator[slice]:
+        width = _TILE_TOKENS
+        if self.rounds:
+            fits = _TILE_BYTES // (4 * self.W_U.shape[0])
+            width = min(max(fits // BLOCK * BLOCK, BLOCK), width)
+        for start in range(0, n_tokens, width):
+            yield slice(start, min(start + width, n_tokens))
+
+    def _finished(
+        self, logits: Float[Tensor, "*cell token"], tokens: Tokens
+    ) -> Float[Tensor, "*cell token"]:
         """Bias, scale and soft cap, in place."""
         if self.b_U is not None:
-            logits += self.b_U.float()
+            logits += self.b_U[tokens].float()
         if self.logit_scale != 1.0:
             logits *= self.logit_scale
         if self.soft_cap is not None:

@@ -16,6 +16,7 @@ from lensbench.errors import InputProblems, ModelError, Problem, first_line
 from lensbench.models.forward import forward
 from lensbench.models.model import LensModel, Wanted, require_loaded
 from lensbench.models.prefix import common_prefix, empty_cache
+from lensbench.models.readout import EVERY
 from lensbench.models.sites import STREAM, VECTORS, Site
 from lensbench.prompts.batch import Batch, PaddingSide, make_batch, plan_batches
 from lensbench.prompts.encode import encode_ids
@@ -37,10 +38,10 @@ class Residuals:
         """The residual vectors of all cells at one site."""
         return self.stream[self.sites.index(site)]
 
-    def model_logits(self, cells: slice) -> Float[Tensor, "cell d_vocab"]:
-        """The model's own logits at some of the cells, float32."""
+    def model_logits(self, cells: slice, tokens: slice = EVERY) -> Float[Tensor, "cell token"]:
+        """The model's own logits at some of the cells, of a range of the vocabulary, float32."""
         rows, columns = zip(*self.cells[cells], strict=True)
-        return self.logits[list(rows), list(columns)].float()
+        return self.logits[list(rows), list(columns), tokens].float()
 
     def broken_rows(self) -> set[int]:
         """Rows whose residual stream or logits hold NaN or Inf at one of the cells."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Readout
+from lensbench.models.readout import EVERY, Readout
 from lensbench.models.sites import Site
 from lensbench.prompts.encode import EncodedPrompt
 from lensbench.records.open import open_record
@@ -243,9 +243,9 @@ class CachedResiduals:
         """The residual vectors of all cells at one site."""
         return self.stream[self.sites.index(site)]
 
-    def model_logits(self, cells: slice) -> Float[Tensor, "cell d_vocab"]:
+    def model_logits(self, cells: slice, tokens: slice = EVERY) -> Float[Tensor, "cell token"]:
         """The model's logits at some of the cells, rounded as it rounds them."""
-        return self.readout.rounded(self.readout.norm(self.at(self.last)[cells]))
+        return self.readout.rounded(self.readout.norm(self.at(self.last)[cells]), tokens)
 
     def broken_rows(self) -> set[int]:
         """Rows that hold NaN or Inf: none, they were skipped when the cache was made."""

@@ -16,11 +16,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lensbench import Prompt, load_model, logit_lens
-from lensbench.lens import metrics
-from lensbench.lens.metrics import Distribution
+from lensbench.lens.vocabulary.stream import ROWS, Vectors
 from lensbench.models.readout import _TILE_BYTES, Readout
 from tests.harness.reference import Array, Reference, is_top_k, possible_ranks, statistics
 from tests.harness.tiny import PROMPTS, TINY, Case
+from tests.harness.vocabulary import stream_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 LLAMA_3_8B = (4096, 128_256)
@@ -66,7 +66,7 @@ def exact(lifted: Reference, stream: dict[Any, torch.Tensor], key: tuple[str, in
 
 def assert_cell(row: Any, logits: Array, output: Array) -> None:
     wanted = statistics(logits, output, row.answer_id, [])
-    for name in ("entropy_bits", "kl_bits", "js_bits", "answer_prob", "answer_margin_bits"):
+    for name in ("entropy_bits", "kl_bits", "answer_prob", "answer_margin_bits"):
         np.testing.assert_allclose(getattr(row, name), wanted[name][0], atol=BITS, err_msg=name)
     assert row.answer_rank in possible_ranks(logits[0], row.answer_id)
     assert row.answer_ties == 0
@@ -103,14 +103,15 @@ def test_no_decision_is_one_of_rounding(
     assert torch.equal(read.topk(5).indices, best)
     assert not torch.equal(rounded.topk(5).indices, best)
     second = best[:, 1]
-    q = Distribution.from_logits(read)
-    assert (metrics.rank(q, second) == 2).all()
-    assert (metrics.ties(q, second) == 0).all()
+    q = stream_of(readout, read, {"second": second}).read(Vectors(normed[:, None], slice(0, rows)))
+    assert torch.equal(q.top_ids, best)
+    assert (q.seen["second"].n_better == 1).all()
+    assert (q.seen["second"].n_equal == 0).all()
     if dtype == torch.bfloat16:
-        assert (metrics.ties(Distribution.from_logits(rounded), second) > 0).any()
+        assert (rounded == rounded.gather(1, second[:, None])).sum(-1).max() > 1
     log_probs = torch.log_softmax(truth, -1)
     entropy = -(log_probs.exp() * log_probs).sum(-1) / np.log(2)
-    assert (q.entropy - entropy).abs().max() < ENTROPY_BITS
+    assert (q.entropy_bits - entropy).abs().max() < ENTROPY_BITS
 
 
 class Largest(TorchDispatchMode):
@@ -134,6 +135,16 @@ def test_no_float32_copy_of_the_head_is_made() -> None:
         logits = readout.logits(normed)
     assert max(largest.made) <= _TILE_BYTES < 4 * readout.W_U.numel() / 10
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_row_of_logits_is_made_while_streaming(dtype: torch.dtype) -> None:
+    """A thousand rows over this vocabulary would be 268 MB."""
+    readout, normed = readings(64, 65_536, ROWS, dtype)
+    stream = stream_of(readout, readout.logits(normed[:4]), {"answer": torch.arange(4)})
+    with Largest() as largest:
+        stream.read(Vectors(normed.view(4, -1, 64), slice(0, 4)))
+    assert 4 * 65_536 < max(largest.made) <= 2 * _TILE_BYTES
 
 
 def test_a_float32_head_is_read_by_one_product() -> None:

@@ -30,7 +30,7 @@ from lensbench.studies.specs.cache import CacheSpec
 from tests.harness.reference import Reference, statistics
 from tests.harness.tiny import PROMPTS, Case
 
-NUMBERS = ("entropy_bits", "kl_bits", "js_bits", "cos_final", "answer_rank", "next_surprisal_bits")
+NUMBERS = ("entropy_bits", "kl_bits", "cos_final", "answer_rank", "next_surprisal_bits")
 
 
 def maps(site: Site, d_model: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The metrics against closed forms, against scipy and torch, and their float32 error."""
+"""Metrics of whole distributions against closed forms, scipy and torch; their float32 error."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lensbench import Prompt, logit_lens
 from lensbench.lens import metrics
 from lensbench.lens import table as lens_table
 from lensbench.lens.metrics import Distribution
+from lensbench.lens.vocabulary import statistics
 from lensbench.records.schema.declare import F32, I32, Column, Table
 from lensbench.records.schema.lens import LENS
 from tests.harness.tiny import Case
@@ -45,10 +46,6 @@ def of_probs(*probs: float) -> Distribution:
 def test_uniform(width: int) -> None:
     q = of(torch.full((width,), 7.0))
     assert metrics.entropy_bits(q) == pytest.approx(math.log2(width), abs=5e-6)
-    token = torch.tensor(1)
-    assert metrics.surprisal_bits(q, token) == pytest.approx(math.log2(width), abs=1e-6)
-    assert metrics.rank(q, token) == 1
-    assert metrics.margin_bits(q, token) == 0
 
 
 def test_one_hot() -> None:
@@ -56,12 +53,7 @@ def test_one_hot() -> None:
     logits[42] = 1000.0
     q, uniform = of(logits), of(torch.zeros(100))
     assert metrics.entropy_bits(q) == 0
-    assert metrics.surprisal_bits(q, torch.tensor(42)) == 0
     assert metrics.kl_bits(q, uniform) == pytest.approx(math.log2(100), abs=1e-6)
-    assert metrics.rank(q, torch.tensor(42)) == 1
-    assert metrics.rank(q, torch.tensor(0)) == 2
-    assert metrics.margin_bits(q, torch.tensor(42)) == pytest.approx(1000 / math.log(2))
-    assert metrics.margin_bits(q, torch.tensor(0)) == pytest.approx(-1000 / math.log(2))
 
 
 def test_two_points() -> None:
@@ -71,9 +63,6 @@ def test_two_points() -> None:
     assert metrics.kl_bits(p, q) == pytest.approx(1 - h_quarter)
     h_mixture = -(0.375 * math.log2(0.375) + 0.625 * math.log2(0.625))
     assert metrics.js_bits(p, q) == pytest.approx(h_mixture - (h_quarter + 1) / 2)
-    assert metrics.surprisal_bits(p, torch.tensor(0)) == pytest.approx(2.0)
-    assert metrics.margin_bits(p, torch.tensor(1)) == pytest.approx(math.log2(3))
-    assert metrics.margin_bits(p, torch.tensor(0)) == pytest.approx(-math.log2(3))
 
 
 def test_disjoint_distributions_are_one_bit_apart() -> None:
@@ -112,9 +101,6 @@ def test_against_torch_distributions(logits: np.ndarray) -> None:
     )
     kl = float(torch.distributions.kl_divergence(p, q) / math.log(2))
     assert metrics.kl_bits(of(logits[0]), of(logits[1])) == pytest.approx(kl, abs=2e-5, rel=1e-5)
-    token = torch.tensor([0, logits.shape[1] - 1])
-    log_prob = [float(d.log_prob(t)) for d, t in zip((p, q), token, strict=True)]
-    np.testing.assert_allclose(metrics.log_prob(ours, token), log_prob, atol=1e-5, rtol=1e-6)
 
 
 @given(rows)
@@ -142,7 +128,6 @@ def test_what_rounding_leaves_below_zero_is_zero() -> None:
         metrics.kl_bits(near, p),
         metrics.js_bits(p, near),
         metrics.entropy_bits(p),
-        metrics.surprisal_bits(p, torch.tensor([0, 0])),
     ):
         assert bool((found >= 0).all())
         assert not bool(found.signbit().any())
@@ -158,67 +143,6 @@ def test_more_than_rounding_stays_visible(factor: float) -> None:
     assert float(metrics.entropy_bits(sharp)) < -1e-2
     assert float(metrics.js_bits(too_much, too_much)) < -5e-3
     assert metrics.kl_bits(p, Distribution(p.log_probs * math.nan)).isnan().all()
-
-
-@given(rows, st.data())
-def test_rank_and_margin_agree(logits: np.ndarray, data: st.DataObject) -> None:
-    token = data.draw(st.integers(0, logits.shape[1] - 1))
-    q = of(logits[0])
-    rank = int(metrics.rank(q, torch.tensor(token)))
-    assert rank == 1 + int((logits[0] > logits[0, token]).sum())
-    margin = float(metrics.margin_bits(q, torch.tensor(token)))
-    assert (margin >= 0) == (rank == 1)
-    alone = int((logits[0] == logits[0, token]).sum()) == 1
-    assert (margin > 0) == (rank == 1 and alone)
-
-
-def test_ties_share_the_better_rank() -> None:
-    q = of([1.0, 3.0, 3.0, 2.0, 1.0])
-    ranks = metrics.rank(Distribution(q.log_probs.expand(5, 5)), torch.arange(5))
-    assert ranks.tolist() == [4, 1, 1, 3, 4]
-
-
-def test_ties_are_the_other_tokens_of_exactly_its_probability() -> None:
-    q = of([1.0, 3.0, 3.0, 2.0, 1.0])
-    every = Distribution(q.log_probs.expand(5, 5))
-    assert metrics.ties(every, torch.arange(5)).tolist() == [1, 1, 1, 0, 1]
-    flat = of([0.0] * 5)  # a vector of zeros, through a head without bias
-    assert (int(metrics.rank(flat, torch.tensor(3))), int(metrics.ties(flat, torch.tensor(3)))) == (
-        1,
-        4,
-    )
-
-
-# top_k is written in two steps; it must be torch.topk.
-
-
-@pytest.mark.parametrize("k", [1, 2, 5, 50])
-@pytest.mark.parametrize("width", [50, 63, 64, 65, 128, 640, 1000, 64 * 64, 49_152, 50_257])
-def test_top_k_is_torch_topk(width: int, k: int) -> None:
-    logits = torch.randn(3, 2, width, generator=torch.Generator().manual_seed(width + k))
-    q = of(logits)
-    values, ids = metrics.top_k(q, k)
-    assert values.shape == ids.shape == (3, 2, k)
-    wanted = q.log_probs.topk(k, dim=-1)
-    assert torch.equal(values, wanted.values)
-    assert torch.equal(ids, wanted.indices)
-
-
-@given(rows, st.integers(1, 20))
-def test_top_k_with_ties_keeps_the_values(logits: np.ndarray, k: int) -> None:
-    wide = torch.tensor(logits[0]).repeat(64)  # always a multiple of 64, and every value ties
-    q = of(wide)
-    values, ids = metrics.top_k(q, k)
-    assert torch.equal(values, q.log_probs.topk(k).values)
-    assert torch.equal(q.log_probs[ids], values)
-    assert len(set(ids.tolist())) == k
-
-
-def test_top_k_finds_all_in_one_block() -> None:
-    logits = torch.zeros(64 * 10)
-    logits[3 * 64 : 3 * 64 + 8] = torch.arange(1.0, 9.0)
-    _, ids = metrics.top_k(of(logits), 8)
-    assert ids.tolist() == [3 * 64 + i for i in range(7, -1, -1)]
 
 
 # Float32.
@@ -243,17 +167,13 @@ BITS, RELATIVE = 4e-5, 3e-6
 @pytest.mark.parametrize("offset", [0.0, 30.0, -300.0, 10_000.0])
 def test_float32_error_at_full_vocabulary(offset: float) -> None:
     p, q = _hard_rows(offset), _hard_rows(offset).flip(0)
-    token = torch.arange(5) * 10_000
     arguments = {
         metrics.entropy_bits: (p,),
         metrics.kl_bits: (p, q),
         metrics.js_bits: (p, q),
-        metrics.surprisal_bits: (p, token),
-        metrics.margin_bits: (p, token),
     }
     for metric, args in arguments.items():
-        fast = metric(*(of(x) if x.is_floating_point() else x for x in args))
-        exact = metric(*(_exact(x) if x.is_floating_point() else x for x in args))
+        fast, exact = metric(*map(of, args)), metric(*map(_exact, args))
         torch.testing.assert_close(
             fast.double(), exact, atol=BITS, rtol=RELATIVE, msg=lambda m, f=metric: f"{f}: {m}"
         )
@@ -277,14 +197,10 @@ def test_extreme_logits_stay_finite(size: float, width: int) -> None:
     logits[0, 0] = size
     logits[1, width - 1] = size
     p, q = of(logits[0]), of(logits[1])
-    token = torch.tensor(0)
     assert metrics.entropy_bits(p) == 0
     assert metrics.js_bits(p, q) == pytest.approx(1.0)
-    assert metrics.rank(q, token) == 2
     bits = 2 * size / math.log(2)
     assert metrics.kl_bits(p, q) == pytest.approx(bits)
-    assert metrics.surprisal_bits(q, token) == pytest.approx(bits)
-    assert metrics.margin_bits(p, token) == pytest.approx(bits)
 
 
 def test_a_metric_is_a_function_a_line_and_a_column(
@@ -298,13 +214,14 @@ def test_a_metric_is_a_function_a_line_and_a_column(
     )
     longer = Table(LENS.name, LENS.rows, (*LENS.columns, *columns))
     monkeypatch.setattr(lens_table, "LENS", longer)
-    statistics = metrics.STATISTICS | {"top_prob": lambda p, q: q.probs.amax(-1)}
-    monkeypatch.setattr(metrics, "STATISTICS", statistics)
+    top_prob = {"top_prob": lambda reading: reading.log_probs(reading.top_logits)[:, 0].exp()}
+    monkeypatch.setattr(statistics, "STATISTICS", statistics.STATISTICS | top_prob)
     of_token = {
-        "answer_surprisal_bits": ("answer", metrics.surprisal_bits),
-        "twice": ("answer", lambda q, token: 2 * metrics.rank(q, token)),
+        "answer_surprisal_bits": ("answer", statistics.surprisal_bits),
+        "twice": ("answer", lambda reading, token: 2 * statistics.rank(reading, token)),
     }
-    monkeypatch.setattr(metrics, "TOKEN_STATISTICS", metrics.TOKEN_STATISTICS | of_token)
+    more = statistics.TOKEN_STATISTICS | of_token
+    monkeypatch.setattr(statistics, "TOKEN_STATISTICS", more)
     prompts = [Prompt("a", "The capital of Germany is", answer="Berlin"), Prompt("b", "Rome")]
     frame = logit_lens(llama.model, prompts).to_pandas()
     assert np.array_equal(frame.top_prob, [probs[0] for probs in frame.top_probs])

@@ -19,7 +19,7 @@ from lensbench.residuals.capture import capture
 from tests.harness.tiny import PROMPTS, Case
 
 KEY = ["prompt_id", "site", "layer", "position"]
-NUMBERS = ["entropy_bits", "kl_bits", "js_bits", "answer_prob", "next_surprisal_bits", "cos_final"]
+NUMBERS = ["entropy_bits", "kl_bits", "answer_prob", "next_surprisal_bits", "cos_final"]
 # The same sums in another order: float32 roundings of 1e-6 on logits of magnitude 30.
 TOLERANCE = 5e-5
 
@@ -77,7 +77,7 @@ def test_groups_of_cells_do_not_change_the_numbers(
     """A large vocabulary is read in smaller groups; the smallest is one cell."""
     whole = read(llama, [Prompt("p", PROMPTS[2], answer="Berlin")], "right", 512)
     monkeypatch.setattr("lensbench.models.readout._LOGITS_BYTES", 1)
-    monkeypatch.setattr("lensbench.lens.logit._GROUP_ROWS", 1)
+    monkeypatch.setattr("lensbench.lens.logit.ROWS", 1)
     cell_by_cell = read(llama, [Prompt("p", PROMPTS[2], answer="Berlin")], "right", 512)
     assert list(whole.columns) == list(cell_by_cell.columns)
     for name in NUMBERS:

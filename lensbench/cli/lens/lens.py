@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _ALONE = {"answer", "position", "as_json", "html", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "heatmap_prompts", "batch_tokens", "keep_residuals"}
-_OF_THE_CACHE = {"prompts", "mid", "dtype", "template"}
+_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "also"}
 
 
 class LensSpec(RunSpec):
@@ -175,7 +175,9 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
         token = int(residual_stream(model, encoded.token_ids).logits[0, -1].argmax())
         own = Word(TokenText(model.tokenizer)(token), (token,), "written")
         encoded = dataclasses.replace(encoded, answer=own)
-    settings = LensSettings(spec.alone_lenses, spec.read_sites, positions="all", top_k=spec.top_k)
+    settings = LensSettings(
+        spec.alone_lenses, spec.read_sites, positions="all", top_k=spec.top_k, also=spec.also
+    )
     return read(model, [encoded], settings)
 
 

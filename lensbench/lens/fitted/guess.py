@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.lens.base import Lens
-from lensbench.lens.metrics import Distribution, log_prob, rank, ties
 from lensbench.models.sites import Site
 from lensbench.residuals.capture import Residuals
 from lensbench.residuals.store import CachedResiduals
@@ -46,7 +45,9 @@ def _best(
 ) -> Float[Tensor, " cell"]:
     places = [torch.full(answer.shape, torch.nan, device=answer.device)]
     for state in lens.guesses(embedding.float()):
-        q = Distribution.from_logits(lens.readout.logits(lens.norm(state, embed)))
-        place = (rank(q, answer) + ties(q, answer)).float()
-        places.append(place.where(log_prob(q, answer).isfinite(), torch.nan))
+        logits = lens.readout.logits(lens.norm(state, embed))
+        own = logits.gather(-1, answer.unsqueeze(-1))
+        place = (logits >= own).sum(-1).float()
+        log_prob = own.squeeze(-1) - logits.logsumexp(-1)
+        places.append(place.where(log_prob.isfinite(), torch.nan))
     return torch.stack(places).nan_to_num(torch.inf).amin(0).nan_to_num(posinf=torch.nan)

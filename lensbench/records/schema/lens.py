@@ -165,7 +165,7 @@ LENS = Table(
             F32,
             "Jensen-Shannon divergence of the two",
             "bits, 0..1",
-            _NO_NUMBER,
+            "not asked for (`also`), or it is not a number",
             least=0,
             most=1,
         ),
@@ -258,6 +258,9 @@ LENS = Table(
         Column("top_tokens", pa.list_(TEXT), "the same as text", null=_UNTOLD),
     ),
 )
+
+# Columns that are measured only where a run asks for them.
+ON_REQUEST = ("js_bits",)
 
 # Why a milestone has no layer, besides that it never comes: it was not read (and at which layers),
 # or there is nothing to ask.

@@ -15,6 +15,7 @@ from lensbench.models.sites import STREAM
 from lensbench.models.spec import Dtype
 from lensbench.prompts.encode import Template
 from lensbench.prompts.sets import PromptSet
+from lensbench.records.schema.lens import ON_REQUEST
 from lensbench.spec import ARGUMENT, HIDDEN, Count, Device, Spec, one_of, repeated
 from lensbench.studies.specs.fits import Fits, fit_problems
 
@@ -78,6 +79,10 @@ class RunSpec(Spec):
     sites: Sites = DEFAULT_SITES
     top_k: Count = 5
     """Top tokens kept of each reading."""
+    also: Annotated[
+        tuple[Annotated[str, one_of(ON_REQUEST)], ...], Field(exclude_if=lambda also: not also)
+    ] = ()
+    """js_bits: measure that as well, at about twice the time for reading."""
     heatmap_prompts: Annotated[int, Field(ge=0)] = 12
     """Base prompts that are read at every position."""
     template: Templated = "plain"

@@ -1,0 +1,1 @@
+"""One pass over the vocabulary: what is known of a distribution after it, and how it is made."""

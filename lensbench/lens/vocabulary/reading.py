@@ -1,0 +1,190 @@
+"""What a pass over the vocabulary leaves of some distributions, and the pass: a running reduction.
+
+Each tile of logits is reduced while it lies in the processor's cache. What is kept of it per row
+is small: its log-partition and entropy, which join by Shannon's grouping (1948, section 6), the
+best blocks of 64 tokens, and counts of tokens that are better than one that is sought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensbench.lens.metrics import LN_2, not_negative
+from lensbench.models.readout import BLOCK
+
+MISSING = -1  # in token ids: this row has no such token
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A token of each row: its logit, how many are better, and how many others are exactly so good.
+
+    Of a missing one the logit is NaN.
+    """
+
+    token: Int[Tensor, " row"]
+    logit: Float[Tensor, " row"]
+    n_better: Int[Tensor, " row"]
+    n_equal: Int[Tensor, " row"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Distributions over the vocabulary, one a row, as default statistics need them.
+
+    `log_z` is the natural log-partition; `kl_bits` is KL(model || this). `top_logits` are of the
+    `top_ids`, best first, at least two of them where there are two tokens. `seen` are the tokens
+    that were sought, by their name.
+    """
+
+    log_z: Float[Tensor, " row"]  # float64, as are the bits
+    entropy_bits: Float[Tensor, " row"]
+    kl_bits: Float[Tensor, " row"]
+    top_logits: Float[Tensor, "row k"]
+    top_ids: Int[Tensor, "row k"]
+    seen: Mapping[str, Seen]
+
+    def put(self, row: int, other: Reading) -> None:
+        """Put the rows of another reading in place of those from `row` on."""
+        rows = slice(row, row + len(other.log_z))
+        for name in ("log_z", "entropy_bits", "kl_bits", "top_logits", "top_ids"):
+            getattr(self, name)[rows] = getattr(other, name)
+        for name, mine in self.seen.items():
+            for field, value in vars(other.seen[name]).items():
+                getattr(mine, field)[rows] = value
+
+    def log_probs(self, logits: Float[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
+        """Natural log-probabilities of a logit of each row, or of k of them, -inf..0, float64."""
+        log_z = self.log_z if logits.dim() == 1 else self.log_z.unsqueeze(-1)
+        # The partition is a sum of rounded terms: the one term of a sure row may exceed it.
+        return (logits.double() - log_z).clamp(max=0.0)
+
+
+class Running:
+    """The reduction of some rows, to which tiles of their logits are added from the first on.
+
+    Args:
+        tokens: ids of what is sought, by name; MISSING where a row has none.
+        logits: of these tokens, with which all others are compared. They have to be of the same
+            rounding as the tiles' own, or nothing that is counted holds: see `as_sought`.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        k: int,
+        n_blocks: int,
+        tokens: Mapping[str, Int[Tensor, " row"]],
+        logits: Mapping[str, Float[Tensor, " row"]],
+        device: torch.device,
+    ) -> None:
+        self._k, self._names = k, list(tokens)
+        shape = (len(tokens), n_rows)
+        self._tokens = torch.empty(shape, dtype=torch.long, device=device)
+        self._logits = torch.empty(shape, device=device)
+        for i, name in enumerate(tokens):
+            self._tokens[i], self._logits[i] = tokens[name], logits[name]
+        self._logits[self._tokens == MISSING] = torch.nan  # no other is better, or as good
+        self._passed = torch.full(shape, torch.nan, device=device)
+        self._better = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._equal = torch.zeros_like(self._better)
+        self._log_z: list[Tensor] = []
+        self._entropy: list[Tensor] = []
+        n_kept = min(k, n_blocks)  # the k best tokens lie in the k blocks with the highest maxima
+        self._best = torch.full((n_rows, n_kept), -torch.inf, device=device)
+        self._kept = torch.full((n_rows, n_kept, BLOCK), -torch.inf, device=device)
+        self._first = torch.zeros((n_rows, n_kept), dtype=torch.long, device=device)
+
+    def add(
+        self, logits: Float[Tensor, "row token"], start: int, scratch: Float[Tensor, "row token"]
+    ) -> None:
+        """The logits of the tokens from `start` on. Overwrites both tensors, which are alike."""
+        self._count(logits, start, scratch)
+        peak = self._keep_best(logits, start).unsqueeze(-1)
+        torch.exp(logits.sub_(peak), out=scratch)
+        total = scratch.sum(-1).double()
+        self._log_z.append(peak.squeeze(-1).double() + total.log())
+        mean = torch.linalg.vecdot(scratch, logits).double() / total
+        self._entropy.append(total.log() - mean)
+
+    def _count(
+        self, logits: Float[Tensor, "row token"], start: int, scratch: Float[Tensor, "row token"]
+    ) -> None:
+        """Comparing into floats and adding those is six times faster than counting booleans.
+
+        A count below 2**24 is exact in float32.
+        """
+        end = start + logits.shape[1]
+        names, rows = ((self._tokens >= start) & (self._tokens < end)).nonzero(as_tuple=True)
+        self._passed[names, rows] = logits[rows, self._tokens[names, rows] - start]
+        for i in range(len(self._names)):
+            own = self._logits[i].unsqueeze(-1)
+            for compare, counts in ((torch.gt, self._better), (torch.eq, self._equal)):
+                compare(logits, own, out=scratch)
+                counts[i] += scratch.sum(-1)
+
+    def _keep_best(self, logits: Float[Tensor, "row token"], start: int) -> Float[Tensor, " row"]:
+        """The blocks with the highest maxima so far, whole; returns the tile's maximum."""
+        blocks = _in_blocks(logits)
+        maxima = blocks.amax(-1)
+        n_kept = self._best.shape[1]
+        best, chosen = torch.cat([self._best, maxima], dim=1).topk(n_kept, dim=1)
+        self._best = best
+        rows = (chosen >= n_kept).any(-1).nonzero().squeeze(-1)
+        if len(rows):
+            chosen = chosen[rows]
+            old = chosen.clamp(max=n_kept - 1)
+            kept = self._kept[rows].gather(1, old.unsqueeze(-1).expand(-1, -1, BLOCK))
+            first = self._first[rows].gather(1, old)
+            which, place = (chosen >= n_kept).nonzero(as_tuple=True)
+            new = chosen[which, place] - n_kept
+            kept[which, place] = blocks[rows[which], new]
+            first[which, place] = start + new * BLOCK
+            self._kept[rows], self._first[rows] = kept, first
+        return maxima.amax(-1)
+
+    @property
+    def as_sought(self) -> Tensor:
+        """Which rows' sought tokens had, in their tiles, the very logits that were compared with.
+
+        Two products of the same numbers may be rounded otherwise when their shapes differ.
+        """
+        same = (self._passed == self._logits) | (self._tokens == MISSING)
+        return same.all(0)
+
+    def log_z(self) -> Float[Tensor, " row"]:
+        """The natural log-partition, float64."""
+        return torch.stack(self._log_z).logsumexp(0)
+
+    def entropy(self) -> Float[Tensor, " row"]:
+        """In nats, float64: the tiles' own, and that of which tile."""
+        log_z = self.log_z()
+        of_tile = torch.stack(self._log_z)
+        share = (of_tile - log_z).exp()
+        surprise = torch.where(share > 0, log_z - of_tile, 0.0)  # where a share underflows: 0 x inf
+        return (share * (torch.stack(self._entropy) + surprise)).sum(0)
+
+    def reading(self) -> Reading:
+        """What there is to say after the last tile; of the divergence nothing yet (NaN)."""
+        logits, inner = self._kept.flatten(1).topk(self._k, dim=1)
+        ids = self._first.gather(1, inner // BLOCK) + inner % BLOCK
+        better, equal = self._better.long(), self._equal.long() - 1
+        seen = {
+            name: Seen(self._tokens[i], self._logits[i], better[i], equal[i])
+            for i, name in enumerate(self._names)
+        }
+        entropy_bits = not_negative(self.entropy() / LN_2)
+        unknown = torch.full_like(entropy_bits, torch.nan)
+        return Reading(self.log_z(), entropy_bits, unknown, logits, ids, seen)
+
+
+def _in_blocks(logits: Float[Tensor, "row token"]) -> Float[Tensor, "row block token"]:
+    """The tile in blocks, the last one filled up."""
+    odd = -logits.shape[1] % BLOCK
+    whole = torch.nn.functional.pad(logits, (0, odd), value=-torch.inf) if odd else logits
+    return whole.unflatten(-1, (-1, BLOCK))

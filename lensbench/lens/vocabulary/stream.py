@@ -1,0 +1,187 @@
+"""Normed vectors through the head, the vocabulary in tiles: no row of logits ever exists whole.
+
+The logits of a tile stay in the processor's cache until everything that is wanted of them is known,
+so that reading costs less than writing bare products to memory would. Where a divergence needs
+both normalised distributions (the last layer, where the gate is measured, and Jensen-Shannon),
+logits are held, of a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensbench.lens.metrics import LN_2, Distribution, kl_bits, not_negative
+from lensbench.lens.vocabulary.output import Output
+from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
+from lensbench.models.readout import BLOCK, EVERY
+
+ROWS = 1024  # read at once: the head is fetched from memory once for so many
+_PAIR_NUMBERS = 1 << 20  # of two whole distributions compared at once
+_COLUMNS = 64  # a product of so many columns, or a multiple, is summed as that of a tile is
+
+Sought = Mapping[str, Int[Tensor, " cell"]]  # token ids by name, MISSING where there is none
+Divergence = Callable[[Distribution, Distribution], Float[Tensor, "*cell"]]  # of the model, of this
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Normed vectors of some cells of a batch; `cells` are their places in the batch."""
+
+    normed: Float[Tensor, "cell site d_model"]
+    cells: slice
+
+    @property
+    def n_sites(self) -> int:
+        """How many of each cell: a reading has a row for each cell and site, in that order."""
+        return self.normed.shape[1]
+
+    @property
+    def rows(self) -> Float[Tensor, "row d_model"]:
+        """One after the other."""
+        return self.normed.flatten(0, 1)
+
+    def of_rows(self, sought: Sought) -> dict[str, Int[Tensor, " row"]]:
+        """What is sought in each row: what is in its cell."""
+        return {
+            name: ids[self.cells].repeat_interleave(self.n_sites) for name, ids in sought.items()
+        }
+
+    def cell(self, number: int) -> Vectors:
+        """One of the cells."""
+        place = self.cells.start + number
+        return Vectors(self.normed[number : number + 1], slice(place, place + 1))
+
+
+class Stream:
+    """Reads vectors of one batch through a readout; holds the working memory of two tiles.
+
+    Args:
+        output: of the model at the batch's cells.
+        sought: tokens that are looked up in every distribution.
+        top_k: how many top tokens to keep.
+    """
+
+    def __init__(self, output: Output, sought: Sought, top_k: int) -> None:
+        self.output, self.top_k = output, top_k
+        self._readout, self._sought = output.readout, sought
+        self._memory = torch.empty(2, 0, device=self._readout.W_U.device)
+
+    def read(self, vectors: Vectors) -> Reading:
+        """What the head makes of them, in one pass."""
+        rows, shape = vectors.rows, vectors.normed.shape[:2]
+        tokens = vectors.of_rows(self._sought)
+        running = self._running(len(rows), tokens, self._logits_of(rows, tokens))
+        bent = torch.zeros(shape, dtype=torch.double, device=rows.device)
+        for tile in self._readout.tiles():
+            own, scratch = self._tile(len(rows), tile)
+            self._readout.logits(rows, tile, out=own)
+            if self.output.mean_row is None:
+                p = self.output.probs(vectors.cells, tile).unsqueeze(1)
+                bent += torch.mul(own.view(*shape, -1), p, out=scratch.view(*shape, -1)).sum(-1)
+            running.add(own, tile.start, scratch)
+        reading = running.reading()
+        mean = self.output.mean_logit(vectors.normed, vectors.cells)
+        if mean is None:
+            cross = reading.log_z - (bent / self.output.total[vectors.cells, None]).flatten()
+        else:
+            cross = self._exact_log_z(reading, rows) - mean.flatten()
+        own = self.output.entropy[vectors.cells].repeat_interleave(vectors.n_sites)
+        reading = replace(reading, kl_bits=not_negative((cross - own) / LN_2))
+        return self._corrected(reading, vectors, running.as_sought)
+
+    def read_whole(
+        self, vectors: Vectors, divergences: Mapping[str, Divergence]
+    ) -> tuple[Reading, dict[str, Float[Tensor, " row"]]]:
+        """The same, KL(model || this) term by term, and other divergences from the model.
+
+        Holds the logits of all rows: give few.
+        """
+        rows, tokens = vectors.rows, vectors.of_rows(self._sought)
+        logits = self._readout.logits(rows)
+        sought = {
+            name: logits.gather(1, ids.clamp(min=0).unsqueeze(1)).squeeze(1)
+            for name, ids in tokens.items()
+        }
+        running = self._running(len(rows), tokens, sought)
+        for tile in self._readout.tiles():
+            own, scratch = self._tile(len(rows), tile)
+            running.add(own.copy_(logits[:, tile]), tile.start, scratch)
+        found = self._diverging(logits, vectors, {"kl_bits": kl_bits, **divergences})
+        return replace(running.reading(), kl_bits=found.pop("kl_bits").double()), found
+
+    def _diverging(
+        self, logits: Float[Tensor, "row d_vocab"], vectors: Vectors, of: Mapping[str, Divergence]
+    ) -> dict[str, Float[Tensor, " row"]]:
+        """Of pairs of whole distributions, a few cells at a time."""
+        by_cell = logits.view(*vectors.normed.shape[:2], -1)
+        size = max(_PAIR_NUMBERS // by_cell[0].numel(), 1)
+        found: dict[str, list[Tensor]] = {name: [] for name in of}
+        for start in range(0, len(by_cell), size):
+            part = by_cell[start : start + size]
+            first = vectors.cells.start + start
+            own = self.output.logits(slice(first, first + len(part)), EVERY)
+            p, q = Distribution.from_logits(own.unsqueeze(1)), Distribution.from_logits(part)
+            for name, divergence in of.items():
+                found[name].append(divergence(p, q).flatten())
+        return {name: torch.cat(values) for name, values in found.items()}
+
+    def _exact_log_z(
+        self, reading: Reading, rows: Float[Tensor, "row d_model"]
+    ) -> Float[Tensor, " row"]:
+        """Without what float32 products left wrong about the best tokens' logits.
+
+        It would not cancel against a mean logit that is not made of the same products, and may be
+        all of a small divergence. Errors of lesser tokens are many, and average out.
+        """
+        log_z = reading.log_z
+        for ids, logits in zip(reading.top_ids.T, reading.top_logits.T, strict=True):
+            off = self._readout.exact(rows, ids) - logits
+            log_z = log_z + reading.log_probs(logits).exp() * off
+        return log_z
+
+    def _corrected(self, reading: Reading, vectors: Vectors, good: Tensor) -> Reading:
+        """With the cells read anew in which a token was sought by a logit that is not its own."""
+        bad = ~good.view(vectors.normed.shape[:2]).all(1)
+        for number in bad.nonzero().flatten().tolist():
+            whole, _ = self.read_whole(vectors.cell(number), {})
+            reading.put(number * vectors.n_sites, whole)
+        return reading
+
+    def _logits_of(
+        self, rows: Float[Tensor, "row d_model"], tokens: Mapping[str, Int[Tensor, " row"]]
+    ) -> dict[str, Float[Tensor, " row"]]:
+        """Logits of each row's own tokens, before the tile that they are in comes by."""
+        there = torch.stack(list(tokens.values())).unique() if tokens else torch.empty(0)
+        there = there[there != MISSING].long()
+        if not len(there):
+            return {name: torch.zeros_like(rows[:, 0]) for name in tokens}
+        filled = torch.cat([there, there[:1].expand(-len(there) % _COLUMNS)])
+        logits = self._readout.logits(rows, filled)
+        return {
+            name: logits.gather(1, torch.searchsorted(there, ids).unsqueeze(1)).squeeze(1)
+            for name, ids in tokens.items()
+        }
+
+    def _running(
+        self,
+        n_rows: int,
+        tokens: Mapping[str, Int[Tensor, " row"]],
+        logits: Mapping[str, Float[Tensor, " row"]],
+    ) -> Running:
+        d_vocab = self._readout.W_U.shape[1]
+        k = min(max(self.top_k, 2), d_vocab)  # a margin needs two
+        return Running(n_rows, k, -(-d_vocab // BLOCK), tokens, logits, self._readout.W_U.device)
+
+    def _tile(self, n_rows: int, tile: slice) -> tuple[Tensor, Tensor]:
+        """Room for the logits of a tile, twice."""
+        shape = (n_rows, tile.stop - tile.start)
+        n = shape[0] * shape[1]
+        if n > self._memory.shape[1]:
+            self._memory = self._memory.new_empty(2, n)
+        own, scratch = (half[:n].view(shape) for half in self._memory)
+        return own, scratch
