@@ -274,6 +274,7 @@ WRONG = {
     "missing": (lambda f: f.drop(index=[2]).reset_index(drop=True), "no row at layer 2"),
     "stranger": (cell("prompt_id", "nobody"), "no such prompt_id"),
     "vocabulary": (cell("answer_rank", 50000), "answer_rank is above d_vocab"),
+    "guess": (cell("answer_guess_rank", 50000), "answer_guess_rank is above d_vocab"),
     "nats": (lambda f: f.assign(entropy_bits=13.5), "entropy_bits is above log2 of d_vocab"),
     "output": (lambda f: f.assign(kl_bits=2.0), "said to be the model's output"),
     "column": (lambda f: f.drop(columns=["layer"]), "no column layer"),

@@ -223,6 +223,11 @@ def test_a_fact_that_a_control_reads_counts_at_no_layer(tmp_path: Path) -> None:
     assert "2 of the 5 that are top-1 correct by linear, 40.0 %" in section.text
     assert "only if no control of it has the answer at that rank" in section.text
     assert not any("no control was read" in line for line in section.limitations)
+    page = records_page({"m": record}, {"m": tables})
+    (said,) = (one for one in page.charts if one.heading == "This prompt")
+    (prompt,) = (one for one in page.pickers if one.name == "Prompt")
+    shown = said.views[(list(prompt.options).index("r0-00"),)]
+    assert f"first at rank 1: {GUESSED}" in str(shown)
 
 
 def test_a_record_without_controls_keeps_its_numbers_and_says_so(record: LensRecord) -> None:

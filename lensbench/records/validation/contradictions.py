@@ -35,7 +35,7 @@ def _of_vocabulary(written: Written) -> Iterator[Problem]:
     lens, source = written.lens, written.sources["lens"]
     if not written.d_vocab:
         return
-    for name in ("answer_rank", "category_rank", "null_category_rank"):
+    for name in ("answer_rank", "answer_guess_rank", "category_rank", "null_category_rank"):
         off = lens[name].astype(float) > written.d_vocab
         what = f"{name} is above d_vocab ({written.d_vocab})"
         yield from wrong_rows(source, off, what, "Ranks count from 1.")
