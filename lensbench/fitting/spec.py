@@ -29,7 +29,8 @@ class FitSpec(Spec):
     width operations a token: half an hour on smollm2-135m with one core."""
     corpus: Annotated[str, Field(exclude=True)] = "python-docs"
     """python-docs (what the installed Python says about itself), model or model:SEED (what the
-    model itself writes, at temperature 1), a text file, or a folder of .txt, .md and .rst."""
+    model itself writes, at temperature 1), a text file, a folder of .txt, .md and .rst, or
+    hub:OWNER/NAME[/SPLIT][:COLUMN], a data set that `lensbench pull` fetched."""
     tokens: Count = 30_000
     """Tokens that the maps are fitted to."""
     choose_tokens: Count = 256

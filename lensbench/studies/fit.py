@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,7 @@ from lensbench.checkpoints.devices import require_fit
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
+from lensbench.corpora.reading import reader
 from lensbench.corpora.written import Writer, written_corpus, written_seed
 from lensbench.errors import ModelError, Problem
 from lensbench.fitting.causal.record import fidelity_table
@@ -27,7 +27,6 @@ from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.progress import Progress, Watch, ignore
-from lensbench.prompts.encode import Encoder
 from lensbench.prompts.sets import load_prompts, shipped
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
@@ -123,8 +122,7 @@ def parts_of(
 
     Raises InputProblems for a corpus that is too small.
     """
-    # A text is read from its beginning, so it may be longer than the context.
-    encoder = Encoder(model.tokenizer, sys.maxsize, d_vocab=model.d_vocab)
+    encoder = reader(model.tokenizer, model.d_vocab)
     window = min(spec.window, model.n_ctx)
     windows, problems = cut(corpus, encoder, window, _wanted(spec))
     if also is not None:

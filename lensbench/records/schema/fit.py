@@ -146,7 +146,8 @@ KINDS = (
                 "corpus",
                 "its `name` and `sha256`, `n_documents` in all, and `n_with_facts` left out, which "
                 "state `n_facts` different facts; `written` (seed, temperature, window) where the "
-                "model wrote it itself",
+                "model wrote it itself, `hub` (data set, revision, file and its hash, column, "
+                "rows) where it is of the hub",
                 type="object",
             ),
             Entry(
