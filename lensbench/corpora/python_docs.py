@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lensbench.errors import InputProblems, Problem
 
-_SHORTEST = 200  # characters
+SHORTEST = 200  # characters
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _NOT_READ = {"site-packages", "test", "tests", "__pycache__", "idlelib"}
 _TOPICS = "pydoc_data/topics.py"  # one dictionary: the language reference, topic by topic
@@ -31,7 +31,7 @@ def python_docs() -> Iterator[tuple[str, str]]:
         what, remedy = "it holds no sources", "Use a Python that was installed with its sources."
         raise InputProblems([Problem(str(stdlib), what, remedy)])
     texts = [*_of_library(stdlib), *_of_packages()]
-    yield from ((where, text) for where, text in texts if len(text) >= _SHORTEST)
+    yield from ((where, text) for where, text in texts if len(text) >= SHORTEST)
 
 
 def _of_library(stdlib: Path) -> Iterator[tuple[str, str]]:
@@ -40,11 +40,12 @@ def _of_library(stdlib: Path) -> Iterator[tuple[str, str]]:
         if _NOT_READ & {*name.parts}:
             continue
         tree = ast.parse(path.read_bytes())
-        texts = _topics(tree) if name.as_posix() == _TOPICS else _docstrings(tree)
+        texts = _topics(tree) if name.as_posix() == _TOPICS else docstrings(tree)
         yield from ((name.as_posix(), text) for text in texts)
 
 
-def _docstrings(tree: ast.Module) -> Iterator[str]:
+def docstrings(tree: ast.Module) -> Iterator[str]:
+    """Those of a module, its classes and functions."""
     for node in ast.walk(tree):
         if isinstance(node, _WITH_DOCSTRING) and (text := ast.get_docstring(node)):
             yield text
