@@ -71,8 +71,9 @@ class RunSpec(Spec):
         Field(min_length=1),
         Parameter("--lens"),
     ] = tuple(LENSES)
-    """final, next, raw, linear, tuned (see `lensbench fit`) or a fitted lens' folder; repeatable.
-    next and raw read base prompts only."""
+    """final, next, raw, linear, tuned, jacobian (see `lensbench fit`) or a lens' folder, also of
+    the tuned-lens project or a saved Jacobian lens; repeatable. next and raw read base prompts
+    only."""
     fit: Fits = {}  # noqa: RUF012 (pydantic copies it)
     """Lenses that are fitted first, in `lenses/` beside the records: `[fit.linear]`, with options
     of `lensbench fit` as keys."""
