@@ -15,7 +15,7 @@ from lensbench.models.model import LensModel
 from lensbench.records.schema.fit import FIT_FIDELITY
 
 _DEPTHS = (0.25, 0.5, 0.75)
-_TOKENS = 128  # of held-out texts: each direction costs a forward pass of them
+_TEXTS, _TOKENS = 4, 32  # each direction costs a forward pass of so many held-out tokens
 _CONTROLS = ("calibration", "shuffled")
 
 
@@ -30,11 +30,7 @@ def fidelity_table(fitter: Fitter, maps: Mapping[str, Maps]) -> pa.Table:
     lenses["random"] = Affine(model, dict.fromkeys(layers, _turn(model.d_model)), "random")
     sites = [fitter.sites[layer] for layer in layers]
     chosen = torch.cat(list(fitter.states(fitter.windows["choose"], sites)), dim=1)
-    texts, n_tokens = [], 0
-    for window in fitter.windows["test"]:
-        if n_tokens < _TOKENS:
-            texts.append(window.token_ids)
-            n_tokens += len(window.token_ids)
+    texts = [window.token_ids[:_TOKENS] for window in fitter.windows["test"][:_TEXTS]]
     rows = []
     for site, states in zip(sites, chosen, strict=True):
         directions = Directions.drawn(states, spec.directions, seed=site.layer)

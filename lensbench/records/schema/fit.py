@@ -131,7 +131,7 @@ FIT_FIDELITY = Table(
         Column("partial_spearman_low", F64, "of its 95 % interval", "-1..1", _NO_CORRELATION),
         Column("partial_spearman_high", F64, "of its 95 % interval", "-1..1", _NO_CORRELATION),
         Column("n_directions", I32, "directions, drawn from the principal ones", "directions"),
-        Column("n_tokens", I32, "tokens of the part `test` from which they were removed", "tokens"),
+        Column("n_tokens", I32, "tokens of the part `test`, the first of some", "tokens"),
     ),
 )
 
