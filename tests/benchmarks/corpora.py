@@ -6,6 +6,7 @@ import ast
 import csv
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -178,7 +179,7 @@ def section(model: LensModel, fits: Sequence[str], found: Mapping[str, Measured]
             [
                 fit,
                 *(
-                    estimate(summed_estimate(bits_and_tokens(m, i, third), mean))
+                    cell(summed_estimate(bits_and_tokens(m, i, third), mean))
                     for m in found.values()
                 ),
             ]
@@ -188,7 +189,7 @@ def section(model: LensModel, fits: Sequence[str], found: Mapping[str, Measured]
         lines += [f"### {title}", "", *markdown_table(header, rows), ""]
     base = fits.index(DEFAULT)
     rows = [
-        [fit, *(estimate(_difference(m, i, base)) for m in found.values())]
+        [fit, *(cell(_difference(m, i, base)) for m in found.values())]
         for i, fit in enumerate(fits)
         if i != base and fit != LOGIT
     ]
@@ -204,11 +205,16 @@ def _difference(measured: Measured, lens: int, base: int) -> Estimate:
     )
 
 
+def cell(value: Estimate) -> str:
+    """A number of bits with its interval, where there are documents enough for one."""
+    return estimate(replace(value, reason=""))
+
+
 def bench(
     *models: str,
     out: Out = Path("reports/bench"),
     tokens: Annotated[int, at_least(1, "Tokens that each lens is fitted to.")] = 8_000,
-    test_tokens: Annotated[int, at_least(1, "Tokens of each test's text.")] = 768,
+    test_tokens: Annotated[int, at_least(1, "Tokens of each test's text.")] = 1_536,
 ) -> None:
     """Linear lenses fitted to several corpora, each read on the text of all (minutes a model)."""
     lines = []
@@ -232,7 +238,7 @@ def _markdown(lines: Sequence[str], tokens: int) -> str:
             f"of {', '.join(PACKAGES)}. *model*: what the model itself writes at temperature 1. "
             "*prose*: the general questions and answers that ship with lensbench. *facts*: the "
             "shipped facts as sentences; none of them stands in a corpus. Brackets: 95 % intervals "
-            "over documents.",
+            "over documents, where there are enough of them.",
             "",
             *lines,
             made_by("bench-corpora"),
