@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import re
 import shutil
@@ -15,13 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from lensbench import logit_lens
 from lensbench.errors import InputProblems, ModelError, RecordsError
+from lensbench.files import write_bytes
 from lensbench.fitting import quality
 from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
+from lensbench.records import parts
 from lensbench.residuals.capture import Residuals
 from lensbench.studies.fit import fit_lens
-from tests.harness.files import tables
+from tests.harness.files import manifest, tables
 from tests.harness.tiny import TINY, Case, save, tokenizer
 
 FitSpecOf = Callable[..., FitSpec]
@@ -91,6 +95,27 @@ def test_states_that_are_nan_end_a_fit_with_their_text(
         fit_lens(fit_spec(llama, method=method), tmp_path)
     assert not (tmp_path / FILE).exists()
     assert fit_lens(fit_spec(llama, method=method), tmp_path).ok
+
+
+def test_a_full_disk_ends_a_fit_that_goes_on_when_there_is_room(
+    llama: Case,
+    fit_spec: FitSpecOf,
+    linear: Callable[[Case], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "moments-000002.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_bytes(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "write_bytes", full)
+        with pytest.raises(RecordsError, match=r"No space left.*run the same command again"):
+            fit_lens(fit_spec(llama), tmp_path)
+    assert fit_lens(fit_spec(llama), tmp_path).ok
+    assert manifest(tmp_path)["resumed_batches"] == 2
+    assert (tmp_path / FILE).read_bytes() == (linear(llama) / FILE).read_bytes()
 
 
 @pytest.mark.parametrize(

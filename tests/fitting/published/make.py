@@ -2,6 +2,8 @@
 
     python -m tests.fitting.published.make
 
+In an environment of its own: it does not know transformer-lens 4, and looks for it.
+
 A lens of random parameters, saved by that library, and what the library reads with it: the log
 probabilities of the five top tokens, at each layer, at each token of a text.
 """
