@@ -75,7 +75,7 @@ def quality_table(
 def _mean(name: str, sums: np.ndarray, n_tokens: np.ndarray) -> dict[str, Any]:
     """A mean over tokens with its interval over documents."""
     terms = np.stack([sums, n_tokens.astype(float)], axis=1)
-    return _columns(name, summed_estimate(terms, lambda total: total[..., 0] / total[..., 1]))
+    return _columns(name, summed_estimate(terms, _ratio, several=True))
 
 
 def _calibration(bins: Float[np.ndarray, "document 3 bin"]) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def _calibration(bins: Float[np.ndarray, "document 3 bin"]) -> dict[str, Any]:
     estimate = summed_estimate(
         bins.reshape(len(bins), -1),
         lambda total: calibration_error(total.reshape(*total.shape[:-1], *shape)),
+        several=True,
     )
     return _columns("calibration_error", estimate)
 
@@ -116,12 +117,16 @@ def _calibration_shares(
     shares = {}
     for j, site in enumerate(sites):
         terms = np.stack([final[j] - plain[j], final[j] - own[j]], axis=1)
-        gain = summed_estimate(terms[:, 1:], lambda total: total[..., 0])
+        gain = summed_estimate(terms[:, 1:], lambda total: total[..., 0], several=True)
         shares[site.layer] = _no_share()
         if gain.low is not None and gain.low > 0:
-            share = summed_estimate(terms, lambda total: total[..., 0] / total[..., 1])
+            share = summed_estimate(terms, _ratio, several=True)
             shares[site.layer] = _columns(_SHARE, share)
     return shares
+
+
+def _ratio(total: Float[np.ndarray, "*draw 2"]) -> Float[np.ndarray, "*draw"]:
+    return total[..., 0] / total[..., 1]
 
 
 def _no_share() -> dict[str, Any]:

@@ -20,8 +20,9 @@ def untrained(model: LensModel, seed: int = 0) -> LensModel:
     from transformers import AutoModelForCausalLM
 
     config = open_config(require_ref(model, "an untrained model").folder)
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        hf_model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     name = f"{model.base} (untrained)"
-    return bridged(hf_model.to(model.device).eval(), model.tokenizer, name, "drawn at random")
+    with torch.random.fork_rng(devices=[]):  # nobody else's numbers change
+        torch.manual_seed(seed)
+        with quiet():
+            hf_model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+        return bridged(hf_model.to(model.device).eval(), model.tokenizer, name, "drawn at random")

@@ -138,7 +138,10 @@ def paired_difference(
 
 
 def summed_estimate(
-    terms: ArrayLike, of_sums: Callable[[Floats], Floats], clusters: Sequence[object] | None = None
+    terms: ArrayLike,
+    of_sums: Callable[[Floats], Floats],
+    clusters: Sequence[object] | None = None,
+    several: bool = False,
 ) -> Estimate:
     """A number that follows from the examples' sums, with a 95 % interval over examples.
 
@@ -146,6 +149,7 @@ def summed_estimate(
     [...]: a mean from (value, 1), perplexity from (bits, tokens), corpus BLEU from its counts. Two
     conditions' terms side by side make it a paired difference. Rows with a NaN are skipped.
     `clusters` names the group of each example, drawn as a whole; None lets each stand for itself.
+    `several`: each row is the sum over several examples, such as the tokens of a document.
     """
     array = np.asarray(terms, dtype=np.float64)
     keep = np.asarray(~np.isnan(array).any(axis=1))
@@ -153,7 +157,8 @@ def summed_estimate(
         return Estimate(None, None, None, 0, 0, "no examples")
     array, groups = array[keep], _groups(clusters, keep)
     value = float(of_sums(array.sum(0)))
-    return _estimate(value, intervals.of_sums(array, groups, of_sums), groups, "mean", EXAMPLES)
+    interval = intervals.of_sums(array, groups, of_sums, several)
+    return _estimate(value, interval, groups, "mean", EXAMPLES)
 
 
 def summed_difference(

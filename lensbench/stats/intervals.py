@@ -41,7 +41,10 @@ def least(statistic: str, n: int, k: int) -> int:
 
 
 def of_sums(
-    terms: Float[np.ndarray, "prompt term"], groups: Groups, number: Callable[[Floats], Floats]
+    terms: Float[np.ndarray, "prompt term"],
+    groups: Groups,
+    number: Callable[[Floats], Floats],
+    several: bool = False,
 ) -> Interval:
     """Of a number that follows from the prompts' sums [..., term]: a mean, perplexity, BLEU.
 
@@ -50,9 +53,11 @@ def of_sums(
     1958), the number of each draw of groups is off. Student's quantiles cover skewed numbers, as
     bits are, in 82-88 %. Of fewer groups, if of several prompts each, the jackknife with Student's
     quantiles: wide, and it covers.
+
+    `several`: each row of terms is of several prompts itself, such as the tokens of a document.
     """
     k = int(groups.max()) + 1
-    if k < least("mean", len(terms), k):
+    if k < least("mean", len(terms) * (_SEVERAL if several else 1), k):
         return None
     sums = np.zeros((k, terms.shape[1]))
     np.add.at(sums, groups, terms)

@@ -22,18 +22,22 @@ from tests.harness.files import tables
 from tests.harness.tiny import Case
 
 
-def test_an_untrained_model_is_transformers_own_of_that_seed(llama: Case) -> None:
-    model, before = load_model(llama.folder, device="cpu"), torch.get_rng_state()
+@pytest.mark.parametrize("family", ("llama", "gemma2", "gpt2", "stablelm"))
+def test_an_untrained_model_is_transformers_own_of_that_seed(
+    tiny_case: Callable[[str], Case], family: str
+) -> None:
+    case = tiny_case(family)
+    model, before = load_model(case.folder, device="cpu"), torch.get_rng_state()
     made = untrained(model, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(3)
-    own = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(llama.folder)).eval()
-    ids = torch.tensor([llama.token_ids[0]])
+    own = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(case.folder)).eval()
+    ids = torch.tensor([case.token_ids[0]])
     with torch.no_grad():
         wanted = own(ids).logits
         found = made.bridge.run_with_hooks(ids, return_type="logits")
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-        assert (llama.hf(ids).logits - wanted).abs().max() > 1e-2
+        assert (case.hf(ids).logits - wanted).abs().max() > 1e-2
     assert (made.n_layers, made.d_model, made.d_vocab) == (
         model.n_layers, model.d_model, model.d_vocab,
     )  # fmt: skip
