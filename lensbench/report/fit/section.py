@@ -138,7 +138,8 @@ def _correlation(value: float, low: float, high: float, n: int) -> Estimate:
     if numbers.is_missing(value):
         return Estimate(None, None, None, n, n, "all directions do the same")
     if numbers.is_missing(low):
-        return Estimate(value, None, None, n, n, f"{n} directions: no interval")
+        why = "the same order: no interval" if abs(value) > 1 - 1e-9 else "no interval"
+        return Estimate(value, None, None, n, n, f"{n} directions, {why}")
     return Estimate(value, low, high, n, n)
 
 
