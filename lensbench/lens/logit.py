@@ -109,7 +109,7 @@ def read_batch(
         output = Output.of(
             model.readout, len(residuals.cells), partial(model_output, model, residuals)
         )
-        stream = Stream(output, sought, settings.top_k)
+        stream = Stream(output, sought, settings.top_k, statistics.UNCOUNTED)
         batch = _Batch(model, residuals, stream, settings.also)
         read = {name: _read(batch, lens, own[name]) for name, lens in given.items()}
     for name, lens in given.items():

@@ -102,6 +102,17 @@ def test_a_missing_token_is_nothing() -> None:
     assert int(answer(q, of.rank)[1]) == 2
 
 
+def test_what_is_not_counted_has_no_rank() -> None:
+    readout = Readout(lambda x: x, torch.tensor([[1.0, 3.0]]), None)
+    output = stream_of(readout, torch.zeros(1, 2), {}).output
+    stream = Stream(output, {"answer": torch.tensor([0])}, 5, uncounted=("answer",))
+    q = stream.read(Vectors(torch.ones(1, 1, 1), slice(0, 1)))
+    assert answer(q, of.surprisal_bits) == pytest.approx(-math.log2(1 / (1 + math.exp(2))))
+    for statistic in (of.rank, of.ties):
+        with pytest.raises(AssertionError, match="not counted"):
+            answer(q, statistic)
+
+
 # Against float64, and decisions against a sort.
 
 

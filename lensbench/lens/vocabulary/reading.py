@@ -7,7 +7,7 @@ best blocks of 64 tokens, and counts of tokens that are better than one that is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +24,13 @@ MISSING = -1  # in token ids: this row has no such token
 class Seen:
     """A token of each row: its logit, how many are better, and how many others are exactly so good.
 
-    Of a missing one the logit is NaN.
+    Of a missing one the logit is NaN. The numbers are None where they were not to be counted.
     """
 
     token: Int[Tensor, " row"]
     logit: Float[Tensor, " row"]
-    n_better: Int[Tensor, " row"]
-    n_equal: Int[Tensor, " row"]
+    n_better: Int[Tensor, " row"] | None
+    n_equal: Int[Tensor, " row"] | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Reading:
             getattr(self, name)[rows] = getattr(other, name)
         for name, mine in self.seen.items():
             for field, value in vars(other.seen[name]).items():
-                getattr(mine, field)[rows] = value
+                if value is not None:
+                    getattr(mine, field)[rows] = value
 
     def log_probs(self, logits: Float[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
         """Natural log-probabilities of a logit of each row, or of k of them, -inf..0, float64."""
@@ -70,6 +71,7 @@ class Running:
 
     Args:
         tokens: ids of what is sought, by name; MISSING where a row has none.
+        counted: the names whose better and equal tokens are counted.
         logits: of these tokens, with which all others are compared. They have to be of the same
             rounding as the tiles' own, or nothing that is counted holds: see `as_sought`.
     """
@@ -81,15 +83,19 @@ class Running:
         n_blocks: int,
         tokens: Mapping[str, Int[Tensor, " row"]],
         logits: Mapping[str, Float[Tensor, " row"]],
+        counted: Collection[str],
         device: torch.device,
     ) -> None:
-        self._k, self._names = k, list(tokens)
+        self._k, self._names, self._counted = k, list(tokens), counted
         shape = (len(tokens), n_rows)
         self._tokens = torch.empty(shape, dtype=torch.long, device=device)
         self._logits = torch.empty(shape, device=device)
         for i, name in enumerate(tokens):
             self._tokens[i], self._logits[i] = tokens[name], logits[name]
-        self._logits[self._tokens == MISSING] = torch.nan  # no other is better, or as good
+        missing = self._tokens == MISSING
+        self._logits[missing] = torch.nan  # no other is better, or as good
+        some = (~missing).any(1).tolist()
+        self._compared = [i for i, name in enumerate(tokens) if name in counted and some[i]]
         self._passed = torch.full(shape, torch.nan, device=device)
         self._better = torch.zeros(shape, dtype=torch.float64, device=device)
         self._equal = torch.zeros_like(self._better)
@@ -122,7 +128,7 @@ class Running:
         end = start + logits.shape[1]
         names, rows = ((self._tokens >= start) & (self._tokens < end)).nonzero(as_tuple=True)
         self._passed[names, rows] = logits[rows, self._tokens[names, rows] - start]
-        for i in range(len(self._names)):
+        for i in self._compared:
             own = self._logits[i].unsqueeze(-1)
             for compare, counts in ((torch.gt, self._better), (torch.eq, self._equal)):
                 compare(logits, own, out=scratch)
@@ -176,6 +182,8 @@ class Running:
         better, equal = self._better.long(), self._equal.long() - 1
         seen = {
             name: Seen(self._tokens[i], self._logits[i], better[i], equal[i])
+            if name in self._counted
+            else Seen(self._tokens[i], self._logits[i], None, None)
             for i, name in enumerate(self._names)
         }
         entropy_bits = not_negative(self.entropy() / LN_2)

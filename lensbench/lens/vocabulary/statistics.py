@@ -31,6 +31,7 @@ def rank(reading: Reading, token: Seen) -> Int[Tensor, " row"]:
 
     Tokens with exactly its logit do not count as better; `ties` says how many there are.
     """
+    assert token.n_better is not None, "not counted: see UNCOUNTED"
     return token.n_better + 1
 
 
@@ -40,6 +41,7 @@ def ties(reading: Reading, token: Seen) -> Int[Tensor, " row"]:
     The token stands between places `rank` and `rank + ties`. Whether it is the best, or among the
     best ten, goes by the last of these: of a vector of zeros every token has rank 1.
     """
+    assert token.n_equal is not None, "not counted: see UNCOUNTED"
     return token.n_equal
 
 
@@ -67,6 +69,8 @@ TOKEN_STATISTICS: dict[str, tuple[str, Callable[[Reading, Seen], Tensor]]] = {
     "null_category_rank": ("null_category", rank),
     "next_surprisal_bits": ("following", surprisal_bits),
 }
+# Of these tokens no rank is asked for, and so none is counted.
+UNCOUNTED = ("following",)
 # ... of the model's whole distribution and the lens', which costs a second pass: on request only.
 DIVERGENCES: dict[str, Callable[[Distribution, Distribution], Float[Tensor, "*cell"]]] = {
     "js_bits": js_bits,

@@ -8,7 +8,7 @@ logits are held, of a few rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,10 +64,14 @@ class Stream:
         output: of the model at the batch's cells.
         sought: tokens that are looked up in every distribution.
         top_k: how many top tokens to keep.
+        uncounted: names of tokens whose rank and ties nobody asks for.
     """
 
-    def __init__(self, output: Output, sought: Sought, top_k: int) -> None:
+    def __init__(
+        self, output: Output, sought: Sought, top_k: int, uncounted: Collection[str] = ()
+    ) -> None:
         self.output, self.top_k = output, top_k
+        self._counted = [name for name in sought if name not in uncounted]
         self._readout, self._sought = output.readout, sought
         self._memory = torch.empty(2, 0, device=self._readout.W_U.device)
 
@@ -175,7 +179,8 @@ class Stream:
     ) -> Running:
         d_vocab = self._readout.W_U.shape[1]
         k = min(max(self.top_k, 2), d_vocab)  # a margin needs two
-        return Running(n_rows, k, -(-d_vocab // BLOCK), tokens, logits, self._readout.W_U.device)
+        n_blocks, device = -(-d_vocab // BLOCK), self._readout.W_U.device
+        return Running(n_rows, k, n_blocks, tokens, logits, self._counted, device)
 
     def _tile(self, n_rows: int, tile: slice) -> tuple[Tensor, Tensor]:
         """Room for the logits of a tile, twice."""
