@@ -46,7 +46,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnterp
-	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/lensbench pull smollm2-135m gemma3-270m
 	$(BIN)/python -m tests.benchmarks --out reports/bench
 
 bench-run: models  ## prompts per second of a whole run beside Hugging Face and nnterp

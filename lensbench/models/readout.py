@@ -27,7 +27,7 @@ from lensbench.models.sites import Site
 # the forward pass.
 _LOGITS_BYTES = 24 << 20
 
-# Of the vocabulary, what is read at once: a thousand rows of logits of so many tokens stay in the
+# Of the vocabulary, what is read at once: hundreds of rows of logits of so many tokens stay in the
 # processor's cache.
 _TILE_TOKENS = 2048
 # Of a half-precision head, what stands in float32 at once: 1,024 tokens at a width of 4,096. The

@@ -1,8 +1,8 @@
 """The same job done four ways: every layer x position of one prompt, read over the vocabulary.
 
 Each peer is a function that prepares and returns the job. What is counted as the job: entropy,
-KL to the model's output and the top 5 tokens of every cell. lensbench computes all its metrics
-(also Jensen-Shannon, ranks, margins, surprisal, cosine and norm) in the same time.
+KL to the model's output and the top 5 tokens of every cell. lensbench computes all its default
+statistics (also ranks, ties, margins, surprisal, cosine and norm) in the same time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,16 @@ def floor(folder: Path, n_tokens: int) -> Job:
 
 
 def lensbench(folder: Path, n_tokens: int) -> Job:
-    """lensbench, all metrics."""
+    """lensbench, all default statistics."""
+    return _lensbench(folder, n_tokens, ("final",))
+
+
+def lensbench_lenses(folder: Path, n_tokens: int) -> Job:
+    """lensbench, several lenses from one forward pass."""
+    return _lensbench(folder, n_tokens, SEVERAL)
+
+
+def _lensbench(folder: Path, n_tokens: int, lenses: tuple[str, ...]) -> Job:
     from lensbench.lens.logit import read_batch
     from lensbench.lens.settings import LensSettings
     from lensbench.models.load import load_model
@@ -74,7 +83,7 @@ def lensbench(folder: Path, n_tokens: int) -> Job:
     prompt = EncodedPrompt(
         Prompt("p", "-"), "-", "plain", ids, answer=Word("-", (ids[0],), "written")
     )
-    settings = LensSettings(positions="all", top_k=_K)
+    settings = LensSettings(lenses, positions="all", top_k=_K)
     return lambda: read_batch(model, [prompt], settings)
 
 
@@ -166,12 +175,16 @@ def _statistics(
 
 
 FORWARD, FLOOR = "forward pass", "forward + bare head products"
+OURS, OURS_SEVERAL = "lensbench", "lensbench, three lenses"
+STACK = "TransformerLens run_with_cache + unembed"
+SEVERAL = ("final", "raw", "next")
 PEERS: dict[str, Callable[[Path, int], Job]] = {
     FORWARD: forward,
     FLOOR: floor,
-    "lensbench": lensbench,
+    OURS: lensbench,
+    OURS_SEVERAL: lensbench_lenses,
     "TransformerLens tools.analysis.logit_lens": transformer_lens_tool,
-    "TransformerLens run_with_cache + unembed": transformer_lens_stack,
+    STACK: transformer_lens_stack,
     "Hugging Face output_hidden_states loop": hugging_face_loop,
     "nnterp trace + project_on_vocab": nnterp,
 }

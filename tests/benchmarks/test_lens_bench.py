@@ -12,8 +12,16 @@ from lensbench.lens.metrics import LN_2
 from lensbench.models.load import load_model
 from lensbench.prompts.encode import Word, encode_all
 from lensbench.prompts.prompt import Prompt
+from tests.benchmarks.__main__ import bounds
 from tests.benchmarks.measure import peak_beyond_forward, round_robin
-from tests.benchmarks.peers import FLOOR, PEERS, hugging_face_loop, transformer_lens_stack
+from tests.benchmarks.peers import (
+    FLOOR,
+    OURS,
+    OURS_SEVERAL,
+    PEERS,
+    hugging_face_loop,
+    transformer_lens_stack,
+)
 from tests.benchmarks.whole_run import hugging_face_run, lensbench
 from tests.harness.tiny import PROMPTS, Case
 
@@ -60,3 +68,13 @@ def test_a_whole_run_and_the_script_beside_it_give_the_same_numbers(llama: Case)
             assert own.kl_bits * LN_2 == pytest.approx(float(kl[row]), abs=1e-4)
             assert own.answer_prob == pytest.approx(float(prob[row]), rel=1e-4)
             assert (own.answer_rank, own.top_ids[0]) == (int(rank[row]), int(top[row, 0]))
+
+
+def test_bounds_are_of_medians_within_rounds() -> None:
+    seconds = {FLOOR: [1.0, 2.0, 1.0], OURS: [0.9, 2.2, 0.8], OURS_SEVERAL: [2.5, 6.6, 2.4]}
+    rows = bounds("smollm2-135m", seconds, {OURS: 70 << 20}, 10 << 20)
+    assert [row[2:] for row in rows] == [["0.90", "yes"], ["0.80", "yes"], ["60", "yes"]]
+    slow = {**seconds, OURS: [1.1, 2.2, 1.2], OURS_SEVERAL: [4.0, 8.0, 4.0]}
+    rows = bounds("smollm2-135m", slow, {OURS: 80 << 20}, 10 << 20)
+    assert [row[3] for row in rows] == ["**no**"] * 3
+    assert len(bounds("gemma3-270m", seconds, {OURS: None}, 0)) == 2

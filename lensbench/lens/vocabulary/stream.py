@@ -20,8 +20,8 @@ from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
 from lensbench.models.readout import BLOCK, EVERY
 
-ROWS = 1024  # read at once: the head is fetched from memory once for so many
-_PAIR_NUMBERS = 1 << 20  # of two whole distributions compared at once
+ROWS = 512  # read at once: the head is fetched from memory once for so many
+_PAIR_NUMBERS = 1 << 18  # of two whole distributions compared at once
 _COLUMNS = 64  # a product of so many columns, or a multiple, is summed as that of a tile is
 
 Sought = Mapping[str, Int[Tensor, " cell"]]  # token ids by name, MISSING where there is none
