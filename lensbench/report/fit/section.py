@@ -82,13 +82,16 @@ def tables(record: Record) -> dict[str, Table]:
     parts.columns = pd.Index(["part", "documents", "tokens"])
     measured = quality(record.table("fit_quality"))
     shown = {
+        "kl": ("Held-out KL by layer", kl_by_layer(measured)),
         "quality": ("Held-out quality by layer", measured.drop(columns="calibration_share")),
         "calibration": ("How much is scale and bias alone", calibration(measured)),
         "corpus": ("What was read of the corpus", parts),
     }
     if "fit_also" in record.tables:
         title = f"On another corpus, {record.manifest['also']['name']}"
-        shown["also"] = (title, quality(record.table("fit_also")).drop(columns="calibration_share"))
+        there = quality(record.table("fit_also"))
+        shown["also_kl"] = (title, kl_by_layer(there))
+        shown["also"] = (title, there.drop(columns="calibration_share"))
     if "fit_fidelity" in record.tables:
         shown["fidelity"] = ("Causal fidelity", fidelity(record.table("fit_fidelity")))
     if training := record.manifest.get("training"):
@@ -111,6 +114,16 @@ def quality(frame: pd.DataFrame) -> pd.DataFrame:
         frame[column] = pd.Series([_estimate(*row) for row in values], frame.index, dtype=object)
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
     return frame.assign(reading=frame["reading"].map(READINGS))
+
+
+def kl_by_layer(quality: pd.DataFrame) -> pd.DataFrame:
+    """One row per layer, a column for each reading's KL."""
+    frame = quality[["layer", "depth"]].drop_duplicates().reset_index(drop=True)
+    for key, name in READINGS.items():
+        rows = quality[quality["reading"] == name].set_index("layer")["kl_bits"]
+        if len(rows):
+            frame[f"{key}_bits"] = frame["layer"].map(rows)
+    return frame
 
 
 def calibration(quality: pd.DataFrame) -> pd.DataFrame:
