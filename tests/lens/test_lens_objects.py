@@ -13,7 +13,7 @@ import torch
 
 from lensbench import GateError, InputProblems, Prompt, check_identities, load_model, logit_lens
 from lensbench.errors import ModelError
-from lensbench.lens.base import Lens
+from lensbench.lens.base import Lens, Raw
 from lensbench.lens.cached import lens_from_cache
 from lensbench.lens.gate import require
 from lensbench.lens.logit import read_batch
@@ -26,7 +26,9 @@ from lensbench.prompts.encode import Encoder, encode_all
 from lensbench.prompts.prompt import as_prompts
 from lensbench.residuals.store import open_cache
 from lensbench.studies.cache import run_cache
+from lensbench.studies.lens import run
 from lensbench.studies.specs.cache import CacheSpec
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.reference import Reference, statistics
 from tests.harness.tiny import PROMPTS, Case
 
@@ -180,6 +182,29 @@ def test_each_name_makes_its_lens(llama: Case) -> None:
     for name, kind in LENSES.items():
         assert isinstance(make_lens(name, llama.model), kind)
         assert kind.__doc__
+
+
+def test_a_lens_is_made_once_in_a_run(
+    llama: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many batches there are: a fitted one is read from files, and warns."""
+    made = []
+
+    class Counted(Raw):
+        def __init__(self, model: LensModel) -> None:
+            super().__init__(model)
+            made.append(self)
+
+    monkeypatch.setitem(LENSES, "raw", Counted)
+    result = logit_lens(llama.model, list(PROMPTS), lens=("final", "raw"), batch_tokens=8)
+    assert result.prompts.num_rows == len(PROMPTS)
+    assert len(made) == 1
+    file = tmp_path / "small.csv"
+    rows = "".join(f'{i},x,"{text}",Berlin\n' for i, text in enumerate(PROMPTS))
+    file.write_text("id,relation,prompt,answer\n" + rows)
+    spec = RunSpec((str(llama.folder),), str(file), lenses=("final", "raw"), batch_tokens=8)
+    assert run(spec, tmp_path / "run").ok
+    assert len(made) == 2
 
 
 def test_an_unknown_lens_is_one_sentence(llama: Case) -> None:
