@@ -31,7 +31,7 @@ def lens_from_cache(
     layers: int | Sequence[int] | None = None,
     lens: str | Sequence[str] = "final",
     top_k: int = 5,
-    also: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     batch_tokens: int = 512,
 ) -> LensResult:
     """What `logit_lens` gives for the cached prompts, at the cached positions of each prompt.
@@ -40,7 +40,7 @@ def lens_from_cache(
         cache: what `open_cache` gives, or its folder.
         model: the one the cache is of; its readout is needed, and no forward pass is run.
         layers: of the cached ones; all of them by default.
-        lens, top_k, also, batch_tokens: as for `logit_lens`; with equal `batch_tokens` cells are
+        lens, top_k, metrics, batch_tokens: as for `logit_lens`; with equal `batch_tokens` cells are
             grouped alike, and what does not involve the model's own logits is the same to the bit.
 
     Raises:
@@ -61,7 +61,7 @@ def lens_from_cache(
         layers=several(kept if layers is None else layers),
         positions="all" if everywhere else "last",
         top_k=top_k,
-        also=several(also),
+        metrics=several(metrics),
         batch_tokens=batch_tokens,
     )
     return read(model, cached_prompts(cache, model), settings, cache=cache)

@@ -110,7 +110,7 @@ def read_batch(
             model.readout, len(residuals.cells), partial(model_output, model, residuals)
         )
         stream = Stream(output, sought, settings.top_k, statistics.UNCOUNTED)
-        batch = _Batch(model, residuals, stream, settings.also)
+        batch = _Batch(model, residuals, stream, settings.metrics)
         read = {name: _read(batch, lens, own[name]) for name, lens in given.items()}
     for name, lens in given.items():
         read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, own[name], sought["answer"])
@@ -186,13 +186,13 @@ class _Batch:
     model: LensModel
     residuals: Residuals | CachedResiduals
     stream: Stream
-    also: Sequence[str]
+    metrics: Sequence[str]
 
 
 def _read(batch: _Batch, lens: Lens, sites: Sequence[Site]) -> dict[str, Tensor]:
     """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
     last = batch.model.final_site
-    whole = list(sites) if batch.also else [site for site in sites if site == last]
+    whole = list(sites) if batch.metrics else [site for site in sites if site == last]
     tiled = [site for site in sites if site not in whole]
     found = [_read_sites(batch, lens, own, own is whole) for own in (tiled, whole) if own]
     order = [(tiled + whole).index(site) for site in sites]
@@ -205,7 +205,7 @@ def _read(batch: _Batch, lens: Lens, sites: Sequence[Site]) -> dict[str, Tensor]
 def _read_sites(batch: _Batch, lens: Lens, sites: Sequence[Site], whole: bool) -> dict[str, Tensor]:
     """Statistics [cell, site], a group of cells at a time."""
     model, residuals, stream = batch.model, batch.residuals, batch.stream
-    divergences = {name: statistics.DIVERGENCES[name] for name in batch.also}
+    divergences = {name: statistics.DIVERGENCES[name] for name in batch.metrics}
     n_rows = model.readout.rows_at_once if whole else ROWS
     size, n_cells = max(n_rows // len(sites), 1), len(residuals.cells)
     parts = []

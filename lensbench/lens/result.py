@@ -72,7 +72,7 @@ class LensResult:
             remedy = f"Choose from: {', '.join(measured())}."
             found.append(Problem("value", f"nothing measured is called {value!r}", remedy))
         elif value in ON_REQUEST and not self.table[value].drop_null():
-            remedy = f"Ask for it: logit_lens(..., also={value!r})."
+            remedy = f"Ask for it: logit_lens(..., metrics={value!r})."
             found.append(Problem("value", f"{value} was not measured", remedy))
         if found:
             raise InputProblems(found)
@@ -119,7 +119,7 @@ def logit_lens(
     lens: str | Sequence[str] = "final",
     sites: str | Sequence[str] = ("embed", "resid_post"),
     top_k: int = 5,
-    also: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     template: Template = "plain",
     padding_side: PaddingSide = "right",
     batch_tokens: int = 512,
@@ -136,7 +136,7 @@ def logit_lens(
             folder of a fitted lens, or "next" and "raw" for sensitivity.
         sites: "embed", "resid_mid" (after attention), "resid_post" (after each block).
         top_k: how many top tokens to keep per cell.
-        also: "js_bits" measures that too, for which logits are gone through twice.
+        metrics: "js_bits" measures that too, for which logits are gone through twice.
         template: "chat" puts the prompt at the start of a chat answer.
         batch_tokens: tokens per forward pass, padding included.
 
@@ -150,7 +150,7 @@ def logit_lens(
         layers=None if layers is None else several(layers),
         positions=positions if isinstance(positions, str) else several(positions),
         top_k=top_k,
-        also=several(also),
+        metrics=several(metrics),
         batch_tokens=batch_tokens,
         padding_side=padding_side,
     )

@@ -36,7 +36,7 @@ class LensSettings:
     top_k: int = 5
     batch_tokens: int = 512
     padding_side: PaddingSide = "right"
-    also: tuple[str, ...] = ()  # of ON_REQUEST: what takes two passes over the vocabulary
+    metrics: tuple[str, ...] = ()  # of ON_REQUEST: what takes two passes over the vocabulary
     keep_stream: bool = False  # hand the residual vectors out with what was read from them
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class LensSettings:
             *_strange("sites", self.sites, STREAM),
             *_strange("padding_side", [self.padding_side], get_args(PaddingSide)),
             *_not_whole("layers", self.layers or ()),
-            *(_strange("also", self.also, ON_REQUEST) if self.also else ()),
+            *(_strange("metrics", self.metrics, ON_REQUEST) if self.metrics else ()),
         ]
         if isinstance(self.positions, str):
             found += _strange("positions", [self.positions], _POSITIONS)

@@ -163,7 +163,7 @@ def lens_settings(spec: RunSpec) -> LensSettings:
         spec.lenses,
         spec.sites,
         top_k=spec.top_k,
-        also=spec.also,
+        metrics=spec.metrics,
         batch_tokens=spec.batch_tokens,
         keep_stream=spec.keep_residuals,
     )

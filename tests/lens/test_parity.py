@@ -33,10 +33,12 @@ def reference(family: Case) -> Reference:
     return Reference(family.hf, family.row)
 
 
-def read(case: Case, lens: str, also: tuple[str, ...] = ()) -> pd.DataFrame:
+def read(case: Case, lens: str, metrics: tuple[str, ...] = ()) -> pd.DataFrame:
     prompts = [Prompt(f"p{i}", text, answer=ANSWER) for i, text in enumerate(PROMPTS)]
     sites = ("embed", "resid_mid", "resid_post")
-    return logit_lens(case.model, prompts, lens=lens, sites=sites, top_k=K, also=also).to_pandas()
+    return logit_lens(
+        case.model, prompts, lens=lens, sites=sites, top_k=K, metrics=metrics
+    ).to_pandas()
 
 
 def assert_equals_reference(frame: pd.DataFrame, reference: Reference, lens: str) -> int:
@@ -103,7 +105,7 @@ def test_the_final_lens_at_every_layer_and_position(family: Case, reference: Ref
 
 def test_what_is_asked_for_comes_beside_the_rest(family: Case, reference: Reference) -> None:
     """By two passes over held logits, where all else takes one over tiles."""
-    frame, plain = read(family, "final", also=("js_bits",)), read(family, "final")
+    frame, plain = read(family, "final", metrics=("js_bits",)), read(family, "final")
     assert frame.js_bits.notna().all()
     assert plain.js_bits.isna().all()
     assert assert_equals_reference(frame, reference, "final") == len(plain)

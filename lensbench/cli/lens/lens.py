@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _ALONE = {"answer", "position", "as_json", "html", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "heatmap_prompts", "batch_tokens", "keep_residuals"}
-_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "also"}
+_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "metrics"}
 
 
 class LensSpec(RunSpec):
@@ -176,7 +176,7 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
         own = Word(TokenText(model.tokenizer)(token), (token,), "written")
         encoded = dataclasses.replace(encoded, answer=own)
     settings = LensSettings(
-        spec.alone_lenses, spec.read_sites, positions="all", top_k=spec.top_k, also=spec.also
+        spec.alone_lenses, spec.read_sites, positions="all", top_k=spec.top_k, metrics=spec.metrics
     )
     return read(model, [encoded], settings)
 

@@ -80,10 +80,12 @@ class RunSpec(Spec):
     sites: Sites = DEFAULT_SITES
     top_k: Count = 5
     """Top tokens kept of each reading."""
-    also: Annotated[
-        tuple[Annotated[str, one_of(ON_REQUEST)], ...], Field(exclude_if=lambda also: not also)
+    metrics: Annotated[
+        tuple[Annotated[str, one_of(ON_REQUEST)], ...],
+        Parameter("--metric"),
+        Field(exclude_if=lambda metrics: not metrics),
     ] = ()
-    """js_bits: measure that as well, at about twice the time for reading."""
+    """js_bits, beside those that are always measured: about twice the time for reading."""
     heatmap_prompts: Annotated[int, Field(ge=0)] = 12
     """Base prompts that are read at every position."""
     template: Templated = "plain"
