@@ -40,6 +40,7 @@ def test_the_residual_stream_notebook_runs(smollm_folder: Path) -> None:
     assert "passed: False" in outputs  # the raw lens
 
 
+@pytest.mark.slow
 def test_the_correlation_notebook_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: None
 ) -> None:
@@ -59,6 +60,7 @@ def test_the_adapter_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "peak_learning_rate: 0.001 there, 0.002 now" in outputs
 
 
+@pytest.mark.slow
 def test_the_fitted_lens_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(TINY["llama"], tmp_path / "model", {"max_position_embeddings": 512})
     monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path / "model"))

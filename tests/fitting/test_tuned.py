@@ -272,6 +272,7 @@ def test_layers_that_do_not_fit_in_memory_together_are_trained_apart(
         torch.testing.assert_close(tensor, together[name], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_in_the_same_bytes(
     llama: Case, tuned: Path, tuned_spec: FitSpecOf, forks: Forks, tmp_path: Path
 ) -> None:

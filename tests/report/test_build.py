@@ -47,6 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_elsewhere_and_without_torch(
     run: Path, built: Path, tmp_path: Path
 ) -> None:

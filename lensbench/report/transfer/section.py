@@ -37,9 +37,11 @@ def transfer(record: Record, name: str) -> Section:
     rows = record.table("transfer")
     made = tables(rows)
     views = list(curves(made["layers"].frame))
-    first = record.settings["variants"][0]
+    first = str(next(iter(rows["model"]), name))
+    figures = {"transfer": partial(to_svg, panels, views)} if views else {}
     text, limitations = written(
         "transfer",
+        figures=figures,
         tables=made,
         first=first,
         allowed=ALLOWED_LOSS,
@@ -52,9 +54,9 @@ def transfer(record: Record, name: str) -> Section:
         text=text,
         headline=headline(made["variants"].frame, first),
         limitations=limitations,
-        figures={"transfer": partial(to_svg, panels, views)},
-        page=partial(_page, name, views),
-        cover="transfer",
+        figures=figures,
+        page=partial(_page, name, views) if views else None,
+        cover="transfer" if views else "",
     )
 
 
