@@ -79,14 +79,6 @@ def run(
             problems += fit_lens(how, folder, progress).problems
             lenses[lens, str(ref)] = open_fitted(folder)
             folders.append(folder)
-    corpora: dict[str, Corpus] = {
-        lens: corpus_of(
-            fit_spec(spec.fit, lens, spec.models[0], spec.dtype, spec.device),
-            partial(load_model, refs[0], dtype=spec.dtype, device=spec.device),
-        )
-        for lens in spec.lenses
-    }
-    study = Study(spec, refs, lenses, corpora, progress)
     store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")
     fitted = [
         {"lens": lens, "fitted_to": variant, "lens_sha256": one.record.manifest["checksums"][FILE]}
@@ -100,12 +92,20 @@ def run(
 
     def prepare(record: Recording) -> Work[Study, ModelRef]:
         first = lenses[spec.lenses[0], str(refs[0])].record.model
+        corpora: dict[str, Corpus] = {
+            lens: corpus_of(
+                fit_spec(spec.fit, lens, spec.models[0], spec.dtype, spec.device),
+                partial(load_model, refs[0], dtype=spec.dtype, device=spec.device),
+            )
+            for lens in spec.lenses
+        }
         record.begin({**first, **request.model})
 
         def finish(parts: Parts) -> Finished:
             found = list(dict.fromkeys([*problems, *parts.problems]))
             return Finished(found, facts={"fitted": fitted})
 
+        study = Study(spec, refs, lenses, corpora, progress)
         return Work(study, read, [refs], finish, unit="variants")
 
     problems = make(request, prepare, progress)
