@@ -14,7 +14,7 @@ from lensbench.fitting.linear_lens import require_determined, shared_out, solve
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
 from lensbench.fitting.tables import documents_table
-from lensbench.fitting.windows import Window
+from lensbench.fitting.windows import Window, total_tokens
 from lensbench.lens.fitted.affine import AffineMap
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
@@ -98,5 +98,5 @@ JACOBIAN: Method[list[Window]] = Method(
     _gather,
     _solved,
     unit="tokens",
-    size=lambda windows: sum(len(window.token_ids) for window in windows),
+    size=total_tokens,
 )

@@ -12,7 +12,7 @@ from lensbench.fitting.linear import STRENGTHS, Centred, calibration, ridge
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
 from lensbench.fitting.tables import documents_table, quality_table
-from lensbench.fitting.windows import Window
+from lensbench.fitting.windows import Window, total_tokens
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
 
@@ -35,7 +35,7 @@ def require_determined(fitter: Fitter) -> None:
     """
     n_states, width = fitter.n_states("fit"), fitter.model.d_model
     if n_states <= width:
-        per_state = sum(len(one.token_ids) for one in fitter.windows["fit"]) / n_states
+        per_state = total_tokens(fitter.windows["fit"]) / n_states
         what = f"{n_states} states do not determine a map of {width} dimensions"
         remedy = f"Give --tokens {math.ceil(per_state * (width + 1))} or more."
         raise InputProblems([Problem("tokens", what, remedy)])
@@ -126,5 +126,5 @@ LINEAR: Method[list[Window]] = Method(
     _gather,
     _solved,
     unit="tokens",
-    size=lambda windows: sum(len(window.token_ids) for window in windows),
+    size=total_tokens,
 )

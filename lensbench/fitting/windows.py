@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,11 @@ class Window:
 
     document: Document
     token_ids: tuple[int, ...]
+
+
+def total_tokens(windows: Sequence[Window]) -> int:
+    """Tokens of all of them."""
+    return sum(len(window.token_ids) for window in windows)
 
 
 def cut(

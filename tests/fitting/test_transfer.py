@@ -13,7 +13,7 @@ from lensbench import InputProblems, open_record
 from lensbench.report.build import build_report
 from lensbench.report.transfer.section import tables, verdict
 from lensbench.stats.estimates import Estimate
-from lensbench.studies.analysis import read_analysis, run_analysis
+from lensbench.studies.analysis import run_analysis
 from lensbench.studies.specs.transfer import TransferSpec
 from tests.harness.files import table_bytes
 from tests.harness.tiny import Case
@@ -115,24 +115,6 @@ def test_where_its_own_lens_gains_nothing_no_share_is_said() -> None:
 def test_an_interval_around_the_bound_tells_nothing() -> None:
     assert verdict(Estimate(0.1, 0.05, 0.2, 9, 9)) == "cannot be told"
     assert verdict(Estimate(0.01, None, None, 2, 2, "few")) == "cannot be told"
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ('models = ["a"]', "models: it is"),
-        ('models = ["smollm2-135m", "smollm2-135m"]', "stands twice"),
-        ('models = ["a", "a@8"]\nlenses = ["raw"]', "lenses: it is 'raw'"),
-        ('models = ["a", "a@8"]\n[fit.tuned]', "fit.tuned: no lens to fit is called so"),
-    ],
-)
-def test_what_is_wrong_is_said_before_anything_is_fitted(
-    tmp_path: Path, content: str, said: str
-) -> None:
-    (tmp_path / "analysis.toml").write_text(f'kind = "transfer"\n{content}\n')
-    with pytest.raises(InputProblems) as caught:
-        read_analysis(tmp_path)
-    assert said in str(caught.value)
 
 
 def test_variants_are_of_one_model(tiny_case: Callable[[str], Case], tmp_path: Path) -> None:

@@ -43,6 +43,33 @@ def analysis(folder: Path, content: str) -> Path:
         ('kind = "adapter"\nmodel = "a"\ndropout = "high"', ["dropout: it is 'high'", "a number"]),
         ('kind = "adapter"\nmodel = "a"\ncache_prefix = 1', ["true or false"]),
         (
+            'models = ["a"]\nlenses = ["final"]\n[fit.linear]',
+            ["fit.linear: no lens to fit is called so"],
+        ),
+        (
+            'models = ["a"]\nlenses = ["final", "next"]\n[fit.next]',
+            ["fit.next: no lens to fit is called so"],
+        ),
+        (
+            'models = ["a"]\nlenses = ["final", "linear"]\n[fit.linear]\ntokens = 0',
+            ["fit.linear.tokens: it is 0"],
+        ),
+        (
+            'models = ["a"]\nlenses = ["final", "linear"]\n[fit.linear]\nepochs = 3',
+            ["fit.linear.epochs: it is an"],
+        ),
+        (
+            'models = ["a"]\nlenses = ["final", "linear"]\n[fit.linear]\ntoken = 9',
+            ["Did you mean tokens?"],
+        ),
+        ('kind = "transfer"\nmodels = ["a"]', ["models: it is"]),
+        ('kind = "transfer"\nmodels = ["smollm2-135m", "smollm2-135m"]', ["stands twice"]),
+        ('kind = "transfer"\nmodels = ["a", "a@8"]\nlenses = ["raw"]', ["lenses: it is 'raw'"]),
+        (
+            'kind = "transfer"\nmodels = ["a", "a@8"]\n[fit.tuned]',
+            ["fit.tuned: no lens to fit is called so"],
+        ),
+        (
             'kind = "adapter"\nmodel = "a"\nbits = 7\nrank = 0\ndropout = 1\ndata = []',
             [
                 "bits: it is 7",

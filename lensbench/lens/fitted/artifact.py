@@ -19,7 +19,7 @@ from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name, published_file
 from lensbench.lens.fitted.published import PublishedLens
 from lensbench.models.model import LensModel, require_ref
-from lensbench.records.lens_kind import KL_DIRECTION, OWN, PRECISION, HeldOut
+from lensbench.records.lens_kind import FITTED, OWN, PRECISION, HeldOut
 from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
@@ -78,11 +78,7 @@ class FittedLens:
         """For the manifest of a record that is read with it."""
         settings, corpus = self.record.settings, self.record.manifest["corpus"]
         return {
-            "norm": "final",
-            "fitted": True,
-            "soft_cap": True,
-            "kl": KL_DIRECTION,
-            "output": True,
+            **asdict(FITTED),
             "description": f"{settings['method']} lens, fitted on {corpus['name']}",
             "lens_sha256": self.record.manifest["checksums"][FILE],
             "controls": sorted(self.controls),
@@ -185,7 +181,7 @@ def lens_kinds(lenses: Sequence[str], base: str) -> dict[str, dict[str, Any]]:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, expected: str) -> dict[str, AffineMap]:
-    """The maps of a file: many batches are read with one lens."""
+    """The maps of a file, which a run asks for to describe a lens and to read with it."""
     try:
         altered = sha256_of(path) != expected
         maps = {} if altered else _named(path.read_bytes())

@@ -9,7 +9,7 @@ weights that it was fitted to: what can be checked is, and the rest is said.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from lensbench.json_text import read_json
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.place import TUNED_CONFIG, TUNED_FILE, published_file
 from lensbench.models.model import LensModel
-from lensbench.records.lens_kind import KL_DIRECTION
+from lensbench.records.lens_kind import FITTED
 
 UNCHECKED = ("weights", "tokenizer", "config", "precision", "text it was fitted to")
 _HALF = (torch.float32, torch.bfloat16, torch.float16)
@@ -73,11 +73,7 @@ class PublishedLens:
         """For the manifest of a record that is read with it: no held-out figures are known."""
         own = self.artifact
         return {
-            "norm": "final",
-            "fitted": True,
-            "soft_cap": True,
-            "kl": KL_DIRECTION,
-            "output": True,
+            **asdict(FITTED),
             "description": f"{own.method} lens, published for {own.model or 'a model not named'}",
             "lens_sha256": sha256_of(self.file),
             "first_layer": min(own.maps),
@@ -106,7 +102,7 @@ class PublishedLens:
 
 @cache
 def _say_unchecked(name: str, method: str, model: str | None, now: str, head: bool) -> None:
-    """Once each: many batches are read with one lens."""
+    """Once each: every call of `logit_lens` makes its lenses anew."""
     _log.warning(
         "the lens %s is a published %s lens, for %s, and reads %s. Checked: its width and layers%s."
         " It cannot be checked that it was fitted to these weights, this tokenizer, this config and"

@@ -11,7 +11,7 @@ from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.page import Page, chart
+from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
 from lensbench.report.section import Section, written
@@ -217,14 +217,5 @@ def _at_every_layer(frame: pd.DataFrame, reading: str, measure: str) -> list[Est
 
 
 def _page(model: str, method: str, views: list[Lines]) -> Page:
-    charts = [
-        chart(
-            view.title,
-            "Means over held-out tokens; intervals over documents.",
-            (),
-            lambda v=view: v,
-        )
-        for view in views
-    ]
     sentence = "How far each reading of a layer is from the model, on text it was not fitted to."
-    return Page(f"{model}: a {method} lens", sentence, (), charts)
+    return Page(f"{model}: a {method} lens", sentence, (), plain_charts(views, _SENTENCE))

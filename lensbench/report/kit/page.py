@@ -119,6 +119,11 @@ def chart(
     return Chart(heading, sentence, pickers, views, under, size)
 
 
+def plain_charts(views: Sequence[Lines], sentence: str) -> list[Chart]:
+    """A chart of each, under its title, which no picker changes."""
+    return [chart(view.title, sentence, (), lambda view=view: view) for view in views]
+
+
 def page_html(page: Page, facts: Facts | None = None) -> bytes:
     """The page as one file that needs nothing else. Missing values are gaps, and said."""
     facts, packed = facts or Facts(), _Packed()

@@ -13,7 +13,7 @@ from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.page import Page, chart
+from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
 from lensbench.report.section import Section, written
@@ -155,6 +155,5 @@ def curves(layers: pd.DataFrame) -> Iterator[Lines]:
 
 
 def _page(name: str, views: list[Lines]) -> Page:
-    charts = [chart(view.title, _SENTENCE, (), lambda v=view: v) for view in views]
     sentence = "How far each lens is from each variant, on text that no lens was fitted to."
-    return Page(f"{name}: one lens on other variants", sentence, (), charts)
+    return Page(f"{name}: one lens on other variants", sentence, (), plain_charts(views, _SENTENCE))
