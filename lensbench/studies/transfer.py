@@ -102,8 +102,7 @@ def run(
         record.begin({**first, **request.model})
 
         def finish(parts: Parts) -> Finished:
-            found = list(dict.fromkeys([*problems, *parts.problems]))
-            return Finished(found, facts={"fitted": fitted})
+            return Finished(list(dict.fromkeys([*problems, *parts.problems])))
 
         study = Study(spec, refs, lenses, corpora, progress)
         return Work(study, read, [refs], finish, unit="variants")

@@ -29,6 +29,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import Dtype
 from lensbench.spec import Device, Spec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.specs.transfer import TransferSpec
 
 
 def run(
@@ -56,7 +57,7 @@ def run(
     if everything and limit is not None:
         raise InputProblems([Problem("--limit", "--all is given too", "Leave out one of them.")])
     spec = read_analysis(analysis)
-    if dtype is not None and not isinstance(spec, RunSpec):
+    if dtype is not None and not isinstance(spec, RunSpec | TransferSpec):
         what = "this analysis has bits in its file, not a dtype"
         raise InputProblems([Problem("--dtype", what, "Leave it out.")])
     chosen = {"limit": limit, "dtype": dtype, "device": device}
@@ -70,9 +71,10 @@ def run(
 
 
 def _only(spec: Spec, lenses: Sequence[str]) -> dict[str, Any]:
-    """Of a lens study, some of its lenses, and the fits of these. Raises InputProblems."""
-    if not isinstance(spec, RunSpec):
-        raise InputProblems([Problem("--lens", "this analysis reads no lens", "Leave it out.")])
+    """Some of a study's lenses, and the fits of these. Raises InputProblems."""
+    if not isinstance(spec, RunSpec | TransferSpec):
+        what = "this analysis does not say which lenses are read"
+        raise InputProblems([Problem("--lens", what, "Leave it out.")])
     remedy = f"It has {', '.join(spec.lenses)}."
     if strange := [one for one in lenses if one not in spec.lenses]:
         raise InputProblems(

@@ -177,12 +177,5 @@ KINDS = (
         "lens_transfer",
         '`lensbench run` on an analysis of kind "transfer"',
         (TRANSFER, PROBLEMS),
-        entries=(
-            Entry(
-                "fitted",
-                "the lenses that were read: `lens`, `fitted_to` and `lens_sha256` of each",
-                type="array",
-            ),
-        ),
     ),
 )
