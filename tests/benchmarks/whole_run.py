@@ -29,7 +29,7 @@ from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.sets import load_prompts
 from lensbench.records.engine import Job as RecordJob
 from tests.benchmarks.measure import round_robin
-from tests.benchmarks.peers import Job, hugging_face
+from tests.benchmarks.peers import FLOOR, Job, hugging_face
 from tests.benchmarks.table import Out, Rounds, at_least, made_by, markdown_table, ratios
 
 _BATCH = 32  # prompts of a peer's batch
@@ -57,7 +57,8 @@ def bench(
         f"The shipped facts ({limit} base prompts, with controls, paraphrases and reverses), at "
         "their last positions, every layer, full vocabulary, float32; loading and reports apart. "
         f"All compute entropy, KL, the top {_K} and the answer's rank and probability; lensbench "
-        "also its other metrics, and the tables of the record. Times are paired within each of "
+        "also its other metrics, and the tables of the record. The forward passes with bare head "
+        "products run the batches of the scripts and read nothing. Times are paired within each of "
         f"{rounds} rounds: median (least to most).",
         "",
         *markdown_table(header, rows),
@@ -80,6 +81,7 @@ def timed(folder: Path, limit: int, rounds: int) -> tuple[dict[str, list[float]]
     encoded, _ = encode_prompts(model, prompt_set, limit, "plain")
     jobs: dict[str, Job] = {
         LENSBENCH: lensbench(model, encoded),
+        FLOOR: floor_run(folder, encoded),
         "Hugging Face, batched": hugging_face_run(folder, encoded),
     }
     console = Console(stderr=True)
@@ -98,6 +100,21 @@ def lensbench(model: Any, encoded: Prompts) -> Job:
     stages = [[item.prompt for item in encoded]]
     (plan,) = plan_readings(encoded, stages, settings, heatmap_prompts=0)
     return lambda: [read(reader, RecordJob(i, item)) for i, item in enumerate(plan)]
+
+
+def floor_run(folder: Path, encoded: Prompts) -> Job:
+    """The forward passes and the bare head products at last positions, of the peers' batches."""
+    model = hugging_face(folder)
+    W_U = model.get_output_embeddings().weight
+
+    def job() -> object:
+        with torch.inference_mode():
+            for ids, mask, last, _ in _batches(encoded):
+                output = model.model(ids, attention_mask=mask, output_hidden_states=True)
+                for state in output.hidden_states:
+                    torch.nn.functional.linear(state[torch.arange(len(ids)), last], W_U)
+
+    return job
 
 
 def hugging_face_run(folder: Path, encoded: Prompts) -> Job:

@@ -45,14 +45,12 @@ def test_a_run_reads_the_controls_that_the_lens_holds(
     assert rows[rows.lens == "final"].answer_guess_rank.isna().all()
     read = rows[(rows.lens == "linear") & rows.answer_id.notna()]
     assert len(read) > 3 * record.n_layers
-    scale = case.model.d_model**0.5 if family == "gemma2" else 1.0
     for (token, answer), own in read.groupby(["token_id", "answer_id"]):
-        embedding = case.hf.get_input_embeddings().weight[token] * scale
-        if hasattr(case.hf.get_input_embeddings(), "embed_scale"):
-            embedding = case.hf.get_input_embeddings()(torch.tensor(token))
+        with torch.no_grad():
+            embedding = case.hf(torch.tensor([[token]]), output_hidden_states=True).hidden_states[0]
         places = []
         for name in ("fitted", "shuffled"):
-            state = embedding @ file[f"A.{name}"] + file[f"b.{name}"]
+            state = embedding[0, 0] @ file[f"A.{name}"] + file[f"b.{name}"]
             logits = head_of_hugging_face(case, state).detach()
             places.append(int((logits >= logits[int(answer)]).sum()))
         assert set(own.answer_guess_rank) == {min(places)}
