@@ -14,14 +14,11 @@ from lensbench.compare.permutation import (
     ROUNDING,
     adjusted_p_values,
     contrast_null,
-    false_discovery,
-    p_values,
     shift_null,
-    sign_flips,
     swap_null,
-    unit_sums,
 )
 from lensbench.stats.resampling import codes_of
+from lensbench.stats.significance import false_discovery, p_values, sign_flips, unit_sums
 from tests.harness.correlation_records import N_PROMPTS, PLANTED, base, noisy, planted
 
 Floats = NDArray[np.float64]

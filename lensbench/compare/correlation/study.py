@@ -27,17 +27,14 @@ from lensbench.compare.permutation import (
     ROUNDING,
     adjusted_p_values,
     contrast_null,
-    false_discovery,
     label_null,
-    p_values,
     shift_null,
-    sign_flips,
     swap_null,
-    unit_sums,
 )
 from lensbench.compare.similarity import MEASURES, Measure
 from lensbench.records.schema.correlation import VARIANTS
 from lensbench.stats.resampling import Floats
+from lensbench.stats.significance import false_discovery, p_values, sign_flips, unit_sums
 
 Rows = dict[str, list[dict[str, Any]]]
 

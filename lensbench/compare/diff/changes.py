@@ -13,10 +13,9 @@ from jaxtyping import Float
 from lensbench.compare.permutation import (
     adjusted_p_values,
     contrast_null,
-    sign_flips,
-    unit_sums,
 )
 from lensbench.stats.resampling import codes_of
+from lensbench.stats.significance import sign_flips, unit_sums
 
 RESAMPLES = 9999  # draws of signs; all of them where there are no more
 SEED = 0
