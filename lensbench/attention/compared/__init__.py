@@ -1,0 +1,1 @@
+"""Heads compared: with what chance gives, and with each other."""
