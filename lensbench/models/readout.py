@@ -178,7 +178,7 @@ def readout_of(bridge: Any, hf_config: object | None) -> Readout:
     cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
     bias = bridge.b_U
     return Readout(
-        norm=_float32_norm(bridge.ln_final),
+        norm=float32_norm(bridge.ln_final),
         W_U=bridge.W_U.detach(),
         b_U=None if bias is None or not bool(bias.any()) else bias.detach(),
         logit_scale=_logit_scale(hf_config),
@@ -197,10 +197,10 @@ def next_norms(bridge: Any) -> dict[Site, Norm]:
     for layer, block in enumerate(blocks, start=1):
         modules[Site("resid_mid", layer)] = getattr(block, "ln2", None)
         modules[Site("resid_post", layer)] = following[layer]
-    return {site: _float32_norm(module) for site, module in modules.items() if module is not None}
+    return {site: float32_norm(module) for site, module in modules.items() if module is not None}
 
 
-def _float32_norm(module: torch.nn.Module) -> Norm:
+def float32_norm(module: torch.nn.Module) -> Norm:
     """The module's norm in float32, whatever the dtype of its weights.
 
     The modules expect [batch, position, d_model]; statistics are per vector, so cells may stand as
