@@ -1,0 +1,92 @@
+"""How alike heads look: Jensen-Shannon divergence of their patterns, query by query, over prompts.
+
+0 bits: two heads spread every query's attention alike; 1 bit: never on the same key. Its square
+root is a distance (Endres & Schindelin 2003). Clark et al. 2019 ("What does BERT look at?", section
+6) compare heads in this way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensbench.models.model import LensModel
+from lensbench.models.sites import Site
+from lensbench.prompts.batch import make_batch, plan_batches
+from lensbench.residuals.capture import watch
+from lensbench.stats.resampling import Floats
+
+N_QUERIES = 16  # of a prompt at most, drawn at random: all heads' rows of one prompt stand at once
+SEED = 0
+
+
+class Similarity:
+    """The mean over prompts, patterns of one prompt at a time.
+
+    Memory: heads x heads, and `N_QUERIES` rows of every head's pattern of one prompt.
+    """
+
+    def __init__(self, n_heads: int) -> None:
+        self.n_prompts = 0
+        self._sum = np.zeros((n_heads, n_heads))
+
+    def add(self, rows: Float[Tensor, "head query key"]) -> None:
+        """Some rows of every head's pattern of a prompt; each sums to 1."""
+        self._sum += js_bits(rows)
+        self.n_prompts += 1
+
+    @property
+    def js_bits(self) -> Float[np.ndarray, "head head"]:
+        """Bits, 0..1, mean over queries and then over prompts."""
+        return self._sum / max(self.n_prompts, 1)
+
+
+def js_bits(rows: Float[Tensor, "head query key"]) -> Float[np.ndarray, "head head"]:
+    """Of every pair of heads, mean over queries, bits, 0..1."""
+    entropy = torch.special.entr(rows).sum(-1)  # [head, query]
+    found = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for one in range(len(rows) - 1):
+        others = slice(one + 1, None)
+        mixed = torch.special.entr((rows[one] + rows[others]) / 2).sum(-1)
+        divergence = mixed - (entropy[one] + entropy[others]) / 2  # [other, query]
+        found[one, others] = divergence.mean(-1).clamp(min=0).double().cpu()
+    bits: Floats = ((found + found.T) / math.log(2)).clamp(max=1.0).numpy()
+    return bits
+
+
+def queries(n_tokens: int, number: int, most: int = N_QUERIES) -> list[int]:
+    """Of which positions a prompt's rows are compared: not the first, which has but one key.
+
+    Args:
+        number: of the prompt; the same one always gives the same positions.
+    """
+    places = np.arange(1, n_tokens)
+    if len(places) > most:
+        places = np.random.default_rng((SEED, number)).choice(places, size=most, replace=False)
+    return [int(place) for place in np.sort(places)]
+
+
+def head_similarity(
+    model: LensModel, token_ids: Sequence[Sequence[int]], batch_tokens: int = 512
+) -> Similarity:
+    """Of all heads, block by block, over prompts of two tokens or more."""
+    found = Similarity(model.n_layers * model.n_heads)
+    for items in plan_batches([len(ids) for ids in token_ids], batch_tokens, model.rope_switch):
+        kept: dict[int, list[Tensor]] = {item: [] for item in items}
+
+        def see(
+            site: Site, patterns: Float[Tensor, "batch head query key"], kept: dict = kept
+        ) -> None:
+            for (item, own), pattern in zip(kept.items(), patterns, strict=True):
+                n = len(token_ids[item])
+                own.append(pattern[:, queries(n, item), :n].float())
+
+        watch(model, make_batch(items, token_ids), model.sites("pattern"), see)
+        for own in kept.values():
+            found.add(torch.cat(own))
+    return found
