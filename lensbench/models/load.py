@@ -79,6 +79,27 @@ def load_model(
     return bridged(hf_model, tokenizer, name or ref.name, ref.located.source, ref)
 
 
+class Loader:
+    """Loads named models and keeps the last one, for whoever asks for the same again.
+
+    Before another is loaded it lets go of that one, so that it never keeps two.
+    """
+
+    def __init__(self) -> None:
+        self._asked: tuple[ModelRef, str | None, str | None] | None = None
+        self._model: LensModel | None = None
+
+    def __call__(
+        self, ref: ModelRef, *, dtype: str | None = None, device: str | None = None
+    ) -> LensModel:
+        """The model at this precision, there. Raises as `load_model`."""
+        asked = (ref, dtype, device)
+        if self._model is None or asked != self._asked:
+            self._model = None
+            self._model, self._asked = load_model(ref, dtype=dtype, device=device), asked
+        return self._model
+
+
 def _is_object(model: object) -> bool:
     """A model of TransformerLens or of Hugging Face; anything else can only be a name."""
     return hasattr(model, "run_with_hooks") or hasattr(model, "config")

@@ -34,10 +34,18 @@ from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.store import RecordStore
 
 
-def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> Outcome:
+def fit_lens(
+    spec: FitSpec,
+    out: Path | None = None,
+    watch: Watch = ignore,
+    load: Callable[..., LensModel] = load_model,
+) -> Outcome:
     """Fit a lens into `out`, or to where its name finds it; again to go on after an interruption.
 
     Facts of the shipped prompt sets that stand in the corpus are left out of it.
+
+    Args:
+        load: gives the model; a `Loader` gives the one that it loaded for another fit.
 
     Raises:
         InputProblems: unknown model or corpus, or a corpus that is too small.
@@ -45,7 +53,7 @@ def fit_lens(spec: FitSpec, out: Path | None = None, watch: Watch = ignore) -> O
         RecordsError: another lens is there, or the disk cannot hold this one.
     """
     ref = ModelRef.of(spec.model)
-    loaded = cache(lambda: load_model(ref, dtype=spec.dtype, device=spec.device))
+    loaded = cache(lambda: load(ref, dtype=spec.dtype, device=spec.device))
     corpus = corpus_of(spec, loaded, watch)
     watch(Progress(f"hashing the weights of {ref}"))
     also = None if spec.also is None else corpus_of(spec.changed(corpus=spec.also), loaded, watch)

@@ -23,7 +23,7 @@ from lensbench.lens.record import (
 from lensbench.lens.registry import LENSES, lens_name
 from lensbench.lens.settings import LensSettings
 from lensbench.models.adapted import facts_of
-from lensbench.models.load import load_model
+from lensbench.models.load import Loader
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import TokenText
 from lensbench.prompts.prompt import added, choose
@@ -56,15 +56,15 @@ def run(
     """
     require_final(spec.lenses)
     refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
-    outcome = Outcome(problems=list(prompt_set.problems))
+    outcome, load = Outcome(problems=list(prompt_set.problems)), Loader()
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
         try:
-            fits = _fit(spec, ref, Path(out) / "lenses" / folder_name(ref.name), progress)
+            fits = _fit(spec, ref, Path(out) / "lenses" / folder_name(ref.name), progress, load)
             outcome.folders += [folder for folder in fits.folders if folder not in outcome.folders]
             outcome.problems += fits.problems
             own = _reading(spec, fits.folders)
-            problems = _measure(own, ref, prompt_set, store, progress)
+            problems = _measure(own, ref, prompt_set, store, progress, load)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
             outcome.folders.append(store.folder)
         except LensbenchError as error:
@@ -85,12 +85,12 @@ def require_final(lenses: Sequence[str]) -> None:
         raise InputProblems([Problem("lenses", what, "Add --lens final: both are read at once.")])
 
 
-def _fit(spec: RunSpec, ref: ModelRef, folder: Path, watch: Watch) -> Outcome:
+def _fit(spec: RunSpec, ref: ModelRef, folder: Path, watch: Watch, load: Loader) -> Outcome:
     """The lenses that the spec has fitted, each to the model's weights as they are."""
     found = Outcome()
     for method in spec.fit:
         how = fit_spec(spec.fit, method, ref.name, spec.dtype, spec.device)
-        fitted = fit_lens(how, folder / method, watch)
+        fitted = fit_lens(how, folder / method, watch, load)
         found.folders.append(fitted.folder)
         found.problems += fitted.problems
     return found
@@ -103,7 +103,12 @@ def _reading(spec: RunSpec, fitted: Sequence[Path]) -> RunSpec:
 
 
 def _measure(
-    spec: RunSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
+    spec: RunSpec,
+    ref: ModelRef,
+    prompt_set: PromptSet,
+    store: RecordStore,
+    watch: Watch,
+    load: Loader,
 ) -> list[Problem]:
     """One model's record, from where it stopped. Returns what was skipped."""
     kinds = lens_kinds(spec.lenses, ref.name)
@@ -118,7 +123,7 @@ def _measure(
 
     def prepare(record: Recording) -> Work[Reader, Reading]:
         watch(Progress(f"loading {store.model}"))
-        model = load_model(ref, dtype=spec.dtype, device=spec.device)
+        model = load(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
         record.begin({**model.facts(), **request.model})
         watch(Progress(f"testing the gate of {store.model}"))

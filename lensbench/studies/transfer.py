@@ -24,7 +24,7 @@ from lensbench.lens.base import Final, Lens
 from lensbench.lens.fitted.affine import Affine
 from lensbench.lens.fitted.artifact import FILE, FittedLens, open_fitted
 from lensbench.models.adapted import facts_of
-from lensbench.models.load import load_model
+from lensbench.models.load import Loader
 from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.records.engine import Job, Outcome, Work, make
@@ -46,6 +46,7 @@ class Study:
     lenses: Mapping[tuple[str, str], FittedLens]  # by lens and variant
     corpora: Mapping[str, Corpus]  # by lens
     watch: Watch
+    load: Loader
 
     def readings(self, lens: str, variant: ModelRef, model: LensModel) -> dict[str, Lens]:
         """The variant's own lens, the first variant's (unless it is the same), the logit lens.
@@ -69,14 +70,14 @@ def run(
 
     Raises what `fit_lens` raises; InputProblems with all that is wrong with the models.
     """
-    refs, problems = model_refs(spec.models), list[Problem]()
+    refs, problems, load = model_refs(spec.models), list[Problem](), Loader()
     _require_variants(refs)
     folders, lenses = list[Path](), dict[tuple[str, str], FittedLens]()
     for text, ref in zip(spec.models, refs, strict=True):
         for lens in spec.lenses:
             folder = out / "lenses" / folder_name(str(ref)) / lens
             how = fit_spec(spec.fit, lens, text, spec.dtype, spec.device)
-            problems += fit_lens(how, folder, progress).problems
+            problems += fit_lens(how, folder, progress, load).problems
             lenses[lens, str(ref)] = open_fitted(folder)
             folders.append(folder)
     store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")
@@ -95,7 +96,7 @@ def run(
         corpora: dict[str, Corpus] = {
             lens: corpus_of(
                 fit_spec(spec.fit, lens, spec.models[0], spec.dtype, spec.device),
-                partial(load_model, refs[0], dtype=spec.dtype, device=spec.device),
+                partial(load, refs[0], dtype=spec.dtype, device=spec.device),
             )
             for lens in spec.lenses
         }
@@ -104,7 +105,7 @@ def run(
         def finish(parts: Parts) -> Finished:
             return Finished(list(dict.fromkeys([*problems, *parts.problems])))
 
-        study = Study(spec, refs, lenses, corpora, progress)
+        study = Study(spec, refs, lenses, corpora, progress, load)
         return Work(study, read, [refs], finish, unit="variants")
 
     problems = make(request, prepare, progress)
@@ -123,7 +124,7 @@ def read(study: Study, job: Job[ModelRef]) -> Part:
     """One variant on the held-out documents of each lens."""
     spec, ref = study.spec, job.item
     study.watch(Progress(f"loading {ref}"))
-    model = load_model(ref, dtype=spec.dtype, device=spec.device)
+    model = study.load(ref, dtype=spec.dtype, device=spec.device)
     rows: list[dict[str, Any]] = []
     for lens in spec.lenses:
         study.watch(Progress(f"reading {ref} by its own {lens} lens and by the first variant's"))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lensbench import open_record
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import FILE
+from lensbench.models import load as loading
+from lensbench.models.model import LensModel
+from lensbench.studies.lens import run
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, table_bytes, write_csv
 from tests.harness.program import Program
@@ -49,6 +55,31 @@ def test_the_lenses_are_fitted_and_read_and_reported(
     before = {folder: table_bytes(folder) for folder in [*records.values(), *fits]}
     assert lensbench("run", analysis, "--out", out).status == 0
     assert {folder: table_bytes(folder) for folder in before} == before
+
+
+def test_the_model_of_several_fits_is_loaded_once(
+    llama: Case, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """... and no fit leaves a trace in it: what is read after them is as of a model loaded anew."""
+    own = tomllib.loads(FIT) | {"corpus": str(corpus)}
+    less = own | {"no_untrained": True, "directions": 0}
+    fits = {"linear": own, "tuned": less, "jacobian": less | {"jacobian_tokens": 100}}
+    prompts = str(write_csv(tmp_path / "small.csv", facts_rows()))
+    asked = RunSpec((str(llama.folder),), prompts, limit=4, lenses=("final", *fits), fit=fits)
+    loads, plain = list[str](), loading.load_model
+
+    def counted(ref: ModelRef, **how: str | None) -> LensModel:
+        loads.append(str(ref))
+        return plain(ref, **how)
+
+    monkeypatch.setattr(loading, "load_model", counted)
+    first = run(asked, tmp_path / "once")
+    assert first.ok and loads == [str(llama.folder)]
+    *fitted, record = first.folders
+    folders = tuple(map(str, fitted))
+    anew = run(asked.changed(lenses=("final", *folders), fit={}), tmp_path / "anew")
+    assert loads == [str(llama.folder)] * 2
+    assert table_bytes(anew.folder) == table_bytes(record)
 
 
 def test_some_of_the_lenses_can_be_asked_for(lensbench: Program, analysis: Path) -> None:

@@ -16,6 +16,7 @@ from lensbench.stats.estimates import Estimate
 from lensbench.studies.analysis import run_analysis
 from lensbench.studies.specs.transfer import TransferSpec
 from tests.harness.files import table_bytes
+from tests.harness.program import Program
 from tests.harness.tiny import Case
 
 SIZES = {"tokens": 600, "choose_tokens": 100, "test_tokens": 500, "window": 32}
@@ -71,6 +72,28 @@ def test_run_again_it_leaves_everything_as_it_is(study: Path, corpus: Path) -> N
     base = open_record(study / "transfer").settings["variants"][0]
     assert run_analysis(TransferSpec(models=(base, f"{base}@16"), fit=fits(corpus)), study).ok
     assert {path: table_bytes(path.parent) for path in before} == before
+
+
+def test_some_of_its_lenses_can_be_asked_for(
+    lensbench: Program, study: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """What the study was finished with is left as it is."""
+    told = open_record(study / "transfer").settings
+    sizes = "\n".join(f"{key} = {value}" for key, value in fits(corpus)["linear"].items())
+    (tmp_path / "analysis.toml").write_text(
+        f'kind = "transfer"\nmodels = {told["variants"]}\nlenses = ["linear", "tuned"]\n'
+        + "[fit.linear]\n"
+        + sizes.replace(str(corpus), f'"{corpus}"')
+    )
+    before = table_bytes(study / "transfer")
+    named = ("--lens", "linear", "--dtype", "float32")
+    refused = lensbench("run", tmp_path, "--out", study, *named)
+    assert "made with other settings" in refused.said
+    done = lensbench("run", tmp_path, "--out", study, *named[:2])
+    assert done.status == 0, done.err
+    assert table_bytes(study / "transfer") == before
+    strange = lensbench("run", tmp_path, "--out", study, "--lens", "jacobian")
+    assert strange.status != 0 and "the analysis has no lens jacobian" in strange.said
 
 
 def test_the_report_says_whether_it_may_be_used(study: Path) -> None:

@@ -70,6 +70,10 @@ def analysis(folder: Path, content: str) -> Path:
             ["fit.tuned: no lens to fit is called so"],
         ),
         (
+            'kind = "transfer"\nmodels = ["a", "a@8"]\n[fit.linear]\ncorpus = "model:3"',
+            ["fit.linear.corpus: each variant would write", "Give one text for all"],
+        ),
+        (
             'kind = "adapter"\nmodel = "a"\nbits = 7\nrank = 0\ndropout = 1\ndata = []',
             [
                 "bits: it is 7",

@@ -136,7 +136,7 @@ def test_a_second_run_does_nothing(
     def unwanted(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("lensbench.studies.lens.load_model", unwanted)
+    monkeypatch.setattr("lensbench.models.load.load_model", unwanted)
     outcome = run(spec(), out)
     assert outcome.ok
     assert [folder.name for folder in outcome.folders] == [done.name]
