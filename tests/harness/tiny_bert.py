@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizer
 
 WORDS = (
     "river mountain gold silver city capital ocean desert forest winter summer music science "
@@ -10,25 +14,33 @@ WORDS = (
 )
 
 
-def save_bert(folder: Path, seed: int = 0) -> Path:
-    """Write the model into `folder`. Another seed is another model."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizer
+def bert_tokenizer(folder: Path) -> BertTokenizer:
+    """WordPiece in lower case, its vocabulary in `folder`: `WORDS`, and letters for the rest."""
+    from transformers import BertTokenizer
 
     letters = [chr(c) for c in range(33, 127)]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = (
         special + letters + [f"##{letter}" for letter in letters] + sorted(set(WORDS.split()))
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return BertTokenizer(str(folder / "vocab.txt"))
+
+
+def save_bert(folder: Path, seed: int = 0) -> Path:
+    """Write the model into `folder`. Another seed is another model."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
     plain = folder / "plain"
-    plain.mkdir(parents=True)
-    (plain / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizer(str(plain / "vocab.txt")).save_pretrained(plain)
+    tokenizer = bert_tokenizer(plain)
+    tokenizer.save_pretrained(plain)
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
