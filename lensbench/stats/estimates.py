@@ -21,9 +21,11 @@ LATE_BINDING = (0.75, 0.85)  # the published claim, in relative depth
 TINY = 1e-9  # rounding of layer / n_layers
 NO_RELATION = "prompt"  # what a prompt set without relations has as the relation of all
 RELATION, BASE, EXAMPLES = "relation", "base prompt", "group of examples"  # a cluster's name
+SENTENCE = "sentence"  # of questions that are asked about its words
 _UNITS = {RELATION: ("prompt", "prompts"), BASE: ("prompt", "prompts")}
-_UNITS |= {EXAMPLES: ("example", "examples")}
+_UNITS |= {EXAMPLES: ("example", "examples"), SENTENCE: ("question", "questions")}
 _SEVERAL = {RELATION: "relations", BASE: "base prompts", EXAMPLES: "groups of examples"}
+_SEVERAL |= {SENTENCE: "sentences"}
 LEVEL = 0.05  # of adjusted p-values, in words and figures
 MIN_PROMPTS = 20  # fewer top-1 correct prompts than this give no verdict
 
