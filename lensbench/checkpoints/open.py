@@ -13,6 +13,7 @@ import torch
 
 from lensbench.checkpoints.config.agreement import require_agreement
 from lensbench.checkpoints.config.check import check_config
+from lensbench.checkpoints.config.encoders import is_encoder
 from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import ModelError, first_line, refused_by_library
@@ -73,6 +74,11 @@ def text_config(config: Any) -> Any:
     """The text model's part of a config."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    if is_encoder(config):
+        raise ModelError(
+            f"This is a text encoder ({config.model_type}), no causal language model: it reads a "
+            "text both ways and says no next token, so that no lens reads it. Take a decoder."
+        )
     text = config.get_text_config(decoder=True)
     own_code = hasattr(config, "auto_map")
     if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING or (text is config and own_code):

