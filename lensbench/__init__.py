@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lensbench.version import __version__
 
 if TYPE_CHECKING:
+    from lensbench.attention import attention
     from lensbench.checkpoints.ref import ModelRef
     from lensbench.errors import GateError, InputProblems, LensbenchError
     from lensbench.fitting.spec import FitSpec
@@ -59,6 +60,7 @@ _HOME = {
     "Record": "lensbench.records.record",
     "RunSpec": "lensbench.studies.specs.lens",
     "TrainSpec": "lensbench.quantized.training.spec",
+    "attention": "lensbench.attention",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
     "fit_lens": "lensbench.studies.fit",
@@ -91,6 +93,7 @@ __all__ = [
     "RunSpec",
     "TrainSpec",
     "__version__",
+    "attention",
     "build_report",
     "check_identities",
     "fit_lens",

@@ -62,7 +62,6 @@ MAY_IMPORT["prompts"] = BOTTOM
 MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
-MAY_IMPORT["attention"] = BOTTOM | {"prompts", "stats", "models", "residuals"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.
 WITHIN: dict[str, tuple[set[str], ...]] = {
@@ -84,7 +83,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"section", "manifest"},
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
-        | {"training", "evaluation", "placement"},
+        | {"training", "evaluation", "placement", "attention"},
         {"sections"},
         {"build"},
     ),

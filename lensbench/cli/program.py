@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Models", ("models", "pull", "check", "doctor")),
     "lens": ("Lens", ("lens", "fit", "cache", "run", "report", "import_")),
+    "attention": ("Attention", ("attention",)),
     "compare": ("Comparisons", ("diff", "correlate")),
     "quantized": (
         "Second path: 8 bits, retrieval, adapters",

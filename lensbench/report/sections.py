@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lensbench.report.attention.section import attention
 from lensbench.report.correlation.section import correlation
 from lensbench.report.diff.section import diff
 from lensbench.report.diff.side_by_side import diffs
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Maker] = {
     "lens": lens,
     "lens_fit": fit,
     "lens_transfer": transfer,
+    "attention": attention,
     "training": training,
     "evaluation": evaluation,
     "inference": inference,

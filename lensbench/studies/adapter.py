@@ -17,7 +17,7 @@ from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
 from lensbench.records.engine import Outcome
 from lensbench.studies.specs.adapter import AdapterSpec
-from lensbench.studies.stages import build_index, chosen_pairs, part_pairs
+from lensbench.studies.stages.pairs import build_index, chosen_pairs, part_pairs
 
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 

@@ -12,6 +12,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.spec import Spec, nearest
 from lensbench.studies.specs.adapter import AdapterSpec
+from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
@@ -29,6 +30,7 @@ KINDS: dict[str, type[Spec]] = {
     "diff": DiffStudySpec,
     "placement": PlacementSpec,
     "transfer": TransferSpec,
+    "attention": AttentionSpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus")

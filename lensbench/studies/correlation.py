@@ -27,7 +27,7 @@ from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
 from lensbench.studies.specs.correlation import CorrelationStudySpec
-from lensbench.studies.stages import RUNS, build_index
+from lensbench.studies.stages.pairs import RUNS, build_index
 
 REBATCHED = "rebatched"
 

@@ -19,7 +19,7 @@ from lensbench.records.store import folder_name
 from lensbench.studies.lens import run as run_lens
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
-from lensbench.studies.stages import RUNS
+from lensbench.studies.stages.pairs import RUNS
 
 
 def run(

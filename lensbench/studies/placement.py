@@ -25,9 +25,9 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
-from lensbench.studies.placements import Placement, placements
 from lensbench.studies.specs.placement import PlacementSpec
-from lensbench.studies.stages import RUNS, chosen_pairs, part_pairs
+from lensbench.studies.stages.pairs import RUNS, chosen_pairs, part_pairs
+from lensbench.studies.stages.placements import Placement, placements
 
 SHARES = {"train": 0.8, "test": 0.2}
 BASE = "base"

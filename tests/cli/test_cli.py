@@ -31,7 +31,7 @@ VERBS = [
     "chat",
     "train",
 ]
-VERBS += ["correlate", "diff", "doctor", "eval", "import"]
+VERBS += ["attention", "correlate", "diff", "doctor", "eval", "import"]
 VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]
 VERBS += ["data shipped", "adapters show", "adapters diff", "adapters merge"]

@@ -13,7 +13,7 @@ from lensbench.quantized.data.shipped import general_pairs
 from lensbench.quantized.rag.index import open_index
 from lensbench.studies.adapter import run
 from lensbench.studies.specs.adapter import AdapterSpec
-from lensbench.studies.stages import shuffled
+from lensbench.studies.stages.pairs import shuffled
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 

@@ -22,7 +22,10 @@ from lensbench.report.placement.section import tables as placement_tables
 from lensbench.studies.analysis import read_analysis
 from lensbench.studies.correlation import comparisons, conditions
 from lensbench.studies.placement import Study
-from lensbench.studies.placements import (
+from lensbench.studies.specs.correlation import CorrelationStudySpec
+from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.specs.placement import PlacementSpec
+from lensbench.studies.stages.placements import (
     ALL,
     COMPLEMENT,
     PLACEMENTS,
@@ -31,9 +34,6 @@ from lensbench.studies.placements import (
     placements,
     random_block,
 )
-from lensbench.studies.specs.correlation import CorrelationStudySpec
-from lensbench.studies.specs.lens import RunSpec
-from lensbench.studies.specs.placement import PlacementSpec
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 

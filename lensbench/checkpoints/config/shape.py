@@ -48,6 +48,21 @@ def rope_switch(config: Any) -> int | None:
     return None
 
 
+def attention_windows(config: Any) -> list[int | None]:
+    """For each block, how many tokens a query may look at, itself among them; None: all before it.
+
+    Newer configs name each block's kind in `layer_types`; Mistral's one window is of all blocks.
+    """
+    text, n = _text(config), n_blocks(config)
+    if kinds := getattr(text, "attention_layers", None):  # GPT-Neo
+        return [text.window_size if kind == "local" else None for kind in kinds]
+    window = getattr(text, "sliding_window", None)
+    if window is None or not getattr(text, "use_sliding_window", True):
+        return [None] * n
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * n
+    return [int(window) if kind == "sliding_attention" else None for kind in kinds]
+
+
 def _text(config: Any) -> Any:
     """The language model's own part of the config, which some families nest."""
     return config.get_text_config(decoder=True)

@@ -7,14 +7,22 @@ called otherwise before is written down in records/read.py.
 
 from __future__ import annotations
 
-from lensbench.records.schema import adapters, correlation, diff, fit, generation, lens
+from lensbench.records.schema import (
+    adapters,
+    attention,
+    correlation,
+    diff,
+    fit,
+    generation,
+    lens,
+)
 from lensbench.records.schema.declare import Kind, Table
 
 SCHEMA_VERSION = 3
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for group in (lens, fit, generation, adapters, correlation, diff)
+    for group in (lens, fit, generation, adapters, correlation, diff, attention)
     for kind in group.KINDS
 }
 TABLES: dict[str, Table] = {

@@ -1,0 +1,191 @@
+"""The heads of a model as one call, and its result as an object that reads well in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Float
+
+from lensbench.attention.gate import check_heads, rows_identity
+from lensbench.attention.patterns import Source
+from lensbench.attention.record import (
+    ERROR,
+    Reader,
+    condition_texts,
+    in_order,
+    long_enough,
+    plan_readings,
+    read,
+)
+from lensbench.attention.settings import AttentionSettings
+from lensbench.errors import InputProblems, Problem
+from lensbench.lens.gate import Identity, require, worst
+from lensbench.lens.record import gate_prompts
+from lensbench.lens.table import prompts_table
+from lensbench.models.model import LensModel, require_loaded
+from lensbench.prompts.encode import NOTHING, Template, TokenText, encode_all
+from lensbench.prompts.prompt import Prompts, as_prompts
+from lensbench.records.engine import Job
+from lensbench.records.schema.attention import CONDITIONS, PATTERNS, SCORES, WEIGHTINGS
+from lensbench.spec import nearest
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionResult:
+    """Scores of one model's heads: tables follow records/schema/attention.py.
+
+    `patterns` has rows for the prompts that were to be kept; `gate` is what held of all that was
+    read.
+    """
+
+    model: str
+    table: pa.Table
+    prompts: pa.Table
+    patterns: pa.Table
+    gate: list[Identity]
+    problems: list[Problem]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per condition x prompt x weighting x block x head, with a column per score."""
+        return self.table.to_pandas()
+
+    def plot(
+        self, score: str = "previous_token", condition: str = "text", weighting: str = "plain"
+    ) -> Figure:
+        """A heat map, block x head, of a score's mean over prompts.
+
+        Raises InputProblems for a score, condition or weighting that is not there.
+        """
+        from lensbench.attention.plot import head_map
+
+        frame = self.to_pandas()
+        given = {"condition": condition, "weighting": weighting}
+        known = [(key, value, [*frame[key].unique()]) for key, value in given.items()]
+        _require_known([("score", score, [*SCORES]), *known])
+        own = frame[(frame["condition"] == condition) & (frame["weighting"] == weighting)]
+        title = f"{self.model}: {SCORES[score]} ({condition}, {weighting})"
+        return head_map(own.groupby(["block", "head"])[score].mean().unstack(), score, title)
+
+    def pattern(
+        self, prompt_id: str, block: int, head: int, weighting: str = "plain"
+    ) -> Float[np.ndarray, "query key"]:
+        """A kept pattern; rows sum to 1, but for what a sink takes.
+
+        Raises InputProblems for a prompt that was not kept, or a head that is not there.
+        """
+        from lensbench.attention.kept import whole
+
+        return whole(self.patterns, prompt_id, block, head, weighting)
+
+    def plot_pattern(
+        self, block: int, head: int, prompt_id: str | None = None, weighting: str = "plain"
+    ) -> Figure:
+        """A heat map, query x key, of a kept pattern; the first prompt's by default.
+
+        Raises InputProblems as `pattern`.
+        """
+        from lensbench.attention.plot import pattern_map
+
+        kept = self.patterns["prompt_id"].to_pylist()
+        chosen = kept[0] if prompt_id is None and kept else prompt_id or ""
+        grid = self.pattern(chosen, block, head, weighting)
+        prompts = self.prompts.to_pandas().set_index("prompt_id")
+        title = f"{self.model}: block {block}, head {head} ({weighting})"
+        return pattern_map(grid, list(prompts["tokens"][chosen]), title)
+
+    def __repr__(self) -> str:
+        frame = self.to_pandas()
+        heads = frame[["block", "head"]].drop_duplicates()
+        lines = [
+            f"AttentionResult({self.model}: {self.prompts.num_rows} prompt(s), "
+            f"{len(heads)} heads, conditions {', '.join(frame['condition'].unique())})"
+        ]
+        lines += [
+            f"  {row.condition}, {row.score}: {row.block}.{row.head} at {row.value:.2f}"
+            for row in strongest(frame).itertuples()
+        ]
+        if self.problems:
+            lines.append(f"  {len(self.problems)} skipped: see .problems")
+        return "\n".join(lines)
+
+
+def strongest(frame: pd.DataFrame, n: int = 1) -> pd.DataFrame:
+    """For each condition and score the n heads whose mean over prompts (`value`) is highest.
+
+    By the first weighting that was asked for. The highest of many is high by chance too.
+    """
+    first = frame[frame["weighting"] == frame["weighting"].iloc[0]]
+    keys = ["condition", "block", "head"]
+    means = first.groupby(keys, sort=False)[list(SCORES)].mean().reset_index()
+    best = []
+    for _, own in means.groupby("condition", sort=False):
+        for score in SCORES:
+            most = own.dropna(subset=[score]).nlargest(n, score)
+            best.append(most[keys].assign(score=score, value=most[score]))
+    return pd.concat(best, ignore_index=True)
+
+
+def read_heads(
+    model: LensModel,
+    prompts: Prompts,
+    settings: AttentionSettings,
+    template: Template = "plain",
+) -> AttentionResult:
+    """Every head of a model over prompts, gated.
+
+    Raises GateError, ModelError and InputProblems as `lensbench.attention` says.
+    """
+    known = {"conditions": CONDITIONS, "weightings": WEIGHTINGS}
+    _require_known([(k, one, [*v]) for k, v in known.items() for one in getattr(settings, k)])
+    encoded, problems = encode_all(require_loaded(model).encoder(template), as_prompts(prompts))
+    ids = [item.prompt.id for item in encoded]
+    _require_known([("keep", name, ids) for name in settings.keep])
+    encoded, short = long_enough(encoded)
+    problems += short
+    if not encoded:
+        raise InputProblems(problems or [NOTHING])
+    reader = Reader(Source(model), settings)
+    identities = check_heads(
+        reader.source, gate_prompts(encoded, model.rope_switch), settings.moved
+    )
+    require(identities)
+    texts, over = condition_texts(reader, encoded)
+    (readings,) = plan_readings(reader, texts, [[item.prompt for item in encoded]])
+    parts = [read(reader, Job(number, one)) for number, one in enumerate(readings)]
+    problems += [*over, *(problem for part in parts for problem in part.problems)]
+    errors = [part.notes[ERROR] for part in parts if part.notes[ERROR] is not None]
+    if not errors:
+        raise InputProblems(problems)
+    gate = [rows_identity(reader.source, worst(errors)), *identities[1:]]
+    require(gate)
+    heads = in_order(pa.concat_tables([part.tables["heads"] for part in parts]), texts)
+    there = {*heads["prompt_id"].to_pylist()}
+    read_ones = [item for item in encoded if item.prompt.id in there]
+    kept = [part.tables["patterns"] for part in parts if "patterns" in part.tables]
+    return AttentionResult(
+        model.name,
+        heads,
+        prompts_table(model, read_ones, TokenText(model.tokenizer)),
+        pa.concat_tables([PATTERNS.schema.empty_table(), *kept]),
+        gate,
+        problems,
+    )
+
+
+def _require_known(given: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+    """Raise InputProblems with every (key, value, known values) whose value is not known."""
+    found = [
+        Problem(key, f"there is no {value!r}", nearest(value, known))
+        for key, value, known in given
+        if value not in known
+    ]
+    if found:
+        raise InputProblems(found)

@@ -1,0 +1,110 @@
+"""Show what each attention head of a model looks at.
+
+With a prompt: for each score the heads in which it is highest. With --prompts in its place: a run
+folder with records and reports. Beside the prompts every model reads random tokens that repeat
+themselves, where induction heads show.
+
+Examples:
+
+    lensbench attention smollm2-135m "The cat sat on the mat."
+
+    lensbench attention smollm2-135m --prompts facts --limit 60
+
+    lensbench attention smollm2-135m gemma3-270m --prompts my.csv -o runs/heads
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from lensbench.cli.console import loaded, results, say, say_json, show_problems, table
+from lensbench.cli.lens.run import run_and_report
+from lensbench.errors import Problem
+from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
+from lensbench.spec import ARGUMENT
+from lensbench.studies.specs.attention import AttentionSpec
+from lensbench.studies.specs.lens import Prompts
+
+if TYPE_CHECKING:
+    from lensbench.attention.result import AttentionResult
+
+_ALONE = {"as_json", "allow_fields", "trust_remote_code"}
+_TOGETHER = {"relations", "limit", "keep", "out"}
+_BEST = 3  # heads of each score
+
+
+class HeadsSpec(AttentionSpec):
+    """One prompt, or a run over many."""
+
+    models: Annotated[
+        tuple[str, ...], Field(min_length=1, exclude=True), ARGUMENT, Parameter("--model")
+    ]
+    """One or more models, and then the prompt; with --prompts models only."""
+    prompts: Prompts = ""
+    """A prompt set: facts, a .csv, a .jsonl or a .json."""
+    out: Annotated[Path | None, Parameter(("--out", "-o"))] = None
+    """With --prompts: run folder. Default: runs/<its name>-attention."""
+    as_json: Annotated[bool, Parameter("--json")] = False
+    """Every score of every head as JSON on standard output."""
+    allow_fields: AllowFields = ()
+    trust_remote_code: TrustRemoteCode = False
+
+    def problems(self) -> list[Problem]:
+        """An option that would have no effect is an error, not a surprise."""
+        how, idle = ("with --prompts", _ALONE) if self.prompts else ("without --prompts", _TOGETHER)
+        given = [name for name in type(self).model_fields if name in self.model_fields_set]
+        found = [
+            Problem(name, f"it has no effect {how}", "Leave it out.")
+            for name in given
+            if name in idle
+        ]
+        if not self.prompts and len(self.models) < 2:
+            what = "give a model and a prompt"
+            found.append(Problem("models", what, 'Such as: lensbench attention MODEL "PROMPT".'))
+        return found + super().problems()
+
+
+def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
+    if spec.prompts:
+        out = spec.out or Path("runs") / f"{Path(str(spec.prompts)).stem}-attention"
+        return run_and_report(AttentionSpec(**spec.shared(AttentionSpec)), out)
+    from lensbench.attention.result import read_heads
+    from lensbench.studies.attention import settings_of
+
+    *models, prompt = spec.models
+    collected: list[dict[str, Any]] = []
+    status = 0
+    for name in models:
+        model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)))
+        result = read_heads(model, prompt, settings_of(spec), spec.template)
+        show_problems(result.problems)
+        status |= bool(result.problems)
+        if spec.as_json:
+            collected += result.table.to_pylist()
+        else:
+            _show(result)
+    if spec.as_json:
+        say_json(collected)
+    return status
+
+
+def _show(result: AttentionResult) -> None:
+    """For each condition and score, the heads in which it is highest."""
+    from lensbench.attention.result import strongest
+
+    say(f"{result.model}: the heads with the highest scores, plain attention")
+    best = strongest(result.to_pandas(), _BEST)
+    rows = [
+        {"condition": condition, "score": score, "block.head (score)": _named(own)}
+        for (condition, score), own in best.groupby(["condition", "score"], sort=False)
+    ]
+    results.print(table(rows, left=("condition", "score", "block.head (score)")))
+    say("; ".join(f"{one.identity}: within {one.error:.1e}" for one in result.gate if one.passed))
+
+
+def _named(heads: Any) -> str:
+    return ", ".join(f"{row.block}.{row.head} ({row.value:.2f})" for row in heads.itertuples())

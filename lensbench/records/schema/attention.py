@@ -1,0 +1,159 @@
+"""Tables of an attention run: what each head looks at, and what follows from that."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from lensbench.records.schema.declare import (
+    F32,
+    F64,
+    I16,
+    I32,
+    TEXT,
+    Column,
+    Kind,
+    Table,
+)
+from lensbench.records.schema.every import PROBLEMS
+from lensbench.records.schema.lens import PROMPTS
+
+# What a head's score is a mean of, over queries: attention/scores.py says how. To add one: a
+# function there, and a line here.
+SCORES: dict[str, str] = {
+    "current_token": "attention to the token itself",
+    "previous_token": "attention to the token before",
+    "local_window": "attention to the 5 tokens before, the previous one among them",
+    "first_token": "attention to the first token, the usual sink",
+    "duplicate_token": "attention to earlier tokens that are the same",
+    "induction": "attention to the token after the last earlier one that is the same",
+    "prefix_matching": "attention to the tokens after all earlier ones that are the same",
+    "punctuation": "attention to earlier punctuation",
+    "capital": "attention to earlier tokens that begin with a capital",
+    "digit": "attention to earlier tokens with a digit",
+    "separator": "attention to earlier ends of sentences and lines, and special tokens",
+    "mean_distance": "how far back, as a share of how far there is",
+    "entropy_share": "entropy, as a share of that of even attention to all there is",
+}
+CONDITIONS: dict[str, str] = {
+    "text": "the prompts as they are",
+    "repeated": "random tokens, the same ones several times over",
+}
+WEIGHTINGS: dict[str, str] = {
+    "plain": "the pattern itself",
+    "moved": "each weight times the length of what it moves, rows summing to 1 again",
+}
+
+_MODEL = Column("model", TEXT, "the model's name")
+_BLOCK = Column("block", I16, "block of the head, from 0", "blocks")
+_HEAD = Column("head", I16, "head within its block, from 0", "heads")
+_NO_KEY = "no token of the prompt has such a token to look at"
+_NO_INTERVAL = "too few for an interval"
+
+HEADS = Table(
+    "heads",
+    "one row per condition x prompt x weighting x block x head: its scores",
+    (
+        _MODEL,
+        Column(
+            "condition", TEXT, f"what was read: {'; '.join(map(': '.join, CONDITIONS.items()))}"
+        ),
+        Column("prompt_id", TEXT, "the prompt; of a condition that makes its own, their number"),
+        Column("weighting", TEXT, f"{'; '.join(map(': '.join, WEIGHTINGS.items()))}"),
+        _BLOCK,
+        Column("depth", F64, "(block + 0.5) / n_layers: attention is half a block", "0..1"),
+        _HEAD,
+        Column("n_tokens", I32, "tokens of the prompt", "tokens"),
+        *(Column(name, F32, meaning, "0..1", _NO_KEY) for name, meaning in SCORES.items()),
+    ),
+)
+PATTERNS = Table(
+    "patterns",
+    "one row per kept prompt x block x head: its whole pattern",
+    (
+        _MODEL,
+        Column("prompt_id", TEXT, "the prompt; its tokens are in `prompts`"),
+        _BLOCK,
+        _HEAD,
+        Column(
+            "weights",
+            pa.list_(F32),
+            "attention of each query to itself and all before it, query after query: n (n + 1) / 2",
+            "0..1",
+        ),
+        Column(
+            "moved",
+            pa.list_(F32),
+            "length of what each token's value writes through this head, ||v W_O||",
+            "as the residual stream",
+            "the weighting `moved` was not asked for",
+        ),
+    ),
+)
+NAMES = Table(
+    "names",
+    "one row per block x head: what it is called, and why",
+    (
+        _MODEL,
+        _BLOCK,
+        _HEAD,
+        Column("name", TEXT, "its class; `mixed` of several, `undecided` of none"),
+        Column("score", TEXT, "the score behind the name", null="the head is undecided"),
+        Column("value", F64, "that score, mean over prompts", "0..1", "the head is undecided"),
+        Column("null_low", F64, "the score under the null, 95 %", "0..1", "the head is undecided"),
+        Column("null_high", F64, "its upper end", "0..1", "the head is undecided"),
+        Column("q_value", F64, "share of false names among those as sure as this", "0..1", "-"),
+        Column("stability", F64, "share of draws of prompts that give the same name", "0..1", "-"),
+    ),
+)
+PHENOMENA = Table(
+    "phenomena",
+    "one row per phenomenon: does a head find the word, better than a fixed distance?",
+    (
+        _MODEL,
+        Column("phenomenon", TEXT, "such as subject_verb"),
+        Column("block", I16, "block of the best head", "blocks", "no gold pair"),
+        Column("head", I16, "the best head, chosen on the first half", "heads", "no gold pair"),
+        Column("accuracy", F64, "of that head, on the other half", "0..1", "no gold pair"),
+        Column("accuracy_low", F64, "95 % interval", "0..1", _NO_INTERVAL),
+        Column("accuracy_high", F64, "its upper end", "0..1", _NO_INTERVAL),
+        Column("offset", I16, "best fixed distance on the first half", "words", "no gold pair"),
+        Column("offset_accuracy", F64, "of that, on the other half", "0..1", "no gold pair"),
+        Column("untrained_accuracy", F64, "of the best head without training", "0..1", "not read"),
+        Column("n_pairs", I32, "gold pairs of the other half", "pairs"),
+    ),
+)
+ABLATION = Table(
+    "ablation",
+    "one row per block x head: what the model loses without it",
+    (
+        _MODEL,
+        _BLOCK,
+        _HEAD,
+        Column("loss_change_nats", F64, "with the head's mean in its place", "nats per token"),
+        Column("loss_change_nats_low", F64, "95 % interval", "nats per token", _NO_INTERVAL),
+        Column("loss_change_nats_high", F64, "its upper end", "nats per token", _NO_INTERVAL),
+        Column("n_tokens", I32, "tokens that were predicted", "tokens"),
+    ),
+)
+SIMILARITY = Table(
+    "head_similarity",
+    "one row per pair of heads: how unlike their patterns are",
+    (
+        _MODEL,
+        Column("block_a", I16, "block of the first head", "blocks"),
+        Column("head_a", I16, "the first head", "heads"),
+        Column("block_b", I16, "block of the second head", "blocks"),
+        Column("head_b", I16, "the second head", "heads"),
+        Column("js_bits", F64, "Jensen-Shannon, mean over queries and prompts", "bits, 0..1"),
+        Column("n_prompts", I32, "prompts", "prompts"),
+    ),
+)
+
+KINDS = (
+    Kind(
+        "attention",
+        "`lensbench attention`, `lensbench run` of an attention study",
+        (PROMPTS, HEADS, NAMES, PHENOMENA, ABLATION, SIMILARITY, PROBLEMS),
+        (PATTERNS,),
+    ),
+)

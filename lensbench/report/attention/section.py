@@ -1,0 +1,137 @@
+"""The report of an attention record: which heads score highest, and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from lensbench.escape import markdown
+from lensbench.records.record import Record
+from lensbench.records.schema.attention import SCORES
+from lensbench.report.kit import numbers
+from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.page import Page, chart
+from lensbench.report.kit.table import Table, catalogue
+from lensbench.report.kit.views import Axis, Map
+from lensbench.report.section import Section, written
+from lensbench.stats.estimates import clustered_estimate
+
+DRAWN = {  # scores in the report's figure, and the condition that shows each
+    "current_token": "text",
+    "previous_token": "text",
+    "first_token": "text",
+    "duplicate_token": "text",
+    "induction": "repeated",
+    "entropy_share": "text",
+}
+_KEYS = ["condition", "weighting"]
+_HEAD = ["block", "head"]
+_SENTENCE = "Means over prompts, 0 to 1."
+
+
+def attention(record: Record, name: str) -> Section:
+    """One model's heads."""
+    rows = record.table("heads")
+    made = tables(rows, record.table("prompts"))
+    maps = head_maps(made["heads"].frame)
+    drawn = [maps[key] for key in _drawn(maps)]
+    figures = {"heads": partial(to_svg, panels, drawn)} if drawn else {}
+    text, limitations = written(
+        "attention",
+        figures=figures,
+        tables=made,
+        model=record.model,
+        n_prompts=rows.loc[rows["condition"] == "text", "prompt_id"].nunique(),
+        n_heads=len(rows[_HEAD].drop_duplicates()),
+    )
+    return Section(
+        title=f"{name}: attention heads",
+        tables=made,
+        text=text,
+        headline=headline(made["best"].frame),
+        limitations=limitations,
+        figures=figures,
+        page=partial(_page, name, maps) if maps else None,
+        cover="heads" if drawn else "",
+    )
+
+
+def tables(rows: pd.DataFrame, prompts: pd.DataFrame) -> dict[str, Table]:
+    """The best head of each score, and every head's means."""
+    relation = prompts.set_index("prompt_id")["relation"]
+    return catalogue(
+        {
+            "best": ("The head that is highest in each score", best_heads(rows, relation)),
+            "heads": ("Every head's scores", means(rows)),
+        }
+    )
+
+
+def means(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per condition x weighting x block x head: means over prompts."""
+    keys = [*_KEYS, *_HEAD]
+    return rows.groupby(keys, sort=False)[list(SCORES)].mean().reset_index()
+
+
+def best_heads(rows: pd.DataFrame, relation: pd.Series) -> pd.DataFrame:
+    """One row per condition x weighting x score: the head whose mean is highest."""
+    found = []
+    for (condition, weighting), own in _parts(rows):
+        every = own.groupby(_HEAD, sort=False)[list(SCORES)].mean()
+        for score in SCORES:
+            if every[score].notna().any():
+                block, head = every.index[int(every[score].argmax())]
+                values = own[(own["block"] == block) & (own["head"] == head)]
+                clusters = values["prompt_id"].map(relation) if condition == "text" else None
+                estimate = clustered_estimate(values[score], clusters)
+                place = {"condition": condition, "weighting": weighting, "score": score}
+                found.append(place | {"block": block, "head": head, "mean": estimate})
+    return pd.DataFrame(found, columns=[*_KEYS, "score", *_HEAD, "mean"])
+
+
+def _parts(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """The rows of each condition and weighting."""
+    for (condition, weighting), own in rows.groupby(_KEYS, sort=False):
+        yield (str(condition), str(weighting)), own
+
+
+def headline(best: pd.DataFrame) -> str:
+    """The heads that look back by one token, and that follow a repetition."""
+    told = []
+    for score, condition in (("previous_token", "text"), ("induction", "repeated")):
+        rows = best[(best["score"] == score) & (best["condition"] == condition)]
+        for row in rows[rows["weighting"] == "plain"].to_dict("records"):
+            value = numbers.estimate(row["mean"])
+            told.append(f"{score.replace('_', ' ')} {row['block']}.{row['head']} at {value}")
+    return markdown(f"Highest heads: {'; '.join(told)}") if told else ""
+
+
+def head_maps(heads: pd.DataFrame) -> dict[tuple[str, str, str], Map]:
+    """Block x head, by condition, weighting and score; scores that nothing had are left out."""
+    found = {}
+    for (condition, weighting), own in _parts(heads):
+        for score in SCORES:
+            grid = own.pivot(index="block", columns="head", values=score).to_numpy(float)
+            if not np.isnan(grid).all():
+                title = f"{score.replace('_', ' ')} ({condition})"
+                found[condition, weighting, score] = Map(
+                    Axis("head"), Axis("block"), grid, (0.0, 1.0), title
+                )
+    return found
+
+
+def _drawn(maps: Mapping[tuple[str, str, str], Map]) -> list[tuple[str, str, str]]:
+    wanted = [(condition, "plain", score) for score, condition in DRAWN.items()]
+    return [key for key in wanted if key in maps]
+
+
+def _page(name: str, maps: Mapping[tuple[str, str, str], Map]) -> Page:
+    charts = [
+        chart(f"{view.title}, {weighting}", _SENTENCE, (), lambda view=view: view, size="small")
+        for (_, weighting, _), view in maps.items()
+    ]
+    sentence = "What each attention head looks at: block by head, a map for each score."
+    return Page(f"{name}: attention heads", sentence, (), charts)

@@ -1,0 +1,149 @@
+"""Attention runs: every model's heads over the prompts, each model into a record of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lensbench.attention.gate import check_heads, rows_identity
+from lensbench.attention.patterns import Source
+from lensbench.attention.record import (
+    ERROR,
+    Reader,
+    Reading,
+    condition_texts,
+    in_order,
+    long_enough,
+    plan_readings,
+    read,
+)
+from lensbench.attention.settings import AttentionSettings
+from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.lens.gate import Identity, require, worst
+from lensbench.lens.record import encode_prompts, gate_prompts
+from lensbench.lens.table import prompts_table
+from lensbench.models.adapted import facts_of
+from lensbench.models.load import load_model
+from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.prompts.encode import EncodedPrompt, TokenText
+from lensbench.prompts.prompt import added
+from lensbench.prompts.sets import PromptSet, load_prompts
+from lensbench.records.engine import Outcome, Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema import TABLES
+from lensbench.records.schema.attention import PATTERNS
+from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.spec import nearest
+from lensbench.studies.lens import GROWS, prompt_settings
+from lensbench.studies.specs.attention import AttentionSpec
+
+
+def run(
+    spec: AttentionSpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Measure every model of `spec` into `out/<model>/`; run again to go on after an interruption.
+
+    With a larger limit a record is widened. A model that cannot be measured is recorded in the
+    outcome and the others go on.
+
+    Raises:
+        InputProblems: unknown models, prompt set, relation or prompts to keep, before anything is
+            loaded.
+    """
+    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
+    _require_known(spec.keep, prompt_set)
+    outcome = Outcome(problems=list(prompt_set.problems))
+    for ref in refs:
+        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "attention")
+        try:
+            problems = _measure(spec, ref, prompt_set, store, progress)
+            outcome.problems += [p for p in problems if p not in prompt_set.problems]
+            outcome.folders.append(store.folder)
+        except LensbenchError as error:
+            outcome.failed[store.model] = error
+        except OSError as error:
+            outcome.failed[store.model] = disk_error(store.folder, error)
+    return outcome
+
+
+def settings_of(spec: AttentionSpec) -> AttentionSettings:
+    """How patterns are read and scored."""
+    return AttentionSettings(**{f.name: getattr(spec, f.name) for f in fields(AttentionSettings)})
+
+
+def _require_known(keep: Sequence[str], prompt_set: PromptSet) -> None:
+    known = [prompt.id for prompt in prompt_set.prompts]
+    missing = [
+        Problem("keep", f"there is no prompt {name!r}", nearest(name, known[:10]))
+        for name in keep
+        if name not in known
+    ]
+    if missing:
+        raise InputProblems(missing)
+
+
+def _measure(
+    spec: AttentionSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
+) -> list[Problem]:
+    """One model's record, from where it stopped. Returns what was skipped."""
+    watch(Progress(f"hashing the weights of {store.model}"))
+    request = Request(
+        store,
+        spec.settings() | prompt_settings(prompt_set, spec.limit) | {"seed": spec.seed},
+        facts_of(ref, spec.dtype, spec.device),
+        tables=(PATTERNS.name,) if spec.keep else (),
+        grows=GROWS,
+    )
+
+    def prepare(record: Recording) -> Work[Reader, Reading]:
+        watch(Progress(f"loading {store.model}"))
+        model = load_model(ref, dtype=spec.dtype, device=spec.device)
+        encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
+        encoded, short = long_enough(encoded)
+        if not encoded:
+            raise InputProblems([*problems, *short])
+        reader = Reader(Source(model), settings_of(spec))
+        texts, over = condition_texts(reader, encoded)
+        record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
+        watch(Progress(f"testing the gate of {store.model}"))
+        token_ids = gate_prompts(encoded, model.rope_switch)
+        identities = check_heads(reader.source, token_ids, reader.settings.moved)
+        require(identities)
+
+        def finish(parts: Parts) -> Finished:
+            gate = [_rows_of_run(reader, parts, record), *identities[1:]]
+            require(gate)
+            found = [*problems, *short, *over, *parts.problems]
+            tables = _tables(reader, encoded, in_order(parts.table("heads"), texts))
+            return Finished(found, tables, [identity.as_dict() for identity in gate])
+
+        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
+        return Work(reader, read, plan_readings(reader, texts, stages), finish)
+
+    return make(request, prepare, watch)
+
+
+def _rows_of_run(reader: Reader, parts: Parts, record: Recording) -> Identity:
+    """The identity of rows for the worst of all that was read, at every width."""
+    errors = [note[ERROR] for note in parts.notes]
+    errors += [narrower["gate"][0]["error"] for narrower in record.widened if narrower["gate"]]
+    return rows_identity(reader.source, worst(e for e in errors if e is not None))
+
+
+def _tables(
+    reader: Reader, encoded: Sequence[EncodedPrompt], heads: pa.Table
+) -> dict[str, pa.Table]:
+    """The tables of an attention record; those that nothing was measured for are empty."""
+    there: set[Any] = set(heads["prompt_id"].to_pylist())
+    read_ones = [item for item in encoded if item.prompt.id in there]
+    prompts = prompts_table(reader.model, read_ones, TokenText(reader.model.tokenizer))
+    later = ("names", "phenomena", "ablation", "head_similarity")
+    return {"prompts": prompts, "heads": heads} | {
+        name: TABLES[name].schema.empty_table() for name in later
+    }

@@ -1,0 +1,67 @@
+"""What an attention run measures: from the command line or from an `analysis.toml`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from lensbench.checkpoints.ref import FORM
+from lensbench.errors import Problem
+from lensbench.models.spec import Dtype
+from lensbench.records.schema.attention import CONDITIONS, WEIGHTINGS
+from lensbench.spec import ARGUMENT, Count, Device, Seed, Spec, one_of, repeated
+from lensbench.studies.specs.lens import BatchTokens, Limit, Prompts, Relations, Templated
+
+
+class AttentionSpec(Spec):
+    """What every head looks at, over many prompts.
+
+    The same spec, prompts and weights give the same records.
+    """
+
+    models: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            exclude=True,
+            description=f"Each one an alias, hub name or folder: {FORM}.",
+        ),
+        ARGUMENT,
+    ]
+    prompts: Prompts = "facts"
+    limit: Limit = None
+    relations: Relations = ()
+    conditions: Annotated[
+        tuple[Annotated[str, one_of(CONDITIONS)], ...],
+        Field(min_length=1),
+        Parameter("--condition"),
+    ] = tuple(CONDITIONS)
+    """text (the prompts), repeated (random tokens several times over: induction); repeatable."""
+    weightings: Annotated[
+        tuple[Annotated[str, one_of(WEIGHTINGS)], ...],
+        Field(min_length=1),
+        Parameter("--weighting"),
+    ] = tuple(WEIGHTINGS)
+    """plain (the pattern), moved (each weight times the length of what it moves); repeatable."""
+    keep: Annotated[tuple[str, ...], Parameter("--keep-pattern")] = ()
+    """A prompt whose whole patterns are kept, by its id; repeatable."""
+    n_repeated: Count = 8
+    """Sequences of the condition `repeated`."""
+    repeat_tokens: Annotated[int, Field(ge=2)] = 25
+    """Random tokens of each, which stand in it four times over."""
+    seed: Seed = 0
+    """Of the random tokens."""
+    template: Templated = "plain"
+    batch_tokens: BatchTokens = 512
+    dtype: Dtype = None
+    device: Device = None
+
+    def problems(self) -> list[Problem]:
+        """Names that stand twice."""
+        return [
+            problem
+            for key in ("models", "conditions", "weightings", "keep")
+            for problem in repeated(key, getattr(self, key))
+        ]

@@ -1,0 +1,1 @@
+"""What studies are made of: stages that several share, and placements of adapters."""

@@ -1,0 +1,169 @@
+"""An attention study: its tables by contract, gone on with, widened; the verb and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import lensbench as lb
+from lensbench.errors import InputProblems
+from lensbench.progress import Progress
+from lensbench.records.schema import KINDS, TABLES
+from lensbench.records.schema.attention import SCORES
+from lensbench.studies.attention import run
+from lensbench.studies.specs.attention import AttentionSpec
+from tests.harness.facts import N_ROWS
+from tests.harness.files import manifest, table_bytes, tables
+from tests.harness.forks import Stop
+from tests.harness.program import Program
+from tests.harness.tiny import Case
+
+LATER = {"names", "phenomena", "ablation", "head_similarity"}
+SMALL = {"batch_tokens": 64, "repeat_tokens": 8, "n_repeated": 3, "keep": ("capital-France",)}
+
+
+@pytest.fixture(scope="module")
+def heads(llama: Case, facts: Path) -> Callable[..., AttentionSpec]:
+    def make(**changes: Any) -> AttentionSpec:
+        settings = {"models": (str(llama.folder),), "prompts": str(facts)}
+        return AttentionSpec(**(settings | SMALL | changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def measured(heads: Callable[..., AttentionSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outcome = run(heads(), tmp_path_factory.mktemp("heads"))
+    assert outcome.ok
+    return outcome.folder
+
+
+@pytest.mark.parametrize("name", [*KINDS["attention"].names, "patterns"])
+def test_each_table_follows_its_schema(measured: Path, name: str) -> None:
+    table = pq.read_table(measured / f"{name}.parquet")
+    assert table.schema.equals(TABLES[name].schema)
+    assert (table.num_rows == 0) == (name in LATER | {"problems"})
+
+
+def test_every_head_is_scored_on_every_prompt(measured: Path, llama: Case, facts: Path) -> None:
+    found = tables(measured)
+    rows = found["heads"]
+    each = rows.groupby(["condition", "prompt_id", "weighting"], sort=False).size()
+    assert (each == 12).all()
+    assert len(each) == 2 * (N_ROWS + 3)
+    assert rows[rows["condition"] == "text"]["prompt_id"].drop_duplicates().tolist() == (
+        found["prompts"]["prompt_id"].tolist()
+    )
+    assert (
+        (rows[list(SCORES)] >= 0) & (rows[list(SCORES)] <= 1 + 1e-6) | rows[list(SCORES)].isna()
+    ).all(None)
+    assert rows["depth"].tolist() == ((rows["block"] + 0.5) / 3).tolist()
+    # The call in Python gives the same numbers, in batches of other prompts.
+    row = found["prompts"].set_index("prompt_id").loc["capital-France"]
+    alone = lb.attention(llama.model, list(row["token_ids"]), conditions="text").to_pandas()
+    own = rows[rows["prompt_id"] == "capital-France"]
+    for score in SCORES:
+        assert own[score].to_numpy() == pytest.approx(
+            alone[score].to_numpy(), abs=1e-5, nan_ok=True
+        )
+    assert len(found["patterns"]) == 12
+    assert set(found["patterns"]["prompt_id"]) == {"capital-France"}
+
+
+def test_the_gate_is_in_the_manifest(measured: Path) -> None:
+    gate = manifest(measured)["gate"]
+    assert len(gate) == 3
+    assert all(one["passed"] for one in gate)
+    assert "rows sum to 1" in gate[0]["identity"]
+    assert manifest(measured)["model"]["n_heads"] == 4
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(
+    heads: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
+) -> None:
+    def stop(now: Progress) -> None:
+        if now.unit == "batches" and now.done == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(heads(), tmp_path, stop)
+    assert run(heads(), tmp_path).ok
+    (record,) = (path.parent for path in tmp_path.glob("*/manifest.json"))
+    assert manifest(record)["resumed_batches"] == 4
+    assert table_bytes(record) == table_bytes(measured)
+    before = (record / "manifest.json").read_bytes()
+    assert run(heads(), tmp_path).ok  # again: nothing to do
+    assert (record / "manifest.json").read_bytes() == before
+
+
+def test_a_narrow_record_is_widened(
+    heads: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
+) -> None:
+    narrow = run(heads(limit=4), tmp_path)
+    assert narrow.ok
+    first = tables(narrow.folder)["heads"]
+    assert run(heads(), tmp_path).ok
+    wide, whole = tables(narrow.folder)["heads"], tables(measured)["heads"]
+    keys = ["condition", "prompt_id", "weighting", "block", "head"]
+    assert wide[keys].equals(whole[keys])
+    both = first.merge(wide, on=keys)
+    assert len(both) == len(first)
+    assert (both["first_token_x"] == both["first_token_y"]).all()  # what was there stays
+    assert wide["first_token"].to_numpy() == pytest.approx(whole["first_token"], abs=1e-5)
+
+
+def test_unknown_prompts_to_keep_are_refused_before_anything_is_loaded(
+    heads: Callable[..., AttentionSpec], tmp_path: Path
+) -> None:
+    with pytest.raises(InputProblems, match="there is no prompt 'capital-Frnce'"):
+        run(heads(keep=("capital-Frnce",)), tmp_path)
+
+
+def test_a_model_without_patterns_fails_and_the_others_go_on(
+    heads: Callable[..., AttentionSpec], llama: Case, tmp_path: Path
+) -> None:
+    from tests.harness.causal_lms import save_tiny
+
+    folder = save_tiny("mamba", tmp_path / "mamba")
+    outcome = run(heads(models=(str(folder), str(llama.folder)), limit=2), tmp_path / "out")
+    assert [str(error) for error in outcome.failed.values()] != []
+    assert "cannot be read" in str(next(iter(outcome.failed.values())))
+    assert len(outcome.folders) == 1
+
+
+def test_the_report_is_of_the_record_alone(measured: Path, tmp_path: Path) -> None:
+    lb.build_report([measured], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Every one of 12 heads" in text
+    assert f"over {N_ROWS} prompts" in text
+    assert (tmp_path / "figures" / "heads.svg").exists()
+    best = (tmp_path / "tables" / "best.csv").read_text()
+    assert "repeated,moved,induction" in best
+
+
+def test_the_verb_shows_one_prompt_and_runs_many(
+    lensbench: Program, llama: Case, facts: Path, tmp_path: Path
+) -> None:
+    sizes = ("--repeat-tokens", 8, "--n-repeated", 2)
+    done = lensbench("attention", llama.folder, "The capital of Germany is", *sizes)
+    assert done.status == 0, done.err
+    for part in ("induction", "repeated", "rows sum to 1"):
+        assert part in done.out
+    rows = json.loads(
+        lensbench("attention", llama.folder, "The capital is Rome", *sizes, "--json").out
+    )
+    assert {row["condition"] for row in rows} == {"text", "repeated"}
+    many = lensbench(
+        "attention", llama.folder, "--prompts", facts, "--limit", 2, *sizes, "-o", tmp_path / "o"
+    )
+    assert many.status == 0, many.err
+    assert "report.md" in many.out
+    refused = lensbench("attention", llama.folder, "A text", "--limit", 3)
+    assert refused.status == 2
+    assert "--limit: it has no effect without --prompts" in refused.said
+    assert "give a model and a prompt" in lensbench("attention", llama.folder).said
