@@ -83,7 +83,7 @@ def solve(fitter: Fitter, layers: Sequence[int], moments: Moments) -> Solved:
         for i, strength in enumerate(STRENGTHS)
     }
     sites = [fitter.sites[layer] for layer in layers]
-    least = fitter.measured(candidates, sites, "choose").mean_kl_bits.argmin(0)
+    least = fitter.mean_kl_bits(candidates, sites, "choose").argmin(0)
     best = dict(zip(layers, least.tolist(), strict=True))
     strengths = {layer: STRENGTHS[best[layer]] for layer in layers}
     shuffled = {

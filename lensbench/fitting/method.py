@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.fitting.quality import FIRST, Measured, measure, states_of
+from lensbench.fitting.quality import FIRST, Measured, mean_kl_bits, measure, states_of
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.tables import documents_table, quality_table
 from lensbench.fitting.windows import Part as CorpusPart
@@ -62,10 +63,10 @@ class Fitter:
         for items in plan_batches(lengths, self.spec.batch_tokens, self.model.rope_switch):
             texts = [windows[item] for item in items]
             if self.source is None:
-                yield states_of(self.model, texts, sites).stream.cpu()
+                yield states_of(self.model, texts, sites, head=False).stream.cpu()
             else:
-                own = states_of(self.source, texts, sites[:-1])
-                last = states_of(self.model, texts, sites[-1:])
+                own = states_of(self.source, texts, sites[:-1], head=False)
+                last = states_of(self.model, texts, sites[-1:], head=False)
                 yield torch.cat([own.stream.cpu(), last.stream.cpu()])
 
     def measured(
@@ -75,6 +76,14 @@ class Fitter:
         lenses: list[Lens] = [Affine(self.model, own, name) for name, own in maps.items()]
         windows, size = self.windows[part], self.spec.batch_tokens
         return measure(self.model, [*lenses, *others], sites, windows, size, self.source)
+
+    def mean_kl_bits(
+        self, maps: Mapping[str, Maps], sites: Sequence[Site], part: CorpusPart
+    ) -> Float[np.ndarray, "lens layer"]:
+        """How far lenses of these maps are from the model on a part of the corpus."""
+        lenses = [Affine(self.model, own, name) for name, own in maps.items()]
+        windows, size = self.windows[part], self.spec.batch_tokens
+        return mean_kl_bits(self.model, lenses, sites, windows, size, self.source)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ Cell = tuple[int, int]  # (row of the batch, column of the batch)
 
 @dataclass(frozen=True)
 class Residuals:
-    """`stream[s, c]` is the vector of cell c at site s; `logits` are the model's own."""
+    """`stream[s, c]` is the vector of cell c at site s; `logits` are the model's own.
+
+    Of a pass without its head there are none: d_vocab is 0.
+    """
 
     sites: list[Site]
     cells: list[Cell]
@@ -59,10 +62,11 @@ def capture(
     sites: Sequence[Site],
     cells: Sequence[Cell],
     cache: Any = None,
+    head: bool = True,
 ) -> Residuals:
     """Run `batch` once and keep the vectors at `sites`, for `cells` only.
 
-    `cache` as for `forward`.
+    `cache` as for `forward`, `head` as for `watch`.
 
     Memory beyond the forward pass itself: `len(sites) * len(cells) * d_model` numbers.
 
@@ -79,7 +83,7 @@ def capture(
     def keep(site: Site, value: Float[Tensor, "batch pos d_model"]) -> None:
         stream[place[site]] = value[rows, columns]
 
-    return Residuals(sites, cells, stream, watch(model, batch, sites, keep, cache))
+    return Residuals(sites, cells, stream, watch(model, batch, sites, keep, cache, head))
 
 
 def capture_positions(
@@ -88,19 +92,20 @@ def capture_positions(
     positions: Sequence[Sequence[int]],
     sites: Sequence[Site],
     padding_side: PaddingSide = "right",
+    head: bool = True,
 ) -> Residuals:
     """Run prompts as one batch; the residuals at some positions of each, prompt after prompt.
 
     Positions count from 0, without padding. A long beginning that all have in common is run once.
-    Raises as `capture` does.
+    `head` and what is raised: as of `capture`.
     """
     n = common_prefix(token_ids) if padding_side == "right" and _in_stream(sites) else 0
     if n and model.shares_prefixes:
-        return _behind(model, token_ids, positions, sites, n)
+        return _behind(model, token_ids, positions, sites, n, head)
     batch = make_batch(range(len(token_ids)), token_ids, padding_side)
     starts = [batch.column(row, 0) for row in range(len(token_ids))]
     cells = [(row, starts[row] + p) for row, own in enumerate(positions) for p in own]
-    return capture(model, batch, sites, cells)
+    return capture(model, batch, sites, cells, head=head)
 
 
 def _in_stream(sites: Sequence[Site]) -> bool:
@@ -114,16 +119,17 @@ def _behind(
     positions: Sequence[Sequence[int]],
     sites: Sequence[Site],
     n: int,
+    head: bool,
 ) -> Residuals:
     """The same by two passes: over the first `n` tokens, which all share, and over the others."""
     rows, cache = range(len(token_ids)), empty_cache(model.bridge)
     cells = [(row, p) for row, own in enumerate(positions) for p in own]
     shared = sorted({p for _, p in cells if p < n})
     first = make_batch([0], [token_ids[0][:n]])
-    before = capture(model, first, sites, [(0, p) for p in shared], cache)
+    before = capture(model, first, sites, [(0, p) for p in shared], cache, head)
     cache.batch_repeat_interleave(len(token_ids))
     rest = make_batch(rows, [own[n:] for own in token_ids])
-    after = capture(model, rest, sites, [(row, p - n) for row, p in cells if p >= n], cache)
+    after = capture(model, rest, sites, [(row, p - n) for row, p in cells if p >= n], cache, head)
     place = {p: i for i, p in enumerate(shared)}
     later = iter(range(len(after.cells)))
     order = [place[p] if p < n else len(shared) + next(later) for _, p in cells]
@@ -138,11 +144,13 @@ def watch(
     sites: Sequence[Site],
     see: Callable[[Site, Tensor], None],
     cache: Any = None,
+    head: bool = True,
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Run `batch` once; `see` is handed each site's value when the pass is there. None is kept.
 
     Values have the model's dtype and the shapes in `models.sites.HOOKS`, without the head's axis
-    for a site of one head. Returns the model's own logits. `cache` as for `forward`.
+    for a site of one head. Returns the model's own logits; without the `head` the pass
+    ends behind the last block, and there are none (d_vocab = 0). `cache` as for `forward`.
 
     Raises ModelError for a site that the pass does not come by or that is switched off, and when
     heads are wanted of a model that has no separate outputs of them.
@@ -157,14 +165,27 @@ def watch(
         return hook
 
     hooks = [(site.hook, hook_of(site)) for site in sites]
+    if not head:
+        hooks.append((model.final_site.hook, _end))
     separate = any(site.kind == "head_out" for site in sites)
     with torch.inference_mode(), _head_outputs(model) if separate else nullcontext():
         _require_on(model, hooks)
-        logits = forward(model.bridge, batch, model.device, hooks, cache)
+        try:
+            logits = forward(model.bridge, batch, model.device, hooks, cache)
+        except _Enough:
+            logits = torch.empty(*batch.token_ids.shape, 0, device=model.device)
     if waiting:
         missing = ", ".join(sorted(map(str, waiting)))
         raise ModelError(f"{model.name} never computes {missing}")
     return logits
+
+
+class _Enough(Exception):
+    """Raised in a pass that need not go on. TransformerLens takes its hooks off in any case."""
+
+
+def _end(value: Tensor, hook: object) -> None:
+    raise _Enough
 
 
 def _require_on(model: LensModel, hooks: Sequence[tuple[str, Callable[..., None]]]) -> None:

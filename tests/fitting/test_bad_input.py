@@ -82,9 +82,9 @@ def test_states_that_are_nan_end_a_fit_with_their_text(
     """As of a model that overflows in half precision. Nothing is kept of it, and it can go on."""
     passes, broken = 0, 3
 
-    def overflows(*given: Any) -> Residuals:
+    def overflows(*given: Any, **more: Any) -> Residuals:
         nonlocal passes
-        residuals, passes = capture(*given), passes + 1
+        residuals, passes = capture(*given, **more), passes + 1
         if passes == broken:
             residuals.stream[1, -1, 3] = torch.inf
         return residuals

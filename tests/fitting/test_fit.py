@@ -14,14 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lensbench import InputProblems, logit_lens, open_record
+from lensbench.corpora.corpus import Document
 from lensbench.errors import ModelError, RecordsError
-from lensbench.fitting.quality import Measured
+from lensbench.fitting.quality import Measured, mean_kl_bits, measure
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.tables import quality_table
+from lensbench.fitting.windows import Window
+from lensbench.lens.base import Final
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
 from lensbench.models.sites import Site
+from lensbench.models.untrained import untrained
 from lensbench.report.fit.section import share_verdict
 from lensbench.stats.estimates import Estimate
 from lensbench.studies.cache import run_cache
@@ -146,6 +150,32 @@ def calibration_error(q: np.ndarray, following: np.ndarray) -> float:
     bins = np.minimum((confidence * 10).astype(int), 9)
     gaps = [abs(hits[bins == b].sum() - confidence[bins == b].sum()) for b in range(10)]
     return float(sum(gaps) / len(q))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "cohere"])
+def test_what_chooses_a_strength_is_the_figure_of_all(
+    tiny_case: Callable[[str], Case], name: str
+) -> None:
+    """One pass without rows of logits, with a soft cap and a logit scale, against whole rows."""
+    model = load_model(tiny_case(name).folder, device="cpu")
+    ids = tiny_case(name).token_ids
+    windows = [
+        Window(Document(str(i), "", str(i)), tuple(own))
+        for i, own in enumerate(ids)
+        if len(own) > 2
+    ]
+    g, width = torch.Generator().manual_seed(0), model.d_model
+    maps = {
+        layer: AffineMap(torch.randn(width, width, generator=g), torch.randn(width, generator=g))
+        for layer in range(model.n_layers)
+    }
+    lenses = [Affine(model, maps, "some"), Final(model)]
+    for source in (None, untrained(model)):
+        sites = model.sites(("embed", "resid_post"))[:-1]
+        one = mean_kl_bits(model, lenses, sites, windows, 24, source)
+        every = measure(model, lenses, sites, windows, 24, source).mean_kl_bits
+        np.testing.assert_allclose(one, every, rtol=2e-5, atol=2e-5)
+        assert every.min() > 1e-2
 
 
 def test_the_share_of_scale_and_bias_is_that_of_the_gain(llama: Case, linear: Fit) -> None:

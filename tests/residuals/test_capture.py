@@ -19,7 +19,7 @@ from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.sites import STREAM, Site
 from lensbench.prompts.batch import make_batch
-from lensbench.residuals.capture import watch
+from lensbench.residuals.capture import capture_positions, watch
 from tests.harness.reference import Reference
 from tests.harness.tiny import TINY, Case, save
 
@@ -328,6 +328,25 @@ def test_a_site_that_is_switched_off_is_said_with_its_switch(
     finally:
         getattr(llama.model.bridge, switch)(False)
     assert seen == [site]
+
+
+@pytest.mark.parametrize("prefix", [0, 40])
+def test_without_the_head_the_states_are_the_same_and_the_next_pass_is_whole(
+    family: Case, prefix: int
+) -> None:
+    """A pass that is broken off leaves nothing behind, with a prefix that is run once too."""
+    model = family.model
+    ids = [[5] * prefix + list(own[:12]) for own in family.token_ids]
+    positions = [range(len(own)) for own in ids]
+    sites = model.sites(("embed", "resid_post"))
+    whole = capture_positions(model, ids, positions, sites)
+    states = capture_positions(model, ids, positions, sites, head=False)
+    assert torch.equal(states.stream, whole.stream) and states.cells == whole.cells
+    assert states.logits.shape == (*whole.logits.shape[:2], 0)
+    below = capture_positions(model, ids, positions, sites[:1], head=False)
+    assert torch.equal(below.stream, whole.stream[:1])
+    after = capture_positions(model, ids, positions, sites)
+    assert torch.equal(after.logits, whole.logits) and torch.equal(after.stream, whole.stream)
 
 
 @pytest.fixture(scope="module")
