@@ -20,13 +20,12 @@ from lensbench.prompts.encode import NO_ROW, without_row
 from lensbench.quantized.data.pairs import Pair, PairSet, pair_tokens, read_pairs, style_of
 from lensbench.quantized.data.split import split
 from lensbench.quantized.style import Style
+from lensbench.quantized.training.labels import MASKED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lensbench.quantized.training.spec import TrainSpec
-
-MASKED = -100  # a label that no loss counts: the value that cross entropy ignores
 
 
 @dataclass(frozen=True)

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.config.shape import rope_switch
-from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import quiet
-from lensbench.errors import ModelError
 from lensbench.progress import Notify, Progress, Watch
 from lensbench.quantized.adapters.lora import Matched, adapt, block_list
-from lensbench.quantized.generation.batching import is_out_of_memory
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.training import prefix
 from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base
+from lensbench.quantized.training.checkpoints import CHECKPOINTS, drop_torn, latest, state_of
 from lensbench.quantized.training.examples import TrainingData
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.records.recording import Recording
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import TrainerState, TrainingArguments
+    from transformers import TrainingArguments
 
     from lensbench.quantized.training.trainer import Frozen, ResponseTrainer
 
-CHECKPOINTS, PREFIX = "checkpoints", "prefix"  # folders that a finished run has no more
+PREFIX = "prefix"  # a folder that a finished run has no more
 BATCH_TOKENS = 2048  # of a forward pass that needs no gradient
 _SLOW = 3.0  # a bfloat16 product that takes so many times longer is worth a word
+_SMALLER = (
+    "a smaller --batch-size with more --gradient-accumulation (the same steps), a smaller "
+    "--max-length, upper --blocks with --cache-prefix, or fewer --bits"
+)
 
 
 def learn(
@@ -48,7 +47,7 @@ def learn(
     """
     from transformers import set_seed
 
-    from lensbench.quantized.training.trainer import latest
+    from lensbench.quantized.training.exact import enough_memory
 
     watch(Progress(f"loading {spec.ref}"))
     model = load_quantized(spec.ref, device=spec.device)
@@ -76,24 +75,9 @@ def learn(
     facts["resumed_from_step"] = state.global_step if state else None
     if state is None or state.global_step < state.max_steps:
         trainer = _trainer(spec, data, adapted, frozen, checkpoint, watch)
-        with quiet(), _enough_memory():
+        with quiet(), enough_memory(_SMALLER):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return facts
-
-
-@contextmanager
-def _enough_memory() -> Iterator[None]:
-    """Say what takes less memory when there is too little of it."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            "There is too little memory for a training step. Try a smaller --batch-size with more "
-            "--gradient-accumulation (the same steps), a smaller --max-length, upper --blocks with "
-            "--cache-prefix, or fewer --bits. Give another folder, for these are other settings."
-        ) from error
 
 
 def _mention_arithmetic(model: AdaptedModel, notify: Notify) -> None:
@@ -152,12 +136,10 @@ def _trainer(
     checkpoint: Path | None,
     watch: Watch,
 ) -> ResponseTrainer:
-    from transformers import PrinterCallback
-
     from lensbench.quantized.training.trainer import ResponseTrainer
 
     adapted.config.use_cache = False
-    trainer = ResponseTrainer(
+    return ResponseTrainer(
         adapted,
         _arguments(spec, data.n_train, fresh=checkpoint is None),
         data.examples,
@@ -167,55 +149,21 @@ def _trainer(
         watch=watch,
         switch=rope_switch(adapted.config),
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _arguments(spec: TrainSpec, n_train: int, fresh: bool) -> TrainingArguments:
-    from transformers import TrainingArguments
+    from lensbench.quantized.training.exact import arguments
 
     batches = math.ceil(n_train / spec.batch_size)
-    steps = spec.max_steps or spec.epochs * math.ceil(batches / spec.gradient_accumulation)
-    return TrainingArguments(
-        output_dir=str(spec.out / CHECKPOINTS),
-        per_device_train_batch_size=spec.batch_size,
-        gradient_accumulation_steps=spec.gradient_accumulation,
-        max_steps=steps,
-        optim="adamw_torch",
-        learning_rate=spec.peak_learning_rate,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(spec.warmup * steps),
+    return arguments(
+        spec.out / CHECKPOINTS,
+        steps=spec.max_steps or spec.epochs * math.ceil(batches / spec.gradient_accumulation),
+        batch_size=spec.batch_size,
+        gradient_accumulation=spec.gradient_accumulation,
+        peak_learning_rate=spec.peak_learning_rate,
+        warmup=spec.warmup,
         seed=spec.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        eval_on_start=fresh,
-        save_strategy="steps",
-        save_steps=spec.checkpoint_every,
-        save_total_limit=2,
-        use_cpu=pick_device(spec.device) == "cpu",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
+        device=spec.device,
+        checkpoint_every=spec.checkpoint_every,
+        fresh=fresh,
     )
-
-
-def drop_torn(folder: Path) -> None:
-    """Remove checkpoints that something interrupted the writing of.
-
-    The Trainer counts them when it makes room, and would drop a whole one in their place.
-    """
-    from lensbench.quantized.training.trainer import WHOLE
-
-    for path in folder.glob("checkpoint-*"):
-        if not (path / WHOLE).exists():
-            shutil.rmtree(path)
-
-
-def state_of(checkpoint: Path) -> TrainerState:
-    """What the Trainer says about a checkpoint."""
-    from transformers import TrainerState
-
-    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from lensbench.checkpoints.config.shape import context_length
 from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
 from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
@@ -28,12 +26,12 @@ from lensbench.quantized.generation.batching import apart, in_pieces
 from lensbench.quantized.generation.generate import Generation, generate
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
+from lensbench.quantized.training.checkpoints import CHECKPOINTS, latest, log_of
 from lensbench.quantized.training.examples import TrainingData, training_data
-from lensbench.quantized.training.learn import CHECKPOINTS, PREFIX, learn, state_of
+from lensbench.quantized.training.learn import PREFIX, learn
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.recording import Finished, Request, recording
-from lensbench.records.schema.adapters import TRAINING
 from lensbench.records.store import RecordStore
 
 EXAMPLES = "examples.jsonl"
@@ -156,8 +154,6 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
 
 def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
     """The record out of the last checkpoint."""
-    from lensbench.quantized.training.trainer import latest
-
     checkpoint = latest(spec.out / CHECKPOINTS)
     if checkpoint is None:
         raise RecordsError(f"{spec.out}: the last checkpoint is gone. Run the same command again.")
@@ -179,7 +175,7 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
         files[EXAMPLES] = _before_and_after(spec, data).encode()
     return Finished(
         [*data.problems, *data.cut],
-        {"training": _curve(state_of(checkpoint).log_history)},
+        {"training": log_of(checkpoint)},
         files=files,
         facts={"problems": len(data.problems), "examples_cut": len(data.cut)},
     )
@@ -192,14 +188,6 @@ def _answers(
     kinds = apart(model, [(len(ids), decoding.max_new_tokens) for ids in prompts])
     pieces = in_pieces(prompts, len(prompts), lambda own: generate(model, own, decoding), kinds)
     return [one for _, found in pieces.done for one in found]
-
-
-def _curve(history: Sequence[dict[str, Any]]) -> pa.Table:
-    """The Trainer's log as the record's table; the Trainer calls a loss in nats just a loss."""
-    rows = [
-        {name: row.get(name.removesuffix("_nats")) for name in TRAINING.names} for row in history
-    ]
-    return pa.Table.from_pylist(rows, TRAINING.schema)
 
 
 def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lensbench.errors import ModelError
 from lensbench.progress import Progress
 from lensbench.quantized.adapters.spec import Lora
-from lensbench.quantized.training.learn import drop_torn
+from lensbench.quantized.training.checkpoints import drop_torn
 from lensbench.quantized.training.train import train
 from tests.harness.files import manifest
 from tests.harness.forks import Forks, Stop
