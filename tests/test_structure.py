@@ -40,6 +40,7 @@ ROOMS = (
     "fitting",
     "attention",
     "compare",
+    "pico",
     "studies",
     "report",
 )
@@ -83,7 +84,8 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"section", "manifest"},
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
-        | {"training", "evaluation", "placement", "attention"},
+        | {"training", "evaluation", "placement", "attention", "pretraining"},
+        {"lineage"},
         {"sections"},
         {"build"},
     ),

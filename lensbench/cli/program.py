@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 # Folder of `cli`: the panel's title, and its verbs. A verb that is a folder holds verbs itself.
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "models": ("Models", ("models", "pull", "check", "doctor")),
+    "models": ("Models", ("models", "pull", "check", "doctor", "pico")),
     "lens": ("Lens", ("lens", "fit", "cache", "run", "report", "import_")),
     "attention": ("Attention", ("attention",)),
     "compare": ("Comparisons", ("diff", "correlate")),
@@ -30,10 +31,13 @@ PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 FOLDERS: dict[str, tuple[str, ...]] = {
+    "pico": ("train", "analyse"),
     "rag": ("build", "add", "query", "info", "check"),
     "data": ("merge", "to_jsonl", "check", "split", "docstrings", "shipped"),
     "adapters": ("show", "diff", "merge"),
 }
+# What such a verb does when none of those that it holds is named: a file beside theirs.
+ALONE = {"pico": "ask"}
 HELP = """At which depth does a language model know what it is about to say?
 
 Start with: lensbench pull smollm2-135m, then
@@ -96,9 +100,20 @@ def _app(name: str, page: str, **more: Any) -> App:
 def _folder(module: str, name: str, **place: Any) -> App:
     """A verb that holds verbs."""
     app = _app(name, _pages(module)[0], **place)
+    if name in ALONE:
+        app.default(_alone(f"{module}.{ALONE[name]}", ALONE[name]))
     for order, verb in enumerate(FOLDERS[name]):
         _add(app, f"{module}.{verb}", verb, sort_key=order)
     return app
+
+
+def _alone(module: str, name: str) -> Callable[[], int]:
+    """A function that reads its file when it is called."""
+
+    def call() -> int:
+        return int(getattr(importlib.import_module(module), name)())
+
+    return call
 
 
 def _add(app: App, module: str, verb: str, **place: Any) -> None:

@@ -51,12 +51,13 @@ class Corpus:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
+def load_corpus(given: str, facts: Sequence[Prompt] = (), whole: bool = False) -> Corpus:
     """A shipped corpus by its name, a data set of the hub, a text file or a folder of them.
 
     Args:
         facts: prompts whose answers a lens fitted on this will be asked for. A document in which
             one sentence holds the subject and the answer of one of them is left out.
+        whole: all of a data set's file, not its beginning alone.
 
     Raises InputProblems, with what to do, for a name that is neither, and where nothing is left.
     """
@@ -64,7 +65,7 @@ def load_corpus(given: str, facts: Sequence[Prompt] = ()) -> Corpus:
     origin: dict[str, Any] = {}
     name = given if given in SHIPPED or given.startswith(PREFIX) else Path(given).name
     if given.startswith(PREFIX):
-        texts, problems, origin = hub_texts(given)
+        texts, problems, origin = hub_texts(given, whole)
     elif given in SHIPPED:
         texts = list(SHIPPED[given]())
     elif Path(given).exists():

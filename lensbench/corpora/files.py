@@ -27,12 +27,16 @@ def text_files(place: Path) -> tuple[list[tuple[str, str]], list[Problem]]:
         if "\0" in text:
             problems.append(Problem(name, "holds a NUL byte", "Save it as UTF-8 text."))
             continue
-        found += [(f"{name}, part {number}", part) for number, part in enumerate(_parts(text), 1)]
+        found += in_parts(name, text)
     return found, problems
 
 
+def in_parts(name: str, text: str) -> list[tuple[str, str]]:
+    """A text in pieces of whole paragraphs, each with where it stands."""
+    return [(f"{name}, part {number}", part) for number, part in enumerate(_parts(text), 1)]
+
+
 def _parts(text: str) -> Iterator[str]:
-    """The text in pieces of whole paragraphs."""
     piece = ""
     for paragraph in text.split("\n\n"):
         if piece and len(piece) + len(paragraph) > _LONGEST:

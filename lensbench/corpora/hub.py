@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from lensbench.checkpoints.pull import hub_errors, require_space
 from lensbench.checkpoints.source import cache_dir
-from lensbench.corpora.files import text_files
+from lensbench.corpora.files import in_parts, text_files
 from lensbench.errors import InputProblems, Problem, RecordsError, first_line
 from lensbench.files import sha256_of, write_text
 from lensbench.json_text import parse_json, read_json
@@ -115,8 +115,13 @@ def _is_about(path: str) -> bool:
     return PurePosixPath(path).stem.lower() in ("readme", "license", "requirements")
 
 
-def hub_texts(given: str) -> tuple[list[tuple[str, str]], list[Problem], dict[str, Any]]:
+def hub_texts(
+    given: str, whole: bool = False
+) -> tuple[list[tuple[str, str]], list[Problem], dict[str, Any]]:
     """(where it stands, text), files not readable, and what a manifest says of the data set.
+
+    Of its file the first rows; or `whole`, and rows that are lines of a running text put together
+    as a text file is.
 
     Raises InputProblems for a data set that was not fetched, or has no such column.
     """
@@ -143,17 +148,28 @@ def hub_texts(given: str) -> tuple[list[tuple[str, str]], list[Problem], dict[st
         return texts, problems, {"hub": pinned}
     rows = _parquet(Path(path)) if path.endswith(".parquet") else _json_lines(Path(path))
     try:
-        table = list(islice(rows, _MOST_ROWS))
+        table = list(rows if whole else islice(rows, _MOST_ROWS))
     except (OSError, ValueError) as error:
         what, remedy = f"{pinned['file']} cannot be read ({first_line(error)})", "Give another."
         raise InputProblems([Problem(one.place, what, remedy)]) from error
     column = _column(one, table)
-    texts = [
-        (f"{pinned['file']}, row {number}", row[column])
-        for number, row in enumerate(table)
+    texts = _texts(pinned["file"], table, column)
+    if whole and _are_lines(texts):
+        texts = in_parts(pinned["file"], "".join(text or "\n" for _, text in texts))
+    return texts, [], {"hub": pinned | {"column": column, "n_rows": len(table)}}
+
+
+def _texts(file: str, rows: Sequence[dict[str, Any]], column: str) -> list[tuple[str, str]]:
+    return [
+        (f"{file}, row {number}", row[column])
+        for number, row in enumerate(rows)
         if isinstance(row.get(column), str)
     ]
-    return texts, [], {"hub": pinned | {"column": column, "n_rows": len(table)}}
+
+
+def _are_lines(texts: Sequence[tuple[str, str]]) -> bool:
+    """Whether each row is a line with its end, or empty: so WikiText has its articles."""
+    return all(text.endswith("\n") or not text for _, text in texts)
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.report.kit.markdown import flat, gate_row
 
-_HIDDEN = ("gate", "training", "adapter.modules", "adapter.blocks")  # empty, or in a table
+_HIDDEN = ("gate", "training", "kept", "adapter.modules", "adapter.blocks")  # empty, or in a table
 _OF_MODEL = (
     "source",
     "dtype",

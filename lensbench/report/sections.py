@@ -12,7 +12,9 @@ from lensbench.report.inference.conditions import conditions
 from lensbench.report.inference.section import inference
 from lensbench.report.inference.trace import trace
 from lensbench.report.lens.section import across_models, lens
+from lensbench.report.lineage.section import lineage
 from lensbench.report.placement.section import placement
+from lensbench.report.pretraining.section import pretraining
 from lensbench.report.section import Maker, Together
 from lensbench.report.training.section import training
 from lensbench.report.transfer.section import transfer
@@ -23,6 +25,8 @@ SECTIONS: dict[str, Maker] = {
     "lens_transfer": transfer,
     "attention": attention,
     "training": training,
+    "pretraining": pretraining,
+    "lineage": lineage,
     "evaluation": evaluation,
     "inference": inference,
     "trace": trace,

@@ -32,6 +32,7 @@ VERBS = [
     "train",
 ]
 VERBS += ["attention", "correlate", "diff", "doctor", "eval", "import"]
+VERBS += ["pico train", "pico analyse"]
 VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]
 VERBS += ["data shipped", "adapters show", "adapters diff", "adapters merge"]

@@ -10,12 +10,14 @@ import csv
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lensbench.checkpoints.families import family_for_alias
 from lensbench.checkpoints.source import PROVENANCE
+from lensbench.pico.spec import PRESETS
 from lensbench.prompts import sets
 from lensbench.quantized.data import sources, stdlib
 from lensbench.quantized.data.shipped import general_pairs
@@ -66,6 +68,8 @@ def shrink(monkeypatch: pytest.MonkeyPatch, cache: Path, data: Path) -> None:
     """Make this process see the stand-ins."""
     monkeypatch.setenv("LENSBENCH_CACHE", str(cache))
     monkeypatch.setattr(stdlib, "MODULES", MODULES)
+    tiny = replace(PRESETS["tiny"], steps=40, width=32, context=64, vocabulary=400)
+    monkeypatch.setitem(PRESETS, "tiny", tiny)
     monkeypatch.setattr(sources, "general_pairs", lambda: general_pairs()[: KEPT["general"]])
     if not data.exists():
         shutil.copytree(Path(str(sets.DATA)), data)

@@ -15,6 +15,7 @@ from lensbench.records.schema import (
     fit,
     generation,
     lens,
+    pico,
 )
 from lensbench.records.schema.declare import Kind, Table
 
@@ -22,7 +23,7 @@ SCHEMA_VERSION = 3
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for group in (lens, fit, generation, adapters, correlation, diff, attention)
+    for group in (lens, fit, generation, adapters, correlation, diff, attention, pico)
     for kind in group.KINDS
 }
 TABLES: dict[str, Table] = {

@@ -30,14 +30,20 @@ TRAINING = Table(
     (
         Column("step", I32, "optimiser steps so far", "steps"),
         Column("epoch", F64, "times the data were seen so far", "epochs"),
-        Column("loss_nats", F64, "mean over response tokens", "nats", _EVALUATED),
-        Column("eval_loss_nats", F64, "the same on held-out pairs", "nats", "a step's row"),
+        Column(
+            "loss_nats",
+            F64,
+            "mean over the tokens learnt; of an adapter the response's",
+            "nats",
+            _EVALUATED,
+        ),
+        Column("eval_loss_nats", F64, "the same on held-out pairs or text", "nats", "a step's row"),
         Column("grad_norm", F64, "L2 norm of the gradient before clipping", null=_EVALUATED),
         Column("learning_rate", F64, "at this step", null=_EVALUATED),
         Column(
             "tokens_per_s",
             F64,
-            "tokens put through, prompt and response",
+            "tokens put through, of an adapter prompt and response",
             "tokens per second",
             _EVALUATED,
         ),

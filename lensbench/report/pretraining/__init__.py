@@ -1,0 +1,1 @@
+"""The report of one training of a small model."""

@@ -1,0 +1,129 @@
+"""What is measured of the models that a training kept, against plain Hugging Face and by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lensbench.errors import InputProblems, RecordsError
+from lensbench.pico.analyse import analyse_pico
+from lensbench.pico.repeats import repeated
+from lensbench.pico.runs import find_runs
+from lensbench.pico.spec import AnalyseSpec
+from lensbench.pico.train import train_pico
+from lensbench.records.open import open_record
+from lensbench.records.record import Record
+from tests.harness.pico import pico_spec, write_texts
+from tests.harness.program import Program
+
+
+def analyse_spec(*runs: Path, out: Path) -> AnalyseSpec:
+    sizes = {"tokens": 400, "choose_tokens": 100, "test_tokens": 200, "window": 32}
+    return AnalyseSpec(runs=runs, out=out, repeats=4, untrained=2, **sizes)
+
+
+@pytest.fixture(scope="session")
+def record(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    out = tmp_path_factory.mktemp("analysis") / "a"
+    ends = [undisturbed / "step-000000", undisturbed / "step-000012"]
+    outcome = analyse_pico(analyse_spec(*ends, out=out))
+    assert [problem.where for problem in outcome.problems] == ["pico-tiny-seed-0"]  # no phases
+    return open_record(out)
+
+
+def test_induction_is_attention_to_what_followed_and_the_loss_is_that_of_plain_torch(
+    record: Record, undisturbed: Path
+) -> None:
+    rows = torch.tensor(repeated(300, 4, 18))
+    assert torch.equal(rows[:, :18], rows[:, 18:])
+    folder = undisturbed / "step-000012"
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        seen = model(rows, output_attentions=True)
+    heads = record.table("lineage_heads").query("step == 12").set_index(["block", "head"])
+    for block, pattern in enumerate(seen.attentions):
+        for head in range(2):
+            queries = range(18, 36)
+            to_next = [pattern[:, head, q, q - 17].mean().item() for q in queries]
+            before = [pattern[:, head, q, q - 1].mean().item() for q in queries]
+            own = heads.loc[block, head]
+            assert own.induction == pytest.approx(np.mean(to_next), abs=1e-6)
+            assert own.previous_token == pytest.approx(np.mean(before), abs=1e-6)
+    log_p = seen.logits[:, :-1].log_softmax(-1)
+    nats = -log_p.gather(-1, rows[:, 1:, None])[..., 0]
+    (own,) = record.table("lineage").query("step == 12").itertuples()
+    assert own.first_loss_nats == pytest.approx(nats[:, :17].mean().item(), rel=1e-5)
+    assert own.repeat_loss_nats == pytest.approx(nats[:, 18:].mean().item(), rel=1e-5)
+    assert own.induction == heads.induction.max()
+    assert own.n_tokens == 12 * 4 * 36
+
+
+def test_lenses_are_of_each_step_and_exact_at_the_last_layer(record: Record) -> None:
+    lenses = record.table("lineage_lenses")
+    assert {*lenses["step"]} == {0, 12}
+    assert {*lenses["reading"]} == {"fitted", "final"}
+    assert lenses.query("layer == 2")["kl_bits"].max() < 1e-4
+    below = lenses.query("layer < 2 and step == 12").pivot(
+        index="layer", columns="reading", values="kl_bits"
+    )
+    assert (below["fitted"] < below["final"]).all()
+    assert all(check["passed"] is not False for check in record.manifest["gate"])
+    assert record.manifest["gate"]
+
+
+def test_models_drawn_anew_are_the_band(record: Record) -> None:
+    drawn = record.table("lineage").query("run == 'untrained'")
+    assert drawn["seed"].to_list() == [0, 1]
+    assert drawn["eval_loss_nats"].isna().all()
+    assert drawn["first_loss_nats"].to_list() == pytest.approx([math.log(300)] * 2, abs=0.3)
+    assert drawn["induction"].nunique() == 2
+
+
+def test_the_report_is_made_of_the_record_alone(record: Record, lensbench: Program) -> None:
+    assert lensbench("report", record.folder).status == 0
+    text = (record.folder / "report.md").read_text(encoding="utf-8")
+    assert "2 models of 1 training run" in text
+    assert "never leaves the untrained band" in text or "is above the untrained band" in text
+    assert (record.folder / "figures" / "induction.svg").exists()
+
+
+def test_a_training_has_a_report_too(undisturbed: Path, lensbench: Program, tmp_path: Path) -> None:
+    assert lensbench("report", undisturbed, "-o", tmp_path / "r").status == 0
+    text = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert "A decoder of 2 blocks, 2 heads and width 32" in text
+    assert "step-000012" in text
+
+
+def test_runs_that_cannot_be_compared_are_refused(
+    undisturbed: Path, texts: Path, tmp_path: Path
+) -> None:
+    narrow, other = tmp_path / "narrow", tmp_path / "other"
+    train_pico(pico_spec(texts, narrow, width=16, steps=1, seed=1))
+    train_pico(pico_spec(write_texts(tmp_path / "t", 20), other, steps=1, seed=2))
+    with pytest.raises(InputProblems) as caught:
+        find_runs([undisturbed, narrow, other, undisturbed / "step-000000"])
+    said = str(caught.value)
+    assert "pico-tiny-seed-1: d_model is 16, of pico-tiny-seed-0 32" in said
+    assert "pico-tiny-seed-2: another text was held out than of pico-tiny-seed-0" in said
+
+
+def test_a_folder_that_is_no_run_is_refused(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match="no record of a small model is here"):
+        find_runs([texts, tmp_path])
+
+
+def test_weights_that_were_altered_are_refused(texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    train_pico(pico_spec(texts, out, steps=1))
+    weights = out / "step-000001" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(RecordsError, match="not those that were trained"):
+        find_runs([out])
+    assert [run.steps for run in find_runs([out / "step-000000"])] == [(0,)]
