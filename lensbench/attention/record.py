@@ -67,6 +67,13 @@ def long_enough(encoded: Sequence[EncodedPrompt]) -> tuple[list[EncodedPrompt], 
     return [item for item in encoded if len(item.token_ids) >= LEAST_TOKENS], problems
 
 
+def not_kept(settings: AttentionSettings, encoded: Sequence[EncodedPrompt]) -> list[Problem]:
+    """Prompts whose patterns are wanted, but that are not read."""
+    there = {item.prompt.id for item in encoded} if "text" in settings.conditions else set()
+    what, remedy = "its pattern is not kept: it is not read", "Raise --limit, or name another."
+    return [Problem(f"prompt {i}", what, remedy, i) for i in settings.keep if i not in there]
+
+
 def condition_texts(
     reader: Reader, encoded: Sequence[EncodedPrompt]
 ) -> tuple[dict[str, list[Text]], list[Problem]]:
@@ -159,8 +166,9 @@ class _Batch:
         """The rows of the table `heads`, text after text."""
         rows = [
             _rows(self.reader.model, self.reading.condition, text, weighting, blocks)
-            for (number, weighting), blocks in sorted(self.scores.items())
-            if number not in self.broken and (text := self.reading.texts[number])
+            for number, text in enumerate(self.reading.texts)
+            for weighting in self.reader.settings.weightings
+            if number not in self.broken and (blocks := self.scores.get((number, weighting)))
         ]
         return pa.concat_tables(rows) if rows else HEADS.schema.empty_table()
 

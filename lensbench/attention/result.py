@@ -19,6 +19,7 @@ from lensbench.attention.record import (
     condition_texts,
     in_order,
     long_enough,
+    not_kept,
     plan_readings,
     read,
 )
@@ -109,8 +110,9 @@ class AttentionResult:
             f"{len(heads)} heads, conditions {', '.join(frame['condition'].unique())})"
         ]
         lines += [
-            f"  {row.condition}, {row.score}: {row.block}.{row.head} at {row.value:.2f}"
-            for row in strongest(frame).itertuples()
+            f"  {one.condition}, {one.weighting}, {one.score}: {one.block}.{one.head} "
+            f"at {one.value:.2f}"
+            for one in strongest(frame).itertuples()
         ]
         if self.problems:
             lines.append(f"  {len(self.problems)} skipped: see .problems")
@@ -118,15 +120,14 @@ class AttentionResult:
 
 
 def strongest(frame: pd.DataFrame, n: int = 1) -> pd.DataFrame:
-    """For each condition and score the n heads whose mean over prompts (`value`) is highest.
+    """For each condition, weighting and score the n heads whose mean over prompts is highest.
 
-    By the first weighting that was asked for. The highest of many is high by chance too.
+    `value` is that mean. The highest of many is high by chance too.
     """
-    first = frame[frame["weighting"] == frame["weighting"].iloc[0]]
-    keys = ["condition", "block", "head"]
-    means = first.groupby(keys, sort=False)[list(SCORES)].mean().reset_index()
+    keys = ["condition", "weighting", "block", "head"]
+    means = frame.groupby(keys, sort=False)[list(SCORES)].mean().reset_index()
     best = []
-    for _, own in means.groupby("condition", sort=False):
+    for _, own in means.groupby(["condition", "weighting"], sort=False):
         for score in SCORES:
             most = own.dropna(subset=[score]).nlargest(n, score)
             best.append(most[keys].assign(score=score, value=most[score]))
@@ -149,7 +150,7 @@ def read_heads(
     ids = [item.prompt.id for item in encoded]
     _require_known([("keep", name, ids) for name in settings.keep])
     encoded, short = long_enough(encoded)
-    problems += short
+    problems += [*short, *not_kept(settings, encoded)]
     if not encoded:
         raise InputProblems(problems or [NOTHING])
     reader = Reader(Source(model), settings)

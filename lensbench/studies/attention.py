@@ -18,6 +18,7 @@ from lensbench.attention.record import (
     condition_texts,
     in_order,
     long_enough,
+    not_kept,
     plan_readings,
     read,
 )
@@ -109,6 +110,7 @@ def _measure(
         if not encoded:
             raise InputProblems([*problems, *short])
         reader = Reader(Source(model), settings_of(spec))
+        short += not_kept(reader.settings, encoded)
         texts, over = condition_texts(reader, encoded)
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
         watch(Progress(f"testing the gate of {store.model}"))

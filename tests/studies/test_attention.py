@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,10 +106,12 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 def test_a_narrow_record_is_widened(
     heads: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
 ) -> None:
-    narrow = run(heads(limit=4), tmp_path)
+    germany = ("capital-Germany",)
+    narrow = run(heads(limit=4, keep=germany), tmp_path)
     assert narrow.ok
     first = tables(narrow.folder)["heads"]
-    assert run(heads(), tmp_path).ok
+    assert run(heads(keep=germany), tmp_path).ok
+    assert len(tables(narrow.folder)["patterns"]) == 12
     wide, whole = tables(narrow.folder)["heads"], tables(measured)["heads"]
     keys = ["condition", "prompt_id", "weighting", "block", "head"]
     assert wide[keys].equals(whole[keys])
@@ -122,6 +126,14 @@ def test_unknown_prompts_to_keep_are_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(InputProblems, match="there is no prompt 'capital-Frnce'"):
         run(heads(keep=("capital-Frnce",)), tmp_path)
+
+
+def test_a_prompt_to_keep_that_is_not_read_is_a_problem(
+    heads: Callable[..., AttentionSpec], tmp_path: Path
+) -> None:
+    outcome = run(heads(limit=1, keep=("capital-France", "capital-Germany")), tmp_path)
+    assert [problem.prompt_id for problem in outcome.problems] == ["capital-France"]
+    assert set(tables(outcome.folder)["patterns"]["prompt_id"]) == {"capital-Germany"}
 
 
 def test_a_model_without_patterns_fails_and_the_others_go_on(
@@ -147,7 +159,11 @@ def test_the_report_is_of_the_record_alone(measured: Path, tmp_path: Path) -> No
 
 
 def test_the_verb_shows_one_prompt_and_runs_many(
-    lensbench: Program, llama: Case, facts: Path, tmp_path: Path
+    lensbench: Program,
+    llama: Case,
+    facts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = ("--repeat-tokens", 8, "--n-repeated", 2)
     done = lensbench("attention", llama.folder, "The capital of Germany is", *sizes)
@@ -157,7 +173,17 @@ def test_the_verb_shows_one_prompt_and_runs_many(
     rows = json.loads(
         lensbench("attention", llama.folder, "The capital is Rome", *sizes, "--json").out
     )
-    assert {row["condition"] for row in rows} == {"text", "repeated"}
+    frame = pd.DataFrame(rows)
+    assert set(frame["condition"]) == {"text", "repeated"}
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = lensbench("attention", llama.folder, "The capital is Rome", *sizes).out
+    line = next(line for line in shown.splitlines() if "repeated" in line and "induction" in line)
+    named = re.findall(r"\d+\.\d+ \(\d\.\d\d\)", line)  # three of plain, then three of moved
+    own = frame[frame["condition"] == "repeated"]
+    for place, weighting in ((0, "plain"), (3, "moved")):
+        mean = own[own["weighting"] == weighting].groupby(["block", "head"])["induction"].mean()
+        block, head = mean.index[mean.argmax()]
+        assert named[place] == f"{block}.{head} ({mean.max():.2f})"
     many = lensbench(
         "attention", llama.folder, "--prompts", facts, "--limit", 2, *sizes, "-o", tmp_path / "o"
     )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _ALONE = {"as_json", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "keep", "out"}
 _BEST = 3  # heads of each score
+_SHOWN = ["condition", "score", "weighting"]
 
 
 class HeadsSpec(AttentionSpec):
@@ -93,18 +94,19 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
 
 
 def _show(result: AttentionResult) -> None:
-    """For each condition and score, the heads in which it is highest."""
+    """For each condition and score, the heads in which it is highest, by each weighting."""
     from lensbench.attention.result import strongest
 
-    say(f"{result.model}: the heads with the highest scores, plain attention")
+    say(f"{result.model}: block.head of the highest scores")
     best = strongest(result.to_pandas(), _BEST)
-    rows = [
-        {"condition": condition, "score": score, "block.head (score)": _named(own)}
-        for (condition, score), own in best.groupby(["condition", "score"], sort=False)
-    ]
-    results.print(table(rows, left=("condition", "score", "block.head (score)")))
-    say("; ".join(f"{one.identity}: within {one.error:.1e}" for one in result.gate if one.passed))
-
-
-def _named(heads: Any) -> str:
-    return ", ".join(f"{row.block}.{row.head} ({row.value:.2f})" for row in heads.itertuples())
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for place, own in best.groupby(_SHOWN, sort=False):
+        condition, score, weighting = map(str, place)
+        row = rows.setdefault((condition, score), {"condition": condition, "score": score})
+        row[weighting] = ", ".join(f"{h.block}.{h.head} ({h.value:.2f})" for h in own.itertuples())
+    weightings = dict.fromkeys(best["weighting"], None)
+    shown = [row | {w: row.get(w) for w in weightings} for row in rows.values()]
+    results.print(table(shown, left=(*_SHOWN, *weightings)))
+    for one in result.gate:
+        if one.error is not None:
+            say(f"{one.identity}: within {one.error:.1e}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,14 +11,14 @@ import pandas as pd
 
 from lensbench.escape import markdown
 from lensbench.records.record import Record
-from lensbench.records.schema.attention import SCORES
+from lensbench.records.schema.attention import CONDITIONS, SCORES, WEIGHTINGS
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.page import Page, chart
+from lensbench.report.kit.page import Page, Picker, chart
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.report.kit.views import Axis, Map
+from lensbench.report.kit.views import Axis, Map, Nothing, View
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import clustered_estimate
+from lensbench.stats.estimates import Estimate, clustered_estimate
 
 DRAWN = {  # scores in the report's figure, and the condition that shows each
     "current_token": "text",
@@ -29,7 +30,6 @@ DRAWN = {  # scores in the report's figure, and the condition that shows each
 }
 _KEYS = ["condition", "weighting"]
 _HEAD = ["block", "head"]
-_SENTENCE = "Means over prompts, 0 to 1."
 
 
 def attention(record: Record, name: str) -> Section:
@@ -86,10 +86,17 @@ def best_heads(rows: pd.DataFrame, relation: pd.Series) -> pd.DataFrame:
                 block, head = every.index[int(every[score].argmax())]
                 values = own[(own["block"] == block) & (own["head"] == head)]
                 clusters = values["prompt_id"].map(relation) if condition == "text" else None
-                estimate = clustered_estimate(values[score], clusters)
+                mean = _within(clustered_estimate(values[score], clusters))
                 place = {"condition": condition, "weighting": weighting, "score": score}
-                found.append(place | {"block": block, "head": head, "mean": estimate})
-    return pd.DataFrame(found, columns=[*_KEYS, "score", *_HEAD, "mean"])
+                found.append(place | {"block": block, "head": head, "mean_share": mean})
+    return pd.DataFrame(found, columns=[*_KEYS, "score", *_HEAD, "mean_share"])
+
+
+def _within(mean: Estimate) -> Estimate:
+    """Scores are shares: so is an interval of their mean."""
+    if mean.low is None or mean.high is None:
+        return mean
+    return replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
 
 
 def _parts(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -104,7 +111,7 @@ def headline(best: pd.DataFrame) -> str:
     for score, condition in (("previous_token", "text"), ("induction", "repeated")):
         rows = best[(best["score"] == score) & (best["condition"] == condition)]
         for row in rows[rows["weighting"] == "plain"].to_dict("records"):
-            value = numbers.estimate(row["mean"])
+            value = numbers.estimate(row["mean_share"], "share")
             told.append(f"{score.replace('_', ' ')} {row['block']}.{row['head']} at {value}")
     return markdown(f"Highest heads: {'; '.join(told)}") if told else ""
 
@@ -129,9 +136,17 @@ def _drawn(maps: Mapping[tuple[str, str, str], Map]) -> list[tuple[str, str, str
 
 
 def _page(name: str, maps: Mapping[tuple[str, str, str], Map]) -> Page:
-    charts = [
-        chart(f"{view.title}, {weighting}", _SENTENCE, (), lambda view=view: view, size="small")
-        for (_, weighting, _), view in maps.items()
-    ]
-    sentence = "What each attention head looks at: block by head, a map for each score."
-    return Page(f"{name}: attention heads", sentence, (), charts)
+    """One map, of the score, condition and weighting that are picked."""
+    conditions, weightings, scores = (dict.fromkeys(part) for part in zip(*maps, strict=True))
+    pickers = (
+        Picker("Score", {score: score.replace("_", " ") for score in scores}),
+        Picker("Condition", {one: CONDITIONS[one] for one in conditions}),
+        Picker("Weighting", {one: WEIGHTINGS[one] for one in weightings}),
+    )
+
+    def view(score: str, condition: str, weighting: str) -> View:
+        nothing = Nothing("No query has such a token to look at.")
+        return maps.get((condition, weighting, score), nothing)
+
+    sentence = "What each attention head looks at: block by head, means over prompts, 0 to 1."
+    return Page(f"{name}: attention heads", sentence, pickers, [chart("Heads", "", pickers, view)])
