@@ -21,12 +21,12 @@ from lensbench.lens.gate import check_identities, require
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.untrained import untrained
-from lensbench.pico.repeats import Repeats, measure_repeats, repeated
+from lensbench.pico.repeats import Repeats, measure_repeats, sequences_of
 from lensbench.pico.runs import Run
 from lensbench.pico.spec import AnalyseSpec
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
-from lensbench.records.schema.pico import LINEAGE, LINEAGE_HEADS, LINEAGE_LENSES
+from lensbench.records.schema.pico import HEAD_SCORES, LINEAGE, LINEAGE_HEADS, LINEAGE_LENSES
 
 UNTRAINED = "untrained"
 
@@ -56,9 +56,8 @@ def measured(context: Measuring, job: Job[Kept]) -> Part:
     model = load_model(run.folder(item.step if item.run is not None else run.steps[0]))
     if item.run is None:
         model = untrained(model, item.seed)
-    half = int(run.record.settings["context"]) // 2
-    sequences = repeated(model.d_vocab, context.spec.repeats, half)
-    found = measure_repeats(model, sequences)
+    context_tokens = int(run.record.settings["context"])
+    found = measure_repeats(model, context.spec.repeats, context_tokens)
     about = {"run": UNTRAINED if item.run is None else run.name, "seed": item.seed}
     about |= {"step": item.step}
     tables = {
@@ -67,21 +66,21 @@ def measured(context: Measuring, job: Job[Kept]) -> Part:
     }
     if item.run is None:
         return Part(tables)
-    identities = check_identities(model, [sequences[0][: half // 2], sequences[1]])
+    shown = sequences_of(model, 2, context_tokens)
+    identities = check_identities(model, [shown[0][: context_tokens // 2], shown[1]])
     require(identities)
     tables["lineage_lenses"] = _lenses(context, model, about)
     return Part(tables, notes={"gate": [identity.as_dict() for identity in identities]})
 
 
 def _row(run: Run, item: Kept, found: Repeats) -> dict[str, Any]:
-    best = int(found.induction.argmax())
-    block, head = divmod(best, found.induction.shape[1])
+    block, head = found.best
     return {
         "n_tokens": item.step * run.step_tokens,
         "eval_loss_nats": None if item.run is None else _logged(run, item.step),
         "first_loss_nats": found.first_loss_nats,
         "repeat_loss_nats": found.repeat_loss_nats,
-        "induction": float(found.induction.max()),
+        "induction": float(found.scores["induction"][block, head]),
         "induction_block": block,
         "induction_head": head,
     }
@@ -93,15 +92,11 @@ def _logged(run: Run, step: int) -> float:
 
 
 def _heads(about: dict[str, Any], found: Repeats) -> list[dict[str, Any]]:
-    n_blocks, n_heads = found.induction.shape
+    n_blocks, n_heads = found.scores["induction"].shape
     return [
         about
-        | {
-            "block": block,
-            "head": head,
-            "induction": float(found.induction[block, head]),
-            "previous_token": float(found.previous_token[block, head]),
-        }
+        | {"block": block, "head": head}
+        | {name: float(found.scores[name][block, head]) for name in HEAD_SCORES}
         for block in range(n_blocks)
         for head in range(n_heads)
     ]

@@ -183,8 +183,8 @@ class AnalyseSpec(Spec):
     """Tokens that the figures are of."""
     window: Annotated[Count, Field(ge=16)] = 96
     """Tokens that are read of a document, from its beginning."""
-    repeats: Count = 16
-    """Sequences of random tokens, each of them twice in a row."""
+    repeats: Count = 8
+    """Sequences of random tokens, each of them four times in a row."""
     untrained: Annotated[int, Field(ge=2)] = 20
     """Models with weights drawn anew, of which the untrained band is made."""
     device: Device = None

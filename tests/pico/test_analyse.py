@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lensbench.errors import InputProblems, RecordsError
+from lensbench.models.load import load_model
 from lensbench.pico.analyse import analyse_pico
-from lensbench.pico.repeats import repeated
+from lensbench.pico.repeats import sequences_of
 from lensbench.pico.runs import find_runs
 from lensbench.pico.spec import AnalyseSpec
 from lensbench.pico.train import train_pico
@@ -39,28 +40,38 @@ def record(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Recor
 def test_induction_is_attention_to_what_followed_and_the_loss_is_that_of_plain_torch(
     record: Record, undisturbed: Path
 ) -> None:
-    rows = torch.tensor(repeated(300, 4, 18))
-    assert torch.equal(rows[:, :18], rows[:, 18:])
+    """Four times nine random tokens, of which one may be drawn twice; scores by hand."""
     folder = undisturbed / "step-000012"
+    rows = torch.tensor(sequences_of(load_model(folder), 4, 36))
+    assert all(torch.equal(rows[:, :9], rows[:, start : start + 9]) for start in (9, 18, 27))
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         seen = model(rows, output_attentions=True)
     heads = record.table("lineage_heads").query("step == 12").set_index(["block", "head"])
     for block, pattern in enumerate(seen.attentions):
         for head in range(2):
-            queries = range(18, 36)
-            to_next = [pattern[:, head, q, q - 17].mean().item() for q in queries]
-            before = [pattern[:, head, q, q - 1].mean().item() for q in queries]
+            scores = [induction_by_hand(pattern[i, head], rows[i].tolist()) for i in range(4)]
+            before = [pattern[i, head].diagonal(-1)[1:].mean().item() for i in range(4)]
             own = heads.loc[block, head]
-            assert own.induction == pytest.approx(np.mean(to_next), abs=1e-6)
+            assert own.induction == pytest.approx(np.mean(scores), abs=1e-6)
             assert own.previous_token == pytest.approx(np.mean(before), abs=1e-6)
     log_p = seen.logits[:, :-1].log_softmax(-1)
     nats = -log_p.gather(-1, rows[:, 1:, None])[..., 0]
     (own,) = record.table("lineage").query("step == 12").itertuples()
-    assert own.first_loss_nats == pytest.approx(nats[:, :17].mean().item(), rel=1e-5)
-    assert own.repeat_loss_nats == pytest.approx(nats[:, 18:].mean().item(), rel=1e-5)
+    assert own.first_loss_nats == pytest.approx(nats[:, :8].mean().item(), rel=1e-5)
+    assert own.repeat_loss_nats == pytest.approx(nats[:, 8:].mean().item(), rel=1e-5)
     assert own.induction == heads.induction.max()
     assert own.n_tokens == 12 * 4 * 36
+
+
+def induction_by_hand(pattern: torch.Tensor, ids: list[int]) -> float:
+    """Attention to the token after the last one that is the same, where there is one."""
+    found = []
+    for query in range(2, len(ids)):
+        same = [key for key in range(query) if ids[key] == ids[query]]
+        if same and same[-1] + 1 < query:
+            found.append(pattern[query, same[-1] + 1].item())
+    return sum(found) / len(found)
 
 
 def test_lenses_are_of_each_step_and_exact_at_the_last_layer(record: Record) -> None:

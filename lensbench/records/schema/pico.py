@@ -14,6 +14,17 @@ _RUN = (
 )
 _NO_INTERVAL = "too few documents for one"
 
+# Of `lensbench attention`, over random tokens that come several times.
+HEAD_SCORES = {
+    "induction": "attention to the token after the last earlier one that is the same",
+    "prefix_matching": "attention to the tokens after all earlier ones that are the same",
+    "duplicate_token": "attention to earlier tokens that are the same",
+    "previous_token": "attention to the token before",
+    "current_token": "attention to the token itself",
+    "first_token": "attention to the first token",
+    "entropy_share": "entropy, as a share of that of even attention to all there is",
+}
+
 LINEAGE = Table(
     "lineage",
     "one row per run x step that was kept, and one per untrained model",
@@ -33,7 +44,7 @@ LINEAGE = Table(
             "of random tokens that are seen for the first time, mean over tokens",
             "nats",
         ),
-        Column("repeat_loss_nats", F64, "of the same tokens when they come again", "nats"),
+        Column("repeat_loss_nats", F64, "of the same tokens each time they come again", "nats"),
         Column("induction", F64, "the highest score of any head (`lineage_heads`)", "0..1"),
         Column("induction_block", I16, "the block of that head, from 0"),
         Column("induction_head", I16, "its number in the block, from 0"),
@@ -47,14 +58,7 @@ LINEAGE_HEADS = Table(
         *_RUN,
         Column("block", I16, "from 0"),
         Column("head", I16, "from 0"),
-        Column(
-            "induction",
-            F64,
-            "attention of a repeated random token to the one after its first coming, mean over "
-            "tokens (Olsson et al. 2022)",
-            "0..1",
-        ),
-        Column("previous_token", F64, "attention to the token before, over the same", "0..1"),
+        *(Column(name, F64, meaning, "0..1") for name, meaning in HEAD_SCORES.items()),
     ),
 )
 

@@ -164,7 +164,7 @@ def figures(record: Record, band: Estimate) -> dict[str, list[Lines]]:
     return {
         "loss": [
             Lines(STEP_AXIS, Axis("nats per token"), {}, loss, "validation loss"),
-            Lines(STEP_AXIS, Axis("nats per token"), {}, twice, "random tokens that come twice"),
+            Lines(STEP_AXIS, Axis("nats per token"), {}, twice, "random tokens, first and again"),
         ],
         "induction": [Lines(STEP_AXIS, Axis("induction"), {}, heads, "the best head's induction")],
         "lenses": [_kl(lenses, layer) for layer in range(record.n_layers)],

@@ -1,9 +1,10 @@
 """Look into every model that one training or several kept: from random weights to the last step.
 
-Of each: what its heads do on random tokens that come twice (induction), the loss on those, and how
-far the logit lens and a linear lens of that very step are from the model on held-out text. Beside
-it models with weights drawn anew, as a band of what no training gives; and where the training loss
-bends. Runs of several seeds stand side by side. Interrupt it and run it again: it goes on.
+Of each: what its heads do on random tokens that come several times (induction), the loss on those,
+and how far the logit lens and a linear lens of that very step are from the model on held-out text.
+Beside it models with weights drawn anew, as a band of what no training gives; and where the
+training loss bends. Runs of several seeds stand side by side. Interrupt it and run it again: it
+goes on.
 
 Examples:
 
