@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
+from torch import Tensor
 
-from lensbench.attention.conditions import CONDITIONS, Text, own_texts
+from lensbench.attention.causal.tables import Ablating, Ablator
+from lensbench.attention.compared.nulls import permuted, random_keys
+from lensbench.attention.conditions import CONDITIONS, Text, own_texts, seed_of
 from lensbench.attention.facts import Facts
 from lensbench.attention.gate import has_sinks, row_error
 from lensbench.attention.patterns import Seen, Source
@@ -21,6 +26,7 @@ from lensbench.errors import Problem
 from lensbench.lens.gate import worst
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
+from lensbench.models.untrained import untrained
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt
 from lensbench.prompts.prompt import Prompt
@@ -45,11 +51,21 @@ class Reader:
 
     source: Source
     settings: AttentionSettings
+    ablator: Ablator | None = None
 
     @property
     def model(self) -> LensModel:
         """The model that is read."""
         return self.source.model
+
+    @cached_property
+    def untrained(self) -> Source:
+        """The same with weights drawn anew, as soon as it is read: a second model in memory."""
+        return Source(untrained(self.model, self.settings.seed))
+
+    def source_of(self, condition: str) -> Source:
+        """Who reads a condition."""
+        return self.untrained if CONDITIONS[condition].untrained else self.source
 
 
 def long_enough(encoded: Sequence[EncodedPrompt]) -> tuple[list[EncodedPrompt], list[Problem]]:
@@ -79,7 +95,7 @@ def condition_texts(
 ) -> tuple[dict[str, list[Text]], list[Problem]]:
     """What each condition reads; texts over the context are problems."""
     found, problems, n_ctx = dict[str, list[Text]](), list[Problem](), reader.model.n_ctx
-    for name in reader.settings.conditions:
+    for name in reader.settings.all_conditions:
         texts = CONDITIONS[name].texts(reader.model, own_texts(encoded), reader.settings)
         found[name] = [text for text in texts if len(text.token_ids) <= n_ctx]
         if over := [text for text in texts if len(text.token_ids) > n_ctx]:
@@ -115,10 +131,18 @@ def _batched(reader: Reader, condition: str, texts: Sequence[Text]) -> Iterator[
         yield Reading(condition, tuple(texts[item] for item in items))
 
 
+def one_job(reader: Reader, job: Job[Reading | Ablating]) -> Part:
+    """A batch that is read, or one without each head in turn."""
+    if isinstance(job.item, Reading):
+        return read(reader, Job(job.number, job.item))
+    assert reader.ablator is not None
+    return Part({"ablation": reader.ablator.table(job.item.asked)})
+
+
 def read(reader: Reader, job: Job[Reading]) -> Part:
     """One batch: the scores of every head, and whole patterns where they are kept."""
     batch = _Batch(reader, job.item)
-    reader.source.watch(
+    reader.source_of(job.item.condition).watch(
         [text.token_ids for text in job.item.texts], batch.see, reader.settings.moved
     )
     tables = {"heads": batch.heads()}
@@ -137,6 +161,7 @@ class _Batch:
     kept: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)  # texts with NaN or Inf
+    keys: dict[tuple[int, int | None], Int[Tensor, "query key"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         texts = self.reading.texts
@@ -154,6 +179,8 @@ class _Batch:
         self.errors.append(row_error(seen.pattern, facts, sinks))
         for weighting in self.reader.settings.weightings:
             pattern = _weighted(seen, weighting)
+            if CONDITIONS[self.reading.condition].permuted:
+                pattern = permuted(pattern, self._keys(seen.number, window))
             found = self._scorers[seen.number][window](pattern)
             rows = np.stack([found[name].numpy() for name in SCORES])  # [score, head]
             self.scores.setdefault((seen.number, weighting), []).append(rows)
@@ -161,6 +188,14 @@ class _Batch:
         if self.reading.condition == "text" and text.prompt_id in self.reader.settings.keep:
             rows_of = _pattern_rows(self.reader.model.name, text.prompt_id, seen, facts)
             self.kept.setdefault(seen.number, []).extend(rows_of)
+
+    def _keys(self, number: int, window: int | None) -> Int[Tensor, "query key"]:
+        """The same for all blocks of a window."""
+        if (number, window) not in self.keys:
+            text = self.reading.texts[number]
+            seed = seed_of(text, self.reader.settings)
+            self.keys[number, window] = random_keys(len(text.token_ids), seed, window)
+        return self.keys[number, window]
 
     def heads(self) -> pa.Table:
         """The rows of the table `heads`, text after text."""

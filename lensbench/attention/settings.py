@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lensbench.records.schema.attention import CONDITIONS, WEIGHTINGS
+from lensbench.records.schema.attention import NULLS, READ, WEIGHTINGS, null_of
 
 
 @dataclass(frozen=True)
@@ -12,16 +12,25 @@ class AttentionSettings:
     """What is read, and how.
 
     `keep` are the ids of prompts whose whole patterns are kept. Of the condition `repeated` there
-    are `n_repeated` sequences of `repeat_tokens` random tokens, `REPEATS` times over.
+    are `n_repeated` sequences of `repeat_tokens` random tokens, `REPEATS` times over. With `nulls`
+    what is read is read under its nulls too. `ablate` is of how many prompts heads are ablated.
     """
 
-    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    conditions: tuple[str, ...] = tuple(READ)
     weightings: tuple[str, ...] = tuple(WEIGHTINGS)
     keep: tuple[str, ...] = ()
     n_repeated: int = 8
     repeat_tokens: int = 25
     batch_tokens: int = 512
     seed: int = 0
+    nulls: bool = False
+    ablate: int = 0
+
+    @property
+    def all_conditions(self) -> tuple[str, ...]:
+        """What is read, and the nulls of it."""
+        nulls = [null_of(name, null) for name in self.conditions for null in NULLS if self.nulls]
+        return (*self.conditions, *nulls)
 
     @property
     def moved(self) -> bool:

@@ -9,6 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from lensbench.attention.causal.tables import Ablating, Ablator, Asked
+from lensbench.attention.circuits.table import circuits_table
+from lensbench.attention.compared.names import names_table
+from lensbench.attention.compared.similarity import head_similarity, similarity_table, some
 from lensbench.attention.gate import check_heads, rows_identity
 from lensbench.attention.patterns import Source
 from lensbench.attention.record import (
@@ -19,8 +23,8 @@ from lensbench.attention.record import (
     in_order,
     long_enough,
     not_kept,
+    one_job,
     plan_readings,
-    read,
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
@@ -32,7 +36,7 @@ from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, TokenText
-from lensbench.prompts.prompt import added
+from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
@@ -102,15 +106,22 @@ def _measure(
         grows=GROWS,
     )
 
-    def prepare(record: Recording) -> Work[Reader, Reading]:
+    def prepare(record: Recording) -> Work[Reader, Reading | Ablating]:
         watch(Progress(f"loading {store.model}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
         encoded, short = long_enough(encoded)
         if not encoded:
             raise InputProblems([*problems, *short])
-        reader = Reader(Source(model), settings_of(spec))
-        short += not_kept(reader.settings, encoded)
+        settings = settings_of(spec)
+        short += not_kept(settings, encoded)
+        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
+        chosen = {prompt.id for prompt in choose(stages[0], settings.ablate)}
+        asked = [
+            Asked.of(item) for item in encoded if item.prompt.id in chosen and item.prompt.is_base
+        ]
+        ablator = Ablator(model, asked, settings.batch_tokens)
+        reader = Reader(Source(model), settings, ablator)
         texts, over = condition_texts(reader, encoded)
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
@@ -122,30 +133,45 @@ def _measure(
             gate = [_rows_of_run(reader, parts, record), *identities[1:]]
             require(gate)
             found = [*problems, *short, *over, *parts.problems]
-            tables = _tables(reader, encoded, in_order(parts.table("heads"), texts))
+            tables = _tables(reader, encoded, in_order(parts.table("heads"), texts), parts)
             return Finished(found, tables, [identity.as_dict() for identity in gate])
 
-        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
-        return Work(reader, read, plan_readings(reader, texts, stages), finish)
+        items: list[list[Reading | Ablating]] = [
+            [*readings] for readings in plan_readings(reader, texts, stages)
+        ]
+        items[0] += ablator.jobs()
+        return Work(reader, one_job, items, finish)
 
     return make(request, prepare, watch)
 
 
 def _rows_of_run(reader: Reader, parts: Parts, record: Recording) -> Identity:
     """The identity of rows for the worst of all that was read, at every width."""
-    errors = [note[ERROR] for note in parts.notes]
+    errors = [note.get(ERROR) for note in parts.notes]  # ablations have none
     errors += [narrower["gate"][0]["error"] for narrower in record.widened if narrower["gate"]]
     return rows_identity(reader.source, worst(e for e in errors if e is not None))
 
 
 def _tables(
-    reader: Reader, encoded: Sequence[EncodedPrompt], heads: pa.Table
+    reader: Reader, encoded: Sequence[EncodedPrompt], heads: pa.Table, parts: Parts
 ) -> dict[str, pa.Table]:
     """The tables of an attention record; those that nothing was measured for are empty."""
+    model, ablator = reader.model, reader.ablator
+    assert ablator is not None
     there: set[Any] = set(heads["prompt_id"].to_pylist())
     read_ones = [item for item in encoded if item.prompt.id in there]
-    prompts = prompts_table(reader.model, read_ones, TokenText(reader.model.tokenizer))
-    later = ("names", "phenomena", "ablation", "head_similarity")
-    return {"prompts": prompts, "heads": heads} | {
-        name: TABLES[name].schema.empty_table() for name in later
+    prompts = prompts_table(model, read_ones, TokenText(model.tokenizer))
+    relation = {row["prompt_id"]: row["relation"] for row in prompts.to_pylist()}
+    ablation = parts.table("ablation")
+    return {
+        "prompts": prompts,
+        "heads": heads,
+        "names": names_table(model.name, heads.to_pandas(), relation),
+        "ablation": ablation,
+        "redundancy": ablator.redundancy(ablation),
+        "circuits": circuits_table(model),
+        "head_similarity": similarity_table(
+            model, head_similarity(model, [read_ones[i].token_ids for i in some(len(read_ones))])
+        ),
+        "phenomena": TABLES["phenomena"].schema.empty_table(),
     }

@@ -11,11 +11,12 @@ here, at which place, which token stands before, and what is said next.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from lensbench.models.model import LensModel
 
@@ -68,11 +69,31 @@ def planted_hf() -> GPT2LMHeadModel:
 
 
 def planted() -> LensModel:
-    """The same as lensbench has it; prompts are token ids."""
+    """The same as lensbench has it."""
     from lensbench.models.bridge import bridged
-    from tests.harness.tiny import tokenizer
 
-    return bridged(planted_hf(), tokenizer("bytes"), "planted", "made by hand")
+    return bridged(planted_hf(), words(), "planted", "made by hand")
+
+
+def save_planted(folder: Path) -> Path:
+    """Its checkpoint; prompts are texts of the words b to p."""
+    planted_hf().save_pretrained(folder, safe_serialization=True)
+    words().save_pretrained(folder)
+    return folder
+
+
+def words() -> PreTrainedTokenizerFast:
+    """A token for each letter from b to p, standing alone, behind BOS."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {chr(ord("a") + number): number for number in range(1, N_TOKENS)}
+    core = Tokenizer(models.WordLevel({"<s>": BOS, **letters}, unk_token="<s>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", BOS)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<s>")
 
 
 def repeated(n: int, seed: int) -> list[int]:

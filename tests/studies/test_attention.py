@@ -25,8 +25,9 @@ from tests.harness.forks import Stop
 from tests.harness.program import Program
 from tests.harness.tiny import Case
 
-LATER = {"names", "phenomena", "ablation", "head_similarity"}
+LATER = {"names", "phenomena", "ablation", "redundancy"}  # without nulls and ablations
 SMALL = {"batch_tokens": 64, "repeat_tokens": 8, "n_repeated": 3, "keep": ("capital-France",)}
+SMALL |= {"nulls": False}
 
 
 @pytest.fixture(scope="module")

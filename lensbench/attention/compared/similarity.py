@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,9 +19,11 @@ from torch import Tensor
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch, plan_batches
+from lensbench.records.schema.attention import SIMILARITY
 from lensbench.residuals.capture import watch
 from lensbench.stats.resampling import Floats
 
+N_PROMPTS = 32  # of a run at most, spread over it: the cost is that of all pairs of heads
 N_QUERIES = 16  # of a prompt at most, drawn at random: all heads' rows of one prompt stand at once
 SEED = 0
 
@@ -71,6 +74,11 @@ def queries(n_tokens: int, number: int, most: int = N_QUERIES) -> list[int]:
     return [int(place) for place in np.sort(places)]
 
 
+def some(n_prompts: int, most: int = N_PROMPTS) -> list[int]:
+    """Which prompts are compared: at most so many, evenly spread."""
+    return [int(i) for i in np.linspace(0, n_prompts - 1, min(n_prompts, most)).round()]
+
+
 def head_similarity(
     model: LensModel, token_ids: Sequence[Sequence[int]], batch_tokens: int = 512
 ) -> Similarity:
@@ -90,3 +98,19 @@ def head_similarity(
         for own in kept.values():
             found.add(torch.cat(own))
     return found
+
+
+def similarity_table(model: LensModel, found: Similarity) -> pa.Table:
+    """One row per pair of heads."""
+    one, other = np.triu_indices(model.n_layers * model.n_heads, 1)
+    columns = {
+        "model": np.full(len(one), model.name, dtype=object),
+        "block_a": one // model.n_heads,
+        "head_a": one % model.n_heads,
+        "block_b": other // model.n_heads,
+        "head_b": other % model.n_heads,
+        "js_bits": found.js_bits[one, other],
+        "n_prompts": np.full(len(one), found.n_prompts),
+    }
+    arrays = [pa.array(columns[f.name], f.type) for f in SIMILARITY.schema]
+    return pa.Table.from_arrays(arrays, schema=SIMILARITY.schema)

@@ -1,8 +1,9 @@
 """Show what each attention head of a model looks at.
 
 With a prompt: for each score the heads in which it is highest. With --prompts in its place: a run
-folder with records and reports. Beside the prompts every model reads random tokens that repeat
-themselves, where induction heads show.
+folder with records and reports, in which heads have names where their scores are beyond what
+random attention and an untrained model give. Beside the prompts every model reads random tokens
+that repeat themselves, where induction heads show.
 
 Examples:
 
@@ -10,11 +11,14 @@ Examples:
 
     lensbench attention smollm2-135m --prompts facts --limit 60
 
+    lensbench attention smollm2-135m --prompts facts --limit 60 --ablate 16
+
     lensbench attention smollm2-135m gemma3-270m --prompts my.csv -o runs/heads
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from lensbench.attention.result import AttentionResult
 
 _ALONE = {"as_json", "allow_fields", "trust_remote_code"}
-_TOGETHER = {"relations", "limit", "keep", "out"}
+_TOGETHER = {"relations", "limit", "keep", "out", "nulls", "ablate"}
 _BEST = 3  # heads of each score
 _SHOWN = ["condition", "score", "weighting"]
 
@@ -77,11 +81,12 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
     from lensbench.studies.attention import settings_of
 
     *models, prompt = spec.models
+    settings = replace(settings_of(spec), nulls=False, ablate=0)  # names need many prompts
     collected: list[dict[str, Any]] = []
     status = 0
     for name in models:
         model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)))
-        result = read_heads(model, prompt, settings_of(spec), spec.template)
+        result = read_heads(model, prompt, settings, spec.template)
         show_problems(result.problems)
         status |= bool(result.problems)
         if spec.as_json:

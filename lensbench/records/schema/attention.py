@@ -34,9 +34,28 @@ SCORES: dict[str, str] = {
     "mean_distance": "how far back, as a share of how far there is",
     "entropy_share": "entropy, as a share of that of even attention to all there is",
 }
-CONDITIONS: dict[str, str] = {
+READ: dict[str, str] = {
     "text": "the prompts as they are",
     "repeated": "random tokens, the same ones several times over",
+}
+# Of what is read, what chance, other word order and no training give: null -> meaning.
+NULLS: dict[str, str] = {
+    "random": "each query's weights dealt out again among its keys: random attention of equal "
+    "entropy",
+    "shuffled": "the same tokens in random order, but for the first",
+    "untrained": "the same architecture with weights drawn anew",
+}
+
+
+def null_of(condition: str, null: str) -> str:
+    """The name of a condition's null."""
+    return null if condition == "text" else f"{condition}_{null}"
+
+
+CONDITIONS: dict[str, str] = READ | {
+    null_of(condition, null): f"null of {condition}: {meaning}"
+    for condition in READ
+    for null, meaning in NULLS.items()
 }
 WEIGHTINGS: dict[str, str] = {
     "plain": "the pattern itself",
@@ -48,6 +67,7 @@ _BLOCK = Column("block", I16, "block of the head, from 0", "blocks")
 _HEAD = Column("head", I16, "head within its block, from 0", "heads")
 _NO_KEY = "no token of the prompt has such a token to look at"
 _NO_INTERVAL = "too few for an interval"
+_NO_SCORE = "no prompt has the score"
 
 HEADS = Table(
     "heads",
@@ -91,18 +111,36 @@ PATTERNS = Table(
 )
 NAMES = Table(
     "names",
-    "one row per block x head: what it is called, and why",
+    "one row per block x head: what it is called, and why; none where no null was read",
     (
         _MODEL,
         _BLOCK,
         _HEAD,
         Column("name", TEXT, "its class; `mixed` of several, `undecided` of none"),
-        Column("score", TEXT, "the score behind the name", null="the head is undecided"),
-        Column("value", F64, "that score, mean over prompts", "0..1", "the head is undecided"),
-        Column("null_low", F64, "the score under the null, 95 %", "0..1", "the head is undecided"),
-        Column("null_high", F64, "its upper end", "0..1", "the head is undecided"),
-        Column("q_value", F64, "share of false names among those as sure as this", "0..1", "-"),
-        Column("stability", F64, "share of draws of prompts that give the same name", "0..1", "-"),
+        Column("names", TEXT, "all of its names, joined by ` + `; empty if it has none"),
+        Column(
+            "claim",
+            TEXT,
+            "which name the columns below are about: of its names, or of all if it has none, that "
+            "with the largest excess",
+        ),
+        Column("score", TEXT, "the score behind it"),
+        Column("value", F64, "that score, mean over prompts", "0..1", _NO_SCORE),
+        Column("null", TEXT, "the condition of its highest null", "", _NO_SCORE),
+        Column("null_value", F64, "the score under it, mean over prompts", "0..1", _NO_SCORE),
+        Column("null_low", F64, "95 % interval of that", "0..1", _NO_INTERVAL),
+        Column("null_high", F64, "its upper end", "0..1", _NO_INTERVAL),
+        Column(
+            "shuffled_value",
+            F64,
+            "the score where the same tokens stand in random order, mean over prompts",
+            "0..1",
+            _NO_SCORE,
+        ),
+        Column("excess", F64, "(value - null) / (1 - null)", "to 1", _NO_SCORE),
+        Column("q_value", F64, "false discovery rate at which it is more than its nulls", "0..1"),
+        Column("stability", F64, "share of draws of prompts that give the same names", "0..1"),
+        Column("n_prompts", I32, "prompts that have the score", "prompts"),
     ),
 )
 PHENOMENA = Table(
@@ -124,15 +162,69 @@ PHENOMENA = Table(
 )
 ABLATION = Table(
     "ablation",
-    "one row per block x head: what the model loses without it",
+    "one row per prompt x block x head: what the model loses with the head's mean in its place",
+    (
+        _MODEL,
+        Column("prompt_id", TEXT, "the prompt, of the record's first width"),
+        _BLOCK,
+        _HEAD,
+        Column("loss_change_nats", F64, "mean over the prompt's tokens", "nats per token"),
+        Column(
+            "answer_change_nats",
+            F64,
+            "by how much less likely the answer's first token is",
+            "nats",
+            "the prompt has no answer",
+        ),
+        Column(
+            "answer_effect",
+            F64,
+            "what the head adds by itself to that token's logit, above the mean logit",
+            "logits",
+            "the prompt has no answer",
+        ),
+        Column("n_predicted", I32, "tokens that were predicted: all but the first", "tokens"),
+    ),
+)
+REDUNDANCY = Table(
+    "redundancy",
+    "one row per prompt x number of heads: what is lost without the least needed heads",
+    (
+        _MODEL,
+        Column("prompt_id", TEXT, "the prompt; the order of heads was chosen on others"),
+        Column("n_heads", I32, "how many heads are replaced by their means", "heads"),
+        Column("last_block", I16, "block of the last of them", "blocks"),
+        Column("last_head", I16, "the last of them", "heads"),
+        Column("loss_change_nats", F64, "mean over the prompt's tokens", "nats per token"),
+    ),
+)
+_PARTNER = "it is in the first block"
+CIRCUITS = Table(
+    "circuits",
+    "one row per block x head: what its weights do, norms folded in",
     (
         _MODEL,
         _BLOCK,
         _HEAD,
-        Column("loss_change_nats", F64, "with the head's mean in its place", "nats per token"),
-        Column("loss_change_nats_low", F64, "95 % interval", "nats per token", _NO_INTERVAL),
-        Column("loss_change_nats_high", F64, "its upper end", "nats per token", _NO_INTERVAL),
-        Column("n_tokens", I32, "tokens that were predicted", "tokens"),
+        Column("copying", F64, "eigenvalues of W_E W_OV W_U: sum over sum of absolutes", "-1..1"),
+        Column("own_rank", F64, "share of tokens it raises less than the one looked at", "0..1"),
+        *(
+            column
+            for mode, word in (("q", "queries"), ("k", "keys"), ("v", "values"))
+            for column in (
+                Column(f"{mode}_block", I16, f"of the head its {word} read most", "", _PARTNER),
+                Column(f"{mode}_head", I16, "that head", "", _PARTNER),
+                Column(f"{mode}_ratio", F64, "composition with it", "0..1", _PARTNER),
+            )
+        ),
+        Column(
+            "random_ratio_high",
+            F64,
+            "the most that any head of the blocks before would have if heads were drawn at random, "
+            "in 95 % of draws",
+            "0..1",
+            _PARTNER,
+        ),
     ),
 )
 SIMILARITY = Table(
@@ -153,7 +245,17 @@ KINDS = (
     Kind(
         "attention",
         "`lensbench attention`, `lensbench run` of an attention study",
-        (PROMPTS, HEADS, NAMES, PHENOMENA, ABLATION, SIMILARITY, PROBLEMS),
+        (
+            PROMPTS,
+            HEADS,
+            NAMES,
+            PHENOMENA,
+            ABLATION,
+            REDUNDANCY,
+            CIRCUITS,
+            SIMILARITY,
+            PROBLEMS,
+        ),
         (PATTERNS,),
     ),
 )

@@ -11,7 +11,8 @@ import pandas as pd
 
 from lensbench.escape import markdown
 from lensbench.records.record import Record
-from lensbench.records.schema.attention import CONDITIONS, SCORES, WEIGHTINGS
+from lensbench.records.schema.attention import READ, SCORES, WEIGHTINGS
+from lensbench.report.attention.further import SENTENCES, TITLES, further
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.page import Page, Picker, chart
@@ -34,11 +35,15 @@ _HEAD = ["block", "head"]
 
 def attention(record: Record, name: str) -> Section:
     """One model's heads."""
-    rows = record.table("heads")
-    made = tables(rows, record.table("prompts"))
+    every, prompts = record.table("heads"), record.table("prompts")
+    rows = every[every["condition"].isin(READ)]
+    made = tables(rows, prompts)
+    more = further(record, every, prompts)
+    made |= more.tables
     maps = head_maps(made["heads"].frame)
     drawn = [maps[key] for key in _drawn(maps)]
     figures = {"heads": partial(to_svg, panels, drawn)} if drawn else {}
+    figures |= {key: partial(to_svg, panels, [view]) for key, view in more.views.items()}
     text, limitations = written(
         "attention",
         figures=figures,
@@ -46,6 +51,7 @@ def attention(record: Record, name: str) -> Section:
         model=record.model,
         n_prompts=rows.loc[rows["condition"] == "text", "prompt_id"].nunique(),
         n_heads=len(rows[_HEAD].drop_duplicates()),
+        **more.values,
     )
     return Section(
         title=f"{name}: attention heads",
@@ -54,7 +60,7 @@ def attention(record: Record, name: str) -> Section:
         headline=headline(made["best"].frame),
         limitations=limitations,
         figures=figures,
-        page=partial(_page, name, maps) if maps else None,
+        page=partial(_page, name, maps, more.views) if maps else None,
         cover="heads" if drawn else "",
     )
 
@@ -135,12 +141,12 @@ def _drawn(maps: Mapping[tuple[str, str, str], Map]) -> list[tuple[str, str, str
     return [key for key in wanted if key in maps]
 
 
-def _page(name: str, maps: Mapping[tuple[str, str, str], Map]) -> Page:
-    """One map, of the score, condition and weighting that are picked."""
+def _page(name: str, maps: Mapping[tuple[str, str, str], Map], views: Mapping[str, View]) -> Page:
+    """One map, of the score, condition and weighting that are picked, and what follows from it."""
     conditions, weightings, scores = (dict.fromkeys(part) for part in zip(*maps, strict=True))
     pickers = (
         Picker("Score", {score: score.replace("_", " ") for score in scores}),
-        Picker("Condition", {one: CONDITIONS[one] for one in conditions}),
+        Picker("Condition", {one: READ[one] for one in conditions}),
         Picker("Weighting", {one: WEIGHTINGS[one] for one in weightings}),
     )
 
@@ -148,5 +154,9 @@ def _page(name: str, maps: Mapping[tuple[str, str, str], Map]) -> Page:
         nothing = Nothing("No query has such a token to look at.")
         return maps.get((condition, weighting, score), nothing)
 
+    charts = [chart("Heads", "", pickers, view)]
+    charts += [
+        chart(TITLES[key], SENTENCES[key], (), lambda own=own: own) for key, own in views.items()
+    ]
     sentence = "What each attention head looks at: block by head, means over prompts, 0 to 1."
-    return Page(f"{name}: attention heads", sentence, pickers, [chart("Heads", "", pickers, view)])
+    return Page(f"{name}: attention heads", sentence, pickers, charts)

@@ -10,7 +10,7 @@ from pydantic import Field
 from lensbench.checkpoints.ref import FORM
 from lensbench.errors import Problem
 from lensbench.models.spec import Dtype
-from lensbench.records.schema.attention import CONDITIONS, WEIGHTINGS
+from lensbench.records.schema.attention import READ, WEIGHTINGS
 from lensbench.spec import ARGUMENT, Count, Device, Seed, Spec, one_of, repeated
 from lensbench.studies.specs.lens import BatchTokens, Limit, Prompts, Relations, Templated
 
@@ -34,11 +34,16 @@ class AttentionSpec(Spec):
     limit: Limit = None
     relations: Relations = ()
     conditions: Annotated[
-        tuple[Annotated[str, one_of(CONDITIONS)], ...],
+        tuple[Annotated[str, one_of(READ)], ...],
         Field(min_length=1),
         Parameter("--condition"),
-    ] = tuple(CONDITIONS)
+    ] = tuple(READ)
     """text (the prompts), repeated (random tokens several times over: induction); repeatable."""
+    nulls: bool = True
+    """Read the same under its nulls too (random attention, shuffled tokens, an untrained model):
+    heads get names only by what is beyond them. Takes four times as long."""
+    ablate: Annotated[int, Field(ge=0)] = 0
+    """Prompts on which each head in turn is replaced by its mean, and the loss measured."""
     weightings: Annotated[
         tuple[Annotated[str, one_of(WEIGHTINGS)], ...],
         Field(min_length=1),

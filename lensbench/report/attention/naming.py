@@ -1,0 +1,142 @@
+"""Names in a report: how many heads have each, and how that swings with the threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from lensbench.records.schema.attention import NULLS, null_of
+from lensbench.report.kit.views import Axis, Line, Lines
+from lensbench.stats.naming.claims import CLAIMS, TEXT
+from lensbench.stats.naming.measured import Measured, measured
+from lensbench.stats.naming.names import LEAST_EXCESS, Tested, classes, labels
+from lensbench.stats.naming.shares import (
+    PUBLISHED,
+    THIRDS,
+    THRESHOLDS,
+    TYPES,
+    shares,
+    third_of,
+    types_of,
+)
+from lensbench.stats.resampling import Floats, bootstrap_weights, codes_of
+
+N_DRAWS = 200
+SEED = 0
+_WHERE = ("all heads", *THIRDS)
+
+
+def has_nulls(rows: pd.DataFrame) -> bool:
+    """Whether anything was read under a null, so that heads have names."""
+    return bool(rows["condition"].isin([null_of(TEXT, null) for null in NULLS]).any())
+
+
+def naming(
+    rows: pd.DataFrame, names: pd.DataFrame, relation: Mapping[str, object]
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Tables of names and of the published types, from the rows of `heads` and `names`."""
+    scores = {claim.score for claim in CLAIMS} | {s for own in TYPES.values() for s in own}
+    found = measured(rows, sorted(scores))
+    tested = found.tested(relation)
+    n_units = _n_units(found, relation)
+    return {
+        "names": ("Every head's name, and what it rests on", names.drop(columns="model")),
+        "classes": ("Shares of heads by name", _classes(found, tested, n_units)),
+        "thresholds": ("Names by the least excess that gives one", _by_excess(tested, n_units)),
+        "types": ("The published types, by threshold", _types(found, relation)),
+    }
+
+
+def _n_units(found: Measured, relation: Mapping[str, object]) -> int:
+    return int(_codes(found, relation).max(initial=-1)) + 1
+
+
+def _codes(found: Measured, relation: Mapping[str, object]) -> np.ndarray:
+    own = found.clusters(relation)
+    prompts = found.prompts.get(TEXT, [])
+    return codes_of(own, len(prompts)) if prompts else np.arange(0)
+
+
+def _classes(found: Measured, tested: list[Tested], n_units: int) -> pd.DataFrame:
+    """One row per class that a head has: its share of all heads, and of each third of the depth."""
+    if not tested:
+        return pd.DataFrame(columns=["class", *(f"{where}_share" for where in _WHERE)])
+    point, drawn = labels(tested)
+    third = third_of(found.heads["depth"].to_numpy(np.float64))
+    columns = {}
+    for number, where in enumerate(_WHERE):
+        kept = np.ones(len(point), bool) if not number else third == number - 1
+        if kept.any():
+            key = f"{where.replace(' ', '_')}_share"
+            columns[key] = shares(classes(tested), point[kept], drawn[:, kept], n_units)
+    rows = [
+        {"class": name, **{key: own[name] for key, own in columns.items()}}
+        for number, name in enumerate(classes(tested))
+        if (point == number).any()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _by_excess(tested: list[Tested], n_units: int) -> pd.DataFrame:
+    """One row per least excess: shares of heads with each name, with several and with none."""
+    rows = []
+    for least in sorted({*THRESHOLDS, LEAST_EXCESS}):
+        if tested:
+            own = shares(classes(tested), *labels(tested, least), n_units)
+            rows.append(
+                {"least_excess": least} | {f"{_column(name)}_share": e for name, e in own.items()}
+            )
+    return pd.DataFrame(rows)
+
+
+def _types(found: Measured, relation: Mapping[str, object]) -> pd.DataFrame:
+    """One row per threshold x type: its share of heads here, and the published one."""
+    scores = found.scores.get(TEXT, {})
+    codes = _codes(found, relation)
+    if not len(codes):
+        return pd.DataFrame(columns=["threshold", "type", "share", "published_share"])
+    weights = bootstrap_weights(codes, N_DRAWS, SEED)
+    once = np.full((1, len(codes)), 1 / len(codes))
+    means = {name: _means(once, own)[0] for name, own in scores.items()}
+    drawn = {name: _means(weights, own) for name, own in scores.items()}
+    rows = []
+    for threshold in THRESHOLDS:
+        own = shares(
+            list(TYPES),
+            types_of(means, threshold),
+            types_of(drawn, threshold),
+            int(codes.max()) + 1,
+        )
+        rows += [
+            {
+                "threshold": threshold,
+                "type": name,
+                "share": estimate,
+                "published_share": PUBLISHED[name],
+            }
+            for name, estimate in own.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _means(weights: Floats, values: Floats) -> Floats:
+    """Weighted means over the prompts that have the score, [draw, head]."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights @ np.nan_to_num(values)) / (weights @ there.astype(np.float64))
+
+
+def _column(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def swings(types: pd.DataFrame) -> Lines | None:
+    """Shares of the published types by threshold; None where nothing was measured."""
+    if types.empty:
+        return None
+    lines = [Line(str(name), list(own["share"])) for name, own in types.groupby("type", sort=False)]
+    places = {float(t): f"threshold {t:g}" for t in types["threshold"].unique()}
+    x = Axis("least share of attention that makes a type", percent=True)
+    return Lines(x, Axis("share of heads", percent=True), places, lines, limits=(0.0, 1.0))
