@@ -127,6 +127,13 @@ def show_problems(problems: Sequence[Problem], kept_in: object = "problems.parqu
         messages.print(f"[yellow]... and {rest} more[/]; all are in {literal(kept_in)}")
 
 
+def page_path(path: Path, model: str, many: bool) -> Path:
+    """Where a model's page goes: of many models each has its name in that of its page."""
+    from lensbench.records.store import folder_name
+
+    return path.with_stem(f"{path.stem}-{folder_name(model)}") if many else path
+
+
 def show_reports(folders: Sequence[Path], out: Path | None = None) -> None:
     """Build the reports of some records, and say which files to open."""
     from lensbench.report.build import build_report

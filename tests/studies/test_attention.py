@@ -155,6 +155,7 @@ def test_the_report_is_of_the_record_alone(measured: Path, tmp_path: Path) -> No
     assert "Every one of 12 heads" in text
     assert f"over {N_ROWS} prompts" in text
     assert (tmp_path / "figures" / "heads.svg").exists()
+    assert "Head view" in (tmp_path / "report.html").read_text()  # of the kept pattern
     best = (tmp_path / "tables" / "best.csv").read_text()
     assert "repeated,moved,induction" in best
 
@@ -185,6 +186,10 @@ def test_the_verb_shows_one_prompt_and_runs_many(
         mean = own[own["weighting"] == weighting].groupby(["block", "head"])["induction"].mean()
         block, head = mean.index[mean.argmax()]
         assert named[place] == f"{block}.{head} ({mean.max():.2f})"
+    html = tmp_path / "attention_head_view.html"
+    written = lensbench("attention", llama.folder, "The capital is Rome", *sizes, "--html", html)
+    assert written.status == 0, written.err
+    assert "Head view" in html.read_text()
     many = lensbench(
         "attention", llama.folder, "--prompts", facts, "--limit", 2, *sizes, "-o", tmp_path / "o"
     )

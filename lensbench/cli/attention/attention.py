@@ -1,13 +1,17 @@
 """Show what each attention head of a model looks at.
 
-With a prompt: for each score the heads in which it is highest. With --prompts in its place: a run
-folder with records and reports, in which heads have names where their scores are beyond what
-random attention and an untrained model give. Beside the prompts every model reads random tokens
-that repeat themselves, where induction heads show.
+With a prompt: for each score the heads in which it is highest; with --html a page of its own, where
+lines go from each token to those that a head looks at. With --prompts in its place: a run folder
+with records and reports, in which heads have names where their scores are beyond what random
+attention and an untrained model give; its page has these lines of the prompts that --keep-pattern
+names. Beside the prompts every model reads random tokens that repeat themselves, where induction
+heads show.
 
 Examples:
 
     lensbench attention smollm2-135m "The cat sat on the mat."
+
+    lensbench attention smollm2-135m "The cat sat on the mat." --html cat.html
 
     lensbench attention smollm2-135m --prompts facts --limit 60
 
@@ -25,7 +29,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from pydantic import Field
 
-from lensbench.cli.console import loaded, results, say, say_json, show_problems, table
+from lensbench.cli.console import (
+    loaded,
+    note,
+    page_path,
+    results,
+    say,
+    say_json,
+    show_problems,
+    table,
+)
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
@@ -36,8 +49,9 @@ from lensbench.studies.specs.lens import Prompts
 if TYPE_CHECKING:
     from lensbench.attention.result import AttentionResult
 
-_ALONE = {"as_json", "allow_fields", "trust_remote_code"}
+_ALONE = {"as_json", "html", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "keep", "out", "nulls", "ablate"}
+_ID = "prompt"
 _BEST = 3  # heads of each score
 _SHOWN = ["condition", "score", "weighting"]
 
@@ -55,6 +69,8 @@ class HeadsSpec(AttentionSpec):
     """With --prompts: run folder. Default: runs/<its name>-attention."""
     as_json: Annotated[bool, Parameter("--json")] = False
     """Every score of every head as JSON on standard output."""
+    html: Path | None = None
+    """Write the interactive head view of every head here; it opens offline."""
     allow_fields: AllowFields = ()
     trust_remote_code: TrustRemoteCode = False
 
@@ -78,10 +94,13 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
         out = spec.out or Path("runs") / f"{Path(str(spec.prompts)).stem}-attention"
         return run_and_report(AttentionSpec(**spec.shared(AttentionSpec)), out)
     from lensbench.attention.result import read_heads
+    from lensbench.prompts.prompt import Prompt
     from lensbench.studies.attention import settings_of
 
-    *models, prompt = spec.models
-    settings = replace(settings_of(spec), nulls=False, ablate=0)  # names need many prompts
+    *models, text = spec.models
+    prompt, keep = Prompt(_ID, text), (_ID,) if spec.html else ()
+    # Names need many prompts.
+    settings = replace(settings_of(spec), keep=keep, nulls=False, ablate=0)
     collected: list[dict[str, Any]] = []
     status = 0
     for name in models:
@@ -89,6 +108,8 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
         result = read_heads(model, prompt, settings, spec.template)
         show_problems(result.problems)
         status |= bool(result.problems)
+        if spec.html is not None:
+            _write_html(result, page_path(spec.html, result.model, len(models) > 1))
         if spec.as_json:
             collected += result.table.to_pylist()
         else:
@@ -115,3 +136,14 @@ def _show(result: AttentionResult) -> None:
     for one in result.gate:
         if one.error is not None:
             say(f"{one.identity}: within {one.error:.1e}")
+
+
+def _write_html(result: AttentionResult, path: Path) -> None:
+    from lensbench.files import write_bytes
+    from lensbench.report.attention.head_view import head_view_page
+
+    gate = [one.as_dict() for one in result.gate]
+    patterns, prompts = result.patterns.to_pandas(), result.prompts.to_pandas()
+    page = head_view_page(result.model, patterns, prompts, gate)
+    write_bytes(path, page)
+    note(f"wrote {path}")

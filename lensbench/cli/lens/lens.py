@@ -34,6 +34,7 @@ from lensbench.cli.console import (
     batch_progress,
     loaded,
     note,
+    page_path,
     say_json,
     show_problems,
     show_reports,
@@ -141,7 +142,7 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
             show(model, result, _at(result, spec.position), own=spec.answer is None)
         if spec.html is not None:
             kinds = lens_kinds(spec.alone_lenses, model.base)
-            _write_html(result, _html_path(spec.html, name, many=len(models) > 1), kinds)
+            _write_html(result, page_path(spec.html, name, many=len(models) > 1), kinds)
     if spec.as_json:
         say_json(collected)
     return 0
@@ -195,12 +196,6 @@ def _at(result: LensResult, position: int) -> Any:
 def _rows(result: LensResult, position: int) -> list[dict[str, Any]]:
     """JSON-safe rows: lists for arrays, null for what cannot be measured."""
     return list(json.loads(_at(result, position).to_json(orient="records", force_ascii=False)))
-
-
-def _html_path(path: Path, model: str, many: bool) -> Path:
-    from lensbench.records.store import folder_name
-
-    return path.with_stem(f"{path.stem}-{folder_name(model)}") if many else path
 
 
 def _write_html(result: LensResult, path: Path, told: dict[str, dict[str, Any]]) -> None:

@@ -11,13 +11,13 @@ import pandas as pd
 
 from lensbench.escape import markdown
 from lensbench.records.record import Record
-from lensbench.records.schema.attention import READ, SCORES, WEIGHTINGS
-from lensbench.report.attention.further import SENTENCES, TITLES, further
+from lensbench.records.schema.attention import READ, SCORES
+from lensbench.report.attention.further import further
+from lensbench.report.attention.page import heads_page
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
-from lensbench.report.kit.page import Page, Picker, chart
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.report.kit.views import Axis, Map, Nothing, View
+from lensbench.report.kit.views import Axis, Map
 from lensbench.report.section import Section, written
 from lensbench.stats.estimates import Estimate, clustered_estimate
 
@@ -60,7 +60,7 @@ def attention(record: Record, name: str) -> Section:
         headline=headline(made["best"].frame),
         limitations=limitations,
         figures=figures,
-        page=partial(_page, name, maps, more.views) if maps else None,
+        page=partial(heads_page, name, record, maps, more.views) if maps else None,
         cover="heads" if drawn else "",
     )
 
@@ -139,24 +139,3 @@ def head_maps(heads: pd.DataFrame) -> dict[tuple[str, str, str], Map]:
 def _drawn(maps: Mapping[tuple[str, str, str], Map]) -> list[tuple[str, str, str]]:
     wanted = [(condition, "plain", score) for score, condition in DRAWN.items()]
     return [key for key in wanted if key in maps]
-
-
-def _page(name: str, maps: Mapping[tuple[str, str, str], Map], views: Mapping[str, View]) -> Page:
-    """One map, of the score, condition and weighting that are picked, and what follows from it."""
-    conditions, weightings, scores = (dict.fromkeys(part) for part in zip(*maps, strict=True))
-    pickers = (
-        Picker("Score", {score: score.replace("_", " ") for score in scores}),
-        Picker("Condition", {one: READ[one] for one in conditions}),
-        Picker("Weighting", {one: WEIGHTINGS[one] for one in weightings}),
-    )
-
-    def view(score: str, condition: str, weighting: str) -> View:
-        nothing = Nothing("No query has such a token to look at.")
-        return maps.get((condition, weighting, score), nothing)
-
-    charts = [chart("Heads", "", pickers, view)]
-    charts += [
-        chart(TITLES[key], SENTENCES[key], (), lambda own=own: own) for key, own in views.items()
-    ]
-    sentence = "What each attention head looks at: block by head, means over prompts, 0 to 1."
-    return Page(f"{name}: attention heads", sentence, pickers, charts)

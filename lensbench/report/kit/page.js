@@ -152,6 +152,8 @@ function table(rows) {
 }
 
 const kinds = { lines, map, dots, tokens };
+// What Plotly does not draw.
+const others = { nothing: (box) => box.replaceChildren(), texts: (box, frame, view) => box.replaceChildren(table(view.texts)), headview: headView };
 
 // --- what is picked, and what can be
 
@@ -211,11 +213,10 @@ function draw(chart, index) {
   const box = byId("chart-" + index), view = chart.views[place(chart)], frame = data.frames[view.frame];
   byId("note-" + index).textContent = frame.note;
   byId("images-" + index).hidden = !kinds[frame.kind];
-  box.classList.toggle("texts", frame.kind === "texts");
-  if (!kinds[frame.kind]) {
+  for (const kind of ["texts", "headview"]) box.classList.toggle(kind, frame.kind === kind);
+  if (others[frame.kind]) {
     if (box.data) Plotly.purge(box);
-    box.replaceChildren(...(frame.kind === "texts" ? [table(view.texts)] : []));
-    return;
+    return others[frame.kind](box, frame, view, index);
   }
   const [traces, layout] = kinds[frame.kind](frame, view, chart, box);
   Plotly.react(box, traces, look(layout), { ...config, responsive: !layout.width });
@@ -235,12 +236,20 @@ function changed() {
 function clicked(chart, index, frame, view, point) {
   const list = byId("list-" + index);
   if (frame.kind === "tokens") return list.replaceChildren(table(describe(frame, data.cells[view.cells], ...point.pointNumber)));
+  if (frame.kind === "map") return pickNamed({ [frame.y.title]: point.y, [frame.x.title]: point.x });
   const meta = point.data.meta, picker = itemsOf(chart);
   if (!meta) return;
   const [line, k] = frame.kind === "dots" ? [point.pointNumber, meta.series] : [meta.line, point.pointNumber];
   const own = frame.kind === "dots" ? frame.names[line] : `${frame.names[line]}, ${frame.labels[frame.at[line]][k]}`;
   if (!picker) return list.replaceChildren(`${own}: ${interval(frame.kind === "dots" ? frame.x : frame.y, view.lines[line], k)}`);
   listed(list, own, picker, values(chart, picker, line, k));
+}
+
+// Picks what the axes of a map say, where there are pickers of their names.
+function pickNamed(wanted) {
+  const found = pickers.filter((picker) => picker.keys.includes(String(wanted[picker.name])));
+  for (const picker of found) picker.select.value = picker.keys.indexOf(String(wanted[picker.name]));
+  if (found.length) changed();
 }
 
 // What every item has at one place of a line: [option, its axis, its value], the largest first.
@@ -279,10 +288,13 @@ function save(href, name) {
   link.click();
 }
 
-async function saveTable({ name, packed }) {
+async function inflated(packed) {
   const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const address = URL.createObjectURL(new Blob([await new Response(stream).arrayBuffer()], { type: "text/csv" }));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+}
+
+async function saveTable({ name, packed }) {
+  const address = URL.createObjectURL(new Blob([await inflated(packed)], { type: "text/csv" }));
   save(address, name + ".csv");
   setTimeout(() => URL.revokeObjectURL(address), 60000);
 }

@@ -26,8 +26,10 @@ from lensbench.report.kit.views import (
     COLOURS,
     Cells,
     Dots,
+    HeadView,
     Line,
     Lines,
+    Looks,
     Map,
     Nothing,
     Texts,
@@ -143,14 +145,15 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         "frames": [json.loads(frame) for frame in packed.frames],
         "words": list(packed.words),
         "cells": packed.cells,
+        "looks": packed.looks,
         "tables": [_table(table) for table in facts.tables],
     }
     return (
         _template()
         .render(
-            plotly=Markup(plotly.offline.get_plotlyjs()),
+            plotly=Markup(plotly.offline.get_plotlyjs() if _by_plotly(page) else ""),
             style=Markup(_beside("page.css")),
-            script=Markup(_beside("page.js")),
+            script=Markup(_beside("head_view.js") + _beside("page.js")),
             data=Markup(embedded_json(data)),
             title=printable(page.title),
             sentence=page.sentence,
@@ -170,6 +173,12 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         )
         .encode()
     )
+
+
+def _by_plotly(page: Page) -> bool:
+    """Whether anything is drawn by Plotly, which is 5 MB."""
+    drawn = [view for chart in page.charts for view in [*chart.views.values(), chart.under] if view]
+    return not all(isinstance(view, HeadView | Texts | Nothing) for view in drawn)
 
 
 def _beside(name: str) -> str:
@@ -217,8 +226,11 @@ def _dropdown(picker: Picker) -> dict[str, Any]:
 
 
 def _table(table: Table) -> dict[str, str]:
-    packed = base64.b64encode(zlib.compress(to_csv(table), 9)).decode("ascii")
-    return {"name": table.name, "packed": packed}
+    return {"name": table.name, "packed": _deflated(to_csv(table), 9)}
+
+
+def _deflated(raw: bytes, level: int) -> str:
+    return base64.b64encode(zlib.compress(raw, level)).decode("ascii")
 
 
 @dataclass
@@ -228,7 +240,8 @@ class _Packed:
     frames: dict[str, int] = field(default_factory=dict)
     words: dict[str, int] = field(default_factory=dict)
     cells: list[dict[str, Any]] = field(default_factory=list)
-    _seen: dict[int, tuple[int, Cells]] = field(default_factory=dict)
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    _seen: dict[int, tuple[int, Cells | Looks]] = field(default_factory=dict)
 
     def view(self, view: View) -> dict[str, Any]:
         """A view's numbers, and the number of its frame."""
@@ -253,6 +266,8 @@ class _Packed:
         if isinstance(view, Tokens):
             frame |= {"measures": dict(view.measures), "colour": view.colour}
             return frame, {"cells": self._cells(view.cells)}
+        if isinstance(view, HeadView):
+            return frame, {"looks": self._looks(view.looks), "head": view.head}
         return frame, {"texts": [list(row) for row in view.rows]} if isinstance(view, Texts) else {}
 
     def _cells(self, cells: Cells) -> int:
@@ -262,12 +277,21 @@ class _Packed:
             self.cells.append(self._numbered(cells))
         return self._seen[id(cells)][0]
 
+    def _looks(self, looks: Looks) -> int:
+        """The number of these looks; the views of all heads of a block show the same ones."""
+        if id(looks) not in self._seen:
+            self._seen[id(looks)] = (len(self.looks), looks)
+            tokens = [self._number(token) for token in looks.tokens]
+            raw = looks.weights.astype("<u2").tobytes()
+            self.looks.append({"tokens": tokens, "weights": _deflated(raw, 6)})
+        return self._seen[id(looks)][0]
+
+    def _number(self, token: str | None) -> int:
+        return self.words.setdefault(visible(token or ""), len(self.words))
+
     def _numbered(self, cells: Cells) -> dict[str, Any]:
         """Cells with their tokens as numbers of words."""
-
-        def number(token: str | None) -> int:
-            return self.words.setdefault(visible(token or ""), len(self.words))
-
+        number = self._number
         return {
             "layers": [int(layer) for layer in cells.layers],
             "positions": [int(position) for position in cells.tokens],

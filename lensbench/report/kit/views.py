@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import UInt16
 
 from lensbench.escape import printable
 from lensbench.report.kit.numbers import is_missing
@@ -31,6 +32,7 @@ COLOURS = (
     "#3556c8",
     "#806040",
 )
+UNKNOWN = 65535  # of Looks
 _MOST_NAMED = 3  # places that a note names
 
 
@@ -141,6 +143,27 @@ class Texts:
     note: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """What every head of a block looks at, of one prompt.
+
+    A head's weights are those of each query to itself and to all before it, query after query, in
+    thousandths; `UNKNOWN` where there is none.
+    """
+
+    tokens: Sequence[str]
+    weights: UInt16[np.ndarray, "head cell"]
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """Lines from each token to those that a head looks at; without a head, the mean of all."""
+
+    looks: Looks
+    head: int | None
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Nothing:
     """No chart, and why."""
@@ -156,7 +179,7 @@ def by_depth(frame: pd.DataFrame) -> dict[float, str]:
     }
 
 
-View = Lines | Dots | Map | Tokens | Texts | Nothing
+View = Lines | Dots | Map | Tokens | Texts | HeadView | Nothing
 
 
 def nothing_measured(lines: Sequence[Line]) -> bool:
