@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, ValidationError
+from cyclopts.exceptions import (
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+    ValidationError,
+)
 
 from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.version import __version__
@@ -147,7 +152,10 @@ def _default(value: object) -> str | None:
 
 def _refusal(error: CycloptsError) -> UsageError:
     said = str(error)
-    if isinstance(error, UnknownCommandError):
+    alone = (error.command_chain or ("",))[-1] in ALONE  # what follows it is no argument
+    if isinstance(error, UnknownCommandError) or (
+        alone and isinstance(error, UnusedCliTokensError)
+    ):
         said = _unknown_verb(error)
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
         said = f"{_shown(error.argument)} is missing."
@@ -155,7 +163,7 @@ def _refusal(error: CycloptsError) -> UsageError:
     return UsageError(f"{said} See {chain} --help.")
 
 
-def _unknown_verb(error: UnknownCommandError) -> str:
+def _unknown_verb(error: CycloptsError) -> str:
     from lensbench.spec import nearest
 
     token = (error.unused_tokens or [""])[0]

@@ -106,11 +106,9 @@ PRESETS: dict[Preset, Plan] = {
 _SIZED = "Default: the preset's."
 
 
-class PicoSpec(Spec):
-    """A small model and the text that it is trained on. The same spec and text: the same model."""
+class Pretraining(Spec):
+    """A small model and the text that it is trained on."""
 
-    out: Annotated[Path, Parameter(("--out", "-o")), Field(exclude=True)]
-    """Folder of the record and of the model at each step that is kept (step-000000, ...)."""
     preset: Preset = "tiny"
     """tiny: minutes on two cores. small: an hour. full: width 448, 8 layers, 7 heads, context 384,
     for an accelerator."""
@@ -139,8 +137,6 @@ class PicoSpec(Spec):
     """Held-out tokens that the validation loss is of."""
     checkpoint_every: Annotated[Count, Field(exclude=True)] = 100
     """Steps between checkpoints that an interrupted run goes on from."""
-    seed: Seed = 0
-    """Of the first weights, the order of the text and the dropout."""
     device: Device = None
 
     @property
@@ -149,11 +145,6 @@ class PicoSpec(Spec):
         own = {field.name: getattr(self, field.name, None) for field in fields(Plan)}
         given = {name: value for name, value in own.items() if value is not None}
         return replace(PRESETS[self.preset], **given)
-
-    @property
-    def name(self) -> str:
-        """What the model is called: the preset and the seed."""
-        return f"pico-{self.preset}-seed-{self.seed}"
 
     def settings(self) -> dict[str, Any]:
         """The plan in full, so that a preset may change later."""
@@ -168,13 +159,23 @@ class PicoSpec(Spec):
         return []
 
 
-class AnalyseSpec(Spec):
-    """What is measured of each model that a training kept."""
+class PicoSpec(Pretraining):
+    """One training. The same spec and text give the same model."""
 
-    runs: Annotated[tuple[Path, ...], Field(exclude=True, min_length=1), ARGUMENT]
-    """Folders of `lensbench pico train`, of one seed or several; or single steps in them."""
     out: Annotated[Path, Parameter(("--out", "-o")), Field(exclude=True)]
-    """Folder of the record and its report."""
+    """Folder of the record and of the model at each step that is kept (step-000000, ...)."""
+    seed: Seed = 0
+    """Of the first weights, the order of the text and the dropout."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called: the preset and the seed."""
+        return f"pico-{self.preset}-seed-{self.seed}"
+
+
+class LineageSizes(Spec):
+    """How much is measured of each model that a training kept."""
+
     tokens: Count = 6_000
     """Held-out tokens that the linear lens of a step is fitted to."""
     choose_tokens: Count = 512
@@ -188,3 +189,12 @@ class AnalyseSpec(Spec):
     untrained: Annotated[int, Field(ge=2)] = 20
     """Models with weights drawn anew, of which the untrained band is made."""
     device: Device = None
+
+
+class AnalyseSpec(LineageSizes):
+    """Which trainings are looked into, and where the record goes."""
+
+    runs: Annotated[tuple[Path, ...], Field(exclude=True, min_length=1), ARGUMENT]
+    """Folders of `lensbench pico train`, of one seed or several; or single steps in them."""
+    out: Annotated[Path, Parameter(("--out", "-o")), Field(exclude=True)]
+    """Folder of the record and its report."""

@@ -16,6 +16,7 @@ from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.specs.pico import PicoStudySpec
 from lensbench.studies.specs.placement import PlacementSpec
 from lensbench.studies.specs.transfer import TransferSpec
 
@@ -31,6 +32,7 @@ KINDS: dict[str, type[Spec]] = {
     "placement": PlacementSpec,
     "transfer": TransferSpec,
     "attention": AttentionSpec,
+    "pico": PicoStudySpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus")

@@ -1,0 +1,34 @@
+"""A study of small models: one training of each seed, and one lineage of all that they kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lensbench.pico.analyse import analyse_pico
+from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, Pretraining
+from lensbench.pico.train import train_pico
+from lensbench.progress import Notify, Watch, ignore
+from lensbench.records.engine import Outcome
+from lensbench.studies.specs.pico import PicoStudySpec
+
+
+def run(
+    spec: PicoStudySpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Train each seed into `out/.runs/` and measure all of them into `out/lineage/`, or go on.
+
+    Raises what `train_pico` and `analyse_pico` raise.
+    """
+    runs, problems = [], []
+    for seed in range(spec.seeds):
+        folder = Path(out) / ".runs" / f"seed-{seed}"
+        notify(f"seed {seed} of {spec.seeds}")
+        made = PicoSpec(out=folder, seed=seed, **spec.shared(Pretraining))
+        problems += train_pico(made, progress, notify).problems
+        runs.append(folder)
+    sizes = spec.shared(LineageSizes)
+    outcome = analyse_pico(
+        AnalyseSpec(runs=tuple(runs), out=Path(out) / "lineage", **sizes), progress
+    )
+    outcome.problems += [problem for problem in problems if problem not in outcome.problems]
+    return outcome

@@ -1,0 +1,47 @@
+"""`lensbench pico` as a user calls it: it asks at a terminal, and says what to do without one."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lensbench.pico.spec import PRESETS
+from tests.harness.program import Program
+
+
+class Typed(io.StringIO):
+    """Answers that come from a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_a_terminal_it_says_what_to_do(lensbench: Program) -> None:
+    done = lensbench("pico")
+    assert (done.status, done.out) == (2, "")
+    assert "there is no terminal to ask at" in done.said
+    assert "lensbench pico train -o DIR" in done.said
+
+
+def test_a_verb_that_is_not_there_is_named_with_the_nearest(lensbench: Program) -> None:
+    done = lensbench("pico", "trian")
+    assert (done.status, done.out) == (2, "")
+    assert "there is no verb 'trian'. Did you mean train?" in done.said
+
+
+@pytest.mark.slow
+def test_at_a_terminal_it_asks_and_does_both(
+    lensbench: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tiny = replace(PRESETS["tiny"], steps=40, width=32, context=64, vocabulary=400)
+    monkeypatch.setitem(PRESETS, "tiny", tiny)
+    monkeypatch.setattr("sys.stdin", Typed("both\nnothing\nboth\nmine\ntiny\n2\n"))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    done = lensbench("pico")
+    assert done.status == 0, done.err
+    assert (tmp_path / "mine/seed-1/step-000040/model.safetensors").exists()
+    text = (tmp_path / "mine-analysis/report.md").read_text(encoding="utf-8")
+    assert "models of 2 training runs" in text
