@@ -65,7 +65,7 @@ WEIGHTINGS: dict[str, str] = {
 _MODEL = Column("model", TEXT, "the model's name")
 _BLOCK = Column("block", I16, "block of the head, from 0", "blocks")
 _HEAD = Column("head", I16, "head within its block, from 0", "heads")
-_NO_KEY = "no token of the prompt has such a token to look at"
+_NO_KEY = "no token has such a token to look at, or (`moved`) the head moves nothing"
 _NO_INTERVAL = "too few for an interval"
 _NO_SCORE = "no prompt has the score"
 
