@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-attention bench-families clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-families clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -88,6 +88,10 @@ bench-attention: $(READY)  ## every score of every head beside Hugging Face and 
 
 bench-corpora: models  ## which text a lens should be fitted to (half an hour)
 	$(BIN)/python -m tests.benchmarks.corpora --out reports/bench
+
+bench-fit: $(READY)  ## what fitting a lens costs beside the bare forward passes (up to half an hour)
+	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/python -m tests.benchmarks.fit --out reports/bench
 
 bench-families: $(READY)  ## every causal language model of transformers, verb by verb
 	$(BIN)/python -m tests.benchmarks.families --out reports/bench

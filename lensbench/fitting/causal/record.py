@@ -14,8 +14,8 @@ from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.models.model import LensModel
 from lensbench.records.schema.fit import FIT_FIDELITY
 
-_DEPTHS = (0.25, 0.5, 0.75)
-_TEXTS, _TOKENS = 4, 32  # each direction costs a forward pass of so many held-out tokens
+DEPTHS = (0.25, 0.5, 0.75)
+TEXTS, TOKENS = 4, 32  # each direction costs a forward pass of so many held-out tokens
 _CONTROLS = ("calibration", "shuffled")
 
 
@@ -26,11 +26,11 @@ def fidelity_table(fitter: Fitter, maps: Mapping[str, Maps]) -> pa.Table:
         name: Affine(model, own, name) for name, own in maps.items() if name not in _CONTROLS
     }
     lenses["final"] = Final(model)
-    layers = sorted({round(depth * model.n_layers) for depth in _DEPTHS} - {model.n_layers})
+    layers = sorted({round(depth * model.n_layers) for depth in DEPTHS} - {model.n_layers})
     lenses["random"] = Affine(model, dict.fromkeys(layers, _turn(model.d_model)), "random")
     sites = [fitter.sites[layer] for layer in layers]
     chosen = torch.cat(list(fitter.states(fitter.windows["choose"], sites)), dim=1)
-    texts = [window.token_ids[:_TOKENS] for window in fitter.windows["test"][:_TEXTS]]
+    texts = [window.token_ids[:TOKENS] for window in fitter.windows["test"][:TEXTS]]
     rows = []
     for site, states in zip(sites, chosen, strict=True):
         directions = Directions.drawn(states, spec.directions, seed=site.layer)
