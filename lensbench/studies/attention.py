@@ -120,7 +120,9 @@ def _measure(
         asked = [
             Asked.of(item) for item in encoded if item.prompt.id in chosen and item.prompt.is_base
         ]
-        ablator = Ablator(model, asked, settings.batch_tokens)
+        first = {prompt.id for prompt in stages[0]}
+        others = [item.token_ids for item in encoded if item.prompt.id in first]
+        ablator = Ablator(model, asked, others, settings.batch_tokens)
         reader = Reader(Source(model), settings, ablator)
         texts, over = condition_texts(reader, encoded)
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import lensbench as lb
-from lensbench.attention.causal.ablation import ablated, every_head
+from lensbench.attention.causal.ablation import ablated, every_head, mean_outputs
 from lensbench.attention.causal.direct import direct_effects
 from lensbench.attention.compared.nulls import shuffled
 from lensbench.attention.compared.similarity import head_similarity
@@ -134,7 +134,9 @@ def test_ablations_are_those_of_the_prompts_that_were_asked_for(
     ids = ids_of(record)
     prompts = [ids[name] for name in chosen]
     answers = [LETTERS.index(answer) + 1 for answer in answers_of(record, chosen)]
-    expected = ablated(model, prompts, [[head] for head in every_head(model)], answers)
+    means = mean_outputs(model, list(ids.values()))  # of all prompts
+    heads = [[head] for head in every_head(model)]
+    expected = ablated(model, prompts, heads, answers, means=means)
     np.testing.assert_allclose(wide.loc[chosen], expected.change, atol=1e-5)
     own = ablation[ablation["prompt_id"] == chosen[0]]
     np.testing.assert_allclose(own["answer_change_nats"], expected.answer_change[0], atol=1e-5)
@@ -156,6 +158,7 @@ def test_similarity_is_of_all_pairs(record: Path, model: LensModel) -> None:
     assert found["js_bits"].tolist() == pytest.approx(expected[np.triu_indices(4, 1)], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_bytes(
     spec: Callable[..., AttentionSpec], record: Path, tmp_path: Path
 ) -> None:
@@ -193,3 +196,17 @@ def test_the_report_says_names_shares_and_losses(record: Path, tmp_path: Path) -
         assert (tmp_path / "figures" / f"{figure}.svg").exists()
     assert "go at no loss" in text
     assert "Random attention of equal entropy" in text
+
+
+@pytest.mark.slow
+def test_a_wider_record_keeps_its_ablations_and_names_heads_anew(
+    spec: Callable[..., AttentionSpec], record: Path, tmp_path: Path
+) -> None:
+    narrow = tables(run(spec(limit=12), tmp_path).folder)
+    outcome = run(spec(), tmp_path)
+    assert outcome.ok
+    wide, whole = tables(outcome.folder), tables(record)
+    assert wide["ablation"].equals(narrow["ablation"])
+    assert set(narrow["ablation"]["prompt_id"]) == set(whole["ablation"]["prompt_id"])
+    assert wide["names"]["name"].equals(whole["names"]["name"])
+    assert (wide["names"]["n_prompts"] != narrow["names"]["n_prompts"]).any()

@@ -1,8 +1,9 @@
 """Mean ablation: what the model loses when a head always gives what it gives on average.
 
-A head's output, before the projection W_O, is replaced by its mean over all prompts and positions
-but the first. The first position stays as it is: a token that has nothing to look at but itself,
-and in which most models keep a sink, is no sample of what the head does elsewhere.
+A head's output, before the projection W_O, is replaced by its mean over prompts and positions but
+the first; over many prompts, for the mean of a few says what is in them. The first position stays
+as it is: a token that has nothing to look at but itself, and in which most models keep a sink, is
+no sample of what the head does elsewhere.
 
 One pass without ablation keeps the state before every block. From there each ablation begins: the
 blocks below are not run again, and many ablations at one block make a batch.

@@ -52,16 +52,20 @@ class Ablating:
 
 @dataclass(frozen=True)
 class Ablator:
-    """A model with the prompts that heads' means are of."""
+    """A model, the prompts on which it does without heads, and those that heads' means are of.
+
+    `others` are more than `asked`: means of a few prompts would tell the model what is in them.
+    """
 
     model: LensModel
     asked: Sequence[Asked]
+    others: Sequence[Sequence[int]]  # token ids
     batch_tokens: int
 
     @cached_property
     def means(self) -> Means:
         """What each head gives on average."""
-        return mean_outputs(self.model, _ids(self.asked), self.batch_tokens)
+        return mean_outputs(self.model, self.others, self.batch_tokens)
 
     @cached_property
     def heads(self) -> list[Head]:

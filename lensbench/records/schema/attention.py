@@ -162,7 +162,8 @@ PHENOMENA = Table(
 )
 ABLATION = Table(
     "ablation",
-    "one row per prompt x block x head: what the model loses with the head's mean in its place",
+    "one row per prompt x block x head: what the model loses with the head's mean over all prompts "
+    "in its place",
     (
         _MODEL,
         Column("prompt_id", TEXT, "the prompt, of the record's first width"),

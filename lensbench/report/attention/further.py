@@ -46,7 +46,8 @@ def further(record: Record, rows: pd.DataFrame, prompts: pd.DataFrame) -> Furthe
     if naming.has_nulls(rows):
         found |= naming.naming(rows, names, relation)
     curve = causal.redundancy(record.table("redundancy"), n_heads, relation)
-    if len(ablation := record.table("ablation")):
+    ablation = record.table("ablation")
+    if len(ablation):
         losses = causal.losses(ablation, names, relation)
         found["ablation"] = ("What is lost without each head", losses)
         found["needed_by_name"] = ("What is lost without a head, by name", causal.by_name(losses))
@@ -63,7 +64,8 @@ def further(record: Record, rows: pd.DataFrame, prompts: pd.DataFrame) -> Furthe
         "similarity": alike.similarity_map(similarity),
     }
     there = {key: view for key, view in views.items() if view is not None}
-    return Further(catalogue(found), there, _values(found, curve))
+    values = _values(found, curve) | {"n_ablated": ablation["prompt_id"].nunique()}
+    return Further(catalogue(found), there, values)
 
 
 def _values(found: Mapping[str, tuple[str, pd.DataFrame]], curve: pd.DataFrame) -> dict[str, Any]:
