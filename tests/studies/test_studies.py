@@ -34,6 +34,8 @@ from lensbench.studies.stages.placements import (
     placements,
     random_block,
 )
+from tests.harness.facts import facts_rows
+from tests.harness.files import write_csv
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, save
 
@@ -177,6 +179,7 @@ def test_conditions_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_diff_study_compares_every_variant_with_the_first(lensbench: Program, home: Path) -> None:
     text = 'kind = "diff"\nmodels = ["MODEL"]\nvariants = ["@32", "@16", "@8"]\nlimit = 6\n'
+    text += f'prompts = "{write_csv(home / "facts.csv", facts_rows())}"\n'
     out, _ = run(lensbench, home, "004", text)
     assert len(list((out / ".runs").glob("*/manifest.json"))) == 3
     records = [path.parent for path in out.glob("*/manifest.json")]
