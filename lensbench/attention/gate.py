@@ -23,6 +23,8 @@ from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch, make_batch
 from lensbench.residuals.capture import watch
 
+ERROR = "row_error"  # note of a part: the worst error in it
+
 _ROWS = SITE_IDENTITIES["pattern"]
 _HEADS = SITE_IDENTITIES["head_out"]
 # TransformerLens' hook point behind the output projection, before what some families do to it.

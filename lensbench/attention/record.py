@@ -17,8 +17,9 @@ from lensbench.attention.causal.tables import Ablating, Ablator
 from lensbench.attention.compared.nulls import permuted, random_keys
 from lensbench.attention.conditions import CONDITIONS, Text, own_texts, seed_of
 from lensbench.attention.facts import Facts
-from lensbench.attention.gate import has_sinks, row_error
+from lensbench.attention.gate import ERROR, has_sinks, row_error
 from lensbench.attention.patterns import Seen, Source
+from lensbench.attention.phenomena.asking import UNTRAINED, Asking, ask
 from lensbench.attention.scores import LEAST_TOKENS, Pattern, Scorer
 from lensbench.attention.settings import AttentionSettings
 from lensbench.attention.values import moved
@@ -33,8 +34,6 @@ from lensbench.prompts.prompt import Prompt
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
 from lensbench.records.schema.attention import HEADS, PATTERNS, SCORES
-
-ERROR = "row_error"  # note of a part: the gate's worst error in it
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,13 @@ def _batched(reader: Reader, condition: str, texts: Sequence[Text]) -> Iterator[
         yield Reading(condition, tuple(texts[item] for item in items))
 
 
-def one_job(reader: Reader, job: Job[Reading | Ablating]) -> Part:
-    """A batch that is read, or one without each head in turn."""
+def one_job(reader: Reader, job: Job[Reading | Ablating | Asking]) -> Part:
+    """A batch that is read, one without each head in turn, or sentences that are asked about."""
     if isinstance(job.item, Reading):
         return read(reader, Job(job.number, job.item))
+    if isinstance(job.item, Asking):
+        source = reader.untrained if job.item.who == UNTRAINED else reader.source
+        return ask(source, reader.model.name, job.item, reader.settings.weightings)
     assert reader.ablator is not None
     return Part({"ablation": reader.ablator.table(job.item.asked)})
 

@@ -11,10 +11,9 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float
 
-from lensbench.attention.gate import check_heads, rows_identity
+from lensbench.attention.gate import ERROR, check_heads, rows_identity
 from lensbench.attention.patterns import Source
 from lensbench.attention.record import (
-    ERROR,
     Reader,
     condition_texts,
     in_order,

@@ -13,10 +13,11 @@ from lensbench.attention.causal.tables import Ablating, Ablator, Asked
 from lensbench.attention.circuits.table import circuits_table
 from lensbench.attention.compared.names import names_table
 from lensbench.attention.compared.similarity import head_similarity, similarity_table, some
-from lensbench.attention.gate import check_heads, rows_identity
+from lensbench.attention.gate import ERROR, check_heads, rows_identity
 from lensbench.attention.patterns import Source
+from lensbench.attention.phenomena.asking import Asking
+from lensbench.attention.phenomena.stage import Phenomena
 from lensbench.attention.record import (
-    ERROR,
     Reader,
     Reading,
     condition_texts,
@@ -43,6 +44,7 @@ from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema import TABLES
 from lensbench.records.schema.attention import PATTERNS
+from lensbench.records.schema.phenomena import ANSWERS, DEPTHS
 from lensbench.records.store import RecordStore, disk_error, folder_name
 from lensbench.spec import nearest
 from lensbench.studies.lens import GROWS, prompt_settings
@@ -58,16 +60,17 @@ def run(
     outcome and the others go on.
 
     Raises:
-        InputProblems: unknown models, prompt set, relation or prompts to keep, before anything is
+        InputProblems: unknown models, prompt sets, relation or prompts to keep, before anything is
             loaded.
     """
     refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     _require_known(spec.keep, prompt_set)
+    sentences = load_prompts(spec.sentences) if spec.phenomena else None
     outcome = Outcome(problems=list(prompt_set.problems))
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "attention")
         try:
-            problems = _measure(spec, ref, prompt_set, store, progress)
+            problems = _measure(spec, ref, (prompt_set, sentences), store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
             outcome.folders.append(store.folder)
         except LensbenchError as error:
@@ -94,19 +97,27 @@ def _require_known(keep: Sequence[str], prompt_set: PromptSet) -> None:
 
 
 def _measure(
-    spec: AttentionSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
+    spec: AttentionSpec,
+    ref: ModelRef,
+    sets: tuple[PromptSet, PromptSet | None],
+    store: RecordStore,
+    watch: Watch,
 ) -> list[Problem]:
-    """One model's record, from where it stopped. Returns what was skipped."""
+    """One model's record, from where it stopped. Returns what was skipped.
+
+    `sets`: prompts, and sentences whose words are asked about.
+    """
+    prompt_set, sentences = sets
     watch(Progress(f"hashing the weights of {store.model}"))
     request = Request(
         store,
-        spec.settings() | prompt_settings(prompt_set, spec.limit) | {"seed": spec.seed},
+        spec.settings() | prompt_settings(prompt_set, spec.limit) | _further(spec, sentences),
         facts_of(ref, spec.dtype, spec.device),
-        tables=(PATTERNS.name,) if spec.keep else (),
+        tables=_optional(spec),
         grows=GROWS,
     )
 
-    def prepare(record: Recording) -> Work[Reader, Reading | Ablating]:
+    def prepare(record: Recording) -> Work[Reader, Reading | Ablating | Asking]:
         watch(Progress(f"loading {store.model}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
@@ -125,6 +136,7 @@ def _measure(
         ablator = Ablator(model, asked, others, settings.batch_tokens)
         reader = Reader(Source(model), settings, ablator)
         texts, over = condition_texts(reader, encoded)
+        words = Phenomena.of(reader.source, sentences, settings.batch_tokens, spec.seed)
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
         token_ids = gate_prompts(encoded, model.rope_switch)
@@ -134,17 +146,32 @@ def _measure(
         def finish(parts: Parts) -> Finished:
             gate = [_rows_of_run(reader, parts, record), *identities[1:]]
             require(gate)
-            found = [*problems, *short, *over, *parts.problems]
+            found = [*problems, *short, *over, *words.problems, *parts.problems]
             tables = _tables(reader, encoded, in_order(parts.table("heads"), texts), parts)
+            tables |= words.tables(parts, tables["heads"], model.name)
             return Finished(found, tables, [identity.as_dict() for identity in gate])
 
-        items: list[list[Reading | Ablating]] = [
+        items: list[list[Reading | Ablating | Asking]] = [
             [*readings] for readings in plan_readings(reader, texts, stages)
         ]
-        items[0] += ablator.jobs()
+        items[0] += [*ablator.jobs(), *words.asking]
         return Work(reader, one_job, items, finish)
 
     return make(request, prepare, watch)
+
+
+def _further(spec: AttentionSpec, sentences: PromptSet | None) -> dict[str, Any]:
+    """Settings that follow from what was read."""
+    return {
+        "seed": spec.seed,
+        "sentences_sha256": None if sentences is None else sentences.sha256,
+    }
+
+
+def _optional(spec: AttentionSpec) -> tuple[str, ...]:
+    """Tables that there are if they were asked for."""
+    kept = (PATTERNS.name,) if spec.keep else ()
+    return (*kept, ANSWERS.name, DEPTHS.name) if spec.phenomena else kept
 
 
 def _rows_of_run(reader: Reader, parts: Parts, record: Recording) -> Identity:

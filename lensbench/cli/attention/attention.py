@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from lensbench.attention.result import AttentionResult
 
 _ALONE = {"as_json", "html", "allow_fields", "trust_remote_code"}
-_TOGETHER = {"relations", "limit", "keep", "out", "nulls", "ablate"}
+_TOGETHER = {"relations", "limit", "keep", "out", "nulls", "ablate", "phenomena", "sentences"}
 _ID = "prompt"
 _BEST = 3  # heads of each score
 _SHOWN = ["condition", "score", "weighting"]

@@ -16,6 +16,7 @@ from lensbench.records.schema.declare import (
 )
 from lensbench.records.schema.every import PROBLEMS
 from lensbench.records.schema.lens import PROMPTS
+from lensbench.records.schema.phenomena import ANSWERS, DEPTHS, PHENOMENA
 
 # What a head's score is a mean of, over queries: attention/scores.py says how. To add one: a
 # function there, and a line here.
@@ -143,23 +144,6 @@ NAMES = Table(
         Column("n_prompts", I32, "prompts that have the score", "prompts"),
     ),
 )
-PHENOMENA = Table(
-    "phenomena",
-    "one row per phenomenon: does a head find the word, better than a fixed distance?",
-    (
-        _MODEL,
-        Column("phenomenon", TEXT, "such as subject_verb"),
-        Column("block", I16, "block of the best head", "blocks", "no gold pair"),
-        Column("head", I16, "the best head, chosen on the first half", "heads", "no gold pair"),
-        Column("accuracy", F64, "of that head, on the other half", "0..1", "no gold pair"),
-        Column("accuracy_low", F64, "95 % interval", "0..1", _NO_INTERVAL),
-        Column("accuracy_high", F64, "its upper end", "0..1", _NO_INTERVAL),
-        Column("offset", I16, "best fixed distance on the first half", "words", "no gold pair"),
-        Column("offset_accuracy", F64, "of that, on the other half", "0..1", "no gold pair"),
-        Column("untrained_accuracy", F64, "of the best head without training", "0..1", "not read"),
-        Column("n_pairs", I32, "gold pairs of the other half", "pairs"),
-    ),
-)
 ABLATION = Table(
     "ablation",
     "one row per prompt x block x head: what the model loses with the head's mean over all prompts "
@@ -257,6 +241,6 @@ KINDS = (
             SIMILARITY,
             PROBLEMS,
         ),
-        (PATTERNS,),
+        (PATTERNS, ANSWERS, DEPTHS),
     ),
 )

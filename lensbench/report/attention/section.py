@@ -14,6 +14,7 @@ from lensbench.records.record import Record
 from lensbench.records.schema.attention import READ, SCORES
 from lensbench.report.attention.further import further
 from lensbench.report.attention.page import heads_page
+from lensbench.report.attention.phenomena import found_phenomena, measures, phenomena_tables
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.table import Table, catalogue
@@ -40,6 +41,7 @@ def attention(record: Record, name: str) -> Section:
     made = tables(rows, prompts)
     more = further(record, every, prompts)
     made |= more.tables
+    made |= (asked := phenomena_tables(record))
     maps = head_maps(made["heads"].frame)
     drawn = [maps[key] for key in _drawn(maps)]
     figures = {"heads": partial(to_svg, panels, drawn)} if drawn else {}
@@ -52,6 +54,8 @@ def attention(record: Record, name: str) -> Section:
         n_prompts=rows.loc[rows["condition"] == "text", "prompt_id"].nunique(),
         n_heads=len(rows[_HEAD].drop_duplicates()),
         **more.values,
+        surely=found_phenomena(asked["phenomena"].frame) if asked else [],
+        measures=measures(),
     )
     return Section(
         title=f"{name}: attention heads",

@@ -14,6 +14,8 @@ from lensbench.records.schema.attention import READ, WEIGHTINGS
 from lensbench.spec import ARGUMENT, Count, Device, Seed, Spec, one_of, repeated
 from lensbench.studies.specs.lens import BatchTokens, Limit, Prompts, Relations, Templated
 
+SENTENCES = "sentences"  # the shipped set
+
 
 class AttentionSpec(Spec):
     """What every head looks at, over many prompts.
@@ -52,21 +54,29 @@ class AttentionSpec(Spec):
     """plain (the pattern), moved (each weight times the length of what it moves); repeatable."""
     keep: Annotated[tuple[str, ...], Parameter("--keep-pattern")] = ()
     """A prompt whose whole patterns are kept, by its id; repeatable."""
+    phenomena: bool = False
+    """Ask every head which word belongs to another, and an untrained model too."""
+    sentences: str = SENTENCES
+    """With --phenomena: a prompt set with gold pairs. Default: the shipped 145 sentences."""
     n_repeated: Count = 8
     """Sequences of the condition `repeated`."""
     repeat_tokens: Annotated[int, Field(ge=2)] = 25
     """Random tokens of each, which stand in it four times over."""
     seed: Seed = 0
-    """Of the random tokens."""
+    """Of the random tokens, of the untrained model, and of the halves of the sentences."""
     template: Templated = "plain"
     batch_tokens: BatchTokens = 512
     dtype: Dtype = None
     device: Device = None
 
     def problems(self) -> list[Problem]:
-        """Names that stand twice."""
-        return [
+        """Names that stand twice, and sentences that nothing is asked about."""
+        found = [
             problem
             for key in ("models", "conditions", "weightings", "keep")
             for problem in repeated(key, getattr(self, key))
         ]
+        if self.sentences != SENTENCES and not self.phenomena:
+            what = "it has no effect without phenomena"
+            found.append(Problem("sentences", what, "Ask for them too, or leave it out."))
+        return found

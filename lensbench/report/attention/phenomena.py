@@ -1,0 +1,131 @@
+"""Phenomena in a report: which head finds the word that belongs to another, and how deep it is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lensbench.records.record import Record
+from lensbench.records.schema.phenomena import CLAIMS
+from lensbench.report.kit.table import Table, catalogue
+from lensbench.stats.estimates import Estimate
+
+_FEW = "too few sentences for an interval"
+_THIRDS = ("early", "middle", "deep")
+_TITLES = {
+    "phenomena": "The head that finds a word best",
+    "depths": "Where in the depth",
+}
+
+
+def phenomena_tables(record: Record) -> dict[str, Table]:
+    """What a record says of phenomena; nothing where it was not asked."""
+    if "depths" not in record.tables:
+        return {}
+    frames = {
+        "phenomena": best_heads(record.table("phenomena")),
+        "depths": depths(record.table("depths")),
+    }
+    return catalogue({name: (_TITLES[name], frame) for name, frame in frames.items()})
+
+
+def best_heads(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per weighting, phenomenon and direction."""
+    found = [
+        {
+            "weighting": row["weighting"],
+            "phenomenon": row["phenomenon"],
+            "direction": row["direction"],
+            "head": "" if pd.isna(row["block"]) else f"{row['block']:.0f}.{row['head']:.0f}",
+            "first_half_accuracy": row["first_half_accuracy"],
+            "accuracy": _estimate(row, "accuracy", row["n_questions"]),
+            "offset": row["offset"],
+            "offset_accuracy": _estimate(row, "offset_accuracy", row["n_questions"]),
+            "above_offset_pp": _estimate(row, "over_offset", row["n_questions"]),
+            "above_untrained_pp": _estimate(row, "over_untrained", row["n_questions"]),
+            "above_distractor_share": _estimate(row, "above_distractor", row["n_distractors"]),
+            "questions": row["n_questions"],
+        }
+        for row in rows.to_dict("records")
+    ]
+    columns = [
+        *(
+            "weighting",
+            "phenomenon",
+            "direction",
+            "head",
+            "first_half_accuracy",
+            "accuracy",
+            "offset",
+        ),
+        *(
+            "offset_accuracy",
+            "above_offset_pp",
+            "above_untrained_pp",
+            "above_distractor_share",
+            "questions",
+        ),
+    ]
+    return pd.DataFrame(found, columns=columns)
+
+
+def depths(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per weighting, claim and direction, with what follows for the claim."""
+    found = []
+    for row in rows.to_dict("records"):
+        others = [third for third in _THIRDS if third != row["third"]]
+        above = {third: _estimate(row, f"above_{third}", row["n"]) for third in others}
+        nearest = max(others, key=lambda third: row[third])
+        found.append(
+            {
+                "weighting": row["weighting"],
+                "claim": f"{row['claim']}: {row['third']}",
+                "direction": "" if pd.isna(row["direction"]) else row["direction"],
+                **{f"{third}_share": row[third] for third in _THIRDS},
+                "beside": nearest,
+                "above_it_pp": above[nearest],
+                "verdict": verdict(list(above.values())),
+            }
+        )
+    shares = [f"{third}_share" for third in _THIRDS]
+    columns = ["weighting", "claim", "direction", *shares, "beside", "above_it_pp", "verdict"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def verdict(above: Sequence[Estimate]) -> str:
+    """Whether a third has more than both others, as far as the intervals of differences tell."""
+    if all(_surely(one) for one in above):
+        return "holds"
+    below = any(one.high is not None and one.high < 0 for one in above)
+    return "does not hold" if below else "cannot tell"
+
+
+def found_phenomena(frame: pd.DataFrame) -> list[str]:
+    """Phenomena in which the best head, plainly weighted, is surely above offset and untrained."""
+    plain = frame[frame["weighting"] == "plain"]
+    sure = [
+        row["phenomenon"]
+        for row in plain.to_dict("records")
+        if _surely(row["above_offset_pp"]) and _surely(row["above_untrained_pp"])
+    ]
+    return list(dict.fromkeys(sure))
+
+
+def measures() -> dict[str, str]:
+    """What each claim about depth is measured by."""
+    return dict(CLAIMS)
+
+
+def _surely(above: Estimate) -> bool:
+    return above.low is not None and above.low > 0
+
+
+def _estimate(row: dict[Hashable, Any], name: str, n: int) -> Estimate:
+    """A number of a record with its interval."""
+    ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+    value, low, high = (None if pd.isna(one) else float(one) for one in ends)
+    said = row.get("reason")
+    reason = said if isinstance(said, str) else _FEW if low is None else None
+    return Estimate(value, low, high, int(n), int(row["n_sentences"]), reason)
