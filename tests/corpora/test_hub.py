@@ -31,7 +31,11 @@ def lines(*rows: dict[str, Any]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows).encode()
 
 
+# As WikiText has its articles: a row is a line, an empty one stands between paragraphs.
+ARTICLE = [" = Rivers = \n", "", " A river flows . \n", "", " It ends . \n"]
 FILES: dict[str, dict[str, bytes]] = {
+    "org/article": {"train.parquet": parquet(text=ARTICLE)},
+    "org/many": {"train.parquet": parquet(text=[f"Text {n}." for n in range(20_001)])},
     "org/plain": {
         "README.md": b"not a text of it",
         "data/test-00000-of-00001.parquet": parquet(text=["Of the test."]),
@@ -96,7 +100,7 @@ for step in sys.argv[1:]:
             pull_data_set(name, said.append)
         else:
             fact = Prompt("de", "x", answer="Berlin", subject="Germany")
-            one = load_corpus(name, [fact])
+            one = load_corpus(name, [fact], whole=verb == "whole")
             found = {"name": one.name, "texts": sorted(d.text for d in one.documents),
                      "n_with_facts": one.n_with_facts, "problems": list(map(str, one.problems)),
                      **one.origin}
@@ -154,6 +158,16 @@ def test_a_split_and_a_column_are_chosen_by_name(ask: Ask) -> None:
 
 
 @pytest.mark.slow
+def test_the_whole_of_a_file_is_read_where_it_is_asked_for(ask: Ask) -> None:
+    """All rows; and lines of a running text as one text, cut between paragraphs as a file is."""
+    article, many = "hub:org/article", "hub:org/many"
+    found = ask(f"pull {article}", f"whole {article}")
+    assert found["texts"] == [" = Rivers = \n\n A river flows . \n\n It ends . \n"]
+    assert len(ask(f"load {article}")["texts"]) == 3
+    assert len(ask(f"pull {many}", f"load {many}")["texts"]) == 20_000
+    assert len(ask(f"whole {many}")["texts"]) == 20_001
+
+
 def test_several_columns_of_texts_are_named(ask: Ask) -> None:
     found = ask("pull hub:org/two", "load hub:org/two", "load hub:org/two:answer")
     assert "several columns of texts. It has: question, answer." in found["said"][1]
