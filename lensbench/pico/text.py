@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,15 +72,21 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def packed(
-    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, context: int, of: str
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    of: str,
+    begin_twice: float = 0.0,
 ) -> Int[Tensor, "row context"]:
     """All documents one after the other, each with its end, cut into rows; the rest is left out.
 
-    Attention in a row crosses the ends of documents, as is usual.
+    Attention in a row crosses the ends of documents, as is usual. `begin_twice`: the share of
+    documents (by their hashes) whose beginning, at most half a row, stands before them once more.
 
     Raises InputProblems, with the numbers, for less than one row; `of`: what it is for.
     """
-    ids = np.fromiter(_ids(documents, tokenizer), dtype=np.int32)
+    texts = _ids(documents, tokenizer)
+    ids = np.array([i for one in texts for i in _put(*one, context // 2, begin_twice)], np.int32)
     n_rows = len(ids) // context
     if not n_rows:
         what = f"the text to {of} has {len(ids)} tokens, less than one sequence of {context}"
@@ -89,10 +94,19 @@ def packed(
     return torch.from_numpy(ids[: n_rows * context].reshape(n_rows, context))
 
 
-def _ids(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
+def _ids(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Document, list[int], int]]:
+    """Each document, its tokens and the token after it."""
     core = tokenizer.backend_tokenizer
     end = core.token_to_id(END)
     for start in range(0, len(documents), _AT_ONCE):
-        texts = [document.text for document in documents[start : start + _AT_ONCE]]
-        encoded = core.encode_batch_fast(texts, add_special_tokens=False)
-        yield from chain.from_iterable((*one.ids, end) for one in encoded)
+        some = documents[start : start + _AT_ONCE]
+        encoded = core.encode_batch_fast([one.text for one in some], add_special_tokens=False)
+        yield from ((one, own.ids, end) for one, own in zip(some, encoded, strict=True))
+
+
+def _put(document: Document, ids: list[int], end: int, most: int, share: float) -> list[int]:
+    # Not by the first digits of the hash: they order the documents, and say which are held out.
+    twice = int(document.sha256[-8:], 16) < share * 2**32
+    return [*ids[:most], end, *ids, end] if twice else [*ids, end]

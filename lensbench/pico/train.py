@@ -93,7 +93,7 @@ def _text(spec: PicoSpec) -> _Text:
     corpus = load_corpus(spec.corpus, whole=True)
     documents = parted(corpus, spec.held_out_share, spec.share)
     tokenizer = new_tokenizer(documents.train, plan.vocabulary)
-    train = packed(documents.train, tokenizer, plan.context, "train on")
+    train = packed(documents.train, tokenizer, plan.context, "train on", plan.begin_twice)
     held_out = packed(documents.held_out, tokenizer, plan.context, "validate on")
     held_out = held_out[: math.ceil(spec.validation_tokens / plan.context)]
     facts = {

@@ -113,6 +113,23 @@ def test_rows_are_the_documents_in_order_with_their_ends(texts: Path) -> None:
     assert len(whole) - len(text) < 36 * 10
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_beginnings_stand_before_a_share_of_documents_once_more(share: float, texts: Path) -> None:
+    documents = load_corpus(str(texts)).documents
+    tokenizer = new_tokenizer(documents, 300)
+    ids = packed(documents, tokenizer, 36, "train on", share).flatten().tolist()
+    n_twice, at = 0, 0
+    for document in documents[:200]:
+        own = tokenizer(document.text).input_ids
+        beginning = [*own[:18], 0, *own, 0]
+        twice = ids[at : at + len(beginning)] == beginning
+        n_twice += twice
+        plain = [*own, 0]
+        assert twice or ids[at : at + len(plain)] == plain
+        at += len(beginning) if twice else len(plain)
+    assert n_twice == pytest.approx(200 * share, abs=20)
+
+
 def test_documents_are_held_out_whole_and_share_leaves_the_held_out_ones_alone(
     texts: Path,
 ) -> None:
