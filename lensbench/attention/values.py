@@ -88,5 +88,5 @@ def moved(pattern: Pattern, lengths: Lengths) -> Pattern:
 def _unreadable(model: LensModel, layer: int, why: str) -> ModelError:
     return ModelError(
         f"{model.name}: what the heads of block {layer - 1} move cannot be read ({why}). Ask for "
-        "the plain weighting alone."
+        'the plain weighting alone: --weighting plain, weightings="plain".'
     )

@@ -137,6 +137,7 @@ def test_random_tokens_repeat_and_no_special_one_is_among_them(llama: Case) -> N
 # --- the gate -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_gate_is_exact_of_every_family(family: Case) -> None:
     prompts = [ids for ids in family.token_ids if len(ids) > 2]
     identities = gate.check_heads(Source(family.model), prompts, moved=True)

@@ -137,6 +137,7 @@ def test_a_prompt_to_keep_that_is_not_read_is_a_problem(
     assert set(tables(outcome.folder)["patterns"]["prompt_id"]) == {"capital-Germany"}
 
 
+@pytest.mark.slow
 def test_a_model_without_patterns_fails_and_the_others_go_on(
     heads: Callable[..., AttentionSpec], llama: Case, tmp_path: Path
 ) -> None:
