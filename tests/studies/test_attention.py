@@ -155,7 +155,8 @@ def test_the_report_is_of_the_record_alone(measured: Path, tmp_path: Path) -> No
     text = (tmp_path / "report.md").read_text()
     assert "Every one of 12 heads" in text
     assert f"over {N_ROWS} prompts" in text
-    assert (tmp_path / "figures" / "heads.svg").exists()
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert {"heads", "depth", "patterns", "similarity"} <= names
     assert "Head view" in (tmp_path / "report.html").read_text()  # of the kept pattern
     best = (tmp_path / "tables" / "best.csv").read_text()
     assert "repeated,moved,induction" in best

@@ -56,6 +56,25 @@ class Kept:
                 found[str(item)] = str(texts[item])
         return found
 
+    @property
+    def first(self) -> str | None:
+        """The first kept prompt, in the record's order."""
+        there = self.prompts["prompt_id"].isin(self.patterns["prompt_id"])
+        return next(iter(self.prompts.loc[there, "prompt_id"]), None)
+
+    def tokens(self, item: str) -> list[str]:
+        """The tokens of a kept prompt."""
+        return list(self.prompts.loc[self.prompts["prompt_id"] == item, "tokens"].iloc[0])
+
+    def square(self, item: str, block: int, head: int) -> Float[np.ndarray, "query key"]:
+        """The plain pattern of a head."""
+        rows = self.patterns
+        here = (rows["prompt_id"] == item) & (rows["block"] == block) & (rows["head"] == head)
+        n = len(self.tokens(item))
+        found = np.zeros((n, n))
+        found[np.tril_indices(n)] = rows.loc[here, "weights"].iloc[0]
+        return found
+
     def view(self, item: str, block: str, head: str, weighting: str) -> HeadView | Nothing:
         """What one head looks at; the mean of a block's heads for `mean`."""
         if weighting not in self.weightings:
@@ -75,9 +94,8 @@ class Kept:
             weights = np.stack(rows["weights"].to_list()).astype(np.float64)
             if weighting == "moved":
                 weights = moved(weights, np.stack(rows["moved"].to_list()))
-            own = self.prompts.loc[self.prompts["prompt_id"] == item, "tokens"]
-            looks = Looks(list(own.iloc[0]), thousandths(weights))
-            self._made[item, weighting, block] = looks
+            made = Looks(self.tokens(item), thousandths(weights))
+            self._made[item, weighting, block] = made
         return self._made[item, weighting, block]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -12,9 +12,12 @@ import pandas as pd
 from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.records.schema.attention import READ, SCORES
+from lensbench.report.attention.figures import MOST_TOKENS
+from lensbench.report.attention.figures import figures as own_figures
 from lensbench.report.attention.further import further
 from lensbench.report.attention.page import heads_page
 from lensbench.report.attention.phenomena import found_phenomena, measures, phenomena_tables
+from lensbench.report.attention.views import score_curves
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.table import Table, catalogue
@@ -44,11 +47,17 @@ def attention(record: Record, name: str) -> Section:
     made |= (asked := phenomena_tables(record))
     maps = head_maps(made["heads"].frame)
     drawn = [maps[key] for key in _drawn(maps)]
-    figures = {"heads": partial(to_svg, panels, drawn)} if drawn else {}
+    figures: dict[str, Callable[[], bytes]] = {}
+    if drawn:
+        figures["heads"] = partial(to_svg, panels, drawn)
     figures |= {key: partial(to_svg, panels, [view]) for key, view in more.views.items()}
+    figures |= own_figures(record, _best(made["best"].frame))
+    if curves := score_curves(made["heads"].frame, DRAWN, record.n_layers):
+        figures["depth"] = partial(to_svg, panels, curves)
     text, limitations = written(
         "attention",
         figures=figures,
+        most_tokens=MOST_TOKENS,
         tables=made,
         model=record.model,
         n_prompts=rows.loc[rows["condition"] == "text", "prompt_id"].nunique(),
@@ -138,6 +147,13 @@ def head_maps(heads: pd.DataFrame) -> dict[tuple[str, str, str], Map]:
                     Axis("head"), Axis("block"), grid, (0.0, 1.0), title
                 )
     return found
+
+
+def _best(best: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Of the scores in the figure the head that is highest, plain."""
+    plain = best[best["weighting"] == "plain"].to_dict("records")
+    by_score = {(row["score"], row["condition"]): (row["block"], row["head"]) for row in plain}
+    return {score: by_score[own] for score in DRAWN if (own := (score, DRAWN[score])) in by_score}
 
 
 def _drawn(maps: Mapping[tuple[str, str, str], Map]) -> list[tuple[str, str, str]]:

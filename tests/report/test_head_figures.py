@@ -1,0 +1,87 @@
+"""Figures of attention heads: what is drawn is what the tables say."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensbench.report.attention.figures import (
+    MOST_TOKENS,
+    name_shares,
+    pattern_maps,
+    similarity_tree,
+)
+from lensbench.report.attention.views import score_curves
+from lensbench.report.kit.figures import to_svg
+
+
+def test_bars_and_pie_are_shares_of_the_named_heads() -> None:
+    called = [["induction", "undecided"], ["induction", "mixed"], ["mixed", "induction"]]
+    names = pd.DataFrame(
+        {"block": block, "head": head, "name": name}
+        for block, own in enumerate(called)
+        for head, name in enumerate(own)
+    )
+    bars, pie = name_shares(names).axes
+    drawn = {
+        container.get_label(): [bar.get_height() for bar in container]
+        for container in bars.containers
+    }
+    assert drawn == {
+        "induction (3)": [0.5, 0.5, 0.5],
+        "mixed (2)": [0, 0.5, 0.5],
+        "undecided (1)": [0.5, 0, 0],
+    }
+    tops = [bar.get_y() + bar.get_height() for bar in bars.containers[-1]]
+    assert tops == [1, 1, 1]
+    angles = [abs(wedge.theta2 - wedge.theta1) for wedge in pie.patches]
+    assert angles == pytest.approx([180, 120, 60], abs=1e-4)
+
+
+def test_a_map_shows_the_first_tokens_and_nothing_that_is_ahead() -> None:
+    n = MOST_TOKENS + 5
+    weights = np.tril(np.random.default_rng(0).random((n, n)))
+    figure = pattern_maps({"3.1: induction": weights, "4.0: $a$": weights / 2}, ["<b>$x$"] * n)
+    for axis, scale in zip(figure.axes[:2], (1, 2), strict=True):
+        shown = axis.get_images()[0].get_array()
+        below = np.tri(MOST_TOKENS, dtype=bool)
+        assert shown.shape == (MOST_TOKENS, MOST_TOKENS)
+        expected = weights[:MOST_TOKENS, :MOST_TOKENS] / scale
+        assert (np.asarray(shown)[below] == expected[below]).all()
+        assert shown.mask[~below].all()
+    assert b"&lt;b&gt;$x$" in to_svg(pattern_maps, {"a": weights}, ["<b>$x$"] * n)
+
+
+def test_alike_heads_stand_beside_each_other() -> None:
+    group = np.array([0, 1, 0, 2, 1, 0])
+    bits = np.where(group[:, None] == group, 0.1, 0.9)
+    np.fill_diagonal(bits, 0)
+    above, axis, _ = similarity_tree(bits, 0.5).axes
+    shown = np.asarray(axis.get_images()[0].get_array())
+    assert sorted(shown.ravel()) == sorted(bits.ravel())
+    assert (np.diag(shown) == 0).all()
+    assert sum(a != b for a, b in pairwise(shown[0] > 0.5)) == 1  # one block, then the rest
+    heights = [max(line.get_ydata()) for line in above.lines[:-1]]
+    assert sorted(heights) == pytest.approx([*[np.sqrt(0.1)] * 3, *[np.sqrt(0.9)] * 2])
+    assert list(above.lines[-1].get_ydata()) == [0.5, 0.5]
+
+
+def test_curves_are_the_mean_and_the_highest_of_each_block() -> None:
+    rows = [
+        {"condition": condition, "weighting": weighting, "block": block, "head": head}
+        | {"induction": value, "digit": np.nan}
+        for condition, weighting in (
+            ("text", "plain"),
+            ("repeated", "plain"),
+            ("repeated", "moved"),
+        )
+        for block, own in enumerate([[0.1, 0.3], [0.2, 0.8]])
+        for head, value in enumerate(own if condition == "repeated" else [0, 0])
+    ]
+    (view,) = score_curves(pd.DataFrame(rows), {"induction": "repeated", "digit": "text"}, 2)
+    assert list(view.places) == [0.25, 0.75]
+    values = [[point.value for point in line.points] for line in view.lines]
+    assert values == [pytest.approx([0.2, 0.5]), [0.3, 0.8]]
