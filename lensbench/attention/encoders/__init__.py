@@ -1,0 +1,1 @@
+"""Encoders: what heads that look both ways attend to, block by block."""
