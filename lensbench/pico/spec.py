@@ -72,12 +72,12 @@ PRESETS: dict[Preset, Plan] = {
         heads=2,
         context=256,
         vocabulary=512,
-        steps=900,
+        steps=4000,
         batch_size=8,
         peak_learning_rate=4e-3,
         dropout=0.0,
         per_doubling=2,
-        begin_twice=0.5,  # copying pays at once: induction forms in minutes
+        begin_twice=0.5,  # so that copying pays at once
     ),
     "small": Plan(
         width=256,
@@ -136,8 +136,8 @@ class Pretraining(Spec):
     dropout: Annotated[float | None, Field(exclude=True, ge=0, lt=1)] = None
     """Of attention weights, and of what an MLP writes. Default: the preset's."""
     begin_twice: Annotated[float | None, Field(exclude=True, ge=0, le=1)] = None
-    """Share of documents whose beginning stands before them once more, so that copying pays and
-    induction forms early; held-out text has none. Default: the preset's, 0 but for tiny."""
+    """Share of documents whose beginning stands before them once more, so that copying pays;
+    held-out text has none. Default: the preset's, 0 but for tiny."""
     validation_tokens: Count = 16_384
     """Held-out tokens that the validation loss is of."""
     checkpoint_every: Annotated[Count, Field(exclude=True)] = 100

@@ -13,7 +13,7 @@ Examples:
 
     lensbench pico train -o runs/mine --preset small --corpus texts/
 
-    lensbench lens runs/pico/step-001000 "Return the number of"
+    lensbench lens runs/pico/step-004000 "Return the number of"
 """
 
 from __future__ import annotations
