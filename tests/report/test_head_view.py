@@ -193,7 +193,7 @@ def test_a_click_keeps_a_token_while_heads_change(opened: Callable[..., Any]) ->
     pick(chrome, "head", "1")
     after = chrome.execute_script(listed)
     assert after != first
-    assert f"100.0%{MARKUP}position 2" in after
+    assert after.endswith(f"looks at:100.0%{MARKUP}position 2")  # and at nothing else
     assert "head=1" in chrome.current_url
     point(chrome, "from", 3, click=True)
     assert chrome.execute_script(listed) == ""

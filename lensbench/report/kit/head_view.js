@@ -143,7 +143,7 @@ function told(list, drawn, at, found) {
   if (!at) return list.replaceChildren();
   const heading = document.createElement("div");
   heading.textContent = `${drawn.tokens[at.place]} (position ${at.place}) ${at.side === "from" ? "looks at" : "is looked at by"}:`;
-  const largest = [...found].sort((a, b) => b[1] - a[1]).slice(0, mostListed);
+  const largest = [...found].filter(([, weight]) => weight >= leastTold).sort((a, b) => b[1] - a[1]).slice(0, mostListed);
   list.replaceChildren(heading, table(largest.map(([place, weight]) => [percent(weight), drawn.tokens[place], `position ${place}`])));
 }
 
