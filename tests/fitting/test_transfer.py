@@ -104,11 +104,11 @@ def test_the_report_says_whether_it_may_be_used(study: Path) -> None:
     assert frame.use.dropna().iloc[0] in text
 
 
-def of(own: float, first: float, final: float) -> pd.DataFrame:
-    """One layer of 12 documents of different length, each with these figures and a little more."""
+def of(own: float, first: float, final: float, documents: int = 12) -> pd.DataFrame:
+    """One layer of documents of different length, each with these figures and a little more."""
     found = []
     for reading, bits in {"own": own, "first": first, "final": final}.items():
-        for n in range(12):
+        for n in range(documents):
             row = {"model": "b", "lens": "linear", "reading": reading, "layer": 1, "depth": 0.5}
             kl_bits = bits * (1 + 0.001 * (n % 3))
             found.append(row | {"document": f"{n}", "kl_bits": kl_bits, "n_tokens": 10 + n})
@@ -130,9 +130,16 @@ def test_where_its_own_lens_gains_nothing_no_share_is_said() -> None:
     (row,) = tables(of(10.0, 10.1, 10.0))["variants"].frame.to_dict("records")
     assert row["loss_share"].value is None
     assert (row["loss_share"].reason, row["use"]) == (
-        "its own lens gains nothing",
+        "its own lens is not seen to gain anything",
         "cannot be told",
     )
+
+
+def test_of_too_few_documents_the_share_has_no_interval_and_the_gain_is_not_denied() -> None:
+    (row,) = tables(of(2.0, 2.1, 10.0, documents=2))["variants"].frame.to_dict("records")
+    assert row["loss_share"].value == pytest.approx(0.0125, abs=1e-9)
+    assert (row["loss_share"].low, row["use"]) == (None, "cannot be told")
+    assert "no interval" in row["loss_share"].reason
 
 
 def test_an_interval_around_the_bound_tells_nothing() -> None:

@@ -113,8 +113,10 @@ def _terms(rows: pd.DataFrame) -> dict[str, Floats]:
 def _lost(terms: Mapping[str, Floats]) -> Estimate:
     """The share of the own lens' gain over the logit lens that the first variant's loses."""
     gain = summed_difference(terms["final"], terms["own"], ratio)
-    if gain.low is None or gain.low <= 0:
-        return replace(gain, value=None, low=None, high=None, reason="its own lens gains nothing")
+    least = gain.value if gain.low is None else gain.low  # of few documents there is no interval
+    if least is None or least <= 0:
+        reason = gain.reason if least is None else "its own lens is not seen to gain anything"
+        return replace(gain, value=None, low=None, high=None, reason=reason)
     three = np.hstack([terms[reading][:, :1] for reading in ("own", "first", "final")])
     return summed_estimate(three, _loss_share)
 
