@@ -198,9 +198,13 @@ def _tables(
         "names": names_table(model.name, heads.to_pandas(), relation),
         "ablation": ablation,
         "redundancy": ablator.redundancy(ablation),
-        "circuits": circuits_table(model),
+        "circuits": circuits_table(model) if ablator.has_weights else _empty("circuits"),
         "head_similarity": similarity_table(
             model, head_similarity(model, [read_ones[i].token_ids for i in some(len(read_ones))])
         ),
-        "phenomena": TABLES["phenomena"].schema.empty_table(),
+        "phenomena": _empty("phenomena"),
     }
+
+
+def _empty(name: str) -> pa.Table:
+    return TABLES[name].schema.empty_table()

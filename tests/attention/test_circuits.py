@@ -212,3 +212,15 @@ def test_composition_is_transformerlens_where_no_norm_has_a_weight(
 def test_random_heads_have_one_over_the_root_of_the_width(d_model: int, d_head: int) -> None:
     draws = random_ratios(d_model, d_head, n=200)
     assert float(draws.square().mean()) == pytest.approx(1 / d_model, rel=0.03)
+
+
+def test_packed_weights_are_refused(llama: Case) -> None:
+    """int8 numbers stand for others: read as they are they would be wrong."""
+    with pytest.raises(ModelError, match=r"block 0 .* no weights to read .*Read it unquantised"):
+        next(head_weights(load_model(f"{llama.folder}@8", device="cpu")))
+
+
+def test_the_heads_of_every_family_have_weights(family: Case) -> None:
+    found = list(head_weights(family.model))
+    assert len(found) == family.model.n_layers
+    assert all(len(heads.k) == len(heads.q) == family.model.n_heads for heads in found)

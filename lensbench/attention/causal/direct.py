@@ -17,6 +17,7 @@ from lensbench.attention.circuits.weights import (
     directions,
     norm_behind,
     norm_parts,
+    raw_weights,
 )
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Norm, float32_norm
@@ -42,6 +43,8 @@ def direct_effects(
 
     Args:
         answers: of each prompt, the token that is asked for.
+
+    Raises ModelError where heads have no weights to read (packed numbers, an adapter beside them).
     """
     wanted = directions(model, torch.tensor(answers, device=model.device)).T
     towards = (wanted - mean_direction(model)) * model.readout.logit_scale  # [prompt, d_model]
@@ -75,7 +78,7 @@ def _of_batch(
             return
         norm, heads = behind[block], own.reshape(len(rows), model.n_heads, -1)
         along = towards if norm is None else norm.before(towards.T).T
-        each = torch.einsum("hkd,bd->bhk", blocks[block].attn.W_O.detach().float(), along)
+        each = torch.einsum("hkd,bd->bhk", raw_weights(model, block)[3], along)
         effects.append(scale * (heads * each).sum(-1))
 
     sites = [Site("attn.hook_z", layer) for layer in range(1, model.n_layers + 1)]

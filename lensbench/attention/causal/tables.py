@@ -22,6 +22,8 @@ from lensbench.attention.causal.ablation import (
 )
 from lensbench.attention.causal.direct import direct_effects
 from lensbench.attention.causal.redundancy import redundancy
+from lensbench.attention.circuits.weights import raw_weights
+from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt
@@ -68,6 +70,15 @@ class Ablator:
         return mean_outputs(self.model, self.others, self.batch_tokens)
 
     @cached_property
+    def has_weights(self) -> bool:
+        """Whether heads' weights can be read: not if packed, or with an adapter beside them."""
+        try:
+            raw_weights(self.model, 0)
+        except ModelError:
+            return False
+        return True
+
+    @cached_property
     def heads(self) -> list[Head]:
         """All heads, in the order of the table."""
         return every_head(self.model)
@@ -107,7 +118,7 @@ class Ablator:
         """Of prompts with an answer, what each head adds to its logit; NaN of the others."""
         found = np.full((len(asked), len(self.heads)), np.nan)
         there = [number for number, one in enumerate(asked) if one.answer != NO_ANSWER]
-        if there:
+        if there and self.has_weights:
             own = [asked[number] for number in there]
             each: Tensor = direct_effects(
                 self.model, _ids(own), [one.answer for one in own], self.batch_tokens

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from lensbench.errors import ModelError, refused_by_library
 from lensbench.models.model import LensModel
@@ -89,18 +91,31 @@ def head_weights(model: LensModel) -> Iterator[HeadWeights]:
     Raises ModelError for a block without such matrices, or with packed numbers.
     """
     for number, block in enumerate(model.bridge.blocks):
-        what = f"the heads of block {number} of {model.name} have no weights to read"
-        remedy = "Read it unquantised, with its adapter merged; state-space blocks have no heads."
-        with refused_by_library(what, remedy):
-            attention = block.attn
-            raw = [getattr(attention, name).detach().float() for name in ("W_Q", "W_K", "W_V")]
-            o = attention.W_O.detach().float()
-        if any(not one.is_floating_point() or one.ndim != 3 for one in (*raw, o)):
-            raise ModelError(f"{what}. {remedy}")
-        q, k, v = (one.repeat_interleave(len(o) // len(one), dim=0) for one in raw)
+        q, k, v, o = raw_weights(model, number)
         into, out = norm_before(model, number), norm_behind(model, block)
         q, k, v = (one if into is None else into.before(one) for one in (q, k, v))
         yield HeadWeights(number, q, k, v, o if out is None else out.behind(o))
+
+
+def raw_weights(model: LensModel, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W_Q, W_K, W_V [head, d_model, d_head] and W_O [head, d_head, d_model] of a block, float32.
+
+    Raises ModelError as `head_weights`.
+    """
+    what = f"the heads of block {block} of {model.name} have no weights to read"
+    remedy = "Read it unquantised, with its adapter merged; state-space blocks have no heads."
+    with refused_by_library(what, remedy):
+        attention = model.bridge.blocks[block].attn
+        made_by = [getattr(attention, name, None) for name in ("q", "k", "v", "o")]
+        raw = [getattr(attention, name).detach() for name in ("W_Q", "W_K", "W_V", "W_O")]
+    # An adapter is beside the weight, and packed numbers stand for others.
+    kinds = {type(getattr(one, "original_component", None)) for one in made_by}
+    plain = all(one.is_floating_point() and one.ndim == 3 for one in raw)
+    if not plain or not kinds <= {NoneType, torch.nn.Linear, Conv1D}:
+        raise ModelError(f"{what}. {remedy}")
+    q, k, v, o = (one.float() for one in raw)
+    q, k, v = (one.repeat_interleave(len(o) // len(one), dim=0) for one in (q, k, v))
+    return q, k, v, o
 
 
 def norm_before(model: LensModel, block: int) -> NormParts | None:

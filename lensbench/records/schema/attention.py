@@ -166,7 +166,7 @@ ABLATION = Table(
             F64,
             "what the head adds by itself to that token's logit, above the mean logit",
             "logits",
-            "the prompt has no answer",
+            "the prompt has no answer, or the heads have no weights to read",
         ),
         Column("n_predicted", I32, "tokens that were predicted: all but the first", "tokens"),
     ),
@@ -186,7 +186,8 @@ REDUNDANCY = Table(
 _PARTNER = "it is in the first block"
 CIRCUITS = Table(
     "circuits",
-    "one row per block x head: what its weights do, norms folded in",
+    "one row per block x head: what its weights do, norms folded in; none where they are packed or "
+    "have an adapter beside them",
     (
         _MODEL,
         _BLOCK,
