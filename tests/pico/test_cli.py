@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lensbench.corpora.corpus import SHIPPED
 from lensbench.pico.spec import PRESETS
 from tests.harness.program import Program
 
@@ -36,12 +37,14 @@ def test_a_verb_that_is_not_there_is_named_with_the_nearest(lensbench: Program) 
 def test_at_a_terminal_it_asks_and_does_both(
     lensbench: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tiny = replace(PRESETS["tiny"], steps=40, width=32, context=64, vocabulary=400)
+    tiny = replace(PRESETS["tiny"], steps=30, width=16, context=64, vocabulary=400)
     monkeypatch.setitem(PRESETS, "tiny", tiny)
-    monkeypatch.setattr("sys.stdin", Typed("both\nnothing\nboth\nmine\ntiny\n2\n"))
+    texts = [(f"text {n}", f"Number {n} of the list flows to the city. " * 8) for n in range(2000)]
+    monkeypatch.setitem(SHIPPED, "python-docs", lambda: texts)
+    monkeypatch.setattr("sys.stdin", Typed("neither\nboth\nmine\nhuge\ntiny\n2\n"))
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     done = lensbench("pico")
     assert done.status == 0, done.err
-    assert (tmp_path / "mine/seed-1/step-000040/model.safetensors").exists()
+    assert (tmp_path / "mine/seed-1/step-000030/model.safetensors").exists()
     text = (tmp_path / "mine-analysis/report.md").read_text(encoding="utf-8")
     assert "models of 2 training runs" in text
