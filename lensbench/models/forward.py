@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +24,16 @@ _PROBE = "The capital of Germany is"
 
 
 def forward(
-    bridge: Any, batch: Batch, device: torch.device, hooks: Hooks = (), cache: Any = None
-) -> Any:
-    """The model's own logits, [batch, pos, d_vocab]; `hooks` are handed what they ask for.
+    bridge: Any,
+    batch: Batch,
+    device: torch.device,
+    hooks: Hooks = (),
+    cache: Any = None,
+    columns: Sequence[int] | None = None,
+) -> Float[Tensor, "batch column d_vocab"]:
+    """The model's own logits, of some columns only (None: of all); `hooks` see what they ask for.
+
+    The head is most of a pass where the vocabulary is large, and few columns are read of most.
 
     What a hook returns stands in place of what it was handed.
 
@@ -43,8 +51,18 @@ def forward(
     if type(bridge).__name__ != "HookedTransformer":
         inputs["position_ids"] = positions.to(device)
     inputs["attention_mask"] = mask.to(device)
+    some = columns is not None and len(columns) < ids.shape[1]
+    if some and (apart := _keeps_some(bridge)):
+        inputs["logits_to_keep"] = torch.tensor(columns, device=device)
     found = bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
-    return found[0] if isinstance(found, tuple) else found  # beside the cache
+    logits = found[0] if isinstance(found, tuple) else found  # beside the cache
+    return logits[:, columns] if some and not apart else logits
+
+
+def _keeps_some(bridge: Any) -> bool:
+    """Whether the model's class can be asked for the logits of some columns only."""
+    model = getattr(bridge, "original_model", None)
+    return model is not None and "logits_to_keep" in signature(model.forward).parameters
 
 
 def own_logits(

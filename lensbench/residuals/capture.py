@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from types import NoneType
 from typing import Any, overload
 
@@ -29,13 +30,15 @@ Cell = tuple[int, int]  # (row of the batch, column of the batch)
 class Residuals:
     """`stream[s, c]` is the vector of cell c at site s; `logits` are the model's own.
 
-    Of a pass without its head there are none: d_vocab is 0.
+    They are those of the batch's `columns` in which there is a cell (None: of every one). Of a
+    pass without its head there are none: d_vocab is 0.
     """
 
     sites: list[Site]
     cells: list[Cell]
     stream: Float[Tensor, "site cell d_model"]
-    logits: Float[Tensor, "batch pos d_vocab"]
+    logits: Float[Tensor, "batch column d_vocab"]
+    columns: list[int] | None = None
 
     def at(self, site: Site) -> Float[Tensor, "cell d_model"]:
         """The residual vectors of all cells at one site."""
@@ -43,14 +46,22 @@ class Residuals:
 
     def model_logits(self, cells: slice, tokens: slice = EVERY) -> Float[Tensor, "cell token"]:
         """The model's own logits at some of the cells, of a range of the vocabulary, float32."""
-        rows, columns = zip(*self.cells[cells], strict=True)
+        rows, columns = zip(*self._in_logits[cells], strict=True)
         return self.logits[list(rows), list(columns), tokens].float()
+
+    @cached_property
+    def _in_logits(self) -> list[Cell]:
+        """Where in `logits` each cell is."""
+        if self.columns is None:
+            return self.cells
+        place = {column: i for i, column in enumerate(self.columns)}
+        return [(row, place[column]) for row, column in self.cells]
 
     def broken_rows(self) -> set[int]:
         """Rows whose residual stream or logits hold NaN or Inf at one of the cells."""
         bad = ~self.stream.isfinite().all(-1).all(0)  # [cell]
         rows = {row for (row, _), is_bad in zip(self.cells, bad.tolist(), strict=True) if is_bad}
-        for row, column in self.cells:
+        for row, column in self._in_logits:
             if not bool(self.logits[row, column].isfinite().all()):
                 rows.add(row)
         return rows
@@ -66,7 +77,7 @@ def capture(
 ) -> Residuals:
     """Run `batch` once and keep the vectors at `sites`, for `cells` only.
 
-    `cache` as for `forward`, `head` as for `watch`.
+    `cache` as for `forward`. Without the `head` the pass ends behind the last block.
 
     Memory beyond the forward pass itself: `len(sites) * len(cells) * d_model` numbers.
 
@@ -83,7 +94,9 @@ def capture(
     def keep(site: Site, value: Float[Tensor, "batch pos d_model"]) -> None:
         stream[place[site]] = value[rows, columns]
 
-    return Residuals(sites, cells, stream, watch(model, batch, sites, keep, cache, head))
+    read = sorted(set(columns))
+    logits = watch(model, batch, sites, keep, cache, read if head else [])
+    return Residuals(sites, cells, stream, logits, read)
 
 
 def capture_positions(
@@ -134,8 +147,10 @@ def _behind(
     later = iter(range(len(after.cells)))
     order = [place[p] if p < n else len(shared) + next(later) for _, p in cells]
     stream = torch.cat([before.stream, after.stream], dim=1)[:, order]
-    logits = torch.cat([before.logits.expand(len(rows), -1, -1), after.logits], dim=1)
-    return Residuals(list(sites), cells, stream, logits)
+    parts = [(one, n * i) for i, one in enumerate((before, after)) if one.columns]
+    logits = torch.cat([one.logits.expand(len(rows), -1, -1) for one, _ in parts], dim=1)
+    columns = [start + column for one, start in parts for column in one.columns or []]
+    return Residuals(list(sites), cells, stream, logits, columns)
 
 
 def watch(
@@ -144,13 +159,14 @@ def watch(
     sites: Sequence[Site],
     see: Callable[[Site, Tensor], None],
     cache: Any = None,
-    head: bool = True,
-) -> Float[Tensor, "batch pos d_vocab"]:
+    columns: Sequence[int] | None = None,
+) -> Float[Tensor, "batch column d_vocab"]:
     """Run `batch` once; `see` is handed each site's value when the pass is there. None is kept.
 
     Values have the model's dtype and the shapes in `models.sites.HOOKS`, without the head's axis
-    for a site of one head. Returns the model's own logits; without the `head` the pass
-    ends behind the last block, and there are none (d_vocab = 0). `cache` as for `forward`.
+    for a site of one head. Returns the model's own logits; where no column is wanted the pass
+    ends behind the last block, and there are none (d_vocab = 0). `columns`, `cache` as for
+    `forward`.
 
     Raises ModelError for a site that the pass does not come by or that is switched off, and when
     heads are wanted of a model that has no separate outputs of them.
@@ -165,13 +181,13 @@ def watch(
         return hook
 
     hooks = [(site.hook, hook_of(site)) for site in sites]
-    if not head:
+    if columns is not None and not columns:
         hooks.append((model.final_site.hook, _end))
     separate = any(site.kind == "head_out" for site in sites)
     with torch.inference_mode(), _head_outputs(model) if separate else nullcontext():
         _require_on(model, hooks)
         try:
-            logits = forward(model.bridge, batch, model.device, hooks, cache)
+            logits = forward(model.bridge, batch, model.device, hooks, cache, columns)
         except _Enough:
             logits = torch.empty(*batch.token_ids.shape, 0, device=model.device)
     if waiting:

@@ -18,7 +18,7 @@ from lensbench.lens.gate import SITE_IDENTITIES
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.sites import STREAM, Site
-from lensbench.prompts.batch import make_batch
+from lensbench.prompts.batch import PaddingSide, make_batch
 from lensbench.residuals.capture import capture_positions, watch
 from tests.harness.reference import Reference
 from tests.harness.tiny import TINY, Case, save
@@ -328,6 +328,26 @@ def test_a_site_that_is_switched_off_is_said_with_its_switch(
     finally:
         getattr(llama.model.bridge, switch)(False)
     assert seen == [site]
+
+
+@pytest.mark.parametrize("prefix", [0, 40])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_head_is_asked_for_the_columns_that_are_read_only(
+    family: Case, prefix: int, side: PaddingSide
+) -> None:
+    """The model's own logits, by Hugging Face, at each prompt's last position and an early one."""
+    model = family.model
+    text = list(family.token_ids[LONG])
+    ids = [[5] * prefix + own for own in (text[:9], text[3:15])]
+    positions = [(2, len(own) - 1) for own in ids]
+    residuals = capture_positions(model, ids, positions, [model.final_site], side)
+    assert residuals.logits.shape[1] < max(map(len, ids))
+    found = residuals.model_logits(slice(0, len(residuals.cells)))
+    with torch.no_grad():
+        own = [family.hf(torch.tensor([one])).logits[0] for one in ids]
+    wanted = torch.cat([one[list(places)] for one, places in zip(own, positions, strict=True)])
+    torch.testing.assert_close(found, wanted.float(), atol=1e-4, rtol=1e-4)
+    assert not residuals.broken_rows()
 
 
 @pytest.mark.parametrize("prefix", [0, 40])
