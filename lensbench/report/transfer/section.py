@@ -145,11 +145,12 @@ def headline(variants: pd.DataFrame, first: str) -> str:
 
 
 def curves(layers: pd.DataFrame) -> Iterator[Lines]:
-    """KL by depth, a panel for each lens and variant that has two lenses."""
-    for (lens, model), part in layers.groupby(["lens", "variant"], sort=False):
+    """KL by depth, a panel for each lens and variant; a reading has one colour in all of them."""
+    blocks = layers[layers["layer"] > 0]  # the embedding is so far off that it would hide the rest
+    for (lens, model), part in blocks.groupby(["lens", "variant"], sort=False):
         lines = [
             Line(name, list(part[f"{reading}_kl_bits"]), dash=dash)
-            for reading, (name, dash) in READINGS.items()
+            for reading, (name, dash) in sorted(READINGS.items(), key=lambda one: one[0] == "first")
             if part[f"{reading}_kl_bits"].notna().all()
         ]
         title = f"{model}, {lens}"
