@@ -18,6 +18,7 @@ from tests.harness.forks import Forks
 SLOW = ("safetensors: header of nothing", "config: 60 MB of nothing", "config: 1e5 blocks")
 
 
+@pytest.mark.slow
 def test_a_lens_run_survives_kills_full_disks_and_crowds(forks: Forks, tmp_path: Path) -> None:
     lens, *_ = works(tmp_path)
     disturber = Disturber(lens, forks, tmp_path, seed=1)

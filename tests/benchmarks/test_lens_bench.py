@@ -43,6 +43,7 @@ def test_two_ways_give_the_same_statistics(llama: Case) -> None:
         torch.testing.assert_close(stacked[statistic], loop, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(llama: Case) -> None:
     peak = peak_beyond_forward(FLOOR, llama.folder, TOKENS)
     assert peak is None or peak >= 0

@@ -13,7 +13,7 @@ from scipy import stats
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
-from lensbench.compare.permutation import adjusted_p_values, label_null, p_values
+from lensbench.compare.permutation import adjusted_p_values, label_null
 from lensbench.compare.similarity import MEASURES
 from lensbench.errors import InputProblems
 from lensbench.records.open import open_record
@@ -23,6 +23,7 @@ from lensbench.report.build import build_report
 from lensbench.report.correlation.findings import findings, limitations
 from lensbench.report.correlation.tables import tables
 from lensbench.stats.resampling import codes_of
+from lensbench.stats.significance import p_values
 from tests.harness.correlation_records import PLANTED, WIDTH, base, planted, write_trace
 from tests.harness.program import Program
 from tests.harness.similarity import similarity

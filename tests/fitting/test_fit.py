@@ -349,6 +349,7 @@ def test_a_corpus_that_is_too_small_says_what_is_missing(
 # --- interruptions ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 5])
 def test_an_interrupted_fit_ends_in_the_same_bytes(
     llama: Case,

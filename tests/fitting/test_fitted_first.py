@@ -36,6 +36,7 @@ def analysis(tiny_case: Callable[[str], Case], corpus: Path, tmp_path: Path) -> 
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_lenses_are_fitted_and_read_and_reported(
     lensbench: Program, analysis: Path, llama: Case, fit_spec: Callable[..., FitSpec]
 ) -> None:

@@ -31,6 +31,7 @@ def test_a_run_that_stopped_goes_on_with_the_same_curve(
     assert manifest(spec.out)["resumed_from_step"] == ((step - 1) // 5 * 5 or None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sign",
     [

@@ -61,6 +61,7 @@ def near(expected: pd.Series | np.ndarray) -> Any:
 ESCAPED = MARKUP.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("picks", "labels"),
     [

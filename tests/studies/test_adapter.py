@@ -51,6 +51,7 @@ def ids_of(path: Path) -> dict[str, str]:
     return {row["id"]: row["group"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_study_runs_from_one_command_and_again_at_no_cost(
     lensbench: Program, study: Path, open_folder: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lensbench as lb
+from lensbench.cli import console
 from lensbench.errors import InputProblems
 from lensbench.progress import Progress
 from lensbench.records.schema import KINDS, TABLES
@@ -179,7 +180,7 @@ def test_the_verb_shows_one_prompt_and_runs_many(
     )
     frame = pd.DataFrame(rows)
     assert set(frame["condition"]) == {"text", "repeated"}
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.results, "_width", 200)  # it was made when first imported
     shown = lensbench("attention", llama.folder, "The capital is Rome", *sizes).out
     line = next(line for line in shown.splitlines() if "repeated" in line and "induction" in line)
     named = re.findall(r"\d+\.\d+ \(\d\.\d\d\)", line)  # three of plain, then three of moved

@@ -275,6 +275,7 @@ def test_the_same_in_fewer_bits(
     require_close(both(spec, tmp_path), 1e-3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_states_that_are_there(
     llama: Case, data: Path, held_out: Path, tmp_path: Path
 ) -> None:

@@ -10,9 +10,9 @@ Examples:
 
     lensbench pico analyse runs/pico -o runs/pico-analysis
 
-    lensbench pico analyse runs/pico-0 runs/pico-1 runs/pico-2 -o runs/seeds
+    lensbench pico analyse runs/pico-0 runs/pico-1 -o runs/seeds
 
-    lensbench pico analyse runs/pico/step-000000 runs/pico/step-004000 -o runs/ends
+    lensbench pico analyse runs/pico/step-004000 -o runs/last
 """
 
 from __future__ import annotations
