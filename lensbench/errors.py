@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -57,6 +58,17 @@ class MissingExtraError(LensbenchError):
             f"{package} is not installed. It belongs to the optional part '{extra}'; "
             f'add it with: pip install "lensbench[{extra}]"'
         )
+
+
+@contextmanager
+def packages_of(extra: str, *names: str) -> Iterator[None]:
+    """MissingExtraError where one of these packages of an optional part is not there to import."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in names:
+            raise
+        raise MissingExtraError(error.name, extra) from error
 
 
 class refused_by_library:  # noqa: N801  read as what it does: with refused_by_library(...)

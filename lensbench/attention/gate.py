@@ -55,6 +55,11 @@ def row_error(pattern: Pattern, facts: Facts, sinks: bool = False) -> float:
     return worst([float(summed.max()), float(beyond.max()), short])
 
 
+def row_error_of(source: Source, seen: Seen, facts: Facts) -> float:
+    """`row_error` of what was seen of a model; `facts` for the window of its block."""
+    return row_error(seen.pattern, facts, has_sinks(source.model, seen.block))
+
+
 def rows_identity(source: Source, error: float) -> Identity:
     """Rows sum to 1, nothing looks ahead or beyond its window: the worst of all that was read."""
     sinks = any(has_sinks(source.model, block) for block in range(source.model.n_layers))
@@ -78,7 +83,7 @@ def check_heads(source: Source, token_ids: Sequence[Sequence[int]], moved: bool)
 
     def see(seen: Seen) -> None:
         own = facts[seen.number][source.windows[seen.block]]
-        errors.append(row_error(seen.pattern, own, has_sinks(source.model, seen.block)))
+        errors.append(row_error_of(source, seen, own))
 
     source.watch(token_ids, see)
     identities = [_HEADS, _MOVED] if moved else [_HEADS]

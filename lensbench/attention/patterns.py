@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lensbench.attention.facts import Facts, TokenKinds, looking_back
 from lensbench.attention.scores import Pattern
-from lensbench.attention.values import Lengths, Outputs, value_site
+from lensbench.attention.values import Lengths, Outputs, moved, value_site
 from lensbench.checkpoints.config.shape import attention_windows
 from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
@@ -30,6 +30,13 @@ class Seen:
     block: int
     pattern: Pattern
     lengths: Lengths | None  # of what each token's value moves, where that was asked for
+
+    def weighted(self, weighting: str) -> Pattern:
+        """The pattern itself (`plain`), or weighted by what it moves (`moved`)."""
+        if weighting == "plain":
+            return self.pattern
+        assert self.lengths is not None  # asked for
+        return moved(self.pattern, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Source:
     @cached_property
     def windows(self) -> list[int | None]:
         """How many tokens a query may look at, by block; None: all before it."""
-        config = getattr(getattr(self.model.bridge, "original_model", None), "config", None)
+        config = self.model.hf_config
         return [None] * self.model.n_layers if config is None else attention_windows(config)
 
     def facts(self, token_ids: Sequence[int]) -> dict[int | None, Facts]:
@@ -94,8 +101,7 @@ def require_readable(model: LensModel) -> None:
     there = {site.layer for site in model.sites("pattern")}
     missing = [layer - 1 for layer in range(1, model.n_layers + 1) if layer not in there]
     if missing:
-        config = getattr(getattr(model.bridge, "original_model", None), "config", None)
-        kinds = getattr(config, "layer_types", None) or []
+        kinds = getattr(model.hf_config, "layer_types", None) or []
         named = sorted({kinds[block] for block in missing if block < len(kinds)})
         kind = f" ({', '.join(named)})" if named else ""
         raise ModelError(

@@ -17,12 +17,11 @@ from lensbench.attention.causal.tables import Ablating, Ablator
 from lensbench.attention.compared.nulls import permuted, random_keys
 from lensbench.attention.conditions import CONDITIONS, Text, own_texts, seed_of
 from lensbench.attention.facts import Facts
-from lensbench.attention.gate import ERROR, has_sinks, row_error
+from lensbench.attention.gate import ERROR, row_error_of
 from lensbench.attention.patterns import Seen, Source
 from lensbench.attention.phenomena.asking import UNTRAINED, Asking, ask
-from lensbench.attention.scores import LEAST_TOKENS, Pattern, Scorer
+from lensbench.attention.scores import LEAST_TOKENS, Scorer
 from lensbench.attention.settings import AttentionSettings
-from lensbench.attention.values import moved
 from lensbench.errors import Problem
 from lensbench.lens.gate import worst
 from lensbench.models.model import LensModel
@@ -177,10 +176,9 @@ class _Batch:
             self.broken.add(seen.number)
             return
         facts = self._facts[seen.number][window]
-        sinks = has_sinks(self.reader.model, seen.block)
-        self.errors.append(row_error(seen.pattern, facts, sinks))
+        self.errors.append(row_error_of(self.reader.source, seen, facts))
         for weighting in self.reader.settings.weightings:
-            pattern = _weighted(seen, weighting)
+            pattern = seen.weighted(weighting)
             if CONDITIONS[self.reading.condition].permuted:
                 pattern = permuted(pattern, self._keys(seen.number, window))
             found = self._scorers[seen.number][window](pattern)
@@ -222,13 +220,6 @@ class _Batch:
         return [Problem(f"{self.reading.condition}, {i}", what, remedy, i) for i in ids]
 
 
-def _weighted(seen: Seen, weighting: str) -> Pattern:
-    if weighting == "plain":
-        return seen.pattern
-    assert seen.lengths is not None  # asked for
-    return moved(seen.pattern, seen.lengths)
-
-
 def _rows(
     model: LensModel, condition: str, text: Text, weighting: str, blocks: Sequence[np.ndarray]
 ) -> pa.Table:
@@ -237,22 +228,19 @@ def _rows(
     block = np.repeat(np.arange(len(blocks)), n_heads)
     depth = [Site("pattern", i + 1).depth(model.n_layers) for i in range(len(blocks))]
     scores = np.concatenate(blocks, axis=1)
-    columns = {
-        "model": np.full(len(block), model.name, dtype=object),
-        "condition": np.full(len(block), condition, dtype=object),
-        "prompt_id": np.full(len(block), text.prompt_id, dtype=object),
-        "weighting": np.full(len(block), weighting, dtype=object),
-        "block": block,
-        "depth": np.repeat(depth, n_heads),
-        "head": np.concatenate([np.arange(n) for n in n_heads]),
-        "n_tokens": np.full(len(block), len(text.token_ids)),
-        **dict(zip(SCORES, scores, strict=True)),
-    }
-    arrays = [
-        pa.array(columns[f.name], f.type, from_pandas=True)  # NaN becomes null
-        for f in HEADS.schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=HEADS.schema)
+    return HEADS.of_columns(
+        {
+            "model": np.full(len(block), model.name, dtype=object),
+            "condition": np.full(len(block), condition, dtype=object),
+            "prompt_id": np.full(len(block), text.prompt_id, dtype=object),
+            "weighting": np.full(len(block), weighting, dtype=object),
+            "block": block,
+            "depth": np.repeat(depth, n_heads),
+            "head": np.concatenate([np.arange(n) for n in n_heads]),
+            "n_tokens": np.full(len(block), len(text.token_ids)),
+            **dict(zip(SCORES, scores, strict=True)),
+        }
+    )
 
 
 def _pattern_rows(model: str, prompt_id: str, seen: Seen, facts: Facts) -> list[dict[str, Any]]:

@@ -70,6 +70,17 @@ def _own_code(where: object) -> Iterator[None]:
         ) from error
 
 
+def with_new_weights(auto_class: Any, config: Any, seed: int, **how: Any) -> PreTrainedModel:
+    """A model of a config as before any training; the seed alone decides its weights.
+
+    `auto_class` and `how`: of transformers, the one whose `from_config` takes the others.
+    """
+    with torch.random.fork_rng(devices=[]), quiet():  # nobody else's numbers change
+        torch.manual_seed(seed)
+        model: PreTrainedModel = auto_class.from_config(config, **how)
+    return model
+
+
 def text_config(config: Any) -> Any:
     """The text model's part of a config."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING

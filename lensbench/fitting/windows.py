@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lensbench.corpora.corpus import Corpus, Document
-from lensbench.corpora.reading import SHORTEST, read_tokens
+from lensbench.corpora.reading import SHORTEST, read_tokens, reader
 from lensbench.errors import InputProblems, Problem
+from lensbench.fitting.spec import FitSpec
+from lensbench.models.model import LensModel
 from lensbench.prompts.encode import Encoder
 
 # Maps are fitted, strengths are chosen, figures are made; of another corpus only the last.
@@ -57,6 +59,33 @@ def cut(
             [Problem("corpus", what, f"Give more text, or fewer --tokens (short: {short[0]}).")]
         )
     return parts, problems
+
+
+def wanted_tokens(spec: FitSpec) -> dict[Part, int]:
+    """Tokens of each part of the corpus."""
+    return {"fit": spec.tokens, "choose": spec.choose_tokens, "test": spec.test_tokens}
+
+
+def parts_of(
+    corpus: Corpus, spec: FitSpec, model: LensModel, also: Corpus | None = None
+) -> tuple[dict[Part, list[Window]], list[Problem]]:
+    """What a fit reads of its corpus, part by part, and documents that the model cannot read.
+
+    Of the corpus `also` the part `other`, of documents that are in none of the others.
+
+    Raises InputProblems for a corpus that is too small.
+    """
+    encoder = reader(model.tokenizer, model.d_vocab)
+    window = min(spec.window, model.n_ctx)
+    windows, problems = cut(corpus, encoder, window, wanted_tokens(spec))
+    if also is not None:
+        seen = {one.document.sha256 for part in windows.values() for one in part}
+        unseen = tuple(document for document in also.documents if document.sha256 not in seen)
+        other, unread = cut(
+            replace(also, documents=unseen), encoder, window, {"other": spec.test_tokens}
+        )
+        windows, problems = windows | other, problems + unread
+    return windows, problems
 
 
 def _windows(

@@ -51,12 +51,12 @@ def forward(
     if type(bridge).__name__ != "HookedTransformer":
         inputs["position_ids"] = positions.to(device)
     inputs["attention_mask"] = mask.to(device)
-    some = columns is not None and len(columns) < ids.shape[1]
-    if some and (apart := _keeps_some(bridge)):
-        inputs["logits_to_keep"] = torch.tensor(columns, device=device)
+    kept = None if columns is None or len(columns) == ids.shape[1] else list(columns)
+    if kept is not None and _keeps_some(bridge):
+        inputs["logits_to_keep"], kept = torch.tensor(kept, device=device), None
     found = bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
     logits = found[0] if isinstance(found, tuple) else found  # beside the cache
-    return logits[:, columns] if some and not apart else logits
+    return logits if kept is None else logits[:, kept]
 
 
 def _keeps_some(bridge: Any) -> bool:

@@ -74,8 +74,12 @@ class LensModel:
     @property
     def rope_switch(self) -> int | None:
         """Tokens beyond which a sequence is rotated otherwise, where there is such a length."""
-        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
-        return None if config is None else rope_switch(config)
+        return None if self.hf_config is None else rope_switch(self.hf_config)
+
+    @property
+    def hf_config(self) -> Any:
+        """Hugging Face's config; None of a model that TransformerLens 3 holds by itself."""
+        return getattr(getattr(self.bridge, "original_model", None), "config", None)
 
     @cached_property
     def shares_prefixes(self) -> bool:

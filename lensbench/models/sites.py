@@ -44,6 +44,11 @@ class Site:
     head: int | None = None
 
     @classmethod
+    def state(cls, layer: int) -> Site:
+        """The residual stream at a layer: behind so many blocks, and what enters the next."""
+        return cls("resid_post", layer) if layer else cls("embed", 0)
+
+    @classmethod
     def of(cls, name: str, layer: int) -> Site:
         """From its name and layer, as records have them: "head_out.3", 6."""
         kind, _, head = name.rpartition(".")
@@ -64,7 +69,7 @@ class Site:
             raise InputProblems([Problem("sites", what, remedy)])
         block, kind = int(found[1]), _KIND_OF.get(found[2], found[2])
         if kind in ("resid_pre", "hook_resid_pre"):
-            return cls("resid_post", block) if block else cls("embed", 0)
+            return cls.state(block)
         return cls.of(kind + (found[3] or ""), block + 1)
 
     @property

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.finite import require_finite
-from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config
+from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
 from lensbench.checkpoints.source import locate
 from lensbench.errors import InputProblems, ModelError, Problem, refused_by_library
-from lensbench.prompts.batch import make_batch
+from lensbench.prompts.batch import make_batch, plan_batches
 from lensbench.prompts.encode import NO_ROW, without_row
 
 if TYPE_CHECKING:
@@ -121,6 +121,27 @@ class TextEncoder:
             for hook in hooks:
                 hook.remove()
 
+    def watch_each(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        see: Callable[[int, int, Float[Tensor, "head query key"]], None],
+        batch_tokens: int,
+    ) -> None:
+        """Run texts in batches; `see` is handed a text's number, a block and its pattern there,
+        float32 and without padding."""
+        for items in plan_batches([len(ids) for ids in token_ids], batch_tokens):
+
+            def split(
+                block: int,
+                patterns: Float[Tensor, "batch head query key"],
+                items: Sequence[int] = items,
+            ) -> None:
+                for item, pattern in zip(items, patterns, strict=True):
+                    n = len(token_ids[item])  # padding stands behind
+                    see(item, block, pattern[:, :n, :n].float())
+
+            self.watch([token_ids[item] for item in items], split)
+
     def _attention(self) -> list[nn.Module]:
         found = [m for m in self.hf.modules() if type(m).__name__.endswith(_ATTENTION)]
         if len(found) != self.n_layers:
@@ -159,9 +180,7 @@ def untrained_encoder(encoder: TextEncoder, seed: int = 0) -> TextEncoder:
     """The same architecture with weights drawn anew, as before any training."""
     from transformers import AutoModel
 
-    with torch.random.fork_rng(devices=[]), quiet():  # nobody else's numbers change
-        torch.manual_seed(seed)
-        hf = AutoModel.from_config(encoder.hf.config, attn_implementation="eager")
+    hf = with_new_weights(AutoModel, encoder.hf.config, seed, attn_implementation="eager")
     hf = hf.to(encoder.device).float().eval()
     name = f"{encoder.name} (untrained)"
     return TextEncoder(name, "drawn at random", hf, encoder.tokenizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lensbench.checkpoints.open import open_config, quiet
+from lensbench.checkpoints.open import open_config, with_new_weights
 from lensbench.models.bridge import bridged
 from lensbench.models.model import LensModel, require_ref
 
@@ -21,8 +21,6 @@ def untrained(model: LensModel, seed: int = 0) -> LensModel:
 
     config = open_config(require_ref(model, "an untrained model").folder)
     name = f"{model.base} (untrained)"
-    with torch.random.fork_rng(devices=[]):  # nobody else's numbers change
-        torch.manual_seed(seed)
-        with quiet():
-            hf_model = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    hf_model = with_new_weights(AutoModelForCausalLM, config, seed, dtype=model.dtype)
+    with torch.random.fork_rng(devices=[]):  # the bridge draws weights where it splits a matrix
         return bridged(hf_model.to(model.device).eval(), model.tokenizer, name, "drawn at random")

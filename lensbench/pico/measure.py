@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.corpora.corpus import Corpus
-from lensbench.corpora.reading import reader
 from lensbench.fitting.linear_lens import require_determined, solve
 from lensbench.fitting.method import Fitter
 from lensbench.fitting.moments import Moments
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.tables import quality_table
-from lensbench.fitting.windows import cut
+from lensbench.fitting.windows import parts_of
 from lensbench.lens.base import Final
 from lensbench.lens.gate import check_identities, require
 from lensbench.models.load import load_model
@@ -112,13 +111,7 @@ def _lenses(context: Measuring, model: LensModel, about: dict[str, Any]) -> pa.T
         test_tokens=spec.test_tokens,
         window=spec.window,
     )
-    window = min(spec.window, model.n_ctx)
-    windows, _ = cut(
-        context.text,
-        reader(model.tokenizer, model.d_vocab),
-        window,
-        {"fit": spec.tokens, "choose": spec.choose_tokens, "test": spec.test_tokens},
-    )
+    windows, _ = parts_of(context.text, wanted, model)
     fitter = Fitter(model, wanted, windows)
     require_determined(fitter)
     states = fitter.states(windows["fit"], fitter.sites)
@@ -126,8 +119,4 @@ def _lenses(context: Measuring, model: LensModel, about: dict[str, Any]) -> pa.T
     solved = solve(fitter, range(model.n_layers), moments)
     figures = fitter.measured({"fitted": solved.lens}, fitter.sites, "test", Final(model))
     quality = quality_table(model, ["fitted", "final"], fitter.sites, figures, solved.strengths)
-    rows = [
-        about | {name: row[name] for name in LINEAGE_LENSES.names if name in row}
-        for row in quality.to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, LINEAGE_LENSES.schema)
+    return pa.Table.from_pylist([row | about for row in quality.to_pylist()], LINEAGE_LENSES.schema)

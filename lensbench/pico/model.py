@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lensbench.checkpoints.open import with_new_weights
 from lensbench.pico.spec import Plan
 
 if TYPE_CHECKING:
@@ -45,6 +46,4 @@ def new_model(config: Any, seed: int) -> PreTrainedModel:
     """With weights drawn at random, float32; the seed alone decides them."""
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):  # nobody else's numbers change
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return with_new_weights(AutoModelForCausalLM, config, seed, dtype=torch.float32)

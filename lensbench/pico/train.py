@@ -18,7 +18,7 @@ from torch import Tensor
 from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.open import count_parameters, quiet
 from lensbench.corpora.corpus import load_corpus
-from lensbench.errors import MissingExtraError, Problem, RecordsError
+from lensbench.errors import Problem, RecordsError, packages_of
 from lensbench.pico.model import config_of, new_model
 from lensbench.pico.runs import HELD_OUT, held_out_file
 from lensbench.pico.spec import PicoSpec, Plan
@@ -68,12 +68,8 @@ def train_pico(spec: PicoSpec, progress: Watch = ignore, notify: Notify = ignore
 
 
 def _require_packages() -> None:
-    try:
+    with packages_of("quant", "accelerate"):
         import accelerate  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "accelerate":
-            raise
-        raise MissingExtraError("accelerate", "quant") from error
 
 
 @dataclass(frozen=True)
@@ -197,8 +193,7 @@ def _trainer(spec: PicoSpec, text: _Text, config: Any, fresh: bool, watch: Watch
         checkpoint_every=spec.checkpoint_every,
         fresh=fresh,
     )
-    with quiet():
-        model = new_model(config, spec.seed)
+    model = new_model(config, spec.seed)
     return PicoTrainer(model, args, text.tokenizer, text.rows, text.n_train, plan.kept, watch)
 
 

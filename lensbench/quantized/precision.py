@@ -14,7 +14,7 @@ from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
 from lensbench.checkpoints.devices import memory_available, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
 from lensbench.checkpoints.ref import Bits
-from lensbench.errors import MissingExtraError, ModelError, first_line
+from lensbench.errors import ModelError, first_line, packages_of
 
 if TYPE_CHECKING:
     from lensbench.checkpoints.families import Family
@@ -165,13 +165,9 @@ def _quantised(weight: Float[Tensor, "64 64"], bits: Bits) -> nn.Module:
 
 def require_bitsandbytes() -> Any:
     """The module; MissingExtraError when it or what it needs is not installed."""
-    try:
+    with packages_of("quant", "accelerate", "bitsandbytes"):
         import accelerate  # noqa: F401
         import bitsandbytes
-    except ModuleNotFoundError as error:
-        if error.name in ("accelerate", "bitsandbytes"):
-            raise MissingExtraError(error.name, "quant") from error
-        raise
     # LLM.int8 casts its inputs to float16 and says so at every layer of every forward pass.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return bitsandbytes

@@ -254,5 +254,5 @@ class CachedResiduals:
 
 def _site(site: Site | str | int) -> Site:
     if isinstance(site, int):
-        return Site("resid_post", site) if site else Site("embed", 0)
+        return Site.state(site)
     return site if isinstance(site, Site) else Site.parse(site)

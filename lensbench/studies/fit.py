@@ -12,15 +12,14 @@ from lensbench.checkpoints.devices import require_fit
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
-from lensbench.corpora.reading import reader
 from lensbench.corpora.written import Writer, written_corpus, written_seed
-from lensbench.errors import ModelError, Problem
+from lensbench.errors import ModelError
 from lensbench.fitting.causal.record import fidelity_table
 from lensbench.fitting.linear_lens import control_quality
 from lensbench.fitting.method import Fitter, finished
 from lensbench.fitting.methods import METHODS
 from lensbench.fitting.spec import FitSpec
-from lensbench.fitting.windows import Part, Window, cut
+from lensbench.fitting.windows import parts_of, wanted_tokens
 from lensbench.lens.fitted.place import fitted_folder
 from lensbench.lens.gate import check_identities, require
 from lensbench.models.adapted import facts_of
@@ -115,43 +114,16 @@ def corpus_of(spec: FitSpec, loaded: Callable[[], LensModel], watch: Watch = ign
     ref = ModelRef.of(spec.model)
     decides = facts_of(ref, spec.dtype, spec.device) | {"dtype": spec.dtype, "device": spec.device}
     writer = Writer(str(ref), decides, loaded, seed, spec.window)
-    wanted = _wanted(spec)
+    wanted = wanted_tokens(spec)
     # A part that is full is so by less than a window.
     n_tokens = sum(wanted.values()) + len(wanted) * spec.window
     return written_corpus(writer, n_tokens, facts, watch)
-
-
-def parts_of(
-    corpus: Corpus, spec: FitSpec, model: LensModel, also: Corpus | None = None
-) -> tuple[dict[Part, list[Window]], list[Problem]]:
-    """What a fit reads of its corpus, part by part, and documents that the model cannot read.
-
-    Of the corpus `also` the part `other`, of documents that are in none of the others.
-
-    Raises InputProblems for a corpus that is too small.
-    """
-    encoder = reader(model.tokenizer, model.d_vocab)
-    window = min(spec.window, model.n_ctx)
-    windows, problems = cut(corpus, encoder, window, _wanted(spec))
-    if also is not None:
-        seen = {one.document.sha256 for part in windows.values() for one in part}
-        unseen = tuple(document for document in also.documents if document.sha256 not in seen)
-        other, unread = cut(
-            replace(also, documents=unseen), encoder, window, {"other": spec.test_tokens}
-        )
-        windows, problems = windows | other, problems + unread
-    return windows, problems
 
 
 def _asked_for(spec: FitSpec) -> tuple[str, ...]:
     """Tables that not every fit has."""
     also = ("fit_also",) if spec.also else ()
     return (*also, *(("fit_fidelity",) if spec.directions else ()))
-
-
-def _wanted(spec: FitSpec) -> dict[Part, int]:
-    """Tokens of each part of the corpus."""
-    return {"fit": spec.tokens, "choose": spec.choose_tokens, "test": spec.test_tokens}
 
 
 def _require_room(model: LensModel, ref: ModelRef) -> None:

@@ -19,7 +19,7 @@ from lensbench.checkpoints.ref import FORM, ModelRef, model_refs
 from lensbench.corpora.corpus import Corpus
 from lensbench.errors import InputProblems, Problem
 from lensbench.fitting.quality import measure
-from lensbench.fitting.windows import Window
+from lensbench.fitting.windows import Window, parts_of
 from lensbench.lens.base import Final, Lens
 from lensbench.lens.fitted.affine import Affine
 from lensbench.lens.fitted.artifact import FILE, FittedLens, open_fitted
@@ -32,7 +32,7 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.fit import TRANSFER
 from lensbench.records.store import RecordStore, folder_name
-from lensbench.studies.fit import corpus_of, fit_lens, parts_of
+from lensbench.studies.fit import corpus_of, fit_lens
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.transfer import TransferSpec
 

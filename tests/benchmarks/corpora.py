@@ -24,7 +24,7 @@ from lensbench.fitting.method import Fitter, Maps
 from lensbench.fitting.moments import Moments
 from lensbench.fitting.quality import Measured, measure
 from lensbench.fitting.spec import FitSpec
-from lensbench.fitting.windows import Part, Window
+from lensbench.fitting.windows import Part, Window, parts_of
 from lensbench.lens.base import Final
 from lensbench.lens.fitted.affine import Affine
 from lensbench.models.load import load_model
@@ -34,7 +34,7 @@ from lensbench.prompts.sets import load_prompts, shipped
 from lensbench.quantized.data.shipped import dataset
 from lensbench.report.kit.numbers import estimate
 from lensbench.stats.estimates import Estimate, summed_difference, summed_estimate
-from lensbench.studies.fit import corpus_of, parts_of
+from lensbench.studies.fit import corpus_of
 from tests.benchmarks.table import Out, at_least, made_by, markdown_table
 
 PACKAGES = ("numpy", "scipy", "pandas")  # whose docstrings are another kind of documentation

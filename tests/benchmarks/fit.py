@@ -23,11 +23,11 @@ from lensbench.files import write_text
 from lensbench.fitting.causal.record import DEPTHS, TEXTS, TOKENS
 from lensbench.fitting.linear import STRENGTHS
 from lensbench.fitting.spec import FitSpec
-from lensbench.fitting.windows import Window
+from lensbench.fitting.windows import Window, parts_of
 from lensbench.models.load import load_model
 from lensbench.progress import Progress
 from lensbench.prompts.batch import make_batch, plan_batches
-from lensbench.studies.fit import corpus_of, fit_lens, parts_of
+from lensbench.studies.fit import corpus_of, fit_lens
 from tests.benchmarks.peers import Job, hugging_face
 from tests.benchmarks.table import Model, Out, at_least, made_by, markdown_table
 

@@ -31,14 +31,14 @@ def test_a_run_that_stopped_goes_on_with_the_same_curve(
     assert manifest(spec.out)["resumed_from_step"] == ((step - 1) // 5 * 5 or None)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     "sign",
     [
         "checkpoints/checkpoint-5/optimizer.pt",
-        pytest.param("checkpoints/checkpoint-5/whole", marks=SLOW),
-        pytest.param(".step-000008.part/model.safetensors", marks=SLOW),
-        pytest.param("step-000011", marks=SLOW),
+        "checkpoints/checkpoint-5/whole",
+        ".step-000008.part/model.safetensors",
+        "step-000011",
     ],
 )
 def test_a_run_that_was_killed_goes_on_with_the_same_curve(

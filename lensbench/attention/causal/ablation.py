@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensbench.attention.causal.resume import entry, repeated, replaced, resumed
+from lensbench.attention.causal.resume import repeated, replaced, resumed
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.models.forward import worst_kl_bits
 from lensbench.models.model import LensModel
@@ -142,7 +142,7 @@ def _clean(
 ) -> tuple[list[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_vocab"]]:
     """The state before each block, and the logits."""
     states: dict[int, Tensor] = {}
-    sites = [entry(block) for block in range(model.n_layers)]
+    sites = [Site.state(block) for block in range(model.n_layers)]
     logits = watch(model, batch, sites, lambda site, value: states.update({site.layer: value}))
     return [states[block] for block in range(model.n_layers)], logits
 

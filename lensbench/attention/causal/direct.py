@@ -66,8 +66,7 @@ def _of_batch(
     rows, ends = range(len(token_ids)), [len(ids) - 1 for ids in token_ids]
     blocks = list(model.bridge.blocks)
     behind = [norm_behind(model, block) for block in blocks]
-    hf_config = getattr(getattr(model.bridge, "original_model", None), "config", None)
-    scale = float(getattr(hf_config, "residual_multiplier", 1.0))  # Granite's
+    scale = float(getattr(model.hf_config, "residual_multiplier", 1.0))  # Granite's
     effects: list[Float[Tensor, "prompt head"]] = []
     normed: dict[int, Float[Tensor, "prompt d_model"]] = {}  # what goes into a norm, by block
 

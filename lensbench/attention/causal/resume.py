@@ -12,13 +12,7 @@ from torch import Tensor
 
 from lensbench.models.forward import Hooks, forward
 from lensbench.models.model import LensModel
-from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch
-
-
-def entry(block: int) -> Site:
-    """The state that a block reads."""
-    return Site("resid_post", block) if block else Site("embed", 0)
 
 
 def resumed(

@@ -102,17 +102,18 @@ class Ablator:
         )
         effects = self._effects(asked)
         n, blocks, heads = len(asked), *np.array(self.heads).T
-        columns = {
-            "model": np.full(n * len(blocks), self.model.name, dtype=object),
-            "prompt_id": np.repeat([one.prompt_id for one in asked], len(blocks)),
-            "block": np.tile(blocks, n),
-            "head": np.tile(heads, n),
-            "loss_change_nats": losses.change.ravel(),
-            "answer_change_nats": losses.answer_change.ravel(),
-            "answer_effect": effects.ravel(),
-            "n_predicted": np.repeat(losses.n_tokens, len(blocks)),
-        }
-        return _table(columns, ABLATION.schema)
+        return ABLATION.of_columns(
+            {
+                "model": np.full(n * len(blocks), self.model.name, dtype=object),
+                "prompt_id": np.repeat([one.prompt_id for one in asked], len(blocks)),
+                "block": np.tile(blocks, n),
+                "head": np.tile(heads, n),
+                "loss_change_nats": losses.change.ravel(),
+                "answer_change_nats": losses.answer_change.ravel(),
+                "answer_effect": effects.ravel(),
+                "n_predicted": np.repeat(losses.n_tokens, len(blocks)),
+            }
+        )
 
     def _effects(self, asked: Sequence[Asked]) -> Float[np.ndarray, "prompt head"]:
         """Of prompts with an answer, what each head adds to its logit; NaN of the others."""
@@ -161,8 +162,3 @@ class Ablator:
 
 def _ids(asked: Sequence[Asked]) -> list[tuple[int, ...]]:
     return [one.token_ids for one in asked]
-
-
-def _table(columns: dict[str, np.ndarray], schema: pa.Schema) -> pa.Table:
-    arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)

@@ -120,8 +120,7 @@ def raw_weights(model: LensModel, block: int) -> tuple[Tensor, Tensor, Tensor, T
 
 def norm_before(model: LensModel, block: int) -> NormParts | None:
     """Of the norm through which a block's attention reads the stream; None where there is none."""
-    site = Site("resid_post", block) if block else Site("embed", 0)
-    norm = model.next_norms.get(site)
+    norm = model.next_norms.get(Site.state(block))
     return None if norm is None else norm_parts(norm, model.d_model, model.device)
 
 

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.attention.patterns import Seen, Source
 from lensbench.models.model import LensModel
-from lensbench.models.sites import Site
-from lensbench.prompts.batch import make_batch, plan_batches
+from lensbench.prompts.batch import plan_batches
 from lensbench.records.schema.attention import SIMILARITY
-from lensbench.residuals.capture import watch
 from lensbench.stats.resampling import Floats
 
 N_PROMPTS = 32  # of a run at most, spread over it: the cost is that of all pairs of heads
@@ -83,19 +82,18 @@ def head_similarity(
     model: LensModel, token_ids: Sequence[Sequence[int]], batch_tokens: int = 512
 ) -> Similarity:
     """Of all heads, block by block, over prompts of two tokens or more."""
-    found = Similarity(model.n_layers * model.n_heads)
+    found, source = Similarity(model.n_layers * model.n_heads), Source(model)
     for items in plan_batches([len(ids) for ids in token_ids], batch_tokens, model.rope_switch):
-        kept: dict[int, list[Tensor]] = {item: [] for item in items}
+        kept: list[list[Tensor]] = [[] for _ in items]
 
         def see(
-            site: Site, patterns: Float[Tensor, "batch head query key"], kept: dict = kept
+            seen: Seen, items: Sequence[int] = items, kept: Sequence[list[Tensor]] = kept
         ) -> None:
-            for (item, own), pattern in zip(kept.items(), patterns, strict=True):
-                n = len(token_ids[item])
-                own.append(pattern[:, queries(n, item), :n].float())
+            places = queries(seen.pattern.shape[-1], items[seen.number])
+            kept[seen.number].append(seen.pattern[:, places])
 
-        watch(model, make_batch(items, token_ids), model.sites("pattern"), see)
-        for own in kept.values():
+        source.watch([token_ids[item] for item in items], see)
+        for own in kept:
             found.add(torch.cat(own))
     return found
 
@@ -103,14 +101,14 @@ def head_similarity(
 def similarity_table(model: LensModel, found: Similarity) -> pa.Table:
     """One row per pair of heads."""
     one, other = np.triu_indices(model.n_layers * model.n_heads, 1)
-    columns = {
-        "model": np.full(len(one), model.name, dtype=object),
-        "block_a": one // model.n_heads,
-        "head_a": one % model.n_heads,
-        "block_b": other // model.n_heads,
-        "head_b": other % model.n_heads,
-        "js_bits": found.js_bits[one, other],
-        "n_prompts": np.full(len(one), found.n_prompts),
-    }
-    arrays = [pa.array(columns[f.name], f.type) for f in SIMILARITY.schema]
-    return pa.Table.from_arrays(arrays, schema=SIMILARITY.schema)
+    return SIMILARITY.of_columns(
+        {
+            "model": np.full(len(one), model.name, dtype=object),
+            "block_a": one // model.n_heads,
+            "head_a": one % model.n_heads,
+            "block_b": other // model.n_heads,
+            "head_b": other % model.n_heads,
+            "js_bits": found.js_bits[one, other],
+            "n_prompts": np.full(len(one), found.n_prompts),
+        }
+    )

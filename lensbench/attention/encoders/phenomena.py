@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float
-from torch import Tensor
 
 from lensbench.attention.encoders.scores import score_texts
 from lensbench.attention.phenomena.asking import TRAINED, UNTRAINED
@@ -21,9 +19,9 @@ from lensbench.attention.phenomena.questions import (
     questions,
 )
 from lensbench.attention.phenomena.tables import depths_table, phenomena_table
+from lensbench.attention.scores import Pattern
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.text_encoder import TextEncoder, untrained_encoder
-from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.gold import gold_pairs
 from lensbench.prompts.sets import PromptSet
 from lensbench.prompts.words import Alignment, align
@@ -103,20 +101,13 @@ def _answered(
     put = [compiled(one.questions, one.words, len(one.token_ids)) for one in asked]
     right: dict[int, list[np.ndarray]] = {}
     above: dict[int, list[np.ndarray]] = {}
-    for items in plan_batches([len(one.token_ids) for one in asked], batch_tokens):
 
-        def see(
-            block: int,
-            patterns: Float[Tensor, "batch head query key"],
-            items: Sequence[int] = items,
-        ) -> None:
-            for item, pattern in zip(items, patterns, strict=True):
-                n = len(asked[item].token_ids)  # padding stands behind
-                found = answers(pattern[:, :n, :n].float(), put[item])
-                right.setdefault(item, []).append(found.right.cpu().numpy())
-                above.setdefault(item, []).append(found.above_distractor.cpu().numpy())
+    def see(item: int, block: int, pattern: Pattern) -> None:
+        found = answers(pattern, put[item])
+        right.setdefault(item, []).append(found.right.cpu().numpy())
+        above.setdefault(item, []).append(found.above_distractor.cpu().numpy())
 
-        encoder.watch([asked[item].token_ids for item in items], see)
+    encoder.watch_each([one.token_ids for one in asked], see, batch_tokens)
     rows = []
     for item, one in enumerate(asked):
         said, beside = (np.concatenate(part[item], axis=1) for part in (right, above))

@@ -17,7 +17,6 @@ from torch import Tensor
 from lensbench.attention.scores import Pattern, Scores
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.text_encoder import TextEncoder
-from lensbench.prompts.batch import plan_batches
 from lensbench.stats.estimates import Estimate, clustered_estimate
 
 LEAST_TOKENS = 4  # two of the text between the special ones, or there is no neighbour
@@ -104,21 +103,14 @@ def score_texts(
     if problems:
         raise InputProblems(problems)
     rows, places = list[dict[str, float]](), [Places.of(encoder, one) for one in ids]
-    for items in plan_batches([len(one) for one in ids], batch_tokens):
 
-        def see(
-            block: int,
-            patterns: Float[Tensor, "batch head query key"],
-            items: Sequence[int] = items,
-        ) -> None:
-            for item, pattern in zip(items, patterns, strict=True):
-                n = len(ids[item])  # padding stands behind
-                found = encoder_scores(pattern[:, :n, :n].float(), places[item])
-                for head in range(len(pattern)):
-                    where = {"text": item, "block": block, "head": head}
-                    rows.append(where | {name: float(one[head]) for name, one in found.items()})
+    def see(item: int, block: int, pattern: Pattern) -> None:
+        found = encoder_scores(pattern, places[item])
+        for head in range(len(pattern)):
+            where = {"text": item, "block": block, "head": head}
+            rows.append(where | {name: float(one[head]) for name, one in found.items()})
 
-        encoder.watch([ids[item] for item in items], see)
+    encoder.watch_each(ids, see, batch_tokens)
     return pd.DataFrame(rows).sort_values(["text", "block", "head"], ignore_index=True)
 
 

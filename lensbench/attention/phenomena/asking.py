@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lensbench.attention.gate import ERROR, has_sinks, row_error
+from lensbench.attention.gate import ERROR, row_error_of
 from lensbench.attention.patterns import Seen, Source
 from lensbench.attention.phenomena.questions import (
     Direction,
@@ -18,7 +18,6 @@ from lensbench.attention.phenomena.questions import (
     compiled,
     questions,
 )
-from lensbench.attention.values import moved
 from lensbench.errors import Problem
 from lensbench.lens.gate import worst
 from lensbench.prompts.encode import EncodedPrompt
@@ -102,14 +101,9 @@ class _Answers:
             self.broken.add(seen.number)
             return
         facts = self._facts[seen.number][self._source.windows[seen.block]]
-        sinks = has_sinks(self._source.model, seen.block)
-        self.errors.append(row_error(seen.pattern, facts, sinks))
+        self.errors.append(row_error_of(self._source, seen, facts))
         for weighting in self._weightings:
-            pattern = seen.pattern
-            if weighting == "moved":
-                assert seen.lengths is not None  # asked for
-                pattern = moved(pattern, seen.lengths)
-            found = answers(pattern, self._asking.asked[seen.number].sentence)
+            found = answers(seen.weighted(weighting), self._asking.asked[seen.number].sentence)
             each = found.right.cpu().numpy(), found.above_distractor.cpu().numpy()
             self._found.setdefault((seen.number, weighting), []).append(each)
 

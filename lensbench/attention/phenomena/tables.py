@@ -49,7 +49,7 @@ def phenomena_table(answers: pd.DataFrame, places: Places, model: str, seed: int
         n_sentences = int(trained["prompt_id"].nunique())
         where = dict(zip(_KEYS, key, strict=True)) | {"model": model, "n_sentences": n_sentences}
         rows.append(where | (_nothing(n_sentences) if found is None else _row(found, places)))
-    return _table(rows, PHENOMENA.schema)
+    return pa.Table.from_pylist(rows, PHENOMENA.schema)
 
 
 _KEYS = ["weighting", "phenomenon", "direction"]
@@ -118,7 +118,7 @@ def depths_table(
         each = own.groupby(["prompt_id", "block"])["entropy_share"].mean().unstack().dropna()
         depth = in_thirds(each.to_numpy(), "early", each.index.tolist())
         rows += _depth_row(model, weighting, "broad", None, "early", depth)
-    return _table(rows, DEPTHS.schema)
+    return pa.Table.from_pylist(rows, DEPTHS.schema)
 
 
 def _answered(asked: pd.DataFrame, third: Third, places: Places, seed: int) -> Depth | None:
@@ -153,7 +153,3 @@ def _depth_row(
         where |= {"n": above.n, "n_sentences": above.n_clusters}
         where |= _interval(f"above_{other}", above)
     return [where | means | {"third": third}]
-
-
-def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([{f.name: row.get(f.name) for f in schema} for row in rows], schema)

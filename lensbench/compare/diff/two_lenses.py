@@ -60,7 +60,7 @@ class Kept:
         if self.residuals_reason is not None:
             return columns, {}
         a, b = self.records
-        site = Site("resid_post", layer) if layer else Site("embed", 0)
+        site = Site.state(layer)
         vectors = _vectors(a, self.ids, site), _vectors(b, self.ids, site)
         columns["resid_cosine"] = maths.cosine(*vectors)
         columns["resid_change"] = maths.relative_change(*vectors)

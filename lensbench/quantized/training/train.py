@@ -16,7 +16,7 @@ from typing import Any
 
 from lensbench.checkpoints.config.shape import context_length
 from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
-from lensbench.errors import InputProblems, MissingExtraError, Problem, RecordsError
+from lensbench.errors import InputProblems, Problem, RecordsError, packages_of
 from lensbench.files import write_bytes
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.adapters.adapter import CONFIG, WEIGHTS, read_config
@@ -87,13 +87,9 @@ def _tell_cut(cut: Sequence[Problem], notify: Notify) -> None:
 
 
 def _require_packages() -> None:
-    try:
+    with packages_of("quant", "accelerate", "peft"):
         import accelerate  # noqa: F401
         import peft  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name not in ("accelerate", "peft"):
-            raise
-        raise MissingExtraError(error.name, "quant") from error
 
 
 # --- before anything is loaded ------------------------------------------------------------------

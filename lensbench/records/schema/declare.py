@@ -5,8 +5,10 @@ Everything that the data dictionary says stands here once, beside the column tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 
@@ -57,6 +59,11 @@ class Table:
     def schema(self) -> pa.Schema:
         """Names, types and what may be null."""
         return pa.schema([column.field for column in self.columns])
+
+    def of_columns(self, columns: Mapping[str, Any]) -> pa.Table:
+        """The table of arrays by the names of its columns; NaN becomes null."""
+        arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in self.schema]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
 
     @property
     def names(self) -> list[str]:

@@ -19,9 +19,9 @@ from lensbench.report.attention.head_view import Kept
 from lensbench.report.kit.figures import GREY, WIDTH, shortened, to_svg
 from lensbench.report.kit.views import COLOURS
 from lensbench.stats.clusters import leaves, tree
+from lensbench.stats.naming.names import UNDECIDED
 
 MOST_TOKENS = 20  # of a pattern's map: the first ones
-UNDECIDED = "undecided"
 _COLUMNS = 3
 
 

@@ -11,7 +11,7 @@ from lensbench.records.schema.attention import NULLS, null_of
 from lensbench.report.kit.views import Axis, Line, Lines
 from lensbench.stats.naming.claims import CLAIMS, TEXT
 from lensbench.stats.naming.measured import Measured, measured
-from lensbench.stats.naming.names import LEAST_EXCESS, Tested, classes, labels
+from lensbench.stats.naming.names import LEAST_EXCESS, Tested, classes, labels, weighted_means
 from lensbench.stats.naming.shares import (
     PUBLISHED,
     THIRDS,
@@ -21,7 +21,7 @@ from lensbench.stats.naming.shares import (
     third_of,
     types_of,
 )
-from lensbench.stats.resampling import Floats, bootstrap_weights, codes_of
+from lensbench.stats.resampling import bootstrap_weights, codes_of
 
 N_DRAWS = 200
 SEED = 0
@@ -99,8 +99,8 @@ def _types(found: Measured, relation: Mapping[str, object]) -> pd.DataFrame:
         return pd.DataFrame(columns=["threshold", "type", "share", "published_share"])
     weights = bootstrap_weights(codes, N_DRAWS, SEED)
     once = np.full((1, len(codes)), 1 / len(codes))
-    means = {name: _means(once, own)[0] for name, own in scores.items()}
-    drawn = {name: _means(weights, own) for name, own in scores.items()}
+    means = {name: weighted_means(once, own)[0] for name, own in scores.items()}
+    drawn = {name: weighted_means(weights, own) for name, own in scores.items()}
     rows = []
     for threshold in THRESHOLDS:
         own = shares(
@@ -119,13 +119,6 @@ def _types(found: Measured, relation: Mapping[str, object]) -> pd.DataFrame:
             for name, estimate in own.items()
         ]
     return pd.DataFrame(rows)
-
-
-def _means(weights: Floats, values: Floats) -> Floats:
-    """Weighted means over the prompts that have the score, [draw, head]."""
-    there = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (weights @ np.nan_to_num(values)) / (weights @ there.astype(np.float64))
 
 
 def _column(name: str) -> str:

@@ -8,11 +8,24 @@ from typing import Any
 import pandas as pd
 
 from lensbench.records.record import Record
-from lensbench.records.schema.phenomena import CLAIMS
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.stats.estimates import Estimate
 
 _FEW = "too few sentences for an interval"
+_BEST = [
+    "weighting",
+    "phenomenon",
+    "direction",
+    "head",
+    "first_half_accuracy",
+    "accuracy",
+    "offset",
+    "offset_accuracy",
+    "above_offset_pp",
+    "above_untrained_pp",
+    "above_distractor_share",
+    "questions",
+]
 _THIRDS = ("early", "middle", "deep")
 _TITLES = {
     "phenomena": "The head that finds a word best",
@@ -50,25 +63,7 @@ def best_heads(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for row in rows.to_dict("records")
     ]
-    columns = [
-        *(
-            "weighting",
-            "phenomenon",
-            "direction",
-            "head",
-            "first_half_accuracy",
-            "accuracy",
-            "offset",
-        ),
-        *(
-            "offset_accuracy",
-            "above_offset_pp",
-            "above_untrained_pp",
-            "above_distractor_share",
-            "questions",
-        ),
-    ]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(found, columns=_BEST)
 
 
 def depths(rows: pd.DataFrame) -> pd.DataFrame:
@@ -111,11 +106,6 @@ def found_phenomena(frame: pd.DataFrame) -> list[str]:
         if _surely(row["above_offset_pp"]) and _surely(row["above_untrained_pp"])
     ]
     return list(dict.fromkeys(sure))
-
-
-def measures() -> dict[str, str]:
-    """What each claim about depth is measured by."""
-    return dict(CLAIMS)
 
 
 def _surely(above: Estimate) -> bool:

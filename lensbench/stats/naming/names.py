@@ -168,14 +168,14 @@ def _tested(
     (nulls, against), (p, q), n_units = of_nulls, sure, int(codes.max()) + 1
     weights = bootstrap_weights(codes, N_BOOTSTRAP, seed)
     once = np.full((1, len(own)), 1 / len(own))
-    means = np.stack([_mean(once, null)[0] for null in against])  # [null, head]
+    means = np.stack([weighted_means(once, null)[0] for null in against])  # [null, head]
     highest = np.where(np.isnan(means), -np.inf, means).argmax(0)
     null = np.choose(highest, means)
-    drawn = np.stack([_mean(weights, one) for one in against])  # [null, draw, head]
+    drawn = np.stack([weighted_means(weights, one) for one in against])  # [null, draw, head]
     of_highest = np.take_along_axis(drawn, highest[None, None], 0)[0]
     none = np.full_like(null, np.nan)
     ends = percentiles(of_highest, n_units) if n_units >= LEAST else (none, none)
-    mean = _mean(once, own)[0]
+    mean = weighted_means(once, own)[0]
     with np.errstate(invalid="ignore"):
         top = np.where(np.isnan(drawn), -np.inf, drawn).max(0)
     return Tested(
@@ -186,7 +186,7 @@ def _tested(
         null_high=ends[1],
         null_name=[nulls[i] for i in highest],
         excess=excess(mean, null),
-        excess_drawn=excess(_mean(weights, own), top),
+        excess_drawn=excess(weighted_means(weights, own), top),
         p=p,
         q=q,
         n=(~np.isnan(own)).sum(0),
@@ -199,7 +199,7 @@ def excess(value: Floats, null: Floats) -> Floats:
         return np.where(null < 1, (value - null) / (1 - null), np.nan)
 
 
-def _mean(weights: Float[np.ndarray, "draw prompt"], values: Scored) -> Floats:
+def weighted_means(weights: Float[np.ndarray, "draw prompt"], values: Scored) -> Floats:
     """Weighted means over the prompts that have a number, [draw, head]."""
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,12 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from lensbench.checkpoints.ref import FORM
 from lensbench.errors import Problem
 from lensbench.models.spec import Dtype
 from lensbench.records.schema.attention import READ, WEIGHTINGS
-from lensbench.spec import ARGUMENT, Count, Device, Seed, Spec, one_of, repeated
-from lensbench.studies.specs.lens import BatchTokens, Limit, Prompts, Relations, Templated
+from lensbench.spec import Count, Device, Seed, Spec, one_of, repeated
+from lensbench.studies.specs.lens import BatchTokens, Limit, Models, Prompts, Relations, Templated
 
 SENTENCES = "sentences"  # the shipped set
 
@@ -23,15 +22,7 @@ class AttentionSpec(Spec):
     The same spec, prompts and weights give the same records.
     """
 
-    models: Annotated[
-        tuple[str, ...],
-        Field(
-            min_length=1,
-            exclude=True,
-            description=f"Each one an alias, hub name or folder: {FORM}.",
-        ),
-        ARGUMENT,
-    ]
+    models: Models
     prompts: Prompts = "facts"
     limit: Limit = None
     relations: Relations = ()

@@ -48,21 +48,22 @@ Templated = Annotated[
     Template, Field(description="chat: the prompt as the start of a chat answer.")
 ]
 BatchTokens = Annotated[Count, Field(description="Tokens in one forward pass.")]
+Models = Annotated[
+    tuple[str, ...],
+    Field(
+        min_length=1,
+        exclude=True,
+        description=f"Each one an alias, hub name or folder: {FORM}.",
+    ),
+    ARGUMENT,
+]
 DEFAULT_SITES = ("embed", "resid_post")
 
 
 class RunSpec(Spec):
     """A lens over many prompts. The same spec, prompts and weights give the same records."""
 
-    models: Annotated[
-        tuple[str, ...],
-        Field(
-            min_length=1,
-            exclude=True,
-            description=f"Each one an alias, hub name or folder: {FORM}.",
-        ),
-        ARGUMENT,
-    ]
+    models: Models
     prompts: Prompts = "facts"
     limit: Limit = None
     relations: Relations = ()
