@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
 
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.fitting.linear import STRENGTHS, Centred, calibration, ridge
 from lensbench.fitting.method import Fitter, Method, Solved
 from lensbench.fitting.moments import Moments
@@ -15,6 +17,7 @@ from lensbench.fitting.tables import documents_table, quality_table
 from lensbench.fitting.windows import Window, total_tokens
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
+from lensbench.spec import ranges
 
 MOST_JOBS = 8  # so much of the work is lost at most when a fit is interrupted
 UNTRAINED = "untrained"  # the control that reads a model which has learnt nothing
@@ -83,8 +86,7 @@ def solve(fitter: Fitter, layers: Sequence[int], moments: Moments) -> Solved:
         for i, strength in enumerate(STRENGTHS)
     }
     sites = [fitter.sites[layer] for layer in layers]
-    least = fitter.mean_kl_bits(candidates, sites, "choose").argmin(0)
-    best = dict(zip(layers, least.tolist(), strict=True))
+    best = least_kl(fitter.mean_kl_bits(candidates, sites, "choose"), layers)
     strengths = {layer: STRENGTHS[best[layer]] for layer in layers}
     shuffled = {
         layer: ridge(
@@ -100,6 +102,21 @@ def solve(fitter: Fitter, layers: Sequence[int], moments: Moments) -> Solved:
         },
         {"fitted": strengths, "shuffled": strengths},
     )
+
+
+def least_kl(kl_bits: Float[np.ndarray, "strength layer"], layers: Sequence[int]) -> dict[int, int]:
+    """Of each layer, the number of the strength whose KL is least; what is NaN never is.
+
+    Raises ModelError, with the layers, where every strength gives NaN or Inf.
+    """
+    known = np.where(np.isnan(kl_bits), np.inf, kl_bits)
+    broken = [layer for layer, least in zip(layers, known.min(0), strict=True) if least == np.inf]
+    if broken:
+        raise ModelError(
+            f"The ridge of layer{'s' if len(broken) > 1 else ''} {ranges(broken, ', ')} reads "
+            "NaN or Inf at every strength. Give --dtype float32, or another corpus."
+        )
+    return dict(zip(layers, known.argmin(0).tolist(), strict=True))
 
 
 def control_quality(fitter: Fitter) -> pa.Table:

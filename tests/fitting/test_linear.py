@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge  # type: ignore[import-untyped]
 
+from lensbench.errors import ModelError
 from lensbench.fitting.linear import STRENGTHS, Centred, calibration, ridge
+from lensbench.fitting.linear_lens import least_kl
 from lensbench.fitting.moments import Moments
 
 N, D = 400, 6
@@ -104,3 +106,12 @@ def test_fewer_tokens_than_dimensions_hold() -> None:
     for found in ridge(Centred.of(moments_of(x, y), 0)):
         assert float((found(x[0]) - y).abs().max()) < 1e3
         assert float(found.A.abs().max()) < 1e3
+
+
+def test_a_strength_that_gives_nan_is_never_the_best() -> None:
+    nan, inf = np.nan, np.inf
+    kl = np.array([[nan, 2.0, inf], [3.0, 1.0, 9.0], [2.0, nan, 8.0]])  # [strength, layer]
+    assert least_kl(kl, [0, 4, 5]) == {0: 2, 4: 1, 5: 2}
+    kl[:, [0, 2]] = [[nan, inf], [nan, nan], [inf, nan]]
+    with pytest.raises(ModelError, match="layers 0, 5 reads NaN or Inf at every strength"):
+        least_kl(kl, [0, 4, 5])
