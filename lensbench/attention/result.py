@@ -153,9 +153,7 @@ def read_heads(
     if not encoded:
         raise InputProblems(problems or [NOTHING])
     reader = Reader(Source(model), settings)
-    identities = check_heads(
-        reader.source, gate_prompts(encoded, model.rope_switch), settings.moved
-    )
+    identities = check_heads(reader.source, gate_prompts(model, encoded), settings.moved)
     require(identities)
     texts, over = condition_texts(reader, encoded)
     (readings,) = plan_readings(reader, texts, [[item.prompt for item in encoded]])

@@ -288,12 +288,13 @@ def _without(
 
 def not_finite_problem(model: LensModel, prompt: EncodedPrompt) -> Problem:
     """A prompt for which the model gives NaN or Inf, and what may help."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    remedy = (
-        "float16 overflows above 65,504: use --dtype bfloat16 or float32."
-        if model.dtype == torch.float16
-        else "The weights may be damaged: run `lensbench check` on the model."
-    )
-    item = prompt.prompt.id
+    item, dtype = prompt.prompt.id, str(model.dtype).removeprefix("torch.")
     what = f"{model.name} in {dtype} gives NaN or Inf for it"
-    return Problem(f"prompt {item}", what, remedy, prompt_id=item)
+    return Problem(f"prompt {item}", what, not_finite_remedy(model), prompt_id=item)
+
+
+def not_finite_remedy(model: LensModel) -> str:
+    """What may help where a model gives NaN or Inf."""
+    if model.dtype == torch.float16:
+        return "float16 overflows above 65,504: use --dtype bfloat16 or float32."
+    return "The weights may be damaged: run `lensbench check` on the model."

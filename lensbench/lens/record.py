@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
+from itertools import islice
 from typing import Any, cast
 
 import pyarrow as pa
@@ -12,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, lens_identity, worst
-from lensbench.lens.logit import read_batch
+from lensbench.lens.logit import not_finite_remedy, read_batch
 from lensbench.lens.milestones import milestones_table
 from lensbench.lens.registry import Lenses, claiming
 from lensbench.lens.settings import LensSettings
@@ -28,6 +29,7 @@ from lensbench.prompts.sets import PromptSet
 from lensbench.prompts.template_day import template_day
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
+from lensbench.residuals.capture import capture_positions
 from lensbench.residuals.store import ResidualCache, keep, kept_part
 
 
@@ -74,14 +76,30 @@ def encode_prompts(
     return encoded, [*prompt_set.problems, *problems]
 
 
-def gate_prompts(
-    encoded: Sequence[EncodedPrompt], switch: int | None = None
-) -> list[tuple[int, ...]]:
-    """A short and a long prompt of the run that may share a batch, so that padding is tested."""
+def gate_prompts(model: LensModel, encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
+    """A short and a long prompt of the run that may share a batch, so that padding is tested.
+
+    Those that the model gives NaN or Inf for are passed over: the run skips them and says so.
+    Raises GateError where all are such.
+    """
     by_length = sorted((prompt.token_ids for prompt in encoded), key=lambda ids: (len(ids), ids))
-    if switch and len(by_length[0]) <= switch:
-        by_length = [ids for ids in by_length if len(ids) <= switch]
-    return [by_length[0], by_length[-1]] if len(by_length) > 1 else by_length
+    finite = lru_cache(partial(_is_finite, model))
+    first = next((i for i, ids in enumerate(by_length) if finite(ids)), None)
+    if first is None:
+        dtype = str(model.dtype).removeprefix("torch.")
+        what = f"{model.name} in {dtype} gives NaN or Inf for every prompt"
+        raise GateError(f"{what}, so nothing is reported. {not_finite_remedy(model)}")
+    short, switch = by_length[first], model.rope_switch
+    longer = by_length[first + 1 :]
+    if switch and len(short) <= switch:
+        longer = [ids for ids in longer if len(ids) <= switch]
+    return [short, *islice(filter(finite, reversed(longer)), 1)]
+
+
+def _is_finite(model: LensModel, ids: tuple[int, ...]) -> bool:
+    """Whether what the model makes of a prompt holds no NaN or Inf."""
+    residuals = capture_positions(model, [ids], [range(len(ids))], [model.final_site])
+    return not residuals.broken_rows()
 
 
 def plan_readings(

@@ -139,7 +139,7 @@ def _measure(
         words = Phenomena.of(reader.source, sentences, settings.batch_tokens, spec.seed)
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
-        token_ids = gate_prompts(encoded, model.rope_switch)
+        token_ids = gate_prompts(model, encoded)
         identities = check_heads(reader.source, token_ids, reader.settings.moved)
         require(identities)
 

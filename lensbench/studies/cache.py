@@ -84,9 +84,7 @@ class _Run:
         kept, too_long = keep_all(encoded, spec.positions, model.n_ctx)
         self._require_room(record.store.folder, model.d_model, sites, kept)
         self.watch(Progress(f"testing the gate of {self.ref}"))
-        identities = check_identities(
-            model, gate_prompts([k.prompt for k in kept], model.rope_switch)
-        )
+        identities = check_identities(model, gate_prompts(model, [k.prompt for k in kept]))
         require(identities)
         record.begin({**model.facts(), **record.request.model})
         keeper = Keeper(model, sites, DTYPES[spec.residual_dtype], record.id)

@@ -127,7 +127,7 @@ def _measure(
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
         record.begin({**model.facts(), **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
-        identities = check_identities(model, gate_prompts(encoded, model.rope_switch))
+        identities = check_identities(model, gate_prompts(model, encoded))
         require(identities)
         reader = Reader(model, TokenText(model.tokenizer), record.id)
 

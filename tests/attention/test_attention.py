@@ -217,8 +217,13 @@ def test_a_prompt_that_gives_nan_is_a_problem(overflowing: Path) -> None:
     assert [problem.prompt_id for problem in found.problems] == ["p1"]
     assert set(found.to_pandas()["prompt_id"]) == {"p2", "p3"}
     assert set(found.patterns["prompt_id"].to_pylist()) == {"p2"}
-    with pytest.raises(GateError):  # of the gate's own prompts
-        lensbench.attention(model, prompts[0], **PLAIN)
+    # Of the gate's own prompts too: the shortest and the longest.
+    prompts = [[5, rome, 7], [5, 6, 7, 8], [5, 6, 7, 8, rome]]
+    found = lensbench.attention(model, prompts, **PLAIN)
+    assert [problem.prompt_id for problem in found.problems] == ["p1", "p3"]
+    assert set(found.to_pandas()["prompt_id"]) == {"p2"}
+    with pytest.raises(GateError, match="NaN or Inf for every prompt"):
+        lensbench.attention(model, prompts[::2], **PLAIN)
 
 
 def test_unknown_settings_are_refused_by_name(llama: Case) -> None:

@@ -276,7 +276,7 @@ def test_a_prompt_that_gives_nan_is_a_problem_and_its_batch_goes_on(
 
 def test_nothing_but_nan_is_a_cache_of_nothing(overflowing: Path, tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "rome.csv", [("rome", "The city of Rome is", "old")])
-    with pytest.raises(GateError):
+    with pytest.raises(GateError, match="NaN or Inf for every prompt"):
         run_cache(spec_of(overflowing, path), tmp_path / "c")
     assert contents(tmp_path / "c", UNEQUAL) == {}
 

@@ -109,19 +109,26 @@ def test_a_model_that_fails_does_not_stop_the_next_one(
 def test_prompts_that_overflow_are_left_out_and_the_rest_of_their_batch_is_there(
     overflowing: Path, spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
-    rome = {"id": "rome", "relation": "capital", "prompt": "The city of Rome is", "answer": "old"}
-    rows = [rome, *facts_rows()[:6]]
-    path = write_csv(tmp_path / "rome.csv", rows)
+    """The gate's own prompts among them: the shortest and the longest."""
+    texts = {"rome": "The city of Rome is", "short": "In Rome", "long": "The city of Rome" * 3}
+    row = {"relation": "capital", "answer": "old"}
+    broken = [row | {"id": item, "prompt": text} for item, text in texts.items()]
+    path = write_csv(tmp_path / "rome.csv", [*broken, *facts_rows()[:6]])
     outcome = run(spec(models=(str(overflowing),), prompts=str(path)), tmp_path / "out")
     assert not outcome.failed
-    (problem,) = outcome.problems  # once, although a heat map reads it again
-    assert problem.prompt_id == "rome"
-    assert "gives NaN or Inf" in problem.what
+    # Each once, although a heat map reads it again.
+    assert sorted(str(problem.prompt_id) for problem in outcome.problems) == sorted(texts)
+    assert all("gives NaN or Inf" in problem.what for problem in outcome.problems)
     found = tables(outcome.folders[0])
     measured = {row["id"] for row in facts_rows()[:6]}
     for name in ("prompts", "lens", "milestones"):
         assert set(found[name].prompt_id) == measured
-    assert found["problems"].prompt_id.tolist() == ["rome"]
+    assert sorted(found["problems"].prompt_id) == sorted(texts)
+    gate = manifest(outcome.folders[0])["gate"]
+    assert all(one["passed"] for one in gate if one["error"] is not None)
+    path = write_csv(tmp_path / "only.csv", broken)
+    refused = run(spec(models=(str(overflowing),), prompts=str(path)), tmp_path / "none")
+    assert "gives NaN or Inf for every prompt" in str(refused.failed[str(overflowing)])
 
 
 def test_everything_wrong_with_a_spec_is_said_before_any_work(
