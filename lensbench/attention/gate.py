@@ -12,6 +12,7 @@ from lensbench.attention.facts import Facts
 from lensbench.attention.patterns import Seen, Source
 from lensbench.attention.scores import Pattern
 from lensbench.attention.values import VALUES, output_weight, per_head
+from lensbench.errors import Problem
 from lensbench.lens.gate import (
     SITE_IDENTITIES,
     Identity,
@@ -30,6 +31,12 @@ _HEADS = SITE_IDENTITIES["head_out"]
 # TransformerLens' hook point behind the output projection, before what some families do to it.
 _OUTPUT = "attn.o.hook_out"
 _TINY = torch.finfo(torch.float32).tiny
+
+
+def not_finite(where: str, prompt_id: str) -> Problem:
+    """A prompt whose attention is NaN or Inf, and what may help; `where`: what was done with it."""
+    what, remedy = "its attention is NaN or Inf", "Leave it out, or read it in float32."
+    return Problem(f"{where}, {prompt_id}", what, remedy, prompt_id)
 
 
 def has_sinks(model: LensModel, block: int) -> bool:

@@ -17,9 +17,10 @@ from lensbench.attention.causal.tables import Ablating, Ablator
 from lensbench.attention.compared.nulls import permuted, random_keys
 from lensbench.attention.conditions import CONDITIONS, Text, own_texts, seed_of
 from lensbench.attention.facts import Facts
-from lensbench.attention.gate import ERROR, row_error_of
+from lensbench.attention.gate import ERROR, not_finite, row_error_of
 from lensbench.attention.patterns import Seen, Source
 from lensbench.attention.phenomena.asking import UNTRAINED, Asking, ask
+from lensbench.attention.phenomena.without import Losing, word_losses
 from lensbench.attention.scores import LEAST_TOKENS, Scorer
 from lensbench.attention.settings import AttentionSettings
 from lensbench.errors import Problem
@@ -50,6 +51,7 @@ class Reader:
     source: Source
     settings: AttentionSettings
     ablator: Ablator | None = None
+    of_words: Ablator | None = None  # of sentences whose words are asked about
 
     @property
     def model(self) -> LensModel:
@@ -129,15 +131,21 @@ def _batched(reader: Reader, condition: str, texts: Sequence[Text]) -> Iterator[
         yield Reading(condition, tuple(texts[item] for item in items))
 
 
-def one_job(reader: Reader, job: Job[Reading | Ablating | Asking]) -> Part:
-    """A batch that is read, one without each head in turn, or sentences that are asked about."""
+Item = Reading | Ablating | Asking | Losing
+
+
+def one_job(reader: Reader, job: Job[Item]) -> Part:
+    """A batch that is read or asked about, or one without each head in turn."""
     if isinstance(job.item, Reading):
         return read(reader, Job(job.number, job.item))
     if isinstance(job.item, Asking):
         source = reader.untrained if job.item.who == UNTRAINED else reader.source
         return ask(source, reader.model.name, job.item, reader.settings.weightings)
+    if isinstance(job.item, Losing):
+        assert reader.of_words is not None
+        return word_losses(reader.of_words, job.item.asked)
     assert reader.ablator is not None
-    return Part({"ablation": reader.ablator.table(job.item.asked)})
+    return reader.ablator.part(job.item.asked)
 
 
 def read(reader: Reader, job: Job[Reading]) -> Part:
@@ -215,9 +223,8 @@ class _Batch:
 
     def problems(self) -> list[Problem]:
         """Texts that give NaN or Inf."""
-        what, remedy = "its attention is NaN or Inf", "Leave it out, or read it in float32."
         ids = [self.reading.texts[number].prompt_id for number in sorted(self.broken)]
-        return [Problem(f"{self.reading.condition}, {i}", what, remedy, i) for i in ids]
+        return [not_finite(self.reading.condition, i) for i in ids]
 
 
 def _rows(

@@ -9,17 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from lensbench.attention.causal.tables import Ablating, Ablator, Asked
+from lensbench.attention.causal.tables import Ablator, Asked
 from lensbench.attention.circuits.table import circuits_table
 from lensbench.attention.compared.names import names_table
 from lensbench.attention.compared.similarity import head_similarity, similarity_table, some
 from lensbench.attention.gate import ERROR, check_heads, rows_identity
 from lensbench.attention.patterns import Source
-from lensbench.attention.phenomena.asking import Asking
 from lensbench.attention.phenomena.stage import Phenomena
 from lensbench.attention.record import (
+    Item,
     Reader,
-    Reading,
     condition_texts,
     in_order,
     long_enough,
@@ -44,7 +43,12 @@ from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema import TABLES
 from lensbench.records.schema.attention import PATTERNS
-from lensbench.records.schema.phenomena import ANSWERS, DEPTHS
+from lensbench.records.schema.phenomena import (
+    ANSWERS,
+    DEPTHS,
+    PHENOMENON_ABLATION,
+    WORD_LOSSES,
+)
 from lensbench.records.store import RecordStore, disk_error, folder_name
 from lensbench.spec import nearest
 from lensbench.studies.lens import GROWS, prompt_settings
@@ -117,7 +121,7 @@ def _measure(
         grows=GROWS,
     )
 
-    def prepare(record: Recording) -> Work[Reader, Reading | Ablating | Asking]:
+    def prepare(record: Recording) -> Work[Reader, Item]:
         watch(Progress(f"loading {store.model}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
@@ -134,9 +138,12 @@ def _measure(
         first = {prompt.id for prompt in stages[0]}
         others = [item.token_ids for item in encoded if item.prompt.id in first]
         ablator = Ablator(model, asked, others, settings.batch_tokens)
-        reader = Reader(Source(model), settings, ablator)
+        source = Source(model)
+        words = Phenomena.of(
+            source, sentences, settings.batch_tokens, spec.seed, ablate=spec.ablate > 0
+        )
+        reader = Reader(source, settings, ablator, words.ablator)
         texts, over = condition_texts(reader, encoded)
-        words = Phenomena.of(reader.source, sentences, settings.batch_tokens, spec.seed)
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
         token_ids = gate_prompts(model, encoded)
@@ -151,10 +158,8 @@ def _measure(
             tables |= words.tables(parts, tables["heads"], model.name)
             return Finished(found, tables, [identity.as_dict() for identity in gate])
 
-        items: list[list[Reading | Ablating | Asking]] = [
-            [*readings] for readings in plan_readings(reader, texts, stages)
-        ]
-        items[0] += [*ablator.jobs(), *words.asking]
+        items: list[list[Item]] = [[*readings] for readings in plan_readings(reader, texts, stages)]
+        items[0] += [*ablator.jobs(), *words.asking, *words.losing]
         return Work(reader, one_job, items, finish)
 
     return make(request, prepare, watch)
@@ -170,8 +175,11 @@ def _further(spec: AttentionSpec, sentences: PromptSet | None) -> dict[str, Any]
 
 def _optional(spec: AttentionSpec) -> tuple[str, ...]:
     """Tables that there are if they were asked for."""
-    kept = (PATTERNS.name,) if spec.keep else ()
-    return (*kept, ANSWERS.name, DEPTHS.name) if spec.phenomena else kept
+    kept = [PATTERNS.name] if spec.keep else []
+    if spec.phenomena:
+        kept += [ANSWERS.name, DEPTHS.name]
+        kept += [WORD_LOSSES.name, PHENOMENON_ABLATION.name] if spec.ablate else []
+    return tuple(kept)
 
 
 def _rows_of_run(reader: Reader, parts: Parts, record: Recording) -> Identity:

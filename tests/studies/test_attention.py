@@ -21,7 +21,7 @@ from lensbench.records.schema.attention import SCORES
 from lensbench.studies.attention import run
 from lensbench.studies.specs.attention import AttentionSpec
 from tests.harness.facts import N_ROWS
-from tests.harness.files import manifest, table_bytes, tables
+from tests.harness.files import manifest, table_bytes, tables, write_csv
 from tests.harness.forks import Stop
 from tests.harness.program import Program
 from tests.harness.tiny import Case
@@ -202,3 +202,45 @@ def test_the_verb_shows_one_prompt_and_runs_many(
     assert refused.status == 2
     assert "--limit: it has no effect without --prompts" in refused.said
     assert "give a model and a prompt" in lensbench("attention", llama.folder).said
+
+
+def test_prompts_that_give_nan_are_skipped_everywhere(overflowing: Path, tmp_path: Path) -> None:
+    """The gate's own among them, means of heads, ablations, sentences and all that follows."""
+    texts = [
+        ("a", "The city of Rome is"),
+        ("b", "The capital of Germany is"),
+        ("c", "The Rome is"),
+        ("d", "The city on the Rhine is"),
+        ("e", "The river that flows through the old city of Rome is the"),
+        ("f", "The opposite of hot is"),
+    ]
+    pairs = "subject-verb: cats > see ! dogs"
+    words = ("big", "Rome", "small", "old", "new")
+    said = [f"The {word} cats by the dogs see it." for word in words]
+    facts = [{"id": i, "prompt": text, "answer": "old", "relation": "x"} for i, text in texts]
+    asked = [{"id": f"s{i}", "prompt": text, "pairs": pairs} for i, text in enumerate(said)]
+    outcome = run(
+        AttentionSpec(
+            models=(str(overflowing),),
+            prompts=str(write_csv(tmp_path / "facts.csv", facts)),
+            sentences=str(write_csv(tmp_path / "sentences.csv", asked)),
+            phenomena=True,
+            nulls=False,
+            conditions=("text",),
+            ablate=6,
+        ),
+        tmp_path / "out",
+    )
+    assert not outcome.failed
+    skipped = {(p.where.split(",")[0], p.prompt_id) for p in outcome.problems}
+    assert skipped >= {(what, i) for what in ("text", "ablation") for i in "ace"}
+    assert ("sentences", "s1") in skipped
+    found = tables(outcome.folder)
+    for name in ("prompts", "heads", "ablation"):
+        assert set(found[name]["prompt_id"]) == set("bdf")
+    assert set(found["redundancy"]["prompt_id"]) == {"d"}
+    assert set(found["word_losses"]["prompt_id"]) == {"s0", "s2", "s3", "s4"}
+    assert found["ablation"]["loss_change_nats"].notna().all()
+    assert found["redundancy"]["loss_change_nats"].notna().all()
+    assert found["phenomenon_ablation"]["change_bits"].notna().all()
+    assert found["head_similarity"]["js_bits"].notna().all()

@@ -159,6 +159,34 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     assert table_bytes(outcome.folder) == table_bytes(measured)
 
 
+def test_what_is_lost_without_the_best_heads_is_in_the_record_and_the_report(
+    asked: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
+) -> None:
+    outcome = run(asked(ablate=1, nulls=False, conditions=("text",)), tmp_path / "run")
+    assert outcome.ok, outcome.failed
+    found, without = tables(outcome.folder), tables(measured)
+    assert found["phenomena"].equals(without["phenomena"])
+    losses, told = found["word_losses"], found["phenomenon_ablation"]
+    assert len(told) == 2 * len(found["phenomena"])
+    plain = found["answers"][found["answers"]["weighting"] == "plain"]
+    keys = ["prompt_id", "phenomenon", "query", "offset"]
+    words = losses[losses["predicted"] == "word"]
+    trained = plain[plain["who"] == "trained"]
+    assert sorted(words[keys].to_numpy().tolist()) == sorted(trained[keys].to_numpy().tolist())
+    assert all(len(one) == 12 for one in losses["change_bits"])
+    row = told[(told["phenomenon"] == "determiner-noun") & (told["predicted"] == "word")].iloc[0]
+    own = trained[trained["phenomenon"] == "determiner-noun"]
+    held = own.iloc[(halves(own["prompt_id"].tolist(), 0) or ([], []))[1]]
+    bits = held[keys].merge(words, on=keys)["change_bits"]
+    column = int(N_HEADS * row["block"] + row["head"])
+    assert row["change_bits"] == pytest.approx(np.mean([one[column] for one in bits]))
+    lb.build_report([outcome.folder], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "**What is lost without the head that finds a word best.**" in text
+    assert "Surely more is lost than without another head of the block" in text
+    assert {"word_losses", "phenomenon_ablation"}.isdisjoint(without)
+
+
 def test_sentences_that_say_nothing_of_their_words_are_a_problem(
     asked: Callable[..., AttentionSpec], facts: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +22,13 @@ from torch import Tensor
 
 from lensbench.attention.causal.resume import repeated, replaced, resumed
 from lensbench.errors import GateError, InputProblems, Problem
+from lensbench.lens.gate import worst
 from lensbench.models.forward import worst_kl_bits
 from lensbench.models.model import LensModel
 from lensbench.models.readout import KL_BITS
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import Batch, make_batch, plan_batches
 from lensbench.residuals.capture import watch
-from lensbench.stats.resampling import Floats
 
 Head = tuple[int, int]  # block, head
 Means = Float[Tensor, "block head d_head"]
@@ -92,43 +93,83 @@ def ablated(
         np.empty(n),
         np.empty((n, len(groups))),
     )
-    for number, items in enumerate(_plan(model, token_ids, batch_tokens)):
+    for items, own, nats in passes(model, token_ids, groups, answers, batch_tokens, means):
+        ends = np.array([len(token_ids[item]) - 1 for item in items])
+        loss = np.where(np.arange(nats.shape[-1]) < ends[:, None], nats, 0.0).sum(-1)
+        answer = nats[:, np.arange(len(items)), ends]
+        if own is None:
+            found.clean[items], found.clean_answer[items] = loss[0], answer[0]
+        else:
+            found.without[np.ix_(items, own)] = loss.T
+            found.without_answer[np.ix_(items, own)] = answer.T
+    return found
+
+
+class Pass(NamedTuple):
+    """Nats of what stands behind each position; at a prompt's last, its answer's (NaN: none).
+
+    `groups`: numbers of those that it is without, each a copy of the batch; None: without none.
+    """
+
+    items: list[int]  # of the prompts
+    groups: list[int] | None
+    nats: Float[np.ndarray, "group batch pos"]
+
+
+def passes(
+    model: LensModel,
+    token_ids: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[Head]],
+    answers: Sequence[int],
+    batch_tokens: int,
+    means: Means,
+) -> Iterator[Pass]:
+    """Batch by batch, the prompts as the model reads them and then without each group.
+
+    Arguments and GateError as of `ablated`.
+    """
+    tested = False
+    for items in _plan(model, token_ids, batch_tokens):
         batch = make_batch(items, token_ids)
         ends = torch.tensor([answers[item] for item in items])
         states, logits = _clean(model, batch)
-        if number == 0:
-            _require_same(model, batch, states, logits)
-        found.clean[items], found.clean_answer[items] = _nats(logits, batch, ends)
+        tested = tested or _require_same(model, batch, states, logits)
+        yield Pass(items, None, _nats(logits, batch, ends)[None])
         del logits
         for block, members in _by_first_block(groups).items():
             size = max(1, batch_tokens // batch.token_ids.numel())
             for start in range(0, len(members), size):
                 own = members[start : start + size]
                 heads = [groups[member] for member in own]
-                loss, answer = _without(model, batch, block, states[block], heads, means, ends)
-                found.without[np.ix_(items, own)] = loss.T
-                found.without_answer[np.ix_(items, own)] = answer.T
-    return found
+                nats = _without(model, batch, block, states[block], heads, means, ends)
+                yield Pass(items, own, nats)
 
 
 def mean_outputs(
     model: LensModel, token_ids: Sequence[Sequence[int]], batch_tokens: int = 512
 ) -> Means:
-    """What each head gives on average before W_O, over all positions but the first, float32."""
-    sums: dict[int, Tensor] = {}
+    """What each head gives on average before W_O, over all positions but the first, float32.
+
+    Prompts whose heads give NaN or Inf are left out. Raises GateError where all do.
+    """
+    sums, counts = dict[int, Tensor](), dict[int, int]()
 
     for items in _plan(model, token_ids, batch_tokens):
         batch = make_batch(items, token_ids)
-        inside = batch.attention_mask[:, 1:].to(model.device, torch.float64)
+        inside = batch.attention_mask[:, 1:].to(model.device).bool()
 
         def see(site: Site, value: Tensor, inside: Tensor = inside) -> None:
             heads = value.reshape(*value.shape[:2], model.n_heads, -1)[:, 1:].double()
-            total = torch.einsum("bp,bphd->hd", inside, heads)
+            finite = (heads.isfinite().all(-1).all(-1) | ~inside).all(-1)  # [batch]
+            own = inside & finite[:, None]
+            total = heads[own].sum(0)
             sums[site.layer] = sums.get(site.layer, torch.zeros_like(total)) + total
+            counts[site.layer] = counts.get(site.layer, 0) + int(own.sum())
 
         watch(model, batch, [Site("attn.hook_z", i + 1) for i in range(model.n_layers)], see)
-    n = sum(len(ids) - 1 for ids in token_ids)
-    return torch.stack([sums[layer] / n for layer in sorted(sums)]).float()
+    if not all(counts.values()):
+        raise GateError(f"{model.name}: its heads give NaN or Inf in every prompt, so no mean.")
+    return torch.stack([sums[layer] / counts[layer] for layer in sorted(sums)]).float()
 
 
 def _plan(
@@ -147,20 +188,23 @@ def _clean(
     return [states[block] for block in range(model.n_layers)], logits
 
 
-def _require_same(model: LensModel, batch: Batch, states: Sequence[Tensor], logits: Tensor) -> None:
-    """A pass from the middle on gives what the whole pass gives."""
+def _require_same(model: LensModel, batch: Batch, states: Sequence[Tensor], logits: Tensor) -> bool:
+    """A pass from the middle on gives what the whole pass gives.
+
+    False where nothing is tested, since it all is NaN.
+    """
     block = model.n_layers // 2
     again = resumed(model, batch, block, states[block])
-    error = max(
-        worst_kl_bits(own[:n].float(), other[:n].float())
-        for own, other, n in zip(logits, again, batch.attention_mask.sum(-1).tolist(), strict=True)
-    )
-    if not error <= KL_BITS[model.dtype]:
+    ends = batch.attention_mask.sum(-1).tolist()
+    pairs = [(own[:n], other[:n]) for own, other, n in zip(logits, again, ends, strict=True)]
+    errors = [worst_kl_bits(*pair) for pair in pairs if bool(pair[0].isfinite().all())]
+    if errors and not (error := worst(errors)) <= KL_BITS[model.dtype]:
         raise GateError(
             f"{model.name}: a pass that begins at block {block} gives another output than the "
             f"whole pass, by {error:.3g} bits (bound {KL_BITS[model.dtype]:g}), so heads of this "
             "model cannot be ablated."
         )
+    return bool(errors)
 
 
 def _by_first_block(groups: Sequence[Sequence[Head]]) -> dict[int, list[int]]:
@@ -179,7 +223,7 @@ def _without(
     groups: Sequence[Sequence[Head]],
     means: Means,
     ends: Int[Tensor, " batch"],
-) -> tuple[Float[np.ndarray, "group batch"], Float[np.ndarray, "group batch"]]:
+) -> Float[np.ndarray, "group batch pos"]:
     """Nats without each of some groups, in one pass: a copy of the batch for each."""
     rows = len(batch.items)
     at: dict[int, list[tuple[int, slice]]] = {}
@@ -189,28 +233,27 @@ def _without(
     hooks = [replaced(own, placed, means[own]) for own, placed in at.items()]
     many = repeated(batch, len(groups))
     logits = resumed(model, many, block, state.repeat(len(groups), 1, 1), hooks)
-    loss, answer = _nats(logits, many, ends.repeat(len(groups)))
-    return loss.reshape(len(groups), rows), answer.reshape(len(groups), rows)
+    nats = _nats(logits, many, ends.repeat(len(groups)))
+    return nats.reshape(len(groups), rows, -1)
 
 
 def _nats(
     logits: Float[Tensor, "batch pos d_vocab"], batch: Batch, ends: Int[Tensor, " batch"]
-) -> tuple[Floats, Floats]:
-    """Of each row, the sum over its tokens behind the first, and of the token that comes behind."""
+) -> Float[np.ndarray, "batch pos"]:
+    """Of each token behind the first, and of the one that comes behind them; NaN of padding."""
     lengths = batch.attention_mask.sum(-1)
     wanted = torch.cat([batch.token_ids[:, 1:], ends[:, None]], dim=1).clone()
     places = torch.arange(wanted.shape[1])
-    last = places == lengths[:, None] - 1
-    wanted[last] = ends
-    surprisal = torch.zeros(wanted.shape, dtype=torch.float64)
+    wanted[places == lengths[:, None] - 1] = ends
+    surprisal = torch.full(wanted.shape, torch.nan, dtype=torch.float64)
     cells = ((places < lengths[:, None]) & (wanted != NO_ANSWER)).nonzero()
     for some in cells.split(_ROWS):
         row, place = some.T.to(logits.device)
         own = logits[row, place].float()
         of = own.gather(1, wanted[tuple(some.T)].to(own.device)[:, None])[:, 0]
         surprisal[tuple(some.T)] = (own.logsumexp(-1) - of).double().cpu()
-    answer = np.where(ends == NO_ANSWER, np.nan, surprisal[last].numpy())
-    return surprisal.masked_fill(last, 0.0).sum(-1).numpy(), answer
+    found: Float[np.ndarray, "batch pos"] = surprisal.numpy()
+    return found
 
 
 def _require_two_tokens(token_ids: Sequence[Sequence[int]]) -> None:

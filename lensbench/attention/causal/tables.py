@@ -15,6 +15,7 @@ from torch import Tensor
 from lensbench.attention.causal.ablation import (
     NO_ANSWER,
     Head,
+    Losses,
     Means,
     ablated,
     every_head,
@@ -23,10 +24,12 @@ from lensbench.attention.causal.ablation import (
 from lensbench.attention.causal.direct import direct_effects
 from lensbench.attention.causal.redundancy import redundancy
 from lensbench.attention.circuits.weights import raw_weights
+from lensbench.attention.gate import not_finite
 from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt
+from lensbench.records.parts import Part
 from lensbench.records.schema.attention import ABLATION, REDUNDANCY
 
 
@@ -89,17 +92,25 @@ class Ablator:
         for items in plan_batches(lengths, self.batch_tokens, self.model.rope_switch):
             yield Ablating(tuple(self.asked[item] for item in items))
 
-    def table(self, asked: Sequence[Asked]) -> pa.Table:
-        """The rows of the table `ablation` of some of the prompts."""
-        answers = [one.answer for one in asked]
+    def part(self, asked: Sequence[Asked]) -> Part:
+        """The rows of the table `ablation` of some prompts; what gives NaN or Inf has none."""
         losses = ablated(
             self.model,
             _ids(asked),
             [[head] for head in self.heads],
-            answers,
+            [one.answer for one in asked],
             self.batch_tokens,
             self.means,
         )
+        table = self._rows(asked, losses)
+        finite = np.isfinite(losses.clean) & np.isfinite(losses.without).all(-1)
+        return Part(
+            {"ablation": table.filter(np.repeat(finite, len(self.heads)))},
+            [not_finite("ablation", asked[i].prompt_id) for i in np.flatnonzero(~finite).tolist()],
+        )
+
+    def _rows(self, asked: Sequence[Asked], losses: Losses) -> pa.Table:
+        """One row per prompt and head."""
         effects = self._effects(asked)
         n, blocks, heads = len(asked), *np.array(self.heads).T
         return ABLATION.of_columns(
@@ -129,17 +140,19 @@ class Ablator:
 
     def redundancy(self, ablation: pa.Table) -> pa.Table:
         """The rows of the table `redundancy`, from those of `ablation` of all the prompts."""
-        if len(self.asked) < 2:
+        there = {*ablation["prompt_id"].to_pylist()}
+        asked = [one for one in self.asked if one.prompt_id in there]
+        if len(asked) < 2:
             return REDUNDANCY.schema.empty_table()
         frame: pd.DataFrame = ablation.to_pandas()
         by_place = frame.set_index(["prompt_id", "block", "head"])["loss_change_nats"]
         wide = by_place.unstack(["block", "head"]).reindex(
-            index=[one.prompt_id for one in self.asked],
+            index=[one.prompt_id for one in asked],
             columns=pd.MultiIndex.from_tuples(self.heads),
         )
         curve = redundancy(
             self.model,
-            _ids(self.asked),
+            _ids(asked),
             self.heads,
             wide.to_numpy(np.float64),
             self.means,
@@ -148,7 +161,7 @@ class Ablator:
         rows = [
             {
                 "model": self.model.name,
-                "prompt_id": self.asked[prompt].prompt_id,
+                "prompt_id": asked[prompt].prompt_id,
                 "n_heads": size,
                 "last_block": curve.order[size - 1][0],
                 "last_head": curve.order[size - 1][1],

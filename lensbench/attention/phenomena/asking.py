@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lensbench.attention.gate import ERROR, row_error_of
+from lensbench.attention.gate import ERROR, not_finite, row_error_of
 from lensbench.attention.patterns import Seen, Source
 from lensbench.attention.phenomena.questions import (
     Direction,
@@ -133,9 +133,8 @@ class _Answers:
 
     def problems(self) -> list[Problem]:
         """Sentences that give NaN or Inf."""
-        what, remedy = "its attention is NaN or Inf", "Leave it out, or read it in float32."
         ids = [self._asking.asked[number].prompt_id for number in sorted(self.broken)]
-        return [Problem(f"sentences, {self._asking.who}, {i}", what, remedy, i) for i in ids]
+        return [not_finite(f"sentences, {self._asking.who}", i) for i in ids]
 
 
 def ask(source: Source, model: str, asking: Asking, weightings: Sequence[str]) -> Part:

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
+from lensbench.attention.causal.tables import Ablator
 from lensbench.attention.patterns import Source
 from lensbench.attention.phenomena.asking import TRAINED, UNTRAINED, Asking, asked_of
 from lensbench.attention.phenomena.questions import CAUSAL, Direction
 from lensbench.attention.phenomena.tables import depths_table, phenomena_table
+from lensbench.attention.phenomena.without import Losing, phenomenon_ablation_table
 from lensbench.errors import Problem
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import encode_all
 from lensbench.prompts.sets import PromptSet
 from lensbench.records.parts import Parts
-from lensbench.records.schema.phenomena import ANSWERS
+from lensbench.records.schema.phenomena import ANSWERS, PHENOMENON_ABLATION, WORD_LOSSES
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Phenomena:
     problems: list[Problem]
     seed: int
     wanted: bool
+    ablator: Ablator | None = None
+    losing: tuple[Losing, ...] = ()
 
     @classmethod
     def of(
@@ -40,8 +44,12 @@ class Phenomena:
         batch_tokens: int,
         seed: int,
         directions: Sequence[Direction] = CAUSAL,
+        ablate: bool = False,
     ) -> Phenomena:
-        """What is asked of a model about the words of some sentences."""
+        """What is asked of a model about the words of some sentences.
+
+        With `ablate` also what it loses of them without each head.
+        """
         if sentences is None:
             return cls([], [], seed, wanted=False)
         encoder = source.model.encoder("plain", sentences.name)
@@ -54,7 +62,16 @@ class Phenomena:
             for who in (TRAINED, UNTRAINED)
             for items in batches
         ]
-        return cls(plan, [*sentences.problems, *problems, *wrong], seed, wanted=True)
+        ablator = Ablator(source.model, [], [one.token_ids for one in asked], batch_tokens)
+        losing = [Losing(tuple(asked[item] for item in items)) for items in batches]
+        return cls(
+            plan,
+            [*sentences.problems, *problems, *wrong],
+            seed,
+            wanted=True,
+            ablator=ablator if ablate else None,
+            losing=tuple(losing if ablate else ()),
+        )
 
     def tables(self, parts: Parts, heads: pa.Table, model: str) -> dict[str, pa.Table]:
         """What follows from all answers, sentence by sentence whatever batches they were read in.
@@ -67,10 +84,22 @@ class Phenomena:
         answers, scored = parts.table(ANSWERS.name), heads.to_pandas()
         rows = answers.to_pandas().sort_values(["who", "prompt_id"], kind="stable")
         places = _places(scored)
-        return {
+        phenomena = phenomena_table(rows, places, model, self.seed)
+        found = {
             "answers": pa.Table.from_pandas(rows, answers.schema, preserve_index=False),
-            "phenomena": phenomena_table(rows, places, model, self.seed),
+            "phenomena": phenomena,
             "depths": depths_table(rows, scored, places, model, self.seed),
+        }
+        if self.ablator is None:
+            return found
+        losses = parts.table(WORD_LOSSES.name).sort_by(
+            [(name, "ascending") for name in ("prompt_id", "phenomenon", "query", "offset")]
+        )
+        return found | {
+            WORD_LOSSES.name: losses,
+            PHENOMENON_ABLATION.name: phenomenon_ablation_table(
+                rows, phenomena, losses.to_pandas(), places, self.seed
+            ),
         }
 
 

@@ -16,7 +16,13 @@ from lensbench.records.schema.declare import (
 )
 from lensbench.records.schema.every import PROBLEMS
 from lensbench.records.schema.lens import PROMPTS
-from lensbench.records.schema.phenomena import ANSWERS, DEPTHS, PHENOMENA
+from lensbench.records.schema.phenomena import (
+    ANSWERS,
+    DEPTHS,
+    PHENOMENA,
+    PHENOMENON_ABLATION,
+    WORD_LOSSES,
+)
 
 # What a head's score is a mean of, over queries: attention/scores.py says how. To add one: a
 # function there, and a line here.
@@ -242,6 +248,6 @@ KINDS = (
             SIMILARITY,
             PROBLEMS,
         ),
-        (PATTERNS, ANSWERS, DEPTHS),
+        (PATTERNS, ANSWERS, DEPTHS, WORD_LOSSES, PHENOMENON_ABLATION),
     ),
 )

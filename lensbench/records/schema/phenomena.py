@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from lensbench.records.schema.declare import F64, FLAG, I16, I32, TEXT, Column, Table
+from lensbench.records.schema.declare import F32, F64, FLAG, I16, I32, TEXT, Column, Table
 
 DIRECTIONS = {
     "back": "asked at the later of the two words, for the earlier one, as causal models must be",
@@ -87,6 +87,65 @@ PHENOMENA = Table(
         Column("n_questions", I32, "questions of the other half", "questions"),
         Column("n_distractors", I32, "of which so many have a distractor", "questions"),
         Column("n_sentences", I32, "sentences of both halves", "sentences"),
+        Column("reason", TEXT, "why there is no number", null="there is one"),
+    ),
+)
+PREDICTED = {
+    "word": "the later word, given the text before it; the sum over its tokens",
+    "rest": "the text behind it to the sentence's end; the mean over its tokens",
+}
+_PREDICTED = "; ".join(map(": ".join, PREDICTED.items()))
+WORD_LOSSES = Table(
+    "word_losses",
+    "one row per sentence x question x text predicted: what is lost without each head",
+    (
+        _MODEL,
+        Column("prompt_id", TEXT, "the sentence, by its id in the set"),
+        Column("phenomenon", TEXT, "what the two words are to each other"),
+        Column("direction", TEXT, _DIRECTION),
+        Column("query", I16, "the later word, from 0", "words"),
+        Column("offset", I16, "from there to the earlier one", "words"),
+        Column("predicted", TEXT, _PREDICTED),
+        Column(
+            "change_bits",
+            pa.list_(F32),
+            "by how much less likely that is, with each head's mean in its place, block after "
+            "block; negative: more likely",
+            "bits",
+        ),
+    ),
+)
+_ALONE = "its block has no other head, or there is no number"
+_UNMEASURED = "as `reason` says"
+PHENOMENON_ABLATION = Table(
+    "phenomenon_ablation",
+    "one row per row of `phenomena` x text predicted: what the model loses, on the half of the "
+    "sentences that did not choose it, with the mean of the best head in its place",
+    (
+        _MODEL,
+        _WEIGHTING,
+        Column("phenomenon", TEXT, "what the two words are to each other"),
+        Column("direction", TEXT, _DIRECTION),
+        Column("predicted", TEXT, _PREDICTED),
+        Column("block", I16, "block of the best head", "blocks", _FEW),
+        Column("head", I16, "the best head", "heads", _FEW),
+        *_interval("change_bits", "by how much less likely that is", _UNMEASURED, "bits"),
+        *_interval(
+            "others_bits",
+            "the same without another head of its block, mean over all of those",
+            _ALONE,
+            "bits",
+        ),
+        *_interval("above_others_bits", "the first less the second", _ALONE, "bits"),
+        Column(
+            "share_below",
+            F64,
+            "share of all other heads of the model without which less is lost; 0.5 by chance",
+            "0..1",
+            _UNMEASURED,
+        ),
+        Column("n_questions", I32, "questions of the other half", "questions"),
+        Column("n_sentences", I32, "sentences of the other half", "sentences"),
         Column("reason", TEXT, "why there is no number", null="there is one"),
     ),
 )

@@ -30,7 +30,9 @@ _THIRDS = ("early", "middle", "deep")
 _TITLES = {
     "phenomena": "The head that finds a word best",
     "depths": "Where in the depth",
+    "without": "What is lost without the head that finds a word best",
 }
+_LOST = ("change_bits", "others_bits", "above_others_bits")
 
 
 def phenomena_tables(record: Record) -> dict[str, Table]:
@@ -41,6 +43,8 @@ def phenomena_tables(record: Record) -> dict[str, Table]:
         "phenomena": best_heads(record.table("phenomena")),
         "depths": depths(record.table("depths")),
     }
+    if "phenomenon_ablation" in record.tables:
+        frames["without"] = without(record.table("phenomenon_ablation"))
     return catalogue({name: (_TITLES[name], frame) for name, frame in frames.items()})
 
 
@@ -51,7 +55,7 @@ def best_heads(rows: pd.DataFrame) -> pd.DataFrame:
             "weighting": row["weighting"],
             "phenomenon": row["phenomenon"],
             "direction": row["direction"],
-            "head": "" if pd.isna(row["block"]) else f"{row['block']:.0f}.{row['head']:.0f}",
+            "head": _head(row),
             "first_half_accuracy": row["first_half_accuracy"],
             "accuracy": _estimate(row, "accuracy", row["n_questions"]),
             "offset": row["offset"],
@@ -64,6 +68,34 @@ def best_heads(rows: pd.DataFrame) -> pd.DataFrame:
         for row in rows.to_dict("records")
     ]
     return pd.DataFrame(found, columns=_BEST)
+
+
+def without(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per weighting, phenomenon, direction and text predicted, without the best head."""
+    found = [
+        {
+            "weighting": row["weighting"],
+            "phenomenon": row["phenomenon"],
+            "predicted": row["predicted"],
+            "head": _head(row),
+            **{name: _estimate(row, name, row["n_questions"]) for name in _LOST},
+            "less_without_share": row["share_below"],
+            "questions": row["n_questions"],
+        }
+        for row in rows.to_dict("records")
+    ]
+    columns = ["weighting", "phenomenon", "predicted", "head", *_LOST]
+    return pd.DataFrame(found, columns=[*columns, "less_without_share", "questions"])
+
+
+def needed(frame: pd.DataFrame, predicted: str) -> list[str]:
+    """Phenomena without whose best head, plainly weighted, surely more is lost than without others.
+
+    Args:
+        predicted: the text of which it is lost.
+    """
+    own = frame[(frame["weighting"] == "plain") & (frame["predicted"] == predicted)]
+    return [row["phenomenon"] for row in own.to_dict("records") if _surely(row[_LOST[-1]])]
 
 
 def depths(rows: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +138,10 @@ def found_phenomena(frame: pd.DataFrame) -> list[str]:
         if _surely(row["above_offset_pp"]) and _surely(row["above_untrained_pp"])
     ]
     return list(dict.fromkeys(sure))
+
+
+def _head(row: dict[Hashable, Any]) -> str:
+    return "" if pd.isna(row["block"]) else f"{row['block']:.0f}.{row['head']:.0f}"
 
 
 def _surely(above: Estimate) -> bool:

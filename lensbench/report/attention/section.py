@@ -12,12 +12,12 @@ import pandas as pd
 from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.records.schema.attention import READ, SCORES
-from lensbench.records.schema.phenomena import CLAIMS
+from lensbench.records.schema.phenomena import CLAIMS, PREDICTED
 from lensbench.report.attention.figures import MOST_TOKENS
 from lensbench.report.attention.figures import figures as own_figures
 from lensbench.report.attention.further import further
 from lensbench.report.attention.page import heads_page
-from lensbench.report.attention.phenomena import found_phenomena, phenomena_tables
+from lensbench.report.attention.phenomena import found_phenomena, needed, phenomena_tables
 from lensbench.report.attention.views import score_curves
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
@@ -65,7 +65,11 @@ def attention(record: Record, name: str) -> Section:
         n_heads=len(rows[_HEAD].drop_duplicates()),
         **more.values,
         surely=found_phenomena(asked["phenomena"].frame) if asked else [],
+        needed={one: needed(asked["without"].frame, one) for one in PREDICTED}
+        if "without" in asked
+        else {},
         measures=CLAIMS,
+        predicted=PREDICTED,
     )
     return Section(
         title=f"{name}: attention heads",

@@ -36,7 +36,8 @@ class AttentionSpec(Spec):
     """Read the same under its nulls too (random attention, shuffled tokens, an untrained model):
     heads get names only by what is beyond them. Takes four times as long."""
     ablate: Annotated[int, Field(ge=0)] = 0
-    """Prompts on which each head in turn is replaced by its mean, and the loss measured."""
+    """Prompts on which each head in turn is replaced by its mean, and the loss measured; with
+    phenomena (any number) also on all sentences, and what is lost of the words asked about."""
     weightings: Annotated[
         tuple[Annotated[str, one_of(WEIGHTINGS)], ...],
         Field(min_length=1),
