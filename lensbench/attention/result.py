@@ -94,12 +94,36 @@ class AttentionResult:
         """
         from lensbench.attention.plot import pattern_map
 
-        kept = self.patterns["prompt_id"].to_pylist()
-        chosen = kept[0] if prompt_id is None and kept else prompt_id or ""
+        chosen = self._chosen(prompt_id)
         grid = self.pattern(chosen, block, head, weighting)
         prompts = self.prompts.to_pandas().set_index("prompt_id")
         title = f"{self.model}: block {block}, head {head} ({weighting})"
         return pattern_map(grid, list(prompts["tokens"][chosen]), title)
+
+    def rollout(
+        self, prompt_id: str | None = None, weighting: str = "plain"
+    ) -> Float[np.ndarray, "block query key"]:
+        """Attention rollout (stats/flow.py) of a kept prompt, the first by default.
+
+        After each block, the share that each input token has in each token; rows sum to 1. Raises
+        InputProblems as `pattern`.
+        """
+        from lensbench.stats.flow import mixing, rollout
+
+        chosen = self._chosen(prompt_id)
+        self.pattern(chosen, 0, 0, weighting)  # it was kept
+        heads = self.table.to_pandas()[["block", "head"]].drop_duplicates()
+        return rollout(
+            [
+                mixing(np.stack([self.pattern(chosen, block, h, weighting) for h in own["head"]]))
+                for block, own in heads.groupby("block")
+            ]
+        )
+
+    def _chosen(self, prompt_id: str | None) -> str:
+        """A prompt by its id, or the first that was kept."""
+        kept = self.patterns["prompt_id"].to_pylist()
+        return kept[0] if prompt_id is None and kept else prompt_id or ""
 
     def __repr__(self) -> str:
         frame = self.to_pandas()

@@ -107,6 +107,12 @@ def test_kept_patterns_are_hugging_faces(llama: Case) -> None:
             assert found.pattern("p1", block, head) == pytest.approx(own.numpy(), abs=1e-6)
     with pytest.raises(InputProblems, match="no pattern of prompt 'p2'"):
         found.pattern("p2", 0, 0)
+    by_hand = np.eye(len(ids))
+    for expected, rolled in zip(eager(llama, ids), found.rollout(), strict=True):
+        by_hand = (expected.numpy().mean(0) + np.eye(len(ids))) / 2 @ by_hand
+        assert rolled == pytest.approx(by_hand, abs=1e-6)
+    with pytest.raises(InputProblems, match="no pattern of prompt 'p2'"):
+        found.rollout("p2")
     assert found.plot_pattern(0, 1).data[0].z.shape == (len(ids), len(ids))
     assert found.plot("current_token").data[0].z.shape == (3, 4)
     with pytest.raises(InputProblems, match="there is no 'magic'"):

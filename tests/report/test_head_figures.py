@@ -8,12 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensbench.report.attention.figures import (
-    MOST_TOKENS,
-    name_shares,
-    pattern_maps,
-    similarity_tree,
-)
+from lensbench.report.attention.figures import name_shares, pattern_maps, similarity_tree
+from lensbench.report.attention.flow import MOST_TOKENS, flow_lines, flow_table
 from lensbench.report.attention.views import score_curves
 from lensbench.report.kit.figures import to_svg
 
@@ -85,3 +81,21 @@ def test_curves_are_the_mean_and_the_highest_of_each_block() -> None:
     assert list(view.places) == [0.25, 0.75]
     values = [[point.value for point in line.points] for line in view.lines]
     assert values == [pytest.approx([0.2, 0.5]), [0.3, 0.8]]
+
+
+def test_lines_over_layers_are_the_shares_of_the_last_tokens_rollout() -> None:
+    """Two blocks of two tokens: all of .5 x .5 that is left goes from the second to the first."""
+    past, back = np.eye(2), np.array([[1, 0], [1, 0]])
+    blocks = {"plain": [(past + back) / 2, past], "moved": [past, past]}
+    tokens = ["<s>", "$a$\n"]
+    left, right = flow_lines(blocks, tokens).axes
+    drawn = {tuple(map(tuple, one)) for one in left.collections[0].get_segments()}
+    assert drawn == {((1, 1), (1, 2)), ((0, 0), (1, 1)), ((1, 0), (1, 1))}
+    widths = sorted(left.collections[0].get_linewidths())
+    assert widths == pytest.approx([0.4 + 5 * 0.5, 0.4 + 5 * 0.5, 0.4 + 5])
+    assert [one.get_text() for one in left.get_xticklabels()] == ["<s>  50%", "$a$⏎  50%"]
+    assert len(right.collections[0].get_segments()) == 2
+    table = flow_table(blocks, tokens)
+    assert table["rollout_share"].tolist() == [0.5, 0.5]
+    assert table["max_flow"].tolist() == [0.5, 0.5]
+    assert table["moved_rollout_share"].tolist() == [0, 1]

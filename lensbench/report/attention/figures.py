@@ -15,20 +15,23 @@ from scipy.cluster.hierarchy import dendrogram
 from lensbench.escape import printable
 from lensbench.records.record import Record
 from lensbench.report.attention.alike import APART, grid
+from lensbench.report.attention.flow import MOST_TOKENS, flow_lines, flow_of
 from lensbench.report.attention.head_view import Kept
 from lensbench.report.kit.figures import GREY, WIDTH, shortened, to_svg
 from lensbench.report.kit.views import COLOURS
 from lensbench.stats.clusters import leaves, tree
 from lensbench.stats.naming.names import UNDECIDED
 
-MOST_TOKENS = 20  # of a pattern's map: the first ones
 _COLUMNS = 3
 
 
-def figures(record: Record, best: Mapping[str, tuple[int, int]]) -> dict[str, Callable[[], bytes]]:
+def figures(
+    record: Record, kept: Kept | None, best: Mapping[str, tuple[int, int]]
+) -> dict[str, Callable[[], bytes]]:
     """Name -> figure, of those tables that have rows.
 
     Args:
+        kept: patterns, if there are any.
         best: of some scores, the (block, head) that is highest: those whose patterns are shown.
     """
     found: dict[str, Callable[[], bytes]] = {}
@@ -37,12 +40,11 @@ def figures(record: Record, best: Mapping[str, tuple[int, int]]) -> dict[str, Ca
     if len(similarity := record.table("head_similarity")):
         _, bits = grid(similarity)
         found["similarity"] = partial(to_svg, similarity_tree, bits, APART)
-    if "patterns" in record.tables and best:
-        kept = Kept(record.table("patterns"), record.table("prompts"))
-        if (item := kept.first) is not None:
-            found["patterns"] = partial(
-                to_svg, pattern_maps, _squares(kept, item, best), kept.tokens(item)
-            )
+    if kept is not None and (item := kept.first) is not None:
+        found["flow"] = partial(to_svg, flow_lines, *flow_of(kept, item))
+        if best:
+            squares = _squares(kept, item, best)
+            found["patterns"] = partial(to_svg, pattern_maps, squares, kept.tokens(item))
     return found
 
 
@@ -54,7 +56,7 @@ def _squares(
     for score, head in best.items():
         titles.setdefault(head, []).append(score.replace("_", " "))
     return {
-        f"{block}.{head}: {', '.join(scores)}": kept.square(item, block, head)
+        f"{block}.{head}: {', '.join(scores)}": kept.squares(item, block)[head]
         for (block, head), scores in titles.items()
     }
 

@@ -66,13 +66,18 @@ class Kept:
         """The tokens of a kept prompt."""
         return list(self.prompts.loc[self.prompts["prompt_id"] == item, "tokens"].iloc[0])
 
-    def square(self, item: str, block: int, head: int) -> Float[np.ndarray, "query key"]:
-        """The plain pattern of a head."""
-        rows = self.patterns
-        here = (rows["prompt_id"] == item) & (rows["block"] == block) & (rows["head"] == head)
-        n = len(self.tokens(item))
-        found = np.zeros((n, n))
-        found[np.tril_indices(n)] = rows.loc[here, "weights"].iloc[0]
+    @property
+    def blocks(self) -> list[int]:
+        """The blocks whose patterns are kept."""
+        return sorted({int(block) for block in self.patterns["block"]})
+
+    def squares(
+        self, item: str, block: int, weighting: str = "plain"
+    ) -> Float[np.ndarray, "head query key"]:
+        """The patterns of a block's heads; NaN where a head moves nothing."""
+        weights, n = self._weights(item, weighting, block), len(self.tokens(item))
+        found = np.zeros((len(weights), n, n))
+        found[:, *np.tril_indices(n)] = weights
         return found
 
     def view(self, item: str, block: str, head: str, weighting: str) -> HeadView | Nothing:
@@ -88,15 +93,18 @@ class Kept:
 
     def _looks(self, item: str, weighting: str, block: int) -> Looks:
         if (item, weighting, block) not in self._made:
-            rows = self.patterns[
-                (self.patterns["prompt_id"] == item) & (self.patterns["block"] == block)
-            ].sort_values("head")
-            weights = np.stack(rows["weights"].to_list()).astype(np.float64)
-            if weighting == "moved":
-                weights = moved(weights, np.stack(rows["moved"].to_list()))
-            made = Looks(self.tokens(item), thousandths(weights))
-            self._made[item, weighting, block] = made
+            weights = thousandths(self._weights(item, weighting, block))
+            self._made[item, weighting, block] = Looks(self.tokens(item), weights)
         return self._made[item, weighting, block]
+
+    def _weights(self, item: str, weighting: str, block: int) -> Float[np.ndarray, "head cell"]:
+        rows = self.patterns[
+            (self.patterns["prompt_id"] == item) & (self.patterns["block"] == block)
+        ].sort_values("head")
+        weights = np.stack(rows["weights"].to_list()).astype(np.float64)
+        if weighting == "moved":
+            weights = moved(weights, np.stack(rows["moved"].to_list()))
+        return weights
 
 
 def moved(
@@ -133,11 +141,10 @@ def head_view(kept: Kept, weighting: Picker) -> Iterator[Chart]:
 def _pickers(kept: Kept, shown: dict[str, str]) -> list[Picker]:
     n_prompts = kept.patterns["prompt_id"].nunique()
     searched: dict[str, dict[str, str]] | None = {} if n_prompts > 1 else None
-    blocks = sorted({int(block) for block in kept.patterns["block"]})
     heads = sorted({int(head) for head in kept.patterns["head"]})
     return [
         Picker("Prompt", shown, facets=searched, n_all=n_prompts),
-        Picker("Block", {str(block): str(block) for block in blocks}),
+        Picker("Block", {str(block): str(block) for block in kept.blocks}),
         Picker("Head", {str(head): str(head) for head in heads} | {_MEAN: "mean of all"}),
     ]
 

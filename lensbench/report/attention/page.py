@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lensbench.records.record import Record
 from lensbench.records.schema.attention import READ
 from lensbench.report.attention.further import SENTENCES, TITLES
 from lensbench.report.attention.head_view import Kept, every_picker, head_view, weighting_picker
@@ -14,17 +13,15 @@ from lensbench.report.kit.views import Map, Nothing, View
 
 def heads_page(
     name: str,
-    record: Record,
+    kept: Kept | None,
     maps: Mapping[tuple[str, str, str], Map],
     views: Mapping[str, View],
 ) -> Page:
     """One map, of the condition, weighting and score that are picked; the heads of kept patterns.
 
-    `maps` are by condition, weighting and score; `views` what follows from them, by their names.
+    `kept`: those, if there are any. `maps` are by condition, weighting and score; `views` what
+    follows from them, by their names.
     """
-    kept = None
-    if "patterns" in record.tables:
-        kept = Kept(record.table("patterns"), record.table("prompts"))
     weightings = {weighting for _, weighting, _ in maps}
     weighting = weighting_picker(weightings.union(kept.weightings if kept else ()))
     looks = list(head_view(kept, weighting)) if kept else []

@@ -13,9 +13,10 @@ from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.records.schema.attention import READ, SCORES
 from lensbench.records.schema.phenomena import CLAIMS, PREDICTED
-from lensbench.report.attention.figures import MOST_TOKENS
 from lensbench.report.attention.figures import figures as own_figures
+from lensbench.report.attention.flow import MOST_TOKENS, flow_of, flow_table
 from lensbench.report.attention.further import further
+from lensbench.report.attention.head_view import Kept
 from lensbench.report.attention.page import heads_page
 from lensbench.report.attention.phenomena import found_phenomena, needed, phenomena_tables
 from lensbench.report.attention.views import score_curves
@@ -46,13 +47,17 @@ def attention(record: Record, name: str) -> Section:
     more = further(record, every, prompts)
     made |= more.tables
     made |= (asked := phenomena_tables(record))
+    kept = kept_patterns(record)
+    if kept is not None and (item := kept.first) is not None:
+        flow = flow_table(*flow_of(kept, item))
+        made |= catalogue({"flow": ("What may have reached the last token", flow)})
     maps = head_maps(made["heads"].frame)
     drawn = [maps[key] for key in _drawn(maps)]
     figures: dict[str, Callable[[], bytes]] = {}
     if drawn:
         figures["heads"] = partial(to_svg, panels, drawn)
     figures |= {key: partial(to_svg, panels, [view]) for key, view in more.views.items()}
-    figures |= own_figures(record, _best(made["best"].frame))
+    figures |= own_figures(record, kept, _best(made["best"].frame))
     if curves := score_curves(made["heads"].frame, DRAWN, record.n_layers):
         figures["depth"] = partial(to_svg, panels, curves)
     text, limitations = written(
@@ -78,9 +83,16 @@ def attention(record: Record, name: str) -> Section:
         headline=headline(made["best"].frame),
         limitations=limitations,
         figures=figures,
-        page=partial(heads_page, name, record, maps, more.views) if maps else None,
+        page=partial(heads_page, name, kept, maps, more.views) if maps else None,
         cover="heads" if drawn else "",
     )
+
+
+def kept_patterns(record: Record) -> Kept | None:
+    """The patterns that were kept; None where none was to be."""
+    if "patterns" not in record.tables:
+        return None
+    return Kept(record.table("patterns"), record.table("prompts"))
 
 
 def tables(rows: pd.DataFrame, prompts: pd.DataFrame) -> dict[str, Table]:
