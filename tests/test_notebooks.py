@@ -69,3 +69,13 @@ def test_the_fitted_lens_notebook_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert "nearer to the model than the logit lens at half depth: True" in outputs
     assert "it was altered after it was written" in outputs
     assert "worse at the wrong layers: True" in outputs
+
+
+@pytest.mark.slow
+def test_the_attention_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(TINY["llama"], tmp_path, {"max_position_embeddings": 512})
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_PROMPTS", "4")
+    outputs = printed("05_attention_heads")
+    assert "above every head of random attention and of no training: " in outputs
+    assert "missed most where text repeats itself: " in outputs
