@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -67,6 +67,12 @@ def row_error_of(source: Source, seen: Seen, facts: Facts) -> float:
     return row_error(seen.pattern, facts, has_sinks(source.model, seen.block))
 
 
+def row_check(source: Source, token_ids: Sequence[int]) -> Callable[[Seen], float]:
+    """What tells the `row_error_of` each block's pattern of one prompt."""
+    facts = source.facts(token_ids)
+    return lambda seen: row_error_of(source, seen, facts[source.windows[seen.block]])
+
+
 def rows_identity(source: Source, error: float) -> Identity:
     """Rows sum to 1, nothing looks ahead or beyond its window: the worst of all that was read."""
     sinks = any(has_sinks(source.model, block) for block in range(source.model.n_layers))
@@ -86,11 +92,10 @@ def check_heads(source: Source, token_ids: Sequence[Sequence[int]], moved: bool)
 
     What heads write sums to the attention's output; with `moved` also made of weights and values.
     """
-    facts, errors = [source.facts(ids) for ids in token_ids], list[float]()
+    checks, errors = [row_check(source, ids) for ids in token_ids], list[float]()
 
     def see(seen: Seen) -> None:
-        own = facts[seen.number][source.windows[seen.block]]
-        errors.append(row_error_of(source, seen, own))
+        errors.append(checks[seen.number](seen))
 
     source.watch(token_ids, see)
     identities = [_HEADS, _MOVED] if moved else [_HEADS]

@@ -11,7 +11,12 @@ from lensbench.errors import InputProblems, Problem
 
 
 def whole(
-    patterns: pa.Table, prompt_id: str, block: int, head: int, weighting: str = "plain"
+    patterns: pa.Table,
+    prompt_id: str,
+    n_tokens: int,
+    block: int,
+    head: int,
+    weighting: str = "plain",
 ) -> Float[np.ndarray, "query key"]:
     """The pattern of one head for one prompt, of rows of the table `patterns`.
 
@@ -26,17 +31,24 @@ def whole(
         remedy = f"Kept prompts: {kept}. Name those to keep: keep=..., --keep-pattern."
         raise InputProblems([Problem("patterns", what, remedy)])
     (row,) = rows
-    return square(row["weights"], row["moved"] if weighting == "moved" else None)
+    return square(row["weights"], n_tokens, row["moved"] if weighting == "moved" else None)
 
 
 def square(
-    weights: Float[np.ndarray, " cell"], lengths: Float[np.ndarray, " key"] | None = None
+    weights: Float[np.ndarray, " cell"],
+    n_tokens: int,
+    lengths: Float[np.ndarray, " key"] | None = None,
 ) -> Float[np.ndarray, "query key"]:
-    """A pattern from its lower triangle; with lengths, weighted by them, rows summing to 1."""
-    cells = np.asarray(weights, dtype=np.float64)
-    n = round((np.sqrt(8 * len(cells) + 1) - 1) / 2)
-    grid = np.zeros((n, n))
-    grid[np.tril_indices(n)] = cells
+    """A pattern from all its cells, or from its lower triangle; with lengths, weighted by them.
+
+    Weighted rows sum to 1 again.
+    """
+    cells, n = np.asarray(weights, dtype=np.float64), n_tokens
+    if len(cells) == n * n:
+        grid = cells.reshape(n, n)
+    else:
+        grid = np.zeros((n, n))
+        grid[np.tril_indices(n)] = cells
     if lengths is None:
         return grid
     weighted = grid * np.asarray(lengths, dtype=np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from lensbench.checkpoints.config.shape import attention_windows
 from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
+from lensbench.models.text_encoder import TextEncoder
 from lensbench.prompts.batch import make_batch
 from lensbench.residuals.capture import watch
 from lensbench.spec import ranges
@@ -37,6 +39,19 @@ class Seen:
             return self.pattern
         assert self.lengths is not None  # asked for
         return moved(self.pattern, self.lengths)
+
+
+class Patterns(Protocol):
+    """A model whose patterns can be read, whichever way it looks."""
+
+    @property
+    def model(self) -> LensModel | TextEncoder:
+        """The model itself."""
+
+    def watch(
+        self, token_ids: Sequence[Sequence[int]], see: Callable[[Seen], None], moved: bool = False
+    ) -> None:
+        """Run prompts as one batch; `see` is handed each block's pattern of each prompt."""
 
 
 @dataclass(frozen=True)

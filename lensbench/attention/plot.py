@@ -33,13 +33,19 @@ def head_map(means: pd.DataFrame, value: str, title: str) -> go.Figure:
 
 
 def pattern_map(
-    grid: Float[np.ndarray, "query key"], tokens: Sequence[str], title: str
+    grid: Float[np.ndarray, "query key"],
+    tokens: Sequence[str],
+    title: str,
+    both_ways: bool = False,
 ) -> go.Figure:
-    """Query x key: how much each token looks at each; what it may not look at is empty."""
+    """Query x key: how much each token looks at each; what it may not look at is empty.
+
+    With `both_ways` each may look at every other.
+    """
     shown = [f"{place}: {html.escape(visible(token))}" for place, token in enumerate(tokens)]
     figure = go.Figure(
         go.Heatmap(
-            z=np.where(np.tri(len(grid), dtype=bool), grid, np.nan),
+            z=grid if both_ways else np.where(np.tri(len(grid), dtype=bool), grid, np.nan),
             x=shown,
             y=shown,
             zmin=0,

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.attention.causal.tables import Ablating, Ablator
 from lensbench.attention.compared.nulls import permuted, random_keys
 from lensbench.attention.conditions import CONDITIONS, Text, own_texts, seed_of
-from lensbench.attention.facts import Facts
-from lensbench.attention.gate import ERROR, not_finite, row_error_of
+from lensbench.attention.gate import ERROR, not_finite, row_check, row_error_of
 from lensbench.attention.patterns import Seen, Source
 from lensbench.attention.phenomena.asking import UNTRAINED, Asking, ask
 from lensbench.attention.phenomena.without import Losing, word_losses
 from lensbench.attention.scores import LEAST_TOKENS, Scorer
-from lensbench.attention.settings import AttentionSettings
+from lensbench.attention.settings import AttentionSettings, EncoderSettings
 from lensbench.errors import Problem
 from lensbench.lens.gate import worst
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
+from lensbench.models.text_encoder import TextEncoder
 from lensbench.models.untrained import untrained
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt
@@ -34,6 +34,7 @@ from lensbench.prompts.prompt import Prompt
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
 from lensbench.records.schema.attention import HEADS, PATTERNS, SCORES
+from lensbench.records.schema.declare import Table
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def long_enough(encoded: Sequence[EncodedPrompt]) -> tuple[list[EncodedPrompt], 
     return [item for item in encoded if len(item.token_ids) >= LEAST_TOKENS], problems
 
 
-def not_kept(settings: AttentionSettings, encoded: Sequence[EncodedPrompt]) -> list[Problem]:
+def not_kept(
+    settings: AttentionSettings | EncoderSettings, encoded: Sequence[EncodedPrompt]
+) -> list[Problem]:
     """Prompts whose patterns are wanted, but that are not read."""
     there = {item.prompt.id for item in encoded} if "text" in settings.conditions else set()
     what, remedy = "its pattern is not kept: it is not read", "Raise --limit, or name another."
@@ -140,7 +143,8 @@ def one_job(reader: Reader, job: Job[Item]) -> Part:
         return read(reader, Job(job.number, job.item))
     if isinstance(job.item, Asking):
         source = reader.untrained if job.item.who == UNTRAINED else reader.source
-        return ask(source, reader.model.name, job.item, reader.settings.weightings)
+        check = partial(row_check, source)
+        return ask(source, check, reader.model.name, job.item, reader.settings.weightings)
     if isinstance(job.item, Losing):
         assert reader.of_words is not None
         return word_losses(reader.of_words, job.item.asked)
@@ -150,121 +154,147 @@ def one_job(reader: Reader, job: Job[Item]) -> Part:
 
 def read(reader: Reader, job: Job[Reading]) -> Part:
     """One batch: the scores of every head, and whole patterns where they are kept."""
-    batch = _Batch(reader, job.item)
-    reader.source_of(job.item.condition).watch(
-        [text.token_ids for text in job.item.texts], batch.see, reader.settings.moved
-    )
-    tables = {"heads": batch.heads()}
-    if reader.settings.keep:
-        tables["patterns"] = batch.patterns()
-    return Part(tables, batch.problems(), {ERROR: worst(batch.errors) if batch.errors else None})
+    reading, settings = job.item, reader.settings
+    scoring = _Scoring(reader, reading)
+    kept = settings.keep if reading.condition == "text" else ()
+    batch = HeadBatch(reader.model, reading, HEADS, scoring, scoring.error, kept)
+    texts = [text.token_ids for text in reading.texts]
+    reader.source_of(reading.condition).watch(texts, batch.see, settings.moved)
+    return batch.part(bool(settings.keep))
+
+
+class _Scoring:
+    """The scores of one block's heads on one text of a reading."""
+
+    def __init__(self, reader: Reader, reading: Reading) -> None:
+        self._reader = reader
+        self._texts = reading.texts
+        self._permuted = CONDITIONS[reading.condition].permuted
+        self._facts = [reader.source.facts(text.token_ids) for text in reading.texts]
+        self._scorers = [{w: Scorer(one) for w, one in own.items()} for own in self._facts]
+        self._keys: dict[tuple[int, int | None], Int[Tensor, "query key"]] = {}
+
+    def __call__(self, seen: Seen) -> dict[str, Float[np.ndarray, "score head"]]:
+        """By each weighting, in the order of `SCORES`."""
+        window, found = self._reader.source.windows[seen.block], {}
+        for weighting in self._reader.settings.weightings:
+            pattern = seen.weighted(weighting)
+            if self._permuted:
+                pattern = permuted(pattern, self._keys_of(seen.number, window))
+            scores = self._scorers[seen.number][window](pattern)
+            found[weighting] = np.stack([scores[name].numpy() for name in SCORES])
+        return found
+
+    def error(self, seen: Seen) -> float:
+        """How far its rows are from what they must be."""
+        source = self._reader.source
+        return row_error_of(source, seen, self._facts[seen.number][source.windows[seen.block]])
+
+    def _keys_of(self, number: int, window: int | None) -> Int[Tensor, "query key"]:
+        """The same for all blocks of a window."""
+        if (number, window) not in self._keys:
+            text = self._texts[number]
+            seed = seed_of(text, self._reader.settings)
+            self._keys[number, window] = random_keys(len(text.token_ids), seed, window)
+        return self._keys[number, window]
 
 
 @dataclass
-class _Batch:
-    """What is gathered of one batch as its blocks come by."""
+class HeadBatch:
+    """What is gathered of one batch as its blocks come by.
 
-    reader: Reader
+    `score` gives by weighting the scores of one block's heads on one text, `check` how far the rows
+    of the pattern are from what they must be. Rows are of `table`, whose last columns are the
+    scores. Of the texts `kept` the patterns are kept whole: with `both_ways` all of it, otherwise
+    what a causal model may look at.
+    """
+
+    model: LensModel | TextEncoder
     reading: Reading
-    scores: dict[tuple[int, str], list[np.ndarray]] = field(default_factory=dict)
-    kept: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    errors: list[float] = field(default_factory=list)
-    broken: set[int] = field(default_factory=set)  # texts with NaN or Inf
-    keys: dict[tuple[int, int | None], Int[Tensor, "query key"]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        texts = self.reading.texts
-        self._facts = [self.reader.source.facts(text.token_ids) for text in texts]
-        self._scorers = [{w: Scorer(one) for w, one in own.items()} for own in self._facts]
+    table: Table
+    score: Callable[[Seen], Mapping[str, Float[np.ndarray, "score head"]]]
+    check: Callable[[Seen], float]
+    kept: Collection[str] = ()
+    both_ways: bool = False
+    _scores: dict[tuple[int, str], list[np.ndarray]] = field(default_factory=dict)
+    _patterns: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    _errors: list[float] = field(default_factory=list)
+    _broken: set[int] = field(default_factory=set)  # texts with NaN or Inf
 
     def see(self, seen: Seen) -> None:
         """Score one block's pattern of one text."""
-        window = self.reader.source.windows[seen.block]
         if not bool(seen.pattern.isfinite().all()):
-            self.broken.add(seen.number)
+            self._broken.add(seen.number)
             return
-        facts = self._facts[seen.number][window]
-        self.errors.append(row_error_of(self.reader.source, seen, facts))
-        for weighting in self.reader.settings.weightings:
-            pattern = seen.weighted(weighting)
-            if CONDITIONS[self.reading.condition].permuted:
-                pattern = permuted(pattern, self._keys(seen.number, window))
-            found = self._scorers[seen.number][window](pattern)
-            rows = np.stack([found[name].numpy() for name in SCORES])  # [score, head]
-            self.scores.setdefault((seen.number, weighting), []).append(rows)
-        text = self.reading.texts[seen.number]
-        if self.reading.condition == "text" and text.prompt_id in self.reader.settings.keep:
-            rows_of = _pattern_rows(self.reader.model.name, text.prompt_id, seen, facts)
-            self.kept.setdefault(seen.number, []).extend(rows_of)
+        self._errors.append(self.check(seen))
+        for weighting, rows in self.score(seen).items():
+            self._scores.setdefault((seen.number, weighting), []).append(rows)
+        prompt_id = self.reading.texts[seen.number].prompt_id
+        if prompt_id in self.kept:
+            rows_of = self._pattern_rows(prompt_id, seen)
+            self._patterns.setdefault(seen.number, []).extend(rows_of)
 
-    def _keys(self, number: int, window: int | None) -> Int[Tensor, "query key"]:
-        """The same for all blocks of a window."""
-        if (number, window) not in self.keys:
-            text = self.reading.texts[number]
-            seed = seed_of(text, self.reader.settings)
-            self.keys[number, window] = random_keys(len(text.token_ids), seed, window)
-        return self.keys[number, window]
+    def part(self, patterns: bool) -> Part:
+        """All of it, once the batch has run; with `patterns` the kept ones have a table."""
+        tables = {self.table.name: self._heads()}
+        if patterns:
+            whole = [rows for n, rows in sorted(self._patterns.items()) if n not in self._broken]
+            every = [row for rows in whole for row in rows]
+            tables[PATTERNS.name] = pa.Table.from_pylist(every, schema=PATTERNS.schema)
+        error = worst(self._errors) if self._errors else None
+        return Part(tables, self._problems(), {ERROR: error})
 
-    def heads(self) -> pa.Table:
-        """The rows of the table `heads`, text after text."""
+    def _heads(self) -> pa.Table:
+        """Rows text after text, weighting after weighting."""
         rows = [
-            _rows(self.reader.model, self.reading.condition, text, weighting, blocks)
+            self._rows(text, weighting, blocks)
             for number, text in enumerate(self.reading.texts)
-            for weighting in self.reader.settings.weightings
-            if number not in self.broken and (blocks := self.scores.get((number, weighting)))
+            for (own, weighting), blocks in self._scores.items()
+            if own == number and number not in self._broken
         ]
-        return pa.concat_tables(rows) if rows else HEADS.schema.empty_table()
+        return pa.concat_tables(rows) if rows else self.table.schema.empty_table()
 
-    def patterns(self) -> pa.Table:
-        """The rows of the table `patterns`."""
-        kept = [rows for number, rows in sorted(self.kept.items()) if number not in self.broken]
-        every = [row for rows in kept for row in rows]
-        return pa.Table.from_pylist(every, schema=PATTERNS.schema)
-
-    def problems(self) -> list[Problem]:
+    def _problems(self) -> list[Problem]:
         """Texts that give NaN or Inf."""
-        ids = [self.reading.texts[number].prompt_id for number in sorted(self.broken)]
+        ids = [self.reading.texts[number].prompt_id for number in sorted(self._broken)]
         return [not_finite(self.reading.condition, i) for i in ids]
 
+    def _rows(self, text: Text, weighting: str, blocks: Sequence[np.ndarray]) -> pa.Table:
+        """Every block's [score, head] of one text, as rows by block and head."""
+        n_heads = [rows.shape[1] for rows in blocks]
+        block = np.repeat(np.arange(len(blocks)), n_heads)
+        depth = [Site("pattern", i + 1).depth(self.model.n_layers) for i in range(len(blocks))]
+        scores = np.concatenate(blocks, axis=1)
+        return self.table.of_columns(
+            {
+                "model": np.full(len(block), self.model.name, dtype=object),
+                "condition": np.full(len(block), self.reading.condition, dtype=object),
+                "prompt_id": np.full(len(block), text.prompt_id, dtype=object),
+                "weighting": np.full(len(block), weighting, dtype=object),
+                "block": block,
+                "depth": np.repeat(depth, n_heads),
+                "head": np.concatenate([np.arange(n) for n in n_heads]),
+                "n_tokens": np.full(len(block), len(text.token_ids)),
+                **dict(zip(self.table.names[-len(scores) :], scores, strict=True)),
+            }
+        )
 
-def _rows(
-    model: LensModel, condition: str, text: Text, weighting: str, blocks: Sequence[np.ndarray]
-) -> pa.Table:
-    """Every block's [score, head] of one text, as rows by block and head."""
-    n_heads = [rows.shape[1] for rows in blocks]
-    block = np.repeat(np.arange(len(blocks)), n_heads)
-    depth = [Site("pattern", i + 1).depth(model.n_layers) for i in range(len(blocks))]
-    scores = np.concatenate(blocks, axis=1)
-    return HEADS.of_columns(
-        {
-            "model": np.full(len(block), model.name, dtype=object),
-            "condition": np.full(len(block), condition, dtype=object),
-            "prompt_id": np.full(len(block), text.prompt_id, dtype=object),
-            "weighting": np.full(len(block), weighting, dtype=object),
-            "block": block,
-            "depth": np.repeat(depth, n_heads),
-            "head": np.concatenate([np.arange(n) for n in n_heads]),
-            "n_tokens": np.full(len(block), len(text.token_ids)),
-            **dict(zip(SCORES, scores, strict=True)),
-        }
-    )
-
-
-def _pattern_rows(model: str, prompt_id: str, seen: Seen, facts: Facts) -> list[dict[str, Any]]:
-    """The lower triangle of each head's pattern, and the lengths of what it moves."""
-    below = np.tril_indices(facts.n_tokens)
-    pattern = seen.pattern.cpu().numpy()
-    lengths = None if seen.lengths is None else seen.lengths.cpu().numpy()
-    where = {"model": model, "prompt_id": prompt_id, "block": seen.block}
-    return [
-        where
-        | {
-            "head": head,
-            "weights": pattern[head][below],
-            "moved": None if lengths is None else lengths[head],
-        }
-        for head in range(len(pattern))
-    ]
+    def _pattern_rows(self, prompt_id: str, seen: Seen) -> list[dict[str, Any]]:
+        """Each head's pattern, query after query, and the lengths of what it moves."""
+        pattern = seen.pattern.cpu().numpy()
+        n = pattern.shape[-1]
+        cells = np.indices((n, n)).reshape(2, -1) if self.both_ways else np.tril_indices(n)
+        lengths = None if seen.lengths is None else seen.lengths.cpu().numpy()
+        where = {"model": self.model.name, "prompt_id": prompt_id, "block": seen.block}
+        return [
+            where
+            | {
+                "head": head,
+                "weights": pattern[head][cells[0], cells[1]],
+                "moved": None if lengths is None else lengths[head],
+            }
+            for head in range(len(pattern))
+        ]
 
 
 def in_order(table: pa.Table, texts: dict[str, list[Text]]) -> pa.Table:

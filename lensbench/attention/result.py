@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class AttentionResult:
-    """Scores of one model's heads: tables follow records/schema/attention.py.
+    """Scores of one model's heads: tables follow records/schema/attention.py, or encoders.py there.
 
     `patterns` has rows for the prompts that were to be kept; `gate` is what held of all that was
-    read.
+    read; `scores` is what the scores mean.
     """
 
     model: str
@@ -52,6 +52,8 @@ class AttentionResult:
     patterns: pa.Table
     gate: list[Identity]
     problems: list[Problem]
+    scores: Mapping[str, str] = field(default_factory=lambda: dict(SCORES))
+    both_ways: bool = False  # each token may look at every other
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per condition x prompt x weighting x block x head, with a column per score."""
@@ -69,9 +71,9 @@ class AttentionResult:
         frame = self.to_pandas()
         given = {"condition": condition, "weighting": weighting}
         known = [(key, value, [*frame[key].unique()]) for key, value in given.items()]
-        _require_known([("score", score, [*SCORES]), *known])
+        require_known([("score", score, [*self.scores]), *known])
         own = frame[(frame["condition"] == condition) & (frame["weighting"] == weighting)]
-        title = f"{self.model}: {SCORES[score]} ({condition}, {weighting})"
+        title = f"{self.model}: {self.scores[score]} ({condition}, {weighting})"
         return head_map(own.groupby(["block", "head"])[score].mean().unstack(), score, title)
 
     def pattern(
@@ -83,7 +85,9 @@ class AttentionResult:
         """
         from lensbench.attention.kept import whole
 
-        return whole(self.patterns, prompt_id, block, head, weighting)
+        names, sizes = (self.prompts[name].to_pylist() for name in ("prompt_id", "n_tokens"))
+        n_tokens = dict(zip(names, sizes, strict=True)).get(prompt_id, 0)
+        return whole(self.patterns, prompt_id, n_tokens, block, head, weighting)
 
     def plot_pattern(
         self, block: int, head: int, prompt_id: str | None = None, weighting: str = "plain"
@@ -98,7 +102,7 @@ class AttentionResult:
         grid = self.pattern(chosen, block, head, weighting)
         prompts = self.prompts.to_pandas().set_index("prompt_id")
         title = f"{self.model}: block {block}, head {head} ({weighting})"
-        return pattern_map(grid, list(prompts["tokens"][chosen]), title)
+        return pattern_map(grid, list(prompts["tokens"][chosen]), title, self.both_ways)
 
     def rollout(
         self, prompt_id: str | None = None, weighting: str = "plain"
@@ -135,23 +139,24 @@ class AttentionResult:
         lines += [
             f"  {one.condition}, {one.weighting}, {one.score}: {one.block}.{one.head} "
             f"at {one.value:.2f}"
-            for one in strongest(frame).itertuples()
+            for one in strongest(frame, self.scores).itertuples()
         ]
         if self.problems:
             lines.append(f"  {len(self.problems)} skipped: see .problems")
         return "\n".join(lines)
 
 
-def strongest(frame: pd.DataFrame, n: int = 1) -> pd.DataFrame:
+def strongest(frame: pd.DataFrame, scores: Iterable[str], n: int = 1) -> pd.DataFrame:
     """For each condition, weighting and score the n heads whose mean over prompts is highest.
 
     `value` is that mean. The highest of many is high by chance too.
     """
     keys = ["condition", "weighting", "block", "head"]
-    means = frame.groupby(keys, sort=False)[list(SCORES)].mean().reset_index()
+    names = list(scores)
+    means = frame.groupby(keys, sort=False)[names].mean().reset_index()
     best = []
     for _, own in means.groupby(["condition", "weighting"], sort=False):
-        for score in SCORES:
+        for score in names:
             most = own.dropna(subset=[score]).nlargest(n, score)
             best.append(most[keys].assign(score=score, value=most[score]))
     return pd.concat(best, ignore_index=True)
@@ -168,10 +173,10 @@ def read_heads(
     Raises GateError, ModelError and InputProblems as `lensbench.attention` says.
     """
     known = {"conditions": CONDITIONS, "weightings": WEIGHTINGS}
-    _require_known([(k, one, [*v]) for k, v in known.items() for one in getattr(settings, k)])
+    require_known([(k, one, [*v]) for k, v in known.items() for one in getattr(settings, k)])
     encoded, problems = encode_all(require_loaded(model).encoder(template), as_prompts(prompts))
     ids = [item.prompt.id for item in encoded]
-    _require_known([("keep", name, ids) for name in settings.keep])
+    require_known([("keep", name, ids) for name in settings.keep])
     encoded, short = long_enough(encoded)
     problems += [*short, *not_kept(settings, encoded)]
     if not encoded:
@@ -202,7 +207,7 @@ def read_heads(
     )
 
 
-def _require_known(given: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+def require_known(given: Sequence[tuple[str, str, Sequence[str]]]) -> None:
     """Raise InputProblems with every (key, value, known values) whose value is not known."""
     found = [
         Problem(key, f"there is no {value!r}", nearest(value, known))

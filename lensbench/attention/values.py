@@ -41,12 +41,22 @@ class Outputs:
         whose values or output projections cannot be read head by head.
         """
         factor = self._factor(layer)
-        each = per_head(values.float(), len(factor), self._model, layer)
-        return torch.einsum("phd,hed->hpe", each, factor).norm(dim=-1)
+        return lengths_of(per_head(values.float(), len(factor), self._model, layer), factor)
 
     def _made(self, layer: int) -> Float[Tensor, "head rank d_head"]:
-        weight = output_weight(self._model, layer)
-        return torch.linalg.qr(weight.mT, mode="r").R
+        return factor_of(output_weight(self._model, layer))
+
+
+def factor_of(weight: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head rank d_head"]:
+    """R of each head's `W_O^T = Q R`: it makes values as long as `W_O` does."""
+    return torch.linalg.qr(weight.mT, mode="r").R
+
+
+def lengths_of(
+    values: Float[Tensor, "pos head d_head"], factor: Float[Tensor, "head rank d_head"]
+) -> Lengths:
+    """`||v W_O||` of every head and token, by the factors of the output projections."""
+    return torch.einsum("phd,hed->hpe", values, factor).norm(dim=-1)
 
 
 def output_weight(model: LensModel, layer: int) -> Float[Tensor, "head d_head d_model"]:

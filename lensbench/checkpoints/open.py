@@ -88,7 +88,8 @@ def text_config(config: Any) -> Any:
     if is_encoder(config):
         raise ModelError(
             f"This is a text encoder ({config.model_type}), no causal language model: it reads a "
-            "text both ways and says no next token, so that no lens reads it. Take a decoder."
+            "text both ways and says no next token, so that no lens reads it. What its heads look "
+            "at, `lensbench attention` shows; for all else take a decoder."
         )
     text = config.get_text_config(decoder=True)
     own_code = hasattr(config, "auto_map")

@@ -27,6 +27,7 @@ from lensbench.progress import Progress, Watch
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
     from lensbench.models.spec import LoadSpec
+    from lensbench.models.text_encoder import TextEncoder
 
 INTERRUPTED = 130
 SHOWN = 20  # lines of a list; the rest is counted
@@ -154,6 +155,15 @@ def loaded(spec: LoadSpec) -> LensModel:
 
     with messages.status(f"loading {literal(spec.model)}"):
         return load_model(**spec.shared(LoadSpec))
+
+
+def loaded_readable(spec: LoadSpec) -> LensModel | TextEncoder:
+    """The same, a text encoder too."""
+    from lensbench.models.readable import load_readable
+    from lensbench.models.spec import LoadSpec
+
+    with messages.status(f"loading {literal(spec.model)}"):
+        return load_readable(**spec.shared(LoadSpec))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import islice
@@ -22,6 +22,7 @@ from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import in_order, lens_table, prompts_table
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
+from lensbench.models.text_encoder import TextEncoder
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import EncodedPrompt, Template, TokenText, encode_all
 from lensbench.prompts.prompt import Prompt, choose
@@ -60,7 +61,7 @@ class Reader:
 
 
 def encode_prompts(
-    model: LensModel, prompt_set: PromptSet, limit: int | None, template: str
+    model: LensModel | TextEncoder, prompt_set: PromptSet, limit: int | None, template: str
 ) -> tuple[list[EncodedPrompt], list[Problem]]:
     """Prompts of a set as the model's tokenizer sees them, and everything that is wrong with it.
 
@@ -82,15 +83,29 @@ def gate_prompts(model: LensModel, encoded: Sequence[EncodedPrompt]) -> list[tup
     Those that the model gives NaN or Inf for are passed over: the run skips them and says so.
     Raises GateError where all are such.
     """
-    by_length = sorted((prompt.token_ids for prompt in encoded), key=lambda ids: (len(ids), ids))
-    finite = lru_cache(partial(_is_finite, model))
-    first = next((i for i, ids in enumerate(by_length) if finite(ids)), None)
-    if first is None:
+    found = short_and_long(encoded, partial(_is_finite, model), model.rope_switch)
+    if not found:
         dtype = str(model.dtype).removeprefix("torch.")
         what = f"{model.name} in {dtype} gives NaN or Inf for every prompt"
         raise GateError(f"{what}, so nothing is reported. {not_finite_remedy(model)}")
-    short, switch = by_length[first], model.rope_switch
-    longer = by_length[first + 1 :]
+    return found
+
+
+def short_and_long(
+    encoded: Sequence[EncodedPrompt],
+    is_finite: Callable[[tuple[int, ...]], bool],
+    switch: int | None = None,
+) -> list[tuple[int, ...]]:
+    """The shortest and the longest prompt that a model gives numbers for; none where none is such.
+
+    `switch` as of `plan_readings`: both are on one side of it.
+    """
+    by_length = sorted((prompt.token_ids for prompt in encoded), key=lambda ids: (len(ids), ids))
+    finite = lru_cache(is_finite)
+    first = next((i for i, ids in enumerate(by_length) if finite(ids)), None)
+    if first is None:
+        return []
+    short, longer = by_length[first], by_length[first + 1 :]
     if switch and len(short) <= switch:
         longer = [ids for ids in longer if len(ids) <= switch]
     return [short, *islice(filter(finite, reversed(longer)), 1)]

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from lensbench.lens.logit import BatchReadings
 from lensbench.lens.vocabulary import statistics
 from lensbench.models.model import LensModel
+from lensbench.models.text_encoder import TextEncoder
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import LINKS
 from lensbench.records.schema.lens import LENS, PROMPTS
@@ -106,16 +107,18 @@ def _lists(values: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
 
-def prompts_table(model: LensModel, prompts: Sequence[EncodedPrompt], text: TokenText) -> pa.Table:
+def prompts_table(
+    model: LensModel | TextEncoder, prompts: Sequence[EncodedPrompt], text: TokenText
+) -> pa.Table:
     """One row per prompt, as this model's tokenizer sees it."""
-    rows = [_prompt_row(model, item, text) for item in prompts]
+    rows = [_prompt_row(model.name, item, text) for item in prompts]
     return pa.Table.from_pylist(rows, schema=PROMPTS.schema)
 
 
-def _prompt_row(model: LensModel, item: EncodedPrompt, text: TokenText) -> dict[str, Any]:
+def _prompt_row(model: str, item: EncodedPrompt, text: TokenText) -> dict[str, Any]:
     prompt, answer = item.prompt, item.answer
     return {
-        "model": model.name,
+        "model": model,
         "prompt_id": prompt.id,
         **{name: getattr(prompt, name) for name in OF_PROMPT},
         "text": item.text,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
@@ -19,16 +19,22 @@ from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.finite import require_finite
 from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
 from lensbench.checkpoints.source import locate
-from lensbench.errors import InputProblems, ModelError, Problem, refused_by_library
-from lensbench.prompts.batch import make_batch, plan_batches
-from lensbench.prompts.encode import NO_ROW, without_row
+from lensbench.errors import ModelError, refused_by_library
+from lensbench.prompts.batch import make_batch
+from lensbench.prompts.encode import Encoder, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _ATTENTION = "SelfAttention"  # how the modules that make the weights are called, behind the type
+# Where values come from and where heads write, from the module that makes the weights.
+_BERTS = ("{own}.value", "{around}.output.dense")
+_PROJECTIONS = {"distilbert": ("{own}.v_lin", "{own}.out_lin")}
 _UNUSED = ("pooler.",)  # weights behind the last block, which attention does not see
-See = Callable[[int, Float[Tensor, "batch head query key"]], None]
+# What a block's attention shows: its pattern [batch, head, query, key], the values that it mixes
+# [batch, pos, head, d_head], and what it puts out [batch, pos, d_model], before the residual.
+Kind = Literal["pattern", "values", "output"]
+See = Callable[[Kind, int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -73,44 +79,46 @@ class TextEncoder:
         """Device of the weights."""
         return self.hf.device
 
-    def ids(self, text: str, where: str) -> tuple[int, ...]:
-        """The tokens of a text with those that the tokenizer puts around it.
+    def encoder(self, template: Template = "plain", where: str = "prompts") -> Encoder:
+        """Makes tokens out of texts, with those that the tokenizer puts around each."""
+        return Encoder(self.tokenizer, self.n_ctx, template, where, self.d_vocab, closed=True)
 
-        Raises InputProblems for a text that is empty or longer than the context.
-        """
-        found = None
-        if not text.strip():
-            found = ("the text is empty", "Write one or delete the row.")
-        ids = tuple(self.tokenizer(text, verbose=False).input_ids)
-        if len(ids) > self.n_ctx:
-            what = f"the text has {len(ids):,} tokens, the model's context holds {self.n_ctx:,}"
-            found = (what, "Shorten it.")
-        if missing := without_row(ids, self.d_vocab):
-            found = (missing, NO_ROW)
-        if found is not None:
-            raise InputProblems([Problem(where, *found)])
-        return ids
+    @property
+    def rope_switch(self) -> None:
+        """Batches need not be parted by length."""
+        return None
 
-    def watch(self, token_ids: Sequence[Sequence[int]], see: See) -> None:
-        """Run texts as one batch; `see` is handed each block's pattern when the pass is there.
+    def facts(self) -> dict[str, Any]:
+        """The model's part of a manifest, besides what its `ref` says."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "model_type": self.model_type,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "d_model": int(self.hf.config.hidden_size),
+            "d_vocab": self.d_vocab,
+            "n_params": sum(weight.numel() for weight in self.hf.parameters()),
+            "dtype": "float32",
+            "device": self.device.type,
+        }
+
+    def watch(
+        self, token_ids: Sequence[Sequence[int]], see: See, kinds: Sequence[Kind] = ("pattern",)
+    ) -> None:
+        """Run texts as one batch; `see` is handed each block's tensors when the pass is there.
 
         What stands behind a text is padding, which gets no attention. Memory beyond the forward
-        pass: one block.
+        pass: one block. Raises ModelError where blocks do not give attention weights.
         """
         pad = self.tokenizer.pad_token_id or 0
         batch = make_batch(range(len(token_ids)), token_ids, pad_id=int(pad))
-        blocks = self._attention()
-
-        def hook_of(block: int) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: object, output: Any) -> None:
-                weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-                if weights is None or weights.ndim != 4:
-                    raise ModelError(f"{self.name}: block {block} gives no attention weights")
-                see(block, weights)
-
-            return hook
-
-        hooks = [part.register_forward_hook(hook_of(i)) for i, part in enumerate(blocks)]
+        hooks = [
+            module.register_forward_hook(self._hook(kind, block, see))
+            for block, parts in enumerate(self.parts)
+            for kind, module in parts.items()
+            if kind in kinds
+        ]
         try:
             with torch.inference_mode():
                 self.hf(
@@ -121,35 +129,41 @@ class TextEncoder:
             for hook in hooks:
                 hook.remove()
 
-    def watch_each(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        see: Callable[[int, int, Float[Tensor, "head query key"]], None],
-        batch_tokens: int,
-    ) -> None:
-        """Run texts in batches; `see` is handed a text's number, a block and its pattern there,
-        float32 and without padding."""
-        for items in plan_batches([len(ids) for ids in token_ids], batch_tokens):
+    def _hook(self, kind: Kind, block: int, see: See) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: Any) -> None:
+            if kind == "pattern":
+                output = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+                if output is None or output.ndim != 4:
+                    raise ModelError(f"{self.name}: block {block} gives no attention weights")
+            if kind == "values":
+                output = output.unflatten(-1, (self.n_heads, -1))
+            see(kind, block, output)
 
-            def split(
-                block: int,
-                patterns: Float[Tensor, "batch head query key"],
-                items: Sequence[int] = items,
-            ) -> None:
-                for item, pattern in zip(items, patterns, strict=True):
-                    n = len(token_ids[item])  # padding stands behind
-                    see(item, block, pattern[:, :n, :n].float())
+        return hook
 
-            self.watch([token_ids[item] for item in items], split)
+    @cached_property
+    def parts(self) -> list[dict[Kind, nn.Module]]:
+        """Of each block the modules whose outputs can be seen.
 
-    def _attention(self) -> list[nn.Module]:
-        found = [m for m in self.hf.modules() if type(m).__name__.endswith(_ATTENTION)]
+        Raises ModelError for a model that is not built as those of `ENCODERS` are.
+        """
+        found = [n for n, m in self.hf.named_modules() if type(m).__name__.endswith(_ATTENTION)]
         if len(found) != self.n_layers:
             raise ModelError(
                 f"{self.name}: {len(found)} modules make attention weights, not one in each of "
                 f"{self.n_layers} blocks. Choose from {', '.join(ENCODERS)}."
             )
-        return found
+        values, output = _PROJECTIONS.get(self.model_type, _BERTS)
+        return [
+            {
+                "pattern": self.hf.get_submodule(name),
+                "values": self.hf.get_submodule(values.format(own=name)),
+                "output": self.hf.get_submodule(
+                    output.format(own=name, around=name.rpartition(".")[0])
+                ),
+            }
+            for name in found
+        ]
 
 
 def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:

@@ -61,7 +61,9 @@ class Encoder:
         template: Template = "plain",
         where: str = "prompts",
         d_vocab: int | None = None,
+        closed: bool = False,
     ) -> None:
+        """With `closed` a text keeps the special tokens that end it: nothing is to follow it."""
         if template not in get_args(Template):
             remedy = f"Choose from {', '.join(get_args(Template))}."
             raise InputProblems([Problem("template", f"there is no {template!r}", remedy)])
@@ -73,7 +75,7 @@ class Encoder:
         self.template = template
         self.where = where
         self.d_vocab = d_vocab  # rows of the embedding, which a tokenizer may outgrow
-        self._n_closing = n_closing(tokenizer)
+        self._n_closing = 0 if closed else n_closing(tokenizer)
 
     def encode(self, prompt: Prompt, null_category: str | None = None) -> EncodedPrompt:
         """Token ids of the prompt, its answer and its category.

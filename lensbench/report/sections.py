@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lensbench.report.attention.encoders.section import encoder_attention
 from lensbench.report.attention.section import attention
 from lensbench.report.correlation.section import correlation
 from lensbench.report.diff.section import diff
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Maker] = {
     "lens_fit": fit,
     "lens_transfer": transfer,
     "attention": attention,
+    "encoder_attention": encoder_attention,
     "training": training,
     "pretraining": pretraining,
     "lineage": lineage,

@@ -34,6 +34,7 @@ from lensbench.lens.record import encode_prompts, gate_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
+from lensbench.models.readable import reads_both_ways
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import added, choose
@@ -53,6 +54,7 @@ from lensbench.records.store import RecordStore, disk_error, folder_name
 from lensbench.spec import nearest
 from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.attention import AttentionSpec
+from lensbench.studies.stages import encoders
 
 
 def run(
@@ -63,18 +65,24 @@ def run(
     With a larger limit a record is widened. A model that cannot be measured is recorded in the
     outcome and the others go on.
 
+    A text encoder is read both ways, into a record of a kind of its own.
+
     Raises:
-        InputProblems: unknown models, prompt sets, relation or prompts to keep, before anything is
-            loaded.
+        InputProblems: unknown models, prompt sets, relation or prompts to keep, and what would have
+            no effect on text encoders where there are no other models, before anything is loaded.
     """
     refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     _require_known(spec.keep, prompt_set)
     sentences = load_prompts(spec.sentences) if spec.phenomena else None
     outcome = Outcome(problems=list(prompt_set.problems))
+    require_effect(spec, refs, notify)
     for ref in refs:
-        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "attention")
+        kind, measure = ("attention", _measure)
+        if reads_both_ways(ref):
+            kind, measure = (encoders.KIND, encoders.measure)
+        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), kind)
         try:
-            problems = _measure(spec, ref, (prompt_set, sentences), store, progress)
+            problems = measure(spec, ref, (prompt_set, sentences), store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
             outcome.folders.append(store.folder)
         except LensbenchError as error:
@@ -87,6 +95,19 @@ def run(
 def settings_of(spec: AttentionSpec) -> AttentionSettings:
     """How patterns are read and scored."""
     return AttentionSettings(**{f.name: getattr(spec, f.name) for f in fields(AttentionSettings)})
+
+
+def require_effect(spec: AttentionSpec, refs: Sequence[ModelRef], notify: Notify) -> None:
+    """What has no effect on text encoders: `notify` says it where other models are read too.
+
+    Raises InputProblems where there are no others.
+    """
+    names = [str(ref) for ref in refs if reads_both_ways(ref)]
+    idle = encoders.without_effect(spec) if names else []
+    if idle and len(names) == len(refs):
+        raise InputProblems(idle)
+    for problem in idle:
+        notify(f"{', '.join(names)}: {problem.where} has no effect, {problem.what}")
 
 
 def _require_known(keep: Sequence[str], prompt_set: PromptSet) -> None:

@@ -58,7 +58,7 @@ def cells(kept: Kept, weighting: str, block: str, head: str) -> np.ndarray:
 def test_weights_are_those_of_the_record_to_a_thousandth(weighting: str) -> None:
     kept = Kept(*patterns())
     for row in kept.patterns[kept.patterns["prompt_id"] == "short"].to_dict("records"):
-        whole = square(row["weights"], row["moved"] if weighting == "moved" else None)
+        whole = square(row["weights"], 6, row["moved"] if weighting == "moved" else None)
         found = cells(kept, weighting, str(row["block"]), str(row["head"]))
         expected = whole[np.tril_indices(len(TOKENS))]
         assert found / 1000 == pytest.approx(expected, abs=0.00050001)
@@ -156,7 +156,7 @@ def test_a_token_tells_what_it_looks_at_and_what_looks_at_it(opened: Callable[..
     chrome = opened()
     pick(chrome, "block", "2")
     pick(chrome, "head", "3")
-    whole = square(rows.at[("short", 2, 3), "weights"])
+    whole = square(rows.at[("short", 2, 3), "weights"], 6)
     point(chrome, "from", 4)
     assert told(chrome, "to") == [*map(percent, whole[4, :5]), ""]
     assert told(chrome, "from") == [""] * 6
@@ -165,10 +165,10 @@ def test_a_token_tells_what_it_looks_at_and_what_looks_at_it(opened: Callable[..
     pick(chrome, "weighting", "moved")
     own = rows.loc[("short", 2, 3)]
     point(chrome, "from", 5)
-    assert told(chrome, "to") == [*map(percent, square(own["weights"], own["moved"])[5])]
+    assert told(chrome, "to") == [*map(percent, square(own["weights"], 6, own["moved"])[5])]
     pick(chrome, "weighting", "plain")
     pick(chrome, "head", "mean")
-    every = [square(rows.at[("short", 2, head), "weights"]) for head in range(N_HEADS)]
+    every = [square(rows.at[("short", 2, head), "weights"], 6) for head in range(N_HEADS)]
     point(chrome, "from", 5)
     found = [float(text.rstrip("%") or 0) for text in told(chrome, "to")]
     assert found == pytest.approx(100 * np.mean(every, 0)[5], abs=0.1001)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from lensbench.attention.gate import ERROR, not_finite, row_error_of
-from lensbench.attention.patterns import Seen, Source
+from lensbench.attention.gate import ERROR, not_finite
+from lensbench.attention.patterns import Patterns, Seen
 from lensbench.attention.phenomena.questions import (
     Direction,
     Question,
@@ -52,8 +52,11 @@ class Asking:
     asked: tuple[Asked, ...]
 
 
+Check = Callable[[Sequence[int]], Callable[[Seen], float]]  # of a prompt: its row errors
+
+
 def asked_of(
-    source: Source,
+    source: Patterns,
     encoded: Sequence[EncodedPrompt],
     directions: Sequence[Direction],
     where: str,
@@ -86,9 +89,8 @@ def asked_of(
 class _Answers:
     """The answers to a batch, gathered as its blocks come by."""
 
-    def __init__(self, source: Source, asking: Asking, weightings: Sequence[str]) -> None:
-        self._source = source
-        self._facts = [source.facts(one.token_ids) for one in asking.asked]
+    def __init__(self, check: Check, asking: Asking, weightings: Sequence[str]) -> None:
+        self._checks = [check(one.token_ids) for one in asking.asked]
         self._asking = asking
         self._weightings = weightings
         self._found: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -100,8 +102,7 @@ class _Answers:
         if not bool(seen.pattern.isfinite().all()):
             self.broken.add(seen.number)
             return
-        facts = self._facts[seen.number][self._source.windows[seen.block]]
-        self.errors.append(row_error_of(self._source, seen, facts))
+        self.errors.append(self._checks[seen.number](seen))
         for weighting in self._weightings:
             found = answers(seen.weighted(weighting), self._asking.asked[seen.number].sentence)
             each = found.right.cpu().numpy(), found.above_distractor.cpu().numpy()
@@ -137,9 +138,14 @@ class _Answers:
         return [not_finite(f"sentences, {self._asking.who}", i) for i in ids]
 
 
-def ask(source: Source, model: str, asking: Asking, weightings: Sequence[str]) -> Part:
-    """The answers of every head to a batch of sentences, what could not be asked, and the gate."""
-    gathered = _Answers(source, asking, weightings)
+def ask(
+    source: Patterns, check: Check, model: str, asking: Asking, weightings: Sequence[str]
+) -> Part:
+    """The answers of every head to a batch of sentences, what could not be asked, and the gate.
+
+    `check` is that of the source's patterns; `model` is under whose name the answers are kept.
+    """
+    gathered = _Answers(check, asking, weightings)
     ids = [one.token_ids for one in asking.asked]
     source.watch(ids, gathered.see, "moved" in weightings)
     error = worst(gathered.errors) if gathered.errors else None

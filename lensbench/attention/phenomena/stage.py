@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pyarrow as pa
 
 from lensbench.attention.causal.tables import Ablator
-from lensbench.attention.patterns import Source
+from lensbench.attention.patterns import Patterns
 from lensbench.attention.phenomena.asking import TRAINED, UNTRAINED, Asking, asked_of
 from lensbench.attention.phenomena.questions import CAUSAL, Direction
 from lensbench.attention.phenomena.tables import depths_table, phenomena_table
 from lensbench.attention.phenomena.without import Losing, phenomenon_ablation_table
 from lensbench.errors import Problem
+from lensbench.models.model import LensModel
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import encode_all
 from lensbench.prompts.sets import PromptSet
@@ -39,7 +40,7 @@ class Phenomena:
     @classmethod
     def of(
         cls,
-        source: Source,
+        source: Patterns,
         sentences: PromptSet | None,
         batch_tokens: int,
         seed: int,
@@ -62,15 +63,14 @@ class Phenomena:
             for who in (TRAINED, UNTRAINED)
             for items in batches
         ]
-        ablator = Ablator(source.model, [], [one.token_ids for one in asked], batch_tokens)
-        losing = [Losing(tuple(asked[item] for item in items)) for items in batches]
-        return cls(
-            plan,
-            [*sentences.problems, *problems, *wrong],
-            seed,
-            wanted=True,
-            ablator=ablator if ablate else None,
-            losing=tuple(losing if ablate else ()),
+        found = cls(plan, [*sentences.problems, *problems, *wrong], seed, wanted=True)
+        if not ablate:
+            return found
+        assert isinstance(source.model, LensModel)  # an encoder has no loss
+        return replace(
+            found,
+            ablator=Ablator(source.model, [], [one.token_ids for one in asked], batch_tokens),
+            losing=tuple(Losing(tuple(asked[item] for item in items)) for items in batches),
         )
 
     def tables(self, parts: Parts, heads: pa.Table, model: str) -> dict[str, pa.Table]:

@@ -7,6 +7,10 @@ attention and an untrained model give; its page has these lines of the prompts t
 names. Beside the prompts every model reads random tokens that repeat themselves, where induction
 heads show.
 
+A text encoder (BERT and its kin, all-minilm-l6-v2) has scores of its own, as its heads look both
+ways: [CLS] and [SEP], neighbours, separators. It reads the texts alone, and with --prompts once
+more without training.
+
 Examples:
 
     lensbench attention smollm2-135m "The cat sat on the mat."
@@ -18,10 +22,13 @@ Examples:
     lensbench attention smollm2-135m --prompts facts --limit 60 --ablate 16
 
     lensbench attention smollm2-135m gemma3-270m --prompts my.csv -o runs/heads
+
+    lensbench attention all-minilm-l6-v2 --prompts sentences --phenomena
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +37,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.cli.console import (
-    loaded,
+    loaded_readable,
     note,
     page_path,
     results,
@@ -93,19 +100,12 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
     if spec.prompts:
         out = spec.out or Path("runs") / f"{Path(str(spec.prompts)).stem}-attention"
         return run_and_report(AttentionSpec(**spec.shared(AttentionSpec)), out)
-    from lensbench.attention.result import read_heads
-    from lensbench.prompts.prompt import Prompt
-    from lensbench.studies.attention import settings_of
-
     *models, text = spec.models
-    prompt, keep = Prompt(_ID, text), (_ID,) if spec.html else ()
-    # Names need many prompts.
-    settings = replace(settings_of(spec), keep=keep, nulls=False, ablate=0)
+    _require_effect(spec, models)
     collected: list[dict[str, Any]] = []
     status = 0
     for name in models:
-        model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)))
-        result = read_heads(model, prompt, settings, spec.template)
+        result = _read(name, text, spec)
         show_problems(result.problems)
         status |= bool(result.problems)
         if spec.html is not None:
@@ -119,12 +119,39 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
     return status
 
 
+def _read(name: str, text: str, spec: HeadsSpec) -> AttentionResult:
+    """One model's heads on one prompt; names need many."""
+    from lensbench.attention.encoders.result import read_encoder
+    from lensbench.attention.result import read_heads
+    from lensbench.models.text_encoder import TextEncoder
+    from lensbench.prompts.prompt import Prompt
+    from lensbench.studies import attention
+    from lensbench.studies.stages import encoders
+
+    prompt, keep = Prompt(_ID, text), (_ID,) if spec.html else ()
+    model = loaded_readable(LoadSpec(model=name, **spec.shared(LoadSpec)))
+    if isinstance(model, TextEncoder):
+        read = replace(encoders.settings_of(spec), conditions=("text",), keep=keep)
+        return read_encoder(model, prompt, read)
+    settings = replace(attention.settings_of(spec), keep=keep, nulls=False, ablate=0)
+    return read_heads(model, prompt, settings, spec.template)
+
+
+def _require_effect(spec: HeadsSpec, models: Sequence[str]) -> None:
+    """Refuse what would have no effect on any of the models, and say what has none on some."""
+    from lensbench.checkpoints.ref import model_refs
+    from lensbench.studies.attention import require_effect
+
+    refs = model_refs(models)
+    require_effect(spec, refs, note)
+
+
 def _show(result: AttentionResult) -> None:
     """For each condition and score, the heads in which it is highest, by each weighting."""
     from lensbench.attention.result import strongest
 
     say(f"{result.model}: block.head of the highest scores")
-    best = strongest(result.to_pandas(), _BEST)
+    best = strongest(result.to_pandas(), result.scores, _BEST)
     rows: dict[tuple[str, str], dict[str, object]] = {}
     for place, own in best.groupby(_SHOWN, sort=False):
         condition, score, weighting = map(str, place)

@@ -12,6 +12,7 @@ from lensbench.records.schema import (
     attention,
     correlation,
     diff,
+    encoders,
     fit,
     generation,
     lens,
@@ -23,7 +24,7 @@ SCHEMA_VERSION = 3
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for group in (lens, fit, generation, adapters, correlation, diff, attention, pico)
+    for group in (lens, fit, generation, adapters, correlation, diff, attention, encoders, pico)
     for kind in group.KINDS
 }
 TABLES: dict[str, Table] = {

@@ -104,7 +104,8 @@ PATTERNS = Table(
         Column(
             "weights",
             pa.list_(F32),
-            "attention of each query to itself and all before it, query after query: n (n + 1) / 2",
+            "attention of each query to itself and all before it, query after query: n (n + 1) / "
+            "2; of a text encoder to all tokens: n²",
             "0..1",
         ),
         Column(

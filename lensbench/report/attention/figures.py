@@ -43,9 +43,14 @@ def figures(
     if kept is not None and (item := kept.first) is not None:
         found["flow"] = partial(to_svg, flow_lines, *flow_of(kept, item))
         if best:
-            squares = _squares(kept, item, best)
-            found["patterns"] = partial(to_svg, pattern_maps, squares, kept.tokens(item))
+            found["patterns"] = kept_maps(kept, item, best)
     return found
+
+
+def kept_maps(kept: Kept, item: str, best: Mapping[str, tuple[int, int]]) -> Callable[[], bytes]:
+    """The patterns of the best heads on one kept prompt."""
+    squares = _squares(kept, item, best)
+    return partial(to_svg, pattern_maps, squares, kept.tokens(item), kept.both_ways(item))
 
 
 def _squares(
@@ -62,11 +67,13 @@ def _squares(
 
 
 def pattern_maps(
-    patterns: Mapping[str, Float[np.ndarray, "query key"]], tokens: Sequence[str]
+    patterns: Mapping[str, Float[np.ndarray, "query key"]],
+    tokens: Sequence[str],
+    both_ways: bool = False,
 ) -> Figure:
     """Query x key of some heads, by their titles: the first tokens, and what they look at.
 
-    The first tokens see only each other, so that what is cut is cut from no row.
+    Of a causal model the first tokens see only each other, so that what is cut is cut from no row.
     """
     n = min(len(tokens), MOST_TOKENS)
     names = [shortened(token, 8) for token in tokens[:n]]
@@ -75,7 +82,7 @@ def pattern_maps(
     figure = Figure(figsize=(WIDTH, 0.3 + 2.9 * rows * 3 / _COLUMNS), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for i, (axis, (title, own)) in enumerate(zip(axes.flat, patterns.items(), strict=False)):
-        shown = np.where(np.tri(n, dtype=bool), own[:n, :n], np.nan)
+        shown = own[:n, :n] if both_ways else np.where(np.tri(n, dtype=bool), own[:n, :n], np.nan)
         image = axis.imshow(shown, vmin=0, vmax=1, cmap="viridis", interpolation="none")
         axis.set_title(title, fontsize=9.5)
         axis.set_xticks(range(n), names, fontsize=7.5, rotation=90)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, Int, UInt16
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.records.schema.attention import WEIGHTINGS
@@ -74,11 +74,16 @@ class Kept:
     def squares(
         self, item: str, block: int, weighting: str = "plain"
     ) -> Float[np.ndarray, "head query key"]:
-        """The patterns of a block's heads; NaN where a head moves nothing."""
+        """The patterns of a block's heads, 0 where none may look; NaN if a head moves nothing."""
         weights, n = self._weights(item, weighting, block), len(self.tokens(item))
         found = np.zeros((len(weights), n, n))
-        found[:, *np.tril_indices(n)] = weights
+        found[:, *cells(n, weights.shape[1])] = weights
         return found
+
+    def both_ways(self, item: str) -> bool:
+        """Whether each of its tokens may look at every other."""
+        weights = self.patterns.loc[self.patterns["prompt_id"] == item, "weights"].iloc[0]
+        return len(weights) == len(self.tokens(item)) ** 2
 
     def view(self, item: str, block: str, head: str, weighting: str) -> HeadView | Nothing:
         """What one head looks at; the mean of a block's heads for `mean`."""
@@ -107,11 +112,23 @@ class Kept:
         return weights
 
 
+def cells(n_tokens: int, n_cells: int) -> tuple[Int[np.ndarray, " cell"], Int[np.ndarray, " cell"]]:
+    """Query and key of each weight of a pattern that is kept.
+
+    A query's keys are all tokens where there are n² weights, else itself and those before.
+    """
+    if n_cells == n_tokens**2:
+        query, key = np.indices((n_tokens, n_tokens)).reshape(2, -1)
+    else:
+        query, key = np.tril_indices(n_tokens)
+    return query, key
+
+
 def moved(
     weights: Float[np.ndarray, "head cell"], lengths: Float[np.ndarray, "head key"]
 ) -> Float[np.ndarray, "head cell"]:
     """Weights times the length of what each token's value writes; every query's sum to 1 again."""
-    query, key = np.tril_indices(lengths.shape[1])
+    query, key = cells(lengths.shape[1], weights.shape[1])
     weighted = weights * lengths[:, key]
     totals = np.add.reduceat(weighted, np.flatnonzero(key == 0), axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):  # nothing is moved at all: unknown

@@ -16,28 +16,35 @@ def heads_page(
     kept: Kept | None,
     maps: Mapping[tuple[str, str, str], Map],
     views: Mapping[str, View],
+    conditions: Mapping[str, str] = READ,
 ) -> Page:
     """One map, of the condition, weighting and score that are picked; the heads of kept patterns.
 
     `kept`: those, if there are any. `maps` are by condition, weighting and score; `views` what
-    follows from them, by their names.
+    follows from them, by their names; `conditions` says what the conditions are.
     """
     weightings = {weighting for _, weighting, _ in maps}
     weighting = weighting_picker(weightings.union(kept.weightings if kept else ()))
     looks = list(head_view(kept, weighting)) if kept else []
-    charts = [_scores(maps, weighting, "Click a head to see it below." if looks else ""), *looks]
+    sentence = "Click a head to see it below." if looks else ""
+    charts = [_scores(maps, weighting, sentence, conditions), *looks]
     charts += [
         chart(TITLES[key], SENTENCES[key], (), lambda own=own: own) for key, own in views.items()
     ]
-    sentence = "What each attention head looks at: block by head, means over prompts, 0 to 1."
-    return Page(f"{name}: attention heads", sentence, every_picker(charts), charts)
+    told = "What each attention head looks at: block by head, means over prompts, 0 to 1."
+    return Page(f"{name}: attention heads", told, every_picker(charts), charts)
 
 
-def _scores(maps: Mapping[tuple[str, str, str], Map], weighting: Picker, sentence: str) -> Chart:
+def _scores(
+    maps: Mapping[tuple[str, str, str], Map],
+    weighting: Picker,
+    sentence: str,
+    meanings: Mapping[str, str],
+) -> Chart:
     conditions, weightings, scores = (dict.fromkeys(part) for part in zip(*maps, strict=True))
     pickers = (
         Picker("Score", {score: score.replace("_", " ") for score in scores}),
-        Picker("Condition", {one: READ[one] for one in conditions}),
+        Picker("Condition", {one: meanings[one] for one in conditions}),
         weighting,
     )
 

@@ -12,6 +12,10 @@ from lensbench.report.kit.table import Table, catalogue
 from lensbench.stats.estimates import Estimate
 
 _FEW = "too few sentences for an interval"
+_NOTHING = {  # why a column has no number where a phenomenon has some
+    "above_distractor": "no question of the other half has a distractor",
+    "over_untrained": "the untrained model was not asked the same",
+}
 _BEST = [
     "weighting",
     "phenomenon",
@@ -152,6 +156,7 @@ def _estimate(row: dict[Hashable, Any], name: str, n: int) -> Estimate:
     """A number of a record with its interval."""
     ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
     value, low, high = (None if pd.isna(one) else float(one) for one in ends)
-    said = row.get("reason")
-    reason = said if isinstance(said, str) else _FEW if low is None else None
+    said, reason = row.get("reason"), _FEW if low is None else None
+    if value is None:
+        reason = said if isinstance(said, str) else _NOTHING.get(name, _FEW)
     return Estimate(value, low, high, int(n), int(row["n_sentences"]), reason)

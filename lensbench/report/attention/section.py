@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -95,40 +95,42 @@ def kept_patterns(record: Record) -> Kept | None:
     return Kept(record.table("patterns"), record.table("prompts"))
 
 
-def tables(rows: pd.DataFrame, prompts: pd.DataFrame) -> dict[str, Table]:
+def tables(
+    rows: pd.DataFrame, prompts: pd.DataFrame, scores: Iterable[str] = SCORES
+) -> dict[str, Table]:
     """The best head of each score, and every head's means."""
-    relation = prompts.set_index("prompt_id")["relation"]
+    relation, names = prompts.set_index("prompt_id")["relation"], list(scores)
     return catalogue(
         {
-            "best": ("The head that is highest in each score", best_heads(rows, relation)),
-            "heads": ("Every head's scores", means(rows)),
+            "best": ("The head that is highest in each score", best_heads(rows, relation, names)),
+            "heads": ("Every head's scores", means(rows, names)),
         }
     )
 
 
-def means(rows: pd.DataFrame) -> pd.DataFrame:
+def means(rows: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
     """One row per condition x weighting x block x head: means over prompts."""
     keys = [*_KEYS, *_HEAD]
-    return rows.groupby(keys, sort=False)[list(SCORES)].mean().reset_index()
+    return rows.groupby(keys, sort=False)[scores].mean().reset_index()
 
 
-def best_heads(rows: pd.DataFrame, relation: pd.Series) -> pd.DataFrame:
+def best_heads(rows: pd.DataFrame, relation: pd.Series, scores: list[str]) -> pd.DataFrame:
     """One row per condition x weighting x score: the head whose mean is highest."""
     found = []
     for (condition, weighting), own in _parts(rows):
-        every = own.groupby(_HEAD, sort=False)[list(SCORES)].mean()
-        for score in SCORES:
+        every = own.groupby(_HEAD, sort=False)[scores].mean()
+        for score in scores:
             if every[score].notna().any():
                 block, head = every.index[int(every[score].argmax())]
                 values = own[(own["block"] == block) & (own["head"] == head)]
-                clusters = values["prompt_id"].map(relation) if condition == "text" else None
-                mean = _within(clustered_estimate(values[score], clusters))
+                clusters = None if condition == "repeated" else values["prompt_id"].map(relation)
+                mean = within(clustered_estimate(values[score], clusters))
                 place = {"condition": condition, "weighting": weighting, "score": score}
                 found.append(place | {"block": block, "head": head, "mean_share": mean})
     return pd.DataFrame(found, columns=[*_KEYS, "score", *_HEAD, "mean_share"])
 
 
-def _within(mean: Estimate) -> Estimate:
+def within(mean: Estimate) -> Estimate:
     """Scores are shares: so is an interval of their mean."""
     if mean.low is None or mean.high is None:
         return mean
@@ -152,11 +154,14 @@ def headline(best: pd.DataFrame) -> str:
     return markdown(f"Highest heads: {'; '.join(told)}") if told else ""
 
 
-def head_maps(heads: pd.DataFrame) -> dict[tuple[str, str, str], Map]:
+def head_maps(
+    heads: pd.DataFrame, scores: Iterable[str] = SCORES
+) -> dict[tuple[str, str, str], Map]:
     """Block x head, by condition, weighting and score; scores that nothing had are left out."""
     found = {}
+    names = list(scores)
     for (condition, weighting), own in _parts(heads):
-        for score in SCORES:
+        for score in names:
             grid = own.pivot(index="block", columns="head", values=score).to_numpy(float)
             if not np.isnan(grid).all():
                 title = f"{score.replace('_', ' ')} ({condition})"

@@ -6,7 +6,8 @@ const mostListed = 10;
 const unpacked = new Map();
 
 const percent = (weight) => weight === unmeasured ? "n/a" : (weight / 10).toFixed(1) + "%";
-const cell = (query, key) => query * (query + 1) / 2 + key;
+// The number of a weight: a token looks at itself and at those before, or at all n.
+const cell = (looks, query, key) => (looks.both ? query * looks.tokens.length : query * (query + 1) / 2) + key;
 
 function svg(name, attributes, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -22,7 +23,7 @@ function weightsOf(number) {
 
 // The weights of one head, or the mean of all.
 function ofHead(looks, every, head) {
-  const n = looks.tokens.length, each = cell(n, 0);
+  const each = cell(looks, looks.tokens.length, 0);
   if (head !== null) return every.subarray(head * each, (head + 1) * each);
   const n_heads = every.length / each;
   return Float32Array.from({ length: each }, (_, i) => {
@@ -38,9 +39,9 @@ function ofHead(looks, every, head) {
 
 // What a token looks at (`from`), or what looks at it (`to`): [place, weight] of each.
 function around(drawn, { side, place }) {
-  const last = side === "from" ? place : drawn.tokens.length - 1, found = [];
-  for (let other = side === "from" ? 0 : place; other <= last; other++) {
-    found.push([other, drawn.weights[side === "from" ? cell(place, other) : cell(other, place)]]);
+  const last = side === "from" && !drawn.both ? place : drawn.tokens.length - 1, found = [];
+  for (let other = side === "from" || drawn.both ? 0 : place; other <= last; other++) {
+    found.push([other, drawn.weights[side === "from" ? cell(drawn, place, other) : cell(drawn, other, place)]]);
   }
   return found;
 }
@@ -54,7 +55,7 @@ async function headView(box, frame, view, index) {
   widths.observe(box);
   const scrolled = box.querySelector(".lines")?.scrollTop ?? 0;
   const colour = view.head === null ? colours[0] : colours[view.head % colours.length];
-  const drawn = box.drawn = { tokens, weights: ofHead(looks, every, view.head), colour, index, width: box.clientWidth };
+  const drawn = box.drawn = { tokens, both: looks.both, weights: ofHead(looks, every, view.head), colour, index, width: box.clientWidth };
   const text = document.createElement("p"), lines = document.createElement("div");
   text.className = "running";
   lines.className = "lines";

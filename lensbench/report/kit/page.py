@@ -283,7 +283,8 @@ class _Packed:
             self._seen[id(looks)] = (len(self.looks), looks)
             tokens = [self._number(token) for token in looks.tokens]
             raw = looks.weights.astype("<u2").tobytes()
-            self.looks.append({"tokens": tokens, "weights": _deflated(raw, 6)})
+            packed = {"tokens": tokens, "weights": _deflated(raw, 6), "both": looks.both_ways}
+            self.looks.append(packed)
         return self._seen[id(looks)][0]
 
     def _number(self, token: str | None) -> int:

@@ -147,12 +147,17 @@ class Texts:
 class Looks:
     """What every head of a block looks at, of one prompt.
 
-    A head's weights are those of each query to itself and to all before it, query after query, in
-    thousandths; `UNKNOWN` where there is none.
+    A head's weights are those of each query to itself and to all before it, or to every token (n²),
+    query after query, in thousandths; `UNKNOWN` where there is none.
     """
 
     tokens: Sequence[str]
     weights: UInt16[np.ndarray, "head cell"]
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether each token may look at every other."""
+        return self.weights.shape[1] == len(self.tokens) ** 2
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,12 @@ class AttentionSpec(Spec):
         Field(min_length=1),
         Parameter("--condition"),
     ] = tuple(READ)
-    """text (the prompts), repeated (random tokens several times over: induction); repeatable."""
+    """text (the prompts), repeated (random tokens several times over: induction); repeatable. Text
+    encoders read the texts alone."""
     nulls: bool = True
     """Read the same under its nulls too (random attention, shuffled tokens, an untrained model):
-    heads get names only by what is beyond them. Takes four times as long."""
+    heads get names only by what is beyond them. Takes four times as long. Of a text encoder the
+    untrained one is read."""
     ablate: Annotated[int, Field(ge=0)] = 0
     """Prompts on which each head in turn is replaced by its mean, and the loss measured; with
     phenomena (any number) also on all sentences, and what is lost of the words asked about."""

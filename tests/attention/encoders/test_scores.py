@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
-from lensbench.attention.encoders.scores import (
-    MEANINGS,
-    Places,
-    by_block,
-    encoder_scores,
-    score_texts,
-)
-from lensbench.errors import InputProblems
+import lensbench
+from lensbench.attention.encoders.gate import check_encoder
+from lensbench.attention.encoders.scores import Places, encoder_scores
+from lensbench.attention.encoders.source import EncoderSource
+from lensbench.errors import GateError, InputProblems
+from lensbench.lens.gate import require
 from lensbench.models.text_encoder import TextEncoder, load_encoder, untrained_encoder
 from lensbench.prompts.sets import load_prompts
+from lensbench.records.schema.encoders import ENCODER_HEADS, ENCODER_SCORES
 from tests.harness.encoders import save_encoder
 
 TEXTS = ("the river, gold", "Number 12.", "a city and a desert of silver", "winter, summer")
@@ -47,7 +48,7 @@ def head(*keys: int) -> torch.Tensor:
 )
 def test_scores_of_a_hand_worked_pattern(keys: tuple[int, ...], expected: dict[str, float]) -> None:
     found = encoder_scores(head(*keys), PLACES)
-    assert set(found) == set(MEANINGS)
+    assert set(found) == set(ENCODER_SCORES)
     for name, value in found.items():
         assert float(value) == pytest.approx(expected.get(name, 0.0)), name
 
@@ -59,6 +60,19 @@ def test_even_attention_has_all_the_entropy_there_can_be() -> None:
     assert found["separator"].tolist() == pytest.approx([0.4, 0.4])
 
 
+def test_what_stands_for_a_word_is_no_special_token(tmp_path: Path) -> None:
+    encoder = load_encoder(save_encoder("bert", tmp_path / "tiny"), "cpu")
+    tokenizer = encoder.tokenizer
+    ids = tokenizer("\u65e5 [MASK] gold.").input_ids  # a letter that the vocabulary lacks
+    names = tokenizer.convert_ids_to_tokens(ids)
+    assert names == ["[CLS]", "[UNK]", "[MASK]", "gold", ".", "[SEP]"]
+    places = Places.of(tokenizer, ids)
+    assert places.special.tolist() == [True, False, False, False, False, True]
+    assert places.stops.tolist() == [False, False, False, False, True, False]
+    assert places.framed
+    assert not Places.of(tokenizer, ids[1:]).framed
+
+
 @pytest.fixture(scope="module", params=["bert", "distilbert"])
 def encoder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -67,53 +81,114 @@ def encoder(
     return load_encoder(folder, "cpu")
 
 
-def test_texts_are_scored_by_the_classes_own_attention(encoder: TextEncoder) -> None:
-    """A padded batch, against loops over each text alone."""
-    rows = score_texts(encoder, TEXTS)
-    assert len(rows) == len(TEXTS) * 3 * 4
+def by_hand(encoder: TextEncoder, ids: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each block the class's own attention [head, query, key], and ||a v W_O|| over its sums."""
     hf = AutoModel.from_pretrained(encoder.folder, attn_implementation="eager").eval()
-    for number, text in enumerate(TEXTS):
+    values: list[torch.Tensor] = []
+    bert = hf.config.model_type == "bert"
+    blocks = hf.encoder.layer if bert else hf.transformer.layer
+    for block in blocks:
+        linear = block.attention.self.value if bert else block.attention.v_lin
+        linear.register_forward_hook(lambda module, inputs, output: values.append(output[0]))
+    with torch.no_grad():
+        attentions = hf(input_ids=torch.tensor([ids]), output_attentions=True).attentions
+    found = []
+    for block, value, pattern in zip(blocks, values, attentions, strict=True):
+        out = block.attention.output.dense if bert else block.attention.out_lin
+        moved = np.zeros(pattern[0].shape)
+        for head in range(4):
+            own = slice(8 * head, 8 * head + 8)
+            written = value[:, own] @ out.weight[:, own].T  # [key, d_model]
+            moved[head] = pattern[0, head].numpy() * written.norm(dim=-1).detach().numpy()
+        found.append((pattern[0].numpy(), moved / moved.sum(-1, keepdims=True)))
+    return found
+
+
+def test_texts_are_scored_by_the_classes_own_attention(encoder: TextEncoder) -> None:
+    """A padded batch, against loops over each text alone, plain and weighted by what is moved."""
+    found = lensbench.attention(encoder, list(TEXTS), keep="p1")
+    rows = found.to_pandas()
+    assert found.table.schema.equals(ENCODER_HEADS.schema)
+    assert len(rows) == len(TEXTS) * 2 * 3 * 4
+    for number, text in enumerate(TEXTS, start=1):
         ids = encoder.tokenizer(text).input_ids
-        with torch.no_grad():
-            found = hf(input_ids=torch.tensor([ids]), output_attentions=True).attentions
         n = len(ids)
-        for block, pattern in enumerate(found):
-            own = rows[(rows["text"] == number) & (rows["block"] == block)]
-            inner = range(1, n - 1)
-            cls = [float(np.mean([one[q, 0] for q in inner])) for one in pattern[0]]
-            after = [float(np.mean([one[q, q + 1] for q in range(1, n - 2)])) for one in pattern[0]]
-            assert own["cls"].tolist() == pytest.approx(cls, abs=1e-5)
-            assert own["next_token"].tolist() == pytest.approx(after, abs=1e-5)
+        for block, patterns in enumerate(by_hand(encoder, ids)):
+            for weighting, pattern in zip(("plain", "moved"), patterns, strict=True):
+                own = rows[(rows["prompt_id"] == f"p{number}") & (rows["block"] == block)]
+                own = own[own["weighting"] == weighting]
+                cls = [np.mean([one[q, 0] for q in range(1, n - 1)]) for one in pattern]
+                after = [np.mean([one[q, q + 1] for q in range(1, n - 2)]) for one in pattern]
+                assert own["cls"].tolist() == pytest.approx(cls, abs=1e-5)
+                assert own["next_token"].tolist() == pytest.approx(after, abs=1e-5)
+                if number == 1:
+                    for head, whole in enumerate(pattern):
+                        kept = found.pattern("p1", block, head, weighting)
+                        assert kept == pytest.approx(whole, abs=1e-5)
+    assert found.plot("next_token").data[0].z.shape == (3, 4)
+    assert found.plot_pattern(1, 2).data[0].z == pytest.approx(found.pattern("p1", 1, 2))
+    assert "cls" in repr(found)
 
 
-def test_means_of_blocks_have_intervals_over_texts(encoder: TextEncoder) -> None:
-    rows = score_texts(encoder, TEXTS * 3)
-    found = by_block(rows)
-    assert set(found) == set(MEANINGS)
-    for score, blocks in found.items():
-        assert len(blocks) == 3
-        for block, one in enumerate(blocks):
-            assert one.value == pytest.approx(rows[rows["block"] == block][score].mean())
-            assert one.n == 12
-            assert one.low is not None and one.high is not None
-            assert one.low <= one.value <= one.high
+def test_what_cannot_be_read_is_a_problem_of_its_own(encoder: TextEncoder) -> None:
+    ids = encoder.tokenizer("the river").input_ids
+    found = lensbench.attention(encoder, ["a", "the river", " ", "gold " * 50, ids, ids[1:]])
+    assert {*found.to_pandas()["prompt_id"]} == {"p2", "p5"}
+    assert {*found.prompts["prompt_id"].to_pylist()} == {"p2", "p5"}
+    said = {problem.prompt_id: problem.what for problem in found.problems}
+    assert said == {
+        "p1": "it has fewer than two tokens of its own, so no neighbours",
+        "p3": "the prompt is empty",
+        "p4": "the prompt has 52 tokens, the model's context holds 40",
+        "p6": "it does not begin and end with a special token, such as [CLS] and [SEP]",
+    }
+    for key, value in (("conditions", "repeated"), ("weightings", "heavy"), ("keep", "p7")):
+        with pytest.raises(InputProblems, match=value):
+            lensbench.attention(encoder, "the river", **{key: value})
+    with pytest.raises(InputProblems, match="no chat template"):
+        lensbench.attention(encoder, "the river", template="chat")
 
 
-def test_texts_without_neighbours_are_refused_all_at_once(encoder: TextEncoder) -> None:
-    with pytest.raises(InputProblems) as caught:
-        score_texts(encoder, ["a", "the river", " "])
-    assert [problem.where for problem in caught.value.problems] == ["text 0", "text 2"]
+def test_the_gate_holds_and_sees_what_is_wrong(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values of heads in another order, and a mask that lets texts look at padding."""
+    source = EncoderSource(encoder)
+    ids = [encoder.tokenizer(text).input_ids for text in TEXTS]
+    assert [one.passed for one in check_encoder(source, ids)] == [True] * 3
+    other = EncoderSource(encoder)
+    other.__dict__["outputs"] = [weight.flip(0) for weight in source.outputs]
+    assert [one.passed for one in check_encoder(other, ids)] == [True, False, True]
+    whole = encoder.hf.forward
+    blind = lambda input_ids, attention_mask=None, **more: whole(input_ids, **more)  # noqa: E731
+    monkeypatch.setattr(encoder.hf, "forward", blind)
+    assert [one.passed for one in check_encoder(source, ids)] == [False, True, False]
+    with pytest.raises(GateError, match="padding gets nothing"):
+        require(check_encoder(source, ids))
+
+
+def test_an_untrained_encoder_is_a_condition(encoder: TextEncoder) -> None:
+    frame = lensbench.attention(
+        encoder, list(TEXTS), conditions=("text", "untrained"), weightings="plain", seed=3
+    ).to_pandas()
+    alone = lensbench.attention(untrained_encoder(encoder, 3), list(TEXTS), weightings="plain")
+    own = frame[frame["condition"] == "untrained"].reset_index(drop=True)
+    expected = alone.to_pandas()
+    assert own["cls"].to_numpy() == pytest.approx(expected["cls"].to_numpy(), abs=1e-6)
+    trained = frame[frame["condition"] == "text"]["cls"].to_numpy()
+    assert np.abs(trained - own["cls"].to_numpy()).max() > 0.05
 
 
 @pytest.mark.real
 def test_minilm_looks_at_cls_and_an_untrained_one_at_everything_alike() -> None:
     """Measured over all sentences: .56 in block 2 and .07; to the token before .16 in block 0."""
-    encoder = load_encoder("all-minilm-l6-v2", "cpu")
     texts = [prompt.prompt for prompt in load_prompts("sentences").prompts[:60]]
-    own = by_block(score_texts(encoder, texts))
-    other = by_block(score_texts(untrained_encoder(encoder), texts))
-    assert own["cls"][2].low is not None and own["cls"][2].low > 0.5
-    assert own["previous_token"][0].low is not None and own["previous_token"][0].low > 0.14
-    for score in ("cls", "previous_token"):
-        assert all(one.high is not None and one.high < 0.1 for one in other[score])
-    assert all(one.value is not None and one.value > 0.99 for one in other["entropy_share"])
+    frame = lensbench.attention(
+        "all-minilm-l6-v2", texts, conditions=("text", "untrained"), weightings="plain"
+    ).to_pandas()
+    means = frame.groupby(["condition", "block"])[list(ENCODER_SCORES)].mean()
+    own, other = means.loc["text"], means.loc["untrained"]
+    assert own.at[2, "cls"] > 0.5
+    assert own.at[0, "previous_token"] > 0.14
+    assert other[["cls", "previous_token"]].to_numpy().max() < 0.1
+    assert other["entropy_share"].min() > 0.99

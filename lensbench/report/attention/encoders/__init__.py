@@ -1,0 +1,1 @@
+"""The report of a text encoder's heads, which look both ways."""

@@ -1,0 +1,148 @@
+"""Attention of a text encoder as a record, from where it stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from lensbench.attention.encoders.gate import check_encoder, gate_texts, rows_identity
+from lensbench.attention.encoders.record import (
+    EncoderReader,
+    bare_set,
+    encoder_job,
+    plan_texts,
+    readable,
+    texts_of,
+)
+from lensbench.attention.encoders.source import EncoderSource
+from lensbench.attention.gate import ERROR
+from lensbench.attention.phenomena.asking import Asking
+from lensbench.attention.phenomena.questions import BOTH_WAYS
+from lensbench.attention.phenomena.stage import Phenomena
+from lensbench.attention.record import Reading, in_order, not_kept
+from lensbench.attention.settings import EncoderSettings
+from lensbench.checkpoints.config.encoders import ENCODERS
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.errors import InputProblems, Problem
+from lensbench.lens.gate import require, worst
+from lensbench.lens.record import encode_prompts
+from lensbench.lens.table import prompts_table
+from lensbench.models.readable import require_plain
+from lensbench.models.text_encoder import load_encoder
+from lensbench.progress import Progress, Watch
+from lensbench.prompts.encode import TokenText
+from lensbench.prompts.prompt import added
+from lensbench.prompts.sets import PromptSet
+from lensbench.records.engine import Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema.attention import PATTERNS
+from lensbench.records.schema.encoders import ENCODER_HEADS, ENCODER_READ
+from lensbench.records.schema.phenomena import ANSWERS, DEPTHS, PHENOMENA
+from lensbench.records.store import RecordStore
+from lensbench.studies.lens import GROWS, prompt_settings
+from lensbench.studies.specs.attention import AttentionSpec
+
+KIND = "encoder_attention"
+# Settings of an attention run that an encoder has no use for, and why.
+_CAUSAL = {
+    "conditions": "random tokens that repeat themselves are for models that read one way",
+    "ablate": "an encoder says no next token, so that it has no loss to measure",
+    "n_repeated": "an encoder reads no repeated tokens",
+    "repeat_tokens": "an encoder reads no repeated tokens",
+    "template": "an encoder has no chat template",
+    "dtype": "an encoder is read in float32",
+    "allow_fields": "an encoder's config is checked by its class",
+    "trust_remote_code": "no code of an encoder's folder is run",
+}
+
+
+def without_effect(spec: AttentionSpec) -> list[Problem]:
+    """What is asked for that would have no effect on an encoder."""
+    fields = type(spec).model_fields
+    asked = {
+        name: name in fields and getattr(spec, name) != fields[name].default for name in _CAUSAL
+    }
+    asked["conditions"] = "text" not in spec.conditions
+    asked["dtype"] = spec.dtype not in (None, "float32")
+    remedy = f"Leave it out for text encoders ({', '.join(ENCODERS)})."
+    return [Problem(name, _CAUSAL[name], remedy) for name in _CAUSAL if asked[name]]
+
+
+def settings_of(spec: AttentionSpec) -> EncoderSettings:
+    """How an encoder is read."""
+    conditions = tuple(ENCODER_READ) if spec.nulls else ("text",)
+    return EncoderSettings(conditions, spec.weightings, spec.keep, spec.batch_tokens, spec.seed)
+
+
+def measure(
+    spec: AttentionSpec,
+    ref: ModelRef,
+    sets: tuple[PromptSet, PromptSet | None],
+    store: RecordStore,
+    watch: Watch,
+) -> list[Problem]:
+    """One encoder's record, from where it stopped. Returns what was skipped.
+
+    `sets`: texts, and sentences whose words are asked about. Raises ModelError for an encoder with
+    bits or an adapter, and what loading, gate and store raise.
+    """
+    texts, sentences = bare_set(sets[0]), None if sets[1] is None else bare_set(sets[1])
+    watch(Progress(f"hashing the weights of {store.model}"))
+    require_plain(ref)
+    own = {key: value for key, value in spec.settings().items() if key not in _CAUSAL}
+    asked = {"sentences_sha256": None if sentences is None else sentences.sha256}
+    request = Request(
+        store,
+        own | prompt_settings(texts, spec.limit) | {"seed": spec.seed} | asked,
+        ref.facts(),
+        tables=_optional(spec),
+        grows=GROWS,
+    )
+
+    def prepare(record: Recording) -> Work[EncoderReader, Reading | Asking]:
+        watch(Progress(f"loading {store.model}"))
+        source = EncoderSource(load_encoder(ref.name, spec.device))
+        model, settings = source.model, settings_of(spec)
+        encoded, problems = encode_prompts(model, texts, spec.limit, "plain")
+        encoded, unread = readable(source, encoded)
+        if not encoded:
+            raise InputProblems([*problems, *unread])
+        unread += not_kept(settings, encoded)
+        words = Phenomena.of(source, sentences, settings.batch_tokens, spec.seed, BOTH_WAYS)
+        record.begin({**model.facts(), **request.model})
+        watch(Progress(f"testing the gate of {store.model}"))
+        identities = check_encoder(source, gate_texts(source, encoded))
+        require(identities)
+
+        def finish(parts: Parts) -> Finished:
+            errors = [note[ERROR] for note in parts.notes]
+            errors += [old["gate"][0]["error"] for old in record.widened if old["gate"]]
+            gate = [rows_identity(worst(e for e in errors if e is not None)), *identities[1:]]
+            require(gate)
+            heads = in_order(parts.table(ENCODER_HEADS.name), texts_of(settings, encoded))
+            there: set[Any] = {*heads["prompt_id"].to_pylist()}
+            read = [item for item in encoded if item.prompt.id in there]
+            tables: dict[str, pa.Table] = {
+                "prompts": prompts_table(model, read, TokenText(model.tokenizer)),
+                ENCODER_HEADS.name: heads,
+                PHENOMENA.name: PHENOMENA.schema.empty_table(),
+            } | words.tables(parts, heads, model.name)
+            found = [*problems, *unread, *words.problems, *parts.problems]
+            return Finished(found, tables, [identity.as_dict() for identity in gate])
+
+        stages = added(texts.prompts, [width["limit"] for width in record.widths])
+        items: list[list[Reading | Asking]] = [
+            [*readings] for readings in plan_texts(settings, encoded, stages)
+        ]
+        items[0] += words.asking
+        return Work(EncoderReader(source, settings), encoder_job, items, finish)
+
+    return make(request, prepare, watch)
+
+
+def _optional(spec: AttentionSpec) -> tuple[str, ...]:
+    """Tables that there are if they were asked for."""
+    kept = (PATTERNS.name,) if spec.keep else ()
+    return (*kept, ANSWERS.name, DEPTHS.name) if spec.phenomena else kept
