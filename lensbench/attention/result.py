@@ -139,14 +139,14 @@ class AttentionResult:
         lines += [
             f"  {one.condition}, {one.weighting}, {one.score}: {one.block}.{one.head} "
             f"at {one.value:.2f}"
-            for one in strongest(frame, self.scores).itertuples()
+            for one in strongest(frame, scores=self.scores).itertuples()
         ]
         if self.problems:
             lines.append(f"  {len(self.problems)} skipped: see .problems")
         return "\n".join(lines)
 
 
-def strongest(frame: pd.DataFrame, scores: Iterable[str], n: int = 1) -> pd.DataFrame:
+def strongest(frame: pd.DataFrame, n: int = 1, scores: Iterable[str] = SCORES) -> pd.DataFrame:
     """For each condition, weighting and score the n heads whose mean over prompts is highest.
 
     `value` is that mean. The highest of many is high by chance too.

@@ -151,7 +151,7 @@ def _show(result: AttentionResult) -> None:
     from lensbench.attention.result import strongest
 
     say(f"{result.model}: block.head of the highest scores")
-    best = strongest(result.to_pandas(), result.scores, _BEST)
+    best = strongest(result.to_pandas(), _BEST, result.scores)
     rows: dict[tuple[str, str], dict[str, object]] = {}
     for place, own in best.groupby(_SHOWN, sort=False):
         condition, score, weighting = map(str, place)
