@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lensbench.cli.program import program
 from tests.harness.program import Done, Program
 from tests.harness.small_world import shrink, write_inputs, write_models
 
@@ -35,6 +36,13 @@ def test_the_blocks_are_found() -> None:
     known = ("lensbench ", "make ", "pip install ")
     first = {line for block in SHELL for line in block if not line.startswith(" ")} - {""}
     assert [line for line in first if not line.startswith(known)] == []
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_has_options_that_are_there(line: str) -> None:
+    """That each runs is slow to see; that it is understood is not."""
+    words = shlex.split(line, comments=True)[1:]
+    program().parse_args(words, print_error=False, exit_on_error=False)
 
 
 @pytest.fixture(scope="module")

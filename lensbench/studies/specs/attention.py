@@ -33,7 +33,7 @@ class AttentionSpec(Spec):
     ] = tuple(READ)
     """text (the prompts), repeated (random tokens several times over: induction); repeatable. Text
     encoders read the texts alone."""
-    nulls: bool = True
+    nulls: Annotated[bool, Parameter(negative="--no-nulls")] = True
     """Read the same under its nulls too (random attention, shuffled tokens, an untrained model):
     heads get names only by what is beyond them. Takes four times as long. Of a text encoder the
     untrained one is read."""
