@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensbench.report.attention.figures import name_shares, pattern_maps, similarity_tree
-from lensbench.report.attention.flow import MOST_TOKENS, flow_lines, flow_table
+from lensbench.report.attention.figures import (
+    name_shares,
+    pattern_grid,
+    pattern_maps,
+    similarity_tree,
+)
+from lensbench.report.attention.flow import MOST_TOKENS, flow_maps, flow_table
 from lensbench.report.attention.views import score_curves
 from lensbench.report.kit.figures import to_svg
 
@@ -51,6 +56,21 @@ def test_a_map_shows_the_first_tokens_and_nothing_that_is_ahead() -> None:
     assert b"&lt;b&gt;$x$" in to_svg(pattern_maps, {"a": weights}, ["<b>$x$"] * n)
 
 
+def test_every_head_has_its_place_in_the_grid() -> None:
+    n = MOST_TOKENS + 5
+    blocks = [np.tril(np.random.default_rng(i).random((3, n, n))) for i in range(2)]
+    axis, _ = pattern_grid(blocks).axes
+    shown = np.asarray(axis.get_images()[0].get_array().filled(np.nan))
+    size, below = MOST_TOKENS + 1, np.tri(MOST_TOKENS, dtype=bool)
+    assert shown.shape == (3 * size, 2 * size)
+    for block, own in enumerate(blocks):
+        for head, pattern in enumerate(own):
+            part = shown[head * size :, block * size :][:MOST_TOKENS, :MOST_TOKENS]
+            assert (part[below] == pattern[:MOST_TOKENS, :MOST_TOKENS][below]).all()
+            assert np.isnan(part[~below]).all()
+    assert [one.get_text() for one in axis.get_xticklabels()] == ["0", "1"]
+
+
 def test_alike_heads_stand_beside_each_other() -> None:
     group = np.array([0, 1, 0, 2, 1, 0])
     bits = np.where(group[:, None] == group, 0.1, 0.9)
@@ -83,18 +103,23 @@ def test_curves_are_the_mean_and_the_highest_of_each_block() -> None:
     assert values == [pytest.approx([0.2, 0.5]), [0.3, 0.8]]
 
 
-def test_lines_over_layers_are_the_shares_of_the_last_tokens_rollout() -> None:
-    """Two blocks of two tokens: all of .5 x .5 that is left goes from the second to the first."""
+def test_what_reaches_the_last_token_and_the_way_it_takes() -> None:
+    """Two blocks of two tokens: in the first, half of the second token comes from the first."""
     past, back = np.eye(2), np.array([[1, 0], [1, 0]])
     blocks = {"plain": [(past + back) / 2, past], "moved": [past, past]}
     tokens = ["<s>", "$a$\n"]
-    left, right = flow_lines(blocks, tokens).axes
-    drawn = {tuple(map(tuple, one)) for one in left.collections[0].get_segments()}
+    after, way, moved_after, moved_way, *_ = flow_maps(blocks, tokens).axes
+    assert np.asarray(after.get_images()[0].get_array()).tolist() == [
+        [0, 1],
+        [0.5, 0.5],
+        [0.5, 0.5],
+    ]
+    drawn = {tuple(map(tuple, one)) for one in way.collections[0].get_segments()}
     assert drawn == {((1, 1), (1, 2)), ((0, 0), (1, 1)), ((1, 0), (1, 1))}
-    widths = sorted(left.collections[0].get_linewidths())
+    widths = sorted(way.collections[0].get_linewidths())
     assert widths == pytest.approx([0.4 + 5 * 0.5, 0.4 + 5 * 0.5, 0.4 + 5])
-    assert [one.get_text() for one in left.get_xticklabels()] == ["<s>  50%", "$a$⏎  50%"]
-    assert len(right.collections[0].get_segments()) == 2
+    assert [one.get_text() for one in moved_way.get_xticklabels()] == ["<s>", "$a$⏎"]
+    assert np.asarray(moved_after.get_images()[0].get_array()).tolist() == [[0, 1]] * 3
     table = flow_table(blocks, tokens)
     assert table["rollout_share"].tolist() == [0.5, 0.5]
     assert table["max_flow"].tolist() == [0.5, 0.5]

@@ -15,7 +15,7 @@ from scipy.cluster.hierarchy import dendrogram
 from lensbench.escape import printable
 from lensbench.records.record import Record
 from lensbench.report.attention.alike import APART, grid
-from lensbench.report.attention.flow import MOST_TOKENS, flow_lines, flow_of
+from lensbench.report.attention.flow import MOST_TOKENS, flow_maps, flow_of
 from lensbench.report.attention.head_view import Kept
 from lensbench.report.kit.figures import GREY, WIDTH, shortened, to_svg
 from lensbench.report.kit.views import COLOURS
@@ -41,9 +41,10 @@ def figures(
         _, bits = grid(similarity)
         found["similarity"] = partial(to_svg, similarity_tree, bits, APART)
     if kept is not None and (item := kept.first) is not None:
-        found["flow"] = partial(to_svg, flow_lines, *flow_of(kept, item))
+        found["flow"] = partial(to_svg, flow_maps, *flow_of(kept, item))
         if best:
             found["patterns"] = kept_maps(kept, item, best)
+        found["grid"] = partial(to_svg, pattern_grid, [kept.squares(item, b) for b in kept.blocks])
     return found
 
 
@@ -92,6 +93,31 @@ def pattern_maps(
     for axis in axes.flat[len(patterns) :]:
         axis.set_axis_off()
     bar = figure.colorbar(image, ax=list(axes.flat), label="attention", aspect=30, pad=0.01)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def pattern_grid(blocks: Sequence[Float[np.ndarray, "head query key"]]) -> Figure:
+    """Every head's pattern of the first tokens, small: a column for each block."""
+    n = min(MOST_TOKENS, blocks[0].shape[-1])
+    size, n_heads = n + 1, max(map(len, blocks))  # a line between two
+    whole = np.full((size * n_heads, size * len(blocks)), np.nan)
+    for i, own in enumerate(blocks):
+        for j, pattern in enumerate(own):
+            cut = np.where(np.tri(n, dtype=bool), pattern[:n, :n], np.nan)
+            whole[size * j : size * j + n, size * i : size * i + n] = cut
+    height = WIDTH * n_heads / len(blocks)
+    figure = Figure(figsize=(WIDTH, min(max(height, 1.5), 12.0) + 0.5), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(whole, vmin=0, vmax=1, cmap="viridis", interpolation="none", aspect="auto")
+    for which, count in ((axis.xaxis, len(blocks)), (axis.yaxis, n_heads)):
+        step = -(-count // 16)
+        shown = range(0, count, step)
+        which.set_ticks([size * k + n / 2 - 0.5 for k in shown], [str(k) for k in shown])
+    axis.set(xlabel="block", ylabel="head")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, label="attention", aspect=30, pad=0.01)
     bar.outline.set_visible(False)
     return figure
 

@@ -44,27 +44,31 @@ def flow_table(blocks: Blocks, tokens: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def flow_lines(blocks: Blocks, tokens: Sequence[str]) -> Figure:
-    """Every block's edges that the last token's rollout goes over, from the top down to the input.
+def flow_maps(blocks: Blocks, tokens: Sequence[str]) -> Figure:
+    """A row for each weighting: the last token's rollout after each block, and its way there.
 
-    As wide as the share that goes over them.
+    Lines go from the last token, above, down to the input, as wide as the share that goes over
+    each edge.
     """
-    n_layers = len(next(iter(blocks.values())))
-    height = 1.6 + min(max(0.16 * n_layers, 1.6), 5.0)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
-    names = [shortened(token, 10) for token in tokens]
-    for axis, (weighting, own) in zip(axes, blocks.items(), strict=True):
-        edges = paths(own, len(tokens) - 1)
-        axis.add_collection(_lines(edges))
-        shares = edges[0].sum(0)
-        labels = [f"{name}  {share:.0%}" for name, share in zip(names, shares, strict=True)]
-        axis.set_xticks(range(len(tokens)), labels, fontsize=8, rotation=90)
-        axis.set(xlim=(-0.6, len(tokens) - 0.4), ylim=(-0.3, n_layers + 0.3))
-        axis.set_title(_TITLES[weighting])
-        axis.yaxis.set_major_locator(MaxNLocator(10, integer=True))
+    n_layers, names = len(next(iter(blocks.values()))), [shortened(one, 10) for one in tokens]
+    height = 0.8 + min(max(0.12 * n_layers, 1.8), 4.0)
+    figure = Figure(figsize=(WIDTH, height * len(blocks)), layout="constrained")
+    axes = figure.subplots(len(blocks), 2, squeeze=False, sharex=True, sharey=True)
+    for (left, right), (weighting, own) in zip(axes, blocks.items(), strict=True):
+        after = np.vstack([np.eye(len(tokens))[-1], rollout(own)[:, -1]])
+        image = left.imshow(after, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
+        bar = figure.colorbar(image, ax=left, label="share of the rollout", pad=0.01)
+        bar.outline.set_visible(False)
+        right.add_collection(_lines(paths(own, len(tokens) - 1)))
+        left.set(ylabel="layer", title=f"{_TITLES[weighting]}: rollout")
+        right.set(title=f"{_TITLES[weighting]}: its way")
+        right.set(xlim=(-0.5, len(tokens) - 0.5), ylim=(-0.5, n_layers + 0.5))
+        left.spines[:].set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xticks(range(len(tokens)), names, fontsize=8, rotation=90)
+    axes[0, 0].yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    for axis in axes.flat:
         axis.tick_params(axis="x", length=0)
-    axes[0].set_ylabel("layer")
     return figure
 
 
@@ -80,5 +84,5 @@ def _lines(edges: Float[np.ndarray, "block query key"]) -> LineCollection:
         colors=COLOURS[0],
         linewidths=0.4 + 5 * shares,
         alpha=0.25 + 0.75 * shares,
-        capstyle="round",
+        capstyle="butt",
     )

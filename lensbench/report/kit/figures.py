@@ -296,8 +296,14 @@ def _map(axis: Axes, view: Map) -> AxesImage:
     low, high = view.limits
     norm = TwoSlopeNorm(0.0, low, high) if view.zero else Normalize(low, high)
     colours = "RdBu_r" if view.zero else "viridis"
+    narrow = max(view.grid.shape) > 1.5 * min(view.grid.shape)
     image = axis.imshow(
-        view.grid, cmap=colours, norm=norm, origin="lower", interpolation="none", aspect="equal"
+        view.grid,
+        cmap=colours,
+        norm=norm,
+        origin="lower",
+        interpolation="none",
+        aspect="auto" if narrow else "equal",
     )
     axis.set_title(printable(view.title), fontsize=9)
     axis.set(xlabel=view.x.title, ylabel=view.y.title)
