@@ -43,6 +43,17 @@ def patterns(tokens: dict[str, list[str]] = LENGTHS) -> tuple[pd.DataFrame, pd.D
     return pd.DataFrame(rows), pd.DataFrame(prompts)
 
 
+def both_ways() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Random patterns of an encoder; head 1 looks at the token after and at nothing else."""
+    rows, prompts = patterns({"short": TOKENS})
+    rng, n = np.random.default_rng(1), len(TOKENS)
+    after = np.eye(n, k=1)
+    after[-1, -1] = 1
+    weights = [rng.dirichlet(np.full(n, 0.3), n) if h != 1 else after for h in rows["head"]]
+    rows["weights"] = [one.ravel().astype(np.float32) for one in weights]
+    return rows, prompts
+
+
 def page(*given: pd.DataFrame) -> bytes:
     return head_view_page(MARKUP, *given, gate=[])
 
@@ -62,6 +73,22 @@ def test_weights_are_those_of_the_record_to_a_thousandth(weighting: str) -> None
         found = cells(kept, weighting, str(row["block"]), str(row["head"]))
         expected = whole[np.tril_indices(len(TOKENS))]
         assert found / 1000 == pytest.approx(expected, abs=0.00050001)
+
+
+@pytest.mark.parametrize("weighting", ["plain", "moved"])
+def test_a_pattern_that_looks_both_ways_is_whole(weighting: str) -> None:
+    kept = Kept(*both_ways())
+    assert kept.both_ways("short") and not Kept(*patterns()).both_ways("short")
+    for row in kept.patterns.to_dict("records"):
+        plain = np.reshape(row["weights"], (6, 6)).astype(float)
+        by_hand = plain * (1 if weighting == "plain" else row["moved"][None])
+        by_hand /= by_hand.sum(1, keepdims=True)
+        whole = square(row["weights"], 6, row["moved"] if weighting == "moved" else None)
+        assert whole == pytest.approx(by_hand)
+        found = cells(kept, weighting, str(row["block"]), str(row["head"]))
+        assert found / 1000 == pytest.approx(by_hand.ravel(), abs=0.00050001)
+        drawn = kept.squares("short", row["block"], weighting)[row["head"]]
+        assert drawn == pytest.approx(by_hand)
 
 
 def test_what_is_unknown_is_not_nought() -> None:
@@ -182,6 +209,27 @@ def test_lines_are_those_of_the_pattern(opened: Callable[..., Any]) -> None:
     ]
     rows = [(float(end[1]), float(end[-1])) for end in ends]
     assert rows == [(10, 10), *((20 * q + 10, 20 * q - 10) for q in range(1, 6))]
+
+
+def test_lines_go_both_ways_where_a_model_looks_both_ways(chrome: Any, tmp_path: Path) -> None:
+    rows, prompts = both_ways()
+    (tmp_path / "both.html").write_bytes(page(rows, prompts))
+    chrome.get((tmp_path / "both.html").as_uri() + "#head=1")
+    wait_for(chrome, "return document.querySelector('.lines path');")
+    paths = "return [...document.querySelectorAll('.lines path')].map((p) => p.getAttribute('d'));"
+    ends = [
+        path.replace("M", "").replace("C", " ").split() for path in chrome.execute_script(paths)
+    ]
+    drawn = [(float(end[1]), float(end[-1])) for end in ends]
+    assert drawn == [*((20 * q + 10, 20 * q + 30) for q in range(5)), (110, 110)]
+    pick(chrome, "block", "2")
+    pick(chrome, "head", "mean")
+    every = [np.reshape(one, (6, 6)) for one in rows[rows["block"] == 2]["weights"]]
+    mean = 100 * np.mean(every, 0)
+    for side, other, expected in (("from", "to", mean[1]), ("to", "from", mean[:, 1])):
+        point(chrome, side, 1)
+        found = [float(text.rstrip("%") or 0) for text in told(chrome, other)]
+        assert found == pytest.approx(expected, abs=0.1001)
 
 
 def test_a_click_keeps_a_token_while_heads_change(opened: Callable[..., Any]) -> None:
