@@ -161,7 +161,7 @@ def _measure(
         ablator = Ablator(model, asked, others, settings.batch_tokens)
         source = Source(model)
         words = Phenomena.of(
-            source, sentences, settings.batch_tokens, spec.seed, ablate=spec.ablate > 0
+            source, sentences, settings.batch_tokens, spec.seed, ablate=spec.ablate
         )
         reader = Reader(source, settings, ablator, words.ablator)
         texts, over = condition_texts(reader, encoded)

@@ -16,6 +16,7 @@ import torch
 import lensbench as lb
 from lensbench.attention.phenomena.held_out import halves
 from lensbench.prompts.gold import gold_pairs
+from lensbench.prompts.prompt import choose
 from lensbench.prompts.sets import load_prompts, prompt_file
 from lensbench.prompts.words import align
 from lensbench.records.schema import TABLES
@@ -160,9 +161,9 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 
 
 def test_what_is_lost_without_the_best_heads_is_in_the_record_and_the_report(
-    asked: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
+    asked: Callable[..., AttentionSpec], measured: Path, sentences: Path, tmp_path: Path
 ) -> None:
-    outcome = run(asked(ablate=1, nulls=False, conditions=("text",)), tmp_path / "run")
+    outcome = run(asked(ablate=20, limit=2, nulls=False, conditions=("text",)), tmp_path / "run")
     assert outcome.ok, outcome.failed
     found, without = tables(outcome.folder), tables(measured)
     assert found["phenomena"].equals(without["phenomena"])
@@ -172,7 +173,11 @@ def test_what_is_lost_without_the_best_heads_is_in_the_record_and_the_report(
     keys = ["prompt_id", "phenomenon", "query", "offset"]
     words = losses[losses["predicted"] == "word"]
     trained = plain[plain["who"] == "trained"]
-    assert sorted(words[keys].to_numpy().tolist()) == sorted(trained[keys].to_numpy().tolist())
+    ids = [prompt.id for prompt in load_prompts(sentences).prompts]
+    chosen = {prompt.id for prompt in choose(load_prompts(sentences).prompts, 20)}
+    assert set(losses["prompt_id"]) == chosen < set(ids)
+    due = trained[trained["prompt_id"].isin(chosen)]
+    assert sorted(words[keys].to_numpy().tolist()) == sorted(due[keys].to_numpy().tolist())
     assert all(len(one) == 12 for one in losses["change_bits"])
     row = told[(told["phenomenon"] == "determiner-noun") & (told["predicted"] == "word")].iloc[0]
     own = trained[trained["phenomenon"] == "determiner-noun"]

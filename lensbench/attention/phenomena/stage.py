@@ -18,9 +18,12 @@ from lensbench.errors import Problem
 from lensbench.models.model import LensModel
 from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import encode_all
+from lensbench.prompts.prompt import choose
 from lensbench.prompts.sets import PromptSet
 from lensbench.records.parts import Parts
 from lensbench.records.schema.phenomena import ANSWERS, PHENOMENON_ABLATION, WORD_LOSSES
+
+_SHORT = 4  # jobs without each head, one after the other, in the place of one that asks
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class Phenomena:
         batch_tokens: int,
         seed: int,
         directions: Sequence[Direction] = CAUSAL,
-        ablate: bool = False,
+        ablate: int = 0,
     ) -> Phenomena:
         """What is asked of a model about the words of some sentences.
 
-        With `ablate` also what it loses of them without each head.
+        `ablate`: of how many of them also what it loses without each head; its jobs are short.
         """
         if sentences is None:
             return cls([], [], seed, wanted=False)
@@ -67,10 +70,14 @@ class Phenomena:
         if not ablate:
             return found
         assert isinstance(source.model, LensModel)  # an encoder has no loss
+        chosen = {prompt.id for prompt in choose(sentences.prompts, ablate)}
+        own = [one for one in asked if one.prompt_id in chosen]
+        lengths = [len(one.token_ids) for one in own]
+        short = plan_batches(lengths, batch_tokens // _SHORT, source.model.rope_switch)
         return replace(
             found,
             ablator=Ablator(source.model, [], [one.token_ids for one in asked], batch_tokens),
-            losing=tuple(Losing(tuple(asked[item] for item in items)) for items in batches),
+            losing=tuple(Losing(tuple(own[item] for item in items)) for items in short),
         )
 
     def tables(self, parts: Parts, heads: pa.Table, model: str) -> dict[str, pa.Table]:

@@ -122,7 +122,7 @@ def _row(
 ) -> dict[str, Any]:
     """What is lost on the other half without a head, and without others."""
     if held.empty:
-        return {"reason": "no such text behind both words in the other half"}
+        return {"reason": "no such text in the other half of the sentences on which it is ablated"}
     bits = np.stack([np.asarray(one, float) for one in held["change_bits"]])  # [question, head]
     number, sentences = places.index(best), held["prompt_id"]
     beside = [i for i, place in enumerate(places) if place[0] == best[0] and place != best]

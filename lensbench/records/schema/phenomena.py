@@ -144,8 +144,13 @@ PHENOMENON_ABLATION = Table(
             "0..1",
             _UNMEASURED,
         ),
-        Column("n_questions", I32, "questions of the other half", "questions"),
-        Column("n_sentences", I32, "sentences of the other half", "sentences"),
+        Column(
+            "n_questions",
+            I32,
+            "questions of the other half, of sentences on which heads were ablated",
+            "questions",
+        ),
+        Column("n_sentences", I32, "sentences of these", "sentences"),
         Column("reason", TEXT, "why there is no number", null="there is one"),
     ),
 )

@@ -39,7 +39,7 @@ class AttentionSpec(Spec):
     untrained one is read."""
     ablate: Annotated[int, Field(ge=0)] = 0
     """Prompts on which each head in turn is replaced by its mean, and the loss measured; with
-    phenomena (any number) also on all sentences, and what is lost of the words asked about."""
+    phenomena also so many sentences, and what is lost of the words asked about."""
     weightings: Annotated[
         tuple[Annotated[str, one_of(WEIGHTINGS)], ...],
         Field(min_length=1),

@@ -116,7 +116,7 @@ def test_a_head_that_is_needed_is_told_from_the_others_of_its_block() -> None:
     assert word["reason"] is None
     assert rest["change_bits"] is None
     assert rest["n_questions"] == 0
-    assert "no such text" in rest["reason"]
+    assert "no such text in the other half" in rest["reason"]
 
 
 def test_by_chance_a_head_is_surely_needed_no_more_often_than_intervals_say() -> None:
