@@ -158,6 +158,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes_and_is_widened(
     assert wide["cls"].to_numpy() == pytest.approx(whole["cls"].to_numpy(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_causal_model_and_an_encoder_are_read_together(
     spec: Callable[..., AttentionSpec], folder: Path, gpt2: Case, tmp_path: Path
 ) -> None:
@@ -248,9 +249,7 @@ def test_means_of_blocks_are_over_heads_and_then_over_texts(measured: Path) -> N
     assert {one.reason for one in alone["untrained_share"]} == {"no untrained encoder was read"}
 
 
-def test_the_verb_shows_an_encoder_and_runs_many(
-    lensbench: Program, folder: Path, sentences: Path, tmp_path: Path
-) -> None:
+def test_the_verb_shows_an_encoder(lensbench: Program, folder: Path, tmp_path: Path) -> None:
     html = tmp_path / "page.html"
     done = lensbench("attention", folder, "the river", "--html", html)
     assert done.status == 0, done.err
@@ -264,9 +263,6 @@ def test_the_verb_shows_an_encoder_and_runs_many(
     assert refused.status == 2
     assert "--n-repeated: an encoder reads no repeated tokens" in refused.said
     assert "--template: an encoder has no chat template" in refused.said
-    many = lensbench("attention", folder, "--prompts", sentences, "-o", tmp_path / "o")
-    assert many.status == 0, many.err
-    assert "report.md" in many.out
     lens = lensbench("lens", folder, "the river")
     assert lens.status == 2
     assert "lensbench attention" in lens.said

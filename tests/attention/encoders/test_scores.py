@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 import lensbench
 from lensbench.attention.encoders.gate import check_encoder
 from lensbench.attention.encoders.scores import Places, encoder_scores
 from lensbench.attention.encoders.source import EncoderSource
-from lensbench.errors import GateError, InputProblems
+from lensbench.errors import GateError, InputProblems, ModelError
 from lensbench.lens.gate import require
 from lensbench.models.text_encoder import TextEncoder, load_encoder, untrained_encoder
 from lensbench.prompts.sets import load_prompts
+from lensbench.records.schema.attention import SCORES
 from lensbench.records.schema.encoders import ENCODER_HEADS, ENCODER_SCORES
 from tests.harness.encoders import save_encoder
+from tests.harness.tiny import Case
 
 TEXTS = ("the river, gold", "Number 12.", "a city and a desert of silver", "winter, summer")
 # [CLS] a b . [SEP]
@@ -130,6 +133,16 @@ def test_texts_are_scored_by_the_classes_own_attention(encoder: TextEncoder) -> 
     assert "cls" in repr(found)
 
 
+def test_a_name_is_loaded_whichever_way_it_reads(encoder: TextEncoder, gpt2: Case) -> None:
+    assert {*lensbench.attention(str(encoder.folder), "the river").scores} == {*ENCODER_SCORES}
+    small = {"n_repeated": 1, "repeat_tokens": 3}
+    assert {*lensbench.attention(str(gpt2.folder), [1, 5, 6], **small).scores} == {*SCORES}
+    with pytest.raises(ModelError, match="without an adapter \\(4 bits asked"):
+        lensbench.attention(f"{encoder.folder}@4", "the river")
+    with pytest.raises(ModelError, match="No model is called"):
+        lensbench.attention("no-such-model", "the river")
+
+
 def test_what_cannot_be_read_is_a_problem_of_its_own(encoder: TextEncoder) -> None:
     ids = encoder.tokenizer("the river").input_ids
     found = lensbench.attention(encoder, ["a", "the river", " ", "gold " * 50, ids, ids[1:]])
@@ -165,6 +178,24 @@ def test_the_gate_holds_and_sees_what_is_wrong(
     assert [one.passed for one in check_encoder(source, ids)] == [False, True, False]
     with pytest.raises(GateError, match="padding gets nothing"):
         require(check_encoder(source, ids))
+
+
+def test_a_text_that_gives_nan_is_a_problem_and_no_gate(tmp_path: Path) -> None:
+    """It is the shortest one, which the gate would take."""
+    folder = save_encoder("bert", tmp_path / "tiny")
+    weights = load_file(folder / "model.safetensors")
+    own = load_encoder(folder, "cpu")
+    (gold,) = own.tokenizer("gold", add_special_tokens=False).input_ids
+    weights["embeddings.word_embeddings.weight"][gold, :2] = torch.tensor([3e38, -3e38])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    broken = load_encoder(folder, "cpu")
+    found = lensbench.attention(broken, ["gold a", "a river and music", "the city, silver"])
+    assert {*found.to_pandas()["prompt_id"]} == {"p2", "p3"}
+    assert [(one.prompt_id, one.what) for one in found.problems] == [
+        ("p1", "its attention is NaN or Inf")
+    ]
+    with pytest.raises(GateError, match="NaN or Inf for every text"):
+        lensbench.attention(broken, "gold a")
 
 
 def test_an_untrained_encoder_is_a_condition(encoder: TextEncoder) -> None:
