@@ -220,11 +220,13 @@ def test_the_report_says_what_the_record_holds(measured: Path, tmp_path: Path) -
         assert part in text, part
     assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {
         "blocks",
+        "grid",
         "heads",
         "patterns",
     }
     page = (tmp_path / "report.html").read_text()
     assert "Head view" in page and "weights drawn anew" in page
+    assert "Over depth" in page
 
 
 def test_means_of_blocks_are_over_heads_and_then_over_texts(measured: Path) -> None:

@@ -83,7 +83,7 @@ def pattern_maps(
     figure = Figure(figsize=(WIDTH, 0.3 + 2.9 * rows * 3 / _COLUMNS), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for i, (axis, (title, own)) in enumerate(zip(axes.flat, patterns.items(), strict=False)):
-        shown = own[:n, :n] if both_ways else np.where(np.tri(n, dtype=bool), own[:n, :n], np.nan)
+        shown = np.where(np.tri(n, dtype=bool) | both_ways, own[:n, :n], np.nan)
         image = axis.imshow(shown, vmin=0, vmax=1, cmap="viridis", interpolation="none")
         axis.set_title(title, fontsize=9.5)
         axis.set_xticks(range(n), names, fontsize=7.5, rotation=90)
@@ -97,14 +97,16 @@ def pattern_maps(
     return figure
 
 
-def pattern_grid(blocks: Sequence[Float[np.ndarray, "head query key"]]) -> Figure:
+def pattern_grid(
+    blocks: Sequence[Float[np.ndarray, "head query key"]], both_ways: bool = False
+) -> Figure:
     """Every head's pattern of the first tokens, small: a column for each block."""
     n = min(MOST_TOKENS, blocks[0].shape[-1])
     size, n_heads = n + 1, max(map(len, blocks))  # a line between two
     whole = np.full((size * n_heads, size * len(blocks)), np.nan)
     for i, own in enumerate(blocks):
         for j, pattern in enumerate(own):
-            cut = np.where(np.tri(n, dtype=bool), pattern[:n, :n], np.nan)
+            cut = np.where(np.tri(n, dtype=bool) | both_ways, pattern[:n, :n], np.nan)
             whole[size * j : size * j + n, size * i : size * i + n] = cut
     height = WIDTH * n_heads / len(blocks)
     figure = Figure(figsize=(WIDTH, min(max(height, 1.5), 12.0) + 0.5), layout="constrained")

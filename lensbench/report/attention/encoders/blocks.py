@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -65,30 +63,27 @@ def peaks(blocks: pd.DataFrame) -> pd.DataFrame:
 
 
 def block_curves(
-    blocks: pd.DataFrame, heads: pd.DataFrame, scores: Sequence[str], n_layers: int
-) -> list[Lines]:
-    """Each score over the depth, plain: of the mean head, of the highest, and untrained.
+    blocks: pd.DataFrame, heads: pd.DataFrame, n_layers: int
+) -> dict[tuple[str, str], Lines]:
+    """By weighting and score its curves over the depth: mean head, highest head, untrained.
 
     Args:
         blocks: as of `by_block`.
         heads: one row per condition x weighting x block x head, a column per score.
     """
-    views = []
-    plain = heads[(heads["weighting"] == "plain") & (heads["condition"] == "text")]
-    for score in scores:
-        own = blocks[(blocks["weighting"] == "plain") & (blocks["score"] == score)]
-        if own.empty:
-            continue
+    found = {}
+    highest = heads[heads["condition"] == "text"].groupby(["weighting", "block"]).max()
+    for (weighting, score), own in blocks.groupby(["weighting", "score"], sort=False):
         places = {(block + 0.5) / n_layers: f"block {block}" for block in own["block"]}
-        highest = plain.groupby("block")[score].max().reindex(own["block"])
+        most = highest[str(score)].xs(weighting).reindex(own["block"])
         lines = [
             Line("mean of a block's heads", own["mean_share"].tolist()),
-            Line("its highest head", of_values(highest), dash="dot"),
+            Line("its highest head", of_values(most), dash="dot"),
         ]
         untrained = own["untrained_share"].tolist()
         if any(one.value is not None for one in untrained):
             lines.append(Line("untrained: mean of a block's heads", untrained, dash="dash"))
-        title = score.replace("_", " ")
-        x = Axis("depth", percent=True)
-        views.append(Lines(x, Axis(title), places, lines, title, limits=(0.0, 1.0)))
-    return views
+        title, x = str(score).replace("_", " "), Axis("depth", percent=True)
+        curves = Lines(x, Axis(title), places, lines, title, limits=(0.0, 1.0))
+        found[str(weighting), str(score)] = curves
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -12,17 +13,19 @@ from lensbench.records.record import Record
 from lensbench.records.schema.encoders import ENCODER_READ, ENCODER_SCORES
 from lensbench.records.schema.phenomena import CLAIMS, DIRECTIONS
 from lensbench.report.attention.encoders.blocks import block_curves, by_block, peaks
-from lensbench.report.attention.figures import MOST_TOKENS, kept_maps
+from lensbench.report.attention.figures import MOST_TOKENS, kept_maps, pattern_grid
 from lensbench.report.attention.head_view import Kept
 from lensbench.report.attention.page import heads_page
 from lensbench.report.attention.phenomena import found_phenomena, phenomena_tables
 from lensbench.report.attention.section import head_maps, kept_patterns, tables
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
+from lensbench.report.kit.page import Page, chart
 from lensbench.report.kit.table import catalogue
-from lensbench.report.kit.views import Map
+from lensbench.report.kit.views import Lines, Map, Nothing, View
 from lensbench.report.section import Section, written
 
+Maps = Mapping[tuple[str, str, str], Map]  # by condition, weighting and score
 _TOLD = ("cls", "sep", "previous_token", "next_token")  # in the headline
 
 
@@ -40,10 +43,9 @@ def encoder_attention(record: Record, name: str) -> Section:
     )
     made |= (asked := phenomena_tables(record))
     maps = head_maps(made["heads"].frame, ENCODER_SCORES)
-    figures = _figures(record, blocks, made["heads"].frame, maps)
+    curves = block_curves(blocks, made["heads"].frame, record.n_layers)
     best = made["best"].frame
-    if (pattern := _patterns(kept, best)) is not None:
-        figures["patterns"] = pattern
+    figures = _figures(curves, maps) | _patterns(kept, best)
     text, limitations = written(
         "attention/encoders",
         figures=figures,
@@ -65,38 +67,50 @@ def encoder_attention(record: Record, name: str) -> Section:
         headline=headline(made["peaks"].frame),
         limitations=limitations,
         figures=figures,
-        page=partial(heads_page, name, kept, maps, {}, ENCODER_READ) if maps else None,
+        page=partial(_page, name, kept, maps, curves) if maps else None,
         cover="blocks" if "blocks" in figures else "",
     )
 
 
-def _figures(
-    record: Record,
-    blocks: pd.DataFrame,
-    heads: pd.DataFrame,
-    maps: dict[tuple[str, str, str], Map],
-) -> dict[str, Callable[[], bytes]]:
+def _page(
+    name: str, kept: Kept | None, maps: Maps, curves: Mapping[tuple[str, str], Lines]
+) -> Page:
+    """Maps of heads, the curves of their blocks, and kept patterns."""
+    page = heads_page(name, kept, maps, {}, ENCODER_READ)
+    heads, *looks = page.charts
+    score, _, weighting = heads.pickers
+
+    def view(score: str, weighting: str) -> View:
+        nothing = Nothing("The run was not asked for this weighting.")
+        return curves.get((weighting, score), nothing)
+
+    sentence = "Intervals draw texts; dashed: an encoder of the same shape without training."
+    own = chart("Over depth", sentence, (score, weighting), view)
+    return replace(page, charts=[heads, own, *looks])
+
+
+def _figures(curves: Mapping[tuple[str, str], Lines], maps: Maps) -> dict[str, Callable[[], bytes]]:
     found: dict[str, Callable[[], bytes]] = {}
-    curves = block_curves(blocks, heads, list(ENCODER_SCORES), record.n_layers)
-    if curves:
-        found["blocks"] = partial(to_svg, panels, curves)
-    drawn = [view for key, view in maps.items() if key[:2] == ("text", "plain")]
-    if drawn:
+    if plain := [view for (weighting, _), view in curves.items() if weighting == "plain"]:
+        found["blocks"] = partial(to_svg, panels, plain)
+    if drawn := [view for key, view in maps.items() if key[:2] == ("text", "plain")]:
         found["heads"] = partial(to_svg, panels, drawn)
     return found
 
 
-def _patterns(kept: Kept | None, best: pd.DataFrame) -> Callable[[], bytes] | None:
-    """The highest head of each score but the entropy, on the first text that was kept."""
-    if kept is None or kept.first is None:
-        return None
+def _patterns(kept: Kept | None, best: pd.DataFrame) -> dict[str, Callable[[], bytes]]:
+    """The first text that was kept: the highest head of each score but the entropy, and all."""
+    if kept is None or (item := kept.first) is None:
+        return {}
     own = best[(best["condition"] == "text") & (best["weighting"] == "plain")]
     heads = {
         str(row["score"]): (int(row["block"]), int(row["head"]))
         for row in own.to_dict("records")
         if row["score"] != "entropy_share"
     }
-    return kept_maps(kept, kept.first, heads) if heads else None
+    every = [kept.squares(item, block) for block in kept.blocks]
+    found: dict[str, Callable[[], bytes]] = {"grid": partial(to_svg, pattern_grid, every, True)}
+    return found | ({"patterns": kept_maps(kept, item, heads)} if heads else {})
 
 
 def headline(highest: pd.DataFrame) -> str:
