@@ -180,6 +180,13 @@ def test_the_gate_holds_and_sees_what_is_wrong(
         require(check_encoder(source, ids))
 
 
+@pytest.mark.parametrize("kind", ["roberta", "electra"])
+def test_the_gate_holds_for_the_other_types(kind: str, tmp_path: Path) -> None:
+    encoder = load_encoder(save_encoder(kind, tmp_path / "tiny"), "cpu")
+    ids = [encoder.tokenizer(text).input_ids for text in TEXTS]
+    assert [one.passed for one in check_encoder(EncoderSource(encoder), ids)] == [True] * 3
+
+
 def test_a_text_that_gives_nan_is_a_problem_and_no_gate(tmp_path: Path) -> None:
     """It is the shortest one, which the gate would take."""
     folder = save_encoder("bert", tmp_path / "tiny")
