@@ -165,11 +165,11 @@ def _measure(
         )
         reader = Reader(source, settings, ablator, words.ablator)
         texts, over = condition_texts(reader, encoded)
-        record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
         token_ids = gate_prompts(model, encoded)
         identities = check_heads(reader.source, token_ids, reader.settings.moved)
         require(identities)
+        record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
 
         def finish(parts: Parts) -> Finished:
             gate = [_rows_of_run(reader, parts, record), *identities[1:]]

@@ -125,10 +125,10 @@ def _measure(
         watch(Progress(f"loading {store.model}"))
         model = load(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
-        record.begin({**model.facts(), **request.model})
         watch(Progress(f"testing the gate of {store.model}"))
         identities = check_identities(model, gate_prompts(model, encoded))
         require(identities)
+        record.begin({**model.facts(), **request.model})
         reader = Reader(model, TokenText(model.tokenizer), record.id)
 
         def finish(parts: Parts) -> Finished:

@@ -140,15 +140,18 @@ def test_a_prompt_to_keep_that_is_not_read_is_a_problem(
 
 @pytest.mark.slow
 def test_a_model_without_patterns_fails_and_the_others_go_on(
-    heads: Callable[..., AttentionSpec], llama: Case, tmp_path: Path
+    lensbench: Program, llama: Case, facts: Path, tmp_path: Path
 ) -> None:
+    """And into the report; of the one that fails there is no record to stand in the way."""
     from tests.harness.causal_lms import save_tiny
 
-    folder = save_tiny("mamba", tmp_path / "mamba")
-    outcome = run(heads(models=(str(folder), str(llama.folder)), limit=2), tmp_path / "out")
-    assert [str(error) for error in outcome.failed.values()] != []
-    assert "cannot be read" in str(next(iter(outcome.failed.values())))
-    assert len(outcome.folders) == 1
+    folder, out = save_tiny("mamba", tmp_path / "mamba"), tmp_path / "out"
+    given = (folder, llama.folder, "--prompts", facts, "--limit", 2, "--repeat-tokens", 8)
+    done = lensbench("attention", *given, "--no-nulls", "-o", out)
+    assert done.status == 1
+    assert "the attention of blocks 0-2 (linear_attention) cannot be read" in done.err
+    assert len(list(out.glob("*/manifest.json"))) == 1
+    assert "Every one of 12 heads" in (out / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_report_is_of_the_record_alone(measured: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from lensbench.cli.console import (
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import Dtype
 from lensbench.spec import Device, Spec
+from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.transfer import TransferSpec
 
@@ -95,6 +96,7 @@ def run_and_report(spec: Spec, out: Path) -> int:
     if outcome.folders:
         # Sorted as `lensbench report` finds them, so that both give the same bytes.
         models_alone = isinstance(spec, RunSpec) and not spec.fit
-        whole = sorted(outcome.folders) if models_alone else [out]
+        some_failed = isinstance(spec, AttentionSpec) and outcome.failed  # half-way, perhaps
+        whole = sorted(outcome.folders) if models_alone or some_failed else [out]
         show_reports(whole, out)
     return 0 if outcome.ok else 1
