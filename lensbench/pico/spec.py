@@ -33,7 +33,7 @@ class Plan:
     peak_learning_rate: float
     dropout: float  # of attention weights, and of what an MLP writes
     per_doubling: int
-    begin_twice: float = 0.0  # share of documents whose beginning stands before them once more
+    repeated_share: float = 0.0  # of sequences: one passage of the text over and over
 
     @property
     def max_position(self) -> int:
@@ -69,15 +69,15 @@ PRESETS: dict[Preset, Plan] = {
     "tiny": Plan(
         width=64,
         layers=3,
-        heads=2,
-        context=256,
+        heads=4,
+        context=128,
         vocabulary=512,
         steps=4000,
-        batch_size=8,
+        batch_size=16,
         peak_learning_rate=4e-3,
         dropout=0.0,
         per_doubling=2,
-        begin_twice=0.5,  # so that copying pays at once
+        repeated_share=0.5,  # a curriculum: of text alone induction needs far more tokens
     ),
     "small": Plan(
         width=256,
@@ -135,9 +135,9 @@ class Pretraining(Spec):
     """Share of steps in which the learning rate rises; then it falls by a cosine to zero."""
     dropout: Annotated[float | None, Field(exclude=True, ge=0, lt=1)] = None
     """Of attention weights, and of what an MLP writes. Default: the preset's."""
-    begin_twice: Annotated[float | None, Field(exclude=True, ge=0, le=1)] = None
-    """Share of documents whose beginning stands before them once more, so that copying pays;
-    held-out text has none. Default: the preset's, 0 but for tiny."""
+    repeated_share: Annotated[float | None, Field(exclude=True, ge=0, lt=1)] = None
+    """Share of the training sequences that are a curriculum: one passage of the text, four times or
+    more. Held-out text has none. Default: the preset's, 0 but for tiny."""
     validation_tokens: Count = 16_384
     """Held-out tokens that the validation loss is of."""
     checkpoint_every: Annotated[Count, Field(exclude=True)] = 100

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END = "<|endoftext|>"  # after each document; the only token that is no text
+SHORTEST = 4  # tokens of a passage that is repeated
 _AT_ONCE = 1_000  # documents that are tokenised together
 
 
@@ -76,17 +77,14 @@ def packed(
     tokenizer: PreTrainedTokenizerBase,
     context: int,
     of: str,
-    begin_twice: float = 0.0,
 ) -> Int[Tensor, "row context"]:
     """All documents one after the other, each with its end, cut into rows; the rest is left out.
 
-    Attention in a row crosses the ends of documents, as is usual. `begin_twice`: the share of
-    documents (by their hashes) whose beginning, at most half a row, stands before them once more.
+    Attention in a row crosses the ends of documents, as is usual.
 
     Raises InputProblems, with the numbers, for less than one row; `of`: what it is for.
     """
-    texts = _ids(documents, tokenizer)
-    ids = np.array([i for one in texts for i in _put(*one, context // 2, begin_twice)], np.int32)
+    ids = np.array([i for own in _ids(documents, tokenizer) for i in own], np.int32)
     n_rows = len(ids) // context
     if not n_rows:
         what = f"the text to {of} has {len(ids)} tokens, less than one sequence of {context}"
@@ -94,19 +92,26 @@ def packed(
     return torch.from_numpy(ids[: n_rows * context].reshape(n_rows, context))
 
 
-def _ids(
-    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[Document, list[int], int]]:
-    """Each document, its tokens and the token after it."""
+def with_passages(rows: Int[Tensor, "row context"], share: float) -> Int[Tensor, "more context"]:
+    """The rows, and so many of one passage of them over and over that those are `share` of all.
+
+    A passage has from `SHORTEST` tokens to a quarter of a row, so that it comes four times or more.
+    What follows its tokens is then best told by where they stood before, as induction heads do.
+    Lengths and places are drawn evenly, for the same rows the same.
+    """
+    n, context = round(len(rows) * share / (1 - share)), rows.shape[1]
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(SHORTEST, context // 4, n, endpoint=True)
+    starts = chance.integers(0, rows.numel() - lengths, endpoint=True)
+    places = starts[:, None] + np.arange(context) % lengths[:, None]
+    return torch.cat([rows, rows.flatten()[torch.from_numpy(places)]])
+
+
+def _ids(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Each document's tokens, and its end."""
     core = tokenizer.backend_tokenizer
     end = core.token_to_id(END)
     for start in range(0, len(documents), _AT_ONCE):
         some = documents[start : start + _AT_ONCE]
         encoded = core.encode_batch_fast([one.text for one in some], add_special_tokens=False)
-        yield from ((one, own.ids, end) for one, own in zip(some, encoded, strict=True))
-
-
-def _put(document: Document, ids: list[int], end: int, most: int, share: float) -> list[int]:
-    # Not by the first digits of the hash: they order the documents, and say which are held out.
-    twice = int(document.sha256[-8:], 16) < share * 2**32
-    return [*ids[:most], end, *ids, end] if twice else [*ids, end]
+        yield from ([*own.ids, end] for own in encoded)

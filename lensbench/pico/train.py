@@ -22,7 +22,7 @@ from lensbench.errors import Problem, RecordsError, packages_of
 from lensbench.pico.model import config_of, new_model
 from lensbench.pico.runs import HELD_OUT, held_out_file
 from lensbench.pico.spec import PicoSpec, Plan
-from lensbench.pico.text import END, new_tokenizer, packed, parted, tokenizer_sha256
+from lensbench.pico.text import END, new_tokenizer, packed, parted, tokenizer_sha256, with_passages
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.training.checkpoints import (
     CHECKPOINTS,
@@ -89,7 +89,8 @@ def _text(spec: PicoSpec) -> _Text:
     corpus = load_corpus(spec.corpus, whole=True)
     documents = parted(corpus, spec.held_out_share, spec.share)
     tokenizer = new_tokenizer(documents.train, plan.vocabulary)
-    train = packed(documents.train, tokenizer, plan.context, "train on", plan.begin_twice)
+    train = packed(documents.train, tokenizer, plan.context, "train on")
+    rows = with_passages(train, plan.repeated_share)
     held_out = packed(documents.held_out, tokenizer, plan.context, "validate on")
     held_out = held_out[: math.ceil(spec.validation_tokens / plan.context)]
     facts = {
@@ -103,8 +104,8 @@ def _text(spec: PicoSpec) -> _Text:
     }
     return _Text(
         tokenizer,
-        torch.cat([train, held_out]),
-        len(train),
+        torch.cat([rows, held_out]),
+        len(rows),
         held_out_file(documents.held_out),
         facts,
         list(corpus.problems),
@@ -163,14 +164,19 @@ def _require_space(spec: PicoSpec, plan: Plan, n_params: int) -> None:
 
 def _tell(plan: Plan, text: _Text, n_params: int, notify: Notify) -> None:
     """What is trained on what, and the arithmetic of what it takes."""
-    n_tokens = plan.steps * plan.step_tokens
+    n_tokens, n_rows = plan.steps * plan.step_tokens, text.n_train * plan.context
     notify(
         f"{n_params:,} parameters: {plan.layers} layers of {plan.heads} heads, width {plan.width}, "
         f"{len(text.tokenizer):,} tokens"
     )
+    if plan.repeated_share:
+        notify(
+            f"{plan.repeated_share:.0%} of the sequences are a curriculum: one passage of the "
+            "text, over and over"
+        )
     notify(
-        f"{text.n_train * plan.context:,} tokens to train on, {plan.steps:,} steps of "
-        f"{plan.step_tokens:,}: {n_tokens / (text.n_train * plan.context):.1f} times through them, "
+        f"{n_rows:,} tokens to train on, {plan.steps:,} steps of {plan.step_tokens:,}: "
+        f"{n_tokens / n_rows:.1f} times through them, "
         f"about {6 * n_params * n_tokens:.1e} operations"
     )
 

@@ -42,7 +42,7 @@ def pico_spec(corpus: Path, out: Path, **changes: Any) -> PicoSpec:
         batch_size=4,
         peak_learning_rate=1e-2,
         dropout=0.1,
-        begin_twice=0.0,
+        repeated_share=0.0,
         validation_tokens=128,
         checkpoint_every=5,
         device="cpu",

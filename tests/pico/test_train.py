@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensbench.corpora.corpus import load_corpus
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.pico.text import END, new_tokenizer, packed, parted
+from lensbench.pico.text import END, new_tokenizer, packed, parted, with_passages
 from lensbench.pico.train import train_pico
 from lensbench.progress import Progress
 from tests.harness.files import manifest
@@ -113,21 +113,25 @@ def test_rows_are_the_documents_in_order_with_their_ends(texts: Path) -> None:
     assert len(whole) - len(text) < 36 * 10
 
 
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_beginnings_stand_before_a_share_of_documents_once_more(share: float, texts: Path) -> None:
-    documents = load_corpus(str(texts)).documents
-    tokenizer = new_tokenizer(documents, 300)
-    ids = packed(documents, tokenizer, 36, "train on", share).flatten().tolist()
-    n_twice, at = 0, 0
-    for document in documents[:200]:
-        own = tokenizer(document.text).input_ids
-        beginning = [*own[:18], 0, *own, 0]
-        twice = ids[at : at + len(beginning)] == beginning
-        n_twice += twice
-        plain = [*own, 0]
-        assert twice or ids[at : at + len(plain)] == plain
-        at += len(beginning) if twice else len(plain)
-    assert n_twice == pytest.approx(200 * share, abs=20)
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_share_of_the_sequences_is_one_passage_of_the_text_over_and_over(share: float) -> None:
+    rows = torch.arange(300 * 40).reshape(300, 40)  # each token tells where it stood
+    made = with_passages(rows, share)
+    assert torch.equal(made[:300], rows)
+    added = made[300:]
+    assert len(added) / len(made) == pytest.approx(share, abs=0.01)
+    lengths = [row.tolist().index(row[0], 1) for row in added]
+    assert {*lengths} == {*range(4, 11)}  # to a quarter of a row
+    for row, length in zip(added, lengths, strict=True):
+        passage = torch.arange(int(row[0]), int(row[0]) + length)
+        assert torch.equal(row, passage.repeat(10)[:40])
+    assert len({int(row[0]) for row in added}) > 0.9 * len(added)
+    assert torch.equal(made, with_passages(rows, share))
+
+
+def test_without_a_share_the_text_is_all_there_is() -> None:
+    rows = torch.arange(80).reshape(2, 40)
+    assert torch.equal(with_passages(rows, 0.0), rows)
 
 
 def test_documents_are_held_out_whole_and_share_leaves_the_held_out_ones_alone(
