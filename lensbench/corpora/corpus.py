@@ -72,8 +72,8 @@ def load_corpus(given: str, facts: Sequence[Prompt] = (), whole: bool = False) -
         texts, problems = text_files(Path(given))
     else:
         what = f"there is no corpus, file or folder {given!r}"
-        names = ", ".join((*SHIPPED, WRITTEN))
-        remedy = f"Name one of {names}, {FORM}, a .txt or .md file, or a folder of them."
+        known = SHIPPED if whole else (*SHIPPED, WRITTEN)  # what a model writes is never whole
+        remedy = f"Name one of {', '.join(known)}, {FORM}, a .txt or .md file, or a folder of them."
         raise InputProblems([Problem("corpus", what, remedy)])
     return gathered(name, texts, facts, problems, origin)
 

@@ -1,8 +1,8 @@
-"""What is measured of one model of a lineage: heads on repeated tokens, and two lenses."""
+"""What is measured of one model: its heads, its loss on repeated tokens, and two lenses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,22 @@ from lensbench.fitting.method import Fitter
 from lensbench.fitting.moments import Moments
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.tables import quality_table
-from lensbench.fitting.windows import parts_of
+from lensbench.fitting.windows import Part as CorpusPart
+from lensbench.fitting.windows import Window, parts_of
 from lensbench.lens.base import Final
 from lensbench.lens.gate import check_identities, require
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.untrained import untrained
-from lensbench.pico.repeats import Repeats, measure_repeats, sequences_of
+from lensbench.pico.heads import Heads, read_heads
+from lensbench.pico.repeats import losses_of, sequences_of
 from lensbench.pico.runs import Run
 from lensbench.pico.spec import AnalyseSpec
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
-from lensbench.records.schema.pico import HEAD_SCORES, LINEAGE, LINEAGE_HEADS, LINEAGE_LENSES
+from lensbench.records.schema.declare import Table
+from lensbench.records.schema.pico import LINEAGE, LINEAGE_HEADS, LINEAGE_LENSES, LINEAGE_NAMES
+from lensbench.stats.naming.claims import REPEATED, TEXT
 
 UNTRAINED = "untrained"
 
@@ -53,36 +57,67 @@ def measured(context: Measuring, job: Job[Kept]) -> Part:
     item = job.item
     run = context.runs[item.run or 0]
     model = load_model(run.folder(item.step if item.run is not None else run.steps[0]))
+    fitting = _fitting(context.spec, model)
+    windows, _ = parts_of(context.text, fitting, model)
+    n_tokens = int(run.record.settings["context"])
+    repeated = sequences_of(_known(model, windows), context.spec.repeats, n_tokens)
+    about = {"run": run.name, "seed": item.seed, "step": item.step}
     if item.run is None:
+        about["run"] = UNTRAINED
         model = untrained(model, item.seed)
-    context_tokens = int(run.record.settings["context"])
-    found = measure_repeats(model, context.spec.repeats, context_tokens)
-    about = {"run": UNTRAINED if item.run is None else run.name, "seed": item.seed}
-    about |= {"step": item.step}
-    tables = {
-        "lineage": pa.Table.from_pylist([about | _row(run, item, found)], LINEAGE.schema),
-        "lineage_heads": pa.Table.from_pylist(_heads(about, found), LINEAGE_HEADS.schema),
-    }
-    if item.run is None:
-        return Part(tables)
-    shown = sequences_of(model, 2, context_tokens)
-    identities = check_identities(model, [shown[0][: context_tokens // 2], shown[1]])
+        heads = read_heads(model, {REPEATED: repeated})
+        return Part(_tables(run, item, about, heads, losses_of(model, repeated)), heads.problems)
+    heads = read_heads(
+        model, {TEXT: [one.token_ids for one in windows["test"]], REPEATED: repeated}
+    )
+    identities = check_identities(model, [repeated[0][: len(repeated[0]) // 2], repeated[1]])
     require(identities)
-    tables["lineage_lenses"] = _lenses(context, model, about)
-    return Part(tables, notes={"gate": [identity.as_dict() for identity in identities]})
+    tables = _tables(run, item, about, heads, losses_of(model, repeated))
+    tables["lineage_names"] = _about(about, heads.names(), LINEAGE_NAMES)
+    tables["lineage_lenses"] = _lenses(Fitter(model, fitting, windows), about)
+    gate = [identity.as_dict() for identity in (*identities, *heads.gate)]
+    return Part(tables, heads.problems, {"gate": gate})
 
 
-def _row(run: Run, item: Kept, found: Repeats) -> dict[str, Any]:
-    block, head = found.best
-    return {
+def _known(model: LensModel, windows: Mapping[CorpusPart, Sequence[Window]]) -> set[int]:
+    """Tokens of the held-out text: many others of a vocabulary no training has ever shown."""
+    read = {token for own in windows.values() for one in own for token in one.token_ids}
+    return read - {*model.tokenizer.all_special_ids}
+
+
+def _fitting(spec: AnalyseSpec, model: LensModel) -> FitSpec:
+    return FitSpec(
+        model=str(model.ref),
+        tokens=spec.tokens,
+        choose_tokens=spec.choose_tokens,
+        test_tokens=spec.test_tokens,
+        window=spec.window,
+    )
+
+
+def _tables(
+    run: Run, item: Kept, about: dict[str, Any], heads: Heads, losses: tuple[float, float]
+) -> dict[str, pa.Table]:
+    """What is measured of every model, drawn anew or trained."""
+    best = heads.best
+    row = {
         "n_tokens": item.step * run.step_tokens,
         "eval_loss_nats": None if item.run is None else _logged(run, item.step),
-        "first_loss_nats": found.first_loss_nats,
-        "repeat_loss_nats": found.repeat_loss_nats,
-        "induction": float(found.scores["induction"][block, head]),
-        "induction_block": block,
-        "induction_head": head,
+        "first_loss_nats": losses[0],
+        "repeat_loss_nats": losses[1],
+        "induction": best["induction"],
+        "induction_block": int(best["block"]),
+        "induction_head": int(best["head"]),
     }
+    return {
+        "lineage": _about(about, [row], LINEAGE),
+        "lineage_heads": _about(about, heads.scores, LINEAGE_HEADS),
+    }
+
+
+def _about(about: dict[str, Any], rows: Sequence[dict[str, Any]], table: Table) -> pa.Table:
+    """Rows of a table, each of the same model."""
+    return pa.Table.from_pylist([row | about for row in rows], table.schema)
 
 
 def _logged(run: Run, step: int) -> float:
@@ -90,33 +125,13 @@ def _logged(run: Run, step: int) -> float:
     return float(log.set_index("step")["eval_loss_nats"][step])
 
 
-def _heads(about: dict[str, Any], found: Repeats) -> list[dict[str, Any]]:
-    n_blocks, n_heads = found.scores["induction"].shape
-    return [
-        about
-        | {"block": block, "head": head}
-        | {name: float(found.scores[name][block, head]) for name in HEAD_SCORES}
-        for block in range(n_blocks)
-        for head in range(n_heads)
-    ]
-
-
-def _lenses(context: Measuring, model: LensModel, about: dict[str, Any]) -> pa.Table:
+def _lenses(fitter: Fitter, about: dict[str, Any]) -> pa.Table:
     """The logit lens and a linear lens of this very step, on held-out text."""
-    spec = context.spec
-    wanted = FitSpec(
-        model=str(model.ref),
-        tokens=spec.tokens,
-        choose_tokens=spec.choose_tokens,
-        test_tokens=spec.test_tokens,
-        window=spec.window,
-    )
-    windows, _ = parts_of(context.text, wanted, model)
-    fitter = Fitter(model, wanted, windows)
+    model = fitter.model
     require_determined(fitter)
-    states = fitter.states(windows["fit"], fitter.sites)
+    states = fitter.states(fitter.windows["fit"], fitter.sites)
     moments = Moments.of(states, model.n_layers, model.d_model, seed=0)
     solved = solve(fitter, range(model.n_layers), moments)
     figures = fitter.measured({"fitted": solved.lens}, fitter.sites, "test", Final(model))
     quality = quality_table(model, ["fitted", "final"], fitter.sites, figures, solved.strengths)
-    return pa.Table.from_pylist([row | about for row in quality.to_pylist()], LINEAGE_LENSES.schema)
+    return _about(about, quality.to_pylist(), LINEAGE_LENSES)

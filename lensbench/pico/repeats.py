@@ -1,67 +1,32 @@
-"""Random tokens that come several times: what each head and the whole model make of them."""
+"""Random tokens that come several times, and what a model makes of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lensbench.attention.conditions import REPEATS, repeated
-from lensbench.attention.patterns import Seen, Source
-from lensbench.attention.scores import Scorer
-from lensbench.attention.settings import AttentionSettings
+from lensbench.attention.conditions import REPEATS
 from lensbench.models.model import LensModel
 from lensbench.residuals.capture import capture_positions
 
 
-@dataclass(frozen=True)
-class Repeats:
-    """Means over sequences: the scores of each head, and the loss of tokens the first time and
-    each time that they come again."""
+def sequences_of(tokens: Collection[int], n: int, n_tokens: int) -> list[tuple[int, ...]]:
+    """`n` sequences of at most `n_tokens` tokens, random ones `REPEATS` times over.
 
-    scores: dict[str, Float[Tensor, "block head"]]
-    first_loss_nats: float
-    repeat_loss_nats: float
-
-    @property
-    def best(self) -> tuple[int, int]:
-        """Block and head of the highest induction score."""
-        induction = self.scores["induction"]
-        block, head = divmod(int(induction.argmax()), induction.shape[1])
-        return block, head
+    Args:
+        tokens: what they are drawn from, evenly. The same tokens give the same sequences.
+    """
+    choices, length = sorted(set(tokens)), n_tokens // REPEATS
+    drawn = (np.random.default_rng([0, number]).choice(choices, length) for number in range(n))
+    return [tuple(one.tolist()) * REPEATS for one in drawn]
 
 
-def sequences_of(model: LensModel, n: int, n_tokens: int) -> list[tuple[int, ...]]:
-    """`n` sequences of at most `n_tokens` tokens, random ones `REPEATS` times over: the same for
-    every model of a vocabulary."""
-    settings = AttentionSettings(n_repeated=n, repeat_tokens=n_tokens // REPEATS)
-    return [text.token_ids for text in repeated(model, [], settings)]
-
-
-def measure_repeats(model: LensModel, n: int, n_tokens: int) -> Repeats:
-    """Over the sequences of `sequences_of`; a head's scores are those of `lensbench attention`."""
-    sequences = sequences_of(model, n, n_tokens)
-    source = Source(model)
-    scorers = [Scorer(source.facts(ids)[None]) for ids in sequences]
-    rows: dict[int, list[dict[str, Tensor]]] = {}
-
-    def see(seen: Seen) -> None:
-        rows.setdefault(seen.block, []).append(scorers[seen.number](seen.pattern))
-
-    source.watch(sequences, see)
-    blocks = [rows[block] for block in sorted(rows)]
-    scores = {
-        name: torch.stack([torch.stack([one[name] for one in own]).mean(0) for own in blocks])
-        for name in rows[0][0]
-    }
-    return Repeats(scores, *_losses(model, sequences))
-
-
-def _losses(model: LensModel, sequences: list[tuple[int, ...]]) -> tuple[float, float]:
-    """Nats: of tokens that come for the first time, and of those that come again."""
+def losses_of(model: LensModel, sequences: Sequence[tuple[int, ...]]) -> tuple[float, float]:
+    """Nats, means over the sequences: of tokens that come for the first time, and of those that
+    come again."""
     everywhere = [range(len(ids)) for ids in sequences]
     logits = capture_positions(model, sequences, everywhere, [model.final_site]).logits
     ids = torch.tensor(sequences, device=logits.device)

@@ -50,11 +50,13 @@ class Run:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What decides the numbers that are measured on it: its steps, and one hash of them all."""
+        """What it was trained on, and what decides its numbers: steps, one hash of all weights."""
         kept = [one for one in self.record.manifest["kept"] if one["step"] in self.steps]
         hashes = "".join(one["weights_sha256"] for one in kept)
         return {
             "seed": self.seed,
+            "corpus": self.record.manifest["corpus"]["name"],
+            "repeated_share": self.record.settings["repeated_share"],
             "steps": list(self.steps),
             "weights_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
         }

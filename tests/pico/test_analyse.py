@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.models.load import load_model
 from lensbench.pico.analyse import analyse_pico
 from lensbench.pico.repeats import sequences_of
 from lensbench.pico.runs import find_runs
@@ -42,7 +43,7 @@ def test_induction_is_attention_to_what_followed_and_the_loss_is_that_of_plain_t
 ) -> None:
     """Four times nine random tokens, of which one may be drawn twice; scores by hand."""
     folder = undisturbed / "step-000012"
-    rows = torch.tensor(sequences_of(load_model(folder), 4, 36))
+    rows = torch.tensor(sequences_of(tokens_read(folder), 4, 36))
     assert all(torch.equal(rows[:, :9], rows[:, start : start + 9]) for start in (9, 18, 27))
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -64,6 +65,24 @@ def test_induction_is_attention_to_what_followed_and_the_loss_is_that_of_plain_t
     assert own.n_tokens == 12 * 4 * 36
 
 
+def tokens_read(folder: Path) -> set[int]:
+    """Those of the beginnings of held-out documents that the lenses are fitted to and tested on."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    lines = (folder.parent / "held-out.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = sorted(
+        (json.loads(line)["text"] for line in lines),
+        key=lambda text: sha256(text.encode()).hexdigest(),
+    )
+    read, n = set[int](), 0
+    for text in texts:
+        ids = tokenizer(text).input_ids[:32]
+        read |= {*ids}
+        n += len(ids)
+        if n >= 700:
+            return read
+    raise AssertionError(n)
+
+
 def induction_by_hand(pattern: torch.Tensor, ids: list[int]) -> float:
     """Attention to the token after the last one that is the same, where there is one."""
     found = []
@@ -72,6 +91,16 @@ def induction_by_hand(pattern: torch.Tensor, ids: list[int]) -> float:
         if same and same[-1] + 1 < query:
             found.append(pattern[query, same[-1] + 1].item())
     return sum(found) / len(found)
+
+
+def test_every_head_has_a_name_or_none_at_each_step(record: Record) -> None:
+    """Of random words nothing but place and kind can be read, and at step 0 not that."""
+    names = record.table("lineage_names").set_index(["step", "block", "head"])
+    assert len(names) == len(names.index.unique()) == 2 * 2 * 2
+    assert {*names.loc[0, "name"]} == {"undecided"}
+    excess = (names["value"] - names["null_value"]) / (1 - names["null_value"])
+    assert names["excess"].to_list() == pytest.approx(excess.to_list())
+    assert {*names["null"]} <= {"random", "untrained", "repeated_random", "repeated_untrained"}
 
 
 def test_lenses_are_of_each_step_and_exact_at_the_last_layer(record: Record) -> None:
@@ -100,7 +129,9 @@ def test_the_report_is_made_of_the_record_alone(record: Record, lensbench: Progr
     text = (record.folder / "report.md").read_text(encoding="utf-8")
     assert "2 models of 1 training run" in text
     assert "never leaves the untrained band" in text or "is above the untrained band" in text
-    assert (record.folder / "figures" / "induction.svg").exists()
+    assert "trained on texts." in text  # and on no curriculum
+    for figure in ("loss", "induction", "heads", "names", "lenses", "depths"):
+        assert (record.folder / "figures" / f"{figure}.svg").exists()
 
 
 def test_a_training_has_a_report_too(undisturbed: Path, lensbench: Program, tmp_path: Path) -> None:

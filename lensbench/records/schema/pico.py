@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lensbench.records.schema.adapters import TRAINING
+from lensbench.records.schema.attention import NAMES
 from lensbench.records.schema.declare import F64, I16, I32, I64, TEXT, Column, Entry, Kind, Table
 from lensbench.records.schema.every import PROBLEMS
 
@@ -14,7 +15,7 @@ _RUN = (
 )
 _NO_INTERVAL = "too few documents for one"
 
-# Of `lensbench attention`, over random tokens that come several times.
+# Of `lensbench attention`, over random tokens that come four times, drawn from held-out text.
 HEAD_SCORES = {
     "induction": "attention to the token after the last earlier one that is the same",
     "prefix_matching": "attention to the tokens after all earlier ones that are the same",
@@ -59,6 +60,16 @@ LINEAGE_HEADS = Table(
         Column("block", I16, "from 0"),
         Column("head", I16, "from 0"),
         *(Column(name, F64, meaning, "0..1") for name, meaning in HEAD_SCORES.items()),
+    ),
+)
+
+LINEAGE_NAMES = Table(
+    "lineage_names",
+    "one row per run x step x head: its name, as `lensbench attention` gives it, over held-out "
+    "text and repeated tokens",
+    (
+        *_RUN,
+        *(column for column in NAMES.columns if column.name not in ("model", "shuffled_value")),
     ),
 )
 
@@ -121,6 +132,6 @@ KINDS = (
     Kind(
         "lineage",
         "`lensbench pico analyse`",
-        (LINEAGE, LINEAGE_HEADS, LINEAGE_LENSES, PHASES, PROBLEMS),
+        (LINEAGE, LINEAGE_HEADS, LINEAGE_NAMES, LINEAGE_LENSES, PHASES, PROBLEMS),
     ),
 )

@@ -70,6 +70,11 @@ def log2_step(steps: pd.Series) -> np.ndarray:
     return np.where(steps > 0, np.log2(np.maximum(steps.to_numpy(dtype=float), 1)), -1.0)
 
 
+def places_of(steps: pd.Series) -> dict[float, str]:
+    """Where steps stand on such an axis -> what hovering calls them."""
+    return {float(x): f"step {step}" for x, step in zip(log2_step(steps), steps, strict=True)}
+
+
 def curves(log: pd.DataFrame) -> list[Lines]:
     """Loss, gradient norm and speed by step."""
     loss = [
@@ -84,8 +89,4 @@ def curves(log: pd.DataFrame) -> list[Lines]:
 
 def _line(log: pd.DataFrame, column: str, name: str) -> Line:
     rows = log.dropna(subset=[column]).drop_duplicates("step")
-    places = {
-        float(at): f"step {step}"
-        for at, step in zip(log2_step(rows["step"]), rows["step"], strict=True)
-    }
-    return Line(name, of_values(rows[column]), places=places)
+    return Line(name, of_values(rows[column]), places=places_of(rows["step"]))
