@@ -12,6 +12,7 @@ from lensbench.report.kit.views import Axis, Map
 from lensbench.stats.clusters import groups, leaves, tree
 from lensbench.stats.resampling import Floats
 
+_NAMED = 12  # heads of a cluster, in the report's table
 APART = 0.5  # the square root of bits at which clusters are cut
 _HEAD = ["block", "head"]
 
@@ -52,6 +53,17 @@ def clusters(similarity: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
             )
     found = pd.DataFrame(rows, columns=columns)
     return found.sort_values("n_heads", ascending=False, kind="stable", ignore_index=True)
+
+
+def brief(found: pd.DataFrame) -> pd.DataFrame:
+    """The largest clusters, with the first of their heads."""
+    most = found.head(10)
+    heads = [one.split(", ") for one in most["heads"]]
+    short = [
+        ", ".join(one[:_NAMED]) + (f" and {len(one) - _NAMED} more" if len(one) > _NAMED else "")
+        for one in heads
+    ]
+    return most.assign(heads=short)
 
 
 def similarity_map(similarity: pd.DataFrame) -> Map | None:

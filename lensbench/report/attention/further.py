@@ -77,6 +77,8 @@ def _values(found: Mapping[str, tuple[str, pd.DataFrame]], curve: pd.DataFrame) 
         "apart": alike.APART,
         "window": WINDOW,
     }
+    if "clusters" in found:
+        values["shown_clusters"] = alike.brief(found["clusters"][1])
     if "types" in found:
         types, thresholds = found["types"][1], found["thresholds"][1]
         values["shown_types"] = types[types["threshold"].isin(_SHOWN)]

@@ -92,14 +92,17 @@ def without(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*columns, "less_without_share", "questions"])
 
 
-def needed(frame: pd.DataFrame, predicted: str) -> list[str]:
+def needed(frame: pd.DataFrame, predicted: str) -> str:
     """Phenomena without whose best head, plainly weighted, surely more is lost than without others.
 
     Args:
         predicted: the text of which it is lost.
     """
     own = frame[(frame["weighting"] == "plain") & (frame["predicted"] == predicted)]
-    return [row["phenomenon"] for row in own.to_dict("records") if _surely(row[_LOST[-1]])]
+    above = dict(zip(own["phenomenon"], own[_LOST[-1]], strict=True))
+    if all(one.low is None for one in above.values()):
+        return "it cannot be told for any"
+    return ", ".join(name for name, one in above.items() if _surely(one)) or "for none"
 
 
 def depths(rows: pd.DataFrame) -> pd.DataFrame:
