@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lensbench.report.attention.alike import similarity_map
 from lensbench.report.attention.figures import (
     name_shares,
     pattern_grid,
@@ -83,6 +84,22 @@ def test_alike_heads_stand_beside_each_other() -> None:
     heights = [max(line.get_ydata()) for line in above.lines[:-1]]
     assert sorted(heights) == pytest.approx([*[np.sqrt(0.1)] * 3, *[np.sqrt(0.9)] * 2])
     assert list(above.lines[-1].get_ydata()) == [0.5, 0.5]
+
+
+def test_a_map_of_heads_names_them_in_its_order() -> None:
+    heads = [(0, 0), (0, 1), (2, 5)]
+    pairs = [((0, 0), (0, 1), 0.9), ((0, 0), (2, 5), 0.1), ((0, 1), (2, 5), 0.8)]
+    columns = ["block_a", "head_a", "block_b", "head_b", "js_bits"]
+    similarity = pd.DataFrame([[*a, *b, bits] for a, b, bits in pairs], columns=columns)
+    names = pd.DataFrame({"block": [2], "head": [5], "name": ["induction"]})
+    view = similarity_map(similarity, names)
+    assert view is not None
+    assert sorted(view.names) == ["0.0", "0.1", "2.5, induction"]
+    bits = {frozenset((a, b)): value for a, b, value in pairs}
+    of = [heads[["0.0", "0.1", "2.5, induction"].index(name)] for name in view.names]
+    for i, a in enumerate(of):
+        for j, b in enumerate(of):
+            assert view.grid[i, j] == (0 if a == b else bits[frozenset((a, b))])
 
 
 def test_curves_are_the_mean_and_the_highest_of_each_block() -> None:

@@ -35,7 +35,7 @@ def clusters(similarity: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
     if similarity.empty:
         return pd.DataFrame(columns=columns)
     heads, bits = grid(similarity)
-    called = dict(zip(zip(names["block"], names["head"], strict=True), names["name"], strict=True))
+    called = _called(names)
     of = groups(tree(np.sqrt(bits)), APART)
     rows = []
     for number in np.unique(of):
@@ -66,12 +66,25 @@ def brief(found: pd.DataFrame) -> pd.DataFrame:
     return most.assign(heads=short)
 
 
-def similarity_map(similarity: pd.DataFrame) -> Map | None:
-    """Every head with every other, alike ones beside each other."""
+def similarity_map(similarity: pd.DataFrame, names: pd.DataFrame) -> Map | None:
+    """Every head with every other, alike ones beside each other; by block, head and its name."""
     if similarity.empty:
         return None
-    _, bits = grid(similarity)
+    heads, bits = grid(similarity)
+    called = _called(names)
     order = leaves(tree(np.sqrt(bits)))
     ordered: Floats = bits[np.ix_(order, order)]
     axis = Axis("head, in the dendrogram's order")
-    return Map(axis, axis, ordered, (0.0, 1.0), "Jensen-Shannon divergence (bits)")
+    said = [f"{block}.{head}" for block, head in heads]
+    said = [
+        f"{one}, {called[head]}" if head in called else one
+        for one, head in zip(said, heads, strict=True)
+    ]
+    title = "Jensen-Shannon divergence (bits)"
+    return Map(axis, axis, ordered, (0.0, 1.0), title, names=[said[i] for i in order])
+
+
+def _called(names: pd.DataFrame) -> dict[tuple[int, int], str]:
+    """The name of each head that was named."""
+    places = zip(names["block"], names["head"], strict=True)
+    return dict(zip(places, names["name"], strict=True))

@@ -61,7 +61,7 @@ def further(record: Record, rows: pd.DataFrame, prompts: pd.DataFrame) -> Furthe
     views = {
         "types": naming.swings(found["types"][1]) if "types" in found else None,
         "redundancy": causal.loss_curve(curve),
-        "similarity": alike.similarity_map(similarity),
+        "similarity": alike.similarity_map(similarity, names),
     }
     there = {key: view for key, view in views.items() if view is not None}
     values = _values(found, curve) | {"n_ablated": ablation["prompt_id"].nunique()}

@@ -262,6 +262,7 @@ class _Packed:
         if isinstance(view, Map):
             frame |= {"x": asdict(view.x), "y": asdict(view.y), "zero": view.zero}
             frame |= {"limits": [significant(limit) for limit in view.limits]}
+            frame |= {"names": [printable(name) for name in view.names]} if view.names else {}
             return frame, {"grid": _grid(view.grid)}
         if isinstance(view, Tokens):
             frame |= {"measures": dict(view.measures), "colour": view.colour}

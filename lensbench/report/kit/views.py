@@ -101,7 +101,10 @@ class Dots:
 
 @dataclass(frozen=True)
 class Map:
-    """A heat map of `grid` [y, x]; with `zero` the colours part there."""
+    """A heat map of `grid` [y, x]; with `zero` the colours part there.
+
+    `names` are those of the places along both axes, where they are not their numbers.
+    """
 
     x: Axis
     y: Axis
@@ -110,6 +113,7 @@ class Map:
     title: str = ""
     zero: bool = False
     note: str = ""
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
