@@ -57,8 +57,10 @@ def lineage(record: Record, name: str) -> Section:
         band=band,
         n_models=int((steps["run"] != UNTRAINED).sum()),
         n_runs=len(runs),
+        middle=_middle(record.n_layers),
         trained_on=_trained_on(record),
-        findings=list(_findings(made, band)),
+        curriculum=any(run["repeated_share"] for run in record.model["runs"].values()),
+        findings=list(_findings(made, band, record.n_layers)),
         shown={key: _some(made[key]) for key in ("steps", "lenses")},
         chance_nats=math.log(record.model["d_vocab"]),
     )
@@ -67,7 +69,7 @@ def lineage(record: Record, name: str) -> Section:
         title=f"{name}: from random weights to the last step",
         tables=made,
         text=text,
-        headline=next(_findings(made, band)),
+        headline=_headline(made),
         limitations=limitations,
         figures={
             key: partial(to_svg, panels, own, len(runs) if key in OF_RUNS else COLUMNS.get(key, 2))
@@ -167,8 +169,8 @@ def rises(steps: pd.DataFrame, names: pd.DataFrame, band: Estimate) -> pd.DataFr
 
 
 def _lenses(record: Record) -> pd.DataFrame:
-    """One row per run x step: each lens' KL at half depth, and its depth."""
-    frame, middle = record.table("lineage_lenses"), record.n_layers // 2
+    """One row per run x step: each lens' KL in the middle, and its depth."""
+    frame, middle = record.table("lineage_lenses"), _middle(record.n_layers)
     rows = []
     for (run, step), own in frame.groupby(["run", "step"], sort=False):
         row: dict[str, Any] = {"run": run, "step": step}
@@ -251,7 +253,26 @@ def _depths(lenses: pd.DataFrame) -> Lines:
     return Lines(STEP_AXIS, Axis("depth", percent=True), {}, lines, "depth of both lenses")
 
 
-def _findings(made: dict[str, Table], band: Estimate) -> Iterator[str]:
+def _middle(n_layers: int) -> int:
+    """The layer at half depth, or the one below it."""
+    return n_layers // 2
+
+
+def _headline(made: dict[str, Table]) -> str:
+    """How many runs end with an induction head, since when, and their losses."""
+    since, steps = made["rises"].frame["named_step"], made["steps"].frame
+    losses = steps[steps["step"] == steps.groupby("run")["step"].transform("max")]
+    at_end = losses["eval_loss_nats"]
+    ends = (numbers.number(at_end.min()), numbers.number(at_end.max()))
+    named = since.dropna()
+    when = f", named since step {named.min()} to {named.max()}" if len(named) else ""
+    return (
+        f"runs with an induction head at the end: {len(named)} of {len(since)}{when}; "
+        f"validation loss there {' to '.join(dict.fromkeys(ends))} nats"
+    )
+
+
+def _findings(made: dict[str, Table], band: Estimate, n_layers: int) -> Iterator[str]:
     """What became of each run, a sentence each."""
     steps, lenses = made["steps"].frame, made["lenses"].frame
     for _, rise in made["rises"].frame.iterrows():
@@ -276,7 +297,7 @@ def _findings(made: dict[str, Table], band: Estimate) -> Iterator[str]:
             f"{rise['run']}: validation loss {numbers.number(first['eval_loss_nats'])} nats at "
             f"step {first['step']}, {numbers.number(last['eval_loss_nats'])} at step "
             f"{last['step']}; induction of the best head {numbers.number(last['induction'])} "
-            f"(untrained {numbers.estimate(band)}), which {when}; "
-            f"{named_so}; at half depth the linear lens is {linear} bits from the model, the logit "
-            f"lens {logit}"
+            f"(untrained {numbers.estimate(band)}), which {when}; {named_so}; "
+            f"at layer {_middle(n_layers)} of {n_layers} the linear lens "
+            f"is {linear} bits from the model, the logit lens {logit}"
         )

@@ -16,7 +16,7 @@ from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Line, Lines, of_values
 from lensbench.report.section import Section, written
 
-STEP_AXIS = Axis("log2 of the optimiser step (-1: before the first)")
+STEP_AXIS = Axis("log2 of the step (-1: step 0)")
 
 
 def pretraining(record: Record, name: str) -> Section:
