@@ -192,6 +192,27 @@ def test_what_is_lost_without_the_best_heads_is_in_the_record_and_the_report(
     assert {"word_losses", "phenomenon_ablation"}.isdisjoint(without)
 
 
+@pytest.mark.slow
+def test_ablations_that_were_interrupted_end_in_the_same_bytes(
+    asked: Callable[..., AttentionSpec], tmp_path: Path
+) -> None:
+    """Stopped in its last job but one: a batch of sentences without each head in turn."""
+    spec = asked(ablate=20, nulls=False, conditions=("text",))
+    whole = run(spec, tmp_path / "whole")
+    assert whole.ok
+
+    def stop(now: Any) -> None:
+        if now.unit == "batches" and now.total and now.done == now.total - 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(spec, tmp_path / "again", stop)
+    again = run(spec, tmp_path / "again")
+    assert again.ok
+    assert manifest(again.folder)["resumed_batches"] > 0
+    assert table_bytes(again.folder) == table_bytes(whole.folder)
+
+
 def test_sentences_that_say_nothing_of_their_words_are_a_problem(
     asked: Callable[..., AttentionSpec], facts: Path, tmp_path: Path
 ) -> None:
