@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lensbench.studies.fit import fit_lens
     from lensbench.studies.lens import run
     from lensbench.studies.specs.lens import RunSpec
+    from lensbench.tokenisation.result import tokens
 
 _HOME = {
     "Decoding": "lensbench.quantized.generation.spec",
@@ -75,6 +76,7 @@ _HOME = {
     "open_record": "lensbench.records.open",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.studies.lens",
+    "tokens": "lensbench.tokenisation.result",
     "train": "lensbench.quantized.training.train",
 }
 
@@ -108,6 +110,7 @@ __all__ = [
     "open_record",
     "residual_stream",
     "run",
+    "tokens",
     "train",
 ]
 

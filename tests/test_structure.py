@@ -35,6 +35,7 @@ ROOMS = (
     "quantized",
     "models",
     "corpora",
+    "tokenisation",
     "residuals",
     "lens",
     "fitting",
@@ -62,6 +63,7 @@ MAY_IMPORT["checkpoints"] = BOTTOM
 MAY_IMPORT["prompts"] = BOTTOM
 MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
+MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "stats"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.
@@ -84,7 +86,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"section", "manifest"},
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
-        | {"training", "evaluation", "placement", "attention", "pretraining"},
+        | {"training", "evaluation", "placement", "attention", "pretraining", "tokens"},
         {"lineage"},
         {"sections"},
         {"build"},

@@ -47,18 +47,18 @@ def weights_sha256(folder: Path) -> str:
     return _of_files(folder)["weights_sha256"]
 
 
+def tokenizer_sha256(folder: Path) -> str:
+    """The hash of the tokenizer alone, or of the GGUF file that holds it."""
+    return _of_file("weights_sha256" if gguf_file(folder) else "tokenizer_sha256", folder)
+
+
 def _of_files(folder: Path) -> dict[str, str]:
-    return {
-        name: _combined(
-            [
-                path
-                for pattern in patterns
-                for path in folder.glob(pattern)
-                if not path.name.startswith(_ADAPTER)
-            ]
-        )
-        for name, patterns in _FILES.items()
-    }
+    return {name: _of_file(name, folder) for name in _FILES}
+
+
+def _of_file(name: str, folder: Path) -> str:
+    found = (path for pattern in _FILES[name] for path in folder.glob(pattern))
+    return _combined([path for path in found if not path.name.startswith(_ADAPTER)])
 
 
 def _config_sha256(folder: Path) -> str | None:

@@ -56,16 +56,35 @@ class Located:
 
     def require_folder(self) -> Path:
         """The folder, checked to be complete; a ModelError names the command that fetches it."""
-        if self.folder is None:
-            raise ModelError(
-                f"{self.name} is not on this machine yet. Fetch it with: lensbench pull {self.name}"
-            )
+        folder = self._here()
         fetchable = self.hub_name is not None or self.family is not None
-        check_folder(self.folder, pull_name=self.name if fetchable else None)
-        if self.family is not None and not converted_as_today(self.folder, self.family):
+        check_folder(folder, pull_name=self.name if fetchable else None)
+        return self._of_today(folder)
+
+    def require_tokenizer(self) -> Path:
+        """The folder, checked to hold a tokenizer; the weights may be elsewhere.
+
+        Raises ModelError where the model is not here, InputProblems with all that is wrong.
+        """
+        folder = self._here()
+        if gguf_file(folder) is None:
+            problems = _tokenizer_problems(folder, "") + _json_problems(folder, "")
+            if problems:
+                raise InputProblems(problems)
+        return self._of_today(folder)
+
+    def _of_today(self, folder: Path) -> Path:
+        if self.family is not None and not converted_as_today(folder, self.family):
             raise ModelError(
                 f"{self.name} was converted by an older lensbench, which made another model of it. "
                 f"Convert it again with: lensbench pull {self.name}"
+            )
+        return folder
+
+    def _here(self) -> Path:
+        if self.folder is None:
+            raise ModelError(
+                f"{self.name} is not on this machine yet. Fetch it with: lensbench pull {self.name}"
             )
         return self.folder
 

@@ -17,6 +17,7 @@ from lensbench.report.lineage.section import lineage
 from lensbench.report.placement.section import placement
 from lensbench.report.pretraining.section import pretraining
 from lensbench.report.section import Maker, Together
+from lensbench.report.tokens.section import tokens
 from lensbench.report.training.section import training
 from lensbench.report.transfer.section import transfer
 
@@ -35,6 +36,7 @@ SECTIONS: dict[str, Maker] = {
     "correlation": correlation,
     "diff": diff,
     "placement": placement,
+    "tokens": tokens,
 }  # in the order of an index
 TOGETHER: dict[tuple[str, ...], Together] = {
     ("lens",): across_models,

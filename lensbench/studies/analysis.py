@@ -18,6 +18,7 @@ from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.pico import PicoStudySpec
 from lensbench.studies.specs.placement import PlacementSpec
+from lensbench.studies.specs.tokens import TokensSpec
 from lensbench.studies.specs.transfer import TransferSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ KINDS: dict[str, type[Spec]] = {
     "transfer": TransferSpec,
     "attention": AttentionSpec,
     "pico": PicoStudySpec,
+    "tokens": TokensSpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus")

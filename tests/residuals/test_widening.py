@@ -11,7 +11,7 @@ import pytest
 from lensbench.errors import RecordsError
 from lensbench.residuals.store import open_cache
 from lensbench.studies.cache import run_cache
-from lensbench.studies.cached import run_cached
+from lensbench.studies.stages.cached import run_cached
 from tests.harness.caches import ROWS, spec_of
 from tests.harness.files import contents, manifest, table
 from tests.harness.tiny import Case

@@ -150,7 +150,7 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
 
 def _from_cache(spec: LensSpec, cache: Path) -> int:
     """The record of a live run of the cache's prompts, and its reports."""
-    from lensbench.studies.cached import run_cached
+    from lensbench.studies.stages.cached import run_cached
 
     out = spec.out or Path("runs") / f"{cache.name}-lens"
     with batch_progress() as progress:

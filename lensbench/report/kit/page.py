@@ -121,7 +121,7 @@ def chart(
     return Chart(heading, sentence, pickers, views, under, size)
 
 
-def plain_charts(views: Sequence[Lines], sentence: str) -> list[Chart]:
+def plain_charts(views: Sequence[Lines | Dots], sentence: str) -> list[Chart]:
     """A chart of each, under its title, which no picker changes."""
     return [chart(view.title, sentence, (), lambda view=view: view) for view in views]
 

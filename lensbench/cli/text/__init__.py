@@ -1,0 +1,1 @@
+"""Verbs about the way from text to tokens."""

@@ -1,0 +1,1 @@
+"""Tables about the way from text to tokens."""

@@ -1,0 +1,111 @@
+"""A comparison of tokenizers as a record: one job a model, and what follows over languages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from lensbench.progress import Notify, Watch, ignore
+from lensbench.records.engine import Job, Outcome, Work, make
+from lensbench.records.parts import Part, Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema import TABLES
+from lensbench.records.store import RecordStore
+from lensbench.studies.specs.tokens import TokensSpec
+from lensbench.tokenisation.counts import fates, piece_rows, script_counts, text_counts
+from lensbench.tokenisation.gaps import cost_rows, fate_rows, gap_rows
+from lensbench.tokenisation.texts import Text, example_texts, given_texts, parallel_texts
+from lensbench.tokenisation.tokenizer import Tokenizer, open_tokenizers
+
+NAME = "tokens"  # of the record: it is of several models
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read, and by whom."""
+
+    tokenizers: Sequence[Tokenizer]
+    texts: Sequence[Text]
+
+
+def run(
+    spec: TokensSpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Compare the tokenizers of `spec.models` into `out`; again to go on after an interruption.
+
+    Raises:
+        InputProblems: texts that are empty or no text, models that are unknown, not here, without a
+            tokenizer, or given twice.
+        RecordsError: the folder holds another record, or the disk is full.
+    """
+    own = given_texts(spec.texts) if spec.texts else example_texts()
+    texts = [*own, *parallel_texts()]
+    tokenizers, facts = open_tokenizers(spec.models)
+    known = {tokenizer.name: fact for tokenizer, fact in zip(tokenizers, facts, strict=True)}
+    model = {"name": NAME, "tokenizers": known}
+    settings = spec.settings() | {"texts_sha256": _sha256(texts)}
+    store = RecordStore(Path(out), NAME, "tokens")
+
+    def prepare(record: Recording) -> Work[Reading, int]:
+        record.begin(model)
+
+        def finish(parts: Parts) -> Finished:
+            tables = _over_languages(parts, texts, known, spec)
+            rows = [{"text_id": text.id, "text": text.text} for text in own]
+            return Finished(parts.problems, {**tables, "token_texts": _table("token_texts", rows)})
+
+        items = [range(len(tokenizers))]
+        return Work(Reading(tokenizers, texts), read_texts, items, finish, unit="models")
+
+    problems = make(Request(store, settings, model), prepare, progress)
+    return Outcome([store.folder], problems=problems)
+
+
+def read_texts(reading: Reading, job: Job[int]) -> Part:
+    """All texts by one tokenizer."""
+    tokenizer = reading.tokenizers[job.item]
+    rows: dict[str, list[dict[str, Any]]] = {"tokens": [], "token_scripts": [], "pieces": []}
+    for text in reading.texts:
+        pieces = tokenizer.pieces(text.text)
+        own = fates(text.text, pieces)
+        rows["tokens"].append(text_counts(tokenizer, text, pieces, own))
+        rows["token_scripts"] += script_counts(tokenizer, text, own)
+        if text.language is None:
+            rows["pieces"] += piece_rows(tokenizer, text, pieces)
+    return Part({name: _table(name, made) for name, made in rows.items()})
+
+
+def _over_languages(
+    parts: Parts, texts: Sequence[Text], facts: dict[str, Any], spec: TokensSpec
+) -> dict[str, pa.Table]:
+    counts, scripts = (_parallel(parts.table(name)) for name in ("tokens", "token_scripts"))
+    called = {text.language: text.name for text in texts if text.language}
+    gaps = [row | {"name": called.get(row["language"])} for row in gap_rows(counts)]
+    costs = cost_rows(counts, facts, spec.page_words, spec.price)
+    return {
+        "gaps": _table("gaps", gaps),
+        "script_fates": _table("script_fates", [*fate_rows(scripts)]),
+        "token_costs": _table("token_costs", [*costs]),
+    }
+
+
+def _parallel(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    return frame[frame["language"].notna()]
+
+
+def _table(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), TABLES[name].schema)
+
+
+def _sha256(texts: Sequence[Text]) -> str:
+    """What was read."""
+    said = json.dumps([[text.id, text.text] for text in texts])
+    return hashlib.sha256(said.encode()).hexdigest()

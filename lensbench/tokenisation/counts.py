@@ -1,0 +1,146 @@
+"""What a tokenizer does to one text, counted: plain numbers from pieces."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from lensbench.tokenisation.round_trip import round_trip
+from lensbench.tokenisation.scripts import count_words, script_of
+from lensbench.tokenisation.texts import Text
+from lensbench.tokenisation.tokenizer import BYTE_KINDS, Piece, Tokenizer
+
+# What becomes of a character. Each has one of these.
+FATES = ("whole", "single_bytes", "split", "unknown", "dropped")
+
+
+def text_counts(
+    tokenizer: Tokenizer, text: Text, pieces: Sequence[Piece], own_fates: Sequence[str]
+) -> dict[str, Any]:
+    """Sizes of a text, its tokens by kind, and what is lost when they are decoded.
+
+    `own_fates` are what `fates` gives of its characters.
+    """
+    kinds: Counter[str] = Counter(piece.kind for piece in pieces)
+    unread = ("unknown", "dropped")
+    solid = [f for c, f in zip(text.text, own_fates, strict=True) if not c.isspace()]
+    decoded = tokenizer.text(pieces)
+    return {
+        "model": tokenizer.name,
+        "text_id": text.id,
+        "language": text.language,
+        "script": text.script,
+        "article": text.article,
+        "n_characters": len(text.text),
+        "n_bytes": len(text.text.encode()),
+        "n_words": count_words(text.text),
+        "n_tokens": len(pieces),
+        "n_unknown": kinds["unknown"],
+        "n_unread": sum(fate in unread for fate in solid),
+        "n_solid": len(solid),
+        "n_byte_tokens": sum(kinds[kind] for kind in BYTE_KINDS),
+        "n_special": kinds["special"],
+        "decoded": decoded if text.language is None else None,
+        **{f"n_{name}": number for name, number in round_trip(text.text, decoded).items()},
+    }
+
+
+def with_ratios(counts: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `text_counts` with tokens per word, characters and bytes per token, and shares.
+
+    Null where there is nothing to divide by: no words, or no tokens.
+    """
+    tokens, words = (counts[name].where(counts[name] > 0) for name in ("n_tokens", "n_words"))
+    return counts.assign(
+        tokens_per_word=counts["n_tokens"] / words,
+        characters_per_token=counts["n_characters"] / tokens,
+        bytes_per_token=counts["n_bytes"] / tokens,
+        unknown_share=counts["n_unknown"] / tokens,
+        byte_share=counts["n_byte_tokens"] / tokens,
+        lost_share=counts["n_lost"] / counts["n_characters"],
+    )
+
+
+def script_counts(
+    tokenizer: Tokenizer, text: Text, own_fates: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """For each script of a text the fates of its characters, a row each."""
+    by_script: dict[str, Counter[str]] = defaultdict(Counter)
+    for character, fate in zip(text.text, own_fates, strict=True):
+        if script := script_of(character):
+            by_script[script][fate] += 1
+    for script, counts in by_script.items():
+        yield {
+            "model": tokenizer.name,
+            "text_id": text.id,
+            "language": text.language,
+            "article": text.article,
+            "script": script,
+            "n_characters": counts.total(),
+            **{f"n_{fate}": counts[fate] for fate in FATES},
+        }
+
+
+def fates(text: str, pieces: Sequence[Piece]) -> list[str]:
+    """What becomes of each character of a text.
+
+    dropped: no token holds it, such as white space, or a mark that a tokenizer takes off; unknown:
+    the unknown token stands for it; whole: one token holds it, alone or with others, in whatever
+    case and form; single_bytes: each byte of it is a token of its own; split: several tokens share
+    it otherwise.
+    """
+    own: list[list[Piece]] = [[] for _ in text]
+    for piece in pieces:
+        for of in own[piece.start : piece.end]:
+            of.append(piece)
+    return list(map(_fate, text, own))
+
+
+def _fate(character: str, pieces: Sequence[Piece]) -> str:
+    if len(pieces) == 1:
+        if pieces[0].kind == "unknown":
+            return "unknown"
+        held = pieces[0].kind == "byte" or holds(pieces[0].shown, character)
+        return "whole" if held else "dropped"
+    kinds = {piece.kind for piece in pieces}
+    if not kinds or "unknown" in kinds:
+        return "unknown" if kinds else "dropped"
+    alone = kinds == {"byte"} and len(pieces) == len(character.encode())
+    return "single_bytes" if alone else "split"
+
+
+@lru_cache(maxsize=1 << 16)
+def holds(token: str, character: str) -> bool:
+    """Whether a token's text has a character, or what is left of it without case and accent.
+
+    Where a tokenizer takes marks off, its tokens still span the places of those.
+    """
+    return character in token or _bare(character)[0] in _bare(token.replace("▁", " "))
+
+
+@lru_cache(maxsize=1 << 16)
+def _bare(text: str) -> str:
+    return unicodedata.normalize("NFKD", text.lower())
+
+
+def piece_rows(
+    tokenizer: Tokenizer, text: Text, pieces: Sequence[Piece]
+) -> Iterator[dict[str, Any]]:
+    """The tokens of a text, a row each."""
+    for position, piece in enumerate(pieces):
+        yield {
+            "model": tokenizer.name,
+            "text_id": text.id,
+            "position": position,
+            "token_id": piece.token_id,
+            "token": piece.token,
+            "shown": piece.shown,
+            "token_kind": piece.kind,
+            "first_character": piece.start,
+            "end_character": piece.end,
+        }

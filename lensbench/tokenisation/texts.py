@@ -1,0 +1,74 @@
+"""Texts to tokenise: a user's own, the shipped examples, and one text in many languages."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from lensbench.errors import InputProblems, Problem
+from lensbench.prompts.rows import cell_problems
+
+REFERENCE = "en"  # the language that others are compared with
+_DATA = resources.files("lensbench").joinpath("tokenisation", "data")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text by its id; of a parallel text also its language, script and article."""
+
+    id: str
+    text: str
+    language: str | None = None  # BCP 47
+    name: str | None = None  # of the language
+    script: str | None = None
+    article: int | None = None
+
+
+def given_texts(texts: Sequence[str]) -> list[Text]:
+    """A user's own texts, t1, t2 and so on.
+
+    Raises InputProblems with all texts that are empty, too long, or hold what is no character.
+    """
+    problems: list[Problem] = []
+    for number, text in enumerate(texts, start=1):
+        where = f"text {number}"
+        if not text.strip():
+            problems.append(Problem(where, "it is empty", "Write one, or leave it out."))
+        problems += [
+            Problem(where, what.replace("the cell 'text'", "it").replace(" in 'text'", ""), how)
+            for what, how in cell_problems({"text": text})
+        ]
+    if problems:
+        raise InputProblems(problems)
+    return [Text(f"t{number}", text) for number, text in enumerate(texts, start=1)]
+
+
+def example_texts() -> list[Text]:
+    """The shipped examples: spelling, two scripts, code, numbers, emoji, accents."""
+    return [Text(row["id"], row["text"]) for row in _rows("examples.csv")]
+
+
+def parallel_texts() -> list[Text]:
+    """The articles of the Universal Declaration of Human Rights in 45 languages, English first.
+
+    data/README.md says where they are from.
+    """
+    return [
+        Text(
+            f"{row['language']}-{row['article']}",
+            row["text"],
+            row["language"],
+            row["name"],
+            row["script"],
+            int(row["article"]),
+        )
+        for row in _rows("udhr.csv")
+    ]
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = _DATA.joinpath(name).read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
