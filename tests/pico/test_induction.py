@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from lensbench.checkpoints.open import count_parameters
 from lensbench.pico.analyse import analyse_pico
-from lensbench.pico.spec import AnalyseSpec
+from lensbench.pico.model import config_of
+from lensbench.pico.spec import PRESETS, AnalyseSpec
 from lensbench.pico.train import train_pico
 from lensbench.records.open import open_record
 from tests.harness.pico import curve_of, pico_spec
 
+RECORD = Path(__file__).parents[2] / "reports" / "008_pico_over_training" / "lineage"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
@@ -64,3 +67,20 @@ def nats_per_token(run: Path) -> float:
     texts = [json.loads(line)["text"] for line in lines]
     n_tokens = sum(len(tokenizer(text).input_ids) + 1 for text in texts)
     return sum(map(len, texts)) * math.log(len(_LETTERS)) / n_tokens
+
+
+def test_tiny_reached_the_stated_loss_and_induction_in_every_committed_run() -> None:
+    """The shape is what the preset gives now, so that another preset needs another report."""
+    record, plan = open_record(RECORD), PRESETS["tiny"]
+    n_params = count_parameters(config_of(plan, plan.vocabulary, 0))
+    assert record.model["n_params"] == n_params
+    lineage = record.table("lineage")
+    drawn, runs = (lineage.query(f"run {sign} 'untrained'") for sign in ("==", "!="))
+    assert len(drawn) == 20
+    last = runs[runs["step"] == plan.steps]
+    assert [*last["n_tokens"]] == [plan.steps * plan.step_tokens] * 3
+    assert (last["eval_loss_nats"] < 3).all()
+    assert (last["induction"] > 15 * drawn["induction"].max()).all()
+    assert {*runs["step"]} == {*plan.kept}
+    shares = [run["repeated_share"] for run in record.model["runs"].values()]
+    assert shares == [plan.repeated_share] * 3
