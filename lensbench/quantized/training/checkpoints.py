@@ -36,7 +36,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RecordsError(
-            f"{folder} cannot be written ({first_line(error)}). The checkpoint before it is kept: "
+            f"{folder} cannot be written ({first_line(error)}). What was written before is kept: "
             "free some space and run the same command again."
         ) from error
 
