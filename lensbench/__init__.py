@@ -21,6 +21,7 @@ from lensbench.version import __version__
 if TYPE_CHECKING:
     from lensbench.attention import attention
     from lensbench.checkpoints.ref import ModelRef
+    from lensbench.embeddings.result import embed
     from lensbench.errors import GateError, InputProblems, LensbenchError
     from lensbench.fitting.spec import FitSpec
     from lensbench.lens.cached import lens_from_cache
@@ -64,6 +65,7 @@ _HOME = {
     "attention": "lensbench.attention",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
+    "embed": "lensbench.embeddings.result",
     "fit_lens": "lensbench.studies.fit",
     "generate": "lensbench.quantized.generation.generate",
     "import_records": "lensbench.lens.importing.record",
@@ -98,6 +100,7 @@ __all__ = [
     "attention",
     "build_report",
     "check_identities",
+    "embed",
     "fit_lens",
     "generate",
     "import_records",

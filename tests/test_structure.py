@@ -37,6 +37,7 @@ ROOMS = (
     "corpora",
     "tokenisation",
     "residuals",
+    "embeddings",
     "lens",
     "fitting",
     "attention",
@@ -86,7 +87,8 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"section", "manifest"},
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
-        | {"training", "evaluation", "placement", "attention", "pretraining", "tokens"},
+        | {"training", "evaluation", "placement", "attention", "pretraining", "tokens"}
+        | {"embeddings", "senses"},
         {"lineage"},
         {"sections"},
         {"build"},

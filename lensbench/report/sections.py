@@ -7,6 +7,7 @@ from lensbench.report.attention.section import attention
 from lensbench.report.correlation.section import correlation
 from lensbench.report.diff.section import diff
 from lensbench.report.diff.side_by_side import diffs
+from lensbench.report.embeddings.section import embeddings
 from lensbench.report.evaluation.section import evaluation
 from lensbench.report.fit.section import fit
 from lensbench.report.inference.conditions import conditions
@@ -17,6 +18,7 @@ from lensbench.report.lineage.section import lineage
 from lensbench.report.placement.section import placement
 from lensbench.report.pretraining.section import pretraining
 from lensbench.report.section import Maker, Together
+from lensbench.report.senses.section import senses
 from lensbench.report.tokens.section import tokens
 from lensbench.report.training.section import training
 from lensbench.report.transfer.section import transfer
@@ -37,6 +39,8 @@ SECTIONS: dict[str, Maker] = {
     "diff": diff,
     "placement": placement,
     "tokens": tokens,
+    "embeddings": embeddings,
+    "senses": senses,
 }  # in the order of an index
 TOGETHER: dict[tuple[str, ...], Together] = {
     ("lens",): across_models,

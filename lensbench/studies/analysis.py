@@ -15,6 +15,7 @@ from lensbench.studies.specs.adapter import AdapterSpec
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.specs.diff import DiffStudySpec
+from lensbench.studies.specs.embeddings import EmbeddingsSpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.pico import PicoStudySpec
 from lensbench.studies.specs.placement import PlacementSpec
@@ -35,9 +36,10 @@ KINDS: dict[str, type[Spec]] = {
     "attention": AttentionSpec,
     "pico": PicoStudySpec,
     "tokens": TokensSpec,
+    "embeddings": EmbeddingsSpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
-_FILES = ("prompts", "other_prompts", "documents", "data", "corpus")
+_FILES = ("prompts", "other_prompts", "documents", "data", "corpus", "pairs", "rated", "senses")
 
 
 def read_analysis(folder: Path) -> Spec:

@@ -25,8 +25,8 @@ from lensbench.lens.settings import LensSettings
 from lensbench.models.load import load_model
 from lensbench.records.residuals import shard, shard_name, tensor_name
 from lensbench.residuals.store import ResidualCache, open_cache
-from lensbench.studies.cache import run_cache
 from lensbench.studies.specs.cache import CacheSpec
+from lensbench.studies.stages.cache import run_cache
 from tests.benchmarks.measure import round_robin
 from tests.benchmarks.table import Model, Out, Rounds, at_least, made_by, markdown_table, ratios
 

@@ -307,7 +307,7 @@ def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Pa
     """Two paths to the same vectors: through TransformerLens, and through generation."""
     from lensbench.quantized.generation.generate import Decoding
     from lensbench.quantized.generation.infer import InferenceSpec, run_inference
-    from lensbench.studies.cache import CacheSpec, run_cache
+    from lensbench.studies.stages.cache import CacheSpec, run_cache
 
     rows = pd.DataFrame({"id": [f"q{i}" for i in range(len(PROMPTS))], "prompt": PROMPTS})
     rows.to_csv(tmp_path / "q.csv", index=False)
@@ -333,7 +333,7 @@ def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Pa
 
 
 def test_a_cache_of_some_layers_is_no_condition(llama: Case, tmp_path: Path) -> None:
-    from lensbench.studies.cache import CacheSpec, run_cache
+    from lensbench.studies.stages.cache import CacheSpec, run_cache
 
     rows = {"id": ["a"], "prompt": ["Rome"], "relation": ["r"], "answer": ["Rome"]}
     pd.DataFrame(rows).to_csv(tmp_path / "facts.csv", index=False)

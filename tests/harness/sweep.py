@@ -155,8 +155,8 @@ def cache(plain: Plain, folder: Path) -> float:
     compared with the nearest state.
     """
     from lensbench.residuals.store import open_cache
-    from lensbench.studies.cache import run_cache
     from lensbench.studies.specs.cache import CacheSpec
+    from lensbench.studies.stages.cache import run_cache
     from tests.harness.caches import write_prompts
 
     rows = [(f"p{i}", prompt, None) for i, prompt in enumerate(PROMPTS[:3])]

@@ -25,10 +25,10 @@ from lensbench.models.sites import Site
 from lensbench.prompts.encode import Encoder, encode_all
 from lensbench.prompts.prompt import as_prompts
 from lensbench.residuals.store import open_cache
-from lensbench.studies.cache import run_cache
 from lensbench.studies.lens import run
 from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.stages.cache import run_cache
 from tests.harness.reference import Reference, statistics
 from tests.harness.tiny import PROMPTS, Case
 

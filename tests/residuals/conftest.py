@@ -11,7 +11,7 @@ import pytest
 
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
-from lensbench.studies.cache import run_cache
+from lensbench.studies.stages.cache import run_cache
 from tests.harness.caches import ROWS, spec_of, write_prompts
 from tests.harness.tiny import Case
 

@@ -11,8 +11,8 @@ import pytest
 
 from lensbench.errors import RecordsError
 from lensbench.residuals.store import open_cache
-from lensbench.studies.cache import run_cache
 from lensbench.studies.specs.cache import CacheSpec
+from lensbench.studies.stages.cache import run_cache
 from tests.harness.caches import ROWS, spec_of
 from tests.harness.files import UNEQUAL, contents, manifest
 from tests.harness.forks import Ended, Forks, interruptions, parts_done

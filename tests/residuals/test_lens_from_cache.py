@@ -16,10 +16,10 @@ from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.records.schema import KINDS
 from lensbench.residuals.store import ResidualCache, open_cache
-from lensbench.studies.cache import run_cache
 from lensbench.studies.lens import run
 from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.stages.cache import run_cache
 from lensbench.studies.stages.cached import run_cached
 from tests.harness.caches import BATCH_TOKENS, ROWS, require_equal, spec_of, write_prompts
 from tests.harness.files import manifest

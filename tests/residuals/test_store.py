@@ -27,7 +27,7 @@ from lensbench.records.residuals import shard
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.report.build import build_report
 from lensbench.residuals.store import ResidualCache, keep, open_cache
-from lensbench.studies.cache import run_cache
+from lensbench.studies.stages.cache import run_cache
 from lensbench.studies.stages.cached import run_cached
 from tests.harness.caches import ROWS, require_equal, spec_of, write_prompts
 from tests.harness.files import UNEQUAL, contents, manifest, write_manifest

@@ -10,7 +10,7 @@ import pytest
 
 from lensbench.errors import RecordsError
 from lensbench.residuals.store import open_cache
-from lensbench.studies.cache import run_cache
+from lensbench.studies.stages.cache import run_cache
 from lensbench.studies.stages.cached import run_cached
 from tests.harness.caches import ROWS, spec_of
 from tests.harness.files import contents, manifest, table

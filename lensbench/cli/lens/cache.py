@@ -53,7 +53,7 @@ def cache(
     if spec is None or out is None:
         what = "give a model and a folder"
         raise InputProblems([Problem("cache", what, "Such as: lensbench cache MODEL -o DIR.")])
-    from lensbench.studies.cache import run_cache
+    from lensbench.studies.stages.cache import run_cache
 
     if mid:
         spec = spec.changed(sites=("embed", "resid_mid", "resid_post"))

@@ -87,7 +87,7 @@ def load_embedder(name: str | None = None, device: str | None = None) -> Embedde
     except ImportError as error:
         raise MissingExtraError("sentence-transformers", "rag") from error
     name = name or DEFAULT_MODEL
-    folder = _folder(name)
+    folder = embedder_folder(name)
     _require_safe(folder)
     with quiet():
         model = SentenceTransformer(
@@ -102,7 +102,7 @@ def load_embedder(name: str | None = None, device: str | None = None) -> Embedde
     return Embedder(shown, place, weights_sha256(folder), model.eval())
 
 
-def _folder(name: str) -> Path:
+def embedder_folder(name: str) -> Path:
     if name == DEFAULT_MODEL:
         return packaged_folder(name)
     path = Path(name).expanduser()

@@ -19,14 +19,14 @@ from lensbench.records.schema import (
     pico,
 )
 from lensbench.records.schema.declare import Kind, Table
-from lensbench.records.schema.text import tokens
+from lensbench.records.schema.text import embeddings, tokens
 
 SCHEMA_VERSION = 3
 
 _COMPARED, _HEADS = (correlation, diff), (attention, encoders)
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for group in (lens, fit, generation, adapters, *_COMPARED, *_HEADS, pico, tokens)
+    for group in (lens, fit, generation, adapters, *_COMPARED, *_HEADS, pico, tokens, embeddings)
     for kind in group.KINDS
 }
 TABLES: dict[str, Table] = {

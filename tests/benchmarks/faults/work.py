@@ -17,10 +17,10 @@ from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.rag.database import connected, find_place
 from lensbench.quantized.rag.spec import ReadingSpec
 from lensbench.quantized.training.train import train
-from lensbench.studies.cache import run_cache
 from lensbench.studies.lens import run
 from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.stages.cache import run_cache
 from tests.harness.facts import facts_rows
 from tests.harness.files import UNEQUAL, contents, write_csv, write_jsonl
 from tests.harness.inference import PROMPTS, WARM

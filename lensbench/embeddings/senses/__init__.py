@@ -1,0 +1,1 @@
+"""One word in several contexts: at which layer its senses part."""

@@ -1,0 +1,1 @@
+"""The report of a sentence encoder: cosines, maps, anisotropy and ratings."""

@@ -1,0 +1,79 @@
+"""Figures of embeddings that no view of the kit draws: every text with every other, and planes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lensbench.escape import printable
+from lensbench.report.kit.figures import GREY, WIDTH
+from lensbench.report.kit.views import COLOURS
+
+MOST_TEXTS = 24  # of a heat map and named in a plane: the first ones
+_NUMBERED = 12  # texts up to which cells say their number
+_LONGEST = 28  # characters of a label
+
+
+def heat_map(grid: pd.DataFrame) -> Figure:
+    """Cosines of the first texts with each other, -1..1."""
+    texts = grid["a"].unique()[:MOST_TEXTS]
+    cells = grid.pivot(index="a", columns="b", values="cosine").loc[texts, texts].to_numpy()
+    names = [_label(text) for text in texts]
+    n = len(names)
+    figure = Figure(figsize=(WIDTH, 1.6 + min(0.42 * n, 7.0)), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(cells, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none", aspect="auto")
+    axis.set_xticks(range(n), names, rotation=40, ha="right", fontsize=9)
+    axis.set_yticks(range(n), names, fontsize=9)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    for i, j in np.ndindex(n, n) if n <= _NUMBERED else ():
+        if np.isfinite(cells[i, j]):
+            colour = "white" if abs(cells[i, j]) > 0.6 else "#24292f"
+            text = f"{cells[i, j]:.2f}"
+            axis.text(j, i, text, ha="center", va="center", fontsize=8.5, color=colour)
+    bar = figure.colorbar(image, ax=axis, label="cosine", aspect=30, pad=0.01)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def planes(places: pd.DataFrame, umap: bool) -> Figure:
+    """The texts of the pairs among the shipped words and sentences, in one plane or two."""
+    kinds = [("pca", "principal components")] + ([("umap", "UMAP")] if umap else [])
+    figure = Figure(figsize=(WIDTH, 5.2 if umap else 5.8), layout="constrained")
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for axis, (name, title) in zip(axes, kinds, strict=True):
+        _plane(axis, places, name)
+        axis.set_title(title)
+    axes[0].legend(loc="upper left", markerscale=1.5)
+    return figure
+
+
+def _plane(axis: Axes, places: pd.DataFrame, name: str) -> None:
+    own = dict(iter(places.groupby("origin", sort=False)))
+    for colour, kind in ((GREY, "words"), (COLOURS[2], "sentences")):
+        rows = own[kind]
+        axis.scatter(
+            rows[f"{name}_1"], rows[f"{name}_2"], s=7, color=colour, alpha=0.45, lw=0, label=kind
+        )
+    pairs = own["pair"].head(MOST_TEXTS)
+    x, y = pairs[f"{name}_1"], pairs[f"{name}_2"]
+    axis.scatter(x, y, s=26, color=COLOURS[1], lw=0, label="texts of the pairs")
+    for text, at, up in zip(pairs["text"], x, y, strict=True):
+        axis.annotate(
+            _label(text),
+            (at, up),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=COLOURS[1],
+        )
+    axis.set(xlabel=f"{name.upper()} 1", ylabel=f"{name.upper()} 2")
+    axis.margins(x=0.14)
+
+
+def _label(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"

@@ -1,0 +1,1 @@
+"""The report of a word's senses in a contextual model."""

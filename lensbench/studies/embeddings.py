@@ -1,0 +1,139 @@
+"""A study of embeddings: a record of each sentence encoder, and of each contextual model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
+from lensbench.embeddings.measured import Measuring, measure, readable
+from lensbench.embeddings.pairs import PairSet, load_pairs
+from lensbench.embeddings.rated import RatedSet, load_rated
+from lensbench.embeddings.senses.measured import Reading, read_senses
+from lensbench.embeddings.senses.sentences import SenseSet, load_senses
+from lensbench.embeddings.senses.states import placed
+from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.models.adapted import facts_of
+from lensbench.models.readable import load_readable, reads_both_ways, require_plain
+from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.records.engine import Outcome, Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema.text.embeddings import READ
+from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.studies.specs.embeddings import EmbeddingsSpec
+
+
+def run(
+    spec: EmbeddingsSpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Measure each encoder into `out/<encoder>/`, each contextual model into `out/<model>-senses/`.
+
+    Again to go on after an interruption. A model that cannot be measured is in the outcome, and the
+    others go on.
+
+    Raises InputProblems and MissingExtraError for files that cannot be used, before anything is
+    loaded.
+    """
+    pairs, rated = load_pairs(spec.pairs), {one: load_rated(one) for one in spec.rated}
+    senses, refs = load_senses(spec.senses), model_refs(spec.contextual) if spec.contextual else []
+    outcome = Outcome(problems=pairs.problems + (senses.problems if refs else []))
+    for name in spec.encoders:
+        store = RecordStore(Path(out) / folder_name(name), name, "embeddings")
+        _attempt(outcome, store, partial(_encoder, spec, pairs, rated, progress))
+    for ref in refs:
+        store = RecordStore(Path(out) / f"{folder_name(str(ref))}-senses", str(ref), "senses")
+        _attempt(outcome, store, partial(_contextual, spec, ref, senses, progress))
+    return outcome
+
+
+def _attempt(
+    outcome: Outcome, store: RecordStore, measure: Callable[[RecordStore], list[Problem]]
+) -> None:
+    """One record; what goes wrong with it is in the outcome."""
+    try:
+        outcome.problems += [p for p in measure(store) if p not in outcome.problems]
+        outcome.folders.append(store.folder)
+    except LensbenchError as error:
+        outcome.failed[store.model] = error
+    except OSError as error:
+        outcome.failed[store.model] = disk_error(store.folder, error)
+
+
+def _encoder(
+    spec: EmbeddingsSpec,
+    pairs: PairSet,
+    rated: dict[str, RatedSet],
+    watch: Watch,
+    store: RecordStore,
+) -> list[Problem]:
+    """One sentence encoder's record, from where it stopped. Returns what was skipped."""
+    watch(Progress(f"loading {store.model}"))
+    encoder = load_sentence_encoder(store.model, spec.device)
+    facts = {
+        "name": encoder.name,
+        "source": encoder.place,
+        "weights_sha256": weights_sha256(folder_of(encoder)),
+        "dimension": encoder.dimension,
+        "longest_tokens": encoder.limit,
+    }
+    settings = {
+        "pairs": pairs.name,
+        "pairs_sha256": pairs.sha256,
+        "rated": {name: one.sha256 for name, one in rated.items()},
+        "umap": spec.umap,
+        "seed": spec.seed,
+    }
+
+    def prepare(record: Recording) -> Work[Measuring, str]:
+        own, problems = readable(encoder, pairs.pairs)
+        if not own:
+            raise InputProblems(problems)
+        record.begin(facts)
+        context = Measuring(encoder, own, rated, spec.umap, spec.seed)
+
+        def finish(parts: Parts) -> Finished:
+            return Finished([*pairs.problems, *problems, *parts.problems])
+
+        return Work(context, measure, [context.items], finish, unit="measurements")
+
+    return make(Request(store, settings, facts), prepare, watch)
+
+
+def _contextual(
+    spec: EmbeddingsSpec, ref: ModelRef, senses: SenseSet, watch: Watch, store: RecordStore
+) -> list[Problem]:
+    """One contextual model's record, from where it stopped. Returns what was skipped."""
+    watch(Progress(f"hashing the weights of {store.model}"))
+    settings = {
+        "senses": senses.name,
+        "senses_sha256": senses.sha256,
+        "seed": spec.seed,
+        "batch_tokens": spec.batch_tokens,
+        "device": spec.device,
+    }
+    if both_ways := reads_both_ways(ref):
+        require_plain(ref)
+    facts = ref.facts() if both_ways else facts_of(ref, None, spec.device)
+
+    def prepare(record: Recording) -> Work[Reading, str]:
+        watch(Progress(f"loading {store.model}"))
+        model = load_readable(str(ref), device=spec.device)
+        items, problems = placed(model, senses.sentences, senses.name)
+        if not items:
+            raise InputProblems(problems)
+        record.begin({**model.facts(), **facts})
+        context = Reading(model, senses.sentences, items, spec.batch_tokens, spec.seed)
+        words = {senses.sentences[item.number].word for item in items}
+
+        def finish(parts: Parts) -> Finished:
+            found = [*senses.problems, *problems, *parts.problems]
+            read = {"sentences": len(items), "words": len(words), "both_ways": both_ways}
+            return Finished(found, facts={"read": read})
+
+        return Work(context, read_senses, [list(READ)], finish, unit="conditions")
+
+    return make(Request(store, settings, facts), prepare, watch)
