@@ -15,6 +15,7 @@ from lensbench.tokenisation.scripts import count_words, script_of
 from lensbench.tokenisation.texts import Text
 from lensbench.tokenisation.tokenizer import BYTE_KINDS, Piece, Tokenizer
 
+_SPACE = "▁"  # as SentencePiece writes it
 # What becomes of a character. Each has one of these.
 FATES = ("whole", "single_bytes", "split", "unknown", "dropped")
 
@@ -96,12 +97,14 @@ def fates(text: str, pieces: Sequence[Piece]) -> list[str]:
     """
     own: list[list[Piece]] = [[] for _ in text]
     for piece in pieces:
+        if piece.token == _SPACE and not text[piece.start : piece.end].isspace():
+            continue  # put before a text, it stands for none of it
         for of in own[piece.start : piece.end]:
             of.append(piece)
-    return list(map(_fate, text, own))
+    return [_fate(text, character, of) for character, of in zip(text, own, strict=True)]
 
 
-def _fate(character: str, pieces: Sequence[Piece]) -> str:
+def _fate(text: str, character: str, pieces: Sequence[Piece]) -> str:
     if len(pieces) == 1:
         if pieces[0].kind == "unknown":
             return "unknown"
@@ -110,8 +113,11 @@ def _fate(character: str, pieces: Sequence[Piece]) -> str:
     kinds = {piece.kind for piece in pieces}
     if not kinds or "unknown" in kinds:
         return "unknown" if kinds else "dropped"
-    alone = kinds == {"byte"} and len(pieces) == len(character.encode())
-    return "single_bytes" if alone else "split"
+    if kinds != {"byte"} or len({piece[-2:] for piece in pieces}) > 1:
+        return "split"
+    # Characters that follow each other may share one place in the text, and their bytes.
+    shared = text[pieces[0].start : pieces[0].end]
+    return "single_bytes" if len(pieces) == len(shared.encode()) else "split"
 
 
 @lru_cache(maxsize=1 << 16)
@@ -120,7 +126,7 @@ def holds(token: str, character: str) -> bool:
 
     Where a tokenizer takes marks off, its tokens still span the places of those.
     """
-    return character in token or _bare(character)[0] in _bare(token.replace("▁", " "))
+    return character in token or _bare(character)[0] in _bare(token.replace(_SPACE, " "))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -57,8 +57,7 @@ class Tokenizer:
         learnt = type(core.model).__name__
         if learnt == "BPE" and any("ByteLevel" in _types(part) for part in _parts(core)):
             return BYTE_LEVEL
-        falls_back = getattr(core.model, "byte_fallback", False)
-        return learnt + (FALLBACK if falls_back else "")
+        return learnt + (FALLBACK if _falls_back(core.model) else "")
 
     @property
     def d_vocab(self) -> int:
@@ -150,6 +149,18 @@ def _of_bytes(data: bytes) -> tuple[str, PieceKind]:
     if shown == text:
         return shown, "text"
     return shown, "byte" if len(data) == 1 else "bytes"
+
+
+def _falls_back(model: Any) -> bool:
+    """Whether a character that is not in the vocabulary is spelt in bytes.
+
+    A Unigram model says so only where it is written down whole.
+    """
+    if hasattr(model, "byte_fallback"):
+        return bool(model.byte_fallback)
+    if model.token_to_id("<0x00>") is None:
+        return False
+    return bool(json.loads(model.__getstate__()).get("byte_fallback"))
 
 
 def _parts(core: Any) -> list[Any]:

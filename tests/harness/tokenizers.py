@@ -53,6 +53,16 @@ def fallback(*characters: str) -> Tokenizer:
     return wrapped(core, unk_token="<unk>")
 
 
+def unigram_fallback(*pieces: str) -> Tokenizer:
+    """Unigram of some pieces and every byte; a space is put before each text."""
+    names = [*pieces, *(f"<0x{byte:02X}>" for byte in range(256))]
+    entries = [("<unk>", 0.0), *((name, -float(len(pieces))) for name in names)]
+    core = Core(models.Unigram(entries, 0, byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return wrapped(core, unk_token="<unk>")
+
+
 def unigram(texts: Sequence[str]) -> Tokenizer:
     """Unigram trained on some texts: 300 entries, no bytes."""
     core = Core(models.Unigram())

@@ -18,7 +18,11 @@ from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 from lensbench.records.store import RecordStore
 
 REPORTS = Path(__file__).parents[2] / "reports"
-RECORDS = sorted(manifest.parent for manifest in REPORTS.glob("*/*/manifest.json"))
+RECORDS = sorted(
+    manifest.parent
+    for where in ("*/manifest.json", "*/*/manifest.json")
+    for manifest in REPORTS.glob(where)
+)
 COLUMNS = [
     pytest.param(column, id=f"{table.name}.{column.name}")
     for table in TABLES.values()

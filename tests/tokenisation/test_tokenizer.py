@@ -146,6 +146,18 @@ def test_a_unigram_vocabulary_has_no_bytes_and_calls_other_scripts_unknown(
     assert "".join(piece.token for piece in exact) == "▁human▁rights"
 
 
+def test_a_unigram_vocabulary_with_bytes_spells_what_it_lacks() -> None:
+    """The library gives bytes of neighbours one place, and the space put before a text one too."""
+    tokenizer = tokenizers.unigram_fallback("▁", "a", "▁a")
+    assert tokenizer.kind == "Unigram with byte fallback"
+    assert fates("aम", tokenizer.pieces("aम")) == ["whole", "single_bytes"]
+    pieces = tokenizer.pieces("मa मé")
+    assert [piece.kind for piece in pieces].count("byte") == 3 + 3 + 2
+    assert fates("मa मé", pieces) == [
+        *("single_bytes", "whole", "whole", "single_bytes", "single_bytes")
+    ]
+
+
 def test_a_tokenizer_without_weights_is_enough_and_one_without_files_is_refused(
     tmp_path: Path, byte_level: Tokenizer
 ) -> None:
