@@ -102,14 +102,20 @@ def _estimate(
     n, k = len(groups), int(groups.max()) + 1
     if interval is not None:
         return Estimate(value, *interval, n, k)
-    one, several = _UNITS[group] if k == n else (group, _SEVERAL[group])
+    several = counted(n, k, group)
     if k == 1:
-        why = f"1 {one}: no interval"
+        why = f"{several}: no interval"
     elif k < least(statistic, n, k):
-        why = f"{k} {several}: no interval of a {statistic} covers 90 %"
+        why = f"{several}: no interval of a {statistic} covers 90 %"
     else:
-        why = f"{k} {several}, most of them equal or far apart: no interval holds"
+        why = f"{several}, most of them equal or far apart: no interval holds"
     return Estimate(value, None, None, n, k, why)
+
+
+def counted(n: int, k: int, group: str = RELATION) -> str:
+    """In words, what is drawn: `n` prompts in `k` relations, or each prompt for itself."""
+    one, several = _UNITS[group] if k == n else (group, _SEVERAL[group])
+    return f"{k} {one if k == 1 else several}"
 
 
 def n_relations(relations: pd.Series) -> int:

@@ -165,6 +165,8 @@ def _measure(
         )
         reader = Reader(source, settings, ablator, words.ablator)
         texts, over = condition_texts(reader, encoded)
+        if not any(texts.values()):
+            raise InputProblems([*problems, *short, *over])
         watch(Progress(f"testing the gate of {store.model}"))
         token_ids = gate_prompts(model, encoded)
         identities = check_heads(reader.source, token_ids, reader.settings.moved)

@@ -16,6 +16,7 @@ from lensbench.stats.naming.names import (
     Name,
     ceiling,
     excess,
+    least_together,
     n_signs,
     named,
     paired_p_values,
@@ -191,6 +192,20 @@ def test_one_head_alone_can_be_found_among_all() -> None:
     for n_tests in (40, 400):
         assert 1 / (n_signs(n_tests) + 1) <= LEVEL / n_tests
     assert n_signs(10**6) == MOST_SIGNS
+
+
+@pytest.mark.parametrize("n_prompts", [4, 5, 7])
+def test_with_few_prompts_so_many_must_hold_at_once(n_prompts: int) -> None:
+    """Heads beyond their null in every prompt, as sure as so few can be: all hold, or none."""
+    n_heads = 20
+    for n_sure in range(1, n_heads + 1):
+        own, null = np.full((n_prompts, n_heads), 0.5), np.full((n_prompts, n_heads), 0.5)
+        own[:, :n_sure], null[:, :n_sure] = 0.9, 0.1
+        measured = {"text": {"previous": own}} | {n: {"previous": null} for n in PREVIOUS.nulls}
+        measured["untrained"] = {"previous": np.full((n_prompts, n_heads), 0.1)}
+        (found,) = weigh_claims([PREVIOUS], measured)
+        enough = n_sure >= least_together(n_prompts, n_heads)
+        assert found.holds().sum() == (n_sure if enough else 0)
 
 
 def test_the_ceiling_is_one_head_the_best_on_average() -> None:

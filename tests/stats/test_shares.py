@@ -54,14 +54,23 @@ def test_a_share_has_an_interval_over_prompts() -> None:
     rng = np.random.default_rng(0)
     drawn = np.tile(point, (400, 1))
     drawn[:, 1] = rng.random(400) < 0.3  # this head's class hangs on the prompts
-    found = shares(["a", "b", "c"], point, drawn, 40)
+    found = shares(["a", "b", "c"], point, drawn, np.arange(40))
     assert (found["a"].value, found["b"].value, found["c"].value) == (0.5, 0.5, 0.0)
     assert found["a"].low is not None
     assert found["a"].low < 0.3 < 0.5 <= found["a"].high
     assert (found["c"].low, found["c"].high) == (0.0, 0.0)
-    few = shares(["a", "b"], point, drawn, 4)
+    few = shares(["a", "b"], point, drawn, np.arange(4))
     assert few["a"].low is None
     assert few["a"].reason == "4 prompts: no interval"
+
+
+def test_prompts_are_counted_apart_from_the_relations_that_are_drawn() -> None:
+    point = np.array([0, 1])
+    drawn = np.tile(point, (50, 1))
+    many = shares(["a"], point, drawn, np.repeat(np.arange(8), 5))["a"]
+    assert (many.n, many.n_clusters) == (40, 8)
+    few = shares(["a"], point, drawn, np.repeat(np.arange(2), 10))["a"]
+    assert (few.n, few.n_clusters, few.reason) == (20, 2, "2 relations: no interval")
 
 
 def test_labels_are_the_names_in_numbers() -> None:

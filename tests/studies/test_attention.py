@@ -87,6 +87,16 @@ def test_the_gate_is_in_the_manifest(measured: Path) -> None:
     assert manifest(measured)["model"]["n_heads"] == 4
 
 
+def test_a_run_in_which_nothing_has_room_says_so(
+    heads: Callable[..., AttentionSpec], tmp_path: Path
+) -> None:
+    """101 random tokens, a context of 64, and no prompts are read beside them."""
+    outcome = run(heads(conditions=("repeated",), repeat_tokens=25, keep=()), tmp_path)
+    (error,) = outcome.failed.values()
+    assert "--repeat-tokens, 15 at most" in str(error)
+    assert not outcome.folders
+
+
 def test_an_interrupted_run_ends_in_the_same_bytes(
     heads: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
 ) -> None:

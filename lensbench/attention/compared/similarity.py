@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.attention.gate import has_sinks
 from lensbench.attention.patterns import Seen, Source
 from lensbench.models.model import LensModel
 from lensbench.prompts.batch import plan_batches
@@ -61,6 +62,15 @@ def js_bits(rows: Float[Tensor, "head query key"]) -> Float[np.ndarray, "head he
     return bits
 
 
+def with_sink(rows: Float[Tensor, "head query key"]) -> Float[Tensor, "head query key_or_sink"]:
+    """With what a sink that is no token takes (gpt-oss) as one more place to look: rows sum to 1.
+
+    Otherwise a head that gives all to the sink would be half a bit from one that gives it nothing.
+    """
+    left = (1 - rows.sum(-1, keepdim=True)).clamp(min=0)
+    return torch.cat([rows, left], dim=-1)
+
+
 def queries(n_tokens: int, number: int, most: int = N_QUERIES) -> list[int]:
     """Of which positions a prompt's rows are compared: not the first, which has but one key.
 
@@ -83,6 +93,7 @@ def head_similarity(
 ) -> Similarity:
     """Of all heads, block by block, over prompts of two tokens or more."""
     found, source = Similarity(model.n_layers * model.n_heads), Source(model)
+    sinks = any(has_sinks(model, block) for block in range(model.n_layers))
     for items in plan_batches([len(ids) for ids in token_ids], batch_tokens, model.rope_switch):
         kept: list[list[Tensor]] = [[] for _ in items]
 
@@ -90,7 +101,8 @@ def head_similarity(
             seen: Seen, items: Sequence[int] = items, kept: Sequence[list[Tensor]] = kept
         ) -> None:
             places = queries(seen.pattern.shape[-1], items[seen.number])
-            kept[seen.number].append(seen.pattern[:, places])
+            rows = seen.pattern[:, places]
+            kept[seen.number].append(with_sink(rows) if sinks else rows)
 
         source.watch([token_ids[item] for item in items], see)
         for own in kept:

@@ -6,12 +6,21 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from lensbench.records.schema.attention import NULLS, null_of
 from lensbench.report.kit.views import Axis, Line, Lines
-from lensbench.stats.naming.claims import CLAIMS, TEXT
+from lensbench.stats.estimates import counted
+from lensbench.stats.naming.claims import CLAIMS, REPEATED, TEXT
 from lensbench.stats.naming.measured import Measured, measured
-from lensbench.stats.naming.names import LEAST_EXCESS, Tested, classes, labels, weighted_means
+from lensbench.stats.naming.names import (
+    LEAST_EXCESS,
+    Tested,
+    classes,
+    labels,
+    least_together,
+    weighted_means,
+)
 from lensbench.stats.naming.shares import (
     PUBLISHED,
     THIRDS,
@@ -26,6 +35,8 @@ from lensbench.stats.resampling import bootstrap_weights, codes_of
 N_DRAWS = 200
 SEED = 0
 _WHERE = ("all heads", *THIRDS)
+Codes = Int[np.ndarray, " prompt"]
+MOST_HARD = 0.02  # of all tests: so many must hold at once before it is said that they must
 
 
 def has_nulls(rows: pd.DataFrame) -> bool:
@@ -40,26 +51,48 @@ def naming(
     scores = {claim.score for claim in CLAIMS} | {s for own in TYPES.values() for s in own}
     found = measured(rows, sorted(scores))
     tested = found.tested(relation)
-    n_units = _n_units(found, relation)
+    codes = _codes(found, relation)
     return {
         "names": ("Every head's name, and what it rests on", names.drop(columns="model")),
-        "classes": ("Shares of heads by name", _classes(found, tested, n_units)),
-        "thresholds": ("Names by the least excess that gives one", _by_excess(tested, n_units)),
-        "types": ("The published types, by threshold", _types(found, relation)),
+        "classes": ("Shares of heads by name", _classes(found, tested, codes)),
+        "few": ("Names that many others must stand beside", _few(found, tested, codes)),
+        "thresholds": ("Names by the least excess that gives one", _by_excess(tested, codes)),
+        "types": ("The published types, by threshold", _types(found, codes)),
     }
 
 
-def _n_units(found: Measured, relation: Mapping[str, object]) -> int:
-    return int(_codes(found, relation).max(initial=-1)) + 1
-
-
-def _codes(found: Measured, relation: Mapping[str, object]) -> np.ndarray:
+def _codes(found: Measured, relation: Mapping[str, object]) -> Codes:
+    """The relation of each prompt as a number; of those without, each prompt's own."""
     own = found.clusters(relation)
     prompts = found.prompts.get(TEXT, [])
     return codes_of(own, len(prompts)) if prompts else np.arange(0)
 
 
-def _classes(found: Measured, tested: list[Tested], n_units: int) -> pd.DataFrame:
+def _few(found: Measured, tested: list[Tested], codes: Codes) -> pd.DataFrame:
+    """One row per what is read of which there is so little that names need many others beside them.
+
+    `together`: how many of the `tests`, pairs of head and name, must hold at once; more than there
+    are: none ever does.
+    """
+    tests, k, repeated = sum(len(one.p) for one in tested), _n_units(codes), found.prompts[REPEATED]
+    read = {
+        TEXT: (k, counted(len(codes), k)),
+        REPEATED: (len(repeated), f"{len(repeated)} sequences of repeated tokens"),
+    }
+    rows = [
+        {"read": said, "names": ", ".join(names), "together": together, "tests": tests}
+        for condition, (n_units, said) in read.items()
+        if (names := [one.claim.name for one in tested if one.claim.reads == condition])
+        and (together := least_together(n_units, tests)) > max(1, tests * MOST_HARD)
+    ]
+    return pd.DataFrame(rows, columns=["read", "names", "together", "tests"])
+
+
+def _n_units(codes: Codes) -> int:
+    return int(codes.max(initial=-1)) + 1
+
+
+def _classes(found: Measured, tested: list[Tested], codes: Codes) -> pd.DataFrame:
     """One row per class that a head has: its share of all heads, and of each third of the depth."""
     if not tested:
         return pd.DataFrame(columns=["class", *(f"{where}_share" for where in _WHERE)])
@@ -70,7 +103,7 @@ def _classes(found: Measured, tested: list[Tested], n_units: int) -> pd.DataFram
         kept = np.ones(len(point), bool) if not number else third == number - 1
         if kept.any():
             key = f"{where.replace(' ', '_')}_share"
-            columns[key] = shares(classes(tested), point[kept], drawn[:, kept], n_units)
+            columns[key] = shares(classes(tested), point[kept], drawn[:, kept], codes)
     rows = [
         {"class": name, **{key: own[name] for key, own in columns.items()}}
         for number, name in enumerate(classes(tested))
@@ -79,22 +112,21 @@ def _classes(found: Measured, tested: list[Tested], n_units: int) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _by_excess(tested: list[Tested], n_units: int) -> pd.DataFrame:
+def _by_excess(tested: list[Tested], codes: Codes) -> pd.DataFrame:
     """One row per least excess: shares of heads with each name, with several and with none."""
     rows = []
     for least in sorted({*THRESHOLDS, LEAST_EXCESS}):
         if tested:
-            own = shares(classes(tested), *labels(tested, least), n_units)
+            own = shares(classes(tested), *labels(tested, least), codes)
             rows.append(
                 {"least_excess": least} | {f"{_column(name)}_share": e for name, e in own.items()}
             )
     return pd.DataFrame(rows)
 
 
-def _types(found: Measured, relation: Mapping[str, object]) -> pd.DataFrame:
+def _types(found: Measured, codes: Codes) -> pd.DataFrame:
     """One row per threshold x type: its share of heads here, and the published one."""
     scores = found.scores.get(TEXT, {})
-    codes = _codes(found, relation)
     if not len(codes):
         return pd.DataFrame(columns=["threshold", "type", "share", "published_share"])
     weights = bootstrap_weights(codes, N_DRAWS, SEED)
@@ -107,7 +139,7 @@ def _types(found: Measured, relation: Mapping[str, object]) -> pd.DataFrame:
             list(TYPES),
             types_of(means, threshold),
             types_of(drawn, threshold),
-            int(codes.max()) + 1,
+            codes,
         )
         rows += [
             {

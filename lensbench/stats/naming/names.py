@@ -157,6 +157,15 @@ def n_signs(n_tests: int) -> int:
     return min(int(np.ceil(2 * n_tests / LEVEL)), MOST_SIGNS)
 
 
+def least_together(n_units: int, n_tests: int) -> int:
+    """How many of `n_tests` claims must hold at once before any can, with so few prompts.
+
+    Signs of k prompts (or relations) give no p-value below 1 / 2^k, and q is p times the tests over
+    how many have one as small. More than `n_tests`: none ever holds.
+    """
+    return int(np.ceil(n_tests * 2.0**-n_units / LEVEL))
+
+
 def _tested(
     claim: Claim,
     own: Scored,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import Estimate, counted
 from lensbench.stats.intervals import LEAST
 from lensbench.stats.resampling import percentiles
 
@@ -54,23 +54,23 @@ def shares(
     classes: Sequence[str],
     point: Int[np.ndarray, " head"],
     drawn: Int[np.ndarray, "draw head"],
-    n_units: int,
+    codes: Int[np.ndarray, " prompt"],
 ) -> dict[str, Estimate]:
     """The share of heads in each class, with its 95 % interval over prompts drawn again.
 
     The heads are all that the model has, so that prompts alone are what is sampled.
 
     Args:
-        n_units: prompts, or relations of prompts, that were drawn.
+        codes: the number of the relation of each prompt, which are drawn together.
     """
-    found = {}
+    n, n_units, found = len(codes), int(codes.max(initial=-1)) + 1, {}
     for number, name in enumerate(classes):
         value = float((point == number).mean())
         if n_units < LEAST:
-            why = f"{n_units} prompts: no interval"
-            found[name] = Estimate(value, None, None, n_units, n_units, why)
+            why = f"{counted(n, n_units)}: no interval"
+            found[name] = Estimate(value, None, None, n, n_units, why)
             continue
         low, high = percentiles((drawn == number).mean(1), n_units)
         ends = max(float(low), 0.0), min(float(high), 1.0)
-        found[name] = Estimate(value, *ends, n_units, n_units)
+        found[name] = Estimate(value, *ends, n, n_units)
     return found
