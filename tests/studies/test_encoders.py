@@ -15,13 +15,13 @@ import torch
 from transformers import AutoModel
 
 import lensbench as lb
-from lensbench.attention.phenomena.held_out import halves
 from lensbench.errors import InputProblems
 from lensbench.models.text_encoder import load_encoder
 from lensbench.progress import Progress
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.encoders import ENCODER_SCORES
 from lensbench.report.attention.encoders.blocks import by_block
+from lensbench.stats.halves import halves
 from lensbench.studies.attention import run
 from lensbench.studies.specs.attention import AttentionSpec
 from tests.harness.encoders import save_encoder

@@ -14,12 +14,14 @@ import pytest
 import torch
 
 import lensbench as lb
-from lensbench.attention.phenomena.held_out import halves
 from lensbench.prompts.gold import gold_pairs
 from lensbench.prompts.prompt import choose
 from lensbench.prompts.sets import load_prompts, prompt_file
 from lensbench.prompts.words import align
+from lensbench.records.open import open_record
 from lensbench.records.schema import TABLES
+from lensbench.report.attention.phenomena import phenomena_tables
+from lensbench.stats.halves import halves
 from lensbench.studies.attention import run
 from lensbench.studies.specs.attention import AttentionSpec
 from tests.harness.files import manifest, table_bytes, tables, write_csv
@@ -119,6 +121,23 @@ def test_the_accuracy_is_that_of_the_other_half(measured: Path) -> None:
         assert row["over_offset"] == pytest.approx(row["accuracy"] - row["offset_accuracy"])
         assert row["untrained_accuracy"] is not None
         assert row["n_questions"] == len(second)
+
+
+def test_the_report_counts_the_sentences_of_the_half_that_tests(measured: Path) -> None:
+    answers = tables(measured)["answers"]
+    trained = answers[answers["who"] == "trained"]
+    frame = phenomena_tables(open_record(measured))["phenomena"].frame
+    for row in frame[frame["head"] != ""].to_dict("records"):
+        own = trained[trained["weighting"] == row["weighting"]]
+        own = own[own["phenomenon"] == row["phenomenon"]]
+        n = own["prompt_id"].nunique()
+        for name in ("accuracy", "offset_accuracy", "above_offset_pp", "above_untrained_pp"):
+            assert row[name].n_clusters == n - n // 2
+        _, second = halves(own["prompt_id"].tolist(), 0) or ([], [])
+        asked = [own.iloc[i] for i in second if own.iloc[i]["above_distractor"] is not None]
+        distractor = row["above_distractor_share"]
+        assert distractor.n == len(asked)
+        assert distractor.n_clusters == len({one["prompt_id"] for one in asked})
 
 
 def test_the_untrained_model_is_asked_the_same(measured: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lensbench.attention.phenomena.held_out import halves
 from lensbench.stats.estimates import SENTENCE, Estimate, clustered_estimate
+from lensbench.stats.halves import halves
 
 Third = Literal["early", "middle", "deep"]
 THIRDS: tuple[Third, ...] = get_args(Third)

@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from lensbench.stats.estimates import SENTENCE, Estimate, clustered_estimate, paired_difference
+from lensbench.stats.halves import halves
 
-LEAST = 4  # sentences: two of each half
 Hits = Bool[np.ndarray, "question head"] | Float[np.ndarray, "question head"]
 
 
@@ -76,18 +76,6 @@ def held_out(
         None if base is None else _difference(head, base, where),
         _share(above_distractor[second, head.which], where, "no sentence has a distractor"),
     )
-
-
-def halves(
-    sentences: Sequence[object], seed: int
-) -> tuple[Int[np.ndarray, " question"], Int[np.ndarray, " question"]] | None:
-    """The questions of one half of the sentences and of the other; None with fewer than `LEAST`."""
-    codes, names = pd.factorize(np.asarray(sentences, dtype=object))
-    if len(names) < LEAST:
-        return None
-    order = np.random.default_rng(seed).permutation(len(names))
-    in_first = np.isin(codes, order[: len(names) // 2])
-    return np.flatnonzero(in_first), np.flatnonzero(~in_first)
 
 
 def _chosen(

@@ -18,11 +18,12 @@ from lensbench.attention.phenomena.depth import (
     best_of_each_block,
     in_thirds,
 )
-from lensbench.attention.phenomena.held_out import LEAST, Chosen, HeldOut, held_out
+from lensbench.attention.phenomena.held_out import Chosen, HeldOut, held_out
 from lensbench.prompts.gold import PHENOMENA as NAMES
 from lensbench.records.schema.attention import WEIGHTINGS
 from lensbench.records.schema.phenomena import DEPTHS, PHENOMENA
 from lensbench.stats.estimates import Estimate
+from lensbench.stats.halves import LEAST
 
 Places = Sequence[tuple[int, int]]  # block and head, in the order of the answers
 _CLAIMS: dict[str, tuple[Third, tuple[str, ...]]] = {

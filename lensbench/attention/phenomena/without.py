@@ -24,11 +24,11 @@ from lensbench.attention.causal.ablation import NO_ANSWER, passes
 from lensbench.attention.causal.tables import Ablator
 from lensbench.attention.gate import not_finite
 from lensbench.attention.phenomena.asking import TRAINED, Asked
-from lensbench.attention.phenomena.held_out import halves
 from lensbench.errors import Problem
 from lensbench.records.parts import Part
 from lensbench.records.schema.phenomena import PHENOMENON_ABLATION, PREDICTED, WORD_LOSSES
 from lensbench.stats.estimates import SENTENCE, Estimate, clustered_estimate
+from lensbench.stats.halves import halves
 
 _QUESTION = ["prompt_id", "query", "offset"]
 

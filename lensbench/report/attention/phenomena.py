@@ -10,6 +10,7 @@ import pandas as pd
 from lensbench.records.record import Record
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.stats.estimates import Estimate
+from lensbench.stats.halves import halves
 
 _FEW = "too few sentences for an interval"
 _NOTHING = {  # why a column has no number where a phenomenon has some
@@ -44,7 +45,9 @@ def phenomena_tables(record: Record) -> dict[str, Table]:
     if "depths" not in record.tables:
         return {}
     frames = {
-        "phenomena": best_heads(record.table("phenomena")),
+        "phenomena": best_heads(
+            record.table("phenomena"), record.table("answers"), record.settings["seed"]
+        ),
         "depths": depths(record.table("depths")),
     }
     if "phenomenon_ablation" in record.tables:
@@ -52,26 +55,46 @@ def phenomena_tables(record: Record) -> dict[str, Table]:
     return catalogue({name: (_TITLES[name], frame) for name, frame in frames.items()})
 
 
-def best_heads(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per weighting, phenomenon and direction."""
-    found = [
-        {
-            "weighting": row["weighting"],
-            "phenomenon": row["phenomenon"],
-            "direction": row["direction"],
-            "head": _head(row),
-            "first_half_accuracy": row["first_half_accuracy"],
-            "accuracy": _estimate(row, "accuracy", row["n_questions"]),
-            "offset": row["offset"],
-            "offset_accuracy": _estimate(row, "offset_accuracy", row["n_questions"]),
-            "above_offset_pp": _estimate(row, "over_offset", row["n_questions"]),
-            "above_untrained_pp": _estimate(row, "over_untrained", row["n_questions"]),
-            "above_distractor_share": _estimate(row, "above_distractor", row["n_distractors"]),
-            "questions": row["n_questions"],
-        }
-        for row in rows.to_dict("records")
-    ]
+def best_heads(rows: pd.DataFrame, answers: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """One row per weighting, phenomenon and direction.
+
+    Args:
+        rows: of the table `phenomena`, made of `answers` with the run's seed.
+    """
+    found = []
+    for row in rows.to_dict("records"):
+        held, with_distractor = _held_out(answers, row, seed)
+        n, n_distractors = (row["n_questions"], held), (row["n_distractors"], with_distractor)
+        found.append(
+            {
+                "weighting": row["weighting"],
+                "phenomenon": row["phenomenon"],
+                "direction": row["direction"],
+                "head": _head(row),
+                "first_half_accuracy": row["first_half_accuracy"],
+                "accuracy": _estimate(row, "accuracy", *n),
+                "offset": row["offset"],
+                "offset_accuracy": _estimate(row, "offset_accuracy", *n),
+                "above_offset_pp": _estimate(row, "over_offset", *n),
+                "above_untrained_pp": _estimate(row, "over_untrained", *n),
+                "above_distractor_share": _estimate(row, "above_distractor", *n_distractors),
+                "questions": row["n_questions"],
+            }
+        )
     return pd.DataFrame(found, columns=_BEST)
+
+
+def _held_out(answers: pd.DataFrame, row: dict[Hashable, Any], seed: int) -> tuple[int, int]:
+    """Sentences of the half on which a row's head was tested, and those with a distractor."""
+    own = answers[answers["who"] == "trained"]
+    for key in ("weighting", "phenomenon", "direction"):
+        own = own[own[key] == row[key]]
+    split = halves(own["prompt_id"].tolist(), seed)
+    if split is None:
+        return 0, 0
+    held = own.iloc[split[1]]
+    with_distractor = held.loc[held["above_distractor"].notna(), "prompt_id"]
+    return held["prompt_id"].nunique(), with_distractor.nunique()
 
 
 def without(rows: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +105,9 @@ def without(rows: pd.DataFrame) -> pd.DataFrame:
             "phenomenon": row["phenomenon"],
             "predicted": row["predicted"],
             "head": _head(row),
-            **{name: _estimate(row, name, row["n_questions"]) for name in _LOST},
+            **{
+                name: _estimate(row, name, row["n_questions"], row["n_sentences"]) for name in _LOST
+            },
             "less_without_share": row["share_below"],
             "questions": row["n_questions"],
         }
@@ -110,7 +135,10 @@ def depths(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for row in rows.to_dict("records"):
         others = [third for third in _THIRDS if third != row["third"]]
-        above = {third: _estimate(row, f"above_{third}", row["n"]) for third in others}
+        above = {
+            third: _estimate(row, f"above_{third}", row["n"], row["n_sentences"])
+            for third in others
+        }
         nearest = max(others, key=lambda third: row[third])
         found.append(
             {
@@ -155,11 +183,11 @@ def _surely(above: Estimate) -> bool:
     return above.low is not None and above.low > 0
 
 
-def _estimate(row: dict[Hashable, Any], name: str, n: int) -> Estimate:
+def _estimate(row: dict[Hashable, Any], name: str, n: int, n_sentences: int) -> Estimate:
     """A number of a record with its interval."""
     ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
     value, low, high = (None if pd.isna(one) else float(one) for one in ends)
     said, reason = row.get("reason"), _FEW if low is None else None
     if value is None:
         reason = said if isinstance(said, str) else _NOTHING.get(name, _FEW)
-    return Estimate(value, low, high, int(n), int(row["n_sentences"]), reason)
+    return Estimate(value, low, high, int(n), int(n_sentences), reason)

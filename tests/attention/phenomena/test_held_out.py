@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lensbench.attention.phenomena.held_out import halves, held_out
+from lensbench.attention.phenomena.held_out import held_out
 from lensbench.attention.phenomena.questions import Question, answers, compiled, questions
 from lensbench.prompts.gold import Pair
 from lensbench.prompts.words import Alignment, Span
+from lensbench.stats.halves import halves
 
 N_SENTENCES, N_WORDS = 60, 9
 

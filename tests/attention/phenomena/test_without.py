@@ -11,12 +11,12 @@ import pytest
 
 from lensbench.attention.causal.tables import Ablator
 from lensbench.attention.phenomena.asking import Asked
-from lensbench.attention.phenomena.held_out import halves
 from lensbench.attention.phenomena.questions import compiled, questions
 from lensbench.attention.phenomena.without import phenomenon_ablation_table, word_losses
 from lensbench.prompts.gold import Pair
 from lensbench.prompts.words import Alignment, Span
 from lensbench.records.schema.phenomena import PHENOMENA
+from lensbench.stats.halves import halves
 from tests.harness.ablated import Plain
 from tests.harness.tiny import Case
 
