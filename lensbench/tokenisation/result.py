@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class TokensResult:
     texts: Sequence[Text]
     table: pd.DataFrame
     pieces: pd.DataFrame
+    contexts: Mapping[str, int | None]  # of each model, in tokens; None: no config.json says it
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per text x model."""
@@ -93,7 +94,7 @@ def tokens(
     if not names:
         raise InputProblems([Problem("models", "it is empty", "Give at least 1.")])
     read = given_texts(given) if given else example_texts()
-    tokenizers, _ = open_tokenizers(names)
+    tokenizers, facts = open_tokenizers(names)
     counts: list[dict[str, Any]] = []
     pieces: list[dict[str, Any]] = []
     for text in read:
@@ -102,4 +103,5 @@ def tokens(
             counts.append(_counts(tokenizer, text, own))
             pieces += piece_rows(tokenizer, text, own)
     table = with_ratios(pd.DataFrame(counts).astype({"n_words": "Float64"}))
-    return TokensResult(tokenizers, read, table, pd.DataFrame(pieces))
+    contexts = {one.name: own["n_ctx"] for one, own in zip(tokenizers, facts, strict=True)}
+    return TokensResult(tokenizers, read, table, pd.DataFrame(pieces), contexts)

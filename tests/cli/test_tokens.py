@@ -139,6 +139,18 @@ def test_the_report_escapes_and_judges(record: Record) -> None:
     assert (record.folder / "figures" / "scripts.svg").exists()
 
 
+def test_a_text_over_the_context_is_counted_whole_and_said(
+    lensbench: Program, tmp_path: Path
+) -> None:
+    tokenizers.wordpiece("[UNK]", "i", "love", "ai").hf.save_pretrained(tmp_path / "short")
+    config = {"model_type": "bert", "max_position_embeddings": 4, "num_hidden_layers": 1}
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    done = lensbench("tokens", "i love ai " * 2, "--models", tmp_path / "short")
+    assert done.status == 0
+    assert "t1: 6 tokens are more than the 4 of short" in done.err
+    assert "short: i | love | ai | i | love | ai" in done.out
+
+
 def test_one_call_in_python(folders: list[str]) -> None:
     result = lb.tokens("I love AI", folders)
     assert result.to_pandas()["n_tokens"].tolist()[1] == 3

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
-from lensbench.cli.console import messages, results, say, say_json, table
+from lensbench.cli.console import messages, note, results, say, say_json, table
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import printable, visible
@@ -119,6 +119,10 @@ def _show(result: TokensResult, text_id: str, text: str) -> None:
         for row in own.to_dict("records")
     ]
     results.print(table(rows, left=("model",)))
+    for model, n_tokens in zip(own["model"], own["n_tokens"], strict=True):
+        longest = result.contexts[model]
+        if longest is not None and n_tokens > longest:
+            note(f"{text_id}: {n_tokens:,} tokens are more than the {longest:,} of {model}")
     pieces = result.pieces[result.pieces["text_id"] == text_id]
     for model in own["model"]:
         shown = [visible(one) for one in pieces.loc[pieces["model"] == model, "shown"]]
