@@ -24,6 +24,7 @@ from lensbench.progress import Progress
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.report.build import build_report
 from lensbench.report.embeddings.section import judged_pairs
+from lensbench.report.senses.layers import by_layer
 from lensbench.studies.embeddings import run
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 from tests.harness.encoders import save_encoder
@@ -271,3 +272,20 @@ def test_the_verb_shows_pairs_and_texts(
     done = lensbench("embed", "river", "gold", "--umap")
     assert done.status == 2
     assert "--umap: it has no effect without --out" in done.said
+
+
+def test_twenty_words_that_are_all_told_are_no_certainty() -> None:
+    """Clopper and Pearson's interval, and none of a difference that is the same each time."""
+    rows = pd.DataFrame(
+        {"condition": "trained", "correction": "none", "split": "senses", "layer": layer}
+        | {"depth": float(layer), "word": f"w{n}", "accuracy": accuracy, "separation": 0.1 * n}
+        for layer, accuracy in ((0, 0.5), (1, 1.0))
+        for n in range(20)
+    )
+    found = by_layer(rows).set_index("layer")
+    told = found.loc[1, "accuracy"]
+    assert (told.value, told.high) == (1.0, 1.0)
+    assert told.low == pytest.approx(0.025 ** (1 / 20))
+    above = found.loc[1, "above_embedding_pp"]
+    assert (above.value, above.low, above.high) == (0.5, None, None)
+    assert found.loc[1, "above_untrained_pp"].value is None

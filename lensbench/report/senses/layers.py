@@ -49,12 +49,20 @@ def _above(own: pd.DataFrame, other: pd.DataFrame | None) -> Estimate:
     if other is None:
         return Estimate(None, None, None, 0, 0, "not measured")
     clusters = pd.Series(own.index, own.index)
-    return paired_difference(own["accuracy"], other["accuracy"], clusters, "mean")
+    found = paired_difference(own["accuracy"], other["accuracy"], clusters, "mean")
+    if found.value and found.low == found.high:  # words that agree say nothing of their spread
+        return replace(found, low=None, high=None, reason="the same for every word: no interval")
+    return found
 
 
 def _mean(values: pd.Series, measure: str) -> Estimate:
-    """Over words, its interval cut to what the measure can be."""
-    found, (low, high) = clustered_estimate(values), MEASURES[measure]
+    """Over words, its interval cut to what the measure can be.
+
+    Where every word is told each time, that of a share: twenty words are not all words.
+    """
+    whole = measure == "accuracy" and values.isin([0.0, 1.0]).all()
+    found = clustered_estimate(values, statistic="share" if whole else "mean")
+    low, high = MEASURES[measure]
     if found.low is None or found.high is None:
         return found
     return replace(found, low=max(found.low, low), high=min(found.high, high))

@@ -19,6 +19,7 @@ from lensbench.report.section import Section, written
 from lensbench.report.senses.layers import best_layer, by_layer, difference_by_layer, parted
 
 _DASH = {"trained": "solid", "untrained": "dash"}
+_ROUNDING = 1e-12  # of a cosine in float64
 _CHANCE = {"accuracy": 0.5, "separation": 0.0}
 
 
@@ -55,6 +56,8 @@ def senses(record: Record, name: str) -> Section:
 def tables(record: Record) -> dict[str, Table]:
     """Every number of the report, by name."""
     rows = record.table("senses")
+    real = rows["separation"].abs() > _ROUNDING
+    rows = rows.assign(separation=rows["separation"].where(real, 0.0))
     layers, beside = by_layer(rows), difference_by_layer(rows)
     return catalogue(
         {
