@@ -20,7 +20,7 @@ from lensbench.embeddings.geometry import (
     held_out_cosine,
     mean_cosine,
 )
-from lensbench.embeddings.maps import pca
+from lensbench.embeddings.maps import pca, umap
 from lensbench.embeddings.rated import rank_correlations
 
 
@@ -138,3 +138,15 @@ def test_of_few_pairs_there_is_no_interval_and_of_equal_values_no_correlation() 
     assert value == pytest.approx(1)
     assert np.isnan([low, high]).all()
     assert np.isnan(rank_correlations([np.ones(5)], np.arange(5.0))[0][0].value)
+
+
+@pytest.mark.slow
+def test_umap_keeps_clusters_together_and_gives_the_same_places_again() -> None:
+    pytest.importorskip("umap", exc_type=ImportError)
+    rng = np.random.default_rng(8)
+    clusters = np.concatenate([rng.normal(size=(30, 10)) * 0.1 + 3 * np.eye(10)[k] for k in (0, 5)])
+    places = umap(clusters)
+    first, second = places[:30], places[30:]
+    apart = np.linalg.norm(first.mean(0) - second.mean(0))
+    assert apart > 2 * max(first.std(0).max(), second.std(0).max())
+    assert np.array_equal(umap(clusters), places)
