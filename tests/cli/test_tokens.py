@@ -78,6 +78,7 @@ def test_hostile_and_right_to_left_text_stays_in_its_lines(
         (("a", "--price", "2"), "it has no effect without --out"),
         (("a", "--out", "x", "--json"), "it has no effect with --out"),
         (("a", "--file", "no.txt"), "there is no such file"),
+        (("--file", "empty.txt"), "empty.txt: it is empty"),
         (("a", "--file", "latin1.txt"), "line 1 is not UTF-8 (byte 0xe9)"),
     ],
 )
@@ -90,6 +91,7 @@ def test_bad_input_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n")
     Path("latin1.txt").write_bytes("é".encode("latin-1"))
     done = lensbench("tokens", *arguments, "--models", folders[0])
     assert done.status == 2

@@ -1,10 +1,10 @@
 """Show what the tokenizers of some models make of texts.
 
 Of each model only the tokenizer is read. Without a text: the shipped examples. Pieces are shown as
-they are, a space as ·, bytes that are no whole character as <0xE0>. Per word: tokens for each
-stretch without white space; chars, bytes: of each token; unknown, byte: tokens that are; lost:
-characters that do not come back when the tokens are decoded. Tokens that a model puts around a text
-are left out.
+they are, a space as · (or ▁, as SentencePiece has it), bytes that are no whole character as <0xE0>.
+Per word: tokens for each stretch without white space; chars, bytes: of each token; unknown, byte:
+tokens that are; lost: characters that do not come back when the tokens are decoded. Tokens that a
+model puts around a text are left out.
 
 --languages also says how many tokens the Universal Declaration of Human Rights takes in 45
 languages, beside English. --out writes both, and what it costs, as a record with a report.
@@ -13,7 +13,7 @@ Examples:
 
     lensbench tokens "I loooove AIs!!!" --models smollm2-135m gemma3-270m
 
-    lensbench tokens --models smollm2-135m gemma3-270m all-minilm-l6-v2 --languages
+    lensbench tokens --models smollm2-135m all-minilm-l6-v2 --languages
 
     lensbench tokens --file letter.txt --models smollm2-135m --json
 
@@ -107,7 +107,10 @@ def _of_file(path: Path | None) -> tuple[str, ...]:
         return ()
     if not path.is_file():
         raise InputProblems([Problem(str(path), "there is no such file", "Check the path.")])
-    return (text_of(path, str(path)),)
+    text = text_of(path, str(path))
+    if not text.strip():
+        raise InputProblems([Problem(str(path), "it is empty", "Write a text in it.")])
+    return (text,)
 
 
 def _show(result: TokensResult, text_id: str, text: str) -> None:
