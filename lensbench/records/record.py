@@ -88,7 +88,7 @@ class Record:
         without one of the columns.
         """
         if name not in self.tables:
-            what = f"{self.folder}: a {self.kind} record has no table {name!r}."
+            what = f"{self.folder}: the record (kind {self.kind}) has no table {name!r}."
             raise RecordsError(f"{what} {nearest(name, self.tables)}")
         return read_table(self.folder, name, columns, filters)
 

@@ -166,7 +166,7 @@ def test_columns_and_rows_are_chosen_on_disk(tmp_path: Path, old: bool) -> None:
 def test_a_table_that_no_such_record_has_is_told_from_one_that_is_missing(folder: Path) -> None:
     record = open_record(folder)
     for name in ("problem", "no such table", ""):
-        what = rf"{record.kind} record has no table '{name}'\. .*{record.tables[0]}"
+        what = rf"kind {record.kind}\) has no table '{name}'\. .*{record.tables[0]}"
         with pytest.raises(RecordsError, match=what):
             record.table(name)
     with pytest.raises(RecordsError, match=r"Did you mean problems\?"):

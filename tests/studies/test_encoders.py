@@ -177,7 +177,7 @@ def test_a_causal_model_and_an_encoder_are_read_together(
     assert {*tables(outcome.folders[0])["encoder_heads"]["condition"]} == {"text"}
     lb.build_report([tmp_path], tmp_path / "report")
     index = (tmp_path / "report" / "report.md").read_text()
-    assert "encoder_attention of" in index
+    assert "encoder attention of" in index
     assert "Most attention, mean of a block's heads: cls in block" in index
 
 

@@ -149,6 +149,7 @@ def _require_effect(spec: HeadsSpec, models: Sequence[str]) -> None:
 def _show(result: AttentionResult) -> None:
     """For each condition and score, the heads in which it is highest, by each weighting."""
     from lensbench.attention.result import strongest
+    from lensbench.records.schema.attention import WEIGHTINGS
 
     say(f"{result.model}: block.head of the highest scores")
     best = strongest(result.to_pandas(), _BEST, result.scores)
@@ -160,9 +161,16 @@ def _show(result: AttentionResult) -> None:
     weightings = dict.fromkeys(best["weighting"], None)
     shown = [row | {w: row.get(w) for w in weightings} for row in rows.values()]
     results.print(table(shown, left=(*_SHOWN, *weightings)))
+    meanings = "; ".join(f"{weighting}: {WEIGHTINGS[weighting]}" for weighting in weightings)
+    _foot(f"in parentheses the score, mean over tokens, 0 to 1; {meanings}")
     for one in result.gate:
         if one.error is not None:
-            say(f"{one.identity}: within {one.error:.1e}")
+            _foot(f"{one.identity}: within {one.error:.1e} {one.unit} (bound {one.bound:.0e})")
+
+
+def _foot(line: str) -> None:
+    """A line below the table, wrapped between words."""
+    results.print(line, highlight=False, markup=False)
 
 
 def _write_html(result: AttentionResult, path: Path) -> None:

@@ -13,6 +13,7 @@ from lensbench.stats.estimates import Estimate
 from lensbench.stats.halves import halves
 
 _FEW = "too few sentences for an interval"
+_FEW_PROMPTS = "too few prompts for an interval"
 _NOTHING = {  # why a column has no number where a phenomenon has some
     "above_distractor": "no question of the other half has a distractor",
     "over_untrained": "the untrained model was not asked the same",
@@ -135,8 +136,9 @@ def depths(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for row in rows.to_dict("records"):
         others = [third for third in _THIRDS if third != row["third"]]
+        few = _FEW_PROMPTS if pd.isna(row["direction"]) else _FEW  # nothing is asked of prompts
         above = {
-            third: _estimate(row, f"above_{third}", row["n"], row["n_sentences"])
+            third: _estimate(row, f"above_{third}", row["n"], row["n_sentences"], few)
             for third in others
         }
         nearest = max(others, key=lambda third: row[third])
@@ -183,11 +185,13 @@ def _surely(above: Estimate) -> bool:
     return above.low is not None and above.low > 0
 
 
-def _estimate(row: dict[Hashable, Any], name: str, n: int, n_sentences: int) -> Estimate:
-    """A number of a record with its interval."""
+def _estimate(
+    row: dict[Hashable, Any], name: str, n: int, n_sentences: int, few: str = _FEW
+) -> Estimate:
+    """A number of a record with its interval; `few` is why it has none."""
     ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
     value, low, high = (None if pd.isna(one) else float(one) for one in ends)
-    said, reason = row.get("reason"), _FEW if low is None else None
+    said, reason = row.get("reason"), few if low is None else None
     if value is None:
-        reason = said if isinstance(said, str) else _NOTHING.get(name, _FEW)
+        reason = said if isinstance(said, str) else _NOTHING.get(name, few)
     return Estimate(value, low, high, int(n), int(n_sentences), reason)

@@ -74,6 +74,7 @@ def attention(record: Record, name: str) -> Section:
         if "without" in asked
         else {},
         measures=CLAIMS,
+        scores=SCORES,
         predicted=PREDICTED,
     )
     return Section(
