@@ -6,7 +6,7 @@ The intervals are those of `intervals`: chosen by simulation, the same for the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -201,6 +201,13 @@ def late_binding_verdict(estimate: Estimate) -> Verdict:
     if estimate.low > high + TINY:
         return Verdict("outside", "the whole interval lies above 85 %")
     return Verdict("cannot tell", "the interval lies partly inside and partly outside 75-85 %")
+
+
+def within(estimate: Estimate, least: float = 0.0, most: float = 1.0) -> Estimate:
+    """With its interval cut where the quantity ends: a share, unless other ends are given."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, most))
 
 
 def overlap(a: Estimate, b: Estimate) -> bool | None:

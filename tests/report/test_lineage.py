@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from lensbench.report.fit.section import quality
 from lensbench.report.lineage.heads import (
     MOST_HEADS,
     UNTRAINED,
@@ -100,3 +101,16 @@ def test_the_band_is_of_the_best_heads_and_panels_show_the_same_heads_in_the_sam
     assert len(shown[0]) == MOST_HEADS + 1
     by_title = {panel.title: panel for panel in panels}
     assert [point.value for point in by_title["b: induction"].lines[7].points][-1] == 0.9
+
+
+def test_no_interval_of_a_lens_holds_what_the_quantity_cannot_be() -> None:
+    ends = {"": 0.4, "_low": -0.2, "_high": 1.3}
+    measured = ("kl_bits", "top1_agreement", "marginal_kl_bits")
+    measured += ("calibration_error", "calibration_share")
+    cells = {f"{name}{end}": value for name in measured for end, value in ends.items()}
+    who = {"model": "m", "reading": "fitted", "layer": 1, "depth": 0.5, "n_documents": 9}
+    row = quality(pd.DataFrame([who | cells])).iloc[0]
+    found = {name: (row[name].low, row[name].high) for name in measured}
+    assert found["kl_bits"] == found["marginal_kl_bits"] == (0.0, 1.3)
+    assert found["top1_agreement"] == found["calibration_error"] == (0.0, 1.0)
+    assert found["calibration_share"] == (-0.2, 1.3)  # of a gain: it can be a loss

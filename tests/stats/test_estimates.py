@@ -15,6 +15,7 @@ from lensbench.stats.estimates import (
     paired_difference,
     summed_difference,
     summed_estimate,
+    within,
 )
 
 
@@ -144,3 +145,11 @@ def test_summed_estimate_leaves_out_what_was_not_measured() -> None:
     assert (found.value, found.n) == (2.0, 2)
     nothing = summed_estimate(terms[1:2], lambda sums: sums[..., 0])
     assert (nothing.value, nothing.reason) == (None, "no examples")
+
+
+def test_an_interval_ends_where_its_quantity_does() -> None:
+    wide = Estimate(0.5, -0.1, 1.2, 8, 8)
+    assert within(wide) == Estimate(0.5, 0.0, 1.0, 8, 8)
+    assert within(wide, most=np.inf) == Estimate(0.5, 0.0, 1.2, 8, 8)
+    inside, none = Estimate(0.5, 0.1, 0.9, 8, 8), Estimate(0.5, None, None, 1, 1, "1 prompt")
+    assert (within(inside), within(none)) == (inside, none)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +24,7 @@ from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Map
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, clustered_estimate
+from lensbench.stats.estimates import clustered_estimate, within
 
 DRAWN = {  # scores in the report's figure, and the condition that shows each
     "current_token": "text",
@@ -129,13 +128,6 @@ def best_heads(rows: pd.DataFrame, relation: pd.Series, scores: list[str]) -> pd
                 place = {"condition": condition, "weighting": weighting, "score": score}
                 found.append(place | {"block": block, "head": head, "mean_share": mean})
     return pd.DataFrame(found, columns=[*_KEYS, "score", *_HEAD, "mean_share"])
-
-
-def within(mean: Estimate) -> Estimate:
-    """Scores are shares: so is an interval of their mean."""
-    if mean.low is None or mean.high is None:
-        return mean
-    return replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
 
 
 def _parts(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -15,7 +16,7 @@ from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import Estimate, within
 
 READINGS = {  # how each is called in a report, and drawn
     "final": "logit lens",
@@ -37,6 +38,12 @@ _BY_DOCUMENT = (
     "calibration_error",
     "calibration_share",
 )
+_ENDS = {  # what each can be; the share of a gain can be anything
+    "kl_bits": (0.0, math.inf),
+    "top1_agreement": (0.0, 1.0),
+    "marginal_kl_bits": (0.0, math.inf),
+    "calibration_error": (0.0, 1.0),
+}
 _MEASURES = {
     "kl_bits": "KL(model ‖ lens) (bits)",
     "top1_agreement": "same top token as the model",
@@ -111,7 +118,9 @@ def quality(frame: pd.DataFrame) -> pd.DataFrame:
             frame["n_documents"],
             strict=True,
         )
-        frame[column] = pd.Series([_estimate(*row) for row in values], frame.index, dtype=object)
+        least, most = _ENDS.get(column, (-math.inf, math.inf))
+        cells = [within(_estimate(*row), least, most) for row in values]
+        frame[column] = pd.Series(cells, frame.index, dtype=object)
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
     return frame.assign(reading=frame["reading"].map(READINGS))
 

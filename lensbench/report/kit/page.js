@@ -83,8 +83,9 @@ function map(frame, view) {
   const place = (axis, k) => frame.names ? frame.names[k] : `${axis.title} ${k}`;
   const text = view.grid.map((row, j) => row.map((value, i) => hover(`${place(frame.y, j)}, ${place(frame.x, i)}`, show(value))));
   const trace = { type: "heatmap", z: view.grid, zmin: frame.limits[0], zmax: frame.limits[1], colorscale: frame.zero ? diverging : "Viridis", hoverinfo: "text", hovertext: text, colorbar: { thickness: 12 } };
-  const axis = { showgrid: false, zeroline: false, constrain: "domain" };
-  return [[trace], { height: narrow() ? 360 : 480, margin: { l: 55, r: 10, t: 20, b: 55 }, xaxis: { ...titled(frame.x), ...axis }, yaxis: { ...titled(frame.y), ...axis, scaleanchor: "x" } }];
+  const whole = (n) => Math.max(1, Math.ceil(n / 8));  // places have whole numbers
+  const axis = (n) => ({ showgrid: false, zeroline: false, constrain: "domain", tick0: 0, dtick: whole(n) });
+  return [[trace], { height: narrow() ? 360 : 480, margin: { l: 55, r: 10, t: 20, b: 55 }, xaxis: { ...titled(frame.x), ...axis((view.grid[0] || []).length) }, yaxis: { ...titled(frame.y), ...axis(view.grid.length), scaleanchor: "x" } }];
 }
 
 function dots(frame, view) {

@@ -27,7 +27,7 @@ from lensbench.report.lineage.heads import (
 )
 from lensbench.report.pretraining.section import STEP_AXIS, places_of
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import Estimate, within
 
 READINGS = {"final": "logit", "fitted": "linear"}  # how each lens is called here
 INDUCTION = "induction"  # the name of such a head
@@ -188,7 +188,8 @@ def _of_documents(row: pd.Series) -> Estimate:
     n = int(row["n_documents"])
     if numbers.is_missing(row["kl_bits_low"]):
         return Estimate(row["kl_bits"], None, None, n, n, f"{n} documents: too few")
-    return Estimate(row["kl_bits"], row["kl_bits_low"], row["kl_bits_high"], n, n)
+    found = Estimate(row["kl_bits"], row["kl_bits_low"], row["kl_bits_high"], n, n)
+    return within(found, most=math.inf)  # as no KL is below 0
 
 
 def _depth(layers: pd.DataFrame) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, summed_difference, summed_estimate
+from lensbench.stats.estimates import Estimate, summed_difference, summed_estimate, within
 from lensbench.stats.intervals import ratio
 from lensbench.stats.resampling import Floats
 
@@ -95,7 +96,10 @@ def _layers(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _compared(terms: Mapping[str, Floats]) -> dict[str, Estimate]:
     """Each reading's KL, and what the first variant's lens loses beside the own one."""
-    found = {f"{reading}_kl_bits": summed_estimate(own, ratio) for reading, own in terms.items()}
+    found = {
+        f"{reading}_kl_bits": within(summed_estimate(own, ratio), most=math.inf)  # no KL is below 0
+        for reading, own in terms.items()
+    }
     if "first" in terms:
         found["loss_bits"] = summed_difference(terms["first"], terms["own"], ratio)
     return found

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from lensbench.records.schema.encoders import ENCODER_SCORES
-from lensbench.report.attention.section import within
 from lensbench.report.kit.views import Axis, Line, Lines, of_values
-from lensbench.stats.estimates import Estimate, clustered_estimate, paired_difference
+from lensbench.stats.estimates import Estimate, clustered_estimate, paired_difference, within
 
 _NOT_READ = Estimate(None, None, None, 0, 0, "no untrained encoder was read")
 
