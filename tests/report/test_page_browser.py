@@ -14,6 +14,8 @@ import pytest
 from lensbench.records.open import open_record
 from lensbench.records.record import Record
 from lensbench.report.diff import tables as diff
+from lensbench.report.kit.page import Page, chart, page_html
+from lensbench.report.kit.views import Axis, Map
 from lensbench.report.placement import section as placement
 from tests.harness.browser import centre, foreign, point_at, wait_for
 from tests.harness.pages import MARKUP, rows
@@ -144,6 +146,25 @@ def test_maps_are_those_of_the_record(chrome: Any, built: Path, correlation: Rec
     pick(chrome, 4, 0)  # pearson
     assert drawn(chrome, 2)[0]["z"] != grids["far"].tolist()
     assert np.abs(np.array(drawn(chrome, 2)[0]["z"], float) - grids["far"]).max() > 0.01
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (30, 9)])
+def test_places_of_a_map_are_counted_in_whole_numbers(
+    chrome: Any, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    view = Map(Axis("head"), Axis("block"), np.zeros(shape), (0.0, 1.0), "induction")
+    made = page_html(Page("heads", "", (), [chart("heads", "", (), lambda: view)]))
+    (tmp_path / "report.html").write_bytes(made)
+    opened(chrome, tmp_path)
+    beside = [
+        chrome.execute_script(
+            f"return [...document.querySelectorAll('.{axis}tick text')].map((t) => t.textContent);"
+        )
+        for axis in "yx"
+    ]
+    for ticks, n in zip(beside, shape, strict=True):
+        assert len(ticks) > 1
+        assert {*ticks} <= {str(k) for k in range(n)}
 
 
 def grid(frame: pd.DataFrame) -> np.ndarray:
