@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import (
     MissingArgumentError,
     UnknownCommandError,
+    UnknownOptionError,
     UnusedCliTokensError,
     ValidationError,
 )
@@ -153,21 +154,28 @@ def _default(value: object) -> str | None:
 
 def _refusal(error: CycloptsError) -> UsageError:
     said = str(error)
-    alone = (error.command_chain or ("",))[-1] in ALONE  # what follows it is no argument
-    if isinstance(error, UnknownCommandError) or (
-        alone and isinstance(error, UnusedCliTokensError)
-    ):
-        said = _unknown_verb(error)
+    if (token := _no_verb(error)) is not None:
+        said = _unknown_verb(error, token)
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
         said = f"{_shown(error.argument)} is missing."
     chain = " ".join(("lensbench", *(error.command_chain or ())))
     return UsageError(f"{said} See {chain} --help.")
 
 
-def _unknown_verb(error: CycloptsError) -> str:
+def _no_verb(error: CycloptsError) -> str | None:
+    """What stands where a verb should, if that is the error; after a verb of `ALONE` too."""
+    if isinstance(error, UnknownCommandError):
+        return (error.unused_tokens or [""])[0]
+    chain = error.command_chain or ("",)
+    if chain[-1] not in ALONE or not isinstance(error, UnusedCliTokensError | UnknownOptionError):
+        return None
+    token = [*(error.root_input_tokens or ())[len(chain) :], "-"][0]
+    return None if token.startswith("-") else token
+
+
+def _unknown_verb(error: CycloptsError, token: str) -> str:
     from lensbench.spec import nearest
 
-    token = (error.unused_tokens or [""])[0]
     names = [name for name in error.app or () if not name.startswith("-")]
     return f"there is no verb {token!r}. {nearest(token, names)}"
 

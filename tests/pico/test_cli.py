@@ -27,10 +27,23 @@ def test_without_a_terminal_it_says_what_to_do(lensbench: Program) -> None:
     assert "lensbench pico train -o DIR" in done.said
 
 
-def test_a_verb_that_is_not_there_is_named_with_the_nearest(lensbench: Program) -> None:
-    done = lensbench("pico", "trian")
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(("trian",), "train"), (("analyze", "runs"), "analyse"), (("analyze", "-o", "x"), "analyse")],
+)
+def test_a_verb_that_is_not_there_is_named_with_the_nearest(
+    lensbench: Program, arguments: tuple[str, ...], meant: str
+) -> None:
+    done = lensbench("pico", *arguments)
     assert (done.status, done.out) == (2, "")
-    assert "there is no verb 'trian'. Did you mean train?" in done.said
+    assert f"there is no verb '{arguments[0]}'. Did you mean {meant}?" in done.said
+
+
+def test_an_option_of_the_verb_alone_is_no_verb(lensbench: Program) -> None:
+    done = lensbench("pico", "--foo")
+    assert (done.status, done.out) == (2, "")
+    assert "Unknown option" in done.said
+    assert "no verb" not in done.said
 
 
 @pytest.mark.slow
