@@ -51,13 +51,14 @@ def train_pico(spec: PicoSpec, progress: Watch = ignore, notify: Notify = ignore
     Raises:
         InputProblems: an unknown corpus, or one with less text than one sequence.
         ModelError: the loss became NaN or infinite (the last good checkpoint is kept).
-        RecordsError: the folder holds another run, or the disk is full.
+        RecordsError: the folder holds another run or anything else, or the disk is full.
         MissingExtraError: no accelerate.
     """
     _require_packages()
+    store = RecordStore(spec.out, spec.name, "pretraining")
+    store.require_free()
     progress(Progress("reading the corpus"))
     text = _text(spec)
-    store = RecordStore(spec.out, spec.name, "pretraining")
     corpus = {"corpus": text.facts["name"], "corpus_sha256": text.facts["sha256"]}
     with recording(Request(store, spec.settings() | corpus, {"name": spec.name})) as record:
         if not record.finished:

@@ -84,9 +84,10 @@ class Finished:
 def recording(request: Request) -> Iterator[Recording]:
     """Make a record and keep every other process out of its folder meanwhile.
 
-    Raises RecordsError for a folder that somebody writes or that holds another record, and for a
-    full disk or other file trouble.
+    Raises RecordsError for a folder that somebody writes or that holds another record or anything
+    else, and for a full disk or other file trouble.
     """
+    request.store.require_free()
     with request.store.locked():
         yield Recording(request)
 

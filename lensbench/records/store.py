@@ -21,6 +21,7 @@ from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 
 _GROUP_BYTES = 64 << 20  # of rows that are written, and read again, together
+_SHOWN = 4  # of a foreign folder's files
 
 
 def folder_name(model: str) -> str:
@@ -44,6 +45,27 @@ class RecordStore:
         self.folder = folder
         self.model = model
         self.kind = kind
+
+    def require_free(self) -> None:
+        """Raise RecordsError for a folder in use that no record of this kind was begun in.
+
+        A record's manifest is its first file, so an interrupted run is never refused; hidden files
+        are passed over.
+        """
+        there = self.manifest()
+        if there is not None and there["kind"] != self.kind:
+            raise RecordsError(
+                f"{self.folder} holds a {there['kind']} record, not a {self.kind} one; "
+                "give another folder with --out."
+            )
+        if there is None and self.folder.is_dir():
+            found = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
+            if found:
+                shown = ", ".join(found[:_SHOWN]) + ", ..." * (len(found) > _SHOWN)
+                raise RecordsError(
+                    f"{self.folder} holds {shown} and no {self.kind} record; "
+                    "give another folder with --out."
+                )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

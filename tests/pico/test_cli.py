@@ -46,6 +46,18 @@ def test_an_option_of_the_verb_alone_is_no_verb(lensbench: Program) -> None:
     assert "no verb" not in done.said
 
 
+def test_a_folder_of_another_output_is_refused_before_the_corpus_is_read(
+    lensbench: Program, tmp_path: Path
+) -> None:
+    heads = tmp_path / "heads"
+    (heads / "tiny").mkdir(parents=True)
+    (heads / "report.md").write_text("kept")
+    done = lensbench("pico", "train", "--corpus", str(tmp_path / "nowhere"), "-o", str(heads))
+    assert (done.status, done.out) == (2, "")
+    assert "heads holds report.md, tiny and no pretraining record" in done.said
+    assert sorted(path.name for path in heads.iterdir()) == ["report.md", "tiny"]
+
+
 @pytest.mark.slow
 def test_at_a_terminal_it_asks_and_does_both(
     lensbench: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -153,3 +153,43 @@ def test_a_record_of_an_older_schema_is_not_widened(store: RecordStore) -> None:
     store.write_manifest({**(store.manifest() or {}), "schema_version": 1})
     with pytest.raises(RecordsError, match="older lensbench, so it cannot be widened"):
         Recording(Request(store, settings(n_prompts=3), grows=("n_prompts",)))
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "smollm2-135m/manifest.json"])
+def test_a_folder_in_use_is_refused_and_nothing_is_written_there(
+    store: RecordStore, foreign: str
+) -> None:
+    there = store.folder / foreign
+    there.parent.mkdir(parents=True)
+    there.write_text("{}")
+    with (
+        pytest.raises(RecordsError, match=f"tiny holds {foreign.split('/')[0]} and no lens record"),
+        recording(Request(store, settings())),
+    ):
+        pass
+    assert names_in(store.folder) == [foreign.split("/")[0]]
+
+
+def test_a_run_that_was_stopped_before_its_manifest_is_begun_anew(store: RecordStore) -> None:
+    """Only hidden files are there by then: the lock, and a manifest that is not whole."""
+    store.folder.mkdir(parents=True)
+    (store.folder / ".manifest.json.x.part").write_text("{")
+    (store.folder / ".lock").touch()
+    with recording(Request(store, settings())) as record:
+        record.begin(MODEL)
+    with recording(Request(store, settings())) as record:
+        assert not record.finished
+
+
+def test_a_record_of_another_kind_is_named_before_any_setting(store: RecordStore) -> None:
+    begun(store)
+    other = RecordStore(store.folder, "tiny", "lineage")
+    with (
+        pytest.raises(RecordsError) as caught,
+        recording(Request(other, {"untrained": 3})),
+    ):
+        pass
+    said = str(caught.value)
+    assert said == (
+        f"{store.folder} holds a lens record, not a lineage one; give another folder with --out."
+    )
