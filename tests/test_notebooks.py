@@ -52,6 +52,7 @@ def test_the_correlation_notebook_runs(
     assert "cosine 1 at all 4 layers: True" in outputs
 
 
+@pytest.mark.slow
 def test_the_adapter_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(TINY["llama"], tmp_path, {"max_position_embeddings": 512})
     monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path))

@@ -32,6 +32,7 @@ def test_a_lens_run_survives_kills_full_disks_and_crowds(forks: Forks, tmp_path:
         assert not read.other
 
 
+@pytest.mark.slow
 def test_what_strangers_send_is_refused_in_bounded_time_and_memory(
     forks: Forks, tmp_path: Path
 ) -> None:
