@@ -13,6 +13,7 @@ from lensbench.stats.estimates import (
     clustered_estimate,
     paired_difference,
     summed_estimate,
+    within,
 )
 from lensbench.stats.resampling import Floats
 
@@ -62,10 +63,7 @@ def _mean(values: pd.Series, measure: str) -> Estimate:
     """
     whole = measure == "accuracy" and values.isin([0.0, 1.0]).all()
     found = clustered_estimate(values, statistic="share" if whole else "mean")
-    low, high = MEASURES[measure]
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(found.low, low), high=min(found.high, high))
+    return within(found, *MEASURES[measure])
 
 
 def difference_by_layer(rows: pd.DataFrame) -> pd.DataFrame:

@@ -123,9 +123,7 @@ def headline(found: pd.DataFrame) -> str:
     (row,) = rows
     best = numbers.estimate(row["senses_accuracy"], "accuracy")
     since = row["beyond_subjects_from_layer"]
-    told = "no layer" if numbers.is_missing(since) else f"layer {int(since)} on"
+    told = "at no layer" if numbers.is_missing(since) else f"from layer {int(since)} on"
     return markdown(
-        f"Senses told apart at layer {row['best_layer']}: {best}; beyond subjects from {told}"
-        if told != "no layer"
-        else f"Senses told apart at layer {row['best_layer']}: {best}; beyond subjects at no layer"
+        f"Senses told apart at layer {row['best_layer']}: {best}; beyond subjects {told}"
     )
