@@ -240,7 +240,7 @@ class HeadBatch:
         if patterns:
             whole = [rows for n, rows in sorted(self._patterns.items()) if n not in self._broken]
             every = [row for rows in whole for row in rows]
-            tables[PATTERNS.name] = pa.Table.from_pylist(every, schema=PATTERNS.schema)
+            tables[PATTERNS.name] = PATTERNS.of_rows(every)
         error = worst(self._errors) if self._errors else None
         return Part(tables, self._problems(), {ERROR: error})
 

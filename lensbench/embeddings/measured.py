@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float
 
 from lensbench.embeddings import geometry, maps
@@ -22,7 +21,7 @@ from lensbench.prompts.words import words_of
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
-from lensbench.records.schema import TABLES
+from lensbench.records.schema.text.embeddings import ANISOTROPY, GRID, MAP, PAIRS, RATED
 
 WORDS, SENTENCES, PAIR = "words", "sentences", "pair"  # where a text is from
 _LEAST = 6  # texts of a kind: three in each half of the anisotropy
@@ -75,7 +74,7 @@ def measure(context: Measuring, job: Job[str]) -> Part:
     if job.item == "pairs":
         return _pairs(context)
     if job.item == "anisotropy":
-        return Part({"anisotropy": _table("anisotropy", _anisotropy(context))})
+        return Part({ANISOTROPY.name: ANISOTROPY.of_rows(_anisotropy(context))})
     return _rated(context, context.rated[job.item])
 
 
@@ -128,11 +127,9 @@ def _pairs(context: Measuring) -> Part:
     ]
     return Part(
         {
-            "embedding_pairs": _table(
-                "embedding_pairs", pair_rows(encoder, context.pairs, context.corrections)
-            ),
-            "embedding_grid": _table("embedding_grid", cells),
-            "embedding_map": _table("embedding_map", _map(context, texts, own)),
+            PAIRS.name: PAIRS.of_rows(pair_rows(encoder, context.pairs, context.corrections)),
+            GRID.name: GRID.of_rows(cells),
+            MAP.name: MAP.of_rows(_map(context, texts, own)),
         }
     )
 
@@ -182,7 +179,7 @@ def _rated(context: Measuring, rated: RatedSet) -> Part:
         | {"n_pairs": len(pairs), "n_same": kept.n_same, "n_repeated": kept.n_repeated}
         for one, value, gain in zip(made, values, gains, strict=True)
     ]
-    return Part({"rated": _table("rated", rows)}, problems)
+    return Part({RATED.name: RATED.of_rows(rows)}, problems)
 
 
 def _interval(name: str, found: geometry.Interval) -> dict[str, float | None]:
@@ -199,7 +196,3 @@ def _known(value: float) -> float | None:
 
 def _texts(pair: Pair) -> tuple[tuple[str, str], ...]:
     return (("a", pair.a), ("b", pair.b))
-
-
-def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), TABLES[name].schema)

@@ -14,7 +14,7 @@ from lensbench.fitting.windows import Part, Window
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.records.schema.fit import FIT_DOCUMENTS, FIT_QUALITY
-from lensbench.stats.estimates import Estimate, summed_estimate
+from lensbench.stats.estimates import summed_estimate
 from lensbench.stats.resampling import jackknife_half_width
 
 _SHARE = "calibration_share"
@@ -34,7 +34,7 @@ def documents_table(model: str, parts: Mapping[Part, Sequence[Window]]) -> pa.Ta
         for part, windows in parts.items()
         for window in windows
     ]
-    return pa.Table.from_pylist(rows, schema=FIT_DOCUMENTS.schema)
+    return FIT_DOCUMENTS.of_rows(rows)
 
 
 def quality_table(
@@ -69,13 +69,13 @@ def quality_table(
         for i, reading in enumerate(readings)
         for j, site in enumerate(sites)
     ]
-    return pa.Table.from_pylist(rows, schema=FIT_QUALITY.schema)
+    return FIT_QUALITY.of_rows(rows)
 
 
 def _mean(name: str, sums: np.ndarray, n_tokens: np.ndarray) -> dict[str, Any]:
     """A mean over tokens with its interval over documents."""
     terms = np.stack([sums, n_tokens.astype(float)], axis=1)
-    return _columns(name, summed_estimate(terms, _ratio, several=True))
+    return summed_estimate(terms, _ratio, several=True).columns(name)
 
 
 def _calibration(bins: Float[np.ndarray, "document 3 bin"]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _calibration(bins: Float[np.ndarray, "document 3 bin"]) -> dict[str, Any]:
         lambda total: calibration_error(total.reshape(*total.shape[:-1], *shape)),
         several=True,
     )
-    return _columns("calibration_error", estimate)
+    return estimate.columns("calibration_error")
 
 
 def _left_out(name: str, value: float, left_out: Float[np.ndarray, " part"]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _calibration_shares(
         shares[site.layer] = _no_share()
         if gain.low is not None and gain.low > 0:
             share = summed_estimate(terms, _ratio, several=True)
-            shares[site.layer] = _columns(_SHARE, share)
+            shares[site.layer] = share.columns(_SHARE)
     return shares
 
 
@@ -131,7 +131,3 @@ def _ratio(total: Float[np.ndarray, "*draw 2"]) -> Float[np.ndarray, "*draw"]:
 
 def _no_share() -> dict[str, Any]:
     return dict.fromkeys((_SHARE, f"{_SHARE}_low", f"{_SHARE}_high"))
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

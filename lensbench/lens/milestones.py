@@ -132,7 +132,7 @@ def milestones_table(
         for name, milestone in _MILESTONES.items():
             row |= _columns(name, milestone.reached(track), track, n_layers)
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=MILESTONE_TABLE.schema)
+    return MILESTONE_TABLE.of_rows(rows)
 
 
 def _top1_correct(lens: pa.Table, n_layers: int, own: str | None) -> dict[str, bool | None]:

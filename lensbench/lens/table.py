@@ -112,7 +112,7 @@ def prompts_table(
 ) -> pa.Table:
     """One row per prompt, as this model's tokenizer sees it."""
     rows = [_prompt_row(model.name, item, text) for item in prompts]
-    return pa.Table.from_pylist(rows, schema=PROMPTS.schema)
+    return PROMPTS.of_rows(rows)
 
 
 def _prompt_row(model: str, item: EncodedPrompt, text: TokenText) -> dict[str, Any]:

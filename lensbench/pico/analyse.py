@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from lensbench.errors import InputProblems, Problem
 from lensbench.pico.loss_phases import phase_rows
 from lensbench.pico.measure import Kept, Measuring, measured
@@ -43,7 +41,7 @@ def analyse_pico(spec: AnalyseSpec, watch: Watch = ignore) -> Outcome:
             rows, problems = _phases(runs)
             return Finished(
                 [*parts.problems, *problems],
-                {"phases": pa.Table.from_pylist(rows, PHASES.schema)},
+                {"phases": PHASES.of_rows(rows)},
                 gate=_gate(note.get("gate", []) for note in parts.notes),
             )
 

@@ -117,7 +117,7 @@ def _tables(
 
 def _about(about: dict[str, Any], rows: Sequence[dict[str, Any]], table: Table) -> pa.Table:
     """Rows of a table, each of the same model."""
-    return pa.Table.from_pylist([row | about for row in rows], table.schema)
+    return table.of_rows([row | about for row in rows])
 
 
 def _logged(run: Run, step: int) -> float:

@@ -118,7 +118,7 @@ class RecordStore:
     def problems_table(self, problems: list[Problem]) -> pa.Table:
         """Problems as their table."""
         rows = [{"model": self.model} | vars(problem) for problem in problems]
-        return pa.Table.from_pylist(rows, schema=PROBLEMS.schema)
+        return PROBLEMS.of_rows(rows)
 
 
 def write_parquet(path: Path, pieces: Iterable[pa.Table], schema: pa.Schema) -> None:

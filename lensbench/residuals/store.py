@@ -113,8 +113,8 @@ def kept_part(
         for position in item.positions
     ]
     tables = {
-        "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX.schema),
-        "residual_cells": pa.Table.from_pylist(cells, schema=RESIDUAL_CELLS.schema),
+        "residual_index": RESIDUAL_INDEX.of_rows(index),
+        "residual_cells": RESIDUAL_CELLS.of_rows(cells),
     }
     return tables, shard(number, tensors, record) if kept else {}
 

@@ -5,7 +5,7 @@ The intervals are those of `intervals`: chosen by simulation, the same for the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,6 +42,10 @@ class Estimate:
     n: int  # prompts
     n_clusters: int  # relations, or prompts where each stands for itself
     reason: str | None = None
+
+    def columns(self, name: str) -> dict[str, float | None]:
+        """As a record holds it: the number and the two ends of its interval."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,23 @@ def within(estimate: Estimate, least: float = 0.0, most: float = 1.0) -> Estimat
     if estimate.low is None or estimate.high is None:
         return estimate
     return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, most))
+
+
+def of_record(
+    cells: Iterable[float | None], n: int, nothing: str, few: str, n_clusters: int | None = None
+) -> Estimate:
+    """A number and the two ends of its interval, as a record holds them.
+
+    Args:
+        nothing: why there is no number, where it is null.
+        few: why there is no interval, where its ends are.
+        n_clusters: where not each value stands for itself.
+    """
+    value, low, high = (None if pd.isna(one) else float(one) for one in cells)
+    clusters = int(n if n_clusters is None else n_clusters)
+    if value is None:
+        return Estimate(None, None, None, int(n), clusters, nothing)
+    return Estimate(value, low, high, int(n), clusters, few if low is None else None)
 
 
 def overlap(a: Estimate, b: Estimate) -> bool | None:

@@ -192,4 +192,4 @@ def _table(study: Study, evaluation: Path, place: dict[str, Any]) -> pa.Table:
     columns = ["prompt_id", "group", "reference_nll_bits", "n_reference_tokens"]
     rows = open_record(evaluation).arrow("evaluation", columns).to_pylist()
     own = {"model": study.base.name} | place
-    return pa.Table.from_pylist([own | row for row in rows], schema=PLACEMENT.schema)
+    return PLACEMENT.of_rows([own | row for row in rows])

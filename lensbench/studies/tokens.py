@@ -59,7 +59,9 @@ def run(
         def finish(parts: Parts) -> Finished:
             tables = _over_languages(parts, texts, known, spec)
             rows = [{"text_id": text.id, "text": text.text} for text in own]
-            return Finished(parts.problems, {**tables, "token_texts": _table("token_texts", rows)})
+            return Finished(
+                parts.problems, {**tables, "token_texts": TABLES["token_texts"].of_rows(rows)}
+            )
 
         items = [range(len(tokenizers))]
         return Work(Reading(tokenizers, texts), read_texts, items, finish, unit="models")
@@ -79,7 +81,7 @@ def read_texts(reading: Reading, job: Job[int]) -> Part:
         rows["token_scripts"] += script_counts(tokenizer, text, own)
         if text.language is None:
             rows["pieces"] += piece_rows(tokenizer, text, pieces)
-    return Part({name: _table(name, made) for name, made in rows.items()})
+    return Part({name: TABLES[name].of_rows(made) for name, made in rows.items()})
 
 
 def _over_languages(
@@ -90,19 +92,15 @@ def _over_languages(
     gaps = [row | {"name": called.get(row["language"])} for row in gap_rows(counts)]
     costs = cost_rows(counts, facts, spec.page_words, spec.price)
     return {
-        "gaps": _table("gaps", gaps),
-        "script_fates": _table("script_fates", [*fate_rows(scripts)]),
-        "token_costs": _table("token_costs", [*costs]),
+        "gaps": TABLES["gaps"].of_rows(gaps),
+        "script_fates": TABLES["script_fates"].of_rows(fate_rows(scripts)),
+        "token_costs": TABLES["token_costs"].of_rows(costs),
     }
 
 
 def _parallel(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     return frame[frame["language"].notna()]
-
-
-def _table(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), TABLES[name].schema)
 
 
 def _sha256(texts: Sequence[Text]) -> str:

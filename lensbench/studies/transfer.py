@@ -13,8 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from lensbench.checkpoints.ref import FORM, ModelRef, model_refs
 from lensbench.corpora.corpus import Corpus
 from lensbench.errors import InputProblems, Problem
@@ -131,7 +129,7 @@ def read(study: Study, job: Job[ModelRef]) -> Part:
         how = fit_spec(spec.fit, lens, ref.name, spec.dtype, spec.device)
         windows = parts_of(study.corpora[lens], how, model)[0]["test"]
         rows += _rows(model, lens, study.readings(lens, ref, model), windows)
-    return Part({"transfer": pa.Table.from_pylist(rows, schema=TRANSFER.schema)})
+    return Part({"transfer": TRANSFER.of_rows(rows)})
 
 
 def _rows(

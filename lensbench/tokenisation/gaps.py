@@ -14,6 +14,8 @@ from lensbench.tokenisation.counts import FATES
 from lensbench.tokenisation.size import attention_flops
 from lensbench.tokenisation.texts import REFERENCE
 
+_NONE = Estimate(None, None, None, 0, 0, "no spaces between words")
+
 
 def gap_rows(counts: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """For each model the gap of every language and of every script, from counts of articles.
@@ -38,14 +40,14 @@ def _gap(part: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
     base = reference.loc[means.index]
     tokens = _ratio(means["n_tokens"], base["n_tokens"])
     words = part["n_words"].isna().any()
-    fertility = None if words else _ratio(sums["n_tokens"], sums["n_words"])
+    fertility = _NONE if words else _ratio(sums["n_tokens"], sums["n_words"])
     whole = sums.sum()
     return {
         "script": part["script"].iloc[0],
         "n_languages": n_languages,
-        **_interval("gap", tokens),
+        **tokens.columns("gap"),
         "bytes_gap": float(means["n_bytes"].sum() / base["n_bytes"].sum()),
-        **_interval("tokens_per_word", fertility),
+        **fertility.columns("tokens_per_word"),
         "characters_per_token": float(whole["n_characters"] / whole["n_tokens"]),
         "bytes_per_token": float(whole["n_bytes"] / whole["n_tokens"]),
         "unknown_share": float(whole["n_unknown"] / whole["n_tokens"]),
@@ -58,13 +60,6 @@ def _gap(part: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
 
 def _ratio(above: pd.Series, below: pd.Series) -> Estimate:
     return summed_estimate(np.column_stack([above, below]), ratio)
-
-
-def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    if estimate is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    ends = {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    return {name: estimate.value, **ends}
 
 
 def fate_rows(counts: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -80,7 +75,7 @@ def fate_rows(counts: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for fate in FATES:
             row[f"{fate}_share"] = float(sums[f"n_{fate}"].sum() / n)
         share = _share(sums["n_single_bytes"], sums["n_characters"])
-        yield row | _interval("single_bytes_share", share)
+        yield row | share.columns("single_bytes_share")
 
 
 def _share(hits: pd.Series, totals: pd.Series) -> Estimate:

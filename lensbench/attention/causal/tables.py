@@ -170,7 +170,7 @@ class Ablator:
             for row, prompt in enumerate(curve.prompts)
             for column, size in enumerate(curve.sizes)
         ]
-        return pa.Table.from_pylist(rows, schema=REDUNDANCY.schema)
+        return REDUNDANCY.of_rows(rows)
 
 
 def _ids(asked: Sequence[Asked]) -> list[tuple[int, ...]]:

@@ -41,7 +41,7 @@ def circuits_table(model: LensModel) -> pa.Table:
             row["random_ratio_high"] = highest_of(random, n_before)
             for mode in MODES:
                 _keep_best(row, mode, found.block_a, found.ratio[mode][:, head])
-    return pa.Table.from_pylist(rows, schema=CIRCUITS.schema)
+    return CIRCUITS.of_rows(rows)
 
 
 def _keep_best(row: dict[str, Any], mode: str, block: int, ratios: Float[Tensor, " head"]) -> None:

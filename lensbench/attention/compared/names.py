@@ -31,7 +31,7 @@ def names_table(model: str, rows: pd.DataFrame, relation: Mapping[str, object]) 
             zip(found.heads["block"], found.heads["head"], named(tested), strict=bool(tested))
         )
     ]
-    return pa.Table.from_pylist(each, schema=NAMES.schema)
+    return NAMES.of_rows(each)
 
 
 def _row(found: Measured, head: int, name: Name, tested: list[Tested]) -> dict[str, Any]:

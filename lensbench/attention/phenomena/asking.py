@@ -130,7 +130,7 @@ class _Answers:
                         "above_distractor": None if np.isnan(above[i]).all() else above[i] > 0,
                     }
                 )
-        return pa.Table.from_pylist(rows, schema=ANSWERS.schema)
+        return ANSWERS.of_rows(rows)
 
     def problems(self) -> list[Problem]:
         """Sentences that give NaN or Inf."""

@@ -22,7 +22,6 @@ from lensbench.attention.phenomena.held_out import Chosen, HeldOut, held_out
 from lensbench.prompts.gold import PHENOMENA as NAMES
 from lensbench.records.schema.attention import WEIGHTINGS
 from lensbench.records.schema.phenomena import DEPTHS, PHENOMENA
-from lensbench.stats.estimates import Estimate
 from lensbench.stats.halves import LEAST
 
 Places = Sequence[tuple[int, int]]  # block and head, in the order of the answers
@@ -50,7 +49,7 @@ def phenomena_table(answers: pd.DataFrame, places: Places, model: str, seed: int
         n_sentences = int(trained["prompt_id"].nunique())
         where = dict(zip(_KEYS, key, strict=True)) | {"model": model, "n_sentences": n_sentences}
         rows.append(where | (_nothing(n_sentences) if found is None else _row(found, places)))
-    return pa.Table.from_pylist(rows, PHENOMENA.schema)
+    return PHENOMENA.of_rows(rows)
 
 
 _KEYS = ["weighting", "phenomenon", "direction"]
@@ -86,10 +85,10 @@ def _row(found: HeldOut, places: Places) -> dict[str, Any]:
         **_chosen("", found.head),
         "offset": found.offset.which,
         **_chosen("offset_", found.offset),
-        **_interval("over_offset", found.over_offset),
+        **found.over_offset.columns("over_offset"),
         **(_chosen("untrained_", found.untrained) if found.untrained else {}),
-        **(_interval("over_untrained", found.over_untrained) if found.over_untrained else {}),
-        **_interval("above_distractor", found.above_distractor),
+        **(found.over_untrained.columns("over_untrained") if found.over_untrained else {}),
+        **found.above_distractor.columns("above_distractor"),
         "n_questions": found.head.accuracy.n,
         "n_distractors": found.above_distractor.n,
     }
@@ -97,11 +96,7 @@ def _row(found: HeldOut, places: Places) -> dict[str, Any]:
 
 def _chosen(name: str, chosen: Chosen) -> dict[str, Any]:
     first = {f"{name}first_half_accuracy": chosen.on_first_half}
-    return first | _interval(f"{name}accuracy", chosen.accuracy)
-
-
-def _interval(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return first | chosen.accuracy.columns(f"{name}accuracy")
 
 
 def depths_table(
@@ -119,7 +114,7 @@ def depths_table(
         each = own.groupby(["prompt_id", "block"])["entropy_share"].mean().unstack().dropna()
         depth = in_thirds(each.to_numpy(), "early", each.index.tolist())
         rows += _depth_row(model, weighting, "broad", None, "early", depth)
-    return pa.Table.from_pylist(rows, DEPTHS.schema)
+    return DEPTHS.of_rows(rows)
 
 
 def _answered(asked: pd.DataFrame, third: Third, places: Places, seed: int) -> Depth | None:
@@ -152,5 +147,5 @@ def _depth_row(
     means = {name: depth.means[name] for name in THIRDS}
     for other, above in depth.above.items():
         where |= {"n": above.n, "n_sentences": above.n_clusters}
-        where |= _interval(f"above_{other}", above)
+        where |= above.columns(f"above_{other}")
     return [where | means | {"third": third}]

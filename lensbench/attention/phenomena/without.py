@@ -56,7 +56,7 @@ def word_losses(ablator: Ablator, asked: Sequence[Asked]) -> Part:
             made += _rows(model.name, one, (each[1:] - each[0]) / np.log(2))
         else:
             problems.append(not_finite("sentences, ablation", one.prompt_id))
-    return Part({WORD_LOSSES.name: pa.Table.from_pylist(made, WORD_LOSSES.schema)}, problems)
+    return Part({WORD_LOSSES.name: WORD_LOSSES.of_rows(made)}, problems)
 
 
 def _rows(model: str, one: Asked, bits: Float[np.ndarray, "head token"]) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def phenomenon_ablation_table(
             asked = asked[asked["predicted"] == predicted].drop_duplicates(_QUESTION)
             held = own.iloc[split[1]][_QUESTION].drop_duplicates().merge(asked, on=_QUESTION)
             rows.append(where | _row(held, places, (best["block"], best["head"])))
-    return pa.Table.from_pylist(rows, PHENOMENON_ABLATION.schema)
+    return PHENOMENON_ABLATION.of_rows(rows)
 
 
 def _row(
@@ -128,11 +128,11 @@ def _row(
     beside = [i for i, place in enumerate(places) if place[0] == best[0] and place != best]
     mean, others = bits.mean(0), np.delete(bits.mean(0), number)
     own = bits[:, number]
-    found = _interval("change", _mean(own, sentences))
+    found = _mean(own, sentences).columns("change_bits")
     if beside:
         other = bits[:, beside].mean(1)
-        found |= _interval("others", _mean(other, sentences))
-        found |= _interval("above_others", _mean(own - other, sentences))
+        found |= _mean(other, sentences).columns("others_bits")
+        found |= _mean(own - other, sentences).columns("above_others_bits")
     share = float((others < mean[number]).mean()) if len(others) else None
     counts = {"n_questions": len(held), "n_sentences": sentences.nunique()}
     return found | {"share_below": share} | counts
@@ -140,8 +140,3 @@ def _row(
 
 def _mean(values: Float[np.ndarray, " question"], sentences: pd.Series) -> Estimate:
     return clustered_estimate(values, sentences, "mean", "no question", SENTENCE)
-
-
-def _interval(name: str, found: Estimate) -> dict[str, Any]:
-    ends = {"": found.value, "_low": found.low, "_high": found.high}
-    return {f"{name}_bits{end}": value for end, value in ends.items()}

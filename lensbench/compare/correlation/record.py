@@ -83,10 +83,7 @@ def compare(studies: dict[str, Study], job: Job[tuple[str, str]]) -> Part:
     span, measure = job.item
     (known,) = known_measures([measure])
     found = compare_measure(studies[span], known)
-    tables = {
-        name: pa.Table.from_pylist(rows, schema=TABLES[name].schema)
-        for name, rows in found.rows.items()
-    }
+    tables = {name: TABLES[name].of_rows(rows) for name, rows in found.rows.items()}
     choices = [
         {"span": span, "condition": condition, "by": [measure, variant], "choice": asdict(choice)}
         for (condition, _, variant), choice in found.choices.items()
@@ -117,7 +114,7 @@ def _massive_table(massive: Massive) -> pa.Table:
         for name, dimensions in by_condition.items()
         for one in dimensions
     ]
-    return pa.Table.from_pylist(rows, schema=MASSIVE_DIMENSIONS.schema)
+    return MASSIVE_DIMENSIONS.of_rows(rows)
 
 
 def _spans(spec: CorrelationSpec, runs: Sequence[Run]) -> tuple[str, ...]:

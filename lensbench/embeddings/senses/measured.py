@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float
 
 from lensbench.embeddings.geometry import CENTRED, PLAIN
@@ -20,8 +19,7 @@ from lensbench.models.text_encoder import TextEncoder, untrained_encoder
 from lensbench.models.untrained import untrained
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
-from lensbench.records.schema import TABLES
-from lensbench.records.schema.text.embeddings import READ
+from lensbench.records.schema.text.embeddings import CONES, READ, SENSES
 
 TRAINED, UNTRAINED = READ
 
@@ -68,7 +66,11 @@ def read_senses(context: Reading, job: Job[str]) -> Part:
         if np.isfinite(value)
     ]
     return Part(
-        {"senses": _table("senses", rows), "sense_cones": _table("sense_cones", cones)}, problems
+        {
+            SENSES.name: SENSES.of_rows(rows),
+            CONES.name: CONES.of_rows(cones),
+        },
+        problems,
     )
 
 
@@ -96,7 +98,3 @@ def sense_rows(
                 for layer, (within, between, accuracy) in enumerate(zip(*found, strict=True))
             ]
     return rows
-
-
-def _table(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), TABLES[name].schema)

@@ -35,7 +35,7 @@ def fidelity_table(fitter: Fitter, maps: Mapping[str, Maps]) -> pa.Table:
     for site, states in zip(sites, chosen, strict=True):
         directions = Directions.drawn(states, spec.directions, seed=site.layer)
         rows += fidelity(model, lenses, site, texts, directions, spec.batch_tokens)
-    return pa.Table.from_pylist([_row(model, one) for one in rows], schema=FIT_FIDELITY.schema)
+    return FIT_FIDELITY.of_rows([_row(model, one) for one in rows])
 
 
 def _turn(width: int) -> AffineMap:

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
-import pyarrow as pa
-
 from lensbench.errors import Problem
 from lensbench.quantized.data.pairs import Pair
 from lensbench.quantized.evaluation.scores import scores
@@ -61,7 +59,7 @@ def measure(at: Evaluating, job: Job[Batch]) -> Part:
     at.limit = pieces.limit
     own = {"model": name, "condition": condition}
     rows = [own | row for _, found in pieces.done for row in found]
-    table = pa.Table.from_pylist(rows, schema=EVALUATION.schema)
+    table = EVALUATION.of_rows(rows)
     return Part({"evaluation": table}, [_too_big(one, condition) for one in pieces.too_big])
 
 

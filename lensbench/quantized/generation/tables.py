@@ -33,7 +33,7 @@ def responses_table(
         for together, generations in computed
         for ready, generation in zip(together, generations, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=RESPONSES.schema)
+    return RESPONSES.of_rows(rows)
 
 
 def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
@@ -47,7 +47,7 @@ def controls_table(model: str, answered: Sequence[Ready]) -> pa.Table:
         }
         for ready in answered
     ]
-    return pa.Table.from_pylist(rows, schema=CONTROLS.schema)
+    return CONTROLS.of_rows(rows)
 
 
 def in_order(table: pa.Table, column: str, values: Iterable[str]) -> pa.Table:
@@ -130,7 +130,7 @@ class TracedBatch:
 
     def tables(self, batch: int) -> dict[str, pa.Table]:
         """The record's tables of this batch."""
-        cells = pa.Table.from_pylist(self._cells, schema=ACTIVATIONS.schema)
+        cells = ACTIVATIONS.of_rows(self._cells)
         n_tokens = [cell["n_tokens"] for cell in self._cells]
         means = _lists(np.concatenate(self._means), n_tokens) if self._means else []
         column = ACTIVATIONS.schema.get_field_index("mean")
@@ -138,7 +138,7 @@ class TracedBatch:
         index = [row | {"file": shard_name(batch)} for row in self._index]
         return {
             "activations": cells,
-            "residual_index": pa.Table.from_pylist(index, schema=RESIDUAL_INDEX.schema),
+            "residual_index": RESIDUAL_INDEX.of_rows(index),
         }
 
     def shard(self, batch: int) -> dict[str, bytes]:

@@ -73,7 +73,7 @@ def log_of(checkpoint: Path) -> pa.Table:
         {name: row.get(name.removesuffix("_nats")) for name in TRAINING.names}
         for row in state_of(checkpoint).log_history
     ]
-    return pa.Table.from_pylist(rows, TRAINING.schema)
+    return TRAINING.of_rows(rows)
 
 
 def _require_unaltered(checkpoint: Path) -> None:

@@ -5,7 +5,7 @@ Everything that the data dictionary says stands here once, beside the column tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -65,10 +65,22 @@ class Table:
         arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in self.schema]
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
+    def of_rows(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """The table of rows; a column that a row has not is null."""
+        return pa.Table.from_pylist(list(rows), self.schema)
+
     @property
     def names(self) -> list[str]:
         """The columns, in order."""
         return [column.name for column in self.columns]
+
+
+def interval_ends(name: str, over: str, unit: str, null: str) -> tuple[Column, Column]:
+    """The two ends of a column's 95 % interval over `over`; `null` is why it has none."""
+    return (
+        Column(f"{name}_low", F64, f"95 % interval over {over}", unit, null),
+        Column(f"{name}_high", F64, "its upper end", unit, null),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from lensbench.records.schema.declare import F32, F64, FLAG, I16, I32, TEXT, Column, Table
+from lensbench.records.schema.declare import (
+    F32,
+    F64,
+    FLAG,
+    I16,
+    I32,
+    TEXT,
+    Column,
+    Table,
+    interval_ends,
+)
 
 DIRECTIONS = {
     "back": "asked at the later of the two words, for the earlier one, as causal models must be",
@@ -20,11 +30,8 @@ _DIRECTION = "; ".join(map(": ".join, DIRECTIONS.items()))
 
 
 def _interval(name: str, meaning: str, null: str, unit: str = "0..1") -> tuple[Column, ...]:
-    return (
-        Column(name, F64, meaning, unit, null),
-        Column(f"{name}_low", F64, "95 % interval over sentences", unit, _NO_INTERVAL),
-        Column(f"{name}_high", F64, "its upper end", unit, _NO_INTERVAL),
-    )
+    ends = interval_ends(name, "sentences", unit, _NO_INTERVAL)
+    return (Column(name, F64, meaning, unit, null), *ends)
 
 
 ANSWERS = Table(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lensbench.records.record import Record
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import Estimate, of_record
 from lensbench.stats.halves import halves
 
 _FEW = "too few sentences for an interval"
@@ -190,8 +190,6 @@ def _estimate(
 ) -> Estimate:
     """A number of a record with its interval; `few` is why it has none."""
     ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
-    value, low, high = (None if pd.isna(one) else float(one) for one in ends)
-    said, reason = row.get("reason"), few if low is None else None
-    if value is None:
-        reason = said if isinstance(said, str) else _NOTHING.get(name, few)
-    return Estimate(value, low, high, int(n), int(n_sentences), reason)
+    said = row.get("reason")
+    nothing = said if isinstance(said, str) else _NOTHING.get(name, few)
+    return of_record(ends, n, nothing, few, n_sentences)

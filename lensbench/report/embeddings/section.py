@@ -17,7 +17,7 @@ from lensbench.report.kit.page import Page, chart
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import of_record
 
 NEAR = 0.05  # of what was published: numbers rounded to two digits may be that far off
 _ENDS = ("", "_low", "_high")
@@ -97,15 +97,10 @@ def judged_pairs(frame: pd.DataFrame) -> pd.DataFrame:
 def estimates(frame: pd.DataFrame, column: str, count: str) -> pd.Series:
     """A number and its two ends as one cell each."""
     cells = zip(*(frame[f"{column}{end}"] for end in _ENDS), frame[count], strict=True)
-    return pd.Series([_estimate(*cell) for cell in cells], frame.index, dtype=object)
-
-
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    if numbers.is_missing(value):
-        return Estimate(None, None, None, n, n, "all values are equal")
-    if numbers.is_missing(low):
-        return Estimate(float(value), None, None, n, n, "too few for an interval")
-    return Estimate(float(value), float(low), float(high), n, n)
+    made = [
+        of_record(ends, n, "all values are equal", "too few for an interval") for *ends, n in cells
+    ]
+    return pd.Series(made, frame.index, dtype=object)
 
 
 def rating_dots(rated: pd.DataFrame) -> Dots | None:

@@ -16,7 +16,7 @@ from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, within
+from lensbench.stats.estimates import Estimate, of_record, within
 
 READINGS = {  # how each is called in a report, and drawn
     "final": "logit lens",
@@ -118,8 +118,11 @@ def quality(frame: pd.DataFrame) -> pd.DataFrame:
             frame["n_documents"],
             strict=True,
         )
-        least, most = _ENDS.get(column, (-math.inf, math.inf))
-        cells = [within(_estimate(*row), least, most) for row in values]
+        limits = _ENDS.get(column, (-math.inf, math.inf))
+        cells = [
+            within(of_record(ends, n, _NO_GAIN, f"{n} documents: too few for an interval"), *limits)
+            for *ends, n in values
+        ]
         frame[column] = pd.Series(cells, frame.index, dtype=object)
         frame = frame.drop(columns=[f"{column}_low", f"{column}_high"])
     return frame.assign(reading=frame["reading"].map(READINGS))
@@ -157,12 +160,9 @@ def fidelity(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlation(value: float, low: float, high: float, n: int) -> Estimate:
-    if numbers.is_missing(value):
-        return Estimate(None, None, None, n, n, "all directions do the same")
-    if numbers.is_missing(low):
-        why = "the same order: no interval" if abs(value) > 1 - 1e-9 else "no interval"
-        return Estimate(value, None, None, n, n, f"{n} directions, {why}")
-    return Estimate(value, low, high, n, n)
+    why = "the same order: no interval" if abs(value) > 1 - 1e-9 else "no interval"
+    nothing, few = "all directions do the same", f"{n} directions, {why}"
+    return of_record((value, low, high), n, nothing, few)
 
 
 def share_verdict(share: Estimate) -> str:
@@ -174,14 +174,6 @@ def share_verdict(share: Estimate) -> str:
     if share.low > 0.5:
         return "calibration only"
     return "translation" if share.high < 0.5 else "cannot tell"
-
-
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    if numbers.is_missing(value):
-        return Estimate(None, None, None, n, n, _NO_GAIN)
-    if numbers.is_missing(low):
-        return Estimate(value, None, None, n, n, f"{n} documents: too few for an interval")
-    return Estimate(value, low, high, n, n)
 
 
 def _middle(frame: pd.DataFrame, n_layers: int) -> Mapping[str, Estimate]:

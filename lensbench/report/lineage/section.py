@@ -27,7 +27,7 @@ from lensbench.report.lineage.heads import (
 )
 from lensbench.report.pretraining.section import STEP_AXIS, places_of
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, within
+from lensbench.stats.estimates import Estimate, of_record, within
 
 READINGS = {"final": "logit", "fitted": "linear"}  # how each lens is called here
 INDUCTION = "induction"  # the name of such a head
@@ -132,14 +132,12 @@ def _phases(frame: pd.DataFrame) -> pd.DataFrame:
     made = frame[["run", "phase"]].copy()
     for name in ("from_step", "slope"):
         cells = zip(*(frame[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
-        made[name] = pd.Series([_estimate(*cell) for cell in cells], frame.index, dtype=object)
+        made[name] = pd.Series(
+            [of_record(cell, 1, "no phase", "the first") for cell in cells],
+            frame.index,
+            dtype=object,
+        )
     return made.assign(explained_share=frame["explained"])
-
-
-def _estimate(value: float, low: float, high: float) -> Estimate:
-    if numbers.is_missing(low):
-        return Estimate(value, None, None, 1, 1, "the first")
-    return Estimate(value, low, high, 1, 1)
 
 
 def rises(steps: pd.DataFrame, names: pd.DataFrame, band: Estimate) -> pd.DataFrame:
@@ -186,9 +184,8 @@ def _lenses(record: Record) -> pd.DataFrame:
 def _of_documents(row: pd.Series) -> Estimate:
     """A KL with its interval."""
     n = int(row["n_documents"])
-    if numbers.is_missing(row["kl_bits_low"]):
-        return Estimate(row["kl_bits"], None, None, n, n, f"{n} documents: too few")
-    found = Estimate(row["kl_bits"], row["kl_bits_low"], row["kl_bits_high"], n, n)
+    cells = (row["kl_bits"], row["kl_bits_low"], row["kl_bits_high"])
+    found = of_record(cells, n, "not measured", f"{n} documents: too few")
     return within(found, most=math.inf)  # as no KL is below 0
 
 

@@ -16,7 +16,7 @@ from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate
+from lensbench.stats.estimates import Estimate, of_record
 
 CLAIMED = "Devanagari"  # "every Devanagari character becomes three byte tokens"
 ENGLISH = "en"
@@ -146,15 +146,11 @@ def _with_estimates(frame: pd.DataFrame, name: str, record: Record) -> pd.DataFr
 
 def _estimates(frame: pd.DataFrame, name: str, n: pd.Series, why: str) -> pd.Series:
     cells = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], n, strict=True)
-    return pd.Series([_estimate(*cell, why) for cell in cells], frame.index, dtype=object)
-
-
-def _estimate(value: float, low: float, high: float, n: int, why: str) -> Estimate:
-    if numbers.is_missing(value):
-        return Estimate(None, None, None, int(n), int(n), why)
-    if numbers.is_missing(low):
-        return Estimate(value, None, None, int(n), int(n), f"{n} articles, too few or too alike")
-    return Estimate(value, low, high, int(n), int(n))
+    made = [
+        of_record(ends, count, why, f"{count} articles, too few or too alike")
+        for *ends, count in cells
+    ]
+    return pd.Series(made, frame.index, dtype=object)
 
 
 def _claim(fates: pd.DataFrame) -> pd.DataFrame:

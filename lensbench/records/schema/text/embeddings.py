@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from lensbench.records.schema.declare import F64, I16, I32, TEXT, Column, Entry, Kind, Table
+from lensbench.records.schema.declare import (
+    F64,
+    I16,
+    I32,
+    TEXT,
+    Column,
+    Entry,
+    Kind,
+    Table,
+    interval_ends,
+)
 from lensbench.records.schema.every import PROBLEMS
 
 CORRECTIONS = {
@@ -26,11 +36,8 @@ _NO_ANGLE = "one of the vectors is zero, so that it has no angle"
 _CORRECTION = Column("correction", TEXT, "; ".join(map(": ".join, CORRECTIONS.items())))
 
 
-def _ends(name: str, over: str) -> tuple[Column, ...]:
-    return (
-        Column(f"{name}_low", F64, f"95 % interval over {over}", null=_FEW),
-        Column(f"{name}_high", F64, "its upper end", null=_FEW),
-    )
+def _ends(name: str, over: str) -> tuple[Column, Column]:
+    return interval_ends(name, over, "", _FEW)
 
 
 PAIRS = Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensbench.records.schema.declare import F64, I16, I32, TEXT, Column, Kind, Table
+from lensbench.records.schema.declare import F64, I16, I32, TEXT, Column, Kind, Table, interval_ends
 from lensbench.records.schema.every import PROBLEMS
 
 FATES = {
@@ -29,11 +29,8 @@ _FEW = "too few articles for an interval"
 
 def _interval(name: str, meaning: str, unit: str, null: str = "") -> tuple[Column, ...]:
     none = f"{null}; {_FEW}" if null else _FEW
-    return (
-        Column(name, F64, meaning, unit, null),
-        Column(f"{name}_low", F64, "95 % interval over articles", unit, none),
-        Column(f"{name}_high", F64, "its upper end", unit, none),
-    )
+    ends = interval_ends(name, "articles", unit, none)
+    return (Column(name, F64, meaning, unit, null), *ends)
 
 
 TOKENS = Table(
