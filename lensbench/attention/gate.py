@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +32,14 @@ _HEADS = SITE_IDENTITIES["head_out"]
 # TransformerLens' hook point behind the output projection, before what some families do to it.
 _OUTPUT = "attn.o.hook_out"
 _TINY = torch.finfo(torch.float32).tiny
+
+
+def worst_row(notes: Iterable[Mapping[str, Any]], gates: Iterable[Sequence[Any]] = ()) -> float:
+    """The worst of all that was read: by the notes of its parts, and by the `gates` of manifests of
+    narrower widths."""
+    errors = [note.get(ERROR) for note in notes]  # ablations have none
+    errors += [gate[0]["error"] for gate in gates if gate]
+    return worst(error for error in errors if error is not None)
 
 
 def not_finite(where: str, prompt_id: str) -> Problem:

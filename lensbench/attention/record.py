@@ -297,6 +297,12 @@ class HeadBatch:
         ]
 
 
+def read_ones(heads: pa.Table, encoded: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """Prompts that have rows of heads: not those that gave NaN."""
+    there = {*heads["prompt_id"].to_pylist()}
+    return [item for item in encoded if item.prompt.id in there]
+
+
 def in_order(table: pa.Table, texts: dict[str, list[Text]]) -> pa.Table:
     """Rows condition by condition, text by text, whatever batches they were read in."""
     order = [f"{name}\0{text.prompt_id}" for name, own in texts.items() for text in own]

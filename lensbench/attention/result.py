@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float
 
-from lensbench.attention.gate import ERROR, check_heads, rows_identity
+from lensbench.attention.gate import ERROR, check_heads, rows_identity, worst_row
 from lensbench.attention.patterns import Source
 from lensbench.attention.record import (
     Reader,
@@ -21,10 +21,11 @@ from lensbench.attention.record import (
     not_kept,
     plan_readings,
     read,
+    read_ones,
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.errors import InputProblems, Problem
-from lensbench.lens.gate import Identity, require, worst
+from lensbench.lens.gate import Identity, require
 from lensbench.lens.record import gate_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.model import LensModel, require_loaded
@@ -188,19 +189,17 @@ def read_heads(
     (readings,) = plan_readings(reader, texts, [[item.prompt for item in encoded]])
     parts = [read(reader, Job(number, one)) for number, one in enumerate(readings)]
     problems += [*over, *(problem for part in parts for problem in part.problems)]
-    errors = [part.notes[ERROR] for part in parts if part.notes[ERROR] is not None]
-    if not errors:
+    if all(part.notes[ERROR] is None for part in parts):
         raise InputProblems(problems)
-    gate = [rows_identity(reader.source, worst(errors)), *identities[1:]]
+    error = worst_row(part.notes for part in parts)
+    gate = [rows_identity(reader.source, error), *identities[1:]]
     require(gate)
     heads = in_order(pa.concat_tables([part.tables["heads"] for part in parts]), texts)
-    there = {*heads["prompt_id"].to_pylist()}
-    read_ones = [item for item in encoded if item.prompt.id in there]
     kept = [part.tables["patterns"] for part in parts if "patterns" in part.tables]
     return AttentionResult(
         model.name,
         heads,
-        prompts_table(model, read_ones, TokenText(model.tokenizer)),
+        prompts_table(model, read_ones(heads, encoded), TokenText(model.tokenizer)),
         pa.concat_tables([PATTERNS.schema.empty_table(), *kept]),
         gate,
         problems,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +12,7 @@ from lensbench.attention.causal.tables import Ablator, Asked
 from lensbench.attention.circuits.table import circuits_table
 from lensbench.attention.compared.names import names_table
 from lensbench.attention.compared.similarity import head_similarity, similarity_table, some
-from lensbench.attention.gate import ERROR, check_heads, rows_identity
+from lensbench.attention.gate import check_heads, rows_identity, worst_row
 from lensbench.attention.patterns import Source
 from lensbench.attention.phenomena.stage import Phenomena
 from lensbench.attention.record import (
@@ -25,11 +24,12 @@ from lensbench.attention.record import (
     not_kept,
     one_job,
     plan_readings,
+    read_ones,
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.errors import InputProblems, LensbenchError, Problem
-from lensbench.lens.gate import Identity, require, worst
+from lensbench.lens.gate import Identity, require
 from lensbench.lens.record import encode_prompts, gate_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.adapted import facts_of
@@ -43,10 +43,7 @@ from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema import TABLES
-from lensbench.records.schema.attention import PATTERNS
 from lensbench.records.schema.phenomena import (
-    ANSWERS,
-    DEPTHS,
     PHENOMENON_ABLATION,
     WORD_LOSSES,
 )
@@ -136,7 +133,9 @@ def _measure(
     watch(Progress(f"hashing the weights of {store.model}"))
     request = Request(
         store,
-        spec.settings() | prompt_settings(prompt_set, spec.limit) | _further(spec, sentences),
+        spec.settings()
+        | prompt_settings(prompt_set, spec.limit)
+        | encoders.further(spec, sentences),
         facts_of(ref, spec.dtype, spec.device),
         tables=_optional(spec),
         grows=GROWS,
@@ -188,28 +187,16 @@ def _measure(
     return make(request, prepare, watch)
 
 
-def _further(spec: AttentionSpec, sentences: PromptSet | None) -> dict[str, Any]:
-    """Settings that follow from what was read."""
-    return {
-        "seed": spec.seed,
-        "sentences_sha256": None if sentences is None else sentences.sha256,
-    }
-
-
 def _optional(spec: AttentionSpec) -> tuple[str, ...]:
     """Tables that there are if they were asked for."""
-    kept = [PATTERNS.name] if spec.keep else []
-    if spec.phenomena:
-        kept += [ANSWERS.name, DEPTHS.name]
-        kept += [WORD_LOSSES.name, PHENOMENON_ABLATION.name] if spec.ablate else []
-    return tuple(kept)
+    ablated = (WORD_LOSSES.name, PHENOMENON_ABLATION.name)
+    return encoders.optional(spec) + (ablated if spec.phenomena and spec.ablate else ())
 
 
 def _rows_of_run(reader: Reader, parts: Parts, record: Recording) -> Identity:
     """The identity of rows for the worst of all that was read, at every width."""
-    errors = [note.get(ERROR) for note in parts.notes]  # ablations have none
-    errors += [narrower["gate"][0]["error"] for narrower in record.widened if narrower["gate"]]
-    return rows_identity(reader.source, worst(e for e in errors if e is not None))
+    gates = (narrower["gate"] for narrower in record.widened)
+    return rows_identity(reader.source, worst_row(parts.notes, gates))
 
 
 def _tables(
@@ -218,9 +205,8 @@ def _tables(
     """The tables of an attention record; those that nothing was measured for are empty."""
     model, ablator = reader.model, reader.ablator
     assert ablator is not None
-    there: set[Any] = set(heads["prompt_id"].to_pylist())
-    read_ones = [item for item in encoded if item.prompt.id in there]
-    prompts = prompts_table(model, read_ones, TokenText(model.tokenizer))
+    read = read_ones(heads, encoded)
+    prompts = prompts_table(model, read, TokenText(model.tokenizer))
     relation = {row["prompt_id"]: row["relation"] for row in prompts.to_pylist()}
     ablation = parts.table("ablation")
     return {
@@ -231,7 +217,7 @@ def _tables(
         "redundancy": ablator.redundancy(ablation),
         "circuits": circuits_table(model) if ablator.has_weights else _empty("circuits"),
         "head_similarity": similarity_table(
-            model, head_similarity(model, [read_ones[i].token_ids for i in some(len(read_ones))])
+            model, head_similarity(model, [read[i].token_ids for i in some(len(read))])
         ),
         "phenomena": _empty("phenomena"),
     }

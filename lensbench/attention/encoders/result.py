@@ -14,12 +14,12 @@ from lensbench.attention.encoders.record import (
     texts_of,
 )
 from lensbench.attention.encoders.source import EncoderSource
-from lensbench.attention.gate import ERROR
-from lensbench.attention.record import in_order, not_kept
+from lensbench.attention.gate import worst_row
+from lensbench.attention.record import in_order, not_kept, read_ones
 from lensbench.attention.result import AttentionResult, require_known
 from lensbench.attention.settings import EncoderSettings
 from lensbench.errors import InputProblems
-from lensbench.lens.gate import require, worst
+from lensbench.lens.gate import require
 from lensbench.lens.table import prompts_table
 from lensbench.models.text_encoder import TextEncoder
 from lensbench.prompts.encode import NOTHING, Template, TokenText, encode_all
@@ -55,20 +55,15 @@ def read_encoder(
     (readings,) = plan_texts(settings, encoded, [[item.prompt for item in encoded]])
     parts = [read_texts(reader, one) for one in readings]
     problems += [problem for part in parts for problem in part.problems]
-    gate = [
-        rows_identity(worst(e for part in parts if (e := part.notes[ERROR]) is not None)),
-        *identities[1:],
-    ]
+    gate = [rows_identity(worst_row(part.notes for part in parts)), *identities[1:]]
     require(gate)
     tables = [part.tables[ENCODER_HEADS.name] for part in parts]
     heads = in_order(pa.concat_tables(tables), texts_of(settings, encoded))
-    there = {*heads["prompt_id"].to_pylist()}
-    read = [item for item in encoded if item.prompt.id in there]
     kept = [part.tables[PATTERNS.name] for part in parts if PATTERNS.name in part.tables]
     return AttentionResult(
         encoder.name,
         heads,
-        prompts_table(encoder, read, TokenText(encoder.tokenizer)),
+        prompts_table(encoder, read_ones(heads, encoded), TokenText(encoder.tokenizer)),
         pa.concat_tables([PATTERNS.schema.empty_table(), *kept]),
         gate,
         problems,

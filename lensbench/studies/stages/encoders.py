@@ -16,16 +16,16 @@ from lensbench.attention.encoders.record import (
     texts_of,
 )
 from lensbench.attention.encoders.source import EncoderSource
-from lensbench.attention.gate import ERROR
+from lensbench.attention.gate import worst_row
 from lensbench.attention.phenomena.asking import Asking
 from lensbench.attention.phenomena.questions import BOTH_WAYS
 from lensbench.attention.phenomena.stage import Phenomena
-from lensbench.attention.record import Reading, in_order, not_kept
+from lensbench.attention.record import Reading, in_order, not_kept, read_ones
 from lensbench.attention.settings import EncoderSettings
 from lensbench.checkpoints.config.encoders import ENCODERS
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
-from lensbench.lens.gate import require, worst
+from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.readable import require_plain
@@ -92,12 +92,11 @@ def measure(
     watch(Progress(f"hashing the weights of {store.model}"))
     require_plain(ref)
     own = {key: value for key, value in spec.settings().items() if key not in _CAUSAL}
-    asked = {"sentences_sha256": None if sentences is None else sentences.sha256}
     request = Request(
         store,
-        own | prompt_settings(texts, spec.limit) | {"seed": spec.seed} | asked,
+        own | prompt_settings(texts, spec.limit) | further(spec, sentences),
         ref.facts(),
-        tables=_optional(spec),
+        tables=optional(spec),
         grows=GROWS,
     )
 
@@ -117,13 +116,11 @@ def measure(
         require(identities)
 
         def finish(parts: Parts) -> Finished:
-            errors = [note[ERROR] for note in parts.notes]
-            errors += [old["gate"][0]["error"] for old in record.widened if old["gate"]]
-            gate = [rows_identity(worst(e for e in errors if e is not None)), *identities[1:]]
+            error = worst_row(parts.notes, (old["gate"] for old in record.widened))
+            gate = [rows_identity(error), *identities[1:]]
             require(gate)
             heads = in_order(parts.table(ENCODER_HEADS.name), texts_of(settings, encoded))
-            there: set[Any] = {*heads["prompt_id"].to_pylist()}
-            read = [item for item in encoded if item.prompt.id in there]
+            read = read_ones(heads, encoded)
             tables: dict[str, pa.Table] = {
                 "prompts": prompts_table(model, read, TokenText(model.tokenizer)),
                 ENCODER_HEADS.name: heads,
@@ -142,7 +139,13 @@ def measure(
     return make(request, prepare, watch)
 
 
-def _optional(spec: AttentionSpec) -> tuple[str, ...]:
+def further(spec: AttentionSpec, sentences: PromptSet | None) -> dict[str, Any]:
+    """Settings that follow from what was read."""
+    sha256 = None if sentences is None else sentences.sha256
+    return {"seed": spec.seed, "sentences_sha256": sha256}
+
+
+def optional(spec: AttentionSpec) -> tuple[str, ...]:
     """Tables that there are if they were asked for."""
     kept = (PATTERNS.name,) if spec.keep else ()
     return (*kept, ANSWERS.name, DEPTHS.name) if spec.phenomena else kept
