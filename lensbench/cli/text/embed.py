@@ -32,6 +32,7 @@ from lensbench.cli.console import table as shown_table
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import Problem
 from lensbench.escape import printable
+from lensbench.records.schema.text.embeddings import NEAR
 from lensbench.spec import ARGUMENT
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from lensbench.embeddings.pairs import PairSet
 
 _OF_RECORD = ("contextual", "rated", "senses", "umap", "seed", "batch_tokens")
-_FAR = 0.05  # from what was said: beyond its rounding to two digits
 
 
 class EmbedVerb(EmbeddingsSpec):
@@ -132,7 +132,7 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     said, cosine = row["published"], row["cosine"]
     if said is None or cosine is None:
         return row | {"off": ""}
-    return row | {"off": f"{said - cosine:+.2f}{'' if abs(said - cosine) <= _FAR else ' !'}"}
+    return row | {"off": f"{said - cosine:+.2f}{'' if abs(said - cosine) <= NEAR else ' !'}"}
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _show(model: str, rows: list[dict[str, Any]]) -> None:
     cells = [{key: _cell(key, value) for key, value in row.items()} for row in rows]
     results.print(shown_table(cells, left=("a", "b")))
     if any("!" in str(row.get("off")) for row in rows):
-        note(f"off: what was published less what is; ! beyond {_FAR}")
+        note(f"off: what was published less what is; ! beyond {NEAR}")
 
 
 def _cell(key: str, value: object) -> object:

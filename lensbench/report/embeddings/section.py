@@ -9,7 +9,7 @@ import pandas as pd
 
 from lensbench.escape import markdown
 from lensbench.records.record import Record
-from lensbench.records.schema.text.embeddings import CORRECTIONS
+from lensbench.records.schema.text.embeddings import CORRECTIONS, NEAR
 from lensbench.report.embeddings.figures import heat_map, planes
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
@@ -19,7 +19,6 @@ from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.section import Section, written
 from lensbench.stats.estimates import of_record
 
-NEAR = 0.05  # of what was published: numbers rounded to two digits may be that far off
 _ENDS = ("", "_low", "_high")
 
 

@@ -30,6 +30,7 @@ READ = {
     "trained": "the model",
     "untrained": "the same architecture with weights drawn anew",
 }
+NEAR = 0.05  # of what was published: numbers rounded to two digits may be that far off
 _MODEL = Column("model", TEXT, "the model's name")
 _FEW = "too few for an interval"
 _NO_ANGLE = "one of the vectors is zero, so that it has no angle"
