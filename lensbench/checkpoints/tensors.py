@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lensbench.checkpoints.finite import all_finite
+from lensbench.checkpoints.finite import Seen
 from lensbench.checkpoints.source import INDEX, weight_map
 from lensbench.errors import InputProblems, ModelError, Problem
 
@@ -23,11 +23,11 @@ SINGLE = "model.safetensors"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; `broken` takes its name when what is read holds NaN or Inf."""
+    """A tensor in a file; `seen` looks at what is read of it."""
 
     name: str
     stored: Any  # a slice of safetensors
-    broken: list[str] = field(default_factory=list)
+    seen: Seen
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,12 +40,11 @@ class StoredTensor:
 
     def __getitem__(self, index: Any) -> Tensor:
         tensor: Tensor = self.stored[index]
-        if tensor.is_floating_point() and not all_finite(tensor):
-            self.broken.append(self.name)
+        self.seen.look(self.name, tensor)
         return tensor
 
 
-def stored_tensors(folder: Path, broken: list[str]) -> dict[str, StoredTensor]:
+def stored_tensors(folder: Path, seen: Seen) -> dict[str, StoredTensor]:
     """The tensors of the checkpoint in `folder`, by name. Nothing but headers is read here.
 
     Raises InputProblems where the folder holds two sets of weights, or the index and its shards
@@ -59,7 +58,7 @@ def stored_tensors(folder: Path, broken: list[str]) -> dict[str, StoredTensor]:
     if index:
         _require_agreement(folder / INDEX, index, held)
     return {
-        name: StoredTensor(name, files[file].get_slice(name), broken)
+        name: StoredTensor(name, files[file].get_slice(name), seen)
         for file, tensors in held.items()
         for name in tensors
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lensbench.checkpoints.complete import require_complete
-from lensbench.checkpoints.finite import refuse_broken
+from lensbench.checkpoints.finite import Seen, refuse_broken, require_finite, require_in_range
 from lensbench.checkpoints.gguf import gguf_config, require_all_tensors, unreadable
 from lensbench.checkpoints.multimodal import empty_whole, text_model
 from lensbench.checkpoints.open import COPY, empty_model, whole_config
@@ -39,7 +39,8 @@ def open_weights(
     Raises:
         InputProblems: index and shards disagree, or there are two sets of weights.
         ModelError: a weight is missing, unused, of another shape, stored twice with different
-            values, or holds NaN or Inf, which quantising would turn into ordinary numbers.
+            values, or holds NaN or Inf, which quantising would turn into ordinary numbers, or
+            numbers beyond the range of `dtype`.
     """
     gguf = gguf_file(folder)
     if gguf is not None:
@@ -47,8 +48,10 @@ def open_weights(
     config = whole_config(folder, trust_remote_code)
     empty = empty_whole(config, trust_remote_code)
     tied = dict(empty.all_tied_weights_keys)
-    broken: list[str] = []
-    stored = stored_tensors(folder, broken)
+    # bitsandbytes takes what becomes int8 through float16.
+    through = torch.float16 if getattr(quantisation, "load_in_8bit", False) else dtype
+    seen = Seen(through)
+    stored = stored_tensors(folder, seen)
     if quantisation is not None:
         _rehearse(empty, folder, config, stored, dtype)
     hf, found = _loaded(
@@ -62,9 +65,10 @@ def open_weights(
         quantization_config=quantisation,
     )
     limits = {name for name, _ in hf.named_buffers()}  # infinite where there is none (Gemma 4)
-    broken = [name for name in broken if name not in limits]
+    broken = [name for name in seen.broken if name not in limits]
     refuse_broken(broken, str(folder), "The file is damaged: fetch it again, or save it again.")
     require_complete(hf, found, stored, tied, folder)
+    require_in_range(seen, hf, quantisation is not None, str(folder))
     hf.name_or_path = hf.config.name_or_path = str(folder)
     return text_model(hf)
 
@@ -148,4 +152,5 @@ def open_gguf(gguf: Path, dtype: torch.dtype) -> PreTrainedModel:
     except (ValueError, NotImplementedError) as error:  # a way to quantise that it does not know
         raise unreadable(gguf, error) from error
     require_complete(hf, found, {}, dict(empty.all_tied_weights_keys), gguf)
+    require_finite(hf, str(gguf))
     return hf

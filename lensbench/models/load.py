@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.devices import pick_device, pick_dtype, require_fit
-from lensbench.checkpoints.finite import require_finite
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
     count_parameters,
@@ -75,7 +74,6 @@ def load_model(
     with quiet():
         hf_model = open_weights(folder, number_format, trust_remote_code).to(where).eval()
         tokenizer = tokenizer or open_tokenizer(folder, trust_remote_code)
-    require_finite(hf_model, ref.name)
     return bridged(hf_model, tokenizer, name or ref.name, ref.located.source, ref)
 
 

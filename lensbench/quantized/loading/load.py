@@ -14,7 +14,6 @@ from torch import nn
 
 from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
 from lensbench.checkpoints.devices import pick_device
-from lensbench.checkpoints.finite import require_finite
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
@@ -226,7 +225,6 @@ def _open(folder: Path, ref: ModelRef, device: str, trust: bool) -> PreTrainedMo
         hf = open_weights(folder, dtype, trust, quantisation=settings, device=device)
         _require_quantised(hf, ref)
         never_repack(hf)
-    require_finite(hf, ref.name)
     return hf
 
 
