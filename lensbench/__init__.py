@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lensbench.studies.lens import run
     from lensbench.studies.specs.lens import RunSpec
     from lensbench.tokenisation.result import tokens
+    from lensbench.walkthrough.result import walk
 
 _HOME = {
     "Decoding": "lensbench.quantized.generation.spec",
@@ -80,6 +81,7 @@ _HOME = {
     "run": "lensbench.studies.lens",
     "tokens": "lensbench.tokenisation.result",
     "train": "lensbench.quantized.training.train",
+    "walk": "lensbench.walkthrough.result",
 }
 
 __all__ = [
@@ -115,6 +117,7 @@ __all__ = [
     "run",
     "tokens",
     "train",
+    "walk",
 ]
 
 

@@ -45,6 +45,7 @@ ROOMS = (
     "pico",
     "studies",
     "report",
+    "walkthrough",
 )
 TOP = {"cli", ""}  # users of the rest: the verbs, and the public names
 MAY_IMPORT: dict[str, set[str]] = {
@@ -88,7 +89,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
         | {"training", "evaluation", "placement", "attention", "pretraining", "tokens"}
-        | {"embeddings", "senses"},
+        | {"embeddings", "senses", "walk"},
         {"lineage"},
         {"sections"},
         {"build"},

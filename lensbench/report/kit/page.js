@@ -290,11 +290,6 @@ function save(href, name) {
   link.click();
 }
 
-async function inflated(packed) {
-  const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
-}
-
 async function saveTable({ name, packed }) {
   const address = URL.createObjectURL(new Blob([await inflated(packed)], { type: "text/csv" }));
   save(address, name + ".csv");

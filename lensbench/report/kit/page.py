@@ -152,8 +152,8 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         _template()
         .render(
             plotly=Markup(plotly.offline.get_plotlyjs() if _by_plotly(page) else ""),
-            style=Markup(_beside("page.css")),
-            script=Markup(_beside("head_view.js") + _beside("page.js")),
+            style=Markup(beside("page.css")),
+            script=Markup(beside("inflated.js", "head_view.js", "page.js")),
             data=Markup(embedded_json(data)),
             title=printable(page.title),
             sentence=page.sentence,
@@ -181,15 +181,17 @@ def _by_plotly(page: Page) -> bool:
     return not all(isinstance(view, HeadView | Texts | Nothing) for view in drawn)
 
 
-def _beside(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+def beside(*names: str) -> str:
+    """Files of the kit, one after the other."""
+    here = Path(__file__).parent
+    return "".join((here / name).read_text(encoding="utf-8") for name in names)
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_beside("page.html.j2"))
+    return environment.from_string(beside("page.html.j2"))
 
 
 def embedded_json(data: object) -> str:
@@ -226,10 +228,11 @@ def _dropdown(picker: Picker) -> dict[str, Any]:
 
 
 def _table(table: Table) -> dict[str, str]:
-    return {"name": table.name, "packed": _deflated(to_csv(table), 9)}
+    return {"name": table.name, "packed": deflated(to_csv(table), 9)}
 
 
-def _deflated(raw: bytes, level: int) -> str:
+def deflated(raw: bytes, level: int) -> str:
+    """Bytes as `inflated.js` unpacks them."""
     return base64.b64encode(zlib.compress(raw, level)).decode("ascii")
 
 
@@ -284,7 +287,7 @@ class _Packed:
             self._seen[id(looks)] = (len(self.looks), looks)
             tokens = [self._number(token) for token in looks.tokens]
             raw = looks.weights.astype("<u2").tobytes()
-            packed = {"tokens": tokens, "weights": _deflated(raw, 6), "both": looks.both_ways}
+            packed = {"tokens": tokens, "weights": deflated(raw, 6), "both": looks.both_ways}
             self.looks.append(packed)
         return self._seen[id(looks)][0]
 

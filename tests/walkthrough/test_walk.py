@@ -1,0 +1,289 @@
+"""The numbers of a walk against a plain Hugging Face forward pass, at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from transformers import AutoModelForCausalLM
+
+from lensbench.errors import InputProblems, ModelError
+from lensbench.report.walk.numbers import Walk
+from lensbench.walkthrough.result import MOST_TOKENS, walk
+from tests.harness.reference import Reference
+from tests.harness.tiny import TINY, Case
+
+TEXT = "The capital of Germany is Berlin."
+# What a block's attention and MLP hand to the stream: Gemma norms them first.
+WRITERS = {
+    "llama": ("self_attn", "mlp"),
+    "gemma2": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "qwen3": ("self_attn", "mlp"),
+    "gpt2": ("attn", "mlp"),
+}
+NEAR = {"rtol": 2e-4, "atol": 2e-5}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What Hugging Face's own model does with the same tokens."""
+
+    ids: list[int]
+    attentions: np.ndarray  # [block, head, query, key]
+    states: np.ndarray  # [layer, pos, d_model], the last before the final norm
+    writes: list[np.ndarray]  # attention, MLP: [block, pos, d_model]
+    logits: np.ndarray  # [d_vocab], behind the last token
+
+
+def plain(case: Case, ids: Sequence[int]) -> Plain:
+    hf = AutoModelForCausalLM.from_pretrained(
+        case.folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    reference = Reference(hf, case.row)
+    seen: list[list[np.ndarray]] = [[], []]
+
+    def keep(into: list[np.ndarray]) -> Any:
+        def hook(module: Any, args: Any, out: Any) -> None:
+            value = out[0] if isinstance(out, tuple) else out
+            into.append(value.detach().reshape(len(ids), -1).numpy())
+
+        return hook
+
+    for block in reference.blocks:
+        for name, into in zip(WRITERS.get(case.name, ()), seen, strict=False):
+            getattr(block, name).register_forward_hook(keep(into))
+    final: list[np.ndarray] = []
+    reference.final_norm.register_forward_pre_hook(
+        lambda module, args: final.append(args[0].detach().reshape(len(ids), -1).numpy())
+    )
+    with torch.no_grad():
+        out = hf(torch.tensor([list(ids)]), output_attentions=True, output_hidden_states=True)
+    states = [state[0].numpy() for state in out.hidden_states[:-1]] + final
+    return Plain(
+        list(ids),
+        np.stack([one[0].numpy() for one in out.attentions]),
+        np.stack(states),
+        [np.stack(own) for own in seen if own],
+        out.logits[0, -1].double().numpy(),
+    )
+
+
+@pytest.fixture(scope="module")
+def walked(tiny_case: Callable[[str], Case]) -> Callable[[str], tuple[Case, Walk, Plain]]:
+    @cache
+    def get(name: str) -> tuple[Case, Walk, Plain]:
+        case = tiny_case(name)
+        numbers = walk(case.model, TEXT).numbers
+        return case, numbers, plain(case, [token.id for token in numbers.tokens])
+
+    return get
+
+
+@pytest.fixture(params=list(WRITERS))
+def case(
+    request: pytest.FixtureRequest, walked: Callable[[str], tuple[Case, Walk, Plain]]
+) -> tuple[Case, Walk, Plain]:
+    return walked(request.param)
+
+
+Walked = tuple[Case, Walk, Plain]
+
+
+def test_pieces_are_those_of_the_tokenizer(case: Walked) -> None:
+    own, found, _ = case
+    read = own.model.tokenizer(TEXT, return_offsets_mapping=True)
+    assert [token.id for token in found.tokens] == read.input_ids
+    assert [token.spelled for token in found.tokens] == own.model.tokenizer.convert_ids_to_tokens(
+        read.input_ids
+    )
+    told = [(t.start, t.end) for t in found.tokens if t.start is not None]
+    assert told == [place for place in read.offset_mapping if place != (0, 0)]
+    assert "".join(TEXT[start:end] for start, end in told) == TEXT
+    assert "".join(t.text for t in found.tokens if t.start is not None).strip() == TEXT
+
+
+def test_the_stream_is_hugging_faces(case: Walked) -> None:
+    _, found, other = case
+    np.testing.assert_allclose(found.embedding.vectors, other.states[0], **NEAR)
+    np.testing.assert_allclose(found.state_norms, np.linalg.norm(other.states, axis=-1), **NEAR)
+    for own, theirs in zip((found.attention_writes, found.mlp_writes), other.writes, strict=True):
+        np.testing.assert_allclose(own.norms, np.linalg.norm(theirs, axis=-1), **NEAR)
+    summed = other.states[:-1] + sum(other.writes)
+    np.testing.assert_allclose(summed, other.states[1:], rtol=1e-3, atol=1e-4)  # as the page says
+
+
+def test_weights_are_hugging_faces(case: Walked) -> None:
+    _, found, other = case
+    np.testing.assert_allclose(squares(found), other.attentions, rtol=1e-4, atol=1e-6)
+
+
+def squares(found: Walk) -> np.ndarray:
+    """Weights of every head as the page makes them, [block, head, query, key]."""
+    n = len(found.tokens)
+    scores = np.full((*found.attention.scores.shape[:2], n, n), -np.inf)
+    scores[:, :, *np.tril_indices(n)] = found.attention.scores
+    return softmax(scores, axis=-1) * found.attention.sums[..., None]
+
+
+def test_logits_and_lens_are_hugging_faces(case: Walked) -> None:
+    own, found, other = case
+    np.testing.assert_allclose(found.logits, other.logits, rtol=1e-4, atol=1e-4)
+    reference = Reference(own.hf, own.row)
+    for layer, state in enumerate(other.states):
+        logits = reference.logits(torch.tensor(state), "final", ("resid_post", layer))
+        probs = softmax(logits, axis=-1)
+        read = np.take_along_axis(probs, found.lens.top_ids[layer], axis=-1)
+        np.testing.assert_allclose(found.lens.top_probs[layer], read, rtol=1e-3, atol=1e-6)
+        best = -np.sort(-probs, axis=-1)[:, : read.shape[1]]
+        np.testing.assert_allclose(read, best, rtol=1e-3, atol=1e-6)
+
+
+def test_embeddings_are_rows_and_their_neighbours_the_nearest(case: Walked) -> None:
+    own, found, other = case
+    table = own.hf.get_input_embeddings().weight.detach().double().numpy()
+    assert found.embedding.rest < 1e-5
+    assert found.embedding.scale == pytest.approx(32**0.5 if own.name == "gemma2" else 1, rel=1e-5)
+    np.testing.assert_allclose(
+        found.embedding.row_norms, np.linalg.norm(table[other.ids], axis=-1), **NEAR
+    )
+    units = table / np.linalg.norm(table, axis=-1, keepdims=True)
+    cosines = units[other.ids] @ units.T
+    cosines[range(len(other.ids)), other.ids] = -2
+    k = found.embedding.neighbour_ids.shape[1]
+    np.testing.assert_allclose(
+        found.embedding.neighbour_cosines, -np.sort(-cosines, axis=-1)[:, :k], **NEAR
+    )
+    told = np.take_along_axis(cosines, found.embedding.neighbour_ids, axis=-1)
+    np.testing.assert_allclose(told, found.embedding.neighbour_cosines, **NEAR)
+
+
+def test_a_table_of_positions_is_said_in_place_of_angles(
+    walked: Callable[[str], Walked],
+) -> None:
+    own, found, _ = walked("gpt2")
+    assert found.positions.kind == "learned"
+    assert not found.positions.rotations
+    added = own.hf.transformer.wpe.weight[: len(found.tokens)].norm(dim=-1)
+    np.testing.assert_allclose(found.embedding.position_norms, added.detach().numpy(), **NEAR)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
+def test_angles_are_those_of_the_papers_formula(walked: Callable[[str], Walked], name: str) -> None:
+    """Su et al. 2021 (arXiv 2104.09864), equation 15: base ** (-2 i / d), times the position."""
+    _, found, _ = walked(name)
+    assert found.positions.kind == "rotary"
+    assert set(found.positions.of_block) == {0}
+    (turn,) = found.positions.rotations
+    n, pairs = turn.angles.shape
+    assert (n, pairs) == (len(found.tokens), 4)
+    per_token = 10_000.0 ** (-np.arange(pairs) / pairs)
+    np.testing.assert_allclose(turn.per_token, per_token, rtol=1e-5)
+    expected = np.arange(n)[:, None] * per_token
+    np.testing.assert_allclose(np.exp(1j * turn.angles), np.exp(1j * expected), atol=1e-5)
+    assert not turn.adjacent
+    assert turn.length == pytest.approx(1)
+
+
+def by_hand(own: Case, other: Plain, parts: np.ndarray, position: int) -> np.ndarray:
+    """Effects [part, token] in float64: the norm's divisor held, its weight in the head."""
+    norm = Reference(own.hf, own.row).final_norm
+    weight = norm.weight.detach().double().numpy()
+    last = other.states[-1, position].astype(float)
+    if own.row.norm == "LN":
+        parts, last = (x - x.mean(-1, keepdims=True) for x in (parts, last))
+    weight = 1 + weight if own.name == "gemma2" else weight
+    eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
+    divisor = np.sqrt((last**2).mean() + eps)
+    head = own.hf.get_output_embeddings().weight.detach().double().numpy()
+    return (parts * weight / divisor) @ head.T
+
+
+def test_the_path_back_is_the_sum_by_hand(case: Walked) -> None:
+    own, found, other = case
+    writes = np.stack(other.writes, axis=1)[:, :, -1].reshape(-1, other.states.shape[-1])
+    parts = np.concatenate([other.states[0, -1:], writes]).astype(float)
+    effects, path = by_hand(own, other, parts, -1), found.path
+    assert sorted(path.ids) == list(range(own.model.d_vocab))  # of a small vocabulary, all
+    scale = np.abs(effects).max()
+    np.testing.assert_allclose(
+        path.effects[:, :-1], effects[:, path.ids].T, rtol=1e-3, atol=1e-5 * scale
+    )
+    assert np.abs(path.effects[:, -1]).max() < 1e-4 * scale  # rounding
+    z = path.effects.astype(float).sum(1) + path.constants
+    cap = found.architecture.soft_cap
+    logits = z if cap is None else cap * np.tanh(z / cap)
+    np.testing.assert_allclose(logits, other.logits[path.ids], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(path.mean_effects, path.effects.mean(0), rtol=1e-3, atol=1e-4)
+    assert path.mean_constant == pytest.approx(path.constants.mean(), abs=1e-5)
+
+
+def test_a_write_promotes_what_it_raises_most(case: Walked) -> None:
+    own, found, other = case
+    for told, writes in zip((found.attention_writes, found.mlp_writes), other.writes, strict=True):
+        for block, position in ((0, 0), (1, 3), (2, len(other.ids) - 1)):
+            (effects,) = by_hand(own, other, writes[block, [position]].astype(float), position)
+            above, k = effects - effects.mean(), told.top_ids.shape[-1]
+            ids, values = told.top_ids[block, position], told.top_effects[block, position]
+            near = {"rtol": 1e-3, "atol": 1e-4 * np.abs(above).max()}
+            np.testing.assert_allclose(values, -np.sort(-above)[:k], **near)
+            np.testing.assert_allclose(above[ids], values, **near)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TINY if name not in WRITERS])
+def test_every_other_family_is_walked(walked: Callable[[str], Walked], name: str) -> None:
+    """Parallel blocks, partial and scaled rotation, sliding windows, a scaled stream and head."""
+    _, found, other = walked(name)
+    np.testing.assert_allclose(found.state_norms, np.linalg.norm(other.states, axis=-1), **NEAR)
+    np.testing.assert_allclose(squares(found), other.attentions, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.logits, other.logits, rtol=1e-4, atol=1e-4)
+    z = found.path.effects.astype(float).sum(1) + found.path.constants
+    np.testing.assert_allclose(z, other.logits[found.path.ids], rtol=1e-4, atol=1e-3)
+    assert found.positions.kind == "rotary"
+
+
+def test_a_text_of_one_token(gpt2: Case) -> None:
+    found = walk(gpt2.model, "e").numbers
+    assert len(found.tokens) == 1
+    np.testing.assert_allclose(squares(found), 1)
+
+
+def test_one_call_gives_the_page_and_reads_well(gpt2: Case, tmp_path: Path) -> None:
+    result = walk(gpt2.model, TEXT)
+    where = result.save(tmp_path / "new" / "walk.html")
+    assert where.read_bytes() == result.html() == walk(gpt2.model, TEXT).html()
+    assert "WalkResult(gpt2: " in repr(result)
+    with pytest.raises(InputProblems, match=r"there already. Give another name"):
+        result.save(where)
+    result.save(where, force=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        (" \n\t ", "empty"),
+        ("a\0b", "NUL"),
+        ("half \ud800 a character", "lone surrogate"),
+        ("The river Rhine. " * 500, f"room for {MOST_TOKENS}. Give a sentence"),
+        (7, "int is no text"),
+    ],
+)
+def test_what_cannot_be_walked_is_said(gpt2: Case, text: Any, said: str) -> None:
+    with pytest.raises(InputProblems) as error:
+        walk(gpt2.model, text)
+    (problem,) = error.value.problems
+    assert problem.where == "text"
+    assert said in str(problem)
+
+
+def test_an_unknown_model_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ModelError, match="Did you mean smollm2-135m"):
+        walk("smolm2-135m", TEXT)
