@@ -215,6 +215,7 @@ _BOUNDS = {
     "finite_number": "Give a finite number.",
     "too_short": "Give at least {min_length}.",
 }
+_MOST, _SHOWN = 40, 10  # names that are listed whole, and so many of more than that
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _WORDS = {
@@ -233,8 +234,17 @@ def _remedy(kind: str, value: object, facts: dict[str, Any], hint: Any) -> str:
     if kind == "literal_error":
         return nearest(value, _choices(_alternatives(hint)))
     if kind in _BOUNDS:
-        return _BOUNDS[kind].format(**facts)
+        return _BOUNDS[kind].format(**facts) + _percent(value, facts)
     return f"Give {' or '.join(filter(None, map(_wanted, _alternatives(hint))))}."
+
+
+def _percent(value: object, facts: dict[str, Any]) -> str:
+    """How to write what looks like per cent where a share of 1 is wanted."""
+    most = facts.get("le", facts.get("lt"))
+    if most != 1 or not isinstance(value, int | float | str):
+        return ""
+    given = float(value)
+    return f" {given:g} % is {given / 100:g}." if 1 < given <= 100 else ""
 
 
 def _wanted(hint: Any) -> str:
@@ -246,11 +256,16 @@ def _wanted(hint: Any) -> str:
 
 
 def nearest(given: object, known: Iterable[object]) -> str:
-    """What to choose from, the one that looks most like what was given first."""
+    """What to choose from, the one that looks most like what was given first.
+
+    Of many the first ones, and how many more there are.
+    """
     names = [str(name) for name in known]
     close = difflib.get_close_matches(str(given), names, n=1)
     meant = f"Did you mean {close[0]}? " if close else ""
-    return f"{meant}Choose from: {', '.join(names)}."
+    shown = names if len(names) <= _MOST else names[:_SHOWN]
+    more = f" and {len(names) - len(shown):,} more" * (len(shown) < len(names))
+    return f"{meant}Choose from: {', '.join(shown)}{more}."
 
 
 def _plain(hint: Any) -> Any:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.sets import load_prompts
-from lensbench.spec import ARGUMENT, AllOr, Count, Positive, Share, Spec
+from lensbench.spec import ARGUMENT, AllOr, Count, Positive, Share, Spec, nearest
 from lensbench.studies.specs.lens import RunSpec
 
 
@@ -159,3 +159,22 @@ def test_a_spec_is_a_value() -> None:
     assert one.changed(limit=4) == Example("m", limit=4)
     with pytest.raises(Exception, match="frozen"):
         one.limit = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("given", [20, "20", 2.5])
+def test_per_cent_in_place_of_a_share_is_told_how_to_be_written(given: object) -> None:
+    said = problems(model="m", share=given)["share"]
+    assert said.endswith(f"Give less than 1. {float(str(given)):g} % is {float(str(given)) / 100}.")
+
+
+@pytest.mark.parametrize("given", [-1, 200])
+def test_what_is_no_share_in_per_cent_is_not_taken_for_one(given: int) -> None:
+    assert "%" not in problems(model="m", share=given)["share"]
+
+
+def test_a_long_list_says_how_many_it_leaves_out() -> None:
+    names = [f"p{number}" for number in range(1234)]
+    said = nearest("p1230x", names)
+    assert said.startswith("Did you mean p123")
+    assert said.endswith("p8, p9 and 1,224 more.")
+    assert nearest("x", names[:40]) == f"Choose from: {', '.join(names[:40])}."

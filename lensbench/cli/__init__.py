@@ -17,11 +17,13 @@ def main() -> None:
     Errors made on purpose become one message. What is written for a reader who has left, such as
     `head`, is dropped.
     """
-    from lensbench.cli.console import INTERRUPTED, failure, flush, prepare
+    from lensbench.cli.console import INTERRUPTED, failure, flush, prepare, starting
     from lensbench.cli.program import called
+    from lensbench.cli.starting import announce
     from lensbench.errors import LensbenchError
 
     prepare()
+    announce(starting)
     try:
         sys.exit(called(sys.argv[1:]))
     except LensbenchError as error:

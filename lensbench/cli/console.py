@@ -56,6 +56,12 @@ def prepare() -> None:
             reconfigure(errors="replace")
 
 
+def starting() -> None:
+    """Who watches a terminal learns what the first seconds are for; a pipe or a log does not."""
+    if messages.is_terminal:
+        messages.print("loading libraries ...", style="dim", highlight=False)
+
+
 def flush() -> None:
     """Write what is still to be written."""
     try:

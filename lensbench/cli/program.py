@@ -106,7 +106,8 @@ def _app(name: str, page: str, **more: Any) -> App:
 
 def _folder(module: str, name: str, **place: Any) -> App:
     """A verb that holds verbs."""
-    app = _app(name, _pages(module)[0], **place)
+    page, examples = _pages(module)
+    app = _app(name, page, help_epilogue=examples, **place)
     if name in ALONE:
         app.default(_alone(f"{module}.{ALONE[name]}", ALONE[name]))
     for order, verb in enumerate(FOLDERS[name]):
@@ -158,6 +159,9 @@ def _refusal(error: CycloptsError) -> UsageError:
         said = _unknown_verb(error, token)
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
         said = f"{_shown(error.argument)} is missing."
+    elif isinstance(error, UnusedCliTokensError):
+        words = " ".join(error.unused_tokens or ())
+        said = f"Nothing takes {words!r}. Text of several words goes in quotes."
     chain = " ".join(("lensbench", *(error.command_chain or ())))
     return UsageError(f"{said} See {chain} --help.")
 

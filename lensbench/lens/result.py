@@ -29,6 +29,7 @@ from lensbench.prompts.prompt import Prompts, as_prompts
 from lensbench.records.answer_forms import said_of_forms
 from lensbench.records.schema.lens import ON_REQUEST
 from lensbench.residuals.store import ResidualCache
+from lensbench.spec import nearest
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -66,11 +67,11 @@ class LensResult:
         chosen = ids[0] if prompt_id is None else prompt_id
         found = []
         if chosen not in ids:
-            remedy = f"Choose from: {', '.join(ids[:10])}."
-            found.append(Problem("prompt_id", f"there is no prompt {chosen!r}", remedy))
+            what = f"there is no prompt {chosen!r}"
+            found.append(Problem("prompt_id", what, nearest(chosen, ids)))
         if value not in measured():
-            remedy = f"Choose from: {', '.join(measured())}."
-            found.append(Problem("value", f"nothing measured is called {value!r}", remedy))
+            what = f"nothing measured is called {value!r}"
+            found.append(Problem("value", what, nearest(value, measured())))
         elif value in ON_REQUEST and not self.table[value].drop_null():
             remedy = f"Ask for it: logit_lens(..., metrics={value!r})."
             found.append(Problem("value", f"{value} was not measured", remedy))

@@ -110,7 +110,7 @@ def require_effect(spec: AttentionSpec, refs: Sequence[ModelRef], notify: Notify
 def _require_known(keep: Sequence[str], prompt_set: PromptSet) -> None:
     known = [prompt.id for prompt in prompt_set.prompts]
     missing = [
-        Problem("keep", f"there is no prompt {name!r}", nearest(name, known[:10]))
+        Problem("keep", f"there is no prompt {name!r}", nearest(name, known))
         for name in keep
         if name not in known
     ]

@@ -30,7 +30,7 @@ def examples(page: str) -> Iterator[list[str]]:
             yield found[: found.index(">")] if ">" in found else found
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+@pytest.mark.parametrize("verb", [*VERBS, *((one,) for one in FOLDERS)], ids=" ".join)
 def test_the_examples_of_a_verb_can_be_copied_from_a_narrow_terminal(
     verb: tuple[str, ...], lensbench: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ from lensbench.cli.console import (
     table,
 )
 from lensbench.cli.lens.run import run_and_report
+from lensbench.cli.prompted import models_and_prompt
 from lensbench.errors import Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
 from lensbench.spec import ARGUMENT
@@ -100,7 +101,7 @@ def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
     if spec.prompts:
         out = spec.out or Path("runs") / f"{Path(str(spec.prompts)).stem}-attention"
         return run_and_report(AttentionSpec(**spec.shared(AttentionSpec)), out)
-    *models, text = spec.models
+    models, text = models_and_prompt(spec.models, "attention")
     _require_effect(spec, models)
     collected: list[dict[str, Any]] = []
     status = 0

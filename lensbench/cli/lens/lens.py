@@ -40,6 +40,7 @@ from lensbench.cli.console import (
     show_reports,
 )
 from lensbench.cli.lens.run import run_and_report
+from lensbench.cli.prompted import models_and_prompt
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
 from lensbench.spec import ARGUMENT
@@ -129,7 +130,7 @@ def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
         return run_and_report(spec.run, spec.out or Path("runs") / Path(str(spec.prompts)).stem)
     from lensbench.lens.fitted.artifact import lens_kinds
 
-    *models, prompt = spec.models
+    models, prompt = models_and_prompt(spec.models, "lens")
     collected: list[dict[str, Any]] = []
     for name in models:
         model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)))
