@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,18 @@ Notify = Callable[[str], None]  # what a user should know, once each
 def within(stage: str, watch: Watch) -> Watch:
     """Tell `watch` that what is reported is a part of `stage`."""
     return lambda now: watch(replace(now, stage=f"{stage}: {now.stage}"))
+
+
+def counted(items: Iterable[Item], now: Progress, watch: Watch, every: int = 100) -> Iterator[Item]:
+    """The items as they are; after every so many, `watch` is told how many have gone by.
+
+    `now` says what is done with them, and with `total` how many there are.
+    """
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % every == 0 or number == now.total:
+            count = "" if now.total is not None else f"{number:,} {now.unit}"
+            watch(replace(now, done=number, detail=count))
 
 
 def ignore(_: object) -> None:

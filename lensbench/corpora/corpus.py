@@ -13,6 +13,7 @@ from lensbench.corpora.files import text_files
 from lensbench.corpora.hub import FORM, PREFIX, hub_texts
 from lensbench.corpora.python_docs import python_docs
 from lensbench.errors import InputProblems, Problem
+from lensbench.progress import Progress, Watch, counted, ignore
 from lensbench.prompts.prompt import Prompt
 
 WRITTEN = "model"  # text that the model writes itself: see `written`
@@ -51,7 +52,9 @@ class Corpus:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def load_corpus(given: str, facts: Sequence[Prompt] = (), whole: bool = False) -> Corpus:
+def load_corpus(
+    given: str, facts: Sequence[Prompt] = (), whole: bool = False, watch: Watch = ignore
+) -> Corpus:
     """A shipped corpus by its name, a data set of the hub, a text file or a folder of them.
 
     Args:
@@ -67,7 +70,8 @@ def load_corpus(given: str, facts: Sequence[Prompt] = (), whole: bool = False) -
     if given.startswith(PREFIX):
         texts, problems, origin = hub_texts(given, whole)
     elif given in SHIPPED:
-        texts = list(SHIPPED[given]())
+        now = Progress("reading the corpus", unit="texts")
+        texts = list(counted(SHIPPED[given](), now, watch))
     elif Path(given).exists():
         texts, problems = text_files(Path(given))
     else:

@@ -11,6 +11,7 @@ import importlib.metadata
 import re
 import sysconfig
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from lensbench.errors import InputProblems, Problem
@@ -30,7 +31,7 @@ def python_docs() -> Iterator[tuple[str, str]]:
     if not (stdlib / "textwrap.py").is_file():
         what, remedy = "it holds no sources", "Use a Python that was installed with its sources."
         raise InputProblems([Problem(str(stdlib), what, remedy)])
-    texts = [*_of_library(stdlib), *_of_packages()]
+    texts = chain(_of_library(stdlib), _of_packages())
     yield from ((where, text) for where, text in texts if len(text) >= SHORTEST)
 
 

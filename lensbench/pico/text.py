@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lensbench.corpora.corpus import Corpus, Document
 from lensbench.errors import InputProblems, Problem
+from lensbench.progress import Progress, Watch, counted, ignore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +49,9 @@ def parted(corpus: Corpus, held_out_share: float, share: float) -> Documents:
     return Documents(rest[: math.ceil(share * len(rest))], corpus.documents[:n_held_out])
 
 
-def new_tokenizer(documents: Iterable[Document], vocabulary: int) -> PreTrainedTokenizerBase:
+def new_tokenizer(
+    documents: Sequence[Document], vocabulary: int, watch: Watch = ignore
+) -> PreTrainedTokenizerBase:
     """A byte-level BPE (Radford et al. 2019) of at most so many tokens; it reads any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
@@ -63,7 +66,9 @@ def new_tokenizer(documents: Iterable[Document], vocabulary: int) -> PreTrainedT
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator((document.text for document in documents), trainer)
+    now = Progress("learning the tokenizer", total=len(documents), unit="documents")
+    read = counted(documents, now, watch)
+    core.train_from_iterator((document.text for document in read), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END)
 
 
@@ -77,6 +82,7 @@ def packed(
     tokenizer: PreTrainedTokenizerBase,
     context: int,
     of: str,
+    watch: Watch = ignore,
 ) -> Int[Tensor, "row context"]:
     """All documents one after the other, each with its end, cut into rows; the rest is left out.
 
@@ -84,7 +90,7 @@ def packed(
 
     Raises InputProblems, with the numbers, for less than one row; `of`: what it is for.
     """
-    ids = np.array([i for own in _ids(documents, tokenizer) for i in own], np.int32)
+    ids = np.array([i for own in _ids(documents, tokenizer, watch) for i in own], np.int32)
     n_rows = len(ids) // context
     if not n_rows:
         what = f"the text to {of} has {len(ids)} tokens, less than one sequence of {context}"
@@ -107,11 +113,16 @@ def with_passages(rows: Int[Tensor, "row context"], share: float) -> Int[Tensor,
     return torch.cat([rows, rows.flatten()[torch.from_numpy(places)]])
 
 
-def _ids(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+def _ids(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, watch: Watch
+) -> Iterator[list[int]]:
     """Each document's tokens, and its end."""
     core = tokenizer.backend_tokenizer
     end = core.token_to_id(END)
-    for start in range(0, len(documents), _AT_ONCE):
+    n = len(documents)
+    for start in range(0, n, _AT_ONCE):
+        watch(Progress("tokenising", start, n, "documents"))
         some = documents[start : start + _AT_ONCE]
         encoded = core.encode_batch_fast([one.text for one in some], add_special_tokens=False)
         yield from ([*own.ids, end] for own in encoded)
+    watch(Progress("tokenising", n, n, "documents"))

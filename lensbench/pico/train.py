@@ -58,7 +58,7 @@ def train_pico(spec: PicoSpec, progress: Watch = ignore, notify: Notify = ignore
     store = RecordStore(spec.out, spec.name, "pretraining")
     store.require_free()
     progress(Progress("reading the corpus"))
-    text = _text(spec)
+    text = _text(spec, progress)
     corpus = {"corpus": text.facts["name"], "corpus_sha256": text.facts["sha256"]}
     with recording(Request(store, spec.settings() | corpus, {"name": spec.name})) as record:
         if not record.finished:
@@ -85,12 +85,12 @@ class _Text:
     problems: list[Problem]
 
 
-def _text(spec: PicoSpec) -> _Text:
+def _text(spec: PicoSpec, watch: Watch) -> _Text:
     plan = spec.plan
-    corpus = load_corpus(spec.corpus, whole=True)
+    corpus = load_corpus(spec.corpus, whole=True, watch=watch)
     documents = parted(corpus, spec.held_out_share, spec.share)
-    tokenizer = new_tokenizer(documents.train, plan.vocabulary)
-    train = packed(documents.train, tokenizer, plan.context, "train on")
+    tokenizer = new_tokenizer(documents.train, plan.vocabulary, watch)
+    train = packed(documents.train, tokenizer, plan.context, "train on", watch)
     rows = with_passages(train, plan.repeated_share)
     held_out = packed(documents.held_out, tokenizer, plan.context, "validate on")
     held_out = held_out[: math.ceil(spec.validation_tokens / plan.context)]

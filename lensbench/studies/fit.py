@@ -110,7 +110,7 @@ def corpus_of(spec: FitSpec, loaded: Callable[[], LensModel], watch: Watch = ign
     facts = [prompt for name in shipped() for prompt in load_prompts(name).prompts]
     seed = written_seed(spec.corpus)
     if seed is None:
-        return load_corpus(spec.corpus, facts)
+        return load_corpus(spec.corpus, facts, watch=watch)
     ref = ModelRef.of(spec.model)
     decides = facts_of(ref, spec.dtype, spec.device) | {"dtype": spec.dtype, "device": spec.device}
     writer = Writer(str(ref), decides, loaded, seed, spec.window)

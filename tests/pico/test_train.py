@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lensbench.corpora.corpus import load_corpus
+from lensbench.corpora.corpus import SHIPPED, load_corpus
 from lensbench.errors import InputProblems, RecordsError
 from lensbench.pico.text import END, new_tokenizer, packed, parted, with_passages
 from lensbench.pico.train import train_pico
@@ -192,3 +192,20 @@ def test_a_finished_run_trains_nothing_and_another_one_is_kept_out(
     with pytest.raises(RecordsError, match=r"settings.seed: 0 there, 1 now"):
         train_pico(pico_spec(texts, undisturbed, seed=1))
     assert models_of(undisturbed) == before
+
+
+def test_whoever_waits_for_the_text_sees_how_much_of_it_is_read(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shipped corpus text by text, the tokenizer and the rows document by document."""
+    seen: list[Progress] = []
+    monkeypatch.setitem(SHIPPED, "mine", lambda: ((str(n), f"text {n}") for n in range(1350)))
+    assert len(load_corpus("mine", watch=seen.append).documents) == 1350
+    assert [one.done for one in seen] == [*range(100, 1350, 100)]
+    assert seen[-1].detail == "1,300 texts"
+    seen.clear()
+    train_pico(pico_spec(texts, tmp_path / "a", steps=1), seen.append)
+    for stage in ("learning the tokenizer", "tokenising"):
+        own = [one for one in seen if one.stage == stage]
+        assert [one.done for one in own] == sorted(one.done for one in own)
+        assert own[-1].done == own[-1].total > 0
