@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lensbench.attention import attention
     from lensbench.checkpoints.ref import ModelRef
     from lensbench.embeddings.result import embed
+    from lensbench.embeddings.senses.result import senses
     from lensbench.errors import GateError, InputProblems, LensbenchError
     from lensbench.fitting.spec import FitSpec
     from lensbench.lens.cached import lens_from_cache
@@ -79,6 +80,7 @@ _HOME = {
     "open_record": "lensbench.records.open",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.studies.lens",
+    "senses": "lensbench.embeddings.senses.result",
     "tokens": "lensbench.tokenisation.result",
     "train": "lensbench.quantized.training.train",
     "walk": "lensbench.walkthrough.result",
@@ -115,6 +117,7 @@ __all__ = [
     "open_record",
     "residual_stream",
     "run",
+    "senses",
     "tokens",
     "train",
     "walk",

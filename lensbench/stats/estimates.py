@@ -22,10 +22,12 @@ TINY = 1e-9  # rounding of layer / n_layers
 NO_RELATION = "prompt"  # what a prompt set without relations has as the relation of all
 RELATION, BASE, EXAMPLES = "relation", "base prompt", "group of examples"  # a cluster's name
 SENTENCE = "sentence"  # of questions that are asked about its words
+WORD = "word"  # each stands for itself
 _UNITS = {RELATION: ("prompt", "prompts"), BASE: ("prompt", "prompts")}
 _UNITS |= {EXAMPLES: ("example", "examples"), SENTENCE: ("question", "questions")}
+_UNITS |= {WORD: ("word", "words")}
 _SEVERAL = {RELATION: "relations", BASE: "base prompts", EXAMPLES: "groups of examples"}
-_SEVERAL |= {SENTENCE: "sentences"}
+_SEVERAL |= {SENTENCE: "sentences", WORD: "words"}
 LEVEL = 0.05  # of adjusted p-values, in words and figures
 MIN_PROMPTS = 20  # fewer top-1 correct prompts than this give no verdict
 

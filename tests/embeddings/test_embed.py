@@ -289,3 +289,34 @@ def test_twenty_words_that_are_all_told_are_no_certainty() -> None:
     above = found.loc[1, "above_embedding_pp"]
     assert (above.value, above.low, above.high) == (0.5, None, None)
     assert found.loc[1, "above_untrained_pp"].value is None
+
+
+def test_senses_in_one_call_are_those_of_the_record(
+    measured: Path, files: dict[str, Any], llama: Case
+) -> None:
+    (record,) = [r for r in records(measured, "senses") if not r.manifest["read"]["both_ways"]]
+    found = lb.senses(llama.model, files["senses"])
+    expected = record.table("senses").drop(columns="model")
+    pd.testing.assert_frame_equal(found.to_pandas().drop(columns="model"), expected)
+    assert not found.problems
+    own = expected.query("split == 'senses' and layer == 2 and correction == 'centred'")
+    (told,) = found.layers.query(
+        "condition == 'trained' and split == 'senses' and layer == 2 and correction == 'centred'"
+    ).to_dict("records")
+    trained = own[own["condition"] == "trained"]["accuracy"]
+    assert (told["accuracy"], told["n_words"]) == (pytest.approx(trained.mean()), 2)
+    assert len(found.plot().data) == 6  # three kinds of words, trained and not
+    assert "senses: told apart" in repr(found)
+    alone = lb.senses(llama.model, files["senses"], untrained=False)
+    assert set(alone.table["condition"]) == {"trained"}
+
+
+def test_few_words_that_say_the_same_have_no_interval_and_are_called_words() -> None:
+    rows = pd.DataFrame(
+        {"condition": "trained", "correction": "none", "split": "senses", "layer": 0}
+        | {"depth": 0.0, "word": f"w{n}", "accuracy": 0.5 if n else 1.0, "separation": 0.0}
+        for n in range(20)
+    )
+    told = by_layer(rows)["accuracy"][0]
+    assert told.low is None
+    assert told.reason == "20 words, most of them equal or far apart: no interval holds"

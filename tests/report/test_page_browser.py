@@ -14,6 +14,7 @@ import pytest
 from lensbench.records.open import open_record
 from lensbench.records.record import Record
 from lensbench.report.diff import tables as diff
+from lensbench.report.embeddings.section import page as encoder_page
 from lensbench.report.kit.page import Page, chart, page_html
 from lensbench.report.kit.views import Axis, Map
 from lensbench.report.placement import section as placement
@@ -389,3 +390,50 @@ def test_a_phone_keeps_the_n_of_a_long_name(chrome: Any, built: Path) -> None:
     assert all("(n = " in name for name in names)
     for name, text in zip(names, shown, strict=True):
         assert text.endswith(name[name.index("(n = ") :])
+
+
+TEXTS = ["dog", MARKUP, "It's a beautiful sunny day", "日本"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an encoder without ratings; one of its texts is a zero vector."""
+    values = np.random.default_rng(0).uniform(-1, 1, (4, 4))
+    cells = (values + values.T) / 2
+    cells[3], cells[:, 3] = np.nan, np.nan
+    rows = [
+        {"a": a, "b": b, "cosine": cells[i, j]}
+        for i, a in enumerate(TEXTS)
+        for j, b in enumerate(TEXTS)
+    ]
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "report.html").write_bytes(page_html(encoder_page("m", pd.DataFrame(rows), None)))
+    pd.DataFrame(rows).to_csv(folder / "grid.csv")
+    return folder
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_cosines_of_texts_are_a_map_with_their_names(
+    chrome: Any, encoder: Path, width: int, scheme: str
+) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    opened(chrome, encoder, width)
+    (trace,) = drawn(chrome, 0)
+    expected = pd.read_csv(encoder / "grid.csv")["cosine"].to_numpy().reshape(4, 4)
+    found = np.array(trace["z"], dtype=float)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.isnan(found).sum() == 7
+    script = "return [...document.querySelectorAll('.ytick text')].map((t) => t.textContent);"
+    shown = chrome.execute_script(script)
+    longest = 28 if width > 700 else 9
+    cut = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in TEXTS]
+    assert sorted(shown) == sorted(cut)
+    assert trace["hovertext"][0][1].startswith(f"dog, {ESCAPED}<br>")
+    assert chrome.execute_script("return document.querySelectorAll('b').length;") == 0
+    assert chrome.execute_script("return document.documentElement.scrollWidth;") == width
+    colour = chrome.execute_script("return document.getElementById('chart-0').layout.font.color;")
+    assert colour == {"light": "#1f2328", "dark": "#e6edf3"}[scheme]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert foreign(chrome) == []

@@ -1,10 +1,10 @@
 """Compare texts by the angle between their vectors: sentence and word embeddings.
 
-With texts: the cosine of each with every other, the closest first. Without: six shipped pairs, with
-the cosine that is said of them elsewhere beside the one that the encoder gives. --out writes a
-record with a report: the pairs as a heat map and in the plane, how narrow the cone is that all
-vectors lie in and what widens it, with --rated how cosines are ordered beside what people said, and
-with --contextual at which layer of a model the senses of a word part.
+With texts: the cosine of each with every other, the closest first. Without: six shipped pairs, four
+of them with the cosine that is said of them elsewhere (two more were published that are not known
+here). --out writes a record with a report: the pairs as a heat map and in the plane, how narrow the
+cone is that all vectors lie in and what widens it, with --rated how cosines are ordered beside what
+people said, and with --contextual at which layer of a model the senses of a word part.
 
 Examples:
 

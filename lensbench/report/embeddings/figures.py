@@ -8,18 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lensbench.escape import printable
+from lensbench.report.embeddings.views import MOST_TEXTS, square
 from lensbench.report.kit.figures import GREY, WIDTH
 from lensbench.report.kit.views import COLOURS
 
-MOST_TEXTS = 24  # of a heat map and named in a plane: the first ones
 _NUMBERED = 12  # texts up to which cells say their number
 _LONGEST = 28  # characters of a label
 
 
 def heat_map(grid: pd.DataFrame) -> Figure:
     """Cosines of the first texts with each other, -1..1."""
-    texts = grid["a"].unique()[:MOST_TEXTS]
-    cells = grid.pivot(index="a", columns="b", values="cosine").loc[texts, texts].to_numpy()
+    texts, cells = square(grid)
     names = [_label(text) for text in texts]
     n = len(names)
     figure = Figure(figsize=(WIDTH, 1.6 + min(0.42 * n, 7.0)), layout="constrained")

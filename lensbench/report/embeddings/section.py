@@ -11,11 +11,12 @@ from lensbench.escape import markdown
 from lensbench.records.record import Record
 from lensbench.records.schema.text.embeddings import CORRECTIONS, NEAR
 from lensbench.report.embeddings.figures import heat_map, planes
+from lensbench.report.embeddings.views import cosine_map, rating_dots
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.page import Page, chart
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.report.kit.views import Axis, Dots, Line
+from lensbench.report.kit.views import Dots
 from lensbench.report.section import Section, written
 from lensbench.stats.estimates import of_record
 
@@ -48,7 +49,7 @@ def embeddings(record: Record, name: str) -> Section:
         headline=headline(made["pairs"].frame, made["rated"].frame),
         limitations=limitations,
         figures=figures,
-        page=partial(_page, name, ratings) if ratings is not None else None,
+        page=partial(page, name, record.table("embedding_grid"), ratings),
         cover="pairs",
     )
 
@@ -102,18 +103,6 @@ def estimates(frame: pd.DataFrame, column: str, count: str) -> pd.Series:
     return pd.Series(made, frame.index, dtype=object)
 
 
-def rating_dots(rated: pd.DataFrame) -> Dots | None:
-    """A row for each correction, a dot for each set; None where nobody was asked."""
-    if rated.empty:
-        return None
-    lines = [
-        Line(str(name).replace("_", "-"), own["spearman"].tolist())
-        for name, own in rated.groupby("correction", sort=False)
-    ]
-    sets = [str(one) for one in rated["rated_set"].unique()]
-    return Dots(Axis("Spearman's correlation with ratings"), lines, series=sets)
-
-
 def _figures(record: Record, ratings: Dots | None) -> dict[str, Callable[[], bytes]]:
     found: dict[str, Callable[[], bytes]] = {
         "pairs": partial(to_svg, heat_map, record.table("embedding_grid")),
@@ -124,10 +113,14 @@ def _figures(record: Record, ratings: Dots | None) -> dict[str, Callable[[], byt
     return found
 
 
-def _page(name: str, ratings: Dots) -> Page:
-    sentence = "Bars: 95 % intervals over pairs."
-    own = chart("Cosines beside what people said", sentence, (), lambda: ratings)
-    return Page(f"{name}: embeddings", "What a sentence encoder's cosines say.", (), [own])
+def page(name: str, grid: pd.DataFrame, ratings: Dots | None) -> Page:
+    """Cosines of the texts as a map, and beside what people said where they were asked."""
+    said = "Every text of the pairs with every other; 1: the same direction, 0: a right angle."
+    charts = [chart("Cosines of the texts", said, (), lambda: cosine_map(grid))]
+    if ratings is not None:
+        said = "Bars: 95 % intervals over pairs."
+        charts.append(chart("Cosines beside what people said", said, (), lambda: ratings))
+    return Page(f"{name}: embeddings", "What a sentence encoder's cosines say.", (), charts)
 
 
 def headline(pairs: pd.DataFrame, rated: pd.DataFrame) -> str:

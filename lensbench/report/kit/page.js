@@ -13,7 +13,8 @@ const show = (value) => value === null ? "n/a" : Math.abs(value) >= 100 ? value.
 const number = (axis, value) => axis.percent && value !== null ? show(100 * value) + " %" : show(value);
 const hover = (...parts) => parts.filter((part) => part !== "").map(plain).join("<br>");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const brief = (text) => { const c = Array.from(text); return plain(c.length > 9 ? c.slice(0, 8).join("") + "…" : text); };
+const cut = (text, n) => { const c = Array.from(text); return plain(c.length > n ? c.slice(0, n - 1).join("") + "…" : text); };
+const brief = (text) => cut(text, 9);
 // A long title takes two lines on a phone.
 const folded = (text) => narrow() && text.length > 36 ? text.replace(/^(.{12,36}) /, "$1\n") : text;
 const titled = (axis) => ({ exponentformat: "e", title: { text: plain(folded(axis.title)).replace("\n", "<br>") }, ...(axis.percent ? { tickformat: ".0%" } : {}), ...(axis.log ? { type: "log", tickformat: "~r" } : {}) });
@@ -84,8 +85,10 @@ function map(frame, view) {
   const text = view.grid.map((row, j) => row.map((value, i) => hover(`${place(frame.y, j)}, ${place(frame.x, i)}`, show(value))));
   const trace = { type: "heatmap", z: view.grid, zmin: frame.limits[0], zmax: frame.limits[1], colorscale: frame.zero ? diverging : "Viridis", hoverinfo: "text", hovertext: text, colorbar: { thickness: 12 } };
   const whole = (n) => Math.max(1, Math.ceil(n / 8));  // places have whole numbers
-  const axis = (n) => ({ showgrid: false, zeroline: false, constrain: "domain", tick0: 0, dtick: whole(n) });
-  return [[trace], { height: narrow() ? 360 : 480, margin: { l: 55, r: 10, t: 20, b: 55 }, xaxis: { ...titled(frame.x), ...axis((view.grid[0] || []).length) }, yaxis: { ...titled(frame.y), ...axis(view.grid.length), scaleanchor: "x" } }];
+  const named = frame.names && frame.names.length <= 24;
+  const ticks = (n) => named ? { tickvals: frame.names.map((_, k) => k), ticktext: frame.names.map((text) => cut(text, narrow() ? 9 : 28)), tickangle: "auto", automargin: true } : { tick0: 0, dtick: whole(n) };
+  const axis = (n) => ({ showgrid: false, zeroline: false, constrain: "domain", ...ticks(n) });
+  return [[trace], { height: narrow() ? 360 : 480, margin: { l: 55, r: 10, t: 20, b: 55 }, xaxis: { ...titled(frame.x), ...axis((view.grid[0] || []).length) }, yaxis: { ...titled(frame.y), ...axis(view.grid.length), scaleanchor: "x", ...(named ? { autorange: "reversed" } : {}) } }];
 }
 
 function dots(frame, view) {

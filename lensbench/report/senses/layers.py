@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.stats.estimates import (
-    Estimate,
-    clustered_estimate,
-    paired_difference,
-    summed_estimate,
-    within,
-)
+from lensbench.stats.estimates import WORD, Estimate, paired_difference, summed_estimate
 from lensbench.stats.resampling import Floats
+from lensbench.stats.words import MEASURES, over_words
 
-MEASURES = {"accuracy": (0.0, 1.0), "separation": (-2.0, 2.0)}
 _NONE = Estimate(None, None, None, 0, 0, "no such words")
 _KEYS = ["condition", "correction", "split"]
 
@@ -35,7 +29,7 @@ def by_layer(rows: pd.DataFrame) -> pd.DataFrame:
     for (condition, correction, split, layer), own in groups.items():
         row: dict[str, Any] = {"condition": condition, "correction": correction, "split": split}
         row |= {"layer": int(layer), "depth": float(own["depth"].iloc[0])}
-        row |= {measure: _mean(own[measure], measure) for measure in MEASURES}
+        row |= {measure: over_words(own[measure], measure) for measure in MEASURES}
         beside = {
             "embedding": groups.get((condition, correction, split, 0)),
             "untrained": groups.get(("untrained", correction, split, layer)),
@@ -50,20 +44,10 @@ def _above(own: pd.DataFrame, other: pd.DataFrame | None) -> Estimate:
     if other is None:
         return Estimate(None, None, None, 0, 0, "not measured")
     clusters = pd.Series(own.index, own.index)
-    found = paired_difference(own["accuracy"], other["accuracy"], clusters, "mean")
+    found = paired_difference(own["accuracy"], other["accuracy"], clusters, "mean", WORD)
     if found.value and found.low == found.high:  # words that agree say nothing of their spread
         return replace(found, low=None, high=None, reason="the same for every word: no interval")
     return found
-
-
-def _mean(values: pd.Series, measure: str) -> Estimate:
-    """Over words, its interval cut to what the measure can be.
-
-    Where every word is told each time, that of a share: twenty words are not all words.
-    """
-    whole = measure == "accuracy" and values.isin([0.0, 1.0]).all()
-    found = clustered_estimate(values, statistic="share" if whole else "mean")
-    return within(found, *MEASURES[measure])
 
 
 def difference_by_layer(rows: pd.DataFrame) -> pd.DataFrame:
