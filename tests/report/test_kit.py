@@ -111,3 +111,20 @@ def test_reasons_that_some_cells_share_have_a_letter_and_one_of_its_own_stays() 
         "",
         f"(a) {MEAN}. (b) {MEDIAN}.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (80_455.5, "80456"),
+        (12_534.2, "12534"),
+        (9_999.7, "10000"),
+        (-1_234_567.5, "-1234568"),
+        (2_996.87, "2997"),
+        (3.2e11 + 0.5, "3.2e+11"),
+        (-1.6e-08, "-1.6e-08"),
+    ],
+)
+def test_a_number_that_is_read_as_one_has_no_exponent(value: float, said: str) -> None:
+    assert numbers.number(value) == said
+    assert numbers.estimate(Estimate(value, value, value, 9, 3)) == f"{said} [{said}, {said}]"

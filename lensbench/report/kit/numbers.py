@@ -21,6 +21,7 @@ _UNITS: dict[str, tuple[float, str, str]] = {
     "p": (1, ".2g", ""),
 }
 _PLAIN = (1.0, ".4g", "")
+_WHOLE = 1e9  # below it no number needs an exponent
 
 
 def unit_of(column: str) -> str:
@@ -37,7 +38,7 @@ def number(value: object, unit: str = "") -> str:
         return "n/a (not recorded)"
     plain = float(value)
     if not unit:
-        return f"{plain:.0f}" if plain.is_integer() else f"{plain:.4g}"
+        return f"{plain:.0f}" if plain.is_integer() else _plain(plain, _PLAIN[1])
     scale, form, suffix = _UNITS[unit]
     return f"{_plain(scale * plain, _form(form, [plain]))}{suffix}"
 
@@ -66,8 +67,10 @@ def _form(form: str, shown: Sequence[float]) -> str:
 
 
 def _plain(value: float, form: str) -> str:
-    """Formatted, and zero without a sign."""
+    """Formatted, and zero without a sign; a number of more than 4 digits whole where it is read."""
     text = format(value, form)
+    if "e+" in text and abs(value) < _WHOLE:
+        text = f"{value:.0f}"
     return text.lstrip("+-") if float(text) == 0 else text
 
 
