@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float
 
+from lensbench.attention.conditions import Text
 from lensbench.attention.gate import ERROR, check_heads, rows_identity, worst_row
 from lensbench.attention.patterns import Source
 from lensbench.attention.record import (
@@ -23,16 +25,26 @@ from lensbench.attention.record import (
     read,
     read_ones,
 )
-from lensbench.attention.settings import AttentionSettings
+from lensbench.attention.settings import AttentionSettings, EncoderSettings
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import Identity, require
 from lensbench.lens.record import gate_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.model import LensModel, require_loaded
-from lensbench.prompts.encode import NOTHING, Template, TokenText, encode_all
-from lensbench.prompts.prompt import Prompts, as_prompts
+from lensbench.models.text_encoder import TextEncoder
+from lensbench.prompts.encode import (
+    NOTHING,
+    EncodedPrompt,
+    Encoder,
+    Template,
+    TokenText,
+    encode_all,
+)
+from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
 from lensbench.records.engine import Job
-from lensbench.records.schema.attention import CONDITIONS, PATTERNS, SCORES, WEIGHTINGS
+from lensbench.records.parts import Part
+from lensbench.records.schema.attention import CONDITIONS, HEADS, PATTERNS, SCORES, WEIGHTINGS
+from lensbench.records.schema.declare import Table
 from lensbench.spec import nearest
 
 if TYPE_CHECKING:
@@ -173,11 +185,8 @@ def read_heads(
 
     Raises GateError, ModelError and InputProblems as `lensbench.attention` says.
     """
-    known = {"conditions": CONDITIONS, "weightings": WEIGHTINGS}
-    require_known([(k, one, [*v]) for k, v in known.items() for one in getattr(settings, k)])
-    encoded, problems = encode_all(require_loaded(model).encoder(template), as_prompts(prompts))
-    ids = [item.prompt.id for item in encoded]
-    require_known([("keep", name, ids) for name in settings.keep])
+    encoder, given = require_loaded(model).encoder(template), as_prompts(prompts)
+    encoded, problems = asked(encoder, given, settings, CONDITIONS)
     encoded, short = long_enough(encoded)
     problems += [*short, *not_kept(settings, encoded)]
     if not encoded:
@@ -188,14 +197,57 @@ def read_heads(
     texts, over = condition_texts(reader, encoded)
     (readings,) = plan_readings(reader, texts, [[item.prompt for item in encoded]])
     parts = [read(reader, Job(number, one)) for number, one in enumerate(readings)]
-    problems += [*over, *(problem for part in parts for problem in part.problems)]
+    told = Told(HEADS, partial(rows_identity, reader.source), identities, SCORES)
+    return together(model, encoded, texts, parts, [*problems, *over], told)
+
+
+def asked(
+    encoder: Encoder,
+    given: Sequence[Prompt],
+    settings: AttentionSettings | EncoderSettings,
+    conditions: Iterable[str],
+) -> tuple[list[EncodedPrompt], list[Problem]]:
+    """Prompts in the model's tokens, and those that have none.
+
+    Raises InputProblems for conditions, weightings and prompts to keep that are not known.
+    """
+    known = {"conditions": [*conditions], "weightings": [*WEIGHTINGS]}
+    require_known([(k, one, v) for k, v in known.items() for one in getattr(settings, k)])
+    ids = [prompt.id for prompt in given]
+    require_known([("keep", name, ids) for name in settings.keep])
+    return encode_all(encoder, given)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is said of readings: their table, what of their rows was tested, what scores mean."""
+
+    table: Table
+    rows: Callable[[float], Identity]  # from the worst error of a row
+    identities: Sequence[Identity]  # that of rows first
+    scores: Mapping[str, str]
+    both_ways: bool = False
+
+
+def together(
+    model: LensModel | TextEncoder,
+    encoded: Sequence[EncodedPrompt],
+    texts: dict[str, list[Text]],
+    parts: Sequence[Part],
+    problems: Sequence[Problem],
+    told: Told,
+) -> AttentionResult:
+    """What all parts that were read make, gated by the worst of them.
+
+    Raises InputProblems where every text gave NaN or Inf, GateError.
+    """
+    problems = [*problems, *(problem for part in parts for problem in part.problems)]
     if all(part.notes[ERROR] is None for part in parts):
         raise InputProblems(problems)
-    error = worst_row(part.notes for part in parts)
-    gate = [rows_identity(reader.source, error), *identities[1:]]
+    gate = [told.rows(worst_row(part.notes for part in parts)), *told.identities[1:]]
     require(gate)
-    heads = in_order(pa.concat_tables([part.tables["heads"] for part in parts]), texts)
-    kept = [part.tables["patterns"] for part in parts if "patterns" in part.tables]
+    heads = in_order(pa.concat_tables([part.tables[told.table.name] for part in parts]), texts)
+    kept = [part.tables[PATTERNS.name] for part in parts if PATTERNS.name in part.tables]
     return AttentionResult(
         model.name,
         heads,
@@ -203,6 +255,8 @@ def read_heads(
         pa.concat_tables([PATTERNS.schema.empty_table(), *kept]),
         gate,
         problems,
+        told.scores,
+        told.both_ways,
     )
 
 

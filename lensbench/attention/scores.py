@@ -78,10 +78,15 @@ def of_kind(kind: str) -> Callable[[Facts], Counted]:
     return counted
 
 
-def mean_distance(facts: Facts) -> Counted:
-    """How far back a token is, as a share of how far back the query may look at most."""
-    distance = _distance(facts).clamp(min=0).where(facts.allowed, 0)
-    return distance / distance.amax(-1, keepdim=True).clamp(min=1)
+def mean_distance(pattern: Pattern, facts: Facts) -> Float[Tensor, "head query"]:
+    """How far back a query looks, as a share of how far back it may look at most.
+
+    A mean over the tokens that it looks at: what an attention sink takes is at no distance. NaN of
+    a query that may look at itself alone.
+    """
+    distance = _distance(facts).where(facts.allowed, 0)
+    share = (distance / distance.amax(-1, keepdim=True)).to(pattern)
+    return torch.einsum("hqk,qk->hq", pattern, share) / pattern.sum(-1)
 
 
 def entropy_share(pattern: Pattern, facts: Facts) -> Float[Tensor, "head query"]:
@@ -103,12 +108,11 @@ OF_KEYS: dict[str, Callable[[Facts], Counted]] = {
     "capital": of_kind("capital"),
     "digit": of_kind("digit"),
     "separator": of_kind("separator"),
-    "mean_distance": mean_distance,
 }
 OF_ROWS: dict[str, Callable[[Pattern, Facts], Float[Tensor, "head query"]]] = {
+    "mean_distance": mean_distance,
     "entropy_share": entropy_share,
 }
-_OF_THE_FIRST = ("first_token", "mean_distance")  # in which the first token has a part
 
 
 class Scorer:
@@ -124,7 +128,7 @@ class Scorer:
     def _counted(self, name: str, counted: Counted) -> Float[Tensor, "query key"]:
         kept = counted * self.facts.allowed
         kept[:FIRST_QUERY] = 0
-        if name not in _OF_THE_FIRST:
+        if name != "first_token":
             kept[:, 0] = 0
         return kept.float()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from lensbench.attention.causal.ablation import (
 )
 from lensbench.attention.causal.direct import direct_effects
 from lensbench.attention.causal.redundancy import halves, redundancy, sizes_of
+from lensbench.attention.causal.tables import Ablator
 from lensbench.errors import GateError, InputProblems
 from tests.harness.ablated import Plain, projection
+from tests.harness.causal_lms import save_tiny
 from tests.harness.planted import (
     CURRENT,
     FIRST,
@@ -29,7 +32,7 @@ from tests.harness.planted import (
     planted,
     repeated,
 )
-from tests.harness.tiny import Case
+from tests.harness.tiny import Case, Tiny
 
 # Grouped queries, windows and a norm behind attention; joint q/k/v; attention beside the MLP. Every
 # family in turn is slow.
@@ -48,6 +51,14 @@ def test_every_ablation_is_that_of_hooks_in_plain_transformers(chosen: Case) -> 
 @pytest.mark.slow
 def test_ablations_of_every_family(family: Case) -> None:
     require_ablations(family)
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "deepseek_v3"])
+def test_heads_of_several_widths_and_latent_ones_are_ablated(kind: str, tmp_path: Path) -> None:
+    """They have no weights that can be read head by head: of those there is nothing to tell."""
+    case = Case(kind, Tiny(kind, {}, "bytes"), save_tiny(kind, tmp_path))
+    require_ablations(case)
+    assert not Ablator(case.model, [], [], 64).has_weights
 
 
 def require_ablations(family: Case) -> None:

@@ -18,6 +18,7 @@ from lensbench.attention.circuits.composition import (
     random_ratios,
 )
 from lensbench.attention.circuits.copying import copying, eigenvalue_ratio, own_rank
+from lensbench.attention.circuits.table import circuits_table
 from lensbench.attention.circuits.weights import (
     HeadWeights,
     directions,
@@ -224,3 +225,38 @@ def test_the_heads_of_every_family_have_weights(family: Case) -> None:
     found = list(head_weights(family.model))
     assert len(found) == family.model.n_layers
     assert all(len(heads.k) == len(heads.q) == family.model.n_heads for heads in found)
+
+
+def _with_row(case: Case, folder: Path, matrix: str, row: float) -> LensModel:
+    """The checkpoint with one token's row of the embedding or of the head so large."""
+    hf = case.fresh_hf()
+    with torch.no_grad():
+        getattr(hf, f"get_{matrix}_embeddings")().weight[5] = row
+    hf.save_pretrained(folder, safe_serialization=True)
+    case.model.tokenizer.save_pretrained(folder)
+    return load_model(folder, device="cpu")
+
+
+def test_an_embedding_whose_square_overflows_is_a_direction_all_the_same(
+    tiny_case: Callable[[str], Case], tmp_path: Path
+) -> None:
+    """A norm forgets its length: 1e25 gives what 1 gives."""
+    case = tiny_case("llama")
+    one, other = (
+        list(copying(_with_row(case, tmp_path / str(row), "input", row))) for row in (1.0, 1e25)
+    )
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a.eigenvalues, b.eigenvalues)
+        torch.testing.assert_close(a.own_rank, b.own_rank)
+
+
+def test_what_overflows_has_no_copying_and_no_rank(
+    tiny_case: Callable[[str], Case], tmp_path: Path
+) -> None:
+    """Each weight is finite, what they make together is not; composition is of heads alone."""
+    model = _with_row(tiny_case("llama"), tmp_path, "output", 3.4e38)
+    found = circuits_table(model).to_pandas()
+    assert len(found) == model.n_layers * model.n_heads
+    assert found["copying"].isna().all()
+    assert found["own_rank"].isna().all()
+    assert found.loc[found["block"] > 0, "q_ratio"].notna().all()

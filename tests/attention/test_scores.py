@@ -158,3 +158,13 @@ def test_kinds_of_tokens_are_those_of_their_text() -> None:
     assert of["separator"] == {"<s>", ".", "\n"}
     assert all("7" in text for text in of["digit"]) and of["digit"]
     assert {text.strip()[0] for text in of["capital"]} == {"B"}
+
+
+def test_what_a_sink_takes_is_at_no_distance() -> None:
+    """gpt-oss: a head that gives half to its sink looks as far back as without one."""
+    whole = torch.stack([looking(LOOKS["first_token"]), looking(LOOKS["previous_token"])])
+    alone, beside = (head_scores(share * whole, FACTS) for share in (1, 0.5))
+    for name in ("mean_distance", "entropy_share"):
+        assert beside[name].tolist() == pytest.approx(alone[name].tolist())
+    assert beside["first_token"].tolist() == pytest.approx((alone["first_token"] / 2).tolist())
+    assert float(beside["mean_distance"][0]) == 1

@@ -18,6 +18,7 @@ from lensbench.errors import InputProblems
 from lensbench.progress import Progress
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.attention import SCORES
+from lensbench.report.build import build_report
 from lensbench.studies.attention import run
 from lensbench.studies.specs.attention import AttentionSpec
 from tests.harness.facts import N_ROWS
@@ -257,3 +258,23 @@ def test_prompts_that_give_nan_are_skipped_everywhere(overflowing: Path, tmp_pat
     assert found["redundancy"]["loss_change_nats"].notna().all()
     assert found["phenomenon_ablation"]["change_bits"].notna().all()
     assert found["head_similarity"]["js_bits"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"nulls": True}, "### Names"),  # of induction alone
+        ({"nulls": False}, "Heads have no names here: nothing was read under a null"),
+    ],
+)
+def test_random_tokens_alone_are_reported_with_their_names_or_why_there_are_none(
+    heads: Callable[..., AttentionSpec], changes: dict[str, bool], told: str, tmp_path: Path
+) -> None:
+    spec = heads(conditions=("repeated",), keep=(), weightings=("plain",), **changes)
+    folder = run(spec, tmp_path / "run").folder
+    written = build_report([folder], tmp_path / "report")
+    (text,) = [path.read_text() for path in written if path.name == "report.md"]
+    assert told in text
+    assert "published types" not in text
+    names = tables(folder)["names"]
+    assert set(names["claim"]) == ({"induction"} if changes["nulls"] else set())

@@ -31,7 +31,7 @@ from lensbench.prompts.batch import Batch, make_batch, plan_batches
 from lensbench.residuals.capture import watch
 
 Head = tuple[int, int]  # block, head
-Means = Float[Tensor, "block head d_head"]
+Means = Sequence[Float[Tensor, "head d_head"]]  # of each block, whose heads may be wider
 NO_ANSWER = -1
 _ROWS = 64  # positions whose distribution over the vocabulary stands at once
 
@@ -169,7 +169,7 @@ def mean_outputs(
         watch(model, batch, [Site("attn.hook_z", i + 1) for i in range(model.n_layers)], see)
     if not all(counts.values()):
         raise GateError(f"{model.name}: its heads give NaN or Inf in every prompt, so no mean.")
-    return torch.stack([sums[layer] / counts[layer] for layer in sorted(sums)]).float()
+    return [(sums[layer] / counts[layer]).float() for layer in sorted(sums)]
 
 
 def _plan(

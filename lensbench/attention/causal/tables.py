@@ -74,9 +74,11 @@ class Ablator:
 
     @cached_property
     def has_weights(self) -> bool:
-        """Whether heads' weights can be read: not if packed, or with an adapter beside them."""
+        """Whether every block's heads have weights to read: not if packed, with an adapter beside
+        them, or of a latent (MLA); nor where blocks differ in their heads' width."""
         try:
-            raw_weights(self.model, 0)
+            for block in range(self.model.n_layers):
+                raw_weights(self.model, block)
         except ModelError:
             return False
         return True

@@ -80,23 +80,35 @@ def unembed_embed(model: LensModel, centres: bool) -> Float[Tensor, "d_model d_m
 def _embedded(
     model: LensModel, tokens: slice | Tensor, centres: bool
 ) -> Float[Tensor, "token d_model"]:
-    """Embeddings at the length that a norm gives them; its weight is folded elsewhere."""
-    rows = model.bridge.W_E[tokens].float()
+    """Embeddings at the length that a norm gives them; its weight is folded elsewhere.
+
+    In float64, in which no square of a float32 overflows: a token would be at zero for it.
+    """
+    rows = model.bridge.W_E[tokens].double()
     rows = rows - rows.mean(-1, keepdim=True) if centres else rows
-    return rows / rows.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+    return (rows / rows.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)).float()
 
 
 def eigenvalue_ratio(
     heads: HeadWeights, unembed_embedded: Float[Tensor, "d_model d_model"]
 ) -> Float[Tensor, " head"]:
-    """Sum over sum of absolute values of the eigenvalues of W_E W_V W_O W_U, -1..1."""
-    small = heads.o @ unembed_embedded @ heads.v  # [head, d_head, d_head]
-    values = torch.linalg.eigvals(small.double().cpu())
-    return (values.real.sum(-1) / values.abs().sum(-1).clamp(min=1e-300)).float()
+    """Sum over sum of absolute values of the eigenvalues of W_E W_V W_O W_U, -1..1.
+
+    NaN of a head where something in that is NaN or Inf.
+    """
+    small = (heads.o @ unembed_embedded @ heads.v).double().cpu()  # [head, d_head, d_head]
+    finite = small.isfinite().all(-1).all(-1)
+    values = torch.linalg.eigvals(small.where(finite[:, None, None], 0.0))
+    ratio = values.real.sum(-1) / values.abs().sum(-1).clamp(min=1e-300)
+    return ratio.where(finite, torch.nan).float()
 
 
 def own_rank(said: Float[Tensor, "head token token"]) -> Float[Tensor, " head"]:
-    """Where each row's own column ranks among the others, 0 lowest to 1 highest; ties are half."""
+    """Where each row's own column ranks among the others, 0 lowest to 1 highest; ties are half.
+
+    NaN of a head that says NaN or Inf of a token.
+    """
     own = said.diagonal(dim1=-2, dim2=-1)[..., None]
     below = (said < own).sum(-1) + 0.5 * ((said == own).sum(-1) - 1)
-    return below.float().mean(-1) / (said.shape[-1] - 1)
+    rank = below.float().mean(-1) / (said.shape[-1] - 1)
+    return rank.where(said.isfinite().all(-1).all(-1), torch.nan)

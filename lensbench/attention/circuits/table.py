@@ -24,8 +24,8 @@ def circuits_table(model: LensModel) -> pa.Table:
             "model": model.name,
             "block": one.block,
             "head": head,
-            "copying": float(one.eigenvalues[head]),
-            "own_rank": float(one.own_rank[head]),
+            "copying": _known(one.eigenvalues[head]),
+            "own_rank": _known(one.own_rank[head]),
             **dict.fromkeys(CIRCUITS.names[5:]),
         }
         for one in copying(model)
@@ -47,9 +47,14 @@ def circuits_table(model: LensModel) -> pa.Table:
 def _keep_best(row: dict[str, Any], mode: str, block: int, ratios: Float[Tensor, " head"]) -> None:
     """The earlier head with the highest ratio so far."""
     best = int(ratios.nan_to_num(-1).argmax())
-    value = float(ratios[best])
-    if row[f"{mode}_ratio"] is None or value > row[f"{mode}_ratio"]:
+    value, so_far = _known(ratios[best]), row[f"{mode}_ratio"]
+    if value is not None and (so_far is None or value > so_far):
         row |= {f"{mode}_block": block, f"{mode}_head": best, f"{mode}_ratio": value}
+
+
+def _known(number: Tensor) -> float | None:
+    """A number; None of NaN."""
+    return None if bool(number.isnan()) else float(number)
 
 
 def highest_of(random: Float[Tensor, " draw"], n: int) -> float:

@@ -191,6 +191,8 @@ REDUNDANCY = Table(
     ),
 )
 _PARTNER = "it is in the first block"
+_OVERFLOW = "something in these weights is NaN or Inf"
+_NO_RATIO = f"{_PARTNER}, or {_OVERFLOW}"
 CIRCUITS = Table(
     "circuits",
     "one row per block x head: what its weights do, norms folded in; none where they are packed or "
@@ -199,15 +201,27 @@ CIRCUITS = Table(
         _MODEL,
         _BLOCK,
         _HEAD,
-        Column("copying", F64, "eigenvalues of W_E W_OV W_U: sum over sum of absolutes", "-1..1"),
-        Column("own_rank", F64, "share of tokens it raises less than the one looked at", "0..1"),
+        Column(
+            "copying",
+            F64,
+            "eigenvalues of W_E W_OV W_U: sum over sum of absolutes",
+            "-1..1",
+            _OVERFLOW,
+        ),
+        Column(
+            "own_rank",
+            F64,
+            "share of tokens it raises less than the one looked at",
+            "0..1",
+            _OVERFLOW,
+        ),
         *(
             column
             for mode, word in (("q", "queries"), ("k", "keys"), ("v", "values"))
             for column in (
-                Column(f"{mode}_block", I16, f"of the head its {word} read most", "", _PARTNER),
-                Column(f"{mode}_head", I16, "that head", "", _PARTNER),
-                Column(f"{mode}_ratio", F64, "composition with it", "0..1", _PARTNER),
+                Column(f"{mode}_block", I16, f"of the head its {word} read most", "", _NO_RATIO),
+                Column(f"{mode}_head", I16, "that head", "", _NO_RATIO),
+                Column(f"{mode}_ratio", F64, "composition with it", "0..1", _NO_RATIO),
             )
         ),
         Column(

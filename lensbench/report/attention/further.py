@@ -80,14 +80,17 @@ def _values(found: Mapping[str, tuple[str, pd.DataFrame]], curve: pd.DataFrame) 
     if "clusters" in found:
         values["shown_clusters"] = alike.brief(found["clusters"][1])
     if "types" in found:
-        types, thresholds = found["types"][1], found["thresholds"][1]
+        types = found["types"][1]
         values["shown_types"] = types[types["threshold"].isin(_SHOWN)]
+    if "thresholds" in found:
+        thresholds = found["thresholds"][1]
         values["threshold_columns"] = [
             column
             for column in thresholds
             if column == "least_excess" or any(e.value for e in thresholds[column])
         ]
     if "circuits" in found:
-        ordered = found["circuits"][1].sort_values("copying", ascending=False, kind="stable")
+        known = found["circuits"][1].dropna(subset=["copying"])
+        ordered = known.sort_values("copying", ascending=False, kind="stable")
         values["shown_circuits"] = pd.concat([ordered.head(5), ordered.tail(5)]).drop_duplicates()
     return values

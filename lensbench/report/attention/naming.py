@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from lensbench.records.schema.attention import NULLS, null_of
+from lensbench.records.schema.attention import NULLS, READ, null_of
 from lensbench.report.kit.views import Axis, Line, Lines
 from lensbench.stats.estimates import counted
 from lensbench.stats.naming.claims import CLAIMS, REPEATED, TEXT
@@ -41,31 +41,38 @@ MOST_HARD = 0.02  # of all tests: so many must hold at once before it is said th
 
 def has_nulls(rows: pd.DataFrame) -> bool:
     """Whether anything was read under a null, so that heads have names."""
-    return bool(rows["condition"].isin([null_of(TEXT, null) for null in NULLS]).any())
+    nulls = [null_of(condition, null) for condition in READ for null in NULLS]
+    return bool(rows["condition"].isin(nulls).any())
 
 
 def naming(
     rows: pd.DataFrame, names: pd.DataFrame, relation: Mapping[str, object]
 ) -> dict[str, tuple[str, pd.DataFrame]]:
-    """Tables of names and of the published types, from the rows of `heads` and `names`."""
+    """Tables of names, from the rows of `heads` and `names`; of a text the published types too."""
     scores = {claim.score for claim in CLAIMS} | {s for own in TYPES.values() for s in own}
     found = measured(rows, sorted(scores))
     tested = found.tested(relation)
     codes = _codes(found, relation)
-    return {
+    made = {
         "names": ("Every head's name, and what it rests on", names.drop(columns="model")),
         "classes": ("Shares of heads by name", _classes(found, tested, codes)),
         "few": ("Names that many others must stand beside", _few(found, tested, codes)),
         "thresholds": ("Names by the least excess that gives one", _by_excess(tested, codes)),
-        "types": ("The published types, by threshold", _types(found, codes)),
     }
+    if found.prompts[TEXT]:
+        made["types"] = ("The published types, by threshold", _types(found, codes))
+    return made
 
 
 def _codes(found: Measured, relation: Mapping[str, object]) -> Codes:
-    """The relation of each prompt as a number; of those without, each prompt's own."""
-    own = found.clusters(relation)
-    prompts = found.prompts.get(TEXT, [])
-    return codes_of(own, len(prompts)) if prompts else np.arange(0)
+    """The relation of each prompt as a number; of those without, each prompt's own.
+
+    Where no prompt was read but random tokens were, each sequence of those.
+    """
+    prompts = found.prompts[TEXT]
+    if not prompts:
+        return np.arange(len(found.prompts[REPEATED]))
+    return codes_of(found.clusters(relation), len(prompts))
 
 
 def _few(found: Measured, tested: list[Tested], codes: Codes) -> pd.DataFrame:
@@ -126,9 +133,7 @@ def _by_excess(tested: list[Tested], codes: Codes) -> pd.DataFrame:
 
 def _types(found: Measured, codes: Codes) -> pd.DataFrame:
     """One row per threshold x type: its share of heads here, and the published one."""
-    scores = found.scores.get(TEXT, {})
-    if not len(codes):
-        return pd.DataFrame(columns=["threshold", "type", "share", "published_share"])
+    scores = found.scores[TEXT]
     weights = bootstrap_weights(codes, N_DRAWS, SEED)
     once = np.full((1, len(codes)), 1 / len(codes))
     means = {name: weighted_means(once, own)[0] for name, own in scores.items()}
@@ -157,10 +162,8 @@ def _column(name: str) -> str:
     return name.replace(" ", "_")
 
 
-def swings(types: pd.DataFrame) -> Lines | None:
-    """Shares of the published types by threshold; None where nothing was measured."""
-    if types.empty:
-        return None
+def swings(types: pd.DataFrame) -> Lines:
+    """Shares of the published types by threshold."""
     lines = [Line(str(name), list(own["share"])) for name, own in types.groupby("type", sort=False)]
     places = {float(t): f"threshold {t:g}" for t in types["threshold"].unique()}
     x = Axis("least share of attention that makes a type", percent=True)
