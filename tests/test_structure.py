@@ -65,7 +65,7 @@ MAY_IMPORT["checkpoints"] = BOTTOM
 MAY_IMPORT["prompts"] = BOTTOM
 MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
-MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "stats"}
+MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "records", "stats"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.

@@ -23,6 +23,8 @@ _FILES = {
     "weights_sha256": ("*.safetensors", "*.gguf"),
     "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
 }
+# As transformers saves them; older versions had the template in tokenizer_config.json.
+_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 _ADAPTER = "adapter_"  # how the names of PEFT's files begin
 # What the config says that changes no number: who wrote it, and how weights that are the same were
 # stored. In which format they are computed is a fact of its own.
@@ -31,15 +33,16 @@ _NEUTRAL |= {"transformers_version", "dtype", "torch_dtype", "_attn_implementati
 
 
 def hashes(folder: Path) -> dict[str, str | None]:
-    """Hashes of the weights, the tokenizer and the config, whatever files they consist of.
+    """Hashes of the weights, the tokenizer, the config and the chat template, whatever their files.
 
     An adapter that lies beside a model is no part of it. That of the config is null in a folder
-    of a GGUF file, which holds its own.
+    of a GGUF file, which holds its own; that of the template where the tokenizer's files hold it.
 
     Raises ModelError for a config.json that cannot be read.
     """
     found: dict[str, str | None] = dict(_of_files(folder))
-    return found | {"config_sha256": _config_sha256(folder)}
+    found["config_sha256"] = _config_sha256(folder)
+    return found | {"chat_template_sha256": _chat_template_sha256(folder)}
 
 
 def weights_sha256(folder: Path) -> str:
@@ -59,6 +62,12 @@ def _of_files(folder: Path) -> dict[str, str]:
 def _of_file(name: str, folder: Path) -> str:
     found = (path for pattern in _FILES[name] for path in folder.glob(pattern))
     return _combined([path for path in found if not path.name.startswith(_ADAPTER)])
+
+
+def _chat_template_sha256(folder: Path) -> str | None:
+    """The hash of a chat template that is in files of its own; null where none is."""
+    files = [path for pattern in _TEMPLATES for path in folder.glob(pattern)]
+    return _combined(files) if files else None
 
 
 def _config_sha256(folder: Path) -> str | None:

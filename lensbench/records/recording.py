@@ -35,7 +35,7 @@ _KEPT = (
 )
 
 # Facts of a model that records made before do not hold: not known of those, and no difference.
-_LATER_FACTS = ("config_sha256",)
+_LATER_FACTS = ("config_sha256", "chat_template_sha256")
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _differing(
         a, b = there.get(key), now.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found |= _differing(f"{name}.{key}", a, b, {*a, *b})
-        elif a != b:
+        elif a != b and (key in there or key not in _LATER_FACTS):
             found[f"{name}.{key}"] = (a, b)
     return found
 

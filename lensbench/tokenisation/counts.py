@@ -10,14 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from lensbench.records.schema.text.tokens import FATES
 from lensbench.tokenisation.round_trip import round_trip
 from lensbench.tokenisation.scripts import count_words, script_of
 from lensbench.tokenisation.texts import Text
 from lensbench.tokenisation.tokenizer import BYTE_KINDS, Piece, Tokenizer
 
 _SPACE = "▁"  # as SentencePiece writes it
-# What becomes of a character. Each has one of these.
-FATES = ("whole", "single_bytes", "split", "unknown", "dropped")
 
 
 def text_counts(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench.records.schema.text.tokens import FATES
 from lensbench.stats.estimates import EXAMPLES, Estimate, clustered_estimate, summed_estimate
 from lensbench.stats.intervals import ratio
-from lensbench.tokenisation.counts import FATES
 from lensbench.tokenisation.size import attention_flops
 from lensbench.tokenisation.texts import REFERENCE
 

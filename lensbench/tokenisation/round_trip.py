@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from itertools import pairwise
 
-LOSSES = ("lost_case", "lost_form", "lost_marks", "lost_spaces", "lost_other")
+from lensbench.records.schema.text.tokens import LOSSES
 
 
 def common_length(a: str, b: str) -> int:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in three hashes: read once a process, and never out of date."""
+"""What a checkpoint is, in its hashes: read once a process, and never out of date."""
 
 from __future__ import annotations
 
@@ -92,3 +92,18 @@ def test_a_config_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"config\.json is not JSON"):
         hashes(folder)
+
+
+def test_a_chat_template_in_a_file_of_its_own_has_a_hash_of_its_own(folder: Path) -> None:
+    """That of the tokenizer stays what records of before say it is."""
+    before = hashes(folder)
+    assert before["chat_template_sha256"] is None
+    found = []
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("chat_template.jinja", "additional_chat_templates/rag.jinja"):
+        for text in ("{{ a }}", "{{ b }}"):
+            (folder / name).write_text(text)
+            found.append(hashes(folder))
+    told = {one.pop("chat_template_sha256") for one in found}
+    assert len(told) == 4 and None not in told
+    assert all(one == {k: before[k] for k in one} for one in found)

@@ -231,6 +231,16 @@ def test_a_record_written_straight_is_taken_and_gets_its_milestones(
         lb.import_records(own, out=tmp_path / "out")
 
 
+def test_a_folder_in_use_is_left_alone(own: Path, tmp_path: Path) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "lens.parquet").write_bytes(b"mine")
+    with pytest.raises(RecordsError, match=r"used holds lens\.parquet and no lens record"):
+        lb.import_records(own, out=used)
+    assert [path.name for path in used.iterdir()] == ["lens.parquet"]
+    assert (used / "lens.parquet").read_bytes() == b"mine"
+
+
 def test_a_plain_csv_says_the_same(own: Path, tmp_path: Path) -> None:
     """Layers, positions, depths and sites that are not written are filled in."""
     lens = pq.read_table(own / "lens.parquet").to_pandas()

@@ -75,11 +75,12 @@ def test_a_model_that_turns_out_to_be_another_is_refused(store: RecordStore) -> 
         Recording(Request(store, settings(), known))
 
 
+@pytest.mark.parametrize("fact", ["config_sha256", "chat_template_sha256"])
 def test_another_config_is_another_model_and_of_an_older_record_it_is_not_known(
-    store: RecordStore,
+    store: RecordStore, fact: str
 ) -> None:
     def known(digit: str) -> dict[str, Any]:
-        return MODEL | {"config_sha256": digit * 64}
+        return MODEL | {fact: digit * 64}
 
     begun(store)  # as an older lensbench did
     record = begun(store, known("1"))
@@ -91,7 +92,7 @@ def test_another_config_is_another_model_and_of_an_older_record_it_is_not_known(
     other = RecordStore(store.folder.parent / "new", "new")
     begun(other, known("1"))
     begun(other, known("1"))
-    with pytest.raises(RecordsError, match=r"model\.config_sha256: '1+' there, '2+' now"):
+    with pytest.raises(RecordsError, match=rf"model\.{fact}: '1+' there, '2+' now"):
         Recording(Request(other, settings(), known("2")))
 
 

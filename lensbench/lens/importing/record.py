@@ -74,7 +74,7 @@ def import_records(
     Returns the record, or None where `out` is. Its gate is `imported`: nobody here has checked it.
 
     Raises InputProblems with all that is wrong with the data, by file and row, and RecordsError for
-    a folder that holds a record already.
+    a folder that is in use.
     """
     started = time.monotonic()
     checked = check(source, origin, manifest, prompts, decode)
@@ -192,9 +192,10 @@ def _differing(theirs: pd.DataFrame | None, made: pa.Table, source: Source) -> I
 
 
 def write(checked: Checked, out: Path, origin: str, started: float) -> None:
-    """Write the record. Raises RecordsError where there is one already."""
+    """Write the record. Raises RecordsError where there is one already, or anything else."""
     told = checked.told
     store = RecordStore(out, told.model.name)
+    store.require_free()
     with store.locked():
         if (out / MANIFEST).exists():
             raise RecordsError(f"{out} holds a record already. Name another folder, or delete it.")

@@ -36,6 +36,7 @@ _FACTS = (
     "source",
     "weights_sha256",
     "config_sha256",
+    "chat_template_sha256",
     "dtype",
     "bits",
     "int8_threshold",

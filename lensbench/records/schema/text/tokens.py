@@ -5,6 +5,7 @@ from __future__ import annotations
 from lensbench.records.schema.declare import F64, I16, I32, TEXT, Column, Kind, Table, interval_ends
 from lensbench.records.schema.every import PROBLEMS
 
+# What becomes of a character; each has one of these.
 FATES = {
     "whole": "one token holds it, alone or with others",
     "single_bytes": "each byte of it is a token of its own",
@@ -12,6 +13,7 @@ FATES = {
     "unknown": "the unknown token stands for it, alone or with others",
     "dropped": "no token stands for it",
 }
+# Of a character that does not come back: what it differs in.
 LOSSES = {
     "lost_case": "capitals",
     "lost_form": "how a character is put together, such as a Korean syllable",
