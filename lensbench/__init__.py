@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from lensbench.report.build import build_report
     from lensbench.residuals.capture import residual_stream
     from lensbench.residuals.store import open_cache
-    from lensbench.studies.fit import fit_lens
+    from lensbench.sampling.result import sample
     from lensbench.studies.lens import run
     from lensbench.studies.specs.lens import RunSpec
+    from lensbench.studies.stages.fit import fit_lens
     from lensbench.tokenisation.result import tokens
     from lensbench.walkthrough.result import walk
 
@@ -68,7 +69,7 @@ _HOME = {
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
     "embed": "lensbench.embeddings.result",
-    "fit_lens": "lensbench.studies.fit",
+    "fit_lens": "lensbench.studies.stages.fit",
     "generate": "lensbench.quantized.generation.generate",
     "import_records": "lensbench.lens.importing.record",
     "lens_from_cache": "lensbench.lens.cached",
@@ -80,6 +81,7 @@ _HOME = {
     "open_record": "lensbench.records.open",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.studies.lens",
+    "sample": "lensbench.sampling.result",
     "senses": "lensbench.embeddings.senses.result",
     "tokens": "lensbench.tokenisation.result",
     "train": "lensbench.quantized.training.train",
@@ -117,6 +119,7 @@ __all__ = [
     "open_record",
     "residual_stream",
     "run",
+    "sample",
     "senses",
     "tokens",
     "train",

@@ -39,6 +39,7 @@ ROOMS = (
     "residuals",
     "embeddings",
     "lens",
+    "sampling",
     "fitting",
     "attention",
     "compare",
@@ -66,6 +67,7 @@ MAY_IMPORT["prompts"] = BOTTOM
 MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for bits and adapters
 MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
 MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "records", "stats"}
+MAY_IMPORT["sampling"] = BOTTOM | {"prompts", "checkpoints", "quantized", "models", "records"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.
@@ -89,7 +91,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
         | {"training", "evaluation", "placement", "attention", "pretraining", "tokens"}
-        | {"embeddings", "senses", "walk"},
+        | {"embeddings", "senses", "sampling", "walk"},
         {"lineage"},
         {"sections"},
         {"build"},

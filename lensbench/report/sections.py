@@ -17,6 +17,7 @@ from lensbench.report.lens.section import across_models, lens
 from lensbench.report.lineage.section import lineage
 from lensbench.report.placement.section import placement
 from lensbench.report.pretraining.section import pretraining
+from lensbench.report.sampling.section import sampling
 from lensbench.report.section import Maker, Together
 from lensbench.report.senses.section import senses
 from lensbench.report.tokens.section import tokens
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Maker] = {
     "tokens": tokens,
     "embeddings": embeddings,
     "senses": senses,
+    "sampling": sampling,
 }  # in the order of an index
 TOGETHER: dict[tuple[str, ...], Together] = {
     ("lens",): across_models,

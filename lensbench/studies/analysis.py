@@ -19,6 +19,7 @@ from lensbench.studies.specs.embeddings import EmbeddingsSpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.pico import PicoStudySpec
 from lensbench.studies.specs.placement import PlacementSpec
+from lensbench.studies.specs.sampling import SamplingSpec
 from lensbench.studies.specs.tokens import TokensSpec
 from lensbench.studies.specs.transfer import TransferSpec
 
@@ -37,6 +38,7 @@ KINDS: dict[str, type[Spec]] = {
     "pico": PicoStudySpec,
     "tokens": TokensSpec,
     "embeddings": EmbeddingsSpec,
+    "sampling": SamplingSpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus", "pairs", "rated", "senses")

@@ -33,9 +33,9 @@ from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore, disk_error, folder_name
-from lensbench.studies.fit import fit_lens
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.stages.fit import fit_lens
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened

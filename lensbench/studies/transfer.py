@@ -30,9 +30,9 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.fit import TRANSFER
 from lensbench.records.store import RecordStore, folder_name
-from lensbench.studies.fit import corpus_of, fit_lens
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.transfer import TransferSpec
+from lensbench.studies.stages.fit import corpus_of, fit_lens
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from lensbench.prompts.sets import load_prompts, shipped
 from lensbench.quantized.data.shipped import dataset
 from lensbench.report.kit.numbers import estimate
 from lensbench.stats.estimates import Estimate, summed_difference, summed_estimate
-from lensbench.studies.fit import corpus_of
+from lensbench.studies.stages.fit import corpus_of
 from tests.benchmarks.table import Out, at_least, made_by, markdown_table
 
 PACKAGES = ("numpy", "scipy", "pandas")  # whose docstrings are another kind of documentation

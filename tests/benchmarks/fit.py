@@ -27,7 +27,7 @@ from lensbench.fitting.windows import Window, parts_of
 from lensbench.models.load import load_model
 from lensbench.progress import Progress
 from lensbench.prompts.batch import make_batch, plan_batches
-from lensbench.studies.fit import corpus_of, fit_lens
+from lensbench.studies.stages.fit import corpus_of, fit_lens
 from tests.benchmarks.peers import Job, hugging_face
 from tests.benchmarks.table import Model, Out, at_least, made_by, markdown_table
 

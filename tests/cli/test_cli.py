@@ -31,7 +31,18 @@ VERBS = [
     "chat",
     "train",
 ]
-VERBS += ["tokens", "embed", "walk", "attention", "correlate", "diff", "doctor", "eval", "import"]
+VERBS += [
+    "tokens",
+    "embed",
+    "sample",
+    "walk",
+    "attention",
+    "correlate",
+    "diff",
+    "doctor",
+    "eval",
+    "import",
+]
 VERBS += ["pico train", "pico analyse"]
 VERBS += ["rag build", "rag add", "rag query", "rag info", "rag check"]
 VERBS += ["data merge", "data to-jsonl", "data check", "data split", "data docstrings"]

@@ -15,7 +15,7 @@ from lensbench.corpora.written import Writer, written_corpus, written_seed
 from lensbench.fitting.spec import FitSpec
 from lensbench.models.model import LensModel
 from lensbench.progress import Progress, ignore
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import manifest, tables
 from tests.harness.tiny import Case
 

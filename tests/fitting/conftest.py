@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lensbench.fitting.spec import FitSpec
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.tiny import SENTENCES, Case
 
 

@@ -12,7 +12,7 @@ from lensbench import InputProblems, open_record
 from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import open_lens
 from lensbench.report.build import build_report
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import tables
 from tests.harness.tiny import SENTENCES, Case
 

@@ -24,7 +24,7 @@ from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
 from lensbench.records import parts
 from lensbench.residuals.capture import Residuals
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import manifest, tables
 from tests.harness.tiny import TINY, Case, save, tokenizer
 

@@ -28,7 +28,7 @@ from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.report.build import build_report
 from lensbench.residuals.capture import capture_positions
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import tables
 from tests.harness.tiny import Case
 

@@ -28,12 +28,12 @@ from lensbench.models.sites import Site
 from lensbench.models.untrained import untrained
 from lensbench.report.fit.section import share_verdict
 from lensbench.stats.estimates import Estimate
-from lensbench.studies.fit import fit_lens
 from lensbench.studies.lens import run
 from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.cache import run_cache
 from lensbench.studies.stages.cached import run_cached
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.caches import require_equal
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, table_bytes, tables, write_csv

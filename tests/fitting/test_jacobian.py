@@ -24,7 +24,7 @@ from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Readout
 from lensbench.report.build import build_report
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import manifest, table_bytes, tables
 from tests.harness.forks import Ended, Forks, parts_done
 from tests.harness.tiny import SENTENCES, Case

@@ -27,7 +27,7 @@ from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
 from lensbench.report.build import build_report
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import manifest, table_bytes, tables
 from tests.harness.forks import Ended, Forks, parts_done
 from tests.harness.reference import head_of_hugging_face

@@ -17,7 +17,7 @@ from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.windows import Window
 from lensbench.models.load import load_model
 from lensbench.models.untrained import untrained
-from lensbench.studies.fit import fit_lens
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.files import tables
 from tests.harness.tiny import Case
 

@@ -142,7 +142,7 @@ def test_a_record_alone_is_reported_in_its_own_folder(name: str, run: Path, tmp_
 
 # With nothing to read these are refused; a small model is kept at step 0 already.
 NEVER_EMPTY = {
-    *("lens", "lens_fit", "diff", "placement", "pretraining", "lineage"),
+    *("lens", "lens_fit", "diff", "placement", "pretraining", "lineage", "sampling"),
     *("tokens", "embeddings", "senses"),  # of shipped texts where none is given
 }
 

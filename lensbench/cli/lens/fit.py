@@ -42,7 +42,7 @@ def fit(
     ] = None,
 ) -> int:
     from lensbench.records.open import open_record
-    from lensbench.studies.fit import fit_lens
+    from lensbench.studies.stages.fit import fit_lens
 
     with batch_progress() as progress:
         outcome = fit_lens(spec, out, progress)

@@ -190,7 +190,7 @@ class _Picker:
         tracer: ResidualMeans | None,
         device: torch.device,
     ) -> None:
-        self._shapers = _shapers(decoding)
+        self._shapers = shapers(decoding)
         self._generators = [
             torch.Generator().manual_seed(seed) if decoding.sampled else None for seed in seeds
         ]
@@ -249,7 +249,7 @@ class _Picker:
         return token
 
 
-def _shapers(decoding: Decoding) -> list[Any]:
+def shapers(decoding: Decoding) -> list[Any]:
     """transformers' own processors for what the settings ask for, in its own order."""
     from transformers import (
         RepetitionPenaltyLogitsProcessor,
@@ -258,17 +258,17 @@ def _shapers(decoding: Decoding) -> list[Any]:
         TopPLogitsWarper,
     )
 
-    shapers: list[Any] = []
+    found: list[Any] = []
     if decoding.repetition_penalty != 1:
-        shapers.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
+        found.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
     if not decoding.sampled:
-        return shapers
-    shapers.append(TemperatureLogitsWarper(float(decoding.temperature)))
+        return found
+    found.append(TemperatureLogitsWarper(float(decoding.temperature)))
     if decoding.top_k > 0:
-        shapers.append(TopKLogitsWarper(decoding.top_k))
+        found.append(TopKLogitsWarper(decoding.top_k))
     if decoding.top_p < 1:
-        shapers.append(TopPLogitsWarper(float(decoding.top_p)))
-    return shapers
+        found.append(TopPLogitsWarper(float(decoding.top_p)))
+    return found
 
 
 def _bits(

@@ -19,14 +19,15 @@ from lensbench.records.schema import (
     pico,
 )
 from lensbench.records.schema.declare import Kind, Table
-from lensbench.records.schema.text import embeddings, tokens
+from lensbench.records.schema.text import embeddings, sampling, tokens
 
 SCHEMA_VERSION = 3
 
 _COMPARED, _HEADS = (correlation, diff), (attention, encoders)
+_TEXT = (tokens, embeddings, sampling)
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for group in (lens, fit, generation, adapters, *_COMPARED, *_HEADS, pico, tokens, embeddings)
+    for group in (lens, fit, generation, adapters, *_COMPARED, *_HEADS, pico, *_TEXT)
     for kind in group.KINDS
 }
 TABLES: dict[str, Table] = {

@@ -1,0 +1,1 @@
+"""Tasks with answers, asked with and without examples."""

@@ -1,0 +1,162 @@
+"""A study of sampling: a record of each model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.errors import GateError, InputProblems, LensbenchError, Problem
+from lensbench.lens.gate import Identity, worst
+from lensbench.models.adapted import facts_of
+from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.prompts.encode import EncodedPrompt, encode_all
+from lensbench.prompts.prompt import choose
+from lensbench.prompts.sets import PromptSet, load_prompts
+from lensbench.quantized.loading.gate import BOUND_BITS
+from lensbench.quantized.loading.load import AdaptedModel
+from lensbench.records.engine import Outcome, Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema.text.sampling import SAMPLED
+from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.sampling.diversity import bleu
+from lensbench.sampling.measured import ERROR, Drawing, Item, measure, settings_table
+from lensbench.sampling.model import encoder_of, load_sampled, no_room, too_large
+from lensbench.sampling.settings import settings_of
+from lensbench.sampling.shots.tasks import conditions, shipped_tasks
+from lensbench.studies.lens import prompt_settings
+from lensbench.studies.specs.sampling import SamplingSpec
+
+
+def run(
+    spec: SamplingSpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Measure each model into `out/<model>/`; again to go on after an interruption.
+
+    A model that cannot be measured is in the outcome, and the others go on.
+
+    Raises InputProblems for prompts that cannot be used or models that are unknown, and
+    MissingExtraError without sacrebleu where texts are written, before anything is loaded.
+    """
+    prompt_set = load_prompts(spec.prompts, spec.relations)
+    refs = model_refs(spec.models)
+    if spec.continued and spec.written:
+        bleu()
+    outcome = Outcome()
+    for ref in refs:
+        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
+        try:
+            outcome.problems += _measure(spec, ref, prompt_set, store, progress)
+            outcome.folders.append(store.folder)
+        except LensbenchError as error:
+            outcome.failed[store.model] = error
+        except OSError as error:
+            outcome.failed[store.model] = disk_error(store.folder, error)
+    return outcome
+
+
+def _measure(
+    spec: SamplingSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
+) -> list[Problem]:
+    """One model's record, from where it stopped. Returns what was skipped."""
+    watch(Progress(f"hashing the weights of {store.model}"))
+    facts = facts_of(ref, None, spec.device)
+    settings = {**spec.settings(), **prompt_settings(prompt_set, spec.limit), "seed": spec.seed}
+
+    def prepare(record: Recording) -> Work[Drawing, Item]:
+        watch(Progress(f"loading {store.model}"))
+        model = load_sampled(str(ref), spec.device)
+        context, problems = drawing(spec, store.model, model, prompt_set)
+        own = {"name": store.model, "chat_template": chat_template(model)}
+        record.begin({**model.facts(), **facts, **own})
+
+        def finish(parts: Parts) -> Finished:
+            gate = [] if not context.continued else [_identity(context, parts)]
+            found = [*prompt_set.problems, *problems, *parts.problems]
+            tables = {"sampling_settings": settings_table(context), SAMPLED.name: _prompts(context)}
+            return Finished(found, tables, [one.as_dict() for one in gate])
+
+        return Work(context, measure, [context.items], finish, unit="prompts and tasks")
+
+    return make(Request(store, settings, facts), prepare, watch)
+
+
+def chat_template(model: AdaptedModel) -> bool:
+    """Whether the tokenizer has a chat template, as models that follow instructions have."""
+    return bool(model.tokenizer.chat_template)
+
+
+def drawing(
+    spec: SamplingSpec, name: str, model: AdaptedModel, prompt_set: PromptSet
+) -> tuple[Drawing, list[Problem]]:
+    """What is drawn from a model, and the prompts that are left out.
+
+    Raises InputProblems where a setting keeps more tokens than there are, or no prompt is left.
+    """
+    shown, written = (settings_of(names) for names in (spec.compared, spec.written))
+    every = {setting.name: setting for setting in [*shown, *written]}
+    if large := too_large(model, list(every.values())):
+        raise InputProblems(large)
+    chosen = choose(prompt_set.prompts, spec.limit)
+    base = [prompt for prompt in chosen if prompt.is_base]
+    encoded, problems = encode_all(encoder_of(model, prompt_set.name), base)
+    first = {one.id for one in choose(base, spec.continued)} if spec.continued else set()
+    continued = [one for one in encoded if one.prompt.id in first] if written else []
+    short = [problem for one in continued for problem in _no_room(spec, model, prompt_set, one)]
+    left = {problem.prompt_id for problem in short}
+    if not encoded:
+        raise InputProblems(problems)
+    context = Drawing(
+        name,
+        model,
+        {one.prompt.id: one for one in encoded},
+        list(every.values()),
+        written,
+        frozenset(one.prompt.id for one in continued) - {str(item) for item in left},
+        spec.texts,
+        spec.max_new_tokens,
+        shipped_tasks() if spec.tasks else (),
+        conditions(chat_template(model)),
+        spec.shots,
+        spec.seed,
+    )
+    return context, [*problems, *short]
+
+
+def _no_room(
+    spec: SamplingSpec, model: AdaptedModel, prompt_set: PromptSet, one: EncodedPrompt
+) -> list[Problem]:
+    where = f"{prompt_set.name}, id {one.prompt.id}"
+    return no_room(model, one.token_ids, spec.max_new_tokens, where, one.prompt.id)
+
+
+def _identity(context: Drawing, parts: Parts) -> Identity:
+    """What was written is what the model says of it, one text of each prompt. Raises GateError."""
+    error = worst(note[ERROR] for note in parts.notes if ERROR in note)
+    bound = BOUND_BITS[context.model.bits]
+    name = "bits of written tokens = those of one plain pass over prompt and text"
+    passed = bool(error <= bound)
+    reason = "other shapes sum in another order, in 16 bits coarsely"
+    if not passed:
+        raise GateError(
+            f"{context.name}: {name}: the error is {error:.3g} bits (bound {bound:g}). Its "
+            "class keeps something else than it was given; take another model."
+        )
+    return Identity(name, error, bound, "bits", passed, reason)
+
+
+def _prompts(context: Drawing) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt_id": name,
+            "relation": one.prompt.relation,
+            "prompt": one.text,
+            "n_tokens": len(one.token_ids),
+            "is_continued": name in context.continued,
+        }
+        for name, one in context.prompts.items()
+    ]
+    return SAMPLED.of_rows(rows)

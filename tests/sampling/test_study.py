@@ -1,0 +1,202 @@
+"""A study of sampling on a tiny model: its tables, resumption to the same bytes, its report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lensbench as lb
+from lensbench.progress import Progress
+from lensbench.report.build import build_report
+from lensbench.report.sampling.settings import beside_own, texts
+from lensbench.sampling.diversity import distinct, self_bleu, words
+from lensbench.studies.sampling import run
+from lensbench.studies.specs.sampling import SamplingSpec
+from tests.harness.files import table_bytes, write_csv
+from tests.harness.forks import Stop
+from tests.harness.program import Program
+from tests.harness.tiny import CHAT_TEMPLATE, SENTENCES, TINY, save, tokenizer
+
+WRITTEN = ("greedy", "T=1", "T=0.5", "top-p=0.8")
+NASTY = "\x1b[31mred\x07 [bold]x[/bold] | \u202e<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a long context and a chat template."""
+    where = save(TINY["qwen3"], tmp_path_factory.mktemp("qwen3"), {"max_position_embeddings": 1024})
+    words_ = tokenizer("bytes")
+    words_.chat_template = CHAT_TEMPLATE
+    words_.save_pretrained(where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        {"id": f"p{n}", "relation": "ab"[n % 2], "prompt": " ".join(SENTENCES[n % 6].split()[:4])}
+        for n in range(12)
+    ]
+    rows.append({"id": "nasty", "relation": "a", "prompt": NASTY})
+    rows.append({"id": "long", "relation": "b", "prompt": "x" * 1030})
+    return write_csv(tmp_path_factory.mktemp("prompts") / "mine.csv", rows)
+
+
+def spec_of(folder: Path, prompts: Path, **more: Any) -> SamplingSpec:
+    how = {"compared": ("T=1", "top-k=7", "T=0.5"), "written": WRITTEN, "texts": 3}
+    how |= {"max_new_tokens": 8, "device": "cpu", "continued": 14, "shots": 2, "tasks": False}
+    return SamplingSpec(models=(str(folder),), prompts=str(prompts), **(how | more))
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> lb.Record:
+    outcome = run(spec_of(folder, prompts), tmp_path_factory.mktemp("runs"))
+    assert not outcome.failed, outcome.failed
+    assert [problem.prompt_id for problem in outcome.problems] == ["long"]
+    return lb.open_record(outcome.folder)
+
+
+def test_a_record_holds_every_prompt_setting_and_draw(record: lb.Record) -> None:
+    first, sets = record.table("first_tokens"), record.table("sampled_sets")
+    assert len(first) == 13 * 5  # three compared, and greedy and a nucleus that are written only
+    assert len(sets) == 13 * 4
+    rows = record.table("sampled_texts")
+    assert len(rows) == 13 * (1 + 3 * 3)
+    assert set(sets["n_texts"]) == {3}
+    for _, own in sets.iterrows():
+        mine = rows[(rows["prompt_id"] == own["prompt_id"]) & (rows["setting"] == own["setting"])]
+        times = 3 // len(mine)
+        every = list(mine["text"]) * times
+        split = [words(text) for text in every]
+        assert own["bits"] == pytest.approx(times * mine["bits"].sum())
+        assert own["n_tokens"] == times * mine["n_tokens"].sum()
+        expected = distinct(split, 2)
+        assert own["distinct_2_share"] == pytest.approx(
+            math.nan if expected is None else expected, nan_ok=True
+        )
+        bleu = self_bleu(every)
+        assert own["self_bleu"] == pytest.approx(math.nan if bleu is None else bleu, nan_ok=True)
+    settings = record.table("sampling_settings").set_index("setting")
+    assert settings.loc["T=0.5", "temperature"] == 0.5
+    assert not settings.loc["top-k=7", "is_written"]
+
+
+def test_its_numbers_are_those_of_a_plain_pass(record: lb.Record, folder: Path) -> None:
+    model = lb.load_quantized(str(folder), bits=32, device="cpu")
+    asked = record.table("sampled_prompts").set_index("prompt_id")["prompt"]
+    first = record.table("first_tokens").set_index(["prompt_id", "setting"])
+    for name, prompt in list(asked.items())[:3]:
+        with torch.no_grad():
+            ids = torch.tensor([model.tokenizer(prompt).input_ids])
+            shares = model.base(ids).logits[0, -1].double().softmax(-1).numpy()
+        own = first.loc[(name, "T=1")]
+        assert own["entropy_bits"] == pytest.approx(-(shares * np.log2(shares)).sum(), abs=1e-5)
+        best = np.sort(shares)[::-1]
+        assert first.loc[(name, "top-k=7"), "kept_prob"] == pytest.approx(best[:7].sum(), abs=1e-5)
+        cold = shares**2 / (shares**2).sum()
+        bits = -(cold * np.log2(cold)).sum()
+        assert first.loc[(name, "T=0.5"), "entropy_bits"] == pytest.approx(bits, abs=1e-5)
+    (gate,) = record.manifest["gate"]
+    assert gate["passed"]
+    assert gate["error"] < 1e-3
+
+
+@pytest.mark.slow
+def test_tasks_are_asked_as_generate_answers_them(
+    folder: Path, prompts: Path, tmp_path: Path
+) -> None:
+    outcome = run(spec_of(folder, prompts, tasks=True, continued=0), tmp_path / "tasks")
+    rows = lb.open_record(outcome.folder).table("shots")
+    assert len(rows) == 6 * 20 * 7  # with a chat template
+    model = lb.load_quantized(str(folder), bits=32, device="cpu")
+    own = rows[(rows["task"] == "past") & (rows["condition"] == "input")].iloc[2]
+    ids = torch.tensor([model.tokenizer(f"Input: {own['given']}\nOutput:").input_ids])
+    out = model.base.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False
+    )
+    text = model.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    assert own["said"] == (lines[0] if lines else "")
+    assert own["n_prompt_tokens"] == ids.shape[1]
+    build_report([outcome.folder], tmp_path / "report")
+    told = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| chat+instruction+examples | 120 |" in told
+    assert (tmp_path / "report" / "figures" / "shots.svg").exists()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    record: lb.Record, folder: Path, prompts: Path, tmp_path: Path
+) -> None:
+    def stop_at(number: int) -> Callable[[Progress], None]:
+        def stop(now: Progress) -> None:
+            if now.done == number:
+                raise Stop
+
+        return stop
+
+    spec = spec_of(folder, prompts)
+    for number in (1, 5, 9):
+        with pytest.raises(Stop):
+            run(spec, tmp_path, stop_at(number))
+    outcome = run(spec, tmp_path)
+    assert table_bytes(outcome.folder) == table_bytes(record.folder)
+
+
+def test_another_seed_is_another_record(
+    record: lb.Record, folder: Path, prompts: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(folder, prompts, seed=1)
+    other = lb.open_record(run(spec, tmp_path).folder)
+    rows = [one.table("sampled_texts").set_index("setting")["text"] for one in (record, other)]
+    assert rows[0].loc["greedy"].tolist() == rows[1].loc["greedy"].tolist()
+    assert rows[0].loc["T=1"].tolist() != rows[1].loc["T=1"].tolist()
+    assert other.table("shots").empty
+    again = run(spec_of(folder, prompts, seed=2), tmp_path)
+    assert "seed: 1 there, 2 now" in str(next(iter(again.failed.values())))
+
+
+def test_the_report_is_written_from_the_record_alone(record: lb.Record, tmp_path: Path) -> None:
+    written = build_report([record.folder], tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "13 prompts of 2 kinds" in text
+    assert "| greedy | no |" in text
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert "<script>" not in text
+    assert {p.name for p in written if p.suffix == ".svg"} == {"grid.svg", "texts.svg"}
+
+
+def test_perplexity_and_what_is_beside_the_models_own(record: lb.Record) -> None:
+    tables = [record.table(n) for n in ("sampled_sets", "sampled_texts", "sampling_settings")]
+    found = texts(*tables).set_index("setting")
+    sets = tables[0].set_index("setting")
+    for name in WRITTEN:
+        bits = sets.loc[name, "bits"].sum() / sets.loc[name, "n_tokens"].sum()
+        assert found.loc[name, "perplexity"].value == pytest.approx(2**bits)
+        assert found.loc[name, "bits_per_token"].value == pytest.approx(bits)
+    assert found.loc["greedy", "self_bleu"].value == pytest.approx(100)
+    assert "yes" in set(found["unbeaten"])
+    change = beside_own(tables[0]).set_index("setting").loc["T=0.5", "bits_per_token_change"]
+    each = sets["bits"] / sets["n_tokens"]
+    by_hand = (each.loc["T=0.5"].to_numpy() - each.loc["T=1"].to_numpy()).mean()
+    assert change.value == pytest.approx(by_hand)
+
+
+def test_what_cannot_be_drawn_is_said_before_a_model_is_loaded(
+    lensbench: Program, folder: Path, prompts: Path
+) -> None:
+    run_ = ("sample", folder, "--prompts", prompts, "-o", "out")
+    done = lensbench(*run_, "--written", "T=-1", "top-p=0")
+    assert done.status == 2
+    assert "temperature: it is -1" in done.said
+    assert "top_p: it is 0. Give more than 0 and at most 1" in done.said
+    done = lensbench(*run_, "--settings", "top-k=9999", "--no-tasks")
+    assert done.status == 1
+    assert "vocabulary has 384 tokens" in done.said
+    done = lensbench(*run_, "--temperature", "0.5")
+    assert "--temperature: it has no effect with --prompts" in done.said
