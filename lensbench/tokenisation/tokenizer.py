@@ -13,6 +13,7 @@ from lensbench.checkpoints.hashes import tokenizer_sha256
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import locate
 from lensbench.errors import InputProblems, LensbenchError, ModelError, Problem
+from lensbench.tokenisation.packaged import PACKAGED
 from lensbench.tokenisation.size import size_of
 
 if TYPE_CHECKING:
@@ -200,15 +201,19 @@ def open_tokenizers(names: Sequence[str]) -> tuple[list[Tokenizer], list[dict[st
 
 
 def _opened(name: str) -> tuple[Tokenizer, dict[str, Any]]:
-    located = locate(name)
-    folder = located.require_tokenizer()
+    if (packaged := PACKAGED.get(name)) is not None:
+        folder, source, called = packaged.require_folder(), packaged.source, name
+    else:
+        located = locate(name)
+        folder, source = located.require_tokenizer(), located.source
+        called = located.public_name
     with quiet():
         hf = open_tokenizer(folder)
     if not getattr(hf, "is_fast", False):
         raise ModelError(f"{name}: its tokenizer does not say where in a text its tokens stand")
-    tokenizer = Tokenizer(located.public_name, hf)
+    tokenizer = Tokenizer(called, hf)
     facts = {
-        "source": located.source,
+        "source": source,
         "kind": tokenizer.kind,
         "d_vocab": tokenizer.d_vocab,
         "tokenizer_sha256": tokenizer_sha256(folder),

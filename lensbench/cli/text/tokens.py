@@ -1,7 +1,8 @@
 """Show what the tokenizers of some models make of texts.
 
-Of each model only the tokenizer is read. Without a text: the shipped examples. Pieces are shown as
-they are, a space as · (or ▁, as SentencePiece has it), bytes that are no whole character as <0xE0>.
+Of each model only the tokenizer is read; mon-tokenizer (Unigram) is one without a model. Without a
+text: the shipped examples. Pieces are shown as they are, a space as · (or ▁, as SentencePiece has
+it), bytes that are no whole character as <0xE0>.
 Per word: tokens for each stretch without white space; chars, bytes: of each token; unknown, byte:
 tokens that are; lost: characters that do not come back when the tokens are decoded. Tokens that a
 model puts around a text are left out.
@@ -14,6 +15,8 @@ Examples:
     lensbench tokens "I loooove AIs!!!" --models smollm2-135m gemma3-270m
 
     lensbench tokens --models smollm2-135m all-minilm-l6-v2 --languages
+
+    lensbench tokens --models mon-tokenizer smollm2-135m --languages
 
     lensbench tokens --file letter.txt --models smollm2-135m --json
 
