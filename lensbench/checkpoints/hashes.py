@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.config.check import read_config
 from lensbench.checkpoints.families import Fingerprint
+from lensbench.checkpoints.identity import sha256_once
 from lensbench.checkpoints.source import gguf_file
 from lensbench.files import sha256_of
 
@@ -117,17 +117,5 @@ def fingerprint_error(
 
 def _combined(files: Sequence[Path]) -> str:
     """One hash over the names and contents of some files."""
-    lines = [f"{path.name} {_digest(path.resolve(), *_state(path))}\n" for path in sorted(files)]
+    lines = [f"{path.name} {sha256_once(path)}\n" for path in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _state(path: Path) -> tuple[int, int]:
-    """What changes when a file is written to: its size and the time."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=512)
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """A file's hash, once a process: several parts of a run ask which weights these are."""
-    return sha256_of(path)

@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from lensbench.checkpoints.families import family_for_alias
 from lensbench.checkpoints.hashes import hashes
+from lensbench.checkpoints.identity import sha256_once
 from lensbench.checkpoints.source import Located, locate
 from lensbench.errors import InputProblems, LensbenchError, ModelError, Problem
-from lensbench.files import sha256_of
 
 Bits = Literal[4, 8, 16, 32]
 Use = Literal["lens", "generation"]  # what loads it; generation: inference, training, evaluation
@@ -336,5 +336,5 @@ def _adapter_facts(folder: Path) -> dict[str, str]:
             f"{folder} holds no {missing[0]}. Save the adapter as safetensors (a pickle can run "
             "code, so it is never read), or give another folder."
         )
-    own = {key: sha256_of(folder / name) for key, name in files.items()}
+    own = {key: sha256_once(folder / name) for key, name in files.items()}
     return {"adapter": folder.resolve().name, **own}

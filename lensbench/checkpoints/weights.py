@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lensbench.checkpoints.complete import require_complete
-from lensbench.checkpoints.finite import Seen, refuse_broken, require_finite, require_in_range
 from lensbench.checkpoints.gguf import gguf_config, require_all_tensors, unreadable
 from lensbench.checkpoints.multimodal import empty_whole, text_model
 from lensbench.checkpoints.open import COPY, empty_model, whole_config
 from lensbench.checkpoints.ref import ADAPTER_CONFIG
 from lensbench.checkpoints.source import gguf_file
-from lensbench.checkpoints.tensors import StoredTensor, stored_tensors
+from lensbench.checkpoints.stored.complete import require_complete
+from lensbench.checkpoints.stored.finite import (
+    Seen,
+    refuse_broken,
+    require_finite,
+    require_in_range,
+)
+from lensbench.checkpoints.stored.tensors import StoredTensor, stored_tensors
 from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
 from lensbench.checkpoints.devices import pick_device
-from lensbench.checkpoints.finite import require_finite
 from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
 from lensbench.checkpoints.source import locate
+from lensbench.checkpoints.stored.finite import require_finite
 from lensbench.errors import ModelError, refused_by_library
 from lensbench.prompts.batch import make_batch
 from lensbench.prompts.encode import Encoder, Template

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lensbench.checkpoints.finite import all_finite
 from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
-from lensbench.checkpoints.tensors import open_tensors
+from lensbench.checkpoints.stored.finite import all_finite
+from lensbench.checkpoints.stored.tensors import open_tensors
 from lensbench.errors import ModelError
 from lensbench.json_text import read_json as strict
 from lensbench.quantized.adapters.initial import leaving_base_alone

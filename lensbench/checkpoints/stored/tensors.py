@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lensbench.checkpoints.finite import Seen
 from lensbench.checkpoints.source import INDEX, weight_map
+from lensbench.checkpoints.stored.finite import Seen
 from lensbench.errors import InputProblems, ModelError, Problem
 
 SINGLE = "model.safetensors"

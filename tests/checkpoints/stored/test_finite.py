@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lensbench import load_model
-from lensbench.checkpoints import finite
-from lensbench.checkpoints.finite import Seen, all_finite, require_finite
+from lensbench.checkpoints.stored import finite
+from lensbench.checkpoints.stored.finite import Seen, all_finite, require_finite
 from lensbench.errors import ModelError
 from lensbench.quantized.loading.load import load_quantized
 from tests.harness.tiny import Case, tokenizer

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lensbench.checkpoints.open import aloud
-from lensbench.checkpoints.tensors import some
+from lensbench.checkpoints.stored.tensors import some
 from lensbench.errors import ModelError
 
 if TYPE_CHECKING:

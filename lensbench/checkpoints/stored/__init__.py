@@ -1,0 +1,1 @@
+"""What a checkpoint's files hold: tensors, finite or not, and whether they are all there."""
