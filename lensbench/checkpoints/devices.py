@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
+from torch import Tensor
 
 from lensbench.checkpoints.families import weight_bytes
 from lensbench.errors import ModelError
@@ -14,6 +15,9 @@ from lensbench.errors import ModelError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL_MODEL = 2e9  # parameters; below this, float32 fits on any accelerator in use today
 _CGROUP = Path("/sys/fs/cgroup")
+_WITHOUT_FLOAT64 = {"mps"}
+_SHARE = 32  # of an accelerator's memory, what may be taken for a moment
+_PROBE = 256  # rows and columns of a product that shows how products are made
 
 
 def pick_device(device: str | None = None) -> str:
@@ -69,6 +73,55 @@ def memory_available(device: str) -> int:
         in_use = torch.mps.driver_allocated_memory()
         return int(torch.mps.recommended_max_memory() - in_use)
     return min(int(psutil.virtual_memory().available), _container_memory(_CGROUP))
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether there are numbers of 53 bits: Apple's MPS has none."""
+    return device.type not in _WITHOUT_FLOAT64
+
+
+def wide(numbers: Tensor) -> Tensor:
+    """In float64, where sums lose nothing; in float32 on a device that has none."""
+    return numbers.double() if has_float64(numbers.device) else numbers.float()
+
+
+def working_bytes(device: torch.device) -> int:
+    """Of an accelerator's memory, what may be taken for a moment: a thirty-second of all of it.
+
+    Not of what is free: how work is cut up decides last digits, and a run that goes on later must
+    be cut up as before.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // _SHARE
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory()) // _SHARE
+    return int(psutil.virtual_memory().total) // _SHARE
+
+
+def device_facts(device: torch.device) -> dict[str, str]:
+    """A device in a manifest: numbers of two kinds of GPU differ in their last digits."""
+    if device.type != "cuda":
+        return {"device": device.type}
+    return {"device": device.type, "device_name": torch.cuda.get_device_name(device)}
+
+
+def require_float32(device: torch.device) -> None:
+    """Raise ModelError where products of float32 numbers are rounded to fewer bits on `device`.
+
+    Other code of the process, or the environment, may have asked for TF32 (11 of 24 bits) or
+    bfloat16 (8): every number would be off, by up to 1e-3, and nothing would show it. A product
+    that is exact in float32, and in neither of them, tells.
+    """
+    value = 1 + 2**-12
+    rows = torch.full((_PROBE, _PROBE), value, device=device)
+    found = rows @ torch.eye(_PROBE, device=device)
+    if not bool((found == value).all()):
+        raise ModelError(
+            f"Products of float32 numbers are rounded on {device} (TF32 or bfloat16), so that "
+            "every number would be off, by up to 1e-3. Something in this process asked for that: "
+            "call torch.set_float32_matmul_precision('highest') after it, and leave "
+            "NVIDIA_TF32_OVERRIDE and TORCH_ALLOW_TF32_CUBLAS_OVERRIDE unset."
+        )
 
 
 def _container_memory(cgroup: Path) -> int:

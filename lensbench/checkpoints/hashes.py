@@ -110,7 +110,7 @@ def fingerprint_error(
     """
     if tuple(token_ids) != fingerprint.token_ids:
         return math.inf
-    bits = next_logits(token_ids).double().log_softmax(-1) / math.log(2)
+    bits = next_logits(token_ids).cpu().double().log_softmax(-1) / math.log(2)
     pairs = zip(fingerprint.top_ids, fingerprint.top_bits, strict=True)
     return max(abs(float(bits[token]) - stored) for token, stored in pairs)
 

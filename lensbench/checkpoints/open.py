@@ -76,7 +76,7 @@ def with_new_weights(auto_class: Any, config: Any, seed: int, **how: Any) -> Pre
     `auto_class` and `how`: of transformers, the one whose `from_config` takes the others.
     """
     with torch.random.fork_rng(devices=[]), quiet():  # nobody else's numbers change
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's, and no accelerator's
         model: PreTrainedModel = auto_class.from_config(config, **how)
     return model
 

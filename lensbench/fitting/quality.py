@@ -18,7 +18,7 @@ from lensbench.lens.base import Lens
 from lensbench.lens.logit import model_output
 from lensbench.lens.metrics import LN_2
 from lensbench.lens.vocabulary.output import Output
-from lensbench.lens.vocabulary.stream import ROWS, Stream, Vectors
+from lensbench.lens.vocabulary.stream import Stream, Vectors
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import plan_batches
@@ -153,7 +153,7 @@ def mean_kl_bits(
         logits = partial(model_output, model, residuals)
         stream = Stream(Output.of(model.readout, n_cells, logits), {}, top_k=1)
         for (i, lens), (j, site) in product(enumerate(lenses), enumerate(sites)):
-            for cells in _groups(n_cells, ROWS):
+            for cells in _groups(n_cells, stream.rows_at_once):
                 normed = lens.normed(states.at(site)[cells], site).unsqueeze(1)
                 sums[i, j] += stream.read(Vectors(normed, cells)).kl_bits.sum().cpu()
         n_tokens += n_cells
@@ -195,7 +195,7 @@ def _read(
         sums.model_mean.index_add_(0, sums.part[own], probs.cpu())
         for (i, lens), (j, site) in product(enumerate(lenses), enumerate(sites)):
             q = torch.log_softmax(lens.logits(states.at(site)[cells], site), dim=-1)
-            kl = ((p - q).mul_(probs).sum(-1) / LN_2).double().cpu()
+            kl = ((p - q).mul_(probs).sum(-1) / LN_2).cpu().double()
             sums.kl_bits[i, j].index_add_(0, own, kl)
             confidence, top = (each.cpu() for each in q.exp_().max(-1))
             sums.agree[i, j].index_add_(0, own, (top == best).double())

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.fitting.linear import Centred
 from lensbench.lens.fitted.affine import AffineMap
 from lensbench.lens.metrics import LN_2
@@ -60,7 +61,7 @@ def mean_kl_bits(readout: Readout, maps: Sequence[AffineMap], states: States) ->
         probs = log_p.exp()
         for i, one in enumerate(maps):
             log_q = torch.log_softmax(readout(one(own[i])), dim=-1)
-            sums[i] += float(log_q.sub_(log_p).mul_(probs).sum(-1).double().sum()) / -LN_2
+            sums[i] += float(wide(log_q.sub_(log_p).mul_(probs).sum(-1)).sum()) / -LN_2
     return [total / states.shape[1] for total in sums]
 
 

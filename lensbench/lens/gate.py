@@ -126,15 +126,17 @@ def last_layer_kl_bits(
     """
     final = residuals.at(model.final_site)
     rows = model.readout.rows_at_once
+    size = rows if model.readout.holds else 1  # of whole distributions compared at once
     values = []
     with torch.inference_mode():
         for start in range(0, len(residuals.cells), rows):
             cells = slice(start, min(start + rows, len(residuals.cells)))
             logits = model.readout.rounded(lens.normed(final[cells], model.final_site))
-            for own, read in zip(residuals.model_logits(cells), logits, strict=True):
+            pairs = zip(residuals.model_logits(cells).split(size), logits.split(size), strict=True)
+            for own, read in pairs:
                 p, q = Distribution.from_logits(own), Distribution.from_logits(read)
                 values.append(kl_bits(p, q))
-    return torch.stack(values)
+    return torch.cat(values)
 
 
 def require(identities: Sequence[Identity]) -> None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.devices import has_float64
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens import metrics
 from lensbench.lens.base import Final, Lens
@@ -30,9 +31,10 @@ from lensbench.lens.gate import (
 from lensbench.lens.registry import Lenses, lens_name
 from lensbench.lens.settings import LensSettings, Positions
 from lensbench.lens.vocabulary import statistics
+from lensbench.lens.vocabulary.fetch import fetched
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import MISSING
-from lensbench.lens.vocabulary.stream import ROWS, Sought, Stream, Vectors
+from lensbench.lens.vocabulary.stream import Sought, Stream, Vectors
 from lensbench.models.model import LensModel
 from lensbench.models.readout import EVERY
 from lensbench.models.sites import Site
@@ -114,6 +116,7 @@ def read_batch(
         read = {name: _read(batch, lens, own[name]) for name, lens in given.items()}
     for name, lens in given.items():
         read[name]["answer_guess_rank"] = guess_ranks(lens, residuals, own[name], sought["answer"])
+    read = fetched(read)
     if broken := _not_readable(residuals, read):
         return _without(model, prompts, settings, broken, cache, lenses)
     gate_kl = _gate_kl_bits(model, residuals, own, given, read, cache)
@@ -192,12 +195,14 @@ class _Batch:
 def _read(batch: _Batch, lens: Lens, sites: Sequence[Site]) -> dict[str, Tensor]:
     """All statistics of one lens, each [site, cell] (top-k: [site, cell, k])."""
     last = batch.model.final_site
-    whole = list(sites) if batch.metrics else [site for site in sites if site == last]
+    # A mean logit in float32 would be off by more than the gate's bound.
+    every = batch.metrics or not has_float64(batch.model.device)
+    whole = list(sites) if every else [site for site in sites if site == last]
     tiled = [site for site in sites if site not in whole]
     found = [_read_sites(batch, lens, own, own is whole) for own in (tiled, whole) if own]
     order = [(tiled + whole).index(site) for site in sites]
     return {
-        name: torch.cat([part[name] for part in found], dim=1)[:, order].transpose(0, 1).cpu()
+        name: torch.cat([part[name] for part in found], dim=1)[:, order].transpose(0, 1)
         for name in found[0]
     }
 
@@ -206,7 +211,7 @@ def _read_sites(batch: _Batch, lens: Lens, sites: Sequence[Site], whole: bool) -
     """Statistics [cell, site], a group of cells at a time."""
     model, residuals, stream = batch.model, batch.residuals, batch.stream
     divergences = {name: statistics.DIVERGENCES[name] for name in batch.metrics}
-    n_rows = model.readout.rows_at_once if whole else ROWS
+    n_rows = model.readout.rows_at_once if whole else stream.rows_at_once
     size, n_cells = max(n_rows // len(sites), 1), len(residuals.cells)
     parts = []
     for start in range(0, n_cells, size):

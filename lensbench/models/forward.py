@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lensbench.checkpoints.devices import wide
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import GateError, refused_by_library
 from lensbench.models.readout import KL_BITS
@@ -120,5 +121,5 @@ def require_same(
 
 def worst_kl_bits(p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "pos d_vocab"]) -> float:
     """KL(p || q) of two tables of logits, the worst position."""
-    log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    log_p, log_q = wide(p).log_softmax(-1), wide(q).log_softmax(-1)
     return float((log_p.exp() * (log_p - log_q)).sum(-1).max()) / math.log(2)

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lensbench.checkpoints.config.shape import rope_switch
+from lensbench.checkpoints.devices import device_facts
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.models.prefix import continues
@@ -235,7 +236,7 @@ class LensModel:
             "parallel": self.parallel,
             "dtype": str(self.dtype).removeprefix("torch."),
             **self.arithmetic,
-            "device": self.device.type,
+            **device_facts(self.device),
             **({"precisions": self.precisions} if self.precisions is not None else {}),
         }
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
+from lensbench.checkpoints.devices import require_float32, wide, working_bytes
 from lensbench.errors import ModelError
 from lensbench.models.sites import Site
 
@@ -33,6 +34,8 @@ _TILE_TOKENS = 2048
 # Of a half-precision head, what stands in float32 at once: 1,024 tokens at a width of 4,096. The
 # whole head of Llama-3-8B would be 2.1 GB.
 _TILE_BYTES = 16 << 20
+# The same on an accelerator, where a tile is that large for few calls to be made.
+_HELD_TILE_TOKENS, _HELD_TILE_BYTES = 16_384, 256 << 20
 BLOCK = 64  # tokens; every tile but the last is whole blocks
 EVERY = slice(None)
 
@@ -54,9 +57,19 @@ class Readout:
     soft_cap: float | None = None
 
     @property
+    def holds(self) -> bool:
+        """Whether many rows of logits are held whole: on an accelerator.
+
+        It has the memory, no cache that a tile could stay in, and each call takes its time however
+        little there is to do.
+        """
+        return self.W_U.device.type != "cpu"
+
+    @property
     def rows_at_once(self) -> int:
         """How many rows of logits to make at once, at least 1."""
-        return max(_LOGITS_BYTES // (4 * self.W_U.shape[1]), 1)
+        room = working_bytes(self.W_U.device) if self.holds else _LOGITS_BYTES
+        return max(room // (4 * self.W_U.shape[1]), 1)
 
     @property
     def rounds(self) -> bool:
@@ -88,8 +101,7 @@ class Readout:
         self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """The logit of one token of each row, summed in float64."""
-        products = normed * self.W_U.T[tokens]
-        logits = products.sum(-1, dtype=torch.float64)
+        logits = wide(normed * self.W_U.T[tokens]).sum(-1)
         if self.b_U is not None:
             logits += self.b_U[tokens]
         logits *= self.logit_scale
@@ -140,9 +152,9 @@ class Readout:
         return self._tiles_of(self.W_U.shape[1])
 
     def _tiles_of(self, n_tokens: int) -> Iterator[slice]:
-        width = _TILE_TOKENS
+        width = _HELD_TILE_TOKENS if self.holds else _TILE_TOKENS
         if self.rounds:
-            fits = _TILE_BYTES // (4 * self.W_U.shape[0])
+            fits = (_HELD_TILE_BYTES if self.holds else _TILE_BYTES) // (4 * self.W_U.shape[0])
             width = min(max(fits // BLOCK * BLOCK, BLOCK), width)
         for start in range(0, n_tokens, width):
             yield slice(start, min(start + width, n_tokens))
@@ -167,7 +179,8 @@ class Readout:
 def readout_of(bridge: Any, hf_config: object | None) -> Readout:
     """Build the readout of a TransformerLens model (bridge or HookedTransformer).
 
-    Raises ModelError when the model has no final norm or head of its own.
+    Raises ModelError when the model has no final norm or head of its own, or where products of
+    float32 numbers are rounded.
     """
     for part in ("ln_final", "W_U", "blocks"):
         if getattr(bridge, part, None) is None:
@@ -175,6 +188,7 @@ def readout_of(bridge: Any, hf_config: object | None) -> Readout:
                 f"this model has no {part}. lensbench reads logits through the model's own final "
                 "norm and head only; a model without them cannot be read."
             )
+    require_float32(bridge.W_U.device)
     cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
     bias = bridge.b_U
     return Readout(

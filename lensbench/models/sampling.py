@@ -50,19 +50,20 @@ def write_texts(model: LensModel, seeds: Sequence[Sequence[int]], n_tokens: int)
     Raises ModelError where the model gives NaN or Inf, or cannot be run with a cache of its keys.
     """
     start = start_of_text(model.tokenizer)
+    # Drawn on the CPU: an accelerator adds up probabilities in an order of each time's own.
     draws = torch.tensor(np.stack([np.random.default_rng(s).random(n_tokens) for s in seeds]))
     ids = torch.full((len(seeds), 1), start, device=model.device)
     ends = torch.tensor(sorted({start, *model.tokenizer.all_special_ids}), device=model.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=model.device)
     cache, written = None, []
     remedy = "Give a corpus of texts."
-    for column in draws.to(model.device).T:
+    for column in draws.T:
         with quiet(), refused_by_library(f"{model.name} cannot write text", remedy):
             out = model.bridge.original_model(
                 input_ids=ids, past_key_values=cache, use_cache=True, return_dict=True
             )
         cache = out.past_key_values
-        ids = drawn(out.logits[:, -1], column)[:, None]
+        ids = drawn(out.logits[:, -1].cpu(), column)[:, None].to(model.device)
         ended |= torch.isin(ids[:, 0], ends)
         written.append(ids[:, 0].masked_fill(ended, -1))
         if bool(ended.all()):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
-from lensbench.checkpoints.devices import pick_device
+from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
 from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
 from lensbench.checkpoints.source import locate
 from lensbench.checkpoints.stored.finite import require_finite
@@ -100,7 +100,7 @@ class TextEncoder:
             "d_vocab": self.d_vocab,
             "n_params": sum(weight.numel() for weight in self.hf.parameters()),
             "dtype": "float32",
-            "device": self.device.type,
+            **device_facts(self.device),
         }
 
     def watch(
@@ -185,6 +185,7 @@ def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:
         )
     with quiet():
         hf = _opened(folder, config).to(pick_device(device)).eval()
+        require_float32(hf.device)
         tokenizer = open_tokenizer(folder)
     require_finite(hf, str(name))
     return TextEncoder(located.public_name, located.source, hf, tokenizer, folder)

@@ -19,6 +19,7 @@ _OF_MODEL = (
     "int8_threshold",
     "adapter",
     "device",
+    "device_name",
     "n_layers",
     "n_params",
 )

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, overload
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.errors import InputProblems, ModelError, Problem, first_line
@@ -46,25 +46,25 @@ class Residuals:
 
     def model_logits(self, cells: slice, tokens: slice = EVERY) -> Float[Tensor, "cell token"]:
         """The model's own logits at some of the cells, of a range of the vocabulary, float32."""
-        rows, columns = zip(*self._in_logits[cells], strict=True)
-        return self.logits[list(rows), list(columns), tokens].float()
+        rows, columns = self._in_logits
+        return self.logits[rows[cells], columns[cells], tokens].float()
 
     @cached_property
-    def _in_logits(self) -> list[Cell]:
-        """Where in `logits` each cell is."""
-        if self.columns is None:
-            return self.cells
-        place = {column: i for i, column in enumerate(self.columns)}
-        return [(row, place[column]) for row, column in self.cells]
+    def _in_logits(self) -> Int[Tensor, "2 cell"]:
+        """Where in `logits` each cell is, beside them: lists would be copied there at each use."""
+        columns = range(self.logits.shape[1]) if self.columns is None else self.columns
+        place = {column: i for i, column in enumerate(columns)}
+        found = [(row, place[column]) for row, column in self.cells]
+        return torch.tensor(found, device=self.logits.device).reshape(-1, 2).T
 
     def broken_rows(self) -> set[int]:
         """Rows whose residual stream or logits hold NaN or Inf at one of the cells."""
         bad = ~self.stream.isfinite().all(-1).all(0)  # [cell]
-        rows = {row for (row, _), is_bad in zip(self.cells, bad.tolist(), strict=True) if is_bad}
-        for row, column in self._in_logits:
-            if not bool(self.logits[row, column].isfinite().all()):
-                rows.add(row)
-        return rows
+        if self.logits.shape[-1]:
+            ends = torch.stack(self.logits.aminmax(dim=-1))  # NaN is both where there is one
+            rows, columns = self._in_logits
+            bad |= ~ends.isfinite().all(0)[rows, columns]
+        return {row for (row, _), is_bad in zip(self.cells, bad.tolist(), strict=True) if is_bad}
 
 
 def capture(
@@ -85,16 +85,17 @@ def capture(
     """
     sites, cells = list(sites), list(cells)
     _require_vectors(sites)
-    rows, columns = [row for row, _ in cells], [column for _, column in cells]
+    rows, columns = torch.tensor(cells, device=model.device).reshape(-1, 2).T
     stream = torch.empty(
         (len(sites), len(cells), model.d_model), dtype=torch.float32, device=model.device
     )
     place = {site: index for index, site in enumerate(sites)}
 
     def keep(site: Site, value: Float[Tensor, "batch pos d_model"]) -> None:
-        stream[place[site]] = value[rows, columns]
+        where = value.device  # blocks of a model on several devices have their own
+        stream[place[site]] = value[rows.to(where), columns.to(where)]
 
-    read = sorted(set(columns))
+    read = sorted({column for _, column in cells})
     logits = watch(model, batch, sites, keep, cache, read if head else [])
     return Residuals(sites, cells, stream, logits, read)
 

@@ -113,7 +113,7 @@ def transformer_lens_stack(folder: Path, n_tokens: int) -> Job:
             logits, cache = bridge.run_with_cache(ids, names_filter=names)
             stack = torch.stack([cache[name][0] for name in names])  # [layer, pos, d_model]
             lens = bridge.ln_final(stack) @ bridge.W_U + bridge.b_U
-            return _statistics(logits[0], lens)
+            return entropy_kl_top(logits[0], lens)
 
     return job
 
@@ -129,7 +129,7 @@ def hugging_face_loop(folder: Path, n_tokens: int) -> Job:
             output = model(ids, output_hidden_states=True)
             states = [norm(state) for state in output.hidden_states[:-1]]
             states.append(output.hidden_states[-1])  # Hugging Face has normed this one already
-            return [_statistics(output.logits[0], head(state[0])) for state in states]
+            return [entropy_kl_top(output.logits[0], head(state[0])) for state in states]
 
     return job
 
@@ -152,7 +152,7 @@ def nnterp(folder: Path, n_tokens: int) -> Job:
                 for i in range(model.num_layers):
                     states.append(model.layers_output[i])
                 logits = model.logits.save()
-            return [_statistics(logits[0], model.project_on_vocab(state)[0]) for state in states]
+            return [entropy_kl_top(logits[0], model.project_on_vocab(state)[0]) for state in states]
 
     return job
 
@@ -163,7 +163,7 @@ def _bridge(folder: Path) -> Any:
     return load_model(folder, dtype="float32", device="cpu").bridge
 
 
-def _statistics(
+def entropy_kl_top(
     model_logits: Float[Tensor, "pos d_vocab"], lens_logits: Float[Tensor, "*layer pos d_vocab"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy, KL and top 5, as one would write them."""

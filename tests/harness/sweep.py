@@ -44,12 +44,14 @@ class Plain:
 
     folder: Path
     states: dict[tuple[int, ...], list[Tensor]] = field(default_factory=dict)
+    device: str = "cpu"  # of lensbench: this model is on the CPU
+    dtype: torch.dtype = torch.float32
 
     @cached_property
     def hf(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype)
         return model.eval().requires_grad_(False)
 
     @cached_property
@@ -86,7 +88,7 @@ def lens(plain: Plain, folder: Path) -> float:
     from lensbench.models.load import load_model
     from lensbench.prompts.prompt import Prompt
 
-    model = load_model(plain.folder, device="cpu")
+    model = load_model(plain.folder, device=plain.device)
     result = logit_lens(model, [Prompt(f"p{i}", text) for i, text in enumerate(PROMPTS)], top_k=1)
     rows = result.to_pandas()
     last = rows[(rows.site == "resid_post") & (rows.layer == model.n_layers) & rows.is_last]
@@ -107,13 +109,15 @@ def check(plain: Plain, folder: Path) -> float:
     from lensbench.models.load import load_model
     from lensbench.residuals.capture import residual_stream
 
-    model = load_model(plain.folder, device="cpu")
+    model = load_model(plain.folder, device=plain.device)
     ids = [model.tokenizer(prompt).input_ids for prompt in PROMPTS[:2]]
     require(check_identities(model, ids))
     error = 0.0
     for own in ids:
         found = residual_stream(model, own)
-        read = model.readout(found.at(model.final_site)).double().log_softmax(-1) / math.log(2)
+        read = model.readout(found.at(model.final_site)).cpu().double().log_softmax(-1) / math.log(
+            2
+        )
         error = max(error, kl_bits(plain.log2p(own), read))
     return error
 
@@ -131,7 +135,11 @@ def infer(plain: Plain, folder: Path) -> float:
         writer.writerows((f"q{i}", text) for i, text in enumerate(PROMPTS))
     decoding = Decoding(max_new_tokens=N_NEW)
     spec = InferenceSpec(
-        prompts=prompts, out=folder / "out.csv", decoding=decoding, batch_size=4, device="cpu"
+        prompts=prompts,
+        out=folder / "out.csv",
+        decoding=decoding,
+        batch_size=4,
+        device=plain.device,
     )
     outcome = run_inference(f"{plain.folder}@32", spec)
     if not outcome.ok:
@@ -161,7 +169,7 @@ def cache(plain: Plain, folder: Path) -> float:
 
     rows = [(f"p{i}", prompt, None) for i, prompt in enumerate(PROMPTS[:3])]
     prompts = write_prompts(folder / "cached.csv", rows)
-    spec = CacheSpec(str(plain.folder), str(prompts), positions="all", device="cpu")
+    spec = CacheSpec(str(plain.folder), str(prompts), positions="all", device=plain.device)
     run_cache(spec, folder / "cache")
     kept = open_cache(folder / "cache")
     cells = kept.cells
@@ -195,7 +203,7 @@ def train(plain: Plain, folder: Path) -> float:
         data,
         folder / "adapter",
         lora=Lora(dropout=0.0),
-        device="cpu",
+        device=plain.device,
         style="none",
         max_length=48,
         max_steps=1,

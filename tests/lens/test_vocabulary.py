@@ -147,6 +147,7 @@ def test_every_statistic_of_exact_logits(values: np.ndarray, data: st.DataObject
     st.booleans(),
     st.integers(0, 2**16),
     st.sampled_from([64, 128, 2048]),
+    st.booleans(),
 )
 def test_every_kind_of_head(
     d_vocab: int,
@@ -157,8 +158,12 @@ def test_every_kind_of_head(
     biased: bool,
     seed: int,
     width: int,
+    holds: bool,
 ) -> None:
-    """Caps, scales, biases, half precision and odd vocabularies, in tiles of any width."""
+    """Caps, scales, biases, half precision and odd vocabularies, in tiles of any width.
+
+    `holds`: as on an accelerator.
+    """
     d_vocab += 1
     generator = torch.Generator().manual_seed(seed)
     W_U = torch.randn(d_vocab, d_model, generator=generator).to(dtype)
@@ -171,7 +176,8 @@ def test_every_kind_of_head(
     final = torch.randn(3, d_model, generator=generator)
     tokens = torch.randint(0, d_vocab, (3,), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_TILE_TOKENS", width)
+        patch.setattr(head, "_HELD_TILE_TOKENS" if holds else "_TILE_TOKENS", width)
+        patch.setattr(Readout, "holds", holds)
         stream = stream_of(readout, readout.logits(final), {"answer": tokens})
         q = stream.read(Vectors(normed, slice(0, 3)))
     flat = normed.flatten(0, 1)

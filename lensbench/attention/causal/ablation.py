@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.attention.causal.resume import repeated, replaced, resumed
+from lensbench.checkpoints.devices import wide
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import worst
 from lensbench.models.forward import worst_kl_bits
@@ -159,7 +160,7 @@ def mean_outputs(
         inside = batch.attention_mask[:, 1:].to(model.device).bool()
 
         def see(site: Site, value: Tensor, inside: Tensor = inside) -> None:
-            heads = value.reshape(*value.shape[:2], model.n_heads, -1)[:, 1:].double()
+            heads = wide(value.reshape(*value.shape[:2], model.n_heads, -1)[:, 1:].float())
             finite = (heads.isfinite().all(-1).all(-1) | ~inside).all(-1)  # [batch]
             own = inside & finite[:, None]
             total = heads[own].sum(0)
@@ -251,7 +252,7 @@ def _nats(
         row, place = some.T.to(logits.device)
         own = logits[row, place].float()
         of = own.gather(1, wanted[tuple(some.T)].to(own.device)[:, None])[:, 0]
-        surprisal[tuple(some.T)] = (own.logsumexp(-1) - of).double().cpu()
+        surprisal[tuple(some.T)] = (own.logsumexp(-1) - of).cpu().double()
     found: Float[np.ndarray, "batch pos"] = surprisal.numpy()
     return found
 

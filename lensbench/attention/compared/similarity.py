@@ -57,7 +57,7 @@ def js_bits(rows: Float[Tensor, "head query key"]) -> Float[np.ndarray, "head he
         others = slice(one + 1, None)
         mixed = torch.special.entr((rows[one] + rows[others]) / 2).sum(-1)
         divergence = mixed - (entropy[one] + entropy[others]) / 2  # [other, query]
-        found[one, others] = divergence.mean(-1).clamp(min=0).double().cpu()
+        found[one, others] = divergence.mean(-1).clamp(min=0).cpu().double()
     bits: Floats = ((found + found.T) / math.log(2)).clamp(max=1.0).numpy()
     return bits
 

@@ -76,7 +76,7 @@ def _of_causal(model: LensModel, items: Sequence[Placed]) -> list[np.ndarray]:
     sites = model.sites(("embed", "resid_post"))
     ids, positions = [item.token_ids for item in items], [item.positions for item in items]
     stream = capture_positions(model, ids, positions, sites, head=False).stream
-    parts = stream.double().cpu().split([len(own) for own in positions], dim=1)
+    parts = stream.cpu().double().split([len(own) for own in positions], dim=1)
     return [part.mean(1).numpy() for part in parts]
 
 
@@ -89,5 +89,5 @@ def _of_encoder(model: TextEncoder, items: Sequence[Placed]) -> list[np.ndarray]
             attention_mask=batch.attention_mask.to(model.device),
             output_hidden_states=True,
         )
-    stream = torch.stack(output.hidden_states).double().cpu()  # [layer, batch, pos, d_model]
+    stream = torch.stack(output.hidden_states).cpu().double()  # [layer, batch, pos, d_model]
     return [stream[:, row, list(item.positions)].mean(1).numpy() for row, item in enumerate(items)]

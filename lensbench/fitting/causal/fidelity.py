@@ -21,6 +21,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.fitting.quality import FIRST
 from lensbench.lens.base import Lens
 from lensbench.lens.metrics import LN_2
@@ -44,8 +45,9 @@ class Directions:
     @classmethod
     def drawn(cls, states: Float[Tensor, "cell d_model"], n: int, seed: int) -> Directions:
         """`n` of the principal directions in which some states vary, fewer where there are less."""
-        mean = states.double().mean(0)
-        _, sizes, unit = torch.linalg.svd(states.double() - mean, full_matrices=False)
+        exact = states.cpu().double()
+        mean = exact.mean(0)
+        _, sizes, unit = torch.linalg.svd(exact - mean, full_matrices=False)
         varies = int((sizes > sizes[0] * len(sizes) * torch.finfo(states.dtype).eps).sum())
         chosen = np.sort(np.random.default_rng(seed).permutation(varies)[:n])
         variances = (sizes[chosen] ** 2 / len(states)).numpy()
@@ -80,7 +82,7 @@ def stimuli(
         whole = lens.logits(own, site)
         for i, one in enumerate(unit):
             without = lens.logits(removed(own, mean, one), site)
-            sums[i] += float(kl_bits(whole, without).double().sum())
+            sums[i] += float(wide(kl_bits(whole, without)).sum())
     return sums / len(states)
 
 
@@ -107,7 +109,7 @@ def responses(
             batch = make_batch(range(len(chosen)), [ids] * len(chosen))
             moved = forward(model.bridge, batch, model.device, [(site.hook, remove)])
             for row, i in enumerate(chosen.tolist()):
-                sums[i] += float(kl_bits(own, moved[row, FIRST:]).double().sum())
+                sums[i] += float(wide(kl_bits(own, moved[row, FIRST:])).sum())
     return sums / sum(len(ids) - FIRST for ids in texts)
 
 

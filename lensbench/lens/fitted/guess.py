@@ -37,7 +37,7 @@ def guess_ranks(
         with torch.inference_mode():
             for cells in asked.split(lens.readout.rows_at_once):
                 best[cells] = _best(lens, residuals.at(embed)[cells], embed, answers[cells])
-    return best.expand(len(sites), -1).cpu()
+    return best.expand(len(sites), -1)
 
 
 def _best(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.models.readout import Readout
 
 Logits = Callable[[slice, slice], Float[Tensor, "cell token"]]  # of which cells and tokens
@@ -35,13 +36,13 @@ class Output:
     def of(cls, readout: Readout, n_cells: int, logits: Logits) -> Output:
         """Two passes over the vocabulary, for so many rows as there are cells."""
         every = slice(0, n_cells)
-        parts = [logits(every, tile).logsumexp(-1).double() for tile in readout.tiles()]
+        parts = [wide(logits(every, tile).logsumexp(-1)) for tile in readout.tiles()]
         log_z = torch.stack(parts).logsumexp(0)
         near = log_z.float()
-        total, surprise, mean_bias = torch.zeros(3, n_cells, device=near.device).double()
+        total, surprise, mean_bias = wide(torch.zeros(3, n_cells, device=near.device))
         mean_row = None
         if readout.soft_cap is None:
-            mean_row = torch.zeros(n_cells, readout.W_U.shape[0], device=near.device).double()
+            mean_row = wide(torch.zeros(n_cells, readout.W_U.shape[0], device=near.device))
         for tile in readout.tiles():
             log_p = logits(every, tile).sub_(near.unsqueeze(-1))
             p = log_p.exp()
@@ -70,5 +71,5 @@ class Output:
         """
         if self.mean_row is None:
             return None
-        own = torch.einsum("csd,cd->cs", normed.double(), self.mean_row[cells])
+        own = torch.einsum("csd,cd->cs", wide(normed), self.mean_row[cells])
         return self.readout.logit_scale * (own + self.mean_bias[cells, None])

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, not_negative
 from lensbench.models.readout import BLOCK
 
@@ -63,7 +64,7 @@ class Reading:
         """Natural log-probabilities of a logit of each row, or of k of them, -inf..0, float64."""
         log_z = self.log_z if logits.dim() == 1 else self.log_z.unsqueeze(-1)
         # The partition is a sum of rounded terms: the one term of a sure row may exceed it.
-        return (logits.double() - log_z).clamp(max=0.0)
+        return (wide(logits) - log_z).clamp(max=0.0)
 
 
 class Running:
@@ -72,6 +73,8 @@ class Running:
     Args:
         tokens: ids of what is sought, by name; MISSING where a row has none.
         counted: the names whose better and equal tokens are counted.
+        there: those of them that some row has at all.
+        holds: as of the readout: then nothing is asked of the device on the way.
         logits: of these tokens, with which all others are compared. They have to be of the same
             rounding as the tiles' own, or nothing that is counted holds: see `as_sought`.
     """
@@ -84,20 +87,21 @@ class Running:
         tokens: Mapping[str, Int[Tensor, " row"]],
         logits: Mapping[str, Float[Tensor, " row"]],
         counted: Collection[str],
+        there: Collection[str],
         device: torch.device,
+        holds: bool,
     ) -> None:
-        self._k, self._names, self._counted = k, list(tokens), counted
+        self._k, self._names, self._counted, self._holds = k, list(tokens), counted, holds
         shape = (len(tokens), n_rows)
         self._tokens = torch.empty(shape, dtype=torch.long, device=device)
         self._logits = torch.empty(shape, device=device)
         for i, name in enumerate(tokens):
             self._tokens[i], self._logits[i] = tokens[name], logits[name]
         missing = self._tokens == MISSING
-        self._logits[missing] = torch.nan  # no other is better, or as good
-        some = (~missing).any(1).tolist()
-        self._compared = [i for i, name in enumerate(tokens) if name in counted and some[i]]
+        self._logits.masked_fill_(missing, torch.nan)  # no other is better, or as good
+        self._compared = [i for i, name in enumerate(tokens) if name in there]
         self._passed = torch.full(shape, torch.nan, device=device)
-        self._better = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._better = wide(torch.zeros(shape, device=device))
         self._equal = torch.zeros_like(self._better)
         self._log_z: list[Tensor] = []
         self._entropy: list[Tensor] = []
@@ -113,10 +117,17 @@ class Running:
         self._count(logits, start, scratch)
         peak = self._keep_best(logits, start).unsqueeze(-1)
         torch.exp(logits.sub_(peak), out=scratch)
-        total = scratch.sum(-1).double()
-        self._log_z.append(peak.squeeze(-1).double() + total.log())
-        mean = torch.linalg.vecdot(scratch, logits).double() / total
-        self._entropy.append(total.log() - mean)
+        total = wide(scratch.sum(-1))
+        self._log_z.append(wide(peak.squeeze(-1)) + total.log())
+        self._entropy.append(total.log() - wide(self._dots(scratch, logits)) / total)
+
+    def _dots(
+        self, shares: Float[Tensor, "row token"], logits: Float[Tensor, "row token"]
+    ) -> Float[Tensor, " row"]:
+        """Of each row with itself; an accelerator would make a small product of each."""
+        if self._holds:
+            return logits.mul_(shares).sum(-1)
+        return torch.linalg.vecdot(shares, logits)
 
     def _count(
         self, logits: Float[Tensor, "row token"], start: int, scratch: Float[Tensor, "row token"]
@@ -125,9 +136,10 @@ class Running:
 
         A count below 2**24 is exact in float32.
         """
-        end = start + logits.shape[1]
-        names, rows = ((self._tokens >= start) & (self._tokens < end)).nonzero(as_tuple=True)
-        self._passed[names, rows] = logits[rows, self._tokens[names, rows] - start]
+        width = logits.shape[1]
+        place = self._tokens - start  # [name, row]
+        own = logits.gather(1, place.clamp(0, width - 1).T).T
+        self._passed = own.where((place >= 0) & (place < width), self._passed)
         for i in self._compared:
             own = self._logits[i].unsqueeze(-1)
             for compare, counts in ((torch.gt, self._better), (torch.eq, self._equal)):
@@ -141,18 +153,23 @@ class Running:
         n_kept = self._best.shape[1]
         best, chosen = torch.cat([self._best, maxima], dim=1).topk(n_kept, dim=1)
         self._best = best
-        rows = (chosen >= n_kept).any(-1).nonzero().squeeze(-1)
-        if len(rows):
-            chosen = chosen[rows]
-            old = chosen.clamp(max=n_kept - 1)
-            kept = self._kept[rows].gather(1, old.unsqueeze(-1).expand(-1, -1, BLOCK))
-            first = self._first[rows].gather(1, old)
-            which, place = (chosen >= n_kept).nonzero(as_tuple=True)
-            new = chosen[which, place] - n_kept
-            kept[which, place] = blocks[rows[which], new]
-            first[which, place] = start + new * BLOCK
-            self._kept[rows], self._first[rows] = kept, first
+        rows = self._changed(chosen >= n_kept)
+        chosen = chosen[rows]
+        is_new, each = chosen >= n_kept, rows.unsqueeze(-1)
+        old, new = chosen.clamp(max=n_kept - 1), (chosen - n_kept).clamp(min=0)
+        kept, first = self._kept[each, old], self._first[each, old]
+        self._kept[rows] = blocks[each, new].where(is_new.unsqueeze(-1), kept)
+        self._first[rows] = (start + new * BLOCK).where(is_new, first)
         return maxima.amax(-1)
+
+    def _changed(self, is_new: Bool[Tensor, "row k"]) -> Int[Tensor, " some"]:
+        """Rows in which something is new: few, late in the vocabulary.
+
+        On an accelerator all, for to learn which, the processor would have to wait for it.
+        """
+        if self._holds:
+            return torch.arange(len(is_new), device=is_new.device)
+        return is_new.any(-1).nonzero().squeeze(-1)
 
     @property
     def as_sought(self) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, Distribution, js_bits
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Seen
 
@@ -49,7 +50,7 @@ def margin_bits(reading: Reading, token: Seen) -> Float[Tensor, " row"]:
     """log2 q(token) - log2 q(best other token): above 0 exactly when the token is the best."""
     best, second = reading.top_logits[:, 0], reading.top_logits[:, 1]
     other = second.where(reading.top_ids[:, 0] == token.token, best)
-    return (token.logit.double() - other.double()) / LN_2
+    return (wide(token.logit) - wide(other)) / LN_2
 
 
 STATISTICS: dict[str, Callable[[Reading], Float[Tensor, " row"]]] = {

@@ -3,18 +3,19 @@
 The logits of a tile stay in the processor's cache until everything that is wanted of them is known,
 so that reading costs less than writing bare products to memory would. Where a divergence needs
 both normalised distributions (the last layer, where the gate is measured, and Jensen-Shannon),
-logits are held, of a few rows at a time.
+logits are held, of a few rows at a time; on an accelerator (`Readout.holds`) always, and of many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, Distribution, kl_bits, not_negative
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
@@ -72,18 +73,29 @@ class Stream:
     ) -> None:
         self.output, self.top_k = output, top_k
         self._counted = [name for name in sought if name not in uncounted]
+        self._there = _there(sought, self._counted)
         self._readout, self._sought = output.readout, sought
         self._memory = torch.empty(2, 0, device=self._readout.W_U.device)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows to give at once."""
+        return self._readout.rows_at_once if self._readout.holds else ROWS
 
     def read(self, vectors: Vectors) -> Reading:
         """What the head makes of them, in one pass."""
         rows, shape = vectors.rows, vectors.normed.shape[:2]
         tokens = vectors.of_rows(self._sought)
-        running = self._running(len(rows), tokens, self._logits_of(rows, tokens))
-        bent = torch.zeros(shape, dtype=torch.double, device=rows.device)
+        held = self._readout.logits(rows) if self._readout.holds else None
+        sought = self._logits_of(rows, tokens) if held is None else _gathered(held, tokens)
+        running = self._running(len(rows), tokens, sought)
+        bent = wide(torch.zeros(shape, device=rows.device))
         for tile in self._readout.tiles():
             own, scratch = self._tile(len(rows), tile)
-            self._readout.logits(rows, tile, out=own)
+            if held is None:
+                self._readout.logits(rows, tile, out=own)
+            else:
+                own.copy_(held[:, tile])
             if self.output.mean_row is None:
                 p = self.output.probs(vectors.cells, tile).unsqueeze(1)
                 bent += torch.mul(own.view(*shape, -1), p, out=scratch.view(*shape, -1)).sum(-1)
@@ -96,7 +108,7 @@ class Stream:
             cross = self._exact_log_z(reading, rows) - mean.flatten()
         own = self.output.entropy[vectors.cells].repeat_interleave(vectors.n_sites)
         reading = replace(reading, kl_bits=not_negative((cross - own) / LN_2))
-        return self._corrected(reading, vectors, running.as_sought)
+        return reading if held is not None else self._corrected(reading, vectors, running.as_sought)
 
     def read_whole(
         self, vectors: Vectors, divergences: Mapping[str, Divergence]
@@ -107,23 +119,20 @@ class Stream:
         """
         rows, tokens = vectors.rows, vectors.of_rows(self._sought)
         logits = self._readout.logits(rows)
-        sought = {
-            name: logits.gather(1, ids.clamp(min=0).unsqueeze(1)).squeeze(1)
-            for name, ids in tokens.items()
-        }
-        running = self._running(len(rows), tokens, sought)
+        running = self._running(len(rows), tokens, _gathered(logits, tokens))
         for tile in self._readout.tiles():
             own, scratch = self._tile(len(rows), tile)
             running.add(own.copy_(logits[:, tile]), tile.start, scratch)
         found = self._diverging(logits, vectors, {"kl_bits": kl_bits, **divergences})
-        return replace(running.reading(), kl_bits=found.pop("kl_bits").double()), found
+        return replace(running.reading(), kl_bits=wide(found.pop("kl_bits"))), found
 
     def _diverging(
         self, logits: Float[Tensor, "row d_vocab"], vectors: Vectors, of: Mapping[str, Divergence]
     ) -> dict[str, Float[Tensor, " row"]]:
         """Of pairs of whole distributions, a few cells at a time."""
         by_cell = logits.view(*vectors.normed.shape[:2], -1)
-        size = max(_PAIR_NUMBERS // by_cell[0].numel(), 1)
+        size = len(by_cell) if self._readout.holds else _PAIR_NUMBERS // by_cell[0].numel()
+        size = max(size, 1)
         found: dict[str, list[Tensor]] = {name: [] for name in of}
         for start in range(0, len(by_cell), size):
             part = by_cell[start : start + size]
@@ -180,7 +189,8 @@ class Stream:
         d_vocab = self._readout.W_U.shape[1]
         k = min(max(self.top_k, 2), d_vocab)  # a margin needs two
         n_blocks, device = -(-d_vocab // BLOCK), self._readout.W_U.device
-        return Running(n_rows, k, n_blocks, tokens, logits, self._counted, device)
+        names = self._counted, self._there
+        return Running(n_rows, k, n_blocks, tokens, logits, *names, device, self._readout.holds)
 
     def _tile(self, n_rows: int, tile: slice) -> tuple[Tensor, Tensor]:
         """Room for the logits of a tile, twice."""
@@ -190,3 +200,21 @@ class Stream:
             self._memory = self._memory.new_empty(2, n)
         own, scratch = (half[:n].view(shape) for half in self._memory)
         return own, scratch
+
+
+def _there(sought: Sought, names: Sequence[str]) -> list[str]:
+    """The names of tokens that some cell has, asked for all at once."""
+    if not names:
+        return []
+    some = torch.stack([(sought[name] != MISSING).any() for name in names]).tolist()
+    return [name for name, is_there in zip(names, some, strict=True) if is_there]
+
+
+def _gathered(
+    logits: Float[Tensor, "row d_vocab"], tokens: Mapping[str, Int[Tensor, " row"]]
+) -> dict[str, Float[Tensor, " row"]]:
+    """Logits of each row's own tokens; of one that it lacks, of any."""
+    return {
+        name: logits.gather(1, ids.clamp(min=0).unsqueeze(1)).squeeze(1)
+        for name, ids in tokens.items()
+    }

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
-from lensbench.checkpoints.devices import pick_device
+from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
@@ -135,7 +135,7 @@ class AdaptedModel:
             "precisions": precisions(self.base, self.bits),
             "weight_bytes": self.weight_bytes,
             "dtype": str(self.base.dtype).removeprefix("torch."),
-            "device": self.device.type,
+            **device_facts(self.device),
             **self.weights,
         }
 
@@ -185,6 +185,7 @@ def load_quantized(
     config = open_config(folder, trust_remote_code=trust_remote_code)
     require_room(sizes_of(config, trust_remote_code), precision, where)
     require_precision(precision, where)
+    require_float32(torch.device(where))
     with quiet():
         hf = _open(folder, ref, where, trust_remote_code)
         tokenizer = open_tokenizer(folder, trust_remote_code)

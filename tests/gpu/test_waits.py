@@ -1,0 +1,63 @@
+"""How often a batch waits for the accelerator: not more often for more cells, layers or tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from lensbench.lens.logit import read_batch
+from lensbench.lens.settings import LensSettings
+from lensbench.models.load import load_model
+from lensbench.prompts.encode import EncodedPrompt, Word
+from lensbench.prompts.prompt import Prompt
+from tests.harness.tiny import TINY, save
+
+pytestmark = pytest.mark.gpu
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """Where in here a CUDA device was waited for."""
+    found: list[str] = []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            yield found
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found += [f"{w.filename}:{w.lineno}" for w in said if "synchroniz" in str(w.message)]
+
+
+def of_a_batch(folder: Path, n_prompts: int, n_tokens: int, dtype: str) -> list[str]:
+    """Waits of one batch, after another one like it."""
+    model = load_model(folder, device="cuda", dtype=dtype)
+    answer = Word("-", (7,), "written")
+    prompts = [
+        EncodedPrompt(Prompt(f"p{i}", "-"), "-", "plain", (9, *range(10, 9 + n_tokens)), answer)
+        for i in range(n_prompts)
+    ]
+    settings = LensSettings(("final", "next"), positions="all", top_k=5)
+    read_batch(model, prompts, settings)
+    with waits() as found:
+        read_batch(model, prompts, settings)
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_batch_waits_a_fixed_number_of_times(tmp_path: Path, device: str, dtype: str) -> None:
+    if device != "cuda":
+        pytest.skip("only CUDA says when it is waited for")
+    shallow = save(TINY["llama"], tmp_path / "shallow")
+    deep = save(TINY["llama"], tmp_path / "deep", {"num_hidden_layers": 9})
+    wide = save(TINY["llama"], tmp_path / "wide", {"vocab_size": 9000})
+    small = of_a_batch(shallow, 2, 4, dtype)
+    assert len(of_a_batch(shallow, 8, 12, dtype)) == len(small), "by cell"
+    assert len(of_a_batch(deep, 2, 4, dtype)) == len(small), "by layer"
+    assert len(of_a_batch(wide, 2, 4, dtype)) == len(small), "by tile of the vocabulary"
+    assert len(small) <= 30, "\n".join(small)
