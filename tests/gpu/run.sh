@@ -14,19 +14,20 @@ tests/gpu/run.sh --out DIR [options]
   --python EXE   default: python3
   --jobs N       tests at a time (default: half the cores, at most 6)
   --only PART    tests or bench
+  --rounds N     of each job of the bench (default 5)
   --seconds N    for the tests and for the bench at most (default 270)
 Ends with 0 if all tests passed and the bench ran.
 END
 }
 
-out='' wheels='' device=cuda small='' python=python3 only='' seconds=270
+out='' wheels='' device=cuda small='' python=python3 only='' seconds=270 rounds=5
 cores=$(getconf _NPROCESSORS_ONLN)
 jobs=$((cores / 2 > 6 ? 6 : cores / 2 < 1 ? 1 : cores / 2))
 while [ $# -gt 0 ]; do
     case $1 in
         --small) small=--small; shift; continue ;;
         --help | -h) usage; exit 0 ;;
-        --out | --wheels | --device | --python | --jobs | --only | --seconds)
+        --out | --wheels | --device | --python | --jobs | --only | --rounds | --seconds)
             [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; } ;;
         *) echo "unknown option: $1" >&2; usage >&2; exit 2 ;;
     esac
@@ -82,7 +83,7 @@ if [ "$only" != bench ]; then
 fi
 if [ "$only" != tests ]; then
     timeout -k 10 "$seconds" "$python" -m tests.benchmarks.gpu --device "$device" $small \
-        --out "$out" >"$out/bench.txt" 2>&1 || status=1
+        --rounds "$rounds" --out "$out" >"$out/bench.txt" 2>&1 || status=1
     tail -n 45 "$out/bench.txt"
 fi
 exit $status

@@ -15,8 +15,8 @@ from lensbench.lens.table import measured
 from lensbench.models.load import load_model
 from lensbench.models.sites import STREAM
 from lensbench.prompts.prompt import Prompt
-from lensbench.studies.stages.fit import fit_lens
 from lensbench.studies.stages.cache import run_cache
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.caches import ROWS, spec_of, write_prompts
 from tests.harness.files import manifest, tables
 from tests.harness.fits import small_fit, write_corpus
