@@ -18,6 +18,7 @@ from lensbench.report.lineage.section import lineage
 from lensbench.report.placement.section import placement
 from lensbench.report.pretraining.section import pretraining
 from lensbench.report.sampling.section import sampling
+from lensbench.report.sampling.together import models
 from lensbench.report.section import Maker, Together
 from lensbench.report.senses.section import senses
 from lensbench.report.tokens.section import tokens
@@ -48,4 +49,5 @@ TOGETHER: dict[tuple[str, ...], Together] = {
     ("lens",): across_models,
     ("inference", "trace"): conditions,
     ("diff",): diffs,
+    ("sampling",): models,
 }  # over all records of these kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert table_bytes(outcome.folder) == table_bytes(record.folder)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_record(
     record: lb.Record, folder: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +171,19 @@ def test_the_report_is_written_from_the_record_alone(record: lb.Record, tmp_path
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
     assert "<script>" not in text
     assert {p.name for p in written if p.suffix == ".svg"} == {"grid.svg", "texts.svg"}
+
+
+@pytest.mark.slow
+def test_models_stand_side_by_side(record: lb.Record, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(record.folder, tmp_path / "runs" / name)
+    build_report([tmp_path / "runs"], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "## Models side by side" in text
+    for title in ("the next token", "texts"):
+        assert text.count(f"**Published settings on {title}.**") == 1
+    assert text.count("| greedy | no |") == 4
+    assert "has a chat template, as models that follow instructions have" in text
 
 
 def test_perplexity_and_what_is_beside_the_models_own(record: lb.Record) -> None:
