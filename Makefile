@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-families bench-gpu clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -85,6 +85,9 @@ bench-cache: $(READY)  ## residuals on disk beside the bare disk, their lens bes
 bench-attention: $(READY)  ## every score of every head beside Hugging Face and TransformerLens
 	$(BIN)/lensbench pull smollm2-135m
 	$(BIN)/python -m tests.benchmarks.attention --out reports/bench
+
+bench-sample: models  ## a grid of sampling settings from one pass beside one generate a setting
+	$(BIN)/python -m tests.benchmarks.sample --out reports/bench
 
 bench-corpora: models  ## which text a lens should be fitted to (half an hour)
 	$(BIN)/python -m tests.benchmarks.corpora --out reports/bench
