@@ -82,6 +82,10 @@ class Tokenizer:
             for token_id, (start, end) in zip(read.input_ids, read.offset_mapping, strict=True)
         ]
 
+    def shown(self, token_id: int) -> str:
+        """A token as a `Piece` shows it."""
+        return self._read(token_id)[2]
+
     def text(self, pieces: Sequence[Piece], unknown: str = "\ufffd") -> str:
         """What the tokenizer itself makes of the tokens again; an unknown one is `unknown`."""
         decoded = str(

@@ -54,8 +54,10 @@ def read_attention(model: LensModel, ids: Sequence[int]) -> tuple[Attention, lis
     attention = Attention(
         scores=torch.stack([scores[block][:, query, key] for block in blocks]).cpu().numpy(),
         sums=torch.stack([sums[block] for block in blocks]).cpu().numpy(),
+        scale=_told(model, "scaling"),
+        d_head=int(model.bridge.cfg.d_head),
         windows=[None if w is None or w >= n else w for w in source.windows],
-        cap=_cap(model),
+        cap=_told(model, "attn_logit_softcapping"),
         sinks=any(has_sinks(model, block) for block in blocks),
     )
     bound = _ROWS.bounds[model.dtype]
@@ -71,9 +73,8 @@ def read_attention(model: LensModel, ids: Sequence[int]) -> tuple[Attention, lis
     return attention, [rows_identity(source, worst(row_errors)), made]
 
 
-def _cap(model: LensModel) -> float | None:
-    """The soft cap of the scores (Gemma 2)."""
+def _told(model: LensModel, name: str) -> float | None:
+    """A number that Hugging Face's own attention has under a name; None where it has none."""
     attention: Any = getattr(model.bridge.blocks[0], "attn", None)
-    own = getattr(attention, "original_component", None)
-    cap = getattr(own, "attn_logit_softcapping", None)
-    return None if cap is None else float(cap)
+    value = getattr(getattr(attention, "original_component", None), name, None)
+    return None if value is None else float(value)

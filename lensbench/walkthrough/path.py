@@ -15,11 +15,13 @@ from torch import Tensor
 
 from lensbench.attention.causal.direct import divisor, mean_direction
 from lensbench.attention.circuits.weights import NormParts, directions, norm_parts
+from lensbench.lens.gate import Identity
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Path
 
 _TILE = 8192  # tokens of the vocabulary at once
 _MOST_EFFECTS = 250_000  # numbers of a page's path: 1 MB
+_BOUND = 1e-4  # relative to the largest logit: 100 times the rounding seen
 Parts = Float[Tensor, "part d_model"]
 
 
@@ -66,6 +68,17 @@ class Attribution:
             mean_effects=means.float().cpu().numpy(),
             mean_constant=self._mean_constant(),
         )
+
+    def summed(self, path: Path, logits: Float[Tensor, " d_vocab"]) -> Identity:
+        """That the parts of each token sum to its logit, capped as the model caps it."""
+        own = logits[torch.from_numpy(path.ids).to(logits.device)].double().cpu()
+        sums = torch.from_numpy(path.effects).double().sum(-1) + torch.from_numpy(path.constants)
+        cap = self.model.readout.soft_cap
+        made = sums if cap is None else cap * (sums / cap).tanh()
+        error = float((made - own).abs().max() / own.abs().max())
+        name = "what all parts add to a token's logit = the model's logit"
+        reason = "float32 products; what rounds in the stream is a part of its own"
+        return Identity(name, error, _BOUND, "relative", bool(error <= _BOUND), reason)
 
     @torch.inference_mode()
     def top(

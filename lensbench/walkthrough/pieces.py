@@ -14,14 +14,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Place = tuple[int, int]
+_LOST = "\ufffd"  # what decoding makes of bytes that are no character
 
 
-def text_tokens(model: LensModel, encoded: EncodedPrompt, text: TokenText) -> list[Token]:
+class Names:
+    """Every token as a reader sees it: the text that it adds, or the bytes that are none alone."""
+
+    def __init__(self, model: LensModel) -> None:
+        self._text = TokenText(model.tokenizer)
+        fast = getattr(model.tokenizer, "is_fast", False)
+        self._tokenizer = Tokenizer(model.name, model.tokenizer) if fast else None
+        self._known = len(model.tokenizer)
+        self.kind = self._tokenizer.kind if self._tokenizer else type(model.tokenizer).__name__
+
+    def __call__(self, token_id: int) -> str:
+        """The name of one token; a model may have more rows than its tokenizer has tokens."""
+        text = self._text(token_id)
+        if _LOST not in text or self._tokenizer is None or token_id >= self._known:
+            return text
+        return self._tokenizer.shown(token_id)
+
+
+def text_tokens(model: LensModel, encoded: EncodedPrompt, names: Names) -> list[Token]:
     """The tokens that the model reads, with where each stands in the text."""
     places = _places(model.tokenizer, encoded)
     spelled = model.tokenizer.convert_ids_to_tokens(list(encoded.token_ids))
     return [
-        Token(token_id, str(spelling), text(token_id), *(place or (None, None)))
+        Token(token_id, str(spelling), names(token_id), *(place or (None, None)))
         for token_id, spelling, place in zip(encoded.token_ids, spelled, places, strict=True)
     ]
 
@@ -37,10 +56,3 @@ def _places(tokenizer: PreTrainedTokenizerBase, encoded: EncodedPrompt) -> Seque
         return unknown
     kinds = zip(read.offset_mapping[:n], read.special_tokens_mask[:n], strict=True)
     return [None if special else (start, end) for (start, end), special in kinds]
-
-
-def tokenizer_kind(model: LensModel) -> str:
-    """How the tokenizer was learnt, such as byte-level BPE."""
-    if not getattr(model.tokenizer, "is_fast", False):
-        return type(model.tokenizer).__name__
-    return Tokenizer(model.name, model.tokenizer).kind

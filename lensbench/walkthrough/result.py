@@ -18,7 +18,7 @@ from lensbench.lens.result import read
 from lensbench.lens.settings import LensSettings
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel, require_loaded
-from lensbench.prompts.encode import EncodedPrompt, Encoder, TokenText
+from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
 from lensbench.records.manifest import versions
 from lensbench.report.walk.numbers import Architecture, Lens, Walk
@@ -28,7 +28,7 @@ from lensbench.walkthrough.embedding import read_embedding
 from lensbench.walkthrough.files import free_path
 from lensbench.walkthrough.heads import read_attention
 from lensbench.walkthrough.path import Attribution
-from lensbench.walkthrough.pieces import text_tokens, tokenizer_kind
+from lensbench.walkthrough.pieces import Names, text_tokens
 from lensbench.walkthrough.positions import read_positions
 from lensbench.walkthrough.stream import read_stream, writes_of
 
@@ -103,29 +103,30 @@ def encoded_text(model: LensModel, text: str) -> EncodedPrompt:
 
 def read_walk(model: LensModel, encoded: EncodedPrompt) -> Walk:
     """Every step's numbers, gated. Raises as `walk`."""
-    ids, text = list(encoded.token_ids), TokenText(model.tokenizer)
+    ids, names = list(encoded.token_ids), Names(model)
     lens, exact = _lens(model, encoded)
     stream, summed = read_stream(model, ids)
     attention, looked = read_attention(model, ids)
-    gate = [exact, summed, *looked]
-    require(gate)
     attribution = Attribution(model)
-    embedding = read_embedding(model, ids, stream.states[0])
     path = attribution.path(stream.last_parts, stream.states[-1, -1], stream.logits)
+    gate = [exact, summed, *looked, attribution.summed(path, stream.logits)]
+    require(gate)
+    embedding = read_embedding(model, ids, stream.states[0])
     return Walk(
         model=model.name,
         text=encoded.text,
-        tokens=text_tokens(model, encoded, text),
-        architecture=_architecture(model),
+        tokens=text_tokens(model, encoded, names),
+        architecture=_architecture(model, names.kind),
         embedding=embedding,
         positions=read_positions(model, ids, embedding.position_norms is not None),
         attention=attention,
         state_norms=stream.states.norm(dim=-1).cpu().numpy(),
+        sum_errors=stream.sum_errors.cpu().numpy(),
         attention_writes=writes_of(attribution, stream.attention, stream),
         mlp_writes=writes_of(attribution, stream.mlp, stream),
         lens=lens,
         logits=stream.logits.cpu().numpy(),
-        vocabulary=[text(token) for token in range(model.d_vocab)],
+        vocabulary=[names(token) for token in range(model.d_vocab)],
         path=path,
         facts=_facts(model),
         gate=[one.as_dict() for one in gate],
@@ -152,7 +153,7 @@ def _lens(model: LensModel, encoded: EncodedPrompt) -> tuple[Lens, Identity]:
     return lens, lens_identity(model, result.gate_kl_bits)
 
 
-def _architecture(model: LensModel) -> Architecture:
+def _architecture(model: LensModel, tokenizer: str) -> Architecture:
     return Architecture(
         n_layers=model.n_layers,
         n_heads=model.n_heads,
@@ -162,7 +163,7 @@ def _architecture(model: LensModel) -> Architecture:
         parallel=model.parallel,
         soft_cap=model.readout.soft_cap,
         logit_scale=model.readout.logit_scale,
-        tokenizer=tokenizer_kind(model),
+        tokenizer=tokenizer,
     )
 
 

@@ -32,6 +32,12 @@ class Stream:
     logits: Float[Tensor, " d_vocab"]  # behind the last token
 
     @property
+    def sum_errors(self) -> Float[Tensor, "block pos"]:
+        """How far state, attention and MLP of a block are from the next state, relative to it."""
+        off = self.states[:-1] + self.attention + self.mlp - self.states[1:]
+        return off.norm(dim=-1) / self.states[1:].norm(dim=-1)
+
+    @property
     def last_parts(self) -> Float[Tensor, "part d_model"]:
         """At the last position: the embedding, then attention and MLP of each block."""
         blocks = torch.stack([self.attention[:, -1], self.mlp[:, -1]], dim=1).flatten(0, 1)

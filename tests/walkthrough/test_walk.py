@@ -109,6 +109,13 @@ def test_pieces_are_those_of_the_tokenizer(case: Walked) -> None:
     assert "".join(t.text for t in found.tokens if t.start is not None).strip() == TEXT
 
 
+def test_bytes_that_are_no_character_alone_are_named(gpt2: Case) -> None:
+    found = walk(gpt2.model, "e日").numbers
+    assert [token.text for token in found.tokens] == ["e", "<0xE6>", "<0x97>", "<0xA5>"]
+    assert [(token.start, token.end) for token in found.tokens] == [(0, 1), *[(1, 2)] * 3]
+    assert not any("\ufffd" in word for word in found.vocabulary)
+
+
 def test_the_stream_is_hugging_faces(case: Walked) -> None:
     _, found, other = case
     np.testing.assert_allclose(found.embedding.vectors, other.states[0], **NEAR)
@@ -117,6 +124,8 @@ def test_the_stream_is_hugging_faces(case: Walked) -> None:
         np.testing.assert_allclose(own.norms, np.linalg.norm(theirs, axis=-1), **NEAR)
     summed = other.states[:-1] + sum(other.writes)
     np.testing.assert_allclose(summed, other.states[1:], rtol=1e-3, atol=1e-4)  # as the page says
+    assert found.sum_errors.shape == found.mlp_writes.norms.shape
+    assert found.sum_errors.max() < 1e-6
 
 
 def test_weights_are_hugging_faces(case: Walked) -> None:
@@ -130,6 +139,35 @@ def squares(found: Walk) -> np.ndarray:
     scores = np.full((*found.attention.scores.shape[:2], n, n), -np.inf)
     scores[:, :, *np.tril_indices(n)] = found.attention.scores
     return softmax(scores, axis=-1) * found.attention.sums[..., None]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_scores_are_products_of_turned_queries_and_keys(
+    walked: Callable[[str], Walked], name: str
+) -> None:
+    """From the weights of the first block, turned by the page's angles: what its formulas say."""
+    own, found, other = walked(name)
+    x, block = torch.tensor(other.states[0]), Reference(own.hf, own.row).blocks[0]
+    with torch.no_grad():
+        normed = getattr(block, own.row.ln1)(x)
+        if name == "gpt2":
+            q, k, _ = block.attn.c_attn(normed).numpy().reshape(len(x), 3, 4, 8).swapaxes(0, 1)
+        else:
+            q, k = (
+                getattr(block.self_attn, part)(normed).numpy().reshape(len(x), -1, 8)
+                for part in ("q_proj", "k_proj")
+            )
+            k = k.repeat(2, axis=1)
+            angles = found.positions.rotations[0].angles[:, None]
+            q, k = ((one[..., :4] + 1j * one[..., 4:]) * np.exp(1j * angles) for one in (q, k))
+    assert found.attention.scale is not None
+    scores = found.attention.scale * np.einsum("qhd,khd->hqk", q, np.conj(k)).real
+    if found.attention.cap is not None:
+        scores = found.attention.cap * np.tanh(scores / found.attention.cap)
+    expected = scores[:, *np.tril_indices(len(x))]
+    seen = np.isfinite(found.attention.scores[0])  # not beyond a window
+    assert seen.mean() > 0.4
+    np.testing.assert_allclose(found.attention.scores[0][seen], expected[seen], **NEAR)
 
 
 def test_logits_and_lens_are_hugging_faces(case: Walked) -> None:

@@ -2,9 +2,10 @@
 
 const byId = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const say = (value, digits = 4) => value === 0 ? "0" : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2) : String(+value.toPrecision(digits));
+const minus = (text) => text.replaceAll("-", "−");
+const say = (value, digits = 4) => value === 0 ? "0" : minus(Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2) : String(+value.toPrecision(digits)));
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
-const percent = (share) => share >= 0.9995 ? "100 %" : share >= 0.0995 ? (100 * share).toFixed(1) + " %" : share >= 1e-4 ? (100 * share).toFixed(2) + " %" : (100 * share).toExponential(1) + " %";
+const percent = (share) => share >= 0.9995 ? "100 %" : share >= 0.0995 ? (100 * share).toFixed(1) + " %" : share >= 1e-4 ? (100 * share).toFixed(2) + " %" : minus((100 * share).toExponential(1)) + " %";
 const whole = (n) => n.toLocaleString("en-US");
 
 function made(element, attributes, children) {
@@ -42,6 +43,9 @@ function bars(rows) {
   });
   return make("div", { class: "bars" }, ...each);
 }
+
+// What may be long scrolls by itself.
+const tall = (content) => make("div", { class: "tall", tabindex: 0 }, content);
 
 // A token that can be asked for its path.
 function pick(id) {

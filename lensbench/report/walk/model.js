@@ -5,7 +5,7 @@ const drawings = {};
 drawings.pieces = (box) => {
   const cards = data.tokens.map((token, at) => make("button", { type: "button", ...pressed(at === state.position), onclick: () => set({ position: at }) }, make("b", {}, token.text), make("small", {}, whole(token.id))));
   const { text, spelled, id, start, end } = data.tokens[state.position];
-  const where = start === null ? " It stands for none of the text: the tokenizer puts it there." : ` It is characters ${start} to ${end} of the text.`;
+  const where = start === null ? " It stands for none of the text: the tokenizer puts it there." : end - start === 1 ? ` It is character ${end} of the text.` : ` It is characters ${start + 1} to ${end} of the text.`;
   box.append(make("div", { class: "cards" }, ...cards), said(`Position ${state.position}: `, code(text), " is number ", make("b", {}, whole(id)), ", which the vocabulary spells ", code(spelled), ".", where));
 };
 
@@ -16,7 +16,7 @@ drawings.embedding = (box) => {
   const own = make("div", {}, make("h3", {}, "x₀ of ", code(tokenText(p)), `: ${whole(vector.length)} numbers`), strip(vector), said(`${first}, … Its length is `, norm("state_norms", 0, p), ", the row's own ", tables.row_norms.at[p], ...more, "."),
     make("h3", {}, "Its neighbours: rows of W_E that point most nearly the same way"), bars(Array.from(ids, (id, i) => ({ name: pick(id), share: cosines[i], colour: css("--stream"), value: cosines[i].toFixed(3) }))));
   const rows = data.tokens.map((token, at) => ({ picked: at === p, cells: [code(token.text), norm("state_norms", 0, at).toFixed(2), code(Array.from(row("neighbour_ids", at).subarray(0, 3), (id) => words[id]).join("  "))] }));
-  box.append(make("div", { class: "side" }, own, make("div", {}, make("h3", {}, "Every token"), table(["token", "length of x₀", "nearest"], rows, [1]))));
+  box.append(make("div", { class: "side" }, own, make("div", {}, make("h3", {}, "Every token"), tall(table(["token", "length of x₀", "nearest"], rows, [1])))));
 };
 
 drawings.positions = (box) => {
@@ -26,7 +26,7 @@ drawings.positions = (box) => {
   const turn = data.rotations[which], n = turn.per_token.at.length, p = state.position, pair = Math.min(state.pair, n - 1);
   const angle = (at, i) => turn.angles.at[at * n + i];
   const dials = Array.from({ length: n }, (_, i) => dial(angle(p, i), `pair ${i}`, i === pair, () => set({ pair: i })));
-  const speed = turn.per_token.at[pair], degrees = (radians) => (radians * 180 / Math.PI).toFixed(1) + "°";
+  const speed = turn.per_token.at[pair], degrees = (radians) => minus((radians * 180 / Math.PI).toFixed(1)) + "°";
   const [a, b] = turn.adjacent ? [2 * pair, 2 * pair + 1] : [pair, pair + n];
   const others = data.rotations.length > 1 ? ` Blocks differ: this is rotation ${which + 1} of ${data.rotations.length}, that of block ${state.block}.` : "";
   const stretched = Math.abs(turn.length - 1) > 1e-6 ? [" Each pair is also made ", turn.length, " times as long."] : [];
@@ -60,10 +60,10 @@ drawings.attention = (box) => {
   const n = data.tokens.length, { n_heads } = data.architecture, q = state.position, first = q * (q + 1) / 2;
   const heads = Array.from({ length: n_heads }, (_, head) => make("button", { type: "button", ...pressed(head === state.head), onclick: () => set({ head }) }, thumb(weights(state.block, head).found, n), String(head)));
   const { scores, found } = weights(state.block, state.head), window = data.windows[state.block];
-  const rows = data.tokens.slice(0, q + 1).map((token, k) => ({ name: code(token.text), share: found[first + k], colour: css("--attention"), value: scores[first + k] === -Infinity ? "masked" : `${percent(found[first + k])}  (${scores[first + k].toFixed(2)})` }));
+  const rows = data.tokens.slice(0, q + 1).map((token, k) => ({ name: code(token.text), share: found[first + k], colour: css("--attention"), value: scores[first + k] === -Infinity ? "masked" : `${percent(found[first + k])}  (${minus(scores[first + k].toFixed(2))})` }));
   const far = window === null ? "" : ` Queries of this block look back over ${window} tokens at most.`;
   box.append(make("h3", {}, `All heads of block ${state.block}: query down, key across`), make("div", { class: "heads" }, ...heads),
-    make("div", { class: "side" }, make("div", {}, make("h3", {}, `Block ${state.block}, head ${state.head}`), make("div", { class: "wide matrix" })), make("div", {}, make("h3", {}, code(tokenText(q)), " looks at (weight, and in parentheses the score)"), bars(rows), said(far))));
+    make("div", { class: "side" }, make("div", {}, make("h3", {}, `Block ${state.block}, head ${state.head}`), make("div", { class: "wide matrix" })), make("div", {}, make("h3", {}, code(tokenText(q)), " looks at (weight, and in parentheses the score)"), tall(bars(rows)), said(far))));
   const place = box.querySelector(".matrix");
   place.append(matrix(found, n, place.clientWidth));
 };
@@ -72,7 +72,7 @@ function thumb(found, n) {
   const canvas = make("canvas", { width: n, height: n, "aria-hidden": "true" }), brush = canvas.getContext("2d");
   brush.fillStyle = css("--attention");
   for (let q = 0, cell = 0; q < n; q++) for (let k = 0; k <= q; k++, cell++) {
-    brush.globalAlpha = found[cell];
+    brush.globalAlpha = Math.sqrt(found[cell]);  // so small that faint ones would be lost
     brush.fillRect(k, q, 1, 1);
   }
   return canvas;
@@ -80,7 +80,7 @@ function thumb(found, n) {
 
 function matrix(found, n, width) {
   const long = Math.max(...data.tokens.map(({ text }) => Array.from(text).length)), letters = Math.min(long, 10), gutter = 12 + 8 * letters;
-  const size = Math.max(7, Math.min(54, Math.floor((width - gutter) / n))), top = size >= 15 ? gutter : 6, readable = size >= 15;
+  const size = Math.max(5, Math.min(54, Math.floor((width - gutter) / n))), top = size >= 15 ? gutter : 6, readable = size >= 15;
   const cut = (text) => { const each = Array.from(text); return each.length > letters ? each.slice(0, letters - 1).join("") + "…" : text; };
   const drawing = svg("svg", { width: gutter + n * size + 2, height: top + n * size + 2, role: "img", "aria-label": "weights, query down and key across" });
   data.tokens.forEach(({ text }, at) => {
@@ -92,7 +92,7 @@ function matrix(found, n, width) {
     line.addEventListener("click", () => set({ position: q }));
     for (let k = 0; k < n; k++) {
       const weight = k <= q ? found[cell++] : 0, at = { x: gutter + k * size, y: top + q * size, width: size - 1, height: size - 1, rx: 2 };
-      line.append(svg("rect", { ...at, fill: k <= q ? tint(css("--attention"), weight) : "transparent", stroke: k <= q ? css("--line") : "none", "stroke-width": 0.5 }, svg("title", {}, k <= q ? `${tokenText(q)} looks at ${tokenText(k)}: ${percent(weight)}` : "later: masked")));
+      line.append(svg("rect", { ...at, fill: k <= q ? tint(css("--attention"), weight) : "transparent", stroke: readable && k <= q ? css("--line") : "none", "stroke-width": 0.5 }, svg("title", {}, k <= q ? `${tokenText(q)} looks at ${tokenText(k)}: ${percent(weight)}` : "later: masked")));
     }
     drawing.append(line);
   }
@@ -129,10 +129,10 @@ drawings.stream = (box) => {
   }
   at.drawing.append(svg("polyline", { points: states.map((value, layer) => `${at.x(layer)},${at.y(value)}`).join(" "), fill: "none", stroke: css("--stream"), "stroke-width": 3, "pointer-events": "none" }));
   const step = spaced(n_layers, at.width);
-  beneath(at, states.map((_, layer) => [layer, String(layer)]).filter(([layer]) => layer % step === 0), "layer: 0 is the embedding, the last is behind the last block");
+  beneath(at, states.map((_, layer) => [layer, String(layer)]).filter(([layer]) => layer % step === 0), "layer (0: the embedding)");
   const length = (name, colour, value) => [make("b", { style: `color:${colour}` }, name), " ", value];
   box.append(said("Lengths at ", code(tokenText(p)), ": ", make("b", { style: `color:${css("--stream")}` }, "the stream"), ", ", make("b", { style: `color:${css("--attention")}` }, "attention’s write"), ", ", make("b", { style: `color:${css("--mlp")}` }, "the MLP’s write"), "."), at.drawing,
-    said(`Block ${b}: `, ...length("stream", css("--stream"), states[b]), ", ", ...length("attention", css("--attention"), norm("attention_norms", b, p)), ", ", ...length("MLP", css("--mlp"), norm("mlp_norms", b, p)), " → ", ...length("stream", css("--stream"), states[b + 1]), ". The vectors add up exactly; their lengths do not, because they point different ways."));
+    said(`Block ${b}: `, ...length("stream", css("--stream"), states[b]), ", ", ...length("attention", css("--attention"), norm("attention_norms", b, p)), ", ", ...length("MLP", css("--mlp"), norm("mlp_norms", b, p)), " → ", ...length("stream", css("--stream"), states[b + 1]), ". The three vectors add up to the next, off by ", norm("sum_errors", b, p), " of its length; their lengths do not, because they point different ways."));
 };
 
 drawings.lens = (box) => {
@@ -147,7 +147,7 @@ drawings.lens = (box) => {
   grid.addEventListener("keydown", walkGrid);
   const reading = make("div", {}, make("h3", {}, `Layer ${state.layer} at `, code(tokenText(state.position)), " would say"), bars(Array.from(ids, (id, i) => ({ name: pick(id), share: probs[i], colour: css("--stream"), value: percent(probs[i]) }))),
     said("Entropy ", norm("lens_entropy", state.layer, state.position), " bits; ", norm("lens_kl", state.layer, state.position), " bits from what the model says in the end (KL)."));
-  box.append(make("div", { class: "side" }, make("div", { class: "wide" }, grid), reading));
+  box.append(make("div", { class: "side reading" }, make("div", { class: "wide" }, grid), reading));
 };
 
 // Arrow keys go from cell to cell.

@@ -83,6 +83,8 @@ class Attention:
 
     scores: Float[np.ndarray, "block head cell"]
     sums: Float[np.ndarray, "block head query"]
+    scale: float | None  # by which q · k is multiplied; None: the family does not say
+    d_head: int
     windows: Sequence[int | None]  # how far back each block's queries look; None: to the first
     cap: float | None  # of the scores
     sinks: bool
@@ -139,6 +141,7 @@ class Walk:
     positions: Positions
     attention: Attention
     state_norms: Float[np.ndarray, "layer pos"]
+    sum_errors: Float[np.ndarray, "block pos"]  # of state + attention + MLP, relative to the next
     attention_writes: Writes
     mlp_writes: Writes
     lens: Lens

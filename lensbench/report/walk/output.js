@@ -8,7 +8,7 @@ drawings.logits = (box) => {
   for (const z of logits) sum += z;
   const mean = sum / logits.length, top = Array.from(order.subarray(0, SHOWN));
   box.append(make("div", { class: "side" },
-    make("div", {}, make("h3", {}, "The largest, behind ", code(tokenText(data.tokens.length - 1))), bars(top.map((id) => ({ name: pick(id), share: (logits[id] - mean) / (most - mean), colour: css("--said"), value: logits[id].toFixed(3) }))), said("Bars begin at the mean of all.")),
+    make("div", {}, make("h3", {}, "The largest, behind ", code(tokenText(data.tokens.length - 1))), bars(top.map((id) => ({ name: pick(id), share: (logits[id] - mean) / (most - mean), colour: css("--said"), value: minus(logits[id].toFixed(3)) }))), said("Bars begin at the mean of all.")),
     make("div", {}, make("h3", {}, `How many of ${whole(logits.length)} tokens have which logit`), make("div", { class: "spread" }), said("Largest ", most, ", mean ", mean, ", smallest ", least, ". Only differences count: a number added to all changes no probability."))));
   const place = box.querySelector(".spread");
   place.append(histogram(place, logits, least, most));
@@ -94,7 +94,7 @@ function votes(box, effects) {
   });
   at.drawing.append(svg("line", { x1: at.left, x2: at.width - at.right, y1: at.y(0), y2: at.y(0), stroke: css("--soft") }));
   const step = spaced(n_layers, at.width);
-  beneath(at, [[0.5, "E"], ...Array.from({ length: n_layers }, (_, b) => [b + 1.5, String(b)]).filter((_, b) => b % step === 0)], "block (E: the embedding)");
+  beneath(at, [[0.5, "E"], ...Array.from({ length: n_layers }, (_, b) => [b + 1.5, String(b)]).filter((_, b) => b % step === 0 && (b > 0 || step === 1))], "block (E: the embedding)");
   return at.drawing;
 }
 

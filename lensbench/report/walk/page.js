@@ -46,12 +46,15 @@ async function unpackAll() {
   order = ordered(tables.logits.at);
 }
 
+// What scrolls by itself stays where it was, and what is picked in it is in sight.
 function draw(name) {
-  const box = byId("drawing-" + name), { left, top } = box.querySelector(".wide") ? { left: box.querySelector(".wide").scrollLeft, top: 0 } : { left: 0, top: 0 };
+  const box = byId("drawing-" + name), scrolling = () => [...box.querySelectorAll(".wide, .tall")];
+  const before = scrolling().map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
   box.replaceChildren();
   drawings[name](box);
-  const wide = box.querySelector(".wide");
-  if (wide) wide.scrollTo(left, top);
+  scrolling().forEach((part, i) => part.scrollTo(...(before[i] ?? [0, 0])));
+  const wide = box.querySelector(".wide"), cell = wide?.querySelector(".grid [aria-pressed=true]")?.parentElement;
+  if (cell && (cell.offsetLeft < wide.scrollLeft + 60 || cell.offsetLeft + cell.offsetWidth > wide.scrollLeft + wide.clientWidth)) wide.scrollLeft = cell.offsetLeft - wide.clientWidth / 2;
 }
 
 function controls() {
@@ -122,5 +125,6 @@ unpackAll().then(() => {
   const anchor = location.hash;
   set(restored());
   if (anchor && !anchor.includes("=")) byId(anchor.slice(1))?.scrollIntoView();
+  byId("waiting").remove();
   document.body.dataset.ready = "yes";
-});
+}, () => { byId("waiting").textContent = "This browser cannot unpack the numbers of this page. Open it in a newer one."; });

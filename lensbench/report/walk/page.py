@@ -90,6 +90,7 @@ def _tables(walk: Walk) -> Mapping[str, np.ndarray | None]:
         "scores": walk.attention.scores,
         "sums": walk.attention.sums,
         "state_norms": walk.state_norms,
+        "sum_errors": walk.sum_errors,
         **_writes("attention", walk.attention_writes),
         **_writes("mlp", walk.mlp_writes),
         "lens_ids": lens.top_ids,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lensbench.report.walk.numbers import Positions, Walk
+from lensbench.report.walk.numbers import Attention, Positions, Walk
 
 _STATE = "<i>x</i>"
 _SIGNS = (
@@ -113,7 +113,7 @@ def _through_the_blocks(walk: Walk) -> Iterator[Step]:
         "Each head compares a token's query with the keys of the tokens up to it; the softmax of "
         "these scores says how much of each token's value it carries over.",
         Markup(
-            "weight = softmax(score), score = <i>q</i> · <i>k</i> scaled"
+            f"weight = softmax(score), score = {_scaled(walk.attention)}"
             f"{capped}, −∞ for what comes later{sink}"
         ),
         [("scores", shape(own.n_layers, own.n_heads, n, n))],
@@ -151,6 +151,16 @@ def _through_the_blocks(walk: Walk) -> Iterator[Step]:
         Markup(f"softmax(<i>W</i><sub>U</sub> · {own.norm}norm({_STATE}<sub>layer</sub>))"),
         [("readings", shape(own.n_layers + 1, n, own.d_vocab))],
     )
+
+
+def _scaled(attention: Attention) -> str:
+    """The product of a query and a key as the scores have it."""
+    product, scale = "<i>q</i> · <i>k</i>", attention.scale
+    if scale is None:
+        return f"{product}, scaled"
+    if abs(scale * attention.d_head**0.5 - 1) < 1e-6:
+        return f"{product} / √{attention.d_head}"
+    return f"{scale:.4g} · {product}"
 
 
 def _out_of_the_model(walk: Walk) -> Iterator[Step]:
