@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -101,6 +101,9 @@ bench-families: $(READY)  ## every causal language model of transformers, verb b
 
 bench-gpu: $(READY)  ## the lens at Llama-3-8B's size on a GPU, beside Hugging Face and TransformerLens
 	$(BIN)/python -m tests.benchmarks.gpu --out reports/bench
+
+bench-products: $(READY)  ## a head's products in bfloat16 parts beside float32's, on the first device
+	$(BIN)/python -m tests.benchmarks.products --out reports/bench
 
 clean:  ## remove environments, caches and runs (not the models)
 	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

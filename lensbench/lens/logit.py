@@ -31,6 +31,7 @@ from lensbench.lens.gate import (
 from lensbench.lens.registry import Lenses, lens_name
 from lensbench.lens.settings import LensSettings, Positions
 from lensbench.lens.vocabulary import statistics
+from lensbench.lens.vocabulary.exact import Recomputed
 from lensbench.lens.vocabulary.fetch import fetched
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import MISSING
@@ -60,6 +61,7 @@ class BatchReadings:
     gate_kl_bits: float | None
     problems: list[Problem] = field(default_factory=list)
     stream: Float[Tensor, "site cell d_model"] | None = None  # only if it was to be kept
+    recomputed: Recomputed | None = None  # only of products of bfloat16 parts
 
 
 def read_batches(
@@ -108,8 +110,11 @@ def read_batch(
     own = {name: [at for at in sites if lens.reads(at)] for name, lens in given.items()}
     sought = _sought(prompts, wanted, model.device)
     with torch.inference_mode():
+        parts = settings.products == "bfloat16"
         output = Output.of(
-            model.readout, len(residuals.cells), partial(model_output, model, residuals)
+            model.split_readout if parts else model.readout,
+            len(residuals.cells),
+            partial(model_output, model, residuals),
         )
         stream = Stream(output, sought, settings.top_k, statistics.UNCOUNTED)
         batch = _Batch(model, residuals, stream, settings.metrics)
@@ -121,7 +126,10 @@ def read_batch(
         return _without(model, prompts, settings, broken, cache, lenses)
     gate_kl = _gate_kl_bits(model, residuals, own, given, read, cache)
     kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
-    return BatchReadings(list(prompts), wanted, sites, read, own, gate_kl, stream=kept)
+    recomputed = stream.recomputed if parts else None
+    return BatchReadings(
+        list(prompts), wanted, sites, read, own, gate_kl, stream=kept, recomputed=recomputed
+    )
 
 
 def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:

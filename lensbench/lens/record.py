@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import islice
 from typing import Any, cast
@@ -20,6 +20,7 @@ from lensbench.lens.milestones import milestones_table
 from lensbench.lens.registry import Lenses, claiming
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import in_order, lens_table, prompts_table
+from lensbench.lens.vocabulary.exact import Recomputed
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.models.text_encoder import TextEncoder
@@ -172,7 +173,10 @@ def read(reader: Reader, job: Job[Reading]) -> Part:
     if readings.stream is not None:
         index, files = _kept(reader, job.number, readings.prompts, readings.sites, readings.stream)
         tables |= index
-    return Part(tables, readings.problems, {"gate_kl_bits": readings.gate_kl_bits}, files)
+    notes: dict[str, Any] = {"gate_kl_bits": readings.gate_kl_bits}
+    if readings.recomputed is not None:
+        notes["recomputed"] = asdict(readings.recomputed)
+    return Part(tables, readings.problems, notes, files)
 
 
 def _kept(
@@ -201,6 +205,21 @@ def lens_tables(
     prompts = prompts_table(model, measured, reader.text)
     milestones = milestones_table(model.name, model.n_layers, lens, prompts)
     return {"prompts": prompts, "lens": lens, "milestones": milestones}
+
+
+def recomputed_in_run(parts: Parts) -> dict[str, Any]:
+    """For a manifest: what share of all logits was computed again in float64, and the worst error.
+
+    Empty where no products of bfloat16 parts were made.
+    """
+    total = Recomputed()
+    for note in parts.notes:
+        if "recomputed" in note:
+            total.add(Recomputed(**note["recomputed"]))
+    if not total.n_logits:
+        return {}
+    share = total.n / total.n_logits
+    return {"recomputed": {"share": share, "worst_error_roundings": total.worst}}
 
 
 def gate_of_run(

@@ -16,6 +16,7 @@ from lensbench.lens.gate import worst
 from lensbench.lens.logit import read_batches
 from lensbench.lens.settings import LensSettings, Positions, several
 from lensbench.lens.table import in_order, lens_table, measured, prompts_table
+from lensbench.lens.vocabulary.products import decided
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
@@ -124,6 +125,7 @@ def logit_lens(
     template: Template = "plain",
     padding_side: PaddingSide = "right",
     batch_tokens: int = 512,
+    products: str = "float32",
 ) -> LensResult:
     """What each residual vector would predict if the model stopped there.
 
@@ -140,6 +142,9 @@ def logit_lens(
         metrics: "js_bits" measures that too, for which logits are gone through twice.
         template: "chat" puts the prompt at the start of a chat answer.
         batch_tokens: tokens per forward pass, padding included.
+        products: "bfloat16" makes the head's products of exact bfloat16 parts, summed in float32
+            by matrix units, with the ranks and top tokens of float64; "auto" where it is measured
+            to be faster. On a CPU it is slower.
 
     Raises:
         GateError: the lens does not reproduce this model.
@@ -154,6 +159,7 @@ def logit_lens(
         metrics=several(metrics),
         batch_tokens=batch_tokens,
         padding_side=padding_side,
+        products=products,
     )
     encoder = require_loaded(model).encoder(template)
     encoded, problems = encode_all(encoder, as_prompts(prompts))
@@ -170,6 +176,7 @@ def read(
     cache: ResidualCache | None = None,
 ) -> LensResult:
     """The lens over prompts that are encoded already; with a cache, from its residuals."""
+    settings = decided(model, encoded, settings)
     text = TokenText(model.tokenizer)
     tables, found, errors = [], list(problems), []
     for readings in read_batches(model, encoded, settings, cache):

@@ -16,6 +16,7 @@ from lensbench.records.schema.lens import ON_REQUEST
 
 Positions = str | Sequence[int]
 _POSITIONS = ("all", "last", "earlier")
+PRODUCTS = ("float32", "bfloat16", "auto")
 _NO_LENS = Problem("lens", "is empty", "Name one, such as final.")
 
 
@@ -37,6 +38,7 @@ class LensSettings:
     batch_tokens: int = 512
     padding_side: PaddingSide = "right"
     metrics: tuple[str, ...] = ()  # of ON_REQUEST: what takes two passes over the vocabulary
+    products: str = "float32"  # of PRODUCTS: how the head's products are made
     keep_stream: bool = False  # hand the residual vectors out with what was read from them
 
     def __post_init__(self) -> None:
@@ -44,6 +46,7 @@ class LensSettings:
         found = [
             *(unknown_lenses(self.lenses) if self.lenses else [_NO_LENS]),
             *_strange("sites", self.sites, STREAM),
+            *_strange("products", [self.products], PRODUCTS),
             *_strange("padding_side", [self.padding_side], get_args(PaddingSide)),
             *_not_whole("layers", self.layers or ()),
             *(_strange("metrics", self.metrics, ON_REQUEST) if self.metrics else ()),

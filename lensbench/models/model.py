@@ -47,6 +47,11 @@ class LensModel:
     ref: ModelRef | None = None
     precisions: Mapping[str, Any] | None = None  # weights by number format, of one with bits
 
+    @cached_property
+    def split_readout(self) -> Readout:
+        """The readout with products of bfloat16 parts, made once: see `Readout.in_parts`."""
+        return self.readout.in_parts()
+
     @property
     def base(self) -> str:
         """The name of the weights, without bits and adapter."""

@@ -12,7 +12,7 @@ in 3.9 %, and move entropies by .008 bits; float32 products change none, and mov
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from lensbench.checkpoints.devices import require_float32, wide, working_bytes
 from lensbench.errors import ModelError
+from lensbench.models.products.split import SplitHead, split, summed_products
 from lensbench.models.sites import Site
 
 # Logits held at once by whoever streams over cells: more would break the promise of 64 MB beyond
@@ -55,6 +56,14 @@ class Readout:
     b_U: Float[Tensor, " d_vocab"] | None
     logit_scale: float = 1.0
     soft_cap: float | None = None
+    split: SplitHead | None = None  # makes the products, in place of float32 ones
+
+    def in_parts(self) -> Readout:
+        """The same with products of bfloat16 parts, as near as float32's to exact ones.
+
+        Raises ModelError where this device cannot sum them in float32.
+        """
+        return replace(self, split=SplitHead.of(self.W_U))
 
     @property
     def holds(self) -> bool:
@@ -88,6 +97,8 @@ class Readout:
             tokens: of which of the vocabulary.
             out: where to put them.
         """
+        if self.split is not None:
+            return self._finished(self._by_parts(self.split, normed, tokens, out), tokens)
         head = self.W_U.T[tokens].T
         if not self.rounds:
             return self._finished(torch.matmul(normed, head, out=out), tokens)
@@ -100,12 +111,56 @@ class Readout:
     def exact(
         self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        """The logit of one token of each row, summed in float64."""
+        """The logit of one token of each row, summed in float64.
+
+        Of float64 vectors the products are so too, and exact.
+        """
         logits = wide(normed * self.W_U.T[tokens]).sum(-1)
+        return self._exactly_finished(logits, tokens)
+
+    def in_float64(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+        """All logits, products and sums in float64, to hold others to: give few rows."""
+        tiles = [normed.double() @ self.W_U[:, tile].double() for tile in self.tiles()]
+        return self._exactly_finished(torch.cat(tiles, dim=-1), EVERY)
+
+    def _exactly_finished(
+        self, logits: Float[Tensor, "*cell"], tokens: Tokens
+    ) -> Float[Tensor, "*cell"]:
         if self.b_U is not None:
             logits += self.b_U[tokens]
         logits *= self.logit_scale
         return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
+
+    def _by_parts(
+        self,
+        head: SplitHead,
+        normed: Float[Tensor, "*cell d_model"],
+        tokens: Tokens,
+        out: Float[Tensor, "*cell token"] | None,
+    ) -> Float[Tensor, "*cell token"]:
+        states = split(normed.reshape(-1, normed.shape[-1]))
+        parts = [part.T[tokens].T for part in head.parts]
+        shape = (*normed.shape[:-1], parts[0].shape[1])
+        products = torch.empty(shape, device=normed.device) if out is None else out
+        for tile in self._tiles_of(shape[-1]):
+            made = summed_products(states, [part[:, tile] for part in parts])
+            products[..., tile] = made.view(*shape[:-1], -1)
+        return products
+
+    def rounding(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+        """What one rounding of `split` products can do to a logit of each row, float64.
+
+        A logit is off by at most `n_roundings` of it; a soft cap makes no error larger.
+        """
+        assert self.split is not None
+        bias = 0.0 if self.b_U is None else float(self.b_U.abs().max())
+        return abs(self.logit_scale) * self.split.rounding(normed, bias)
+
+    @property
+    def n_roundings(self) -> int:
+        """See `rounding`."""
+        assert self.split is not None
+        return self.split.n_roundings
 
     def rounded(
         self, normed: Float[Tensor, "*cell d_model"], tokens: slice = EVERY

@@ -141,6 +141,10 @@ class Recording:
                 require_unaltered(path, there)
         return there
 
+    def said(self, fact: str) -> Any:
+        """What the record that is gone on with says of its model; None where it says nothing."""
+        return None if self._there is None else self._there["model"].get(fact)
+
     @property
     def widths(self) -> list[dict[str, Any]]:
         """How much was to be measured at first, each time after, and now."""

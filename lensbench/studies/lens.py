@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from lensbench.lens.record import (
     lens_tables,
     plan_readings,
     read,
+    recomputed_in_run,
 )
 from lensbench.lens.registry import LENSES, lens_name
 from lensbench.lens.settings import LensSettings
+from lensbench.lens.vocabulary.products import measured, said_of_products
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import Loader
 from lensbench.progress import Notify, Progress, Watch, ignore
@@ -128,18 +131,25 @@ def _measure(
         watch(Progress(f"testing the gate of {store.model}"))
         identities = check_identities(model, gate_prompts(model, encoded))
         require(identities)
-        record.begin({**model.facts(), **request.model})
+        products = record.said("products")
+        if products is None and spec.products != "float32":
+            watch(Progress(f"measuring the head's products of {store.model}"))
+            products = measured(model, spec.products, gate_prompts(model, encoded))
+        record.begin({**model.facts(), **request.model, **said_of_products(products)})
         reader = Reader(model, TokenText(model.tokenizer), record.id)
 
         def finish(parts: Parts) -> Finished:
             tables = lens_tables(reader, encoded, parts)
             identity_errors = gate_of_run(model, identities, parts, record.widened)
-            facts = {"lenses": kinds} if kinds else {}
+            facts = ({"lenses": kinds} if kinds else {}) | recomputed_in_run(parts)
             gate = [identity.as_dict() for identity in identity_errors]
             return Finished([*problems, *parts.problems], tables, gate, facts=facts)
 
         stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
-        settings, switch = lens_settings(spec), model.rope_switch
+        settings = replace(
+            lens_settings(spec), products=products["used"] if products else "float32"
+        )
+        switch = model.rope_switch
         plan = plan_readings(encoded, stages, settings, spec.heatmap_prompts, switch)
         return Work(reader, read, plan, finish)
 

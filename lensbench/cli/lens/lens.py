@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _ALONE = {"answer", "position", "as_json", "html", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "heatmap_prompts", "batch_tokens", "keep_residuals"}
-_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "metrics"}
+_OF_THE_CACHE = {"prompts", "mid", "dtype", "template", "metrics", "products"}
 
 
 class LensSpec(RunSpec):
@@ -178,7 +178,12 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
         own = Word(TokenText(model.tokenizer)(token), (token,), "written")
         encoded = dataclasses.replace(encoded, answer=own)
     settings = LensSettings(
-        spec.alone_lenses, spec.read_sites, positions="all", top_k=spec.top_k, metrics=spec.metrics
+        spec.alone_lenses,
+        spec.read_sites,
+        positions="all",
+        top_k=spec.top_k,
+        metrics=spec.metrics,
+        products=spec.products,
     )
     return read(model, [encoded], settings)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -49,6 +49,10 @@ def run(
     ] = None,
     everything: Annotated[bool, Parameter("--all", help="Ask every prompt.")] = False,
     dtype: Annotated[Dtype, Parameter(help="Default: what the analysis says.")] = None,
+    products: Annotated[
+        Literal["float32", "bfloat16", "auto"] | None,
+        Parameter(help="How the head is multiplied (see `lensbench lens`). Default: its file's."),
+    ] = None,
     device: Annotated[
         Device, Parameter(help="cpu, cuda, cuda:1, mps. Default: the first there is.")
     ] = None,
@@ -61,7 +65,10 @@ def run(
     if dtype is not None and not isinstance(spec, RunSpec | TransferSpec):
         what = "this analysis has bits in its file, not a dtype"
         raise InputProblems([Problem("--dtype", what, "Leave it out.")])
-    chosen = {"limit": limit, "dtype": dtype, "device": device}
+    if products is not None and not isinstance(spec, RunSpec):
+        what = "this analysis reads no lens over prompts"
+        raise InputProblems([Problem("--products", what, "Leave it out.")])
+    chosen = {"limit": limit, "dtype": dtype, "device": device, "products": products}
     changes = {name: value for name, value in chosen.items() if value is not None}
     if lens:
         changes |= _only(spec, lens)

@@ -7,7 +7,7 @@ best blocks of 64 tokens, and counts of tokens that are better than one that is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,7 @@ class Reading:
 
     `log_z` is the natural log-partition; `kl_bits` is KL(model || this). `top_logits` are of the
     `top_ids`, best first, at least two of them where there are two tokens. `seen` are the tokens
-    that were sought, by their name.
+    that were sought, by their name. Their logits are float64 where `ExactRunning` read them.
     """
 
     log_z: Float[Tensor, " row"]  # float64, as are the bits
@@ -94,9 +94,10 @@ class Running:
         self._k, self._names, self._counted, self._holds = k, list(tokens), counted, holds
         shape = (len(tokens), n_rows)
         self._tokens = torch.empty(shape, dtype=torch.long, device=device)
-        self._logits = torch.empty(shape, device=device)
         for i, name in enumerate(tokens):
-            self._tokens[i], self._logits[i] = tokens[name], logits[name]
+            self._tokens[i] = tokens[name]
+        own = [logits[name] for name in tokens]
+        self._logits = torch.stack(own) if own else torch.empty(shape, device=device)
         missing = self._tokens == MISSING
         self._logits.masked_fill_(missing, torch.nan)  # no other is better, or as good
         self._compared = [i for i, name in enumerate(tokens) if name in there]
@@ -136,15 +137,21 @@ class Running:
 
         A count below 2**24 is exact in float32.
         """
-        width = logits.shape[1]
-        place = self._tokens - start  # [name, row]
-        own = logits.gather(1, place.clamp(0, width - 1).T).T
-        self._passed = own.where((place >= 0) & (place < width), self._passed)
+        self._pass(logits, start)
         for i in self._compared:
             own = self._logits[i].unsqueeze(-1)
             for compare, counts in ((torch.gt, self._better), (torch.eq, self._equal)):
                 compare(logits, own, out=scratch)
                 counts[i] += scratch.sum(-1)
+
+    def _pass(self, logits: Float[Tensor, "row token"], start: int) -> Bool[Tensor, "name row"]:
+        """Note the logits of sought tokens that are in this tile; returns which are."""
+        width = logits.shape[1]
+        place = self._tokens - start  # [name, row]
+        here = (place >= 0) & (place < width)
+        own = logits.gather(1, place.clamp(0, width - 1).T).T
+        self._passed = own.where(here, self._passed)
+        return here
 
     def _keep_best(self, logits: Float[Tensor, "row token"], start: int) -> Float[Tensor, " row"]:
         """The blocks with the highest maxima so far, whole; returns the tile's maximum."""
@@ -183,6 +190,22 @@ class Running:
     def log_z(self) -> Float[Tensor, " row"]:
         """The natural log-partition, float64."""
         return torch.stack(self._log_z).logsumexp(0)
+
+    def exact_log_z(
+        self, reading: Reading, exact: Callable[[Int[Tensor, " row"]], Float[Tensor, " row"]]
+    ) -> Float[Tensor, " row"]:
+        """Without what float32 products left wrong about the best tokens' logits.
+
+        It would not cancel against a mean logit that is not made of the same products, and may be
+        all of a small divergence. Errors of lesser tokens are many, and average out.
+
+        Args:
+            exact: the logit of one token of each row, summed in float64.
+        """
+        log_z = reading.log_z
+        for ids, logits in zip(reading.top_ids.T, reading.top_logits.T, strict=True):
+            log_z = log_z + reading.log_probs(logits).exp() * (exact(ids) - logits)
+        return log_z
 
     def entropy(self) -> Float[Tensor, " row"]:
         """In nats, float64: the tiles' own, and that of which tile."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, Distribution, kl_bits, not_negative
+from lensbench.lens.vocabulary.exact import ExactRunning, Recomputed
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
 from lensbench.models.readout import BLOCK, EVERY
@@ -76,6 +78,7 @@ class Stream:
         self._there = _there(sought, self._counted)
         self._readout, self._sought = output.readout, sought
         self._memory = torch.empty(2, 0, device=self._readout.W_U.device)
+        self.recomputed = Recomputed()
 
     @property
     def rows_at_once(self) -> int:
@@ -87,8 +90,7 @@ class Stream:
         rows, shape = vectors.rows, vectors.normed.shape[:2]
         tokens = vectors.of_rows(self._sought)
         held = self._readout.logits(rows) if self._readout.holds else None
-        sought = self._logits_of(rows, tokens) if held is None else _gathered(held, tokens)
-        running = self._running(len(rows), tokens, sought)
+        running = self._running(rows, tokens, held)
         bent = wide(torch.zeros(shape, device=rows.device))
         for tile in self._readout.tiles():
             own, scratch = self._tile(len(rows), tile)
@@ -100,12 +102,13 @@ class Stream:
                 p = self.output.probs(vectors.cells, tile).unsqueeze(1)
                 bent += torch.mul(own.view(*shape, -1), p, out=scratch.view(*shape, -1)).sum(-1)
             running.add(own, tile.start, scratch)
-        reading = running.reading()
+        reading = self._read(running)
         mean = self.output.mean_logit(vectors.normed, vectors.cells)
         if mean is None:
             cross = reading.log_z - (bent / self.output.total[vectors.cells, None]).flatten()
         else:
-            cross = self._exact_log_z(reading, rows) - mean.flatten()
+            exact = partial(self._readout.exact, rows)
+            cross = running.exact_log_z(reading, exact) - mean.flatten()
         own = self.output.entropy[vectors.cells].repeat_interleave(vectors.n_sites)
         reading = replace(reading, kl_bits=not_negative((cross - own) / LN_2))
         return reading if held is not None else self._corrected(reading, vectors, running.as_sought)
@@ -119,12 +122,12 @@ class Stream:
         """
         rows, tokens = vectors.rows, vectors.of_rows(self._sought)
         logits = self._readout.logits(rows)
-        running = self._running(len(rows), tokens, _gathered(logits, tokens))
+        running = self._running(rows, tokens, logits)
         for tile in self._readout.tiles():
             own, scratch = self._tile(len(rows), tile)
             running.add(own.copy_(logits[:, tile]), tile.start, scratch)
         found = self._diverging(logits, vectors, {"kl_bits": kl_bits, **divergences})
-        return replace(running.reading(), kl_bits=wide(found.pop("kl_bits"))), found
+        return replace(self._read(running), kl_bits=wide(found.pop("kl_bits"))), found
 
     def _diverging(
         self, logits: Float[Tensor, "row d_vocab"], vectors: Vectors, of: Mapping[str, Divergence]
@@ -142,20 +145,6 @@ class Stream:
             for name, divergence in of.items():
                 found[name].append(divergence(p, q).flatten())
         return {name: torch.cat(values) for name, values in found.items()}
-
-    def _exact_log_z(
-        self, reading: Reading, rows: Float[Tensor, "row d_model"]
-    ) -> Float[Tensor, " row"]:
-        """Without what float32 products left wrong about the best tokens' logits.
-
-        It would not cancel against a mean logit that is not made of the same products, and may be
-        all of a small divergence. Errors of lesser tokens are many, and average out.
-        """
-        log_z = reading.log_z
-        for ids, logits in zip(reading.top_ids.T, reading.top_logits.T, strict=True):
-            off = self._readout.exact(rows, ids) - logits
-            log_z = log_z + reading.log_probs(logits).exp() * off
-        return log_z
 
     def _corrected(self, reading: Reading, vectors: Vectors, good: Tensor) -> Reading:
         """With the cells read anew in which a token was sought by a logit that is not its own."""
@@ -182,15 +171,26 @@ class Stream:
 
     def _running(
         self,
-        n_rows: int,
+        rows: Float[Tensor, "row d_model"],
         tokens: Mapping[str, Int[Tensor, " row"]],
-        logits: Mapping[str, Float[Tensor, " row"]],
+        held: Float[Tensor, "row d_vocab"] | None,
     ) -> Running:
         d_vocab = self._readout.W_U.shape[1]
         k = min(max(self.top_k, 2), d_vocab)  # a margin needs two
-        n_blocks, device = -(-d_vocab // BLOCK), self._readout.W_U.device
         names = self._counted, self._there
-        return Running(n_rows, k, n_blocks, tokens, logits, *names, device, self._readout.holds)
+        if self._readout.split is not None:
+            return ExactRunning(self._readout, rows, k, tokens, *names)
+        logits = self._logits_of(rows, tokens) if held is None else _gathered(held, tokens)
+        n_blocks, device = -(-d_vocab // BLOCK), self._readout.W_U.device
+        held_whole = self._readout.holds
+        return Running(len(rows), k, n_blocks, tokens, logits, *names, device, held_whole)
+
+    def _read(self, running: Running) -> Reading:
+        """What a reduction found, and how much it had to compute again for that."""
+        reading = running.reading()
+        if isinstance(running, ExactRunning):
+            self.recomputed.add(running.recomputed)
+        return reading
 
     def _tile(self, n_rows: int, tile: slice) -> tuple[Tensor, Tensor]:
         """Room for the logits of a tile, twice."""

@@ -348,6 +348,14 @@ KINDS = (
                 type="object",
             ),
             Entry(
+                "recomputed",
+                "of the head's products in bfloat16 parts: what `share` of all logits was computed "
+                "again in float64 to decide ranks and top tokens, and the largest error among them "
+                "(`worst_error_roundings`: multiples of 2^-23 of a logit's sum of absolute terms)",
+                absent="products in float32",
+                type="object",
+            ),
+            Entry(
                 "measured",
                 "who measured an imported record: `tool`, `version`, `by`, `day`, `source` (all "
                 "other entries on how it was made are of the import)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer
@@ -48,6 +48,15 @@ Templated = Annotated[
     Template, Field(description="chat: the prompt as the start of a chat answer.")
 ]
 BatchTokens = Annotated[Count, Field(description="Tokens in one forward pass.")]
+Products = Annotated[
+    Literal["float32", "bfloat16", "auto"],
+    Field(
+        exclude_if=lambda products: products == "float32",
+        description="How the head is multiplied. bfloat16: in exact parts, summed in float32 by "
+        "matrix units; ranks and top tokens are float64's. Slower on a CPU. auto: by a measurement "
+        "on this machine.",
+    ),
+]
 Models = Annotated[
     tuple[str, ...],
     Field(
@@ -87,6 +96,7 @@ class RunSpec(Spec):
         Field(exclude_if=lambda metrics: not metrics),
     ] = ()
     """js_bits, beside those that are always measured: about twice the time for reading."""
+    products: Products = "float32"
     heatmap_prompts: Annotated[int, Field(ge=0)] = 12
     """Base prompts that are read at every position."""
     template: Templated = "plain"

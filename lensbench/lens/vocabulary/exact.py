@@ -1,0 +1,195 @@
+"""Decisions that no rounding of products makes: ranks, ties and top tokens as float64 has them.
+
+What is nearer to a threshold than the products may be wrong is computed again in float64: tokens
+near one that is sought, while their tile is there, and in the end those near the k-th best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lensbench.checkpoints.devices import working_bytes
+from lensbench.errors import ModelError
+from lensbench.lens.vocabulary.reading import Reading, Running
+from lensbench.models.readout import BLOCK, Readout
+
+_SPARE = 11  # tokens kept beyond the k best by products, to find the k best of float64 among
+# Once so many tokens are known to be better than one, its rank is no decision of a lens any more,
+# and tokens stand so dense that the whole bound of a sum holds thousands of them. What is nearer
+# than 16 roundings is still recomputed: errors are a random walk (Higham & Mary 2019, SIAM J. Sci.
+# Comput. 41(5)) of less than one on a CPU, and a run in which one is larger than 16 stops.
+_FEW = 100
+_USUAL = 16
+_NUMBERS = 1 << 21  # float64 ones at once, in recomputing on a CPU
+_ROWS = 8  # whole ones
+_DOUBLE = 2.0**-29  # of float32's bound, what float64 sums may be off by themselves: that is a tie
+
+
+@dataclass
+class Recomputed:
+    """How much was computed again, of how much, and what it showed of the products' errors.
+
+    `worst`: the largest error, in roundings of the sum of absolute terms (`Readout.rounding`).
+    """
+
+    n: int = 0
+    n_logits: int = 0
+    worst: float = 0.0
+
+    def add(self, other: Recomputed) -> None:
+        """Count what another reduction did."""
+        self.n += other.n
+        self.n_logits += other.n_logits
+        self.worst = max(self.worst, other.worst)
+
+
+class ExactRunning(Running):
+    """A reduction whose counts and top tokens are those of float64 products of the same numbers.
+
+    The logits of sought and top tokens that it gives are float64.
+
+    Args:
+        readout: of the tiles' logits; its `rounding` says how far they may be off.
+        rows: the normed vectors that they are of.
+    """
+
+    def __init__(
+        self,
+        readout: Readout,
+        rows: Float[Tensor, "row d_model"],
+        k: int,
+        tokens: Mapping[str, Int[Tensor, " row"]],
+        counted: Collection[str],
+        there: Collection[str],
+    ) -> None:
+        self._readout, self._rows = readout, rows
+        d_vocab, every = readout.W_U.shape[1], torch.arange(len(rows), device=rows.device)
+        logits = {name: self._exact(every, ids.clamp(min=0)) for name, ids in tokens.items()}
+        n_blocks, kept = -(-d_vocab // BLOCK), min(k + _SPARE, d_vocab)
+        super().__init__(
+            len(rows), kept, n_blocks, tokens, logits, counted, there, rows.device, readout.holds
+        )
+        self._equal += 1  # the token itself, which is not compared with itself
+        self._n_top = k
+        rounding = readout.rounding(rows)
+        self._rounding = rounding.where(rounding.isfinite(), 0.0)  # else no distribution anyway
+        self._bound = self._rounding * readout.n_roundings
+        self._near_top = rows.new_empty(0)  # logits of the top tokens, by products
+        self.recomputed = Recomputed(n_logits=len(rows) * d_vocab)
+        self._worst = torch.zeros((), dtype=torch.float64, device=rows.device)
+
+    def _count(
+        self, logits: Float[Tensor, "row token"], start: int, scratch: Float[Tensor, "row token"]
+    ) -> None:
+        here = self._pass(logits, start)
+        if not self._compared:
+            return
+        names = torch.tensor(self._compared, device=logits.device)
+        usual = torch.minimum(self._bound, _USUAL * self._rounding)
+        near = torch.empty((len(names), *logits.shape), dtype=torch.bool, device=logits.device)
+        for i, name in enumerate(self._compared):
+            own = self._logits[name]
+            torch.gt(logits, (own + usual).float().unsqueeze(-1), out=scratch)
+            few = self._better[name] + scratch.sum(-1) < _FEW
+            margin = torch.where(few, self._bound, usual)
+            low, high = (own - margin).float(), (own + margin).float()
+            torch.gt(logits, high.unsqueeze(-1), out=scratch)
+            torch.ge(logits, low.unsqueeze(-1), out=near[i]).logical_xor_(scratch)
+            # A token is not better than itself, however its product was rounded.
+            itself = here[name] & (self._passed[name] > high)
+            self._better[name] += scratch.sum(-1) - itself.float()
+        self._decide(logits, start, names, near)
+
+    def _decide(
+        self,
+        logits: Float[Tensor, "row token"],
+        start: int,
+        names: Int[Tensor, " name"],
+        near: Bool[Tensor, "name row token"],
+    ) -> None:
+        """Count the tokens that are near, as float64 orders them."""
+        which, rows, inner = near.nonzero(as_tuple=True)
+        name, tokens = names[which], inner + start
+        exact, own = self._exact(rows, tokens), self._logits[name, rows]
+        other = tokens != self._tokens[name, rows]
+        tied = (exact - own).abs() <= self._bound[rows] * _DOUBLE
+        for counts, found in ((self._better, (exact > own) & ~tied), (self._equal, tied)):
+            counts.index_put_((name, rows), (found & other).double(), accumulate=True)
+        self._compare(exact, logits[rows, inner], rows)
+
+    def _compare(
+        self,
+        exact: Float[Tensor, " pair"],
+        near: Float[Tensor, " pair"],
+        rows: Int[Tensor, " pair"],
+    ) -> None:
+        """Note how far products are off, of logits that are known in float64 too."""
+        self.recomputed.n += len(exact)
+        off = ((exact - near).abs() / self._rounding[rows]).nan_to_num(0.0, 0.0)
+        if len(off):
+            self._worst = torch.maximum(self._worst, off.max())
+
+    @property
+    def as_sought(self) -> Tensor:
+        """Every row: what is sought is compared with in float64."""
+        return torch.ones_like(self._rounding, dtype=torch.bool)
+
+    def reading(self) -> Reading:
+        """As of products, with the top tokens of float64.
+
+        Raises ModelError where a product is off by more than these decisions allow for.
+        """
+        found = super().reading()
+        rows = torch.arange(len(self._rows), device=self._rows.device).unsqueeze(1)
+        every = rows.expand_as(found.top_ids).flatten()
+        exact = self._exact(every, found.top_ids.flatten())
+        self._compare(exact, found.top_logits.flatten(), every)
+        best, order = exact.view_as(found.top_ids).topk(self._n_top, dim=1)
+        ids = found.top_ids.gather(1, order)
+        self._near_top = found.top_logits.gather(1, order)
+        least = found.top_logits[:, self._n_top - 1] - 2 * self._bound
+        if found.top_ids.shape[1] < self._readout.W_U.shape[1]:
+            unsettled = (found.top_logits[:, -1] >= least) & (self._bound > 0)
+            for some in unsettled.nonzero().flatten().split(_ROWS):
+                best[some], ids[some] = self._best_of_all(some)
+                self._near_top[some] = best[some].float()
+        self._require_usual()
+        return replace(found, top_logits=best, top_ids=ids)
+
+    def _best_of_all(self, rows: Int[Tensor, " some"]) -> tuple[Tensor, Tensor]:
+        """Of rows in which more tokens are near the k-th best than were kept."""
+        logits = self._readout.in_float64(self._rows[rows])
+        self.recomputed.n += logits.numel()
+        best, ids = logits.topk(self._n_top, dim=1)
+        return best, ids
+
+    def _require_usual(self) -> None:
+        self.recomputed.worst = float(self._worst)
+        allowed = min(_USUAL, self._readout.n_roundings)
+        if self.recomputed.worst > allowed:
+            raise ModelError(
+                f"a product of bfloat16 parts is off by {self.recomputed.worst:.3g} roundings of "
+                f"its sum, and {allowed} are allowed for: this device does not sum as it should. "
+                "Read with products in float32 (--products float32)."
+            )
+
+    def exact_log_z(
+        self, reading: Reading, exact: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, " row"]:
+        """As of any reduction; what products left wrong is known here."""
+        off = reading.top_logits - self._near_top.double()
+        return reading.log_z + (reading.log_probs(self._near_top).exp() * off).sum(-1)
+
+    def _exact(
+        self, rows: Int[Tensor, " pair"], tokens: Int[Tensor, " pair"]
+    ) -> Float[Tensor, " pair"]:
+        """The logit of a token of a row, for pairs of them: products and sums in float64."""
+        there = working_bytes(self._rows.device) // 32 if self._readout.holds else _NUMBERS
+        size = max(there // self._rows.shape[1], 1)
+        pairs = zip(rows.split(size), tokens.split(size), strict=True)
+        return torch.cat([self._readout.exact(self._rows[r].double(), t) for r, t in pairs])
