@@ -10,7 +10,7 @@ import pytest
 from tests.harness.program import Program
 from tests.harness.tiny import Case
 
-VERBS = ("lens", "attention")
+VERBS = ("lens", "attention", "sample")
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ from pydantic import Field
 
 from lensbench.cli.console import literal, messages, note, results, say, say_json, table
 from lensbench.cli.lens.run import run_and_report
+from lensbench.cli.prompted import models_and_prompt
 from lensbench.errors import Problem
 from lensbench.escape import printable, visible
 from lensbench.sampling.settings import GRID, OWN, Setting, settings_of
@@ -133,7 +134,7 @@ def sample(spec: Annotated[SampleVerb, Parameter("*")]) -> int:
     from lensbench.sampling.model import load_sampled
     from lensbench.sampling.result import sampled
 
-    *models, prompt = spec.models
+    models, prompt = models_and_prompt(spec.models, "sample")
     collected = []
     for name in models:
         with messages.status(f"loading {literal(name)}"):

@@ -21,7 +21,7 @@ def square(grid: pd.DataFrame) -> tuple[list[str], Float[np.ndarray, "text text"
 def cosine_map(grid: pd.DataFrame) -> Map:
     """The same as a heat map, in the colours of -1 to 1."""
     texts, cells = square(grid)
-    n, axis = grid["a"].nunique(), Axis("text")
+    n, axis = grid["a"].nunique(), Axis()
     cut = f"The first {len(texts)} of {n} texts; all are in grid.csv." if n > len(texts) else ""
     return Map(axis, axis, cells, (-1.0, 1.0), "cosine", zero=True, note=cut, names=texts)
 
