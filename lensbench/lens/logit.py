@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.checkpoints.devices import has_float64
@@ -157,23 +157,23 @@ def _sought(
     `following` is the token that really comes next in the prompt.
     """
 
-    def per_cell(words: Sequence[Word | None]) -> Int[Tensor, " cell"]:
+    def per_cell(words: Sequence[Word | None]) -> list[int]:
         ids = [word.id if word else MISSING for word in words]
-        flat = [token for token, where in zip(ids, wanted, strict=True) for _ in where]
-        return torch.tensor(flat, device=device)
+        return [token for token, where in zip(ids, wanted, strict=True) for _ in where]
 
     following = [
         prompt.token_ids[position + 1] if position + 1 < len(prompt.token_ids) else MISSING
         for prompt, positions in zip(prompts, wanted, strict=True)
         for position in positions
     ]
-    return {
+    ids = {
         "answer": per_cell([p.answer for p in prompts]),
         "answer_other": per_cell([p.answer_other for p in prompts]),
         "category": per_cell([p.category for p in prompts]),
         "null_category": per_cell([p.null_category for p in prompts]),
-        "following": torch.tensor(following, device=device),
+        "following": following,
     }
+    return dict(zip(ids, torch.tensor(list(ids.values()), device=device), strict=True))
 
 
 def model_output(
@@ -208,7 +208,7 @@ def _read(batch: _Batch, lens: Lens, sites: Sequence[Site]) -> dict[str, Tensor]
     whole = list(sites) if every else [site for site in sites if site == last]
     tiled = [site for site in sites if site not in whole]
     found = [_read_sites(batch, lens, own, own is whole) for own in (tiled, whole) if own]
-    order = [(tiled + whole).index(site) for site in sites]
+    order = torch.tensor([(tiled + whole).index(site) for site in sites], device=batch.model.device)
     return {
         name: torch.cat([part[name] for part in found], dim=1)[:, order].transpose(0, 1)
         for name in found[0]

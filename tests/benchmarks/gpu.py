@@ -72,7 +72,8 @@ def bench(
     )
     rows = _plain(of, where, limits, rounds)
     _free(where)
-    bridged, off = _bridged(of, where, limits, rounds)
+    bridged, off, profile = _bridged(of, where, limits, rounds)
+    write_text(out / "gpu-profile.txt", profile + "\n")
     found = {
         "device": _device(where),
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -129,8 +130,9 @@ def _plain(of: jobs.Size, where: str, limits: Limits, rounds: int) -> list[Row]:
 
 def _bridged(
     of: jobs.Size, where: str, limits: Limits, rounds: int
-) -> tuple[list[Row], dict[str, dict[str, float]]]:
-    """What is done through TransformerLens, and how far lensbench's numbers are from exact ones."""
+) -> tuple[list[Row], dict[str, dict[str, float]], str]:
+    """What is done through TransformerLens; how far lensbench's numbers are from exact ones; and
+    where its time goes."""
     _console.print("wrapping another one for TransformerLens", markup=False)
     model = jobs.wrapped(of, where)
     one = jobs.ids_of(of, where, 1, of.n_tokens)
@@ -151,7 +153,7 @@ def _bridged(
         job = jobs.lensbench(model, one, SEVERAL, **how)
         rows.append(measured(EVERYWHERE, f"{name}, three lenses", job, exact=exact, lenses=3))
         off[name] = jobs.off_bits(model, one, **how)
-    return rows, off
+    return rows, off, jobs.profile(jobs.lensbench(model, one, ("final",)), where)
 
 
 def _measuring(of: jobs.Size, where: str, limits: Limits, rounds: int) -> Callable[..., Row]:

@@ -253,6 +253,20 @@ def n_waits(job: Job, device: str) -> int | None:
     return sum("synchroniz" in str(one.message) for one in said)
 
 
+def profile(job: Job, device: str) -> str:
+    """Where a job's time goes: the calls that keep the device, and the host, busy longest."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * device.startswith("cuda")
+    job()
+    with profile(activities=kinds) as found:
+        job()
+        wait(device)
+    calls = found.key_averages()
+    orders = ["self_cpu_time_total"] + ["self_cuda_time_total"] * device.startswith("cuda")
+    return "\n".join(calls.table(sort_by=o, row_limit=25, max_name_column_width=70) for o in orders)
+
+
 # How far a job's numbers are from exact products.
 
 

@@ -60,6 +60,7 @@ def test_the_script_proves_itself_on_the_cpu(tmp_path: Path) -> None:
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {
         "bench.txt",
+        "gpu-profile.txt",
         "gpu.json",
         "gpu.md",
         "machine.txt",

@@ -7,7 +7,7 @@ set -uo pipefail
 usage() {
     cat <<'END'
 tests/gpu/run.sh --out DIR [options]
-  --out DIR      logs, gpu.json and gpu.md
+  --out DIR      logs, gpu.json, gpu.md and gpu-profile.txt
   --wheels DIR   wheels to put before what is installed (tests/gpu/wheels.sh fetches them)
   --device NAME  cuda (default), mps, cpu
   --small        a toy model in the bench: with --device cpu, proves this script
@@ -50,6 +50,7 @@ if [ -n "$wheels" ]; then
 fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false XDG_CACHE_HOME=$scratch/cache
 export LENSBENCH_TEST_DEVICE=$device
+mkdir -p "$XDG_CACHE_HOME"
 cd "$repository"
 
 {

@@ -71,6 +71,7 @@ def test_tensors_of_all_widths_come_by_one_copy() -> None:
         "ids": torch.arange(7),
         "half": torch.randn(3).bfloat16(),
         "one": torch.tensor(2.5),
+        "alike": torch.tensor([1.5]).expand(9, -1),
     }
     found = by_one_copy(given)
     assert set(found) == set(given)

@@ -28,7 +28,7 @@ def by_one_copy(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
     """The same tensors on the CPU, of which one copy of bytes is made."""
     # Widest numbers first, so that each tensor begins at a multiple of its own width.
     order = sorted(tensors, key=lambda key: -tensors[key].dtype.itemsize)
-    flat = [tensors[key].reshape(-1).view(torch.uint8) for key in order]
+    flat = [tensors[key].contiguous().reshape(-1).view(torch.uint8) for key in order]
     whole, ends = torch.cat(flat).cpu(), accumulate(map(len, flat))
     return {
         key: whole[end - len(own) : end].view(tensors[key].dtype).view(tensors[key].shape)
