@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from lensbench.errors import InputProblems, ModelError
 from lensbench.report.walk.numbers import Walk
+from lensbench.report.walk.steps import steps
 from lensbench.walkthrough.result import MOST_TOKENS, walk
 from tests.harness.reference import Reference
 from tests.harness.tiny import TINY, Case
@@ -28,6 +30,12 @@ WRITERS = {
     "qwen3": ("self_attn", "mlp"),
     "gpt2": ("attn", "mlp"),
 }
+
+
+def slow(*values: str) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 NEAR = {"rtol": 2e-4, "atol": 2e-5}
 
 
@@ -272,6 +280,34 @@ def test_a_write_promotes_what_it_raises_most(case: Walked) -> None:
             near = {"rtol": 1e-3, "atol": 1e-4 * np.abs(above).max()}
             np.testing.assert_allclose(values, -np.sort(-above)[:k], **near)
             np.testing.assert_allclose(above[ids], values, **near)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "formula"),
+    [
+        ("llama", "embedding", "x0 = WE[t]"),
+        ("gemma2", "embedding", "x0 = 5.6569 · WE[t]"),
+        ("gpt2", "embedding", "x0 = WE[t] + Wpos[p]"),
+        ("gemma2", "attention", "score = q · k / √8, capped at ±50"),
+        ("llama", "writes", "a = attention(norm(x)), m = MLP(norm(x + a))"),
+        ("gemma2", "writes", "a = norm(attention(norm(x))), m = norm(MLP(norm(x + a)))"),
+        ("gpt2", "lens", "softmax(WU · LNnorm(xlayer))"),
+        ("gemma2", "lens", "softmax(30 · tanh(WU · RMSnorm(xlayer) / 30))"),
+        ("gemma2", "path", "zt = Σparts part · ut / ρ + biases, then 30 · tanh(z / 30)"),
+        slow("granite", "embedding", "x0 = 3 · WE[t]"),
+        slow("granite", "writes", "a = 0.5 · attention(norm(x)), m = 0.5 · MLP(norm(x + a))"),
+        slow("granite", "attention", "score = 0.2 · q · k"),
+        slow("cohere", "logits", "z = 0.25 · WU · LNnorm(xL)"),
+        slow("cohere", "writes", "m = MLP(norm(x))"),
+        slow("cohere", "positions", "(q2i, q2i + 1)"),
+        slow("phi", "logits", "z = WU · LNnorm(xL) + b"),
+    ],
+)
+def test_formulas_are_those_of_the_family(
+    walked: Callable[[str], Walked], name: str, key: str, formula: str
+) -> None:
+    found = {step.key: step for step in steps(walked(name)[1])}
+    assert formula in re.sub("<[^>]+>", "", str(found[key].formula))
 
 
 @pytest.mark.slow

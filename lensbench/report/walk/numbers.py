@@ -33,6 +33,9 @@ class Architecture:
     d_vocab: int
     norm: str  # RMS or LN
     parallel: bool  # attention and MLP read the same state
+    norms_behind: bool  # a norm stands between a sub-layer and the stream (Gemma 2 and 3)
+    write_scale: float  # by which what a sub-layer gives is multiplied (Granite)
+    head_bias: bool
     soft_cap: float | None  # of the logits
     logit_scale: float
     tokenizer: str  # how it was learnt

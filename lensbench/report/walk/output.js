@@ -77,8 +77,8 @@ drawings.path = (box) => {
   chart.append(votes(box, effects));
   const group = (kind) => effects.slice(1, -1).filter((_, i) => i % 2 === (kind === "attention" ? 0 : 1)).reduce((a, b) => a + b, 0);
   const part = (name, colour, value) => [make("b", { style: `color:${colour}` }, name + " "), make("b", {}, signed(value))];
-  box.append(make("p", {}, ...part("embedding", css("--stream"), effects[0]), " ", ...part("attention", css("--attention"), group("attention")), " ", ...part("MLPs", css("--mlp"), group("mlp")), ` biases ${signed(constant)}, rounding ${effects[parts - 1].toExponential(1)} = `, make("b", { id: "sum" }, sum.toFixed(4)), state.above ? " above the mean of all tokens." : "."),
-    state.above ? "" : said(soft_cap === null ? "The model’s own logit of " : `The soft cap makes ${capped.toFixed(4)} of it; the model’s own logit of `, code(words[id]), " is ", make("b", { id: "own" }, z.toFixed(4)), `: the sum is off by ${Math.abs(capped - z).toExponential(1)}.`), everyPart(effects, constant));
+  box.append(make("p", {}, ...part("embedding", css("--stream"), effects[0]), " ", ...part("attention", css("--attention"), group("attention")), " ", ...part("MLPs", css("--mlp"), group("mlp")), ` biases ${signed(constant)}, rounding ${minus(effects[parts - 1].toExponential(1))} = `, make("b", { id: "sum" }, sum.toFixed(4)), state.above ? " above the mean of all tokens." : "."),
+    state.above ? "" : said(soft_cap === null ? "The model’s own logit of " : `The soft cap makes ${capped.toFixed(4)} of it; the model’s own logit of `, code(words[id]), " is ", make("b", { id: "own" }, z.toFixed(4)), `: the sum is off by ${minus(Math.abs(capped - z).toExponential(1))}.`), everyPart(effects, constant));
 };
 
 // A bar for every part, up for the token and down against it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lensbench.report.walk.numbers import Attention, Positions, Walk
+from lensbench.report.walk.numbers import Architecture, Attention, Positions, Walk
 
 _STATE = "<i>x</i>"
 _SIGNS = (
@@ -125,8 +125,8 @@ def _through_the_blocks(walk: Walk) -> Iterator[Step]:
         "Attention and MLP of a block each write one vector into a token's stream; the tokens "
         "whose logits a vector raises most say what it is for.",
         Markup(
-            "<i>a</i> = attention(norm(<i>x</i>)), "
-            f"<i>m</i> = MLP(norm(<i>{read}</i>)); to the logit of <i>t</i>: "
+            f"<i>a</i> = {_written('attention', 'x', own)}, "
+            f"<i>m</i> = {_written('MLP', read, own)}; to the logit of <i>t</i>: "
             "<i>m</i> · <i>u</i><sub>t</sub> / <i>ρ</i>"
         ),
         [("a, m", shape(own.n_layers, n, own.d_model))],
@@ -148,7 +148,7 @@ def _through_the_blocks(walk: Walk) -> Iterator[Step]:
         "If it stopped here",
         "The logit lens: at every layer the state goes through the model's own final norm and "
         "head, as if the model ended there.",
-        Markup(f"softmax(<i>W</i><sub>U</sub> · {own.norm}norm({_STATE}<sub>layer</sub>))"),
+        Markup(f"softmax({_head(own, 'layer')})"),
         [("readings", shape(own.n_layers + 1, n, own.d_vocab))],
     )
 
@@ -166,16 +166,13 @@ def _scaled(attention: Attention) -> str:
 def _out_of_the_model(walk: Walk) -> Iterator[Step]:
     own = walk.architecture
     n_parts = walk.path.effects.shape[1]
-    scale = "" if own.logit_scale == 1 else f"{own.logit_scale:.4g} · "
-    product = f"{scale}<i>W</i><sub>U</sub> · norm({_STATE}<sub>L</sub>)"
-    cap = own.soft_cap
-    capped = product if cap is None else f"{cap:g} · tanh({product} / {cap:g})"
+    scale, cap = _scale(own), own.soft_cap
     yield Step(
         "logits",
         "A number for every token",
         f"Behind the last token the head gives each of {own.d_vocab:,} tokens one number, its "
         "logit: the larger, the likelier.",
-        Markup(f"<i>z</i> = {capped}"),
+        Markup(f"<i>z</i> = {_head(own, 'L')}"),
         [("W_U", shape(own.d_model, own.d_vocab)), ("z", shape(own.d_vocab))],
     )
     yield Step(
@@ -212,6 +209,27 @@ def _out_of_the_model(walk: Walk) -> Iterator[Step]:
         [("parts", shape(n_parts, own.d_model))],
         _SIGNS,
     )
+
+
+def _written(name: str, read: str, own: Architecture) -> str:
+    """What a sub-layer adds to the stream."""
+    made = f"{name}(norm(<i>{read}</i>))"
+    made = f"norm({made})" if own.norms_behind else made
+    return made if own.write_scale == 1 else f"{own.write_scale:.4g} · {made}"
+
+
+def _scale(own: Architecture) -> str:
+    return "" if own.logit_scale == 1 else f"{own.logit_scale:.4g} · "
+
+
+def _head(own: Architecture, layer: str) -> str:
+    """From a state to logits, as the model's own head makes them."""
+    product = f"<i>W</i><sub>U</sub> · {own.norm}norm({_STATE}<sub>{layer}</sub>)"
+    product += " + <i>b</i>" if own.head_bias else ""
+    if _scale(own):
+        product = f"{_scale(own)}({product})" if own.head_bias else _scale(own) + product
+    cap = own.soft_cap
+    return product if cap is None else f"{cap:g} · tanh({product} / {cap:g})"
 
 
 def shape(*sizes: int) -> str:
