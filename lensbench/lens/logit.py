@@ -33,7 +33,7 @@ from lensbench.lens.settings import LensSettings, Positions
 from lensbench.lens.vocabulary import statistics
 from lensbench.lens.vocabulary.exact import Recomputed
 from lensbench.lens.vocabulary.fetch import fetched
-from lensbench.lens.vocabulary.output import Output
+from lensbench.lens.vocabulary.output import Logits, Output
 from lensbench.lens.vocabulary.reading import MISSING
 from lensbench.lens.vocabulary.stream import Sought, Stream, Vectors
 from lensbench.models.model import LensModel
@@ -114,7 +114,7 @@ def read_batch(
         output = Output.of(
             model.split_readout if parts else model.readout,
             len(residuals.cells),
-            partial(model_output, model, residuals),
+            _output_of(model, residuals),
         )
         stream = Stream(output, sought, settings.top_k, statistics.UNCOUNTED)
         batch = _Batch(model, residuals, stream, settings.metrics)
@@ -188,6 +188,16 @@ def model_output(
         normed = model.readout.norm(residuals.at(model.final_site)[cells])
         return model.readout.logits(normed, tokens)
     return residuals.model_logits(cells, tokens)
+
+
+def _output_of(model: LensModel, residuals: Residuals | CachedResiduals) -> Logits:
+    """The same for a batch. What a GPU would make anew for each tile is held where it fits."""
+    made, n_cells = partial(model_output, model, residuals), len(residuals.cells)
+    head = model.readout
+    if not (head.holds and head.rounds and n_cells <= head.rows_at_once):
+        return made
+    whole = made(slice(0, n_cells))
+    return lambda cells, tokens: whole[cells, tokens].clone()
 
 
 @dataclass(frozen=True)
