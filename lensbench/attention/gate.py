@@ -18,6 +18,7 @@ from lensbench.lens.gate import (
     SITE_IDENTITIES,
     Identity,
     SiteIdentity,
+    require,
     worst,
 )
 from lensbench.models.model import LensModel
@@ -34,12 +35,26 @@ _OUTPUT = "attn.o.hook_out"
 _TINY = torch.finfo(torch.float32).tiny
 
 
-def worst_row(notes: Iterable[Mapping[str, Any]], gates: Iterable[Sequence[Any]] = ()) -> float:
-    """The worst of all that was read: by the notes of its parts, and by the `gates` of manifests of
-    narrower widths."""
+def _worst_row(notes: Iterable[Mapping[str, Any]], gates: Iterable[Sequence[Any]]) -> float:
     errors = [note.get(ERROR) for note in notes]  # ablations have none
     errors += [gate[0]["error"] for gate in gates if gate]
     return worst(error for error in errors if error is not None)
+
+
+def gate_of_all(
+    rows: Callable[[float], Identity],
+    identities: Sequence[Identity],
+    notes: Iterable[Mapping[str, Any]],
+    gates: Iterable[Sequence[Any]] = (),
+) -> list[Identity]:
+    """The identities of a few prompts, that of rows being of all that was read.
+
+    `rows` makes it of the worst error in the `notes` of parts and in the `gates` of manifests of
+    narrower widths. Raises GateError.
+    """
+    gate = [rows(_worst_row(notes, gates)), *identities[1:]]
+    require(gate)
+    return gate
 
 
 def not_finite(where: str, prompt_id: str) -> Problem:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from lensbench.attention.conditions import Text
-from lensbench.attention.gate import ERROR, check_heads, rows_identity, worst_row
+from lensbench.attention.gate import ERROR, check_heads, gate_of_all, rows_identity
 from lensbench.attention.patterns import Source
 from lensbench.attention.record import (
     Reader,
@@ -244,8 +244,7 @@ def together(
     problems = [*problems, *(problem for part in parts for problem in part.problems)]
     if all(part.notes[ERROR] is None for part in parts):
         raise InputProblems(problems)
-    gate = [told.rows(worst_row(part.notes for part in parts)), *told.identities[1:]]
-    require(gate)
+    gate = gate_of_all(told.rows, told.identities, (part.notes for part in parts))
     heads = in_order(pa.concat_tables([part.tables[told.table.name] for part in parts]), texts)
     kept = [part.tables[PATTERNS.name] for part in parts if PATTERNS.name in part.tables]
     return AttentionResult(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from lensbench.attention.causal.tables import Ablator, Asked
 from lensbench.attention.circuits.table import circuits_table
 from lensbench.attention.compared.names import names_table
 from lensbench.attention.compared.similarity import head_similarity, similarity_table, some
-from lensbench.attention.gate import check_heads, rows_identity, worst_row
+from lensbench.attention.gate import check_heads, gate_of_all, rows_identity
 from lensbench.attention.patterns import Source
 from lensbench.attention.phenomena.stage import Phenomena
 from lensbench.attention.record import (
@@ -29,7 +30,7 @@ from lensbench.attention.record import (
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.errors import InputProblems, LensbenchError, Problem
-from lensbench.lens.gate import Identity, require
+from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.adapted import facts_of
@@ -173,8 +174,9 @@ def _measure(
         record.begin({**model.facts(), "n_heads": model.n_heads, **request.model})
 
         def finish(parts: Parts) -> Finished:
-            gate = [_rows_of_run(reader, parts, record), *identities[1:]]
-            require(gate)
+            gates = (narrower["gate"] for narrower in record.widened)
+            rows = partial(rows_identity, reader.source)
+            gate = gate_of_all(rows, identities, parts.notes, gates)
             found = [*problems, *short, *over, *words.problems, *parts.problems]
             tables = _tables(reader, encoded, in_order(parts.table("heads"), texts), parts)
             tables |= words.tables(parts, tables["heads"], model.name)
@@ -191,12 +193,6 @@ def _optional(spec: AttentionSpec) -> tuple[str, ...]:
     """Tables that there are if they were asked for."""
     ablated = (WORD_LOSSES.name, PHENOMENON_ABLATION.name)
     return encoders.optional(spec) + (ablated if spec.phenomena and spec.ablate else ())
-
-
-def _rows_of_run(reader: Reader, parts: Parts, record: Recording) -> Identity:
-    """The identity of rows for the worst of all that was read, at every width."""
-    gates = (narrower["gate"] for narrower in record.widened)
-    return rows_identity(reader.source, worst_row(parts.notes, gates))
 
 
 def _tables(

@@ -16,7 +16,7 @@ from lensbench.attention.encoders.record import (
     texts_of,
 )
 from lensbench.attention.encoders.source import EncoderSource
-from lensbench.attention.gate import worst_row
+from lensbench.attention.gate import gate_of_all
 from lensbench.attention.phenomena.asking import Asking
 from lensbench.attention.phenomena.questions import BOTH_WAYS
 from lensbench.attention.phenomena.stage import Phenomena
@@ -116,9 +116,8 @@ def measure(
         require(identities)
 
         def finish(parts: Parts) -> Finished:
-            error = worst_row(parts.notes, (old["gate"] for old in record.widened))
-            gate = [rows_identity(error), *identities[1:]]
-            require(gate)
+            gates = (narrower["gate"] for narrower in record.widened)
+            gate = gate_of_all(rows_identity, identities, parts.notes, gates)
             heads = in_order(parts.table(ENCODER_HEADS.name), texts_of(settings, encoded))
             read = read_ones(heads, encoded)
             tables: dict[str, pa.Table] = {
