@@ -179,7 +179,10 @@ class Stream:
         k = min(max(self.top_k, 2), d_vocab)  # a margin needs two
         names = self._counted, self._there
         if self._readout.split is not None:
-            return ExactRunning(self._readout, rows, k, tokens, *names)
+            exact = ExactRunning(self._readout, rows, k, tokens, *names)
+            if self._readout.holds and held is not None:
+                exact.decide(held, 0)
+            return exact
         logits = self._logits_of(rows, tokens) if held is None else _gathered(held, tokens)
         n_blocks, device = -(-d_vocab // BLOCK), self._readout.W_U.device
         held_whole = self._readout.holds
