@@ -16,6 +16,7 @@ from scipy.special import softmax
 from transformers import AutoModelForCausalLM
 
 from lensbench.errors import InputProblems, ModelError
+from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Walk
 from lensbench.report.walk.steps import steps
 from lensbench.walkthrough.result import MOST_TOKENS, walk
@@ -321,6 +322,26 @@ def test_every_other_family_is_walked(walked: Callable[[str], Walked], name: str
     z = found.path.effects.astype(float).sum(1) + found.path.constants
     np.testing.assert_allclose(z, other.logits[found.path.ids], rtol=1e-4, atol=1e-3)
     assert found.positions.kind == "rotary"
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_real_model_on_a_page_that_can_be_sent(smollm: LensModel, smollm_folder: Path) -> None:
+    result = walk(smollm, "The cat sat on the mat.")
+    assert len(result.html()) < 3_000_000
+    found = result.numbers
+    hf = AutoModelForCausalLM.from_pretrained(
+        smollm_folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        out = hf(torch.tensor([[t.id for t in found.tokens]]), output_attentions=True)
+    np.testing.assert_allclose(found.logits, out.logits[0, -1].numpy(), atol=2e-4)
+    weights = np.stack([one[0].numpy() for one in out.attentions])
+    np.testing.assert_allclose(squares(found), weights, atol=1e-5)
+    z = found.path.effects.astype(float).sum(1) + found.path.constants
+    np.testing.assert_allclose(z, out.logits[0, -1].numpy()[found.path.ids], atol=2e-4)
+    assert len(found.path.ids) > 4000  # of 49,152
+    assert softmax(found.logits)[found.path.ids].sum() > 0.99
 
 
 def test_a_text_of_one_token(gpt2: Case) -> None:
