@@ -105,7 +105,11 @@ class Readout:
         normed = normed.float()
         products = normed.new_empty((*normed.shape[:-1], head.shape[1])) if out is None else out
         for tile in self._tiles_of(head.shape[1]):
-            products[..., tile] = normed @ head[:, tile].float()
+            lifted, place = head[:, tile].float(), products[..., tile]
+            if self.holds and normed.dim() == 2:
+                torch.mm(normed, lifted, out=place)
+            else:
+                place.copy_(normed @ lifted)
         return self._finished(products, tokens)
 
     def exact(

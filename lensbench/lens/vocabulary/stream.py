@@ -96,11 +96,11 @@ class Stream:
             own, scratch = self._tile(len(rows), tile)
             if held is None:
                 self._readout.logits(rows, tile, out=own)
-            else:
-                own.copy_(held[:, tile])
+            else:  # no one needs it again
+                own = held[:, tile]
             if self.output.mean_row is None:
                 p = self.output.probs(vectors.cells, tile).unsqueeze(1)
-                bent += torch.mul(own.view(*shape, -1), p, out=scratch.view(*shape, -1)).sum(-1)
+                bent += torch.mul(own.unflatten(0, shape), p, out=scratch.view(*shape, -1)).sum(-1)
             running.add(own, tile.start, scratch)
         reading = self._read(running)
         mean = self.output.mean_logit(vectors.normed, vectors.cells)
