@@ -140,6 +140,12 @@ def _bridged(
     measured = _measuring(of, where, limits, rounds)
     stack = "TransformerLens run_with_cache + unembed"
     rows = [
+        measured(
+            EVERYWHERE,
+            "forward pass through TransformerLens",
+            jobs.bridged_forward(model, one),
+            heads=of.n_tokens,
+        ),
         measured(EVERYWHERE, stack, jobs.stacked(model, one)),
         measured(EVERYWHERE, "TransformerLens tools.analysis.logit_lens", jobs.tool(model, one)),
     ]
@@ -153,7 +159,11 @@ def _bridged(
         job = jobs.lensbench(model, one, SEVERAL, **how)
         rows.append(measured(EVERYWHERE, f"{name}, three lenses", job, exact=exact, lenses=3))
         off[name] = jobs.off_bits(model, one, **how)
-    return rows, off, jobs.profile(jobs.lensbench(model, one, ("final",)), where)
+    profiles = [
+        f"{name}\n{jobs.profile(jobs.lensbench(model, one, ('final',), **how), where)}"
+        for name, how in {OURS: {}, **jobs.products()}.items()
+    ]
+    return rows, off, "\n\n".join(profiles)
 
 
 def _measuring(of: jobs.Size, where: str, limits: Limits, rounds: int) -> Callable[..., Row]:

@@ -159,6 +159,11 @@ def layer_by_layer(hf: Any, ids: Tensor) -> Job:
     return _job(read)
 
 
+def bridged_forward(model: LensModel, ids: Tensor) -> Job:
+    """The forward pass as TransformerLens makes it, which lensbench reads: attention is eager."""
+    return _job(lambda: model.bridge(ids, return_type="logits"))
+
+
 def stacked(model: LensModel, ids: Tensor) -> Job:
     """TransformerLens: all states through the head at once, all log-probabilities kept."""
     bridge = model.bridge
