@@ -23,6 +23,6 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def small_fit(corpus: Path, case: Case, **changes: Any) -> FitSpec:
+def small_fit(corpus: Path, case: Case, /, **changes: Any) -> FitSpec:
     """A fit that takes a moment."""
     return FitSpec(str(case.folder), **({"corpus": str(corpus)} | _SMALL | changes))
