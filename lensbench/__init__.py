@@ -21,6 +21,7 @@ from lensbench.version import __version__
 if TYPE_CHECKING:
     from lensbench.attention import attention
     from lensbench.checkpoints.ref import ModelRef
+    from lensbench.classification.result import classify
     from lensbench.embeddings.result import embed
     from lensbench.embeddings.senses.result import senses
     from lensbench.errors import GateError, InputProblems, LensbenchError
@@ -68,6 +69,7 @@ _HOME = {
     "attention": "lensbench.attention",
     "build_report": "lensbench.report.build",
     "check_identities": "lensbench.lens.gate",
+    "classify": "lensbench.classification.result",
     "embed": "lensbench.embeddings.result",
     "fit_lens": "lensbench.studies.stages.fit",
     "generate": "lensbench.quantized.generation.generate",
@@ -106,6 +108,7 @@ __all__ = [
     "attention",
     "build_report",
     "check_identities",
+    "classify",
     "embed",
     "fit_lens",
     "generate",

@@ -38,6 +38,7 @@ ROOMS = (
     "tokenisation",
     "residuals",
     "embeddings",
+    "classification",
     "lens",
     "sampling",
     "fitting",
@@ -91,7 +92,7 @@ WITHIN: dict[str, tuple[set[str], ...]] = {
         {"lens"},
         {"fit", "transfer", "diff", "correlation", "inference"}
         | {"training", "evaluation", "placement", "attention", "pretraining", "tokens"}
-        | {"embeddings", "senses", "sampling", "walk"},
+        | {"embeddings", "senses", "classification", "sampling", "walk"},
         {"lineage"},
         {"sections"},
         {"build"},

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Folder of `cli`: the panel's title, and its verbs. A verb that is a folder holds verbs itself.
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Models", ("models", "pull", "check", "doctor", "pico")),
-    "text": ("Text", ("tokens", "embed", "sample", "walk")),
+    "text": ("Text", ("tokens", "embed", "classify", "sample", "walk")),
     "lens": ("Lens", ("lens", "fit", "cache", "run", "report", "import_")),
     "attention": ("Attention", ("attention",)),
     "compare": ("Comparisons", ("diff", "correlate")),

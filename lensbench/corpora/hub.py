@@ -125,9 +125,31 @@ def hub_texts(
 
     Raises InputProblems for a data set that was not fetched, or has no such column.
     """
+    one = DataSet.of(given)
+    path, pinned = pinned_file(one)
+    if pinned["file"].endswith(".txt"):
+        texts, problems = text_files(path)
+        return texts, problems, {"hub": pinned}
+    rows = _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+    try:
+        table = list(rows if whole else islice(rows, _MOST_ROWS))
+    except (OSError, ValueError) as error:
+        what, remedy = f"{pinned['file']} cannot be read ({first_line(error)})", "Give another."
+        raise InputProblems([Problem(one.place, what, remedy)]) from error
+    column = _column(one, table)
+    texts = _texts(pinned["file"], table, column)
+    if whole and _are_lines(texts):
+        texts = in_parts(pinned["file"], "".join(text or "\n" for _, text in texts))
+    return texts, [], {"hub": pinned | {"column": column, "n_rows": len(table)}}
+
+
+def pinned_file(one: DataSet, where: str = "corpus") -> tuple[Path, dict[str, Any]]:
+    """The file of a data set that was fetched, and what is known of it: revision, name, hash.
+
+    Raises InputProblems where it was not fetched, RecordsError where it was altered since.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    one = DataSet.of(given)
     try:
         pinned = read_json(one.pin)
         path = try_to_load_from_cache(
@@ -140,23 +162,10 @@ def hub_texts(
             f"{one.place} is not on this machine",
             f"Fetch it: lensbench pull {one.place}",
         )
-        raise InputProblems([Problem("corpus", what, remedy)])
+        raise InputProblems([Problem(where, what, remedy)])
     if sha256_of(Path(path)) != pinned["sha256"]:
         raise RecordsError(f"{path}: it was altered. Fetch it again: lensbench pull {one.place}")
-    if pinned["file"].endswith(".txt"):
-        texts, problems = text_files(Path(path))
-        return texts, problems, {"hub": pinned}
-    rows = _parquet(Path(path)) if path.endswith(".parquet") else _json_lines(Path(path))
-    try:
-        table = list(rows if whole else islice(rows, _MOST_ROWS))
-    except (OSError, ValueError) as error:
-        what, remedy = f"{pinned['file']} cannot be read ({first_line(error)})", "Give another."
-        raise InputProblems([Problem(one.place, what, remedy)]) from error
-    column = _column(one, table)
-    texts = _texts(pinned["file"], table, column)
-    if whole and _are_lines(texts):
-        texts = in_parts(pinned["file"], "".join(text or "\n" for _, text in texts))
-    return texts, [], {"hub": pinned | {"column": column, "n_rows": len(table)}}
+    return Path(path), pinned
 
 
 def _texts(file: str, rows: Sequence[dict[str, Any]], column: str) -> list[tuple[str, str]]:

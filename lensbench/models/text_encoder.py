@@ -60,9 +60,7 @@ class TextEncoder:
     @property
     def n_ctx(self) -> int:
         """Longest text in tokens, special ones included."""
-        longest = int(self.hf.config.max_position_embeddings)
-        # RoBERTa counts positions from behind the padding's.
-        return longest - (int(self.hf.config.pad_token_id) + 1) * (self.model_type == "roberta")
+        return context_of(self.hf.config)
 
     @property
     def d_vocab(self) -> int:
@@ -166,6 +164,13 @@ class TextEncoder:
         ]
 
 
+def context_of(config: Any) -> int:
+    """Longest text of a text encoder in tokens, special ones included."""
+    longest = int(config.max_position_embeddings)
+    # RoBERTa counts positions from behind the padding's.
+    return longest - (int(config.pad_token_id) + 1) * (config.model_type == "roberta")
+
+
 def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:
     """An encoder by name, hub name that was fetched, or folder, in float32.
 
@@ -184,7 +189,7 @@ def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:
             f"{name} ({config.model_type}) is no text encoder. Choose from {', '.join(ENCODERS)}."
         )
     with quiet():
-        hf = _opened(folder, config).to(pick_device(device)).eval()
+        hf = open_blocks(folder, config)[0].to(pick_device(device)).eval()
         require_float32(hf.device)
         tokenizer = open_tokenizer(folder)
     require_finite(hf, str(name))
@@ -201,8 +206,11 @@ def untrained_encoder(encoder: TextEncoder, seed: int = 0) -> TextEncoder:
     return TextEncoder(name, "drawn at random", hf, encoder.tokenizer)
 
 
-def _opened(folder: Path, config: Any) -> PreTrainedModel:
-    """The blocks of a checkpoint; a head behind them may be there or not."""
+def open_blocks(folder: Path, config: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The blocks of a checkpoint, and weights behind them that it does not hold: those are random.
+
+    A head may be there or not. Raises ModelError where weights of the blocks are missing.
+    """
     from transformers import AutoModel
 
     with refused_by_library(f"{folder}: its weights cannot be read", "Fetch the model again."):
@@ -223,4 +231,4 @@ def _opened(folder: Path, config: Any) -> PreTrainedModel:
             f"{folder}: weights are missing, or of another shape, and would be random: "
             f"{', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}. Fetch the model again."
         )
-    return hf
+    return hf, sorted(found["missing_keys"])

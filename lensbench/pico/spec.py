@@ -203,3 +203,10 @@ class AnalyseSpec(LineageSizes):
     """Folders of `lensbench pico train`, of one seed or several; or single steps in them."""
     out: Annotated[Path, Parameter(("--out", "-o")), Field(exclude=True)]
     """Folder of the record and its report."""
+
+
+class PicoStudySpec(LineageSizes, Pretraining):
+    """A small model trained from several seeds, and every step of it measured."""
+
+    seeds: Count = 3
+    """Trainings, of the seeds 0, 1, ..."""

@@ -23,6 +23,7 @@ from lensbench.version import __version__
 _NUMBERS = ("numpy", "scipy", "pyarrow")
 _MODELS = ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors")
 _QUANTIZED = ("bitsandbytes", "peft")
+_TRAINED = ("peft", "accelerate", "scikit-learn")  # of texts that are classified
 _WITHOUT_MODEL = ("correlation", "import")
 
 
@@ -54,6 +55,7 @@ def new_manifest(
 def versions(kind: str = "lens", quantized: bool = False) -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of such a record."""
     for_models = (*_MODELS, *(_QUANTIZED if quantized else ()))
+    for_models += _TRAINED if kind == "classification" else ()
     for_models = () if kind in _WITHOUT_MODEL else for_models
     found = {"python": platform.python_version()}
     for package in (*_NUMBERS, *for_models):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lensbench.report.attention.encoders.section import encoder_attention
 from lensbench.report.attention.section import attention
+from lensbench.report.classification.section import classification
 from lensbench.report.correlation.section import correlation
 from lensbench.report.diff.section import diff
 from lensbench.report.diff.side_by_side import diffs
@@ -44,6 +45,7 @@ SECTIONS: dict[str, Maker] = {
     "embeddings": embeddings,
     "senses": senses,
     "sampling": sampling,
+    "classification": classification,
 }  # in the order of an index
 TOGETHER: dict[tuple[str, ...], Together] = {
     ("lens",): across_models,

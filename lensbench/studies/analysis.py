@@ -8,7 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.classification.spec import ClassifySpec
 from lensbench.errors import InputProblems, Problem
+from lensbench.pico.spec import PicoStudySpec
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.spec import Spec, nearest
 from lensbench.studies.specs.adapter import AdapterSpec
@@ -17,7 +19,6 @@ from lensbench.studies.specs.correlation import CorrelationStudySpec
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 from lensbench.studies.specs.lens import RunSpec
-from lensbench.studies.specs.pico import PicoStudySpec
 from lensbench.studies.specs.placement import PlacementSpec
 from lensbench.studies.specs.sampling import SamplingSpec
 from lensbench.studies.specs.tokens import TokensSpec
@@ -39,6 +40,7 @@ KINDS: dict[str, type[Spec]] = {
     "tokens": TokensSpec,
     "embeddings": EmbeddingsSpec,
     "sampling": SamplingSpec,
+    "classify": ClassifySpec,
 }  # each is run by the function `run` of the file of its name
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus", "pairs", "rated", "senses")

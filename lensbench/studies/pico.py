@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lensbench.pico.analyse import analyse_pico
-from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, Pretraining
+from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, PicoStudySpec, Pretraining
 from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
-from lensbench.studies.specs.pico import PicoStudySpec
 
 
 def run(

@@ -34,6 +34,7 @@ VERBS = [
 VERBS += [
     "tokens",
     "embed",
+    "classify",
     "sample",
     "walk",
     "attention",

@@ -144,6 +144,7 @@ def test_a_record_alone_is_reported_in_its_own_folder(name: str, run: Path, tmp_
 NEVER_EMPTY = {
     *("lens", "lens_fit", "diff", "placement", "pretraining", "lineage", "sampling"),
     *("tokens", "embeddings", "senses"),  # of shipped texts where none is given
+    "classification",  # of two labels, each with an example to test
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
 from lensbench.studies.analysis import read_analysis
-from lensbench.studies.keys import keys
+from lensbench.studies.specs.keys import keys
 from lensbench.studies.specs.lens import RunSpec
 
 
@@ -120,7 +120,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_keys_are_written_down_as_the_specs_have_them() -> None:
     path = Path(__file__).parents[2] / "analyses" / "README.md"
-    again = "write it again: python -m lensbench.studies.keys analyses/README.md"
+    again = "write it again: python -m lensbench.studies.specs.keys analyses/README.md"
     assert path.read_text(encoding="utf-8") == keys(), again
     assert "None" not in keys()
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lensbench.pico.spec import LineageSizes, Pretraining
+from lensbench.pico.spec import LineageSizes, PicoStudySpec, Pretraining
 from lensbench.progress import Progress
 from lensbench.records.open import open_record
 from lensbench.studies.analysis import read_analysis, run_analysis
-from lensbench.studies.specs.pico import PicoStudySpec
 from tests.harness.pico import pico_spec, write_texts
 
 ANALYSIS = Path(__file__).parents[2] / "analyses" / "008_pico_over_training"

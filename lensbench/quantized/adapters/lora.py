@@ -54,6 +54,19 @@ _PARTS = {
     "fc2": "down",
     "mlp.dense_h_to_4h": "up",
     "mlp.dense_4h_to_h": "down",
+    # Text encoders: BERT, RoBERTa, ELECTRA; DistilBERT.
+    "self.query": "q",
+    "self.key": "k",
+    "self.value": "v",
+    "attention.output.dense": "o",
+    "intermediate.dense": "up",
+    "output.dense": "down",
+    "q_lin": "q",
+    "k_lin": "k",
+    "v_lin": "v",
+    "out_lin": "o",
+    "ffn.lin1": "up",
+    "ffn.lin2": "down",
 }
 _SHORT = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = {"qkv": frozenset("qkv")}
@@ -221,8 +234,16 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def adapt(model: PreTrainedModel, matched: Matched, lora: Lora, base_name: str) -> PeftModel:
+def adapt(
+    model: PreTrainedModel,
+    matched: Matched,
+    lora: Lora,
+    base_name: str,
+    heads: Sequence[str] | None = None,
+) -> PeftModel:
     """Put a fresh adapter onto `model`; only its weights are trainable. B starts at zero.
+
+    `heads`: of a classifier, the modules that are trained whole and kept with the adapter.
 
     Raises ModelError when PEFT adapted other modules than `matched` names.
     """
@@ -230,7 +251,8 @@ def adapt(model: PreTrainedModel, matched: Matched, lora: Lora, base_name: str) 
 
     everywhere = len(matched.layers) == matched.n_layers
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if heads is None else "SEQ_CLS",
+        modules_to_save=None if heads is None else list(heads),
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,

@@ -42,17 +42,17 @@ def split(
     have rows gets none.
     """
     _require_shares(shares)
-    bunches = _bunches(pairs, near)
+    own = bunches(pairs, near)
     keys: dict[int, str] = {}
-    for bunch, pair in zip(bunches, pairs, strict=True):
+    for bunch, pair in zip(own, pairs, strict=True):
         keys.setdefault(bunch, f"id {pair.id}" if pair.group is None else f"group {pair.group}")
     points = {bunch: _point(key, seed) for bunch, key in keys.items()}
     places = {bunch: _place(point, shares) for bunch, point in points.items()}
     for name, share in shares.items():
         if share > 0 and name not in places.values() and (1 - share) ** len(keys) > _CHANCE:
-            _fill(name, places, points, keys, shares, Counter(bunches))
+            _fill(name, places, points, keys, shares, Counter(own))
     result: dict[str, list[Pair]] = {name: [] for name in shares}
-    for bunch, pair in zip(bunches, pairs, strict=True):
+    for bunch, pair in zip(own, pairs, strict=True):
         result[places[bunch]].append(pair)
     _require_rows(result, shares, n_bunches=len(keys))
     return result
@@ -76,8 +76,9 @@ def split_file(
     return counts, found.problems
 
 
-def _bunches(pairs: Sequence[Pair], near: float) -> list[int]:
-    """A number for each pair; pairs that must not be parted have the same one."""
+def bunches(pairs: Sequence[Pair], near: float) -> list[int]:
+    """A number for each pair; those of one group, with the same question or nearly the same text
+    have the same one."""
     texts = [pair_text(pair.question, pair.response) for pair in pairs]
     first: dict[Hashable, int] = {}
     ties = [

@@ -206,13 +206,13 @@ def arguments(
     warmup: float,
     seed: int,
     device: str | None,
-    checkpoint_every: int,
+    checkpoint_every: int | None,
     fresh: bool,
 ) -> TrainingArguments:
     """AdamW, a cosine after a warm-up, gradients clipped to norm 1; every step is logged.
 
     `warmup`: share of the steps. `fresh`: no checkpoint is gone on from, so that the model is
-    evaluated before the first step.
+    evaluated before the first step. `checkpoint_every`: None writes none.
     """
     return TrainingArguments(
         output_dir=str(folder),
@@ -230,8 +230,8 @@ def arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_on_start=fresh,
-        save_strategy="steps",
-        save_steps=checkpoint_every,
+        save_strategy="steps" if checkpoint_every else "no",
+        save_steps=checkpoint_every or steps,
         save_total_limit=2,
         use_cpu=pick_device(device) == "cpu",
         dataloader_pin_memory=False,

@@ -19,12 +19,12 @@ from lensbench.records.schema import (
     pico,
 )
 from lensbench.records.schema.declare import Kind, Table
-from lensbench.records.schema.text import embeddings, sampling, tokens
+from lensbench.records.schema.text import classification, embeddings, sampling, tokens
 
 SCHEMA_VERSION = 3
 
 _COMPARED, _HEADS = (correlation, diff), (attention, encoders)
-_TEXT = (tokens, embeddings, sampling)
+_TEXT = (tokens, embeddings, sampling, classification)
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for group in (lens, fit, generation, adapters, *_COMPARED, *_HEADS, pico, *_TEXT)

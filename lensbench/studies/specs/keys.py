@@ -1,11 +1,12 @@
 """The keys of an `analysis.toml`, kind by kind, written from the specs.
 
-python -m lensbench.studies.keys analyses/README.md
+python -m lensbench.studies.specs.keys analyses/README.md
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ A folder `NNN_question/` holds a README (claim, method, result) and an `analysis
 These are the keys, by the `kind` that the file names (`lens` without one). Keys without a default
 are needed. A file is looked up beside the analysis first, then from where you are; a `limit` of 0
 asks all. One value may stand for a list of it. Written from the specs by
-`python -m lensbench.studies.keys`; do not edit.
+`python -m lensbench.studies.specs.keys`; do not edit.
 """
 
 
@@ -46,11 +47,16 @@ def _default(value: Any) -> str:
     """As TOML has it; nothing for what follows a rule that the meaning states."""
     if value is None or value in ((), {}):
         return "-"
+    return f"`{_toml(value)}`"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Spec):
+        listed = (f"{name} = {_toml(own)}" for name, own in value.settings().items())
+        return f"{{ {', '.join(listed)} }}"
     if isinstance(value, tuple):
-        return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
 
 
 if __name__ == "__main__":

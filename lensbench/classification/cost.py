@@ -1,0 +1,84 @@
+"""What a method costs: seconds, and memory beyond what the process held before."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Spent:
+    """Of one method: seconds of its learning (None: nothing is learnt) and of the test, and memory.
+
+    `memory_bytes`: the highest use less what the process held before the method's model was
+    loaded; of an accelerator where there is one. None where the system does not tell.
+    """
+
+    learn_wall_s: float | None = None
+    test_wall_s: float = 0.0
+    memory_bytes: int | None = None
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Everything up to a classifier that is ready, but not the loading of a model."""
+        started = time.perf_counter()
+        yield
+        self.learn_wall_s = time.perf_counter() - started
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Telling every tested text's label."""
+        started = time.perf_counter()
+        yield
+        self.test_wall_s = time.perf_counter() - started
+
+
+@contextmanager
+def spending(device: str) -> Iterator[Spent]:
+    """Measure what is spent inside."""
+    gc.collect()
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+        before: int | None = torch.cuda.memory_allocated(device)
+    else:
+        _give_back()
+        before = _resident("VmRSS") if _reset() else None
+    spent = Spent()
+    yield spent
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")
+    if before is not None and peak is not None:
+        spent.memory_bytes = max(peak - before, 0)
+
+
+def _give_back() -> None:
+    """Freed memory that the C library keeps would hide what is used anew."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _reset() -> bool:
+    """Set the kernel's high-water mark to what is held now (proc(5)); False where it cannot be."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(entry: str) -> int | None:
+    if not _STATUS.exists():
+        return None
+    lines = _STATUS.read_text().splitlines()
+    found = [line for line in lines if line.startswith(f"{entry}:")]
+    return int(found[0].split()[1]) * 1024 if found else None

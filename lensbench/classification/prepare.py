@@ -1,0 +1,111 @@
+"""Everything that is asked, checked before a model is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lensbench.checkpoints.config.encoders import ENCODERS
+from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.classification.examples import LabelledSet
+from lensbench.classification.measured import Measuring
+from lensbench.classification.spec import OF_ENCODER, TRAINED, ClassifySpec
+from lensbench.classification.split import parted
+from lensbench.errors import InputProblems, Problem, packages_of
+from lensbench.models.adapted import facts_of
+from lensbench.models.readable import reads_both_ways
+from lensbench.progress import Watch, ignore
+
+
+def models_of(spec: ClassifySpec) -> tuple[ModelRef | None, list[ModelRef]]:
+    """The encoder, where a method needs one, and the causal models to prompt.
+
+    Raises InputProblems naming a decoder where an encoder is needed, and the other way round;
+    ModelError for a model that is not here; MissingExtraError without what trains.
+    """
+    _require_packages(spec)
+    asked = [spec.encoder] if set(spec.methods) & set(OF_ENCODER) else []
+    encoders = model_refs(asked)
+    causal = model_refs(spec.causal) if spec.causal else []
+    for ref in [*encoders, *causal]:
+        ref.folder  # noqa: B018  is it there?
+    problems = [problem for ref in encoders for problem in _encoder_problems(ref)]
+    problems += [
+        Problem(
+            "causal",
+            f"{ref} is a text encoder and says no next word, so that it cannot be prompted",
+            "Take a decoder, such as smollm2-135m.",
+        )
+        for ref in causal
+        if reads_both_ways(ref)
+    ]
+    if problems:
+        raise InputProblems(problems)
+    return (encoders[0] if encoders else None), causal
+
+
+def _encoder_problems(ref: ModelRef) -> list[Problem]:
+    if not reads_both_ways(ref):
+        what, remedy = f"{ref} is no text encoder", f"Take one of type {', '.join(ENCODERS)}."
+        return [Problem("encoder", what, remedy)]
+    if not ref.plain:
+        what = f"{ref}: an encoder is trained in float32, without an adapter"
+        return [Problem("encoder", what, f"Name it alone: {ref.name}.")]
+    return []
+
+
+def _require_packages(spec: ClassifySpec) -> None:
+    with packages_of("classify", "accelerate", "peft", "sklearn"):
+        if set(spec.methods) & set(TRAINED):
+            import accelerate  # noqa: F401
+        if "lora" in spec.methods:
+            import peft  # noqa: F401
+        if "probe" in spec.methods:
+            import sklearn  # noqa: F401
+
+
+def prepared(
+    spec: ClassifySpec,
+    found: LabelledSet,
+    models: tuple[ModelRef | None, list[ModelRef]],
+    folder: Path | None = None,
+    watch: Watch = ignore,
+) -> Measuring:
+    """The examples parted, and who learns from them. Raises InputProblems as `parted`."""
+    kept = found.at_most(spec.limit, spec.split_seed)
+    parts = parted(kept.examples, spec.test_share, spec.split_seed, found.name)
+    return Measuring(spec, parts, kept.labels, *models, folder, watch)
+
+
+def model_facts(context: Measuring, name: str) -> dict[str, Any]:
+    """The models' part of a manifest."""
+    device, refs = context.spec.device, context.causal
+    encoder = None if context.encoder is None else _facts(context.encoder, device)
+    causal = {str(ref): _facts(ref, device) for ref in refs}
+    return {"name": name, "encoder": encoder, "causal": causal}
+
+
+def _facts(ref: ModelRef, device: str | None) -> dict[str, Any]:
+    return {"name": str(ref), "source": ref.located.source, **facts_of(ref, None, device)}
+
+
+def example_facts(context: Measuring) -> dict[str, Any]:
+    """What was learnt from and tested, for a manifest."""
+    tested = Counter(one.label for one in context.parted.test)
+    return {
+        "n_train": len(context.parted.train),
+        "n_test": len(context.parted.test),
+        "labels": dict(sorted(tested.items())),
+    }
+
+
+def names_of(found: Sequence[LabelledSet]) -> list[str]:
+    """The sets' names. Raises InputProblems where two files have the same one."""
+    names = [one.name for one in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        remedy = "Rename a file: each set has a record under its name."
+        raise InputProblems([Problem("data", f"{n} stands twice", remedy) for n in twice])
+    return names

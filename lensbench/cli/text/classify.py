@@ -1,0 +1,143 @@
+"""Tell labelled texts apart, by training an encoder and by prompting causal models.
+
+Every method learns from the same texts and is tested on the same others: the most frequent label
+(majority), logistic regression on a frozen encoder's states (probe), a LoRA adapter (lora), all of
+the encoder's weights (full), a causal model asked for the label's word without and with examples
+(zero_shot, few_shot), plain and calibrated. As a control those that learn also learn from shuffled
+labels.
+
+With --out a record and a report: accuracy with intervals over examples and over seeds, trained
+parameters, size on disk, time and memory. Without: a table.
+
+Examples:
+
+    lensbench classify
+
+    lensbench classify mine.csv --methods probe lora --seeds 0-2
+
+    lensbench classify reviews pang-lee --causal smollm2-135m -o runs/classify
+
+    lensbench classify sst2.csv --encoder distilbert/distilbert-base-uncased
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from lensbench.classification.spec import ClassifySpec
+from lensbench.cli.console import batch_progress, note, results, say, say_json, show_problems
+from lensbench.cli.console import table as shown_table
+from lensbench.cli.lens.run import run_and_report
+from lensbench.errors import Problem
+from lensbench.escape import printable
+
+if TYPE_CHECKING:
+    from lensbench.classification.result import Classified
+
+
+class ClassifyVerb(ClassifySpec):
+    """Labelled texts, and who tells them apart."""
+
+    out: Annotated[Path | None, Parameter(("--out", "-o"))] = None
+    """Run folder: a record of each set of texts, with its report."""
+    as_json: Annotated[bool, Parameter("--json")] = False
+    """The table as JSON on standard output."""
+
+    def problems(self) -> list[Problem]:
+        """An option that would have no effect is an error, not a surprise."""
+        found = []
+        if self.out and self.as_json:
+            found.append(Problem("as_json", "it has no effect with `out`", "Leave it out."))
+        if not self.out and "checkpoint_every" in self.model_fields_set:
+            what = "it has no effect without `out`"
+            found.append(Problem("checkpoint_every", what, "Leave it out."))
+        return found + super().problems()
+
+
+_AS_USUAL = ClassifyVerb()
+
+
+def classify(spec: Annotated[ClassifyVerb, Parameter("*")] = _AS_USUAL) -> int:
+    if spec.out is not None:
+        return run_and_report(ClassifySpec(**_given(spec)), spec.out)
+    from lensbench.classification.result import classify as classified
+
+    found = []
+    for source in spec.data:
+        with batch_progress() as progress:
+            options = _given(spec) | {"data": source}
+            found.append(classified(**options, watch=progress))
+    problems = [problem for one in found for problem in one.problems]
+    if spec.as_json:
+        say_json([_plain(one, row) for one in found for row in _rows(one)])
+    else:
+        for one in found:
+            _show(one)
+    show_problems(problems, "the lines above")
+    return 1 if problems else 0
+
+
+def _given(spec: ClassifyVerb) -> dict[str, Any]:
+    """The options of the study that were given; what was not keeps its default."""
+    own = spec.shared(ClassifySpec)
+    return {name: own[name] for name in own if name in spec.model_fields_set}
+
+
+def _rows(found: Classified) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = found.table.to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
+def _plain(found: Classified, row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    import pandas as pd
+
+    return {"data": found.data} | {key: None if pd.isna(v) else v for key, v in row.items()}
+
+
+def _show(found: Classified) -> None:
+    """A row a method."""
+    say(f"{printable(found.data)}: {found.accuracy['n_test'].max()} texts tested")
+    rows = [
+        {
+            "method": row["method"],
+            "model": printable(str(row["model"] or "")),
+            "labels": row["labels"],
+            "accuracy": _interval(row, "accuracy", "accuracy"),
+            "over_seeds": _interval(row, None, "seeds"),
+            "trained": _whole(row["n_trainable"]),
+            "MB": _number(row["saved_bytes"], 1e-6),
+            "s": _number(row["learn_wall_s"]),
+        }
+        for row in _rows(found)
+    ]
+    results.print(shown_table(rows, left=("method", "model", "labels")))
+    note(
+        "95 % intervals over texts, and over seeds; MB and s: what is learnt, and how long it takes"
+    )
+    cut = found.costs["n_cut"].max()
+    if cut > 0:
+        note(f"{int(cut)} texts were cut to fit; --max-length and the model say to how many tokens")
+
+
+def _interval(row: dict[str, Any], value: str | None, ends: str) -> str:
+    import pandas as pd
+
+    shown = "" if value is None else f"{100 * row[value]:.1f} "
+    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+    return shown.strip() if pd.isna(low) else f"{shown}[{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _whole(value: Any) -> str:
+    import pandas as pd
+
+    return "" if pd.isna(value) else f"{int(value):,}"
+
+
+def _number(value: Any, scale: float = 1.0) -> str:
+    import pandas as pd
+
+    return "" if pd.isna(value) else f"{scale * value:.3g}"

@@ -1,0 +1,1 @@
+"""The report of texts that were classified: every method on the same tested texts."""

@@ -1,0 +1,83 @@
+"""A study of classification: a record of each set of labelled texts, every method in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.classification.accuracy import accuracy_rows
+from lensbench.classification.examples import LabelledSet, load_labelled
+from lensbench.classification.measured import Measuring, Run, measure
+from lensbench.classification.prepare import (
+    example_facts,
+    model_facts,
+    models_of,
+    names_of,
+    prepared,
+)
+from lensbench.classification.spec import ClassifySpec
+from lensbench.errors import LensbenchError, Problem
+from lensbench.progress import Notify, Watch, ignore, within
+from lensbench.quantized.training.checkpoints import CHECKPOINTS
+from lensbench.records.engine import Outcome, Work, make
+from lensbench.records.parts import Parts
+from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.schema.text.classification import ACCURACY, PREDICTIONS
+from lensbench.records.store import RecordStore, disk_error, folder_name
+
+Models = tuple[ModelRef | None, list[ModelRef]]
+
+
+def run(
+    spec: ClassifySpec, out: Path | str, progress: Watch = ignore, notify: Notify = ignore
+) -> Outcome:
+    """Measure every method on each set into `out/<set>/`; again to go on after an interruption.
+
+    A set that cannot be measured is in the outcome, and the others go on.
+
+    Raises InputProblems for files that cannot be used and models of the wrong kind, ModelError for
+    models that are not here, MissingExtraError, all before anything is loaded.
+    """
+    found = [load_labelled(source) for source in spec.data]
+    models, outcome = models_of(spec), Outcome()
+    for name, one in zip(names_of(found), found, strict=True):
+        store = RecordStore(Path(out) / folder_name(name), name, "classification")
+        try:
+            outcome.problems += _one(spec, one, models, store, progress, notify)
+            outcome.folders.append(store.folder)
+        except LensbenchError as error:
+            outcome.failed[name] = error
+        except OSError as error:
+            outcome.failed[name] = disk_error(store.folder, error)
+    return outcome
+
+
+def _one(
+    spec: ClassifySpec,
+    found: LabelledSet,
+    models: Models,
+    store: RecordStore,
+    watch: Watch,
+    notify: Notify,
+) -> list[Problem]:
+    """One set's record, from where it stopped. Returns what was skipped."""
+    context = prepared(spec, found, models, store.folder, within(store.model, watch))
+    told = example_facts(context)
+    facts = model_facts(context, store.model)
+    settings = spec.settings() | {"data": found.name, "data_sha256": found.sha256}
+
+    def prepare(record: Recording) -> Work[Measuring, Run]:
+        notify(f"{store.model}: {told['n_train']} texts to learn from, {told['n_test']} to test")
+        record.begin(facts)
+
+        def finish(parts: Parts) -> Finished:
+            rows = accuracy_rows(parts.table(PREDICTIONS.name).to_pandas())
+            tables = {ACCURACY.name: ACCURACY.of_rows(rows)}
+            return Finished([*found.problems, *parts.problems], tables, facts={"examples": told})
+
+        return Work(context, measure, [context.runs], finish, unit="runs")
+
+    problems = make(Request(store, settings, facts), prepare, watch)
+    shutil.rmtree(store.folder / CHECKPOINTS, ignore_errors=True)
+    return problems
