@@ -82,12 +82,14 @@ def read_batch(
     settings: LensSettings,
     cache: ResidualCache | None = None,
     lenses: Lenses | None = None,
+    captured: Residuals | None = None,
 ) -> BatchReadings:
     """Measure every requested cell of one batch at every requested site and lens.
 
-    The residuals come from one forward pass, or from `cache`: then the model's own logits are made
-    from its last layer, and the gate is the one that was measured when the cache was made. Who
-    reads several batches gives the `lenses`, which are made once then.
+    The residuals come from one forward pass, which may have been made already (`capture_batch`), or
+    from `cache`: then the model's own logits are made from its last layer, and the gate is the one
+    that was measured when the cache was made. Who reads several batches gives the `lenses`, which
+    are made once then.
 
     Raises GateError when a lens that may carry a headline does not reproduce the model.
     """
@@ -95,14 +97,12 @@ def read_batch(
     wanted = [_positions(prompt, settings.positions) for prompt in prompts]
     if not any(wanted):  # such as the earlier positions of one-token prompts
         return BatchReadings([], [], [], {}, {}, None)
-    captured = [*sites, model.final_site] if model.final_site not in sites else sites
     residuals: Residuals | CachedResiduals
     if cache is None:
-        ids = [prompt.token_ids for prompt in prompts]
-        residuals = capture_positions(model, ids, wanted, captured, settings.padding_side)
+        residuals = captured or capture_batch(model, prompts, settings)
     else:
         names = [prompt.prompt.id for prompt in prompts]
-        residuals = cache.residuals(model, names, wanted, captured)
+        residuals = cache.residuals(model, names, wanted, _with_last(model, sites))
     if broken := residuals.broken_rows():
         return _without(model, prompts, settings, broken, cache, lenses)
     lenses = lenses or Lenses(model)
@@ -130,6 +130,21 @@ def read_batch(
     return BatchReadings(
         list(prompts), wanted, sites, read, own, gate_kl, stream=kept, recomputed=recomputed
     )
+
+
+def capture_batch(
+    model: LensModel, prompts: Sequence[EncodedPrompt], settings: LensSettings
+) -> Residuals:
+    """The one forward pass that `read_batch` reads."""
+    ids = [prompt.token_ids for prompt in prompts]
+    wanted = [_positions(prompt, settings.positions) for prompt in prompts]
+    sites = _with_last(model, settings.sites_in(model))
+    return capture_positions(model, ids, wanted, sites, settings.padding_side)
+
+
+def _with_last(model: LensModel, sites: list[Site]) -> list[Site]:
+    """The last layer is compared with the model, whether it is read or not."""
+    return sites if model.final_site in sites else [*sites, model.final_site]
 
 
 def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:

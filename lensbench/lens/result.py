@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
 from lensbench.lens.gate import worst
-from lensbench.lens.logit import read_batches
+from lensbench.lens.logit import BatchReadings, capture_batch, read_batch, read_batches
 from lensbench.lens.settings import LensSettings, Positions, several
 from lensbench.lens.table import in_order, lens_table, measured, prompts_table
 from lensbench.lens.vocabulary.products import decided
@@ -24,6 +24,7 @@ from lensbench.prompts.encode import (
     EncodedPrompt,
     Template,
     TokenText,
+    Word,
     encode_all,
 )
 from lensbench.prompts.prompt import Prompts, as_prompts
@@ -177,9 +178,32 @@ def read(
 ) -> LensResult:
     """The lens over prompts that are encoded already; with a cache, from its residuals."""
     settings = decided(model, encoded, settings)
+    return _joined(model, encoded, read_batches(model, encoded, settings, cache), problems)
+
+
+def read_own(model: LensModel, encoded: EncodedPrompt, settings: LensSettings) -> LensResult:
+    """The lens over one prompt, at all its positions, of the token that the model itself says next.
+
+    That token is known from the pass that is read: there is no second one.
+    """
+    settings = decided(model, [encoded], replace(settings, positions="all"))
+    captured = capture_batch(model, [encoded], settings)
+    token = int(captured.model_logits(slice(-1, None)).argmax())
+    own = Word(TokenText(model.tokenizer)(token), (token,), "written")
+    asked = replace(encoded, answer=own)
+    return _joined(model, [asked], [read_batch(model, [asked], settings, captured=captured)])
+
+
+def _joined(
+    model: LensModel,
+    encoded: Sequence[EncodedPrompt],
+    batches: Iterable[BatchReadings],
+    problems: Sequence[Problem] = (),
+) -> LensResult:
+    """What was read, batch after batch, as one result."""
     text = TokenText(model.tokenizer)
     tables, found, errors = [], list(problems), []
-    for readings in read_batches(model, encoded, settings, cache):
+    for readings in batches:
         tables.append(lens_table(model, readings, text))
         found += readings.problems
         if readings.gate_kl_bits is not None:

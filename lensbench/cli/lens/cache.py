@@ -10,7 +10,8 @@ Examples:
 
     lensbench cache smollm2-135m --prompts facts --limit 60 -o runs/cache
 
-    lensbench cache smollm2-135m@8 --layers 0,15-20,30 --dtype bfloat16 -o runs/c8
+    lensbench cache smollm2-135m@8 --layers 0,15-20 --residual-dtype bfloat16 \
+        -o runs/c8
 
     lensbench cache --check runs/cache
 """

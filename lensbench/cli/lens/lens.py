@@ -22,7 +22,6 @@ Examples:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,18 +164,12 @@ def _from_cache(spec: LensSpec, cache: Path) -> int:
 
 def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
     """The lens at every position, following the answer or else the model's own next token."""
-    from lensbench.lens.result import read
+    from lensbench.lens.result import read, read_own
     from lensbench.lens.settings import LensSettings
-    from lensbench.prompts.encode import TokenText, Word
     from lensbench.prompts.prompt import Prompt
-    from lensbench.residuals.capture import residual_stream
 
     asked = Prompt(id="prompt", prompt=prompt, answer=spec.answer)
     encoded = model.encoder(spec.template).encode(asked)
-    if encoded.answer is None:
-        token = int(residual_stream(model, encoded.token_ids).logits[0, -1].argmax())
-        own = Word(TokenText(model.tokenizer)(token), (token,), "written")
-        encoded = dataclasses.replace(encoded, answer=own)
     settings = LensSettings(
         spec.alone_lenses,
         spec.read_sites,
@@ -185,6 +178,8 @@ def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
         metrics=spec.metrics,
         products=spec.products,
     )
+    if encoded.answer is None:
+        return read_own(model, encoded, settings)
     return read(model, [encoded], settings)
 
 

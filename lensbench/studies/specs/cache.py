@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.models.spec import MODEL_HELP, Dtype
@@ -33,9 +32,9 @@ class CacheSpec(Spec):
     positions: Literal["last", "all", "answer"] = "last"
     """last: where the answer is predicted. all: every token of the prompt. answer: the last, and on
     through the answer's own tokens, each where the next one is predicted."""
-    residual_dtype: Annotated[Literal["float32", "bfloat16"], Parameter("--dtype")] = "float32"
+    residual_dtype: Literal["float32", "bfloat16"] = "float32"
     """On disk. bfloat16: half the room, each number within 2^-8 of itself."""
     template: Templated = "plain"
     batch_tokens: BatchTokens = 512
-    dtype: Annotated[Dtype, Parameter("--model-dtype")] = None
+    dtype: Dtype = None
     device: Device = None

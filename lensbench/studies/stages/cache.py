@@ -134,7 +134,8 @@ class _Run:
             raise RecordsError(
                 f"{folder}: the cache takes {size}, {_size(there)} of it are there, and "
                 f"{_size(free)} are free ({_size(_SPARE_BYTES)} must stay so). Free some space, or "
-                "keep fewer: --layers, --positions last, --dtype bfloat16, --limit."
+                "keep fewer: --layers, --positions last, --residual-dtype "
+                "bfloat16, --limit."
             )
         self.notify(f"{size}, {_size(free)} free")
 
