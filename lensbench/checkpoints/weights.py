@@ -21,6 +21,7 @@ from lensbench.checkpoints.stored.finite import (
     require_finite,
     require_in_range,
 )
+from lensbench.checkpoints.stored.heap import give_back
 from lensbench.checkpoints.stored.tensors import StoredTensor, stored_tensors
 from lensbench.errors import ModelError, first_line, refused_by_library
 
@@ -72,6 +73,7 @@ def open_weights(
     limits = {name for name, _ in hf.named_buffers()}  # infinite where there is none (Gemma 4)
     broken = [name for name in seen.broken if name not in limits]
     refuse_broken(broken, str(folder), "The file is damaged: fetch it again, or save it again.")
+    give_back()
     require_complete(hf, found, stored, tied, folder)
     require_in_range(seen, hf, quantisation is not None, str(folder))
     hf.name_or_path = hf.config.name_or_path = str(folder)
@@ -156,6 +158,7 @@ def open_gguf(gguf: Path, dtype: torch.dtype) -> PreTrainedModel:
         )
     except (ValueError, NotImplementedError) as error:  # a way to quantise that it does not know
         raise unreadable(gguf, error) from error
+    give_back()
     require_complete(hf, found, {}, dict(empty.all_tied_weights_keys), gguf)
     require_finite(hf, str(gguf))
     return hf

@@ -123,6 +123,7 @@ def _memory(model: str) -> dict[str, Any]:
     needs = {
         name: {
             "weight_bytes": sizes.weight_bytes(bits),
+            "loading_bytes": sizes.loading_bytes(bits),
             "cache_bytes": sizes.cache_bytes(bits, _ROWS * _NEW_TOKENS),
         }
         for bits, name in PRECISIONS.items()

@@ -14,6 +14,7 @@ from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
 from lensbench.checkpoints.devices import memory_available, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
 from lensbench.checkpoints.ref import Bits
+from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import ModelError, first_line, packages_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ PRECISIONS: dict[Bits, str] = {32: "float32", 16: "bfloat16", 8: "int8", 4: "nf4
 # Of one weight in a linear layer. nf4 stores a scale of one byte for 64 weights, and for 256 of
 # these scales one of four bytes. LLM.int8's one scale a row is less than 1 % and left out.
 _LINEAR_BYTES: dict[Bits, float] = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
+# What quantising one weight holds for a moment beside what is stored of it, on a CPU: bitsandbytes
+# makes float16 and float32 copies of a whole layer. Measured with version 0.50.2.
+_CONVERTING_BYTES: dict[Bits, float] = {32: 0, 16: 0, 8: 10.0, 4: 14.3}
+_LOADING = 40 << 20  # what loading holds besides: threads, tables, tensors on their way
 _HUGE = 10**12  # parameters: enough for `pick_dtype` to choose half precision
 
 ALTERNATIVE = (
@@ -39,10 +44,25 @@ class Sizes:
     n_linear: int  # weights of linear layers, the head aside
     n_other: int  # embedding, head, norms, biases: in 16 bits at least
     n_cached: int  # numbers that the cache holds for a token: keys and values of all layers
+    n_largest: int  # weights of the largest linear layer, the head aside
+    stored_bytes: int = 2  # of a weight in the file
 
     def weight_bytes(self, bits: Bits) -> int:
         """Bytes of all weights; right to 1 % for layers that are at least 512 wide."""
         return int(self.n_linear * _LINEAR_BYTES[bits] + self.n_other * _other_bytes(bits))
+
+    def loading_bytes(self, bits: Bits) -> int:
+        """Bytes at the peak of loading, the program itself aside; within a tenth, on a CPU.
+
+        All weights, and where they are quantised the largest layer as it is stored and converted,
+        and what was freed and is not given back yet (`Heap`).
+        """
+        if not _CONVERTING_BYTES[bits]:
+            return self.weight_bytes(bits) + _LOADING
+        in_file = (self.n_linear + self.n_other) * self.stored_bytes
+        freed = min(2 * Heap(in_file).kept, in_file // 4)
+        layer = int(self.n_largest * (self.stored_bytes + _CONVERTING_BYTES[bits]))
+        return self.weight_bytes(bits) + layer + freed
 
     def cache_bytes(self, bits: Bits, n_tokens: int) -> int:
         """Bytes of keys and values for `n_tokens` tokens, counted over all rows of a batch."""
@@ -57,12 +77,19 @@ def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
     """Sizes of the architecture that `config` describes, without allocating any of it."""
     model = empty_model(config, trust_remote_code)
     head = model.get_output_embeddings()
-    n_linear = sum(
-        module.weight.numel()
+    linear = [
+        int(module.weight.numel())
         for module in model.modules()
         if is_linear(module) and module is not head
+    ]
+    n_linear, stored = sum(linear), getattr(config, "dtype", None) or torch.float32
+    return Sizes(
+        n_linear,
+        int(model.num_parameters()) - n_linear,
+        cached_numbers(config),
+        max(linear, default=0),
+        stored.itemsize,
     )
-    return Sizes(n_linear, int(model.num_parameters()) - n_linear, cached_numbers(config))
 
 
 def cached_numbers(config: Any) -> int:
@@ -79,9 +106,16 @@ def cached_numbers(config: Any) -> int:
 
 
 def sizes_of_family(family: Family) -> Sizes:
-    """The same from a row of the table, right to 2 %: learned positions count as linear."""
+    """The same from a row of the table, right to 2 %: learned positions count as linear.
+
+    Of a block's linear layers three of one size take all but the attention's four; files are taken
+    to be in 16 bits.
+    """
     n_other = family.d_vocab * family.d_model * (1 if family.tied else 2)
-    return Sizes(family.n_params - n_other, n_other, 2 * family.n_layers * family.d_kv)
+    n_linear, width = family.n_params - n_other, family.d_model
+    in_attention = 2 * width * (width + family.d_kv)
+    n_largest = (n_linear // family.n_layers - in_attention) // 3
+    return Sizes(n_linear, n_other, 2 * family.n_layers * family.d_kv, n_largest)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -97,18 +131,24 @@ def half_precision(device: str) -> torch.dtype:
 
 
 def require_room(sizes: Sizes, bits: Bits, device: str) -> None:
-    """Raise ModelError, with the sum, when the weights alone exceed the memory that is there."""
-    needed, available = sizes.weight_bytes(bits), memory_available(device)
+    """Raise ModelError, with the sum, where loading would exceed the memory that is there.
+
+    Of an accelerator the weights alone are counted: what loading takes there was not measured.
+    """
+    count = sizes.loading_bytes if device == "cpu" else sizes.weight_bytes
+    needed, available = count(bits), memory_available(device)
     if needed <= available:
         return
-    smaller = [b for b in PRECISIONS if b < bits and sizes.weight_bytes(b) <= available]
+    smaller = [b for b in PRECISIONS if b < bits and count(b) <= available]
     way_out = "Take a smaller model (`lensbench models`) or a machine with more memory."
     if smaller:
-        way_out = f"Try --bits {smaller[0]} ({_gb(sizes.weight_bytes(smaller[0]))})."
+        way_out = f"Try --bits {smaller[0]} ({_gb(count(smaller[0]))})."
+    weights = sizes.weight_bytes(bits)
     raise ModelError(
         f"{sizes.n_linear:.3g} weights x {_LINEAR_BYTES[bits]:.3g} bytes ({PRECISIONS[bits]}) + "
-        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {_gb(needed)}, but "
-        f"{_gb(available)} are available on {device}. {way_out}"
+        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {_gb(weights)}, and "
+        f"{_gb(needed - weights)} while they load, but {_gb(available)} are available on {device}. "
+        f"{way_out}"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lensbench.checkpoints.source import INDEX, weight_map
 from lensbench.checkpoints.stored.finite import Seen
+from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import InputProblems, ModelError, Problem
 
 SINGLE = "model.safetensors"
@@ -23,11 +24,12 @@ SINGLE = "model.safetensors"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; `seen` looks at what is read of it."""
+    """A tensor in a file; `seen` looks at what is read of it, `heap` counts it."""
 
     name: str
     stored: Any  # a slice of safetensors
     seen: Seen
+    heap: Heap
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +42,7 @@ class StoredTensor:
 
     def __getitem__(self, index: Any) -> Tensor:
         tensor: Tensor = self.stored[index]
+        self.heap.read(tensor.nbytes)
         self.seen.look(self.name, tensor)
         return tensor
 
@@ -54,11 +57,12 @@ def stored_tensors(folder: Path, seen: Seen) -> dict[str, StoredTensor]:
     names = sorted(set(index.values())) if index else [SINGLE]
     _require_one_set(folder, names)
     files = {name: open_tensors(folder / name) for name in names}
+    heap = Heap(sum((folder / name).stat().st_size for name in names))
     held = {name: list(file.keys()) for name, file in files.items()}
     if index:
         _require_agreement(folder / INDEX, index, held)
     return {
-        name: StoredTensor(name, files[file].get_slice(name), seen)
+        name: StoredTensor(name, files[file].get_slice(name), seen, heap)
         for file, tensors in held.items()
         for name in tensors
     }

@@ -73,16 +73,18 @@ def _show_precisions(precisions: dict[str, dict[str, Any]]) -> None:
 def _show_memory(memory: dict[str, Any], devices: list[dict[str, Any]]) -> None:
     """One row a precision, one column a device: does the model fit?"""
     table = Table(header_style="bold", box=None, pad_edge=False)
-    for column in ("precision", "weights", "cache", *(f"on {d['device']}" for d in devices)):
+    places = (f"on {device['device']}" for device in devices)
+    for column in ("precision", "weights", "loading", "cache", *places):
         table.add_column(column)
     for name, need in memory["needs"].items():
-        total = need["weight_bytes"] + need["cache_bytes"]
+        total = max(need["loading_bytes"], need["weight_bytes"] + need["cache_bytes"])
         fits = ["fits" if total <= d["available_bytes"] else "[red]too large[/]" for d in devices]
-        weights, cache = (f"{need[k] / 1e9:.2f} GB" for k in ("weight_bytes", "cache_bytes"))
-        table.add_row(name, weights, cache, *fits)
+        kinds = ("weight_bytes", "loading_bytes", "cache_bytes")
+        table.add_row(name, *(f"{need[kind] / 1e9:.2f} GB" for kind in kinds), *fits)
     _print(
-        f"memory for {literal(memory['model'])}, cache for {memory['rows']} rows x "
-        f"{memory['new_tokens']} new tokens (prompts and the program come on top)"
+        f"memory for {literal(memory['model'])}: weights, the peak of loading them, and the cache "
+        f"for {memory['rows']} rows x {memory['new_tokens']} new tokens (prompts, and half a GB of "
+        "the program, come on top)"
     )
     _print(table)
 
