@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -191,16 +191,35 @@ def load_quantized(
         tokenizer = open_tokenizer(folder, trust_remote_code)
     weights = ref.facts()
     if ref.adapter is not None:
-        from lensbench.quantized.adapters.adapter import attach
-
-        stored = (
-            None if ref.bits == 32 else lambda: open_weights(folder, config.dtype or torch.float32)
-        )
-        hf = attach(hf, ref.adapter, weights["weights_sha256"], stored, weights["config_sha256"])
+        hf = _attached(hf, ref, weights, trust_remote_code)
     if precision in (8, 4):
         shares = _in_words(precisions(hf, precision))
         _log.info("%s: %s; of the weights %s", ref.name, ref.precision, shares)
     return AdaptedModel(ref, folder, hf.eval(), tokenizer, weights)
+
+
+def with_adapter(model: AdaptedModel, adapter: Path) -> AdaptedModel:
+    """A loaded base with the adapter in a folder on it, in place, as if both were loaded so.
+
+    Raises ModelError as `attach`.
+    """
+    ref = replace(model.ref, adapter=adapter)
+    weights = ref.facts()
+    hf = _attached(model.hf, ref, weights, trust=False)
+    return replace(model, ref=ref, hf=hf.eval(), weights=weights)
+
+
+def _attached(hf: PreTrainedModel, ref: ModelRef, weights: Mapping[str, Any], trust: bool) -> Any:
+    """The model with the adapter that its name says."""
+    from lensbench.quantized.adapters.adapter import attach
+
+    def stored() -> nn.Module:
+        config = open_config(ref.folder, trust_remote_code=trust)
+        return open_weights(ref.folder, config.dtype or torch.float32)
+
+    base = None if ref.bits == 32 else stored
+    adapter = cast(Path, ref.adapter)
+    return attach(hf, adapter, weights["weights_sha256"], base, weights["config_sha256"])
 
 
 def _in_words(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -40,10 +40,11 @@ def learn(
     record: Recording,
     watch: Watch,
     notify: Notify,
-) -> dict[str, Any]:
-    """Train up to the last checkpoint; the model is gone afterwards.
+) -> tuple[dict[str, Any], AdaptedModel | None]:
+    """Train up to the last checkpoint.
 
-    Returns what the manifest says of it.
+    Returns what the manifest says of it, and the base without any adapter, as it was loaded; None
+    where its lower blocks were dropped.
     """
     from transformers import set_seed
 
@@ -51,7 +52,8 @@ def learn(
 
     watch(Progress(f"loading {spec.ref}"))
     model = load_quantized(spec.ref, device=spec.device)
-    prepare_base(model)
+    restore = prepare_base(model)
+    uses_cache = model.base.config.use_cache
     _mention_arithmetic(model, notify)
     record.begin(model.facts())
     drop_torn(spec.out / CHECKPOINTS)
@@ -77,7 +79,12 @@ def learn(
         trainer = _trainer(spec, data, adapted, frozen, checkpoint, watch)
         with quiet(), enough_memory(_SMALLER):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return facts
+    if frozen is not None:
+        return facts, None
+    adapted.unload()
+    restore()
+    model.base.config.use_cache = uses_cache
+    return facts, model
 
 
 def _mention_arithmetic(model: AdaptedModel, notify: Notify) -> None:

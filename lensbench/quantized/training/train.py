@@ -25,7 +25,7 @@ from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, new_file
 from lensbench.quantized.generation.batching import apart, in_pieces
 from lensbench.quantized.generation.generate import Generation, generate
 from lensbench.quantized.generation.spec import Decoding
-from lensbench.quantized.loading.load import AdaptedModel, load_quantized
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized, with_adapter
 from lensbench.quantized.training.checkpoints import CHECKPOINTS, latest, log_of
 from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import PREFIX, learn
@@ -71,8 +71,8 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     store = RecordStore(spec.out, ref.name, "training")
     with recording(Request(store, _settings(spec, data, matched), ref.facts())) as record:
         if not record.finished:
-            facts = learn(spec, data, matched, record, progress, notify)
-            record.finish(_made(spec, data, progress), **facts)
+            facts, base = learn(spec, data, matched, record, progress, notify)
+            record.finish(_made(spec, data, base, progress), **facts)
         for name in (CHECKPOINTS, PREFIX):
             shutil.rmtree(spec.out / name, ignore_errors=True)
     return Outcome([spec.out], problems=data.problems)
@@ -148,7 +148,7 @@ def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str
 # --- the record ---------------------------------------------------------------------------------
 
 
-def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
+def _made(spec: TrainSpec, data: TrainingData, base: AdaptedModel | None, watch: Watch) -> Finished:
     """The record out of the last checkpoint."""
     checkpoint = latest(spec.out / CHECKPOINTS)
     if checkpoint is None:
@@ -168,7 +168,7 @@ def _made(spec: TrainSpec, data: TrainingData, watch: Watch) -> Finished:
         for name, content in files.items():  # the examples are answered with the adapter as it is
             write_bytes(spec.out / name, content)
         watch(Progress("answering examples"))
-        files[EXAMPLES] = _before_and_after(spec, data).encode()
+        files[EXAMPLES] = _before_and_after(spec, data, base).encode()
     return Finished(
         [*data.problems, *data.cut],
         {"training": log_of(checkpoint)},
@@ -186,21 +186,24 @@ def _answers(
     return [one for _, found in pieces.done for one in found]
 
 
-def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:
+def _before_and_after(spec: TrainSpec, data: TrainingData, base: AdaptedModel | None) -> str:
     """What base and adapter answer to a few prompts, as JSON Lines.
 
     The prompts are of the evaluation split where there is one. The adapter is loaded from its
-    folder, as any user would.
+    folder, as any user would, onto the base that it was trained on; without one both are loaded.
     """
     held_out = data.examples[data.n_train :]
     shown = (held_out or data.examples)[: spec.n_examples]
-    model = load_quantized(spec.ref, adapter=spec.out, device=spec.device)
+    if base is not None:
+        model = with_adapter(base, spec.out)
+    else:
+        model = load_quantized(spec.ref, adapter=spec.out, device=spec.device)
     prompts = [example.token_ids[: example.n_prompt] for example in shown]
     room = model.n_ctx - max(map(len, prompts))
     decoding = Decoding(max_new_tokens=min(_EXAMPLE_TOKENS, room))
-    adapter = _answers(model, prompts, decoding)
+    with_it = _answers(model, prompts, decoding)
     with model.hf.disable_adapter():
-        base = _answers(model, prompts, decoding)
+        without = _answers(model, prompts, decoding)
     rows = [
         {
             "id": example.pair.id,
@@ -210,6 +213,6 @@ def _before_and_after(spec: TrainSpec, data: TrainingData) -> str:
             "base": before.text,
             "adapter": after.text,
         }
-        for example, before, after in zip(shown, base, adapter, strict=True)
+        for example, before, after in zip(shown, without, with_it, strict=True)
     ]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
