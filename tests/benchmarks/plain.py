@@ -1,0 +1,93 @@
+"""`python -m tests.benchmarks.plain JOB FOLDER`: what lensbench does to a model, as a script would.
+
+Plain Hugging Face, bitsandbytes and PEFT, nothing of lensbench; each job ends when its numbers are
+there. `size.py` runs them beside the verbs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+PROMPT = "w1 w2 w3 w4 w5 w6"
+N_PROMPTS, N_NEW = 4, 8
+N_STEPS, BATCH = 2, 4
+
+
+def _model(folder: str, **how: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **how)
+
+
+def _quantised(folder: str, bits: int) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    how = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, **four}
+    config: Any = BitsAndBytesConfig(**how, bnb_4bit_compute_dtype=torch.bfloat16)
+    return _model(folder, quantization_config=config, device_map="cpu")
+
+
+def _ids(folder: str, text: str) -> torch.Tensor:
+    from transformers import AutoTokenizer
+
+    ids: torch.Tensor = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
+    return ids
+
+
+def lens(folder: str) -> None:
+    """The five likeliest tokens and the entropy at every layer and position of one prompt."""
+    model = _model(folder).eval()
+    with torch.inference_mode():
+        out = model(_ids(folder, PROMPT), output_hidden_states=True)
+        states = [model.model.norm(state) for state in out.hidden_states[:-1]]
+        for state in [*states, out.hidden_states[-1]]:
+            log_p = model.lm_head(state).float().log_softmax(-1)
+            sys.stdout.write(f"{float(-(log_p.exp() * log_p).sum(-1)[0, -1]):.3f}\n")
+            log_p.topk(5)
+
+
+def infer(folder: str, bits: int = 8) -> None:
+    """Some new tokens after each of a few prompts of one length, in one batch."""
+    model = _quantised(folder, bits).eval()
+    ids = _ids(folder, PROMPT).repeat(N_PROMPTS, 1)
+    with torch.inference_mode():
+        made = model.generate(ids, max_new_tokens=N_NEW, do_sample=False)
+    sys.stdout.write(f"{made.shape}\n")
+
+
+def infer4(folder: str) -> None:
+    """The same in 4 bits."""
+    infer(folder, 4)
+
+
+def train(folder: str) -> None:
+    """Steps of LoRA on an int8 base, by PEFT's own recipe without checkpointing of gradients."""
+    from peft import LoraConfig, get_peft_model
+
+    model = _quantised(folder, 8)
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"])
+    adapted = get_peft_model(model, config).train()
+    optimiser = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-4)
+    ids = _ids(folder, PROMPT * 5).repeat(BATCH, 1)
+    for _ in range(N_STEPS):
+        loss = adapted(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        sys.stdout.write(f"{float(loss):.3f}\n")
+
+
+JOBS: dict[str, Callable[[str], None]] = {
+    "lens": lens,
+    "infer": infer,
+    "infer4": infer4,
+    "train": train,
+}
+
+if __name__ == "__main__":
+    JOBS[sys.argv[1]](sys.argv[2])
