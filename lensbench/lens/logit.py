@@ -188,7 +188,8 @@ def _sought(
         "null_category": per_cell([p.null_category for p in prompts]),
         "following": following,
     }
-    return dict(zip(ids, torch.tensor(list(ids.values()), device=device), strict=True))
+    rows = torch.tensor(list(ids.values()), dtype=torch.long, device=device)
+    return dict(zip(ids, rows, strict=True))
 
 
 def model_output(

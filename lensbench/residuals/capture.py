@@ -55,7 +55,7 @@ class Residuals:
         columns = range(self.logits.shape[1]) if self.columns is None else self.columns
         place = {column: i for i, column in enumerate(columns)}
         found = [(row, place[column]) for row, column in self.cells]
-        return torch.tensor(found, device=self.logits.device).reshape(-1, 2).T
+        return torch.tensor(found, dtype=torch.long, device=self.logits.device).reshape(-1, 2).T
 
     def broken_rows(self) -> set[int]:
         """Rows whose residual stream or logits hold NaN or Inf at one of the cells."""
@@ -85,7 +85,7 @@ def capture(
     """
     sites, cells = list(sites), list(cells)
     _require_vectors(sites)
-    rows, columns = torch.tensor(cells, device=model.device).reshape(-1, 2).T
+    rows, columns = torch.tensor(cells, dtype=torch.long, device=model.device).reshape(-1, 2).T
     stream = torch.empty(
         (len(sites), len(cells), model.d_model), dtype=torch.float32, device=model.device
     )
