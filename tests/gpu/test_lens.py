@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,17 @@ def test_the_same_run_gives_the_same_numbers(llama: Case, device: str) -> None:
 def test_how_prompts_are_batched_changes_nothing(llama: Case, device: str) -> None:
     together, alone = (readings(llama, device, "final", batch_tokens=n) for n in (512, 1))
     require_near(together.to_pandas(), alone.to_pandas())
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_beginning_that_prompts_share_is_run_once_there_too(
+    llama: Case, device: str, positions: Literal["last", "all"]
+) -> None:
+    shared = list(range(10, 30))
+    prompts = [[*shared, 40], [*shared, 41, 42, 43], [*shared, 44, 45]]
+    models = [load_model(llama.folder, device=where) for where in (device, "cpu")]
+    assert all(model.shares_prefixes for model in models)
+    require_near(*(logit_lens(m, prompts, positions=positions).to_pandas() for m in models))
 
 
 @pytest.mark.parametrize("method", METHODS)
