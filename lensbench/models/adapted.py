@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from lensbench.checkpoints.config.shape import n_blocks
-from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype
+from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype, require_fit
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
@@ -86,12 +86,28 @@ def with_bits(
     return replace(ref, bits=32 if picked == DTYPES["float32"] else 16)
 
 
-def facts_of(ref: ModelRef, dtype: str | None = None, device: str | None = None) -> dict[str, Any]:
+def require_loadable(ref: ModelRef, dtype: str | None = None, device: str | None = None) -> None:
+    """Raise ModelError, as `load_model` does, where a model is too large; no weight is read."""
+    if not ref.plain:
+        from lensbench.quantized.loading.load import require_loadable as require_bits_loadable
+
+        require_bits_loadable(with_bits(ref, dtype, device), device)
+        return
+    where, n_params = pick_device(device), count_parameters(open_config(ref.folder))
+    require_fit(n_params, pick_dtype(dtype, where, n_params), where)
+
+
+def facts_of(
+    ref: ModelRef, dtype: str | None = None, device: str | None = None, new: bool = False
+) -> dict[str, Any]:
     """What decides a model's weights, known before they are loaded; for the lens' manifests.
 
     A plain model's hashes; else all facts of the model with its bits, its base's name and number of
-    parameters, and how much the adapter changes each block.
+    parameters, and how much the adapter changes each block. For a `new` record, which will load the
+    model, `require_loadable` comes before anything is hashed.
     """
+    if new:
+        require_loadable(ref, dtype, device)
     if ref.plain:
         return ref.facts()
     config = open_config(ref.folder)

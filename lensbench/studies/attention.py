@@ -137,7 +137,7 @@ def _measure(
         spec.settings()
         | prompt_settings(prompt_set, spec.limit)
         | encoders.further(spec, sentences),
-        facts_of(ref, spec.dtype, spec.device),
+        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
         tables=_optional(spec),
         grows=GROWS,
     )

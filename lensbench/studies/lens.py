@@ -119,7 +119,7 @@ def _measure(
     request = Request(
         store,
         spec.settings() | prompt_settings(prompt_set, spec.limit) | fitted_settings(kinds),
-        facts_of(ref, spec.dtype, spec.device),
+        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
         tables=_KEPT if spec.keep_residuals else (),
         grows=GROWS,
     )

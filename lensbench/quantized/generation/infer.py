@@ -33,7 +33,7 @@ from lensbench.quantized.generation.questions import (
 from lensbench.quantized.generation.responses_csv import RESERVED, ResponsesCsv, require_own
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.generation.tables import in_order
-from lensbench.quantized.loading.load import AdaptedModel, load_quantized
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized, require_loadable
 from lensbench.records.engine import Outcome, Work, make, with_pauses
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_table
@@ -64,11 +64,13 @@ def run_inference(
     if spec.rag is not None:
         progress(Progress(f"searching {spec.rag}"))
         retrieved = retrieve(spec.rag, questions, spec.n_documents, spec.control)
-    progress(Progress(f"hashing the weights of {ref.name}"))
-    facts = {"name": ref.name} | ref.facts()
     store = RecordStore(spec.folder, ref.name, "trace" if spec.trace else "inference")
     if store.manifest() is None:
         require_own(spec.out, store.folder)
+        if not isinstance(model, AdaptedModel):
+            require_loadable(ref, spec.device)
+    progress(Progress(f"hashing the weights of {ref.name}"))
+    facts = {"name": ref.name} | ref.facts()
     with quiet():
         words = model.tokenizer if isinstance(model, AdaptedModel) else open_tokenizer(ref.folder)
     put = prompt_format(ref, words, spec.style)

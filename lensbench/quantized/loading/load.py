@@ -182,8 +182,7 @@ def load_quantized(
     folder, precision = ref.folder, cast(Bits, ref.bits)
     ref.say_what_lies_beside()
     where = pick_device(device)
-    config = open_config(folder, trust_remote_code=trust_remote_code)
-    require_room(sizes_of(config, trust_remote_code), precision, where)
+    require_loadable(ref, where, trust_remote_code)
     require_precision(precision, where)
     require_float32(torch.device(where))
     with quiet():
@@ -196,6 +195,13 @@ def load_quantized(
         shares = _in_words(precisions(hf, precision))
         _log.info("%s: %s; of the weights %s", ref.name, ref.precision, shares)
     return AdaptedModel(ref, folder, hf.eval(), tokenizer, weights)
+
+
+def require_loadable(ref: ModelRef, device: str | None, trust_remote_code: bool = False) -> None:
+    """Raise ModelError, with the sum, where a model is too large to load; no weight is read."""
+    config = open_config(ref.folder, trust_remote_code=trust_remote_code)
+    sizes = sizes_of(config, trust_remote_code)
+    require_room(sizes, cast(Bits, ref.bits), pick_device(device))
 
 
 def with_adapter(model: AdaptedModel, adapter: Path) -> AdaptedModel:

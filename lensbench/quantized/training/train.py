@@ -25,7 +25,12 @@ from lensbench.quantized.adapters.prompt_format import PROMPT_FORMAT, new_file
 from lensbench.quantized.generation.batching import apart, in_pieces
 from lensbench.quantized.generation.generate import Generation, generate
 from lensbench.quantized.generation.spec import Decoding
-from lensbench.quantized.loading.load import AdaptedModel, load_quantized, with_adapter
+from lensbench.quantized.loading.load import (
+    AdaptedModel,
+    load_quantized,
+    require_loadable,
+    with_adapter,
+)
 from lensbench.quantized.training.checkpoints import CHECKPOINTS, latest, log_of
 from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import PREFIX, learn
@@ -69,6 +74,8 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     notify(f"{data.n_train} pairs to train on, {len(data.examples) - data.n_train} to evaluate on")
     _tell_cut(data.cut, notify)
     store = RecordStore(spec.out, ref.name, "training")
+    if store.manifest() is None:
+        require_loadable(ref, spec.device)
     with recording(Request(store, _settings(spec, data, matched), ref.facts())) as record:
         if not record.finished:
             facts, base = learn(spec, data, matched, record, progress, notify)

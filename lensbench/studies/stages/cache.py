@@ -55,10 +55,11 @@ def run_cache(
     ref = ModelRef.of(spec.model)
     prompt_set = load_prompts(spec.prompts, spec.relations)
     progress(Progress(f"hashing the weights of {ref}"))
+    store = RecordStore(out, str(ref), "cache")
     request = Request(
-        RecordStore(out, str(ref), "cache"),
+        store,
         spec.settings() | prompt_settings(prompt_set, spec.limit),
-        facts_of(ref, spec.dtype, spec.device),
+        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
         grows=GROWS,
     )
     return make(request, _Run(spec, ref, prompt_set, progress, notify).prepare, progress)

@@ -61,7 +61,7 @@ def fit_lens(
     request = Request(
         store,
         spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256} | other,
-        facts_of(ref, spec.dtype, spec.device),
+        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
         tables=_asked_for(spec),
     )
 
