@@ -49,7 +49,7 @@ def test_options_stand_beside_the_models_own(lensbench: Program, llama: Case) ->
         (("x", "--grid", "--top-k", "3"), "settings are named in more than one way"),
         (("x", "--settings", "T=9999"), "Give 0 (greedy)"),
         (("x", "--seed", "1"), "--seed: it has no effect without --texts"),
-        (("",), "the prompt is empty"),
+        (("",), "the prompt: it is empty"),
         ((), "give a model and a prompt"),
     ],
 )
