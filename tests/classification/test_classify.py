@@ -34,6 +34,7 @@ from lensbench.errors import InputProblems, ModelError
 from lensbench.models.text_encoder import load_encoder
 from lensbench.progress import Progress
 from lensbench.quantized.rag.embedding import Embedder
+from lensbench.records.schema.text.classification import PUBLISHED
 from lensbench.report.build import build_report
 from lensbench.stats.intervals import of_share
 from lensbench.studies.classify import run
@@ -173,6 +174,32 @@ def test_a_step_of_training_is_adamws(encoder: str, tmp_path: Path) -> None:
     assert moved == pytest.approx(rate, rel=0.1)  # what Adam's first step is
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_training_learns_its_examples(method: str, encoder: str, tmp_path: Path) -> None:
+    """All of them, and nothing but the adapter and the head moves where there is one."""
+    from lensbench.classification.trainer import Labelled, fit, predicted
+    from lensbench.progress import ignore
+
+    ref, spec = ModelRef.of(encoder), ClassifySpec(epochs=30, batch_size=4, device="cpu")
+    model, heads = new_classifier(ref, ["a", "b"], 0, "cpu")
+    undropped(model)
+    blocks = {name: weight.clone() for name, weight in model.base_model.state_dict().items()}
+    plain = model.base_model
+    if method == "lora":
+        model = with_adapter(model, heads, spec, 0, ref)
+    labels = [n % 2 for n in range(12)]
+    texts = Labelled(
+        [[2, *[9 + 11 * label] * 4, 7 + n, 3] for n, label in enumerate(labels)], labels, 0
+    )
+    fit(model, texts, spec, 0, 1e-3 if method == "full" else 1e-2, tmp_path / "x", ignore)
+    found = predicted(model, texts)
+    assert found.argmax(1).tolist() == texts.labels
+    after = {name.replace(".base_layer", ""): own for name, own in plain.state_dict().items()}
+    same = [torch.equal(after[name], weight) for name, weight in blocks.items()]
+    assert all(same) if method == "lora" else not all(same)
+
+
 def undropped(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -287,9 +314,8 @@ def test_scores_that_are_no_numbers_are_refused(overflowing: Path) -> None:
 @pytest.mark.slow
 def test_what_is_to_be_learnt_is_learnt_and_shuffled_labels_are_not(measured: Path) -> None:
     accuracy = frame(measured, "class_accuracy").set_index(["method", "labels"])["accuracy"]
-    for method in ("probe", "lora", "full"):
-        assert accuracy[method, "own"] >= 0.8, method
-        assert accuracy[method, "shuffled"] < accuracy[method, "own"], method
+    assert accuracy["probe", "own"] >= 0.8
+    assert accuracy["probe", "shuffled"] < accuracy["probe", "own"]
     assert accuracy["majority", "own"] == 0.5
     predictions = frame(measured, "class_predictions")
     assert set(predictions.loc[predictions["method"] == "majority", "predicted"]) == {"bread"}
@@ -471,3 +497,35 @@ def test_the_program_writes_the_table_as_json(lensbench: Program, data: str, enc
         ("probe", "own"),
     ]
     assert told[0]["seeds_low"] is None
+
+
+# --- what is said elsewhere ---------------------------------------------------------------------
+
+DISTILBERT, SST2 = "distilbert/distilbert-base-uncased", "hub:stanfordnlp/sst2/train"
+
+
+@pytest.mark.slow
+def test_distilbert_on_sst2_is_near_what_is_published(tmp_path: Path) -> None:
+    """91 % of all weights, 85 to 88 % of LoRA: rounded, of no named run; within 4 points."""
+    from lensbench.classification.examples import load_labelled
+    from lensbench.errors import LensbenchError
+
+    try:
+        ModelRef.of(DISTILBERT).folder  # noqa: B018  is it there?
+        load_labelled(SST2)
+    except LensbenchError as error:
+        pytest.skip(f"the hub's DistilBERT and SST-2 are not on this machine: {error}")
+    found = lb.classify(
+        SST2,
+        encoder=DISTILBERT,
+        methods=("full", "lora"),
+        seeds="0",
+        shuffled=False,
+        limit=12_000,
+        epochs=2,
+        full_learning_rate=5e-5,
+        lora_learning_rate=5e-4,
+    )
+    accuracy = found.accuracy.set_index("method")["accuracy"]
+    for method, (least, most) in PUBLISHED.items():
+        assert least - 0.04 <= accuracy[method] <= most + 0.04, method

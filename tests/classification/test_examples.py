@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,9 @@ from lensbench.classification.examples import (
     load_labelled,
 )
 from lensbench.classification.split import NEAR, parted
+from lensbench.corpora.hub import DataSet
 from lensbench.errors import InputProblems
+from lensbench.files import sha256_of
 
 
 def write(path: Path, text: str) -> str:
@@ -166,3 +170,44 @@ def test_a_limit_takes_all_labels_alike() -> None:
     assert sorted(Counter(one.label for one in found.examples).values()) == [10, 11]
     assert found.at_most(None, 0) is found
     assert load_labelled(SHIPPED).at_most(21, 1).examples != found.examples
+
+
+# --- the hub ------------------------------------------------------------------------------------
+
+
+def fetched(folder: Path, monkeypatch: pytest.MonkeyPatch, table: pa.Table) -> None:
+    """As `lensbench pull hub:a/b` leaves a data set: its file in the hub's cache, and a pin."""
+    monkeypatch.setenv("LENSBENCH_CACHE", str(folder / "ours"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(path))
+    path = folder / "train.parquet"
+    pq.write_table(table, path)
+    pin = {"file": path.name, "revision": "r", "sha256": sha256_of(path), "data_set": "a/b"}
+    DataSet.of("hub:a/b").pin.parent.mkdir(parents=True)
+    DataSet.of("hub:a/b").pin.write_text(json.dumps(pin), encoding="utf-8")
+
+
+def test_a_data_set_of_the_hub_has_its_labels_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SST-2 is published: `sentence`, numbers of labels, and their names beside the columns."""
+    about = {"info": {"features": {"label": {"names": ["negative", "positive"]}}}}
+    columns = {"sentence": ["fine", "bad", "unknown"], "label": [1, 0, -1]}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(about)})
+    fetched(tmp_path, monkeypatch, table)
+    found = load_labelled("hub:a/b")
+    assert [(one.text, one.label) for one in found.examples] == [
+        ("fine", "positive"),
+        ("bad", "negative"),
+    ]
+    assert found.name == "a/b"
+
+
+def test_a_data_set_without_labels_or_not_fetched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENSBENCH_CACHE", str(tmp_path / "none"))
+    with pytest.raises(InputProblems, match="Fetch it: lensbench pull hub:a/b"):
+        load_labelled("hub:a/b")
+    fetched(tmp_path, monkeypatch, pa.table({"sentence": ["fine"]}))
+    with pytest.raises(InputProblems, match=r"train.parquet has sentence\. Give a data set"):
+        load_labelled("hub:a/b")

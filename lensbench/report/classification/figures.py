@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 
 from lensbench.escape import printable
 from lensbench.report.kit.figures import GREY, WIDTH
 from lensbench.report.kit.views import COLOURS
 from lensbench.stats.estimates import Estimate
+
+_TRAINED = 5  # of its panel, the width in methods
 
 
 def against_trained(rows: pd.DataFrame, chance: float | None) -> Figure:
@@ -26,7 +28,7 @@ def against_trained(rows: pd.DataFrame, chance: float | None) -> Figure:
     untrained, learnt = rows[~trained], rows[trained]
     parts = [own for own in (untrained, learnt) if len(own)]
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-    widths = [max(len(own), 3) for own in parts]
+    widths = [_TRAINED if own is learnt else max(len(own), 2) for own in parts]
     axes = figure.subplots(1, len(parts), sharey=True, squeeze=False, width_ratios=widths)[0]
     for axis, own in zip(axes, parts, strict=True):
         if own is untrained:
@@ -44,7 +46,7 @@ def against_trained(rows: pd.DataFrame, chance: float | None) -> Figure:
 def _plain(axis: Axes, rows: pd.DataFrame) -> None:
     places = list(range(len(rows)))
     _dots(axis, places, rows["accuracy"].tolist(), COLOURS[1])
-    names = [printable(name).replace(", ", "\n") for name in rows["name"]]
+    names = ["\n".join(printable(name).rsplit(", ", 1)) for name in rows["name"]]
     axis.set_xticks(places, names, fontsize=8.5, rotation=35, ha="right")
     axis.set_xlim(-0.6, len(rows) - 0.4)
     axis.set_title("nothing is trained")
@@ -57,6 +59,8 @@ def _logarithmic(axis: Axes, rows: pd.DataFrame) -> None:
         beside: Any = {"xytext": (7, 4), "textcoords": "offset points", "fontsize": 9}
         axis.annotate(printable(name).partition(",")[0], (x, one.value), **beside)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 1k, 1M: no maths markup
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(x=0.25)
     axis.set_xlabel("trained parameters")
     axis.set_title("trained")
