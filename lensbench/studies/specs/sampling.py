@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from lensbench.errors import Problem
 from lensbench.sampling.settings import GRID, WRITTEN, settings_of
 from lensbench.spec import Count, Device, Seed, Spec, repeated
-from lensbench.studies.specs.lens import Limit, Models, Prompts, Relations
+from lensbench.studies.specs.lens import Models, Prompts, Relations
 
 
 def _named(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -26,7 +26,8 @@ class SamplingSpec(Spec):
 
     models: Models
     prompts: Prompts = "general"
-    limit: Limit = None
+    limit: Count | None = None
+    """Base prompts, spread over relations. Default: all."""
     relations: Relations = ()
     compared: Annotated[Settings, Field(min_length=1), Parameter("--settings")] = GRID
     """Settings whose effect on the next token is measured, each `greedy` or one or more of T=,
