@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jupytext
@@ -10,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.harness.tiny import TINY, save
+from tests.harness.tiny_bert import save_bert
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
@@ -80,3 +82,16 @@ def test_the_attention_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     outputs = printed("05_attention_heads")
     assert "above every head of random attention and of no training: " in outputs
     assert "missed most where text repeats itself: " in outputs
+
+
+@pytest.mark.slow
+def test_the_notebook_of_one_sentence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(TINY["llama"], tmp_path / "model", {"max_position_embeddings": 512})
+    encoder = save_bert(tmp_path / "encoder")
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_MODEL", str(tmp_path / "model"))
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_ENCODER", str(encoder))
+    monkeypatch.setenv("LENSBENCH_NOTEBOOK_TEXTS", "2")
+    monkeypatch.chdir(tmp_path)  # the page is written where the notebook runs
+    outputs = printed("06_from_text_to_tokens")
+    assert re.search(r"differ by at most (0|\de-1\d)", outputs)
+    assert "greedy           1 of 1 differ" in outputs

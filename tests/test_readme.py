@@ -24,6 +24,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SHELL = [block.splitlines() for language, block in BLOCKS if not language]
 COMMANDS = [line for block in SHELL for line in block if line.startswith("lensbench ")]
+ROWS = [row for row in README.splitlines() if row.startswith("|")]
+STEPS = [step for row in ROWS for step in re.findall(r"`(lensbench [^`]+)`", row)]
 (PYTHON,) = (block for language, block in BLOCKS if language == "python")
 TARGETS = {line.split()[1] for block in SHELL for line in block if line.startswith("make ")}
 TARGETS |= set(re.findall(r"`(?:make |(?=bench-))([a-z0-9-]+)`", README))
@@ -38,7 +40,7 @@ def test_the_blocks_are_found() -> None:
     assert [line for line in first if not line.startswith(known)] == []
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [*COMMANDS, *STEPS])
 def test_every_command_has_options_that_are_there(line: str) -> None:
     """That each runs is slow to see; that it is understood is not."""
     words = shlex.split(line, comments=True)[1:]
