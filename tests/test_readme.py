@@ -24,8 +24,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SHELL = [block.splitlines() for language, block in BLOCKS if not language]
 COMMANDS = [line for block in SHELL for line in block if line.startswith("lensbench ")]
-ROWS = [row for row in README.splitlines() if row.startswith("|")]
-STEPS = [step for row in ROWS for step in re.findall(r"`(lensbench [^`]+)`", row)]
+LISTED = [line for line in README.splitlines() if re.match(r"\d+\. ", line)]
+STEPS = [step for line in LISTED for step in re.findall(r"`(lensbench [^`]+)`", line)]
 (PYTHON,) = (block for language, block in BLOCKS if language == "python")
 TARGETS = {line.split()[1] for block in SHELL for line in block if line.startswith("make ")}
 TARGETS |= set(re.findall(r"`(?:make |(?=bench-))([a-z0-9-]+)`", README))
@@ -35,6 +35,7 @@ SLOW = pytest.mark.slow
 
 def test_the_blocks_are_found() -> None:
     assert len(COMMANDS) > 20
+    assert len(STEPS) > 10
     known = ("lensbench ", "make ", "pip install ")
     first = {line for block in SHELL for line in block if not line.startswith(" ")} - {""}
     assert [line for line in first if not line.startswith(known)] == []

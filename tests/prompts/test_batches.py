@@ -77,7 +77,7 @@ def test_groups_of_cells_do_not_change_the_numbers(
     """A large vocabulary is read in smaller groups; the smallest is one cell."""
     whole = read(llama, [Prompt("p", PROMPTS[2], answer="Berlin")], "right", 512)
     monkeypatch.setattr("lensbench.models.readout._LOGITS_BYTES", 1)
-    monkeypatch.setattr("lensbench.lens.logit.ROWS", 1)
+    monkeypatch.setattr("lensbench.lens.vocabulary.stream.ROWS", 1)
     cell_by_cell = read(llama, [Prompt("p", PROMPTS[2], answer="Berlin")], "right", 512)
     assert list(whole.columns) == list(cell_by_cell.columns)
     for name in NUMBERS:

@@ -23,7 +23,7 @@ def test_there_are_committed_records() -> None:
     assert RUNS
 
 
-MUCH = 6_000_000  # bytes of tables: a run of more takes half a minute
+MUCH = 1_000_000  # bytes of tables: a run of more takes a quarter of a minute or longer
 
 
 def _cases() -> Iterator[Any]:
