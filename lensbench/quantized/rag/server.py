@@ -68,7 +68,7 @@ def serving(folder: Path) -> Iterator[str]:
         try:
             yield address
         finally:
-            with _turn(folder):
+            with _turn(folder), users:  # let go of before whose turn is next looks at it
                 if _alone(users):
                     _stop(folder)
 
@@ -169,7 +169,7 @@ def guard(folder: Path) -> None:
     """Stop the folder's server once nobody uses it; return when it is down."""
     while True:
         time.sleep(_GUARD_S)
-        with (folder / _USERS).open("r+") as users, _turn(folder):
+        with _turn(folder), (folder / _USERS).open("r+") as users:  # let go of in its turn
             if not _running(folder):
                 return
             if _alone(users):

@@ -11,7 +11,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from lensbench.errors import RecordsError
 from lensbench.progress import Progress
+from lensbench.quantized.rag import server as rag_server
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.quantized.rag.index import create_index, open_index
@@ -134,6 +136,34 @@ def test_two_processes_share_a_folder_and_the_last_one_stops_the_server(
     assert line.recv() == expected
     process.join()
     assert server_pid(built) is None
+
+
+@pytest.mark.parametrize("who", ["the last user", "the guard"])
+def test_who_stops_the_server_lets_go_of_it_before_the_next_one_looks(
+    built: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Else the next one would now and then find the folder in use by a process without a server."""
+    turn, held = rag_server._turn, []
+
+    @contextmanager
+    def watched(folder: Path) -> Iterator[None]:
+        with turn(folder):
+            yield
+            if server_pid(folder) is None:
+                with (folder / ".users").open("a") as users:
+                    held.append(not rag_server._alone(users))
+
+    if who == "the guard":
+        with turn(built):
+            rag_server._start(built)  # as by a process that is killed before it uses the server
+        monkeypatch.setattr(rag_server, "_GUARD_S", 0)
+        monkeypatch.setattr(rag_server, "_turn", watched)
+        rag_server.guard(built)
+    else:
+        with open_index(built), (built / ".users").open("a") as users:
+            assert not rag_server._alone(users)  # that it is held can be seen
+            monkeypatch.setattr(rag_server, "_turn", watched)
+    assert held == [False]
 
 
 def test_an_interrupt_stops_the_server(built: Path) -> None:
