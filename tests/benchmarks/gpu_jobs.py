@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from lensbench.prompts.encode import EncodedPrompt, Word
 from lensbench.prompts.prompt import Prompt
 from tests.benchmarks.peers import Job, entropy_kl_top
 from tests.harness.tiny import TINY, tokenizer
+from tests.harness.waits import waits
 
 CONFIG = Path(__file__).parents[1] / "configs" / "llama3-8b.json"
 TOP = 5
@@ -248,14 +248,9 @@ def n_waits(job: Job, device: str) -> int | None:
     """How often the job waited for the device; None where nobody tells."""
     if not device.startswith("cuda"):
         return None
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            job()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(one.message) for one in said)
+    with waits() as found:
+        job()
+    return len(found)
 
 
 def profile(job: Job, device: str) -> str:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from lensbench.lens.logit import read_batch
 from lensbench.lens.settings import LensSettings
@@ -16,22 +12,9 @@ from lensbench.models.load import load_model
 from lensbench.prompts.encode import EncodedPrompt, Word
 from lensbench.prompts.prompt import Prompt
 from tests.harness.tiny import TINY, save
+from tests.harness.waits import waits
 
 pytestmark = pytest.mark.gpu
-
-
-@contextmanager
-def waits() -> Iterator[list[str]]:
-    """Where in here a CUDA device was waited for."""
-    found: list[str] = []
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            yield found
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    found += [f"{w.filename}:{w.lineno}" for w in said if "synchroniz" in str(w.message)]
 
 
 def of_a_batch(folder: Path, n_prompts: int, n_tokens: int, dtype: str) -> list[str]:
