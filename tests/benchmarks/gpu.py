@@ -26,10 +26,13 @@ from lensbench.files import write_text
 from lensbench.records.manifest import machine, versions
 from tests.benchmarks import gpu_jobs as jobs
 from tests.benchmarks.peers import SEVERAL, Job
-from tests.benchmarks.table import Out, Rounds, markdown_table
+from tests.benchmarks.table import Device, Out, Rounds, device_name, markdown_table
 
 _console = Console(stderr=True)
-OURS = "lensbench"
+PRODUCTS: dict[str, dict[str, Any]] = {
+    "lensbench": {},
+    "lensbench, --products bfloat16": {"products": "bfloat16"},
+}
 EVERYWHERE, LAST = "everywhere", "last"
 
 
@@ -57,7 +60,7 @@ class Row:
 
 
 def bench(
-    device: Annotated[str | None, Parameter(help="cuda, mps, cpu. Default: the first.")] = None,
+    device: Device = None,
     small: Annotated[bool, Parameter(help="A toy model: proves the bench, says nothing.")] = False,
     rounds: Rounds = 5,
     out: Out = Path("reports/bench"),
@@ -75,7 +78,7 @@ def bench(
     bridged, off, profile = _bridged(of, where, limits, rounds)
     write_text(out / "gpu-profile.txt", profile + "\n")
     found = {
-        "device": _device(where),
+        "device": device_name(where),
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
         "versions": versions("lens"),
@@ -91,10 +94,6 @@ def bench(
     text = markdown(found)
     write_text(out / "gpu.md", text)
     Console().print(text, markup=False, highlight=False)
-
-
-def _device(where: str) -> str:
-    return torch.cuda.get_device_name() if where.startswith("cuda") else where
 
 
 def _free(where: str) -> None:
@@ -150,7 +149,7 @@ def _bridged(
         measured(EVERYWHERE, "TransformerLens tools.analysis.logit_lens", jobs.tool(model, one)),
     ]
     off = {}
-    for name, how in {OURS: {}, **jobs.products()}.items():
+    for name, how in PRODUCTS.items():
         exact = not how
         final = ("final",)
         for table, ids, at in ((EVERYWHERE, one, "all"), (LAST, many, "last")):
@@ -161,7 +160,7 @@ def _bridged(
         off[name] = jobs.off_bits(model, one, **how)
     profiles = [
         f"{name}\n{jobs.profile(jobs.lensbench(model, one, ('final',), **how), where)}"
-        for name, how in {OURS: {}, **jobs.products()}.items()
+        for name, how in PRODUCTS.items()
     ]
     return rows, off, "\n\n".join(profiles)
 

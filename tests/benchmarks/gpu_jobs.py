@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, Word
 from lensbench.prompts.prompt import Prompt
+from tests.benchmarks.measure import round_robin, waited
 from tests.benchmarks.peers import Job, entropy_kl_top
 from tests.harness.tiny import TINY, tokenizer
 from tests.harness.waits import waits
@@ -86,23 +86,9 @@ def wrapped(of: Size, device: str) -> LensModel:
 # Limits of the device, measured.
 
 
-def wait(device: str) -> None:
-    """Until all is done that the device was given."""
-    if device != "cpu":
-        torch.accelerator.synchronize()
-
-
 def seconds(job: Job, device: str, rounds: int) -> list[float]:
     """Wall time of each round after a warm-up, the device's work included."""
-    job()
-    found = []
-    for _ in range(rounds):
-        wait(device)
-        started = time.perf_counter()
-        job()
-        wait(device)
-        found.append(time.perf_counter() - started)
-    return found
+    return round_robin({"job": waited(job, device)}, rounds)["job"]
 
 
 def copy_bytes_per_s(device: str, small: bool) -> float:
@@ -221,12 +207,6 @@ def _job(work: Callable[[], Any]) -> Job:
     return job
 
 
-def products() -> Mapping[str, dict[str, Any]]:
-    """Settings for other products than float32's, where lensbench has them."""
-    there = "products" in {field.name for field in fields(LensSettings)}
-    return {"lensbench, --products bfloat16": {"products": "bfloat16"}} if there else {}
-
-
 # What a job took besides time.
 
 
@@ -258,10 +238,10 @@ def profile(job: Job, device: str) -> str:
     from torch.profiler import ProfilerActivity, profile
 
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * device.startswith("cuda")
-    job()
+    whole = waited(job, device)
+    whole()
     with profile(activities=kinds) as found:
-        job()
-        wait(device)
+        whole()
     calls = found.key_averages()
     orders = ["self_cpu_time_total"] + ["self_cuda_time_total"] * device.startswith("cuda")
     return "\n".join(calls.table(sort_by=o, row_limit=25, max_name_column_width=70) for o in orders)

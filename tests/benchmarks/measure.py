@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from tests.benchmarks.peers import FORWARD, PEERS, Job
 
 _STATUS = Path("/proc/self/status")
@@ -26,6 +28,18 @@ def round_robin(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
             job()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def waited(job: Job, device: str) -> Job:
+    """The job to its end: an accelerator is still at work when the call returns."""
+
+    def run() -> object:
+        done = job()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        return done
+
+    return run
 
 
 def peak_beyond_forward(name: str, folder: Path, n_tokens: int) -> int | None:

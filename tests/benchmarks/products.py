@@ -6,7 +6,6 @@ the lens measures by default; the floor is the bare float32 products, written to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +22,17 @@ from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import Reading
 from lensbench.lens.vocabulary.stream import Stream, Vectors
 from lensbench.models.readout import Readout
-from tests.benchmarks.measure import round_robin
-from tests.benchmarks.table import Out, Rounds, made_by, markdown_table, ratios
+from tests.benchmarks.measure import round_robin, waited
+from tests.benchmarks.peers import Job
+from tests.benchmarks.table import (
+    Device,
+    Out,
+    Rounds,
+    device_name,
+    made_by,
+    markdown_table,
+    ratios,
+)
 
 _LOGIT_SD = 3.0
 _CELLS, _SITES = 16, 32
@@ -78,18 +86,6 @@ class Head:
         return Stream(output, sought, top_k=5)
 
 
-def waited(job: Callable[[], object]) -> Callable[[], object]:
-    """The job, and then everything that it started on a GPU."""
-
-    def run() -> object:
-        done = job()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return done
-
-    return run
-
-
 @torch.inference_mode()
 def measure(shape: Shape, device: str, rounds: int) -> list[str]:
     """A row of the table."""
@@ -98,9 +94,10 @@ def measure(shape: Shape, device: str, rounds: int) -> list[str]:
     ways = {"float32": head.readout, "bfloat16": head.readout.in_parts()}
     streams = {name: head.stream(readout) for name, readout in ways.items()}
     vectors = Vectors(head.normed, every)
-    jobs = {f"{name} product": waited(lambda r=r: r.logits(rows)) for name, r in ways.items()}
-    jobs |= {f"{name} reading": waited(lambda s=s: s.read(vectors)) for name, s in streams.items()}
-    seconds = round_robin(jobs, rounds)
+    jobs: dict[str, Job] = {}
+    jobs |= {f"{name} product": lambda r=r: r.logits(rows) for name, r in ways.items()}
+    jobs |= {f"{name} reading": lambda s=s: s.read(vectors) for name, s in streams.items()}
+    seconds = round_robin({name: waited(job, device) for name, job in jobs.items()}, rounds)
     flops = 2 * len(rows) * shape.d_model * shape.d_vocab
     floor, recomputed = seconds["float32 product"], streams["bfloat16"].recomputed
     return [
@@ -132,7 +129,7 @@ def errors(head: Head, stream: Stream) -> str:
 
 
 def bench(
-    device: Annotated[str | None, Parameter(help="cuda, mps, cpu. Default: the first.")] = None,
+    device: Device = None,
     small: Annotated[bool, Parameter(help="Only the smallest head.")] = False,
     rounds: Rounds = 5,
     out: Out = Path("reports/bench"),
@@ -149,7 +146,6 @@ def bench(
 
 
 def _markdown(device: str, rounds: int, rows: list[list[str]]) -> str:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else device
     header = (
         "head, as loaded",
         "float32 product, TFLOP/s",
@@ -166,8 +162,9 @@ def _markdown(device: str, rounds: int, rows: list[list[str]]) -> str:
         [
             "# A head's products in bfloat16 parts",
             "",
-            f"{_CELLS * _SITES} states on {name}; random weights stored in bfloat16, which are "
-            "one part: three bfloat16 products stand for one in float32, whose TFLOP/s are given. "
+            f"{_CELLS * _SITES} states on {device_name(device)}; random weights stored in "
+            "bfloat16, which are one part: three bfloat16 products stand for one in float32, whose "
+            "TFLOP/s are given. "
             f"Times are multiples of the bare float32 product's, paired within each of {rounds} "
             "rounds: median (least to most). Errors are against float64; a decision is a rank of "
             f"the model's tokens number {', '.join(map(str, _RANKS))}, or the five best in order.",

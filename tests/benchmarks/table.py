@@ -12,6 +12,7 @@ import torch
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from lensbench.checkpoints.devices import device_facts
 from lensbench.records.manifest import machine, versions
 
 
@@ -21,6 +22,7 @@ def at_least(minimum: int, text: str) -> Parameter:
 
 
 Model = Annotated[str, Parameter(help="Alias or folder.")]
+Device = Annotated[str | None, Parameter(help="cuda, mps, cpu. Default: the first.")]
 Out = Annotated[Path, Parameter(help="Folder of the table.")]
 Rounds = Annotated[int, at_least(1, "Timed rounds (of training: epochs) after a warm-up.")]
 
@@ -35,6 +37,11 @@ def ratios(seconds: Sequence[float], other: Sequence[float]) -> str:
     """How many times as fast `other` is, paired by round: median (least to most)."""
     times = [a / b for a, b in zip(seconds, other, strict=True)]
     return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+
+
+def device_name(device: str) -> str:
+    """What a GPU is called; else the device itself."""
+    return device_facts(torch.device(device)).get("device_name", device)
 
 
 def made_by(target: str, more: dict[str, str] | None = None) -> str:
