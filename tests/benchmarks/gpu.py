@@ -25,7 +25,7 @@ from lensbench.checkpoints.devices import pick_device
 from lensbench.files import write_text
 from lensbench.records.manifest import machine, versions
 from tests.benchmarks import gpu_jobs as jobs
-from tests.benchmarks.peers import SEVERAL, Job
+from tests.benchmarks.peers import SEVERAL, STACK, Job, layer_by_layer, readings, stacked, tool
 from tests.benchmarks.table import Device, Out, Rounds, device_name, markdown_table
 
 _console = Console(stderr=True)
@@ -122,7 +122,7 @@ def _plain(of: jobs.Size, where: str, limits: Limits, rounds: int) -> list[Row]:
             jobs.floor(hf, one, torch.float32),
             exact=True,
         ),
-        measured(EVERYWHERE, "Hugging Face, layer by layer", jobs.layer_by_layer(hf, one)),
+        measured(EVERYWHERE, "Hugging Face, layer by layer", layer_by_layer(hf, one)),
         measured(LAST, "Hugging Face, batched", jobs.last_positions(hf, many)),
     ]
 
@@ -137,7 +137,6 @@ def _bridged(
     one = jobs.ids_of(of, where, 1, of.n_tokens)
     many = jobs.ids_of(of, where, of.n_prompts, of.prompt_tokens)
     measured = _measuring(of, where, limits, rounds)
-    stack = "TransformerLens run_with_cache + unembed"
     rows = [
         measured(
             EVERYWHERE,
@@ -145,21 +144,21 @@ def _bridged(
             jobs.bridged_forward(model, one),
             heads=of.n_tokens,
         ),
-        measured(EVERYWHERE, stack, jobs.stacked(model, one)),
-        measured(EVERYWHERE, "TransformerLens tools.analysis.logit_lens", jobs.tool(model, one)),
+        measured(EVERYWHERE, STACK, stacked(model, one)),
+        measured(EVERYWHERE, "TransformerLens tools.analysis.logit_lens", tool(model, one)),
     ]
     off = {}
     for name, how in PRODUCTS.items():
         exact = not how
         final = ("final",)
         for table, ids, at in ((EVERYWHERE, one, "all"), (LAST, many, "last")):
-            job = jobs.lensbench(model, ids, final, at, **how)
+            job = readings(model, ids, final, at, **how)
             rows.append(measured(table, name, job, exact=exact))
-        job = jobs.lensbench(model, one, SEVERAL, **how)
+        job = readings(model, one, SEVERAL, **how)
         rows.append(measured(EVERYWHERE, f"{name}, three lenses", job, exact=exact, lenses=3))
         off[name] = jobs.off_bits(model, one, **how)
     profiles = [
-        f"{name}\n{jobs.profile(jobs.lensbench(model, one, ('final',), **how), where)}"
+        f"{name}\n{jobs.profile(readings(model, one, ('final',), **how), where)}"
         for name, how in PRODUCTS.items()
     ]
     return rows, off, "\n\n".join(profiles)

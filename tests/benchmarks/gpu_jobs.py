@@ -17,19 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.lens.logit import BatchReadings, read_batch
-from lensbench.lens.settings import LensSettings
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
-from lensbench.prompts.encode import EncodedPrompt, Word
-from lensbench.prompts.prompt import Prompt
 from tests.benchmarks.measure import round_robin, waited
-from tests.benchmarks.peers import Job, entropy_kl_top
+from tests.benchmarks.peers import Job, entropy_kl_top, inferring, readings
 from tests.harness.tiny import TINY, tokenizer
 from tests.harness.waits import waits
 
 CONFIG = Path(__file__).parents[1] / "configs" / "llama3-8b.json"
-TOP = 5
 _COPIED_BYTES, _WIDTH = 4 << 30, 8192
 
 
@@ -117,7 +112,7 @@ def ids_of(of: Size, device: str, rows: int, n_tokens: int) -> Tensor:
 
 def forward(hf: Any, ids: Tensor) -> Job:
     """What everybody pays."""
-    return _job(lambda: hf(ids, use_cache=False).logits)
+    return inferring(lambda: hf(ids, use_cache=False).logits)
 
 
 def floor(hf: Any, ids: Tensor, dtype: torch.dtype) -> Job:
@@ -128,60 +123,12 @@ def floor(hf: Any, ids: Tensor, dtype: torch.dtype) -> Job:
         for state in hf(ids, use_cache=False, output_hidden_states=True).hidden_states:
             torch.nn.functional.linear(state[0].to(dtype), head)
 
-    return _job(products)
-
-
-def layer_by_layer(hf: Any, ids: Tensor) -> Job:
-    """Plain Hugging Face, as a good user would write it; products in the model's own format."""
-    norm, head = hf.model.norm, hf.get_output_embeddings()
-
-    def read() -> list[tuple[Tensor, ...]]:
-        output = hf(ids, use_cache=False, output_hidden_states=True)
-        states = [norm(state[0]) for state in output.hidden_states[:-1]]
-        states.append(output.hidden_states[-1][0])  # Hugging Face has normed this one already
-        p = output.logits[0].float()
-        return [entropy_kl_top(p, head(state).float()) for state in states]
-
-    return _job(read)
+    return inferring(products)
 
 
 def bridged_forward(model: LensModel, ids: Tensor) -> Job:
     """The forward pass as TransformerLens makes it, which lensbench reads: attention is eager."""
-    return _job(lambda: model.bridge(ids, return_type="logits"))
-
-
-def stacked(model: LensModel, ids: Tensor) -> Job:
-    """TransformerLens: all states through the head at once, all log-probabilities kept."""
-    bridge = model.bridge
-    names = ["blocks.0.hook_resid_pre"]
-    names += [f"blocks.{i}.hook_resid_post" for i in range(bridge.cfg.n_layers)]
-
-    def read() -> tuple[Tensor, ...]:
-        logits, cache = bridge.run_with_cache(ids, names_filter=names)
-        stack = torch.stack([cache[name][0] for name in names])  # [layer, pos, d_model]
-        lens = (bridge.ln_final(stack) @ bridge.W_U + bridge.b_U).float()
-        return entropy_kl_top(logits[0].float(), lens)
-
-    return _job(read)
-
-
-def tool(model: LensModel, ids: Tensor) -> Job:
-    """TransformerLens' own logit lens: entropy and top tokens, no KL."""
-    from transformer_lens.tools.analysis import logit_lens
-
-    return _job(lambda: logit_lens(model.bridge, ids, positions=None, top_k=TOP))
-
-
-def lensbench(
-    model: LensModel, ids: Tensor, lenses: tuple[str, ...], positions: str = "all", **how: Any
-) -> Callable[[], BatchReadings]:
-    """All default statistics, everything on the CPU at the end, behind the gate."""
-    settings = LensSettings(lenses, positions=positions, top_k=TOP, **how)  # type: ignore[arg-type]
-    prompts = [
-        EncodedPrompt(Prompt(f"p{i}", "-"), "-", "plain", tuple(row), Word("-", (7,), "written"))
-        for i, row in enumerate(ids.tolist())
-    ]
-    return lambda: read_batch(model, prompts, settings)
+    return inferring(lambda: model.bridge(ids, return_type="logits"))
 
 
 def last_positions(hf: Any, ids: Tensor) -> Job:
@@ -196,15 +143,7 @@ def last_positions(hf: Any, ids: Tensor) -> Job:
         found = [entropy_kl_top(p, head(state).float()) for state in states]
         return [tuple(each.cpu() for each in own) for own in found]
 
-    return _job(read)
-
-
-def _job(work: Callable[[], Any]) -> Job:
-    def job() -> object:
-        with torch.inference_mode():
-            return work()
-
-    return job
+    return inferring(read)
 
 
 # What a job took besides time.
@@ -268,7 +207,7 @@ def off_bits(model: LensModel, ids: Tensor, **how: Any) -> dict[str, float]:
     Of lensbench, and of the same states read by products in the model's own format.
     """
     last = ids.shape[1] - 1
-    found = lensbench(model, ids, ("final",), (last,), keep_stream=True, **how)()  # type: ignore[arg-type]
+    found = readings(model, ids, ("final",), (last,), keep_stream=True, **how)()  # type: ignore[arg-type]
     assert found.stream is not None
     readout, states = model.readout, found.stream[:, 0].to(model.device)
     exact = exact_entropy_bits(states, readout.norm, readout.W_U).cpu()

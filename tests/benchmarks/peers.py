@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from lensbench.lens.logit import BatchReadings
+    from lensbench.models.model import LensModel
 
 Job = Callable[[], object]
 _K = 5
@@ -37,12 +41,7 @@ def forward(folder: Path, n_tokens: int) -> Job:
     """Plain Hugging Face forward pass: what everybody pays."""
     model = hugging_face(folder)
     ids = token_ids(n_tokens, model.config.vocab_size)
-
-    def job() -> object:
-        with torch.inference_mode():
-            return model(ids).logits
-
-    return job
+    return inferring(lambda: model(ids).logits)
 
 
 def floor(folder: Path, n_tokens: int) -> Job:
@@ -72,66 +71,79 @@ def lensbench_lenses(folder: Path, n_tokens: int) -> Job:
 
 
 def _lensbench(folder: Path, n_tokens: int, lenses: tuple[str, ...]) -> Job:
+    model = _loaded(folder)
+    return readings(model, token_ids(n_tokens, model.d_vocab), lenses)
+
+
+def readings(
+    model: LensModel, ids: Tensor, lenses: tuple[str, ...], positions: str = "all", **how: Any
+) -> Callable[[], BatchReadings]:
+    """All default statistics of prompts [prompt, token] in one batch, behind the gate."""
     from lensbench.lens.logit import read_batch
     from lensbench.lens.settings import LensSettings
-    from lensbench.models.load import load_model
     from lensbench.prompts.encode import EncodedPrompt, Word
     from lensbench.prompts.prompt import Prompt
 
-    model = load_model(folder, dtype="float32", device="cpu")
-    ids = tuple(token_ids(n_tokens, model.d_vocab)[0].tolist())
-    prompt = EncodedPrompt(
-        Prompt("p", "-"), "-", "plain", ids, answer=Word("-", (ids[0],), "written")
-    )
-    settings = LensSettings(lenses, positions="all", top_k=_K)
-    return lambda: read_batch(model, [prompt], settings)
+    settings = LensSettings(lenses, positions=positions, top_k=_K, **how)  # type: ignore[arg-type]
+    prompts = [
+        EncodedPrompt(Prompt(f"p{i}", "-"), "-", "plain", tuple(row), Word("-", (7,), "written"))
+        for i, row in enumerate(ids.tolist())
+    ]
+    return lambda: read_batch(model, prompts, settings)
 
 
 def transformer_lens_tool(folder: Path, n_tokens: int) -> Job:
     """TransformerLens 4: run_with_cache, then tools.analysis.logit_lens (entropy, top 5; no KL)."""
+    model = _loaded(folder)
+    return tool(model, token_ids(n_tokens, model.d_vocab))
+
+
+def tool(model: LensModel, ids: Tensor) -> Job:
+    """TransformerLens' own logit lens of one prompt."""
     from transformer_lens.tools.analysis import logit_lens
 
-    bridge = _bridge(folder)
-    ids = token_ids(n_tokens, bridge.cfg.d_vocab)
-
-    def job() -> object:
-        with torch.inference_mode():
-            return logit_lens(bridge, ids, positions=None, top_k=_K)
-
-    return job
+    return inferring(lambda: logit_lens(model.bridge, ids, positions=None, top_k=_K))
 
 
 def transformer_lens_stack(folder: Path, n_tokens: int) -> Job:
     """TransformerLens: accumulated_resid and one unembedding; all log-probabilities are kept."""
-    bridge = _bridge(folder)
-    ids = token_ids(n_tokens, bridge.cfg.d_vocab)
+    model = _loaded(folder)
+    return stacked(model, token_ids(n_tokens, model.d_vocab))
+
+
+def stacked(model: LensModel, ids: Tensor) -> Job:
+    """All states of one prompt through the head at once; statistics in float32."""
+    bridge = model.bridge
     names = ["blocks.0.hook_resid_pre"]
     names += [f"blocks.{i}.hook_resid_post" for i in range(bridge.cfg.n_layers)]
 
-    def job() -> object:
-        with torch.inference_mode():
-            logits, cache = bridge.run_with_cache(ids, names_filter=names)
-            stack = torch.stack([cache[name][0] for name in names])  # [layer, pos, d_model]
-            lens = bridge.ln_final(stack) @ bridge.W_U + bridge.b_U
-            return entropy_kl_top(logits[0], lens)
+    def read() -> object:
+        logits, cache = bridge.run_with_cache(ids, names_filter=names)
+        stack = torch.stack([cache[name][0] for name in names])  # [layer, pos, d_model]
+        lens = (bridge.ln_final(stack) @ bridge.W_U + bridge.b_U).float()
+        return entropy_kl_top(logits[0].float(), lens)
 
-    return job
+    return inferring(read)
 
 
 def hugging_face_loop(folder: Path, n_tokens: int) -> Job:
     """Plain Hugging Face: output_hidden_states, then norm, head and log_softmax layer by layer."""
     model = hugging_face(folder)
-    ids = token_ids(n_tokens, model.config.vocab_size)
-    norm, head = model.model.norm, model.get_output_embeddings()
+    return layer_by_layer(model, token_ids(n_tokens, model.config.vocab_size))
 
-    def job() -> object:
-        with torch.inference_mode():
-            output = model(ids, output_hidden_states=True)
-            states = [norm(state) for state in output.hidden_states[:-1]]
-            states.append(output.hidden_states[-1])  # Hugging Face has normed this one already
-            return [entropy_kl_top(output.logits[0], head(state[0])) for state in states]
 
-    return job
+def layer_by_layer(hf: Any, ids: Tensor) -> Job:
+    """As a good user would write it: products in the model's own format, the rest in float32."""
+    norm, head = hf.model.norm, hf.get_output_embeddings()
+
+    def read() -> object:
+        output = hf(ids, use_cache=False, output_hidden_states=True)
+        states = [norm(state[0]) for state in output.hidden_states[:-1]]
+        states.append(output.hidden_states[-1][0])  # Hugging Face has normed this one already
+        p = output.logits[0].float()
+        return [entropy_kl_top(p, head(state).float()) for state in states]
+
+    return inferring(read)
 
 
 def nnterp(folder: Path, n_tokens: int) -> Job:
@@ -157,10 +169,20 @@ def nnterp(folder: Path, n_tokens: int) -> Job:
     return job
 
 
-def _bridge(folder: Path) -> Any:
+def _loaded(folder: Path) -> LensModel:
     from lensbench.models.load import load_model
 
-    return load_model(folder, dtype="float32", device="cpu").bridge
+    return load_model(folder, dtype="float32", device="cpu")
+
+
+def inferring(work: Callable[[], object]) -> Job:
+    """The work without what training would need."""
+
+    def job() -> object:
+        with torch.inference_mode():
+            return work()
+
+    return job
 
 
 def entropy_kl_top(
