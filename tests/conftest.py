@@ -7,7 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import settings
@@ -19,6 +19,8 @@ from tests.harness.tiny import TINY, Case, save
 if TYPE_CHECKING:
     from lensbench.models.model import LensModel
     from lensbench.quantized.rag.embedding import Embedder
+
+PULLED = ("smollm2-135m", "mon-tokenizer")  # by `make test`
 
 # Both before torch and transformers are imported. Nothing in the tests may reach a hub; and on
 # tensors this small, a second thread costs more than it brings, many times more on a busy machine.
@@ -100,17 +102,19 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def missing(name: str) -> NoReturn:
+    """Skips the test for something that was not pulled, but fails in CI, where `make test` is."""
+    message = f"{name} is not in the cache; fetch it with: lensbench pull {name}"
+    if os.environ.get("CI") and name in PULLED:
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 def real_folder(alias: str) -> Path:
-    """The folder of a demo model; skips the test where it was not pulled, but fails in CI."""
+    """The folder of a demo model, where it was pulled."""
     from lensbench.checkpoints.source import locate
 
-    folder = locate(alias).folder
-    if folder is None:
-        message = f"{alias} is not in the cache; fetch it with: lensbench pull {alias}"
-        if os.environ.get("CI") and alias == "smollm2-135m":
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
+    return locate(alias).folder or missing(alias)
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +135,15 @@ def smollm(smollm_folder: Path) -> LensModel:
 def gemma3_folder() -> Path:
     """Gemma 3 270M, where somebody fetched it. Use with @pytest.mark.real."""
     return real_folder("gemma3-270m")
+
+
+@pytest.fixture(scope="session")
+def mon_tokenizer() -> None:
+    """The tokenizer without a model. Use with @pytest.mark.real."""
+    from lensbench.tokenisation.packaged import PACKAGED
+
+    if not PACKAGED["mon-tokenizer"].is_here:
+        missing("mon-tokenizer")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import lensbench as lb
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.source import locate
 from lensbench.classification.accuracy import accuracy_rows
 from lensbench.classification.encoder import encoded, new_classifier
 from lensbench.classification.examples import Example
@@ -30,6 +31,7 @@ from lensbench.classification.prompting import (
     shares,
 )
 from lensbench.classification.spec import ClassifySpec
+from lensbench.corpora.hub import DataSet
 from lensbench.errors import InputProblems, ModelError
 from lensbench.models.text_encoder import load_encoder
 from lensbench.progress import Progress
@@ -505,16 +507,10 @@ DISTILBERT, SST2 = "distilbert/distilbert-base-uncased", "hub:stanfordnlp/sst2/t
 
 
 @pytest.mark.slow
-def test_distilbert_on_sst2_is_near_what_is_published(tmp_path: Path) -> None:
+def test_distilbert_on_sst2_is_near_what_is_published() -> None:
     """91 % of all weights, 85 to 88 % of LoRA: rounded, of no named run; within 4 points."""
-    from lensbench.classification.examples import load_labelled
-    from lensbench.errors import LensbenchError
-
-    try:
-        ModelRef.of(DISTILBERT).folder  # noqa: B018  is it there?
-        load_labelled(SST2)
-    except LensbenchError as error:
-        pytest.skip(f"the hub's DistilBERT and SST-2 are not on this machine: {error}")
+    if locate(DISTILBERT).folder is None or not DataSet.of(SST2).pin.is_file():
+        pytest.skip(f"not in the cache; fetch both with: lensbench pull {DISTILBERT} {SST2}")
     found = lb.classify(
         SST2,
         encoder=DISTILBERT,

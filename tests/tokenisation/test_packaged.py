@@ -13,7 +13,7 @@ import lensbench as lb
 from lensbench.errors import InputProblems, ModelError
 from lensbench.files import sha256_of
 from lensbench.tokenisation import packaged
-from lensbench.tokenisation.packaged import PACKAGED, Packaged
+from lensbench.tokenisation.packaged import Packaged
 from lensbench.tokenisation.tokenizer import FALLBACK, UNIGRAM
 from tests.harness.program import Program
 from tests.harness.wheels import only_index, write_wheel
@@ -74,9 +74,7 @@ def test_another_file_than_the_pinned_one_is_not_kept(tiny: Packaged) -> None:
 
 
 @pytest.mark.real
-def test_the_shipped_row_is_a_unigram_tokenizer_that_reads_every_text() -> None:
-    if not PACKAGED["mon-tokenizer"].is_here:
-        pytest.skip("mon-tokenizer is not pulled")
+def test_the_shipped_row_is_a_unigram_tokenizer_that_reads_every_text(mon_tokenizer: None) -> None:
     found = lb.tokens(["ကျွန်တော် က", "日本 Åre"], "mon-tokenizer")
     assert found.tokenizers[0].kind == UNIGRAM + FALLBACK
     assert found.tokenizers[0].d_vocab == 64_256
