@@ -17,6 +17,14 @@ from tests.harness.vocabulary import exact_logits, stream_of
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture
+def device(device: str) -> str:
+    """A device that has float64."""
+    if device == "mps":
+        pytest.skip("no float64 there, and so no products of parts")
+    return device
+
+
 def head(
     d_model: int, d_vocab: int, dtype: torch.dtype, device: str
 ) -> tuple[Readout, torch.Tensor]:
@@ -30,8 +38,6 @@ def head(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("d_model", [64, 576, 4096])
 def test_products_are_within_their_bound(device: str, d_model: int, dtype: torch.dtype) -> None:
-    if device == "mps":
-        pytest.skip("no float64 there, and so no products of parts")
     readout, normed = head(d_model, 4000, dtype, device)
     parts, exact = readout.in_parts(), exact_logits(readout, normed)
     off = (parts.logits(normed).double() - exact).abs().amax(-1)
@@ -47,8 +53,6 @@ def test_products_are_within_their_bound(device: str, d_model: int, dtype: torch
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_decisions_are_float64s(device: str, dtype: torch.dtype) -> None:
-    if device == "mps":
-        pytest.skip("no float64 there, and so no products of parts")
     readout, normed = head(576, 50_000, dtype, device)
     truth = exact_logits(readout, normed)
     order = truth.argsort(descending=True)
@@ -66,8 +70,6 @@ def test_decisions_are_float64s(device: str, dtype: torch.dtype) -> None:
 def test_families_read_as_with_float32(
     name: str, dtype: str, tiny_case: Callable[[str], Case], device: str
 ) -> None:
-    if device == "mps":
-        pytest.skip("no float64 there, and so no products of parts")
     model = load_model(tiny_case(name).folder, dtype=dtype, device=device)
     prompts = [Prompt(f"p{i}", text, answer="Berlin") for i, text in enumerate(PROMPTS)]
     plain = logit_lens(model, prompts).to_pandas()
