@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -41,7 +40,7 @@ from lensbench.report.build import build_report
 from lensbench.stats.intervals import of_share
 from lensbench.studies.classify import run
 from tests.harness.encoders import save_encoder
-from tests.harness.files import table_bytes, write_csv
+from tests.harness.files import table_bytes, tables, write_csv
 from tests.harness.forks import Stop
 from tests.harness.program import Program
 from tests.harness.tiny import Case
@@ -93,10 +92,6 @@ def measured(spec: ClassifySpec, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def kept(folder: Path) -> list[bytes]:
     """What does not tell the time."""
     return [table_bytes(folder)[f"{name}.parquet"] for name in KEPT]
-
-
-def frame(folder: Path, name: str) -> pd.DataFrame:
-    return pq.read_table(folder / f"{name}.parquet").to_pandas()
 
 
 # --- an encoder that is trained -----------------------------------------------------------------
@@ -315,17 +310,17 @@ def test_scores_that_are_no_numbers_are_refused(overflowing: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_to_be_learnt_is_learnt_and_shuffled_labels_are_not(measured: Path) -> None:
-    accuracy = frame(measured, "class_accuracy").set_index(["method", "labels"])["accuracy"]
+    accuracy = tables(measured)["class_accuracy"].set_index(["method", "labels"])["accuracy"]
     assert accuracy["probe", "own"] >= 0.8
     assert accuracy["probe", "shuffled"] < accuracy["probe", "own"]
     assert accuracy["majority", "own"] == 0.5
-    predictions = frame(measured, "class_predictions")
+    predictions = tables(measured)["class_predictions"]
     assert set(predictions.loc[predictions["method"] == "majority", "predicted"]) == {"bread"}
 
 
 @pytest.mark.slow
 def test_every_method_is_tested_on_the_same_texts(measured: Path) -> None:
-    predictions = frame(measured, "class_predictions")
+    predictions = tables(measured)["class_predictions"]
     texts = predictions.groupby(["method", "labels", "seed"])["example_id"].apply(tuple)
     assert texts.nunique() == 1
     methods = {"majority", "probe", "lora", "full", "zero_shot", "few_shot"}
@@ -339,7 +334,7 @@ def test_every_method_is_tested_on_the_same_texts(measured: Path) -> None:
 
 @pytest.mark.slow
 def test_costs_are_those_of_the_models(measured: Path, encoder: str) -> None:
-    costs = frame(measured, "class_costs").set_index(["method", "labels", "seed"])
+    costs = tables(measured)["class_costs"].set_index(["method", "labels", "seed"])
     whole = sum(weight.numel() for weight in load_encoder(encoder).hf.parameters()) + 2 * 32 + 2
     assert costs.loc["full", "own", 0]["n_trainable"] == whole
     lora = 3 * 4 * (32 * 8 + 8 * 32) + 2 * 32 + 2
@@ -373,7 +368,7 @@ def test_python_gives_what_the_study_gives(spec: ClassifySpec, measured: Path, d
     options = spec.shared(ClassifySpec) | {"methods": ("majority", "probe", "zero_shot")}
     options |= {"data": data}
     found = lb.classify(**options)
-    wanted = frame(measured, "class_accuracy")
+    wanted = tables(measured)["class_accuracy"]
     wanted = wanted[wanted["method"].isin(set(found.accuracy["method"]))]
     columns = ["method", "labels", "accuracy", "accuracy_low", "accuracy_high", "n_test"]
     both = [one[columns].reset_index(drop=True) for one in (found.accuracy, wanted)]
