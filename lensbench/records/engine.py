@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_problems
 from lensbench.records.recording import Finished, Recording, Request, recording
+from lensbench.records.store import RecordStore, disk_error
 
 Context = TypeVar("Context")
 Item = TypeVar("Item")
@@ -104,6 +106,18 @@ class Outcome:
         """The record, of a run that makes one."""
         (folder,) = self.folders
         return folder
+
+    @contextmanager
+    def attempt(self, store: RecordStore) -> Iterator[None]:
+        """Make one of several records inside: its folder, or why it failed; others can go on."""
+        try:
+            yield
+        except LensbenchError as error:
+            self.failed[store.model] = error
+        except OSError as error:
+            self.failed[store.model] = disk_error(store.folder, error)
+        else:
+            self.folders.append(store.folder)
 
 
 def make(

@@ -29,7 +29,7 @@ from lensbench.attention.record import (
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
 from lensbench.lens.table import prompts_table
@@ -48,7 +48,7 @@ from lensbench.records.schema.phenomena import (
     PHENOMENON_ABLATION,
     WORD_LOSSES,
 )
-from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.records.store import RecordStore, folder_name
 from lensbench.spec import nearest
 from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.attention import AttentionSpec
@@ -79,14 +79,9 @@ def run(
         if reads_both_ways(ref):
             kind, measure = (encoders.KIND, encoders.measure)
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), kind)
-        try:
+        with outcome.attempt(store):
             problems = measure(spec, ref, (prompt_set, sentences), store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
-            outcome.folders.append(store.folder)
-        except LensbenchError as error:
-            outcome.failed[store.model] = error
-        except OSError as error:
-            outcome.failed[store.model] = disk_error(store.folder, error)
     return outcome
 
 

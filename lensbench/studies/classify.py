@@ -17,14 +17,14 @@ from lensbench.classification.prepare import (
     prepared,
 )
 from lensbench.classification.spec import ClassifySpec
-from lensbench.errors import LensbenchError, Problem
+from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.quantized.training.checkpoints import CHECKPOINTS
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.text.classification import ACCURACY, PREDICTIONS
-from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.records.store import RecordStore, folder_name
 
 Models = tuple[ModelRef | None, list[ModelRef]]
 
@@ -43,13 +43,8 @@ def run(
     models, outcome = models_of(spec), Outcome()
     for name, one in zip(names_of(found), found, strict=True):
         store = RecordStore(Path(out) / folder_name(name), name, "classification")
-        try:
+        with outcome.attempt(store):
             outcome.problems += _one(spec, one, models, store, progress, notify)
-            outcome.folders.append(store.folder)
-        except LensbenchError as error:
-            outcome.failed[name] = error
-        except OSError as error:
-            outcome.failed[name] = disk_error(store.folder, error)
     return outcome
 
 

@@ -15,7 +15,7 @@ from lensbench.embeddings.rated import RatedSet, load_rated
 from lensbench.embeddings.senses.measured import Reading, read_senses
 from lensbench.embeddings.senses.sentences import SenseSet, load_senses
 from lensbench.embeddings.senses.states import placed
-from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.errors import InputProblems, Problem
 from lensbench.models.adapted import facts_of
 from lensbench.models.readable import load_readable, reads_both_ways, require_plain
 from lensbench.progress import Notify, Progress, Watch, ignore
@@ -23,7 +23,7 @@ from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.text.embeddings import READ
-from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 
 
@@ -54,13 +54,8 @@ def _attempt(
     outcome: Outcome, store: RecordStore, measure: Callable[[RecordStore], list[Problem]]
 ) -> None:
     """One record; what goes wrong with it is in the outcome."""
-    try:
+    with outcome.attempt(store):
         outcome.problems += [p for p in measure(store) if p not in outcome.problems]
-        outcome.folders.append(store.folder)
-    except LensbenchError as error:
-        outcome.failed[store.model] = error
-    except OSError as error:
-        outcome.failed[store.model] = disk_error(store.folder, error)
 
 
 def _encoder(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.errors import InputProblems, Problem
 from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import check_identities, require
 from lensbench.lens.record import (
@@ -35,7 +35,7 @@ from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
-from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.fit import fit_lens
@@ -62,18 +62,13 @@ def run(
     outcome, load = Outcome(problems=list(prompt_set.problems)), Loader()
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
-        try:
+        with outcome.attempt(store):
             fits = _fit(spec, ref, Path(out) / "lenses" / folder_name(ref.name), progress, load)
             outcome.folders += [folder for folder in fits.folders if folder not in outcome.folders]
             outcome.problems += fits.problems
             own = _reading(spec, fits.folders)
             problems = _measure(own, ref, prompt_set, store, progress, load)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
-            outcome.folders.append(store.folder)
-        except LensbenchError as error:
-            outcome.failed[store.model] = error
-        except OSError as error:
-            outcome.failed[store.model] = disk_error(store.folder, error)
     return outcome
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.errors import GateError, InputProblems, LensbenchError, Problem
+from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, worst
 from lensbench.models.adapted import facts_of
 from lensbench.progress import Notify, Progress, Watch, ignore
@@ -21,7 +21,7 @@ from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.text.sampling import SAMPLED
-from lensbench.records.store import RecordStore, disk_error, folder_name
+from lensbench.records.store import RecordStore, folder_name
 from lensbench.sampling.diversity import bleu
 from lensbench.sampling.measured import ERROR, Drawing, Item, measure, settings_table
 from lensbench.sampling.model import encoder_of, load_sampled, no_room, too_large
@@ -48,13 +48,8 @@ def run(
     outcome = Outcome()
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
-        try:
+        with outcome.attempt(store):
             outcome.problems += _measure(spec, ref, prompt_set, store, progress)
-            outcome.folders.append(store.folder)
-        except LensbenchError as error:
-            outcome.failed[store.model] = error
-        except OSError as error:
-            outcome.failed[store.model] = disk_error(store.folder, error)
     return outcome
 
 
