@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from lensbench.checkpoints.stored.heap import give_back
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -52,19 +52,13 @@ def spending(device: str) -> Iterator[Spent]:
         torch.cuda.reset_peak_memory_stats(device)
         before: int | None = torch.cuda.memory_allocated(device)
     else:
-        _give_back()
+        give_back()  # freed memory that the C library keeps would hide what is used anew
         before = _resident("VmRSS") if _reset() else None
     spent = Spent()
     yield spent
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")
     if before is not None and peak is not None:
         spent.memory_bytes = max(peak - before, 0)
-
-
-def _give_back() -> None:
-    """Freed memory that the C library keeps would hide what is used anew."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _reset() -> bool:
