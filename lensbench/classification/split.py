@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,13 +40,12 @@ def parted(examples: Sequence[Example], share: float, seed: int, name: str) -> P
     for bunch, example in zip(own, examples, strict=True):
         members[bunch].append(example)
     tested: set[int] = set()
-    taken: dict[str, int] = defaultdict(int)
+    taken = Counter[str]()
     for bunch in map(int, order):
         inside = _counts(members[bunch])
         if all(taken[label] + n / 2 <= wanted[label] for label, n in inside.items()):
             tested.add(bunch)
-            for label, n in inside.items():
-                taken[label] += n
+            taken += inside
     marked = list(zip(own, examples, strict=True))
     train = [example for bunch, example in marked if bunch not in tested]
     test = [example for bunch, example in marked if bunch in tested]
@@ -55,11 +54,9 @@ def parted(examples: Sequence[Example], share: float, seed: int, name: str) -> P
     return Parted(train, test, {e.id: names[bunch] for bunch, e in marked if bunch in tested})
 
 
-def _counts(examples: Sequence[Example]) -> dict[str, int]:
-    found: dict[str, int] = defaultdict(int)
-    for example in examples:
-        found[example.label] += 1
-    return found
+def _counts(examples: Sequence[Example]) -> Counter[str]:
+    """How many there are of each label."""
+    return Counter(example.label for example in examples)
 
 
 def _require_both(
@@ -70,12 +67,12 @@ def _require_both(
     problems = [
         Problem(
             f"{name}, label {label[:40]!r}",
-            f"{n} example{'s' * (n != 1)}, of which {learnt.get(label, 0)} to learn from and "
-            f"{asked.get(label, 0)} to be tested on",
+            f"{n} example{'s' * (n != 1)}, of which {learnt[label]} to learn from and "
+            f"{asked[label]} to be tested on",
             "Give more examples of it that are not alike, or another test_share.",
         )
         for label, n in sorted(_counts(examples).items())
-        if not (learnt.get(label) and asked.get(label))
+        if not (learnt[label] and asked[label])
     ]
     if len(examples) < 2 * len(_counts(examples)):
         what = f"{len(examples)} examples of {len(_counts(examples))} labels"
