@@ -101,12 +101,11 @@ def rows_identity(source: Source, error: float) -> Identity:
     """Rows sum to 1, nothing looks ahead or beyond its window: the worst of all that was read."""
     sinks = any(has_sinks(source.model, block) for block in range(source.model.n_layers))
     total = "at most 1, as sinks take a share," if sinks else "1"
-    return Identity(
+    return Identity.held(
         f"attention rows sum to {total} and look at nothing ahead, nor beyond their window",
         error,
-        bound := _ROWS.bounds[source.model.dtype],
+        _ROWS.bounds[source.model.dtype],
         _ROWS.unit,
-        bool(error <= bound),
         f"{_ROWS.reason}; the worst of all prompts",
     )
 

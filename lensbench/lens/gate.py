@@ -55,6 +55,11 @@ class Identity:
     passed: bool | None
     reason: str
 
+    @classmethod
+    def held(cls, identity: str, error: float, bound: float, unit: str, reason: str) -> Identity:
+        """One that was measured. NaN compares false with everything, so it fails too."""
+        return cls(identity, error, bound, unit, bool(error <= bound), reason)
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
@@ -63,14 +68,14 @@ class Identity:
 def lens_identity(model: LensModel, error: float, lens: str = "final") -> Identity:
     """The lens at the last layer is the model: KL(model || lens), the worst cell."""
     name = f"lens '{lens}' at the last layer = the model's output"
-    return _identity(name, error, KL_BITS[model.dtype], "bits", _REASON[model.dtype])
+    return Identity.held(name, error, KL_BITS[model.dtype], "bits", _REASON[model.dtype])
 
 
 def stored_identity(model: LensModel, error: float, dtype: torch.dtype) -> Identity:
     """The lens at the last layer as it is on disk, in `dtype`, is the model: the worst cell."""
     coarser = max(dtype, model.dtype, key=KL_BITS.__getitem__)
     name = "lens 'final' at the last layer on disk = the model's output"
-    return _identity(name, error, KL_BITS[coarser], "bits", _REASON[coarser])
+    return Identity.held(name, error, KL_BITS[coarser], "bits", _REASON[coarser])
 
 
 def check_identities(model: LensModel, prompts: Prompts, lens: str = "final") -> list[Identity]:
@@ -114,7 +119,7 @@ def published_identity(model: LensModel) -> Identity | None:
         model.tokenizer(print_.text).input_ids,
         lambda ids: _run(model, [ids]).model_logits(slice(len(ids) - 1, len(ids)))[0],
     )
-    return _identity(name, error, FINGERPRINT_BITS, "bits", reason)
+    return Identity.held(name, error, FINGERPRINT_BITS, "bits", reason)
 
 
 def last_layer_kl_bits(
@@ -158,11 +163,6 @@ def worst(errors: Iterable[float]) -> float:
     return float(torch.tensor(list(errors), dtype=torch.float64).max())
 
 
-def _identity(name: str, error: float, bound: float, unit: str, reason: str) -> Identity:
-    # NaN compares false with everything, so it fails too.
-    return Identity(name, error, bound, unit, bool(error <= bound), reason)
-
-
 def _run(
     model: LensModel, token_ids: Sequence[Sequence[int]], side: PaddingSide = "right"
 ) -> Residuals:
@@ -191,7 +191,7 @@ def _padding_identity(
                 batched = together.model_logits(slice(start, start + 1))
                 errors.append(float(kl_bits(p, Distribution.from_logits(batched))))
                 start += 1
-    return _identity(name, worst(errors), bound, "bits", reason)
+    return Identity.held(name, worst(errors), bound, "bits", reason)
 
 
 def _padding_reason(model: LensModel) -> str:
@@ -220,7 +220,7 @@ class SiteIdentity:
             error = worst(self.errors(model, batch))
         except ModelError as why:
             return Identity(self.identity, None, bound, self.unit, None, str(why))
-        return _identity(self.identity, error, bound, self.unit, self.reason)
+        return Identity.held(self.identity, error, bound, self.unit, self.reason)
 
 
 def _in_every_block(model: LensModel, *kinds: str) -> list[Site]:

@@ -133,14 +133,14 @@ def _identity(context: Drawing, parts: Parts) -> Identity:
     error = worst(note[ERROR] for note in parts.notes if ERROR in note)
     bound = BOUND_BITS[context.model.bits]
     name = "bits of written tokens = those of one plain pass over prompt and text"
-    passed = bool(error <= bound)
     reason = "other shapes sum in another order, in 16 bits coarsely"
-    if not passed:
+    found = Identity.held(name, error, bound, "bits", reason)
+    if not found.passed:
         raise GateError(
             f"{context.name}: {name}: the error is {error:.3g} bits (bound {bound:g}). Its "
             "class keeps something else than it was given; take another model."
         )
-    return Identity(name, error, bound, "bits", passed, reason)
+    return found
 
 
 def _prompts(context: Drawing) -> pa.Table:

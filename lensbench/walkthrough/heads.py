@@ -60,14 +60,11 @@ def read_attention(model: LensModel, ids: Sequence[int]) -> tuple[Attention, lis
         cap=_told(model, "attn_logit_softcapping"),
         sinks=any(has_sinks(model, block) for block in blocks),
     )
-    bound = _ROWS.bounds[model.dtype]
-    error = worst(softmax_errors)
-    made = Identity(
+    made = Identity.held(
         "the softmax of each head's scores = its weights",
-        error,
-        bound,
+        worst(softmax_errors),
+        _ROWS.bounds[model.dtype],
         _ROWS.unit,
-        bool(error <= bound),
         _ROWS.reason,
     )
     return attention, [rows_identity(source, worst(row_errors)), made]

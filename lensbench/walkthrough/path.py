@@ -78,7 +78,7 @@ class Attribution:
         error = float((made - own).abs().max() / own.abs().max())
         name = "what all parts add to a token's logit = the model's logit"
         reason = "float32 products; what rounds in the stream is a part of its own"
-        return Identity(name, error, _BOUND, "relative", bool(error <= _BOUND), reason)
+        return Identity.held(name, error, _BOUND, "relative", reason)
 
     @torch.inference_mode()
     def top(

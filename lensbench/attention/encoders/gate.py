@@ -36,7 +36,7 @@ def rows_identity(error: float) -> Identity:
     """Rows sum to 1: the worst of all that was read."""
     name = "attention rows sum to 1, and padding gets nothing"
     reason = "float32: each weight is rounded once; the worst of all texts"
-    return Identity(name, error, _BOUND, "absolute", bool(error <= _BOUND), reason)
+    return Identity.held(name, error, _BOUND, "absolute", reason)
 
 
 def gate_texts(source: EncoderSource, encoded: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
@@ -72,14 +72,14 @@ def check_encoder(source: EncoderSource, token_ids: Sequence[Sequence[int]]) -> 
     written = [error for ids in token_ids for error in _written_errors(source, ids)]
     return [
         rows_identity(worst(rows)),
-        _identity(
+        Identity.held(
             "weights times values through the heads' output projections = the attention's output",
             worst(written),
             _BOUND,
             "relative",
             "float32: one rounding per head and addition",
         ),
-        _identity(
+        Identity.held(
             "patterns of a padded batch = the model's own, one text at a time (output_attentions)",
             worst(_padding_errors(source, token_ids, padded)),
             _PADDED_BOUND,
@@ -87,10 +87,6 @@ def check_encoder(source: EncoderSource, token_ids: Sequence[Sequence[int]]) -> 
             "float32: other shapes, other order of the same sums",
         ),
     ]
-
-
-def _identity(name: str, error: float, bound: float, unit: str, reason: str) -> Identity:
-    return Identity(name, error, bound, unit, bool(error <= bound), reason)  # NaN fails
 
 
 def _written_errors(source: EncoderSource, token_ids: Sequence[int]) -> list[float]:

@@ -175,4 +175,4 @@ def _same_reading(record: LensRecord, error: float) -> Identity:
     bound = _ENTROPY_BITS[record.model["dtype"]]
     name = f"kept residuals of {record.name}, read again = its record (entropy)"
     reason = f"{record.model['dtype']}: the head's product, rounded in another order at worst"
-    return Identity(name, error, bound, "bits", bool(error <= bound), reason)
+    return Identity.held(name, error, bound, "bits", reason)
