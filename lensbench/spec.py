@@ -10,7 +10,7 @@ import difflib
 import inspect
 import reprlib
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
@@ -183,6 +183,13 @@ def idle(spec: Spec, needed: str, *names: str) -> list[Problem]:
         return []
     what = f"it has no effect without `{needed}`"
     return [Problem(name, what, "Leave it out.") for name in names if getattr(spec, name)]
+
+
+def without_effect(spec: Spec, names: Collection[str], how: str) -> list[Problem]:
+    """Those of some fields that were given although they do nothing `how`: "without `out`"."""
+    given = [name for name in type(spec).model_fields if name in spec.model_fields_set]
+    what = f"it has no effect {how}"
+    return [Problem(name, what, "Leave it out.") for name in given if name in names]
 
 
 def problems_of(error: ValidationError, spec: type[Spec]) -> list[Problem]:

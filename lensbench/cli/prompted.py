@@ -27,6 +27,14 @@ def models_and_prompt(given: Sequence[str], verb: str) -> tuple[list[str], str]:
     return models, prompt
 
 
+def prompt_missing(given: Sequence[str], verb: str) -> list[Problem]:
+    """That no prompt stands behind a model."""
+    if len(given) > 1:
+        return []
+    what, remedy = "give a model and a prompt", f'Such as: lensbench {verb} MODEL "PROMPT".'
+    return [Problem("models", what, remedy)]
+
+
 def _is_model(name: str) -> bool:
     from lensbench.checkpoints.ref import ModelRef
 

@@ -47,10 +47,10 @@ from lensbench.cli.console import (
     table,
 )
 from lensbench.cli.lens.run import run_and_report
-from lensbench.cli.prompted import models_and_prompt
+from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
-from lensbench.spec import ARGUMENT
+from lensbench.spec import ARGUMENT, without_effect
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.lens import Prompts
 
@@ -85,15 +85,9 @@ class HeadsSpec(AttentionSpec):
     def problems(self) -> list[Problem]:
         """An option that would have no effect is an error, not a surprise."""
         how, idle = ("with --prompts", _ALONE) if self.prompts else ("without --prompts", _TOGETHER)
-        given = [name for name in type(self).model_fields if name in self.model_fields_set]
-        found = [
-            Problem(name, f"it has no effect {how}", "Leave it out.")
-            for name in given
-            if name in idle
-        ]
-        if not self.prompts and len(self.models) < 2:
-            what = "give a model and a prompt"
-            found.append(Problem("models", what, 'Such as: lensbench attention MODEL "PROMPT".'))
+        found = without_effect(self, idle, how)
+        if not self.prompts:
+            found += prompt_missing(self.models, "attention")
         return found + super().problems()
 
 

@@ -39,10 +39,10 @@ from lensbench.cli.console import (
     show_reports,
 )
 from lensbench.cli.lens.run import run_and_report
-from lensbench.cli.prompted import models_and_prompt
+from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
-from lensbench.spec import ARGUMENT
+from lensbench.spec import ARGUMENT, without_effect
 from lensbench.studies.specs.lens import Prompts, RunSpec
 
 if TYPE_CHECKING:
@@ -89,18 +89,12 @@ class LensSpec(RunSpec):
             how, idle = "with --cache", _ALONE | _TOGETHER | _OF_THE_CACHE
         elif self.prompts:
             how, idle = "with --prompts", _ALONE
-        given = [name for name in type(self).model_fields if name in self.model_fields_set]
-        found = [
-            Problem(name, f"it has no effect {how}", "Leave it out.")
-            for name in given
-            if name in idle
-        ]
+        found = without_effect(self, idle, how)
         if self.cache is not None and len(self.models) != 1:
             what = "--cache goes with the one model it is of and no prompt"
             found.append(Problem("models", what, "Give one."))
-        elif self.cache is None and not self.prompts and len(self.models) < 2:
-            what = "give a model and a prompt"
-            found.append(Problem("models", what, 'Such as: lensbench lens MODEL "PROMPT".'))
+        elif self.cache is None and not self.prompts:
+            found += prompt_missing(self.models, "lens")
         return found + super().problems()
 
     @property

@@ -33,6 +33,7 @@ from lensbench.cli.console import table as shown_table
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import Problem
 from lensbench.escape import printable
+from lensbench.spec import without_effect
 
 if TYPE_CHECKING:
     from lensbench.classification.result import Classified
@@ -51,9 +52,8 @@ class ClassifyVerb(ClassifySpec):
         found = []
         if self.out and self.as_json:
             found.append(Problem("as_json", "it has no effect with `out`", "Leave it out."))
-        if not self.out and "checkpoint_every" in self.model_fields_set:
-            what = "it has no effect without `out`"
-            found.append(Problem("checkpoint_every", what, "Leave it out."))
+        if not self.out:
+            found += without_effect(self, ("checkpoint_every",), "without `out`")
         return found + super().problems()
 
 

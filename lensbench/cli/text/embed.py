@@ -33,7 +33,7 @@ from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import Problem
 from lensbench.escape import printable
 from lensbench.records.schema.text.embeddings import NEAR
-from lensbench.spec import ARGUMENT
+from lensbench.spec import ARGUMENT, without_effect
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 
 if TYPE_CHECKING:
@@ -62,12 +62,7 @@ class EmbedVerb(EmbeddingsSpec):
             found.append(Problem("pairs", "texts are given too", "Leave out one of them."))
         idle = ("as_json",) if self.out else _OF_RECORD
         how = "with `out`" if self.out else "without `out`"
-        found += [
-            Problem(name, f"it has no effect {how}", "Leave it out.")
-            for name in idle
-            if name in given
-        ]
-        return found + super().problems()
+        return found + without_effect(self, idle, how) + super().problems()
 
 
 _AS_USUAL = EmbedVerb()

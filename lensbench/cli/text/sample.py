@@ -35,11 +35,11 @@ from pydantic import Field
 
 from lensbench.cli.console import literal, messages, note, results, say, say_json, table
 from lensbench.cli.lens.run import run_and_report
-from lensbench.cli.prompted import models_and_prompt
+from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import Problem
 from lensbench.escape import printable, visible
 from lensbench.sampling.settings import GRID, OWN, Setting, settings_of
-from lensbench.spec import ARGUMENT
+from lensbench.spec import ARGUMENT, without_effect
 from lensbench.studies.specs.lens import Prompts
 from lensbench.studies.specs.sampling import SamplingSpec
 
@@ -83,31 +83,22 @@ class SampleVerb(SamplingSpec, Setting):
     def problems(self) -> list[Problem]:
         """An option that would have no effect is an error, not a surprise."""
         how, idle = ("with --prompts", _ALONE) if self.prompts else ("without --prompts", _TOGETHER)
-        given = [name for name in type(self).model_fields if name in self.model_fields_set]
-        found = [
-            Problem(name, f"it has no effect {how}", "Leave it out.")
-            for name in given
-            if name in idle
-        ]
+        found = without_effect(self, idle, how)
         if not self.prompts:
-            found += self._alone(given)
+            found += self._alone()
         return found + super().problems()
 
-    def _alone(self, given: list[str]) -> list[Problem]:
+    def _alone(self) -> list[Problem]:
         """What does not go together of one prompt."""
-        found = []
-        if len(self.models) < 2:
-            what = "give a model and a prompt"
-            found.append(Problem("models", what, 'Such as: lensbench sample MODEL "PROMPT".'))
-        ways = [self.grid, "compared" in given, bool(_OPTIONS & {*given})]
+        found = prompt_missing(self.models, "sample")
+        given = self.model_fields_set
+        ways = [self.grid, "compared" in given, bool(_OPTIONS & given)]
         if sum(ways) > 1:
             what = "settings are named in more than one way"
             remedy = "Use one of --grid, --settings and the options of one setting."
             found.append(Problem("grid" if self.grid else "compared", what, remedy))
         if not self.texts:
-            what = "it has no effect without `texts`"
-            idle = [name for name in _OF_TEXTS if name in given]
-            found += [Problem(name, what, "Leave it out.") for name in idle]
+            found += without_effect(self, _OF_TEXTS, "without `texts`")
         return found
 
     @property
