@@ -84,17 +84,14 @@ def read(model: AdaptedModel, token_ids: tuple[int, ...], follow: bool = False) 
     """
     ids = torch.tensor([list(token_ids)], device=model.device)
     cache = empty_cache(model) if follow else None
-    logits = step(model, ids, cache)[0]
-    if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):
-        raise ModelError(
-            f"{model.ref.name} gives NaN or Inf. Its weights may be damaged (fetch them again), or "
-            "exceed the range of this precision: write @32 behind its name."
-        )
-    return Start(token_ids, logits, cache)
+    return Start(token_ids, step(model, ids, cache)[0], cache)
 
 
 def step(model: AdaptedModel, ids: Tensor, cache: Any) -> Float[Tensor, "row d_vocab"]:
-    """The logits behind the last of these tokens, in float32; `cache` grows by them."""
+    """The logits behind the last of these tokens, in float32; `cache` grows by them.
+
+    Raises ModelError as `read`.
+    """
     given: dict[str, Any] = {"use_cache": cache is not None}
     if cache is not None:
         given["past_key_values"] = cache
@@ -107,6 +104,11 @@ def step(model: AdaptedModel, ids: Tensor, cache: Any) -> Float[Tensor, "row d_v
         refused_by_library(f"{model.ref.name} ({kind}) cannot be run so", _REMEDY),
     ):
         found: Tensor = model.base(input_ids=ids, **given).logits[:, -1].float()
+    if bool((found.isnan() | (found == torch.inf)).any()):
+        raise ModelError(
+            f"{model.ref.name} gives NaN or Inf. Its weights may be damaged (fetch them again), or "
+            "exceed the range of this precision: write @32 behind its name."
+        )
     return found
 
 

@@ -12,6 +12,7 @@ from nltk.translate.bleu_score import sentence_bleu
 from scipy.stats import chisquare
 
 import lensbench as lb
+from lensbench.errors import ModelError
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.sampling.diversity import distinct, repeated, self_bleu, words
 from lensbench.sampling.filters import filtered
@@ -106,6 +107,21 @@ def test_a_draw_has_the_same_luck_in_every_setting(model: AdaptedModel) -> None:
     own = [text.token_ids for text in found if text.setting == "T=1"]
     assert own == [text.token_ids for text in found if text.setting == "top-k=384"]
     assert len(set(own)) > 1
+
+
+def test_nan_that_comes_with_a_written_token_is_an_error(llama: Case) -> None:
+    own = adapted(llama)
+    ids = prompts_of(own)[0]
+    (greedy,) = written(own, ids, ["greedy"])
+    first = greedy.token_ids[0]
+    assert first not in ids
+    table = own.base.get_input_embeddings()
+    table.weight = torch.nn.Parameter(table.weight.detach().clone())  # the head keeps its own
+    with torch.no_grad():
+        table.weight[first] = math.nan
+    read(own, tuple(ids))
+    with pytest.raises(ModelError, match="NaN or Inf"):
+        written(own, ids, ["greedy"])
 
 
 # --- how texts repeat ---------------------------------------------------------------------------
