@@ -6,7 +6,7 @@ near one that is sought, while their tile is there, and in the end those near th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from lensbench.checkpoints.devices import working_bytes
 from lensbench.errors import ModelError
 from lensbench.lens.vocabulary.reading import Reading, Running
-from lensbench.models.readout import BLOCK, Readout
+from lensbench.models.readout import Readout
 
 _SPARE = 11  # tokens kept beyond the k best by products, to find the k best of float64 among
 # Once so many tokens are known to be better than one, its rank is no decision of a lens any more,
@@ -51,11 +51,8 @@ class Recomputed:
 class ExactRunning(Running):
     """A reduction whose counts and top tokens are those of float64 products of the same numbers.
 
-    The logits of sought and top tokens that it gives are float64.
-
-    Args:
-        readout: of the tiles' logits; its `rounding` says how far they may be off.
-        rows: the normed vectors that they are of.
+    The logits of sought and top tokens that it gives are float64. The readout's `rounding` says how
+    far the tiles' own may be off.
     """
 
     def __init__(
@@ -67,13 +64,11 @@ class ExactRunning(Running):
         counted: Collection[str],
         there: Collection[str],
     ) -> None:
-        self._readout, self._rows = readout, rows
+        self._readout, self._rows = readout, rows  # `_exact` needs them
         d_vocab, every = readout.W_U.shape[1], torch.arange(len(rows), device=rows.device)
         logits = {name: self._exact(every, ids.clamp(min=0)) for name, ids in tokens.items()}
-        n_blocks, kept = -(-d_vocab // BLOCK), min(k + _SPARE, d_vocab)
-        super().__init__(
-            len(rows), kept, n_blocks, tokens, logits, counted, there, rows.device, readout.holds
-        )
+        kept = min(k + _SPARE, d_vocab)
+        super().__init__(readout, rows, kept, tokens, counted, there, logits)
         self._equal += 1  # the token itself, which is not compared with itself
         self._n_top = k
         rounding = readout.rounding(rows)
@@ -86,7 +81,7 @@ class ExactRunning(Running):
     def _count(
         self, logits: Float[Tensor, "row token"], start: int, scratch: Float[Tensor, "row token"]
     ) -> None:
-        if not self._holds:  # else all are decided on at once
+        if not self._readout.holds:  # else all are decided on at once
             self.decide(logits, start)
 
     def decide(self, logits: Float[Tensor, "row token"], start: int) -> None:
@@ -171,9 +166,7 @@ class ExactRunning(Running):
                 "Read with products in float32 (--products float32)."
             )
 
-    def exact_log_z(
-        self, reading: Reading, exact: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, " row"]:
+    def exact_log_z(self, reading: Reading) -> Float[Tensor, " row"]:
         """As of any reduction; what products left wrong is known here."""
         off = reading.top_logits - self._near_top.double()
         return reading.log_z + (reading.log_probs(self._near_top).exp() * off).sum(-1)

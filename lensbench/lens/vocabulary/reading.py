@@ -7,7 +7,7 @@ best blocks of 64 tokens, and counts of tokens that are better than one that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, not_negative
-from lensbench.models.readout import BLOCK
+from lensbench.models.readout import BLOCK, Readout
 
 MISSING = -1  # in token ids: this row has no such token
 
@@ -71,27 +71,29 @@ class Running:
     """The reduction of some rows, to which tiles of their logits are added from the first on.
 
     Args:
+        readout: of the tiles' logits; where it holds them, nothing is asked of the device on the
+            way.
+        rows: the normed vectors that they are of.
         tokens: ids of what is sought, by name; MISSING where a row has none.
         counted: the names whose better and equal tokens are counted.
         there: those of them that some row has at all.
-        holds: as of the readout: then nothing is asked of the device on the way.
         logits: of these tokens, with which all others are compared. They have to be of the same
             rounding as the tiles' own, or nothing that is counted holds: see `as_sought`.
     """
 
     def __init__(
         self,
-        n_rows: int,
+        readout: Readout,
+        rows: Float[Tensor, "row d_model"],
         k: int,
-        n_blocks: int,
         tokens: Mapping[str, Int[Tensor, " row"]],
-        logits: Mapping[str, Float[Tensor, " row"]],
         counted: Collection[str],
         there: Collection[str],
-        device: torch.device,
-        holds: bool,
+        logits: Mapping[str, Float[Tensor, " row"]],
     ) -> None:
-        self._k, self._names, self._counted, self._holds = k, list(tokens), counted, holds
+        self._readout, self._rows = readout, rows
+        self._k, self._names, self._counted = k, list(tokens), counted
+        n_rows, device = len(rows), rows.device
         shape = (len(tokens), n_rows)
         self._tokens = torch.empty(shape, dtype=torch.long, device=device)
         for i, name in enumerate(tokens):
@@ -106,6 +108,7 @@ class Running:
         self._equal = torch.zeros_like(self._better)
         self._log_z: list[Tensor] = []
         self._entropy: list[Tensor] = []
+        n_blocks = -(-readout.W_U.shape[1] // BLOCK)
         n_kept = min(k, n_blocks)  # the k best tokens lie in the k blocks with the highest maxima
         self._best = torch.full((n_rows, n_kept), -torch.inf, device=device)
         self._kept = torch.full((n_rows, n_kept, BLOCK), -torch.inf, device=device)
@@ -126,7 +129,7 @@ class Running:
         self, shares: Float[Tensor, "row token"], logits: Float[Tensor, "row token"]
     ) -> Float[Tensor, " row"]:
         """Of each row with itself; an accelerator would make a small product of each."""
-        if self._holds:
+        if self._readout.holds:
             return logits.mul_(shares).sum(-1)
         return torch.linalg.vecdot(shares, logits)
 
@@ -142,17 +145,17 @@ class Running:
         for i in self._compared:
             own = self._logits[i].unsqueeze(-1)
             for compare, counts in ((torch.gt, self._better), (torch.eq, self._equal)):
-                found = compare(logits, own) if self._holds else compare(logits, own, out=scratch)
+                room = None if self._readout.holds else scratch
+                found = compare(logits, own, out=room)
                 counts[i] += found.sum(-1)
 
-    def _pass(self, logits: Float[Tensor, "row token"], start: int) -> Bool[Tensor, "name row"]:
-        """Note the logits of sought tokens that are in this tile; returns which are."""
+    def _pass(self, logits: Float[Tensor, "row token"], start: int) -> None:
+        """Note the logits of sought tokens that are in this tile."""
         width = logits.shape[1]
         place = self._tokens - start  # [name, row]
         here = (place >= 0) & (place < width)
         own = logits.gather(1, place.clamp(0, width - 1).T).T
         self._passed = own.where(here, self._passed)
-        return here
 
     def _keep_best(self, logits: Float[Tensor, "row token"], start: int) -> Float[Tensor, " row"]:
         """The blocks with the highest maxima so far, whole; returns the tile's maximum."""
@@ -175,7 +178,7 @@ class Running:
 
         On an accelerator all, for to learn which, the processor would have to wait for it.
         """
-        if self._holds:
+        if self._readout.holds:
             return torch.arange(len(is_new), device=is_new.device)
         return is_new.any(-1).nonzero().squeeze(-1)
 
@@ -192,20 +195,16 @@ class Running:
         """The natural log-partition, float64."""
         return torch.stack(self._log_z).logsumexp(0)
 
-    def exact_log_z(
-        self, reading: Reading, exact: Callable[[Int[Tensor, " row"]], Float[Tensor, " row"]]
-    ) -> Float[Tensor, " row"]:
+    def exact_log_z(self, reading: Reading) -> Float[Tensor, " row"]:
         """Without what float32 products left wrong about the best tokens' logits.
 
         It would not cancel against a mean logit that is not made of the same products, and may be
         all of a small divergence. Errors of lesser tokens are many, and average out.
-
-        Args:
-            exact: the logit of one token of each row, summed in float64.
         """
         log_z = reading.log_z
         for ids, logits in zip(reading.top_ids.T, reading.top_logits.T, strict=True):
-            log_z = log_z + reading.log_probs(logits).exp() * (exact(ids) - logits)
+            off = self._readout.exact(self._rows, ids) - logits
+            log_z = log_z + reading.log_probs(logits).exp() * off
         return log_z
 
     def entropy(self) -> Float[Tensor, " row"]:

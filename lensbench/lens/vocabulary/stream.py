@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +20,7 @@ from lensbench.lens.metrics import LN_2, Distribution, kl_bits, not_negative
 from lensbench.lens.vocabulary.exact import ExactRunning, Recomputed
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
-from lensbench.models.readout import BLOCK, EVERY
+from lensbench.models.readout import EVERY
 
 ROWS = 512  # read at once: the head is fetched from memory once for so many
 _PAIR_NUMBERS = 1 << 18  # of two whole distributions compared at once
@@ -107,8 +106,7 @@ class Stream:
         if mean is None:
             cross = reading.log_z - (bent / self.output.total[vectors.cells, None]).flatten()
         else:
-            exact = partial(self._readout.exact, rows)
-            cross = running.exact_log_z(reading, exact) - mean.flatten()
+            cross = running.exact_log_z(reading) - mean.flatten()
         own = self.output.entropy[vectors.cells].repeat_interleave(vectors.n_sites)
         reading = replace(reading, kl_bits=not_negative((cross - own) / LN_2))
         return reading if held is not None else self._corrected(reading, vectors, running.as_sought)
@@ -175,18 +173,15 @@ class Stream:
         tokens: Mapping[str, Int[Tensor, " row"]],
         held: Float[Tensor, "row d_vocab"] | None,
     ) -> Running:
-        d_vocab = self._readout.W_U.shape[1]
-        k = min(max(self.top_k, 2), d_vocab)  # a margin needs two
-        names = self._counted, self._there
+        k = min(max(self.top_k, 2), self._readout.W_U.shape[1])  # a margin needs two
+        sought = self._readout, rows, k, tokens, self._counted, self._there
         if self._readout.split is not None:
-            exact = ExactRunning(self._readout, rows, k, tokens, *names)
+            exact = ExactRunning(*sought)
             if self._readout.holds and held is not None:
                 exact.decide(held, 0)
             return exact
         logits = self._logits_of(rows, tokens) if held is None else _gathered(held, tokens)
-        n_blocks, device = -(-d_vocab // BLOCK), self._readout.W_U.device
-        held_whole = self._readout.holds
-        return Running(len(rows), k, n_blocks, tokens, logits, *names, device, held_whole)
+        return Running(*sought, logits)
 
     def _read(self, running: Running) -> Reading:
         """What a reduction found, and how much it had to compute again for that."""
