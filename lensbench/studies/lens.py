@@ -124,12 +124,13 @@ def _measure(
         model = load(ref, dtype=spec.dtype, device=spec.device)
         encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
         watch(Progress(f"testing the gate of {store.model}"))
-        identities = check_identities(model, gate_prompts(model, encoded))
+        shown = gate_prompts(model, encoded)
+        identities = check_identities(model, shown)
         require(identities)
         products = record.said("products")
         if products is None and spec.products != "float32":
             watch(Progress(f"measuring the head's products of {store.model}"))
-            products = measured(model, spec.products, gate_prompts(model, encoded))
+            products = measured(model, spec.products, shown)
         record.begin({**model.facts(), **request.model, **said_of_products(products)})
         reader = Reader(model, TokenText(model.tokenizer), record.id)
 
