@@ -225,7 +225,6 @@ def _require_same(
     Until the model is loaded, its facts and the settings that it decides are not all known.
     """
     known = {*there["settings"], *settings} - (set(request.decided) - {*settings})
-    model = known_of(there["model"], model)
     facts = {*there["model"], *model} if loaded else {*model}
     differing = {
         **_differing("settings", there["settings"], settings, known),
