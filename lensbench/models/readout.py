@@ -122,7 +122,7 @@ class Readout:
         logits = wide(normed * self.W_U.T[tokens]).sum(-1)
         return self._exactly_finished(logits, tokens)
 
-    def in_float64(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+    def in_float64(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
         """All logits, products and sums in float64, to hold others to: give few rows."""
         tiles = [normed.double() @ self.W_U[:, tile].double() for tile in self.tiles()]
         return self._exactly_finished(torch.cat(tiles, dim=-1), EVERY)

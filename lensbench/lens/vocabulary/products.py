@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.errors import ModelError
-from lensbench.lens.metrics import LN_2
+from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.reading import Reading
@@ -138,11 +138,9 @@ def _seconds(stream: Stream, vectors: Vectors) -> float:
 def _errors_bits(readout: Readout, normed: Float[Tensor, "cell site d_model"]) -> dict[str, float]:
     """The largest errors of a reading against the same in float64."""
     reading = _read(readout, normed)
-    log_q = readout.in_float64(normed.flatten(0, 1)).log_softmax(-1)
-    log_p = log_q.view(*normed.shape[:2], -1)[:, -1].repeat_interleave(normed.shape[1], 0)
-    entropy = -(log_q.exp() * log_q).sum(-1) / LN_2
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1) / LN_2
+    q = Distribution.from_logits(readout.in_float64(normed))
+    p = Distribution(q.log_probs[:, -1:])
     return {
-        "entropy": float((reading.entropy_bits - entropy).abs().max()),
-        "kl": float((reading.kl_bits - kl).abs().max()),
+        "entropy": float((reading.entropy_bits - entropy_bits(q).flatten()).abs().max()),
+        "kl": float((reading.kl_bits - kl_bits(p, q).flatten()).abs().max()),
     }
