@@ -26,6 +26,7 @@ from lensbench.attention.circuits.weights import (
     head_weights,
     norm_before,
 )
+from lensbench.checkpoints.devices import wide
 from lensbench.models.model import LensModel
 
 N_TOKENS = 512  # a sample of the vocabulary, of which ranks are taken
@@ -84,7 +85,7 @@ def _embedded(
 
     In float64, in which no square of a float32 overflows: a token would be at zero for it.
     """
-    rows = model.bridge.W_E[tokens].double()
+    rows = wide(model.bridge.W_E[tokens])
     rows = rows - rows.mean(-1, keepdim=True) if centres else rows
     return (rows / rows.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)).float()
 
@@ -96,7 +97,7 @@ def eigenvalue_ratio(
 
     NaN of a head where something in that is NaN or Inf.
     """
-    small = (heads.o @ unembed_embedded @ heads.v).double().cpu()  # [head, d_head, d_head]
+    small = (heads.o @ unembed_embedded @ heads.v).cpu().double()  # [head, d_head, d_head]
     finite = small.isfinite().all(-1).all(-1)
     values = torch.linalg.eigvals(small.where(finite[:, None, None], 0.0))
     ratio = values.real.sum(-1) / values.abs().sum(-1).clamp(min=1e-300)
