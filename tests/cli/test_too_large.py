@@ -69,7 +69,7 @@ def test_the_dtype_that_is_named_can_be_given_to_the_same_command(
     assert manifest(written)["model"]["dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize("verb", ["infer", "train"])
+@pytest.mark.parametrize("verb", ["infer", "train", "eval"])
 def test_the_second_path_refuses_before_it_hashes(
     llama: Case,
     prompts: Path,
@@ -84,9 +84,8 @@ def test_the_second_path_refuses_before_it_hashes(
     pairs.write_text("".join(json.dumps({"id": str(i)} | pair) + "\n" for i in range(4)))
     out = tmp_path / ("out.csv" if verb == "infer" else "out")
     room(sizes_of(llama.hf.config).loading_bytes(8))
-    given = prompts if verb == "infer" else pairs
-    more = ["--eval-share", 0] if verb == "train" else []
-    asked = (verb, llama.folder, given, "-o", out, "--bits", 32, "--device", "cpu", *more)
+    given = {"infer": [prompts], "train": [pairs, "--eval-share", 0], "eval": ["--data", pairs]}
+    asked = (verb, llama.folder, *given[verb], "-o", out, "--bits", 32, "--device", "cpu")
     refused = lensbench(*asked)
     assert refused.status != 0 and "Try --bits 8" in refused.said
     assert not [name for name in hashed if name.endswith(".safetensors")]

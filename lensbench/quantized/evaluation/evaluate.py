@@ -20,7 +20,7 @@ from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.batching import plan
 from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, retrieve
 from lensbench.quantized.generation.tables import in_order
-from lensbench.quantized.loading.load import AdaptedModel, load_quantized
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized, require_loadable
 from lensbench.quantized.training.examples import end_tokens
 from lensbench.records.engine import Work, make
 from lensbench.records.parts import Parts
@@ -57,10 +57,12 @@ def evaluate(
     if spec.rag is not None:
         progress(Progress(f"searching {spec.rag}"))
         retrieved = retrieve(spec.rag, questions, spec.n_documents)
+    store = RecordStore(out, ref.name, "evaluation")
+    if store.manifest() is None and not isinstance(model, AdaptedModel):
+        require_loadable(ref, spec.device)
     progress(Progress(f"hashing the weights of {ref.name}"))
     put = _format(ref, spec)
     settings = _settings(ref, spec, put, data, len(pairs), retrieved)
-    store = RecordStore(out, ref.name, "evaluation")
     request = Request(store, settings, ref.facts(), grows=("n_examples",))
     problems = [*data.problems, *unaskable]
     run = _Run(model, spec, put, pairs, questions, retrieved, problems, progress)
