@@ -40,23 +40,21 @@ def hashes(folder: Path) -> dict[str, str | None]:
 
     Raises ModelError for a config.json that cannot be read.
     """
-    found: dict[str, str | None] = dict(_of_files(folder))
-    found["config_sha256"] = _config_sha256(folder)
-    return found | {"chat_template_sha256": _chat_template_sha256(folder)}
+    return {
+        **{name: _of_file(name, folder) for name in _FILES},
+        "config_sha256": _config_sha256(folder),
+        "chat_template_sha256": _chat_template_sha256(folder),
+    }
 
 
 def weights_sha256(folder: Path) -> str:
     """The hash of the weights alone."""
-    return _of_files(folder)["weights_sha256"]
+    return _of_file("weights_sha256", folder)
 
 
 def tokenizer_sha256(folder: Path) -> str:
     """The hash of the tokenizer alone, or of the GGUF file that holds it."""
     return _of_file("weights_sha256" if gguf_file(folder) else "tokenizer_sha256", folder)
-
-
-def _of_files(folder: Path) -> dict[str, str]:
-    return {name: _of_file(name, folder) for name in _FILES}
 
 
 def _of_file(name: str, folder: Path) -> str:
