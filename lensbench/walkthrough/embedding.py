@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Embedding
+from lensbench.walkthrough.top import top_of_tiles
 
 N_NEIGHBOURS = 8
 _TILE = 8192  # rows of the embedding at once
@@ -27,14 +28,13 @@ def read_embedding(
     """
     rows = model.bridge.W_E[list(ids)].float()
     scale, added = _made_of(model, x, rows)
-    rest = x - scale * rows - (0.0 if added is None else added)
     neighbours, cosines = _neighbours(model, ids)
     return Embedding(
         vectors=x.cpu().numpy(),
         scale=scale,
         row_norms=rows.norm(dim=-1).cpu().numpy(),
         position_norms=None if added is None else added.norm(dim=-1).cpu().numpy(),
-        rest=float(rest.norm() / x.norm()),
+        rest=_rest(x, rows, scale, added),
         neighbour_ids=neighbours.cpu().numpy(),
         neighbour_cosines=cosines.cpu().numpy(),
     )
@@ -45,12 +45,17 @@ def _made_of(
 ) -> tuple[float, Float[Tensor, "pos d_model"] | None]:
     """The number by which rows are multiplied, and the rows of positions that are added."""
     found = [(_scale(x, rows), None), *_with_positions(model, x, rows)]
+    return next((one for one in found if _rest(x, rows, *one) < _EXACT), found[0])
 
-    def left(one: tuple[float, Tensor | None]) -> float:
-        scale, added = one
-        return float((x - scale * rows - (0.0 if added is None else added)).norm() / x.norm())
 
-    return next((one for one in found if left(one) < _EXACT), found[0])
+def _rest(
+    x: Float[Tensor, "pos d_model"],
+    rows: Float[Tensor, "pos d_model"],
+    scale: float,
+    added: Float[Tensor, "pos d_model"] | None,
+) -> float:
+    """What of x they leave unexplained, as a share of its length."""
+    return float((x - scale * rows - (0.0 if added is None else added)).norm() / x.norm())
 
 
 def _with_positions(
@@ -75,16 +80,14 @@ def _neighbours(model: LensModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     table = model.bridge.W_E
     own = _units(table[list(ids)].float())
     asked = torch.tensor(list(ids), device=own.device)
-    best: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(table), _TILE):
+
+    def tile(start: int) -> Float[Tensor, "pos row"]:
         cosines = own @ _units(table[start : start + _TILE].float()).T
         places = torch.arange(start, start + cosines.shape[1], device=own.device)
-        cosines.masked_fill_(places == asked[:, None], -torch.inf)
-        top = cosines.topk(min(N_NEIGHBOURS, cosines.shape[1]))
-        best.append((top.values, top.indices + start))
-    values, places = (torch.cat(part, dim=1) for part in zip(*best, strict=True))
-    top = values.topk(min(N_NEIGHBOURS, len(table) - 1))
-    return places.gather(1, top.indices), top.values
+        return cosines.masked_fill_(places == asked[:, None], -torch.inf)
+
+    k = min(N_NEIGHBOURS, len(table) - 1)
+    return top_of_tiles(map(tile, range(0, len(table), _TILE)), k)
 
 
 def _units(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:

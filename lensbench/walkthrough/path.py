@@ -18,6 +18,7 @@ from lensbench.attention.circuits.weights import NormParts, directions, norm_par
 from lensbench.lens.gate import Identity
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Path
+from lensbench.walkthrough.top import top_of_tiles
 
 _TILE = 8192  # tokens of the vocabulary at once
 _MOST_EFFECTS = 250_000  # numbers of a page's path: 1 MB
@@ -89,14 +90,10 @@ class Attribution:
         `lengths`: of the position where each part is added.
         """
         scaled = parts / lengths * self.model.readout.logit_scale
-        best: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, self.model.d_vocab, _TILE):
-            tile = slice(start, min(start + _TILE, self.model.d_vocab))
-            top = (scaled @ directions(self.model, tile)).topk(min(k, tile.stop - start))
-            best.append((top.indices + start, top.values))
-        ids, values = (torch.cat(part, dim=1) for part in zip(*best, strict=True))
-        top = values.topk(k)
-        return ids.gather(1, top.indices), top.values - (scaled @ self._mean)[:, None]
+        starts = range(0, self.model.d_vocab, _TILE)
+        tiles = (scaled @ directions(self.model, slice(i, i + _TILE)) for i in starts)
+        ids, values = top_of_tiles(tiles, k)
+        return ids, values - (scaled @ self._mean)[:, None]
 
     def _constants(self, tokens: Int[Tensor, " token"] | slice) -> Float[Tensor, " token"]:
         """What the biases of norm and head add to each token's logit, before the soft cap."""
