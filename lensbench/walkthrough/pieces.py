@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from lensbench.models.model import LensModel
 from lensbench.prompts.encode import EncodedPrompt, TokenText
+from lensbench.prompts.words import Span, token_spans
 from lensbench.report.walk.numbers import Token
 from lensbench.tokenisation.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Place = tuple[int, int]
 _LOST = "\ufffd"  # what decoding makes of bytes that are no character
 
 
@@ -37,22 +31,14 @@ class Names:
 
 def text_tokens(model: LensModel, encoded: EncodedPrompt, names: Names) -> list[Token]:
     """The tokens that the model reads, with where each stands in the text."""
-    places = _places(model.tokenizer, encoded)
+    spans = token_spans(model.tokenizer, encoded.text, encoded.token_ids)
     spelled = model.tokenizer.convert_ids_to_tokens(list(encoded.token_ids))
     return [
-        Token(token_id, str(spelling), names(token_id), *(place or (None, None)))
-        for token_id, spelling, place in zip(encoded.token_ids, spelled, places, strict=True)
+        Token(token_id, str(spelling), names(token_id), *_place(span))
+        for token_id, spelling, span in zip(encoded.token_ids, spelled, spans, strict=True)
     ]
 
 
-def _places(tokenizer: PreTrainedTokenizerBase, encoded: EncodedPrompt) -> Sequence[Place | None]:
-    """Where each token stands, as the tokenizers library says it; None of what is put around."""
-    unknown = [None] * len(encoded.token_ids)
-    if not getattr(tokenizer, "is_fast", False):
-        return unknown
-    read = tokenizer(encoded.text, return_offsets_mapping=True, return_special_tokens_mask=True)
-    n = len(encoded.token_ids)
-    if tuple(read.input_ids[:n]) != encoded.token_ids:
-        return unknown
-    kinds = zip(read.offset_mapping[:n], read.special_tokens_mask[:n], strict=True)
-    return [None if special else (start, end) for (start, end), special in kinds]
+def _place(span: Span) -> tuple[int, int] | tuple[None, None]:
+    """Where a token stands; None of one that stands for no text."""
+    return span if span.start < span.end else (None, None)

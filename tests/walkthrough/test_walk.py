@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, ByT5Tokenizer
 
 from lensbench.errors import InputProblems, ModelError
+from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Walk
 from lensbench.report.walk.steps import steps
@@ -123,6 +124,16 @@ def test_bytes_that_are_no_character_alone_are_named(gpt2: Case) -> None:
     assert [token.text for token in found.tokens] == ["e", "<0xE6>", "<0x97>", "<0xA5>"]
     assert [(token.start, token.end) for token in found.tokens] == [(0, 1), *[(1, 2)] * 3]
     assert not any("\ufffd" in word for word in found.vocabulary)
+
+
+def test_pieces_of_a_tokenizer_without_offsets_have_their_places(llama: Case) -> None:
+    """ByT5's tokens are the bytes of the text in UTF-8."""
+    model = load_model(llama.fresh_hf(), tokenizer=ByT5Tokenizer())
+    text = "Zürich"
+    tokens = walk(model, text).numbers.tokens
+    told = [text[token.start : token.end] for token in tokens if token.start is not None]
+    assert [token.id - 3 for token in tokens] == list(text.encode())
+    assert told == ["Z", "ü", "ü", "r", "i", "c", "h"]
 
 
 def test_the_stream_is_hugging_faces(case: Walked) -> None:

@@ -14,7 +14,7 @@ Kind = Literal["rotary", "learned", "alibi", "unseen"]
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the text; `start` and `end` count characters, None of what was put around it."""
+    """A token of the text; `start` and `end` count characters, None where it stands for none."""
 
     id: int
     spelled: str  # as the vocabulary has it
