@@ -13,11 +13,11 @@ from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
-from lensbench.records.schema.text.sampling import ASKED, FIRST, SETS, SETTINGS, TEXTS
+from lensbench.records.schema.text.sampling import ASKED, FIRST, GREEDY, SETS, SETTINGS, TEXTS
 from lensbench.sampling.diversity import distinct, repeated, self_bleu, words
 from lensbench.sampling.effects import effects
 from lensbench.sampling.model import Start, read
-from lensbench.sampling.settings import GREEDY, PUBLISHED, Setting
+from lensbench.sampling.settings import PUBLISHED, Setting
 from lensbench.sampling.shots.asking import answers
 from lensbench.sampling.shots.tasks import Task
 from lensbench.sampling.writing import Written, cache_error_bits, uniforms, write

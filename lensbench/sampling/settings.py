@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from lensbench.errors import InputProblems, Problem
+from lensbench.records.schema.text.sampling import GREEDY, OWN
 from lensbench.spec import Spec, nearest
 
 Range = tuple[float, float]
@@ -101,8 +102,6 @@ _SHORT = {
     "min-p": "min_p",
     "penalty": "repetition_penalty",
 }
-OWN = "T=1"  # the model's own distribution
-GREEDY = "greedy"
 PUBLISHED = ("T=0.1", "T=0.7", "T=1.2", "top-p=0.9")  # sweet spots that are passed on
 GRID = (
     GREEDY,

@@ -38,7 +38,8 @@ from lensbench.cli.lens.run import run_and_report
 from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import Problem
 from lensbench.escape import printable, visible
-from lensbench.sampling.settings import GRID, OWN, Setting, settings_of
+from lensbench.records.schema.text.sampling import OWN
+from lensbench.sampling.settings import GRID, Setting, settings_of
 from lensbench.spec import ARGUMENT, without_effect
 from lensbench.studies.specs.lens import Prompts
 from lensbench.studies.specs.sampling import SamplingSpec

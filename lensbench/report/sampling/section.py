@@ -9,14 +9,13 @@ import pandas as pd
 
 from lensbench.escape import markdown
 from lensbench.records.record import Record
-from lensbench.records.schema.text.sampling import SHOTS
+from lensbench.records.schema.text.sampling import OWN, SHOTS
 from lensbench.report.kit import numbers
 from lensbench.report.kit.figures import panels, to_svg
 from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.sampling.settings import (
-    OWN,
     beside_own,
     by_relation,
     first_tokens,

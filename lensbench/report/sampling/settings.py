@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench.records.schema.text.sampling import OWN
 from lensbench.stats.estimates import (
     Estimate,
     clustered_estimate,
@@ -18,7 +19,6 @@ from lensbench.stats.estimates import (
 from lensbench.stats.intervals import ratio
 from lensbench.stats.resampling import Floats
 
-OWN = "T=1"
 _UNBOUND = float("inf")
 # Of the next token: the statistic over prompts, and the range of the number.
 FIRST = {

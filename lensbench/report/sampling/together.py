@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lensbench.records.schema.text.sampling import GREEDY, OWN
 from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.table import catalogue
-from lensbench.report.sampling.settings import OWN
 from lensbench.report.sampling.shots import ALL
 from lensbench.report.section import Reported, Section
 
-_KEPT = (OWN, "greedy")  # beside the published ones
+_KEPT = (OWN, GREEDY)  # beside the published ones
 
 
 def models(reports: Sequence[Reported]) -> Section | None:

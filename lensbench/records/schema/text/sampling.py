@@ -23,6 +23,7 @@ SHOTS = {
     "chat+instruction": "as `instruction`, as a user's turn of the chat template",
     "chat+instruction+examples": "as `instruction+examples`, as a user's turn of the chat template",
 }
+OWN, GREEDY = "T=1", "greedy"  # settings by their names: the model's own distribution; no chance
 _MODEL = Column("model", TEXT, "the model's name")
 _PROMPT = Column("prompt_id", TEXT, "the prompt")
 _SETTING = Column("setting", TEXT, "by its name, as in `sampling_settings`")
