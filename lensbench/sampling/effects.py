@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,10 @@ class Effect:
     def effective_tokens(self) -> float:
         """2^entropy: a fair draw among so many tokens is as uncertain."""
         return float(2.0**self.entropy_bits)
+
+    def columns(self, top_token: str) -> dict[str, Any]:
+        """As the table `first_tokens` of a record has them; the likeliest token as text."""
+        return vars(self) | {"effective_tokens": self.effective_tokens, "top_token": top_token}
 
 
 def effects(

@@ -16,7 +16,7 @@ from lensbench.records.parts import Part
 from lensbench.records.schema.text.sampling import ASKED, FIRST, GREEDY, SETS, SETTINGS, TEXTS
 from lensbench.sampling.diversity import distinct, repeated, self_bleu, words
 from lensbench.sampling.effects import effects
-from lensbench.sampling.model import Start, read
+from lensbench.sampling.model import read
 from lensbench.sampling.settings import PUBLISHED, Setting
 from lensbench.sampling.shots.asking import answers
 from lensbench.sampling.shots.tasks import Task
@@ -82,32 +82,21 @@ def _prompt(context: Drawing, prompt_id: str) -> Part:
     ids = context.prompts[prompt_id].token_ids
     follow = prompt_id in context.continued
     start = read(context.model, ids, follow)
-    shown, common = TokenText(context.model.tokenizer), _common(context, prompt_id)
-    first = [
-        common
-        | vars(one)
-        | {"effective_tokens": one.effective_tokens, "top_token": shown(one.top_token)}
-        for one in effects(start.logits, ids, context.settings)
-    ]
+    shown = TokenText(context.model.tokenizer)
+    common = {"model": context.name, "prompt_id": prompt_id}
+    found = effects(start.logits, ids, context.settings)
+    first = [common | one.columns(shown(one.top_token)) for one in found]
     made = {FIRST.name: FIRST.of_rows(first)}
     if not follow:
         return Part(made)
-    texts = _texts(context, start, prompt_id)
+    numbers = uniforms(context.seed, prompt_id, context.draws, context.max_new_tokens)
+    texts = write(context.model, start, context.written, numbers)
     made[TEXTS.name] = TEXTS.of_rows(common | text_row(text) for text in texts)
     made[SETS.name] = SETS.of_rows(
         common | set_row(own, context.draws) for own in _by_setting(texts, context.written)
     )
     checked = next((one for one in texts if not one.setting.startswith(GREEDY)), texts[0])
     return Part(made, notes={ERROR: cache_error_bits(context.model, ids, checked)})
-
-
-def _common(context: Drawing, prompt_id: str) -> dict[str, Any]:
-    return {"model": context.name, "prompt_id": prompt_id}
-
-
-def _texts(context: Drawing, start: Start, prompt_id: str) -> list[Written]:
-    numbers = uniforms(context.seed, prompt_id, context.draws, context.max_new_tokens)
-    return write(context.model, start, context.written, numbers)
 
 
 def _by_setting(texts: Sequence[Written], settings: Sequence[Setting]) -> list[list[Written]]:

@@ -32,8 +32,7 @@ class Sampled:
     def table(self) -> pd.DataFrame:
         """One row per setting; columns as in the table `first_tokens` of a record."""
         rows = [
-            {**vars(one), "effective_tokens": one.effective_tokens, "top_token": token}
-            for one, token in zip(self.effects, self.top_tokens, strict=True)
+            one.columns(token) for one, token in zip(self.effects, self.top_tokens, strict=True)
         ]
         return pd.DataFrame(rows)
 
