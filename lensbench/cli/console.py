@@ -86,6 +86,11 @@ def say_json(value: Any) -> None:
     results.out(printable_json(text), highlight=False)
 
 
+def without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row for JSON, which has no NaN: null in its place."""
+    return {key: None if value != value else value for key, value in row.items()}
+
+
 def table(rows: Sequence[Mapping[str, object]], left: Collection[str] = ()) -> Table:
     """Rows for the terminal, their keys as headings; columns at the right but those in `left`."""
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

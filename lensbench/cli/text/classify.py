@@ -28,7 +28,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lensbench.classification.spec import ClassifySpec
-from lensbench.cli.console import batch_progress, note, results, say, say_json, show_problems
+from lensbench.cli.console import (
+    batch_progress,
+    note,
+    results,
+    say,
+    say_json,
+    show_problems,
+    without_nan,
+)
 from lensbench.cli.console import table as shown_table
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import Problem
@@ -72,7 +80,7 @@ def classify(spec: Annotated[ClassifyVerb, Parameter("*")] = _AS_USUAL) -> int:
             found.append(classified(**options, watch=progress))
     problems = [problem for one in found for problem in one.problems]
     if spec.as_json:
-        say_json([_plain(one, row) for one in found for row in _rows(one)])
+        say_json([{"data": one.data} | without_nan(row) for one in found for row in _rows(one)])
     else:
         for one in found:
             _show(one)
@@ -89,13 +97,6 @@ def _given(spec: ClassifyVerb) -> dict[str, Any]:
 def _rows(found: Classified) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = found.table.to_dict("records")  # type: ignore[assignment]
     return rows
-
-
-def _plain(found: Classified, row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    import pandas as pd
-
-    return {"data": found.data} | {key: None if pd.isna(v) else v for key, v in row.items()}
 
 
 def _show(found: Classified) -> None:

@@ -27,7 +27,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from pydantic import Field
 
-from lensbench.cli.console import literal, messages, note, results, say, say_json, show_problems
+from lensbench.cli.console import (
+    literal,
+    messages,
+    note,
+    results,
+    say,
+    say_json,
+    show_problems,
+    without_nan,
+)
 from lensbench.cli.console import table as shown_table
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import Problem
@@ -87,9 +96,9 @@ def _texts(spec: EmbedVerb) -> int:
         with messages.status(f"loading {literal(name)}"):
             found = embedded(spec.texts, name, spec.device)
         rows: list[dict[str, Any]] = found.pairs.to_dict("records")  # type: ignore[assignment]
-        collected += [{"model": found.model} | _plain(row) for row in rows]
+        collected += [{"model": found.model} | without_nan(row) for row in rows]
         if not spec.as_json:
-            _show(found.model, [_plain(row) for row in rows])
+            _show(found.model, [without_nan(row) for row in rows])
     if spec.as_json:
         say_json(collected)
     return 0
@@ -113,9 +122,9 @@ def _pairs(spec: EmbedVerb, pairs: PairSet) -> int:
             {"a": pair.a, "b": pair.b, "published": pair.published, "cosine": cosine}
             for pair, cosine in zip(own, cosines(*sides), strict=True)
         ]
-        collected += [{"model": encoder.name} | _plain(row) for row in rows]
+        collected += [{"model": encoder.name} | without_nan(row) for row in rows]
         if not spec.as_json and rows:
-            _show(encoder.name, [_judged(_plain(row)) for row in rows])
+            _show(encoder.name, [_judged(without_nan(row)) for row in rows])
     show_problems(problems, "the lines above")
     if spec.as_json:
         say_json(collected)
@@ -128,11 +137,6 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     if said is None or cosine is None:
         return row | {"off": ""}
     return row | {"off": f"{said - cosine:+.2f}{'' if abs(said - cosine) <= NEAR else ' !'}"}
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {key: None if value != value else value for key, value in row.items()}
 
 
 def _show(model: str, rows: list[dict[str, Any]]) -> None:

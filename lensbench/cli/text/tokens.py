@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
-from lensbench.cli.console import messages, note, results, say, say_json, table
+from lensbench.cli.console import messages, note, results, say, say_json, table, without_nan
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import printable, visible
@@ -162,13 +162,10 @@ def _show_gaps(gaps: pd.DataFrame) -> None:
 
 def _plain(result: TokensResult) -> list[dict[str, Any]]:
     """Counts and pieces, an entry per text x model."""
-    import pandas as pd
-
     rows = []
     for row in result.table.to_dict("records"):
         pieces = result.pieces
         own = pieces[(pieces["text_id"] == row["text_id"]) & (pieces["model"] == row["model"])]
         listed = own.drop(columns=["model", "text_id"]).to_dict("records")
-        known = {key: None if pd.isna(value) else value for key, value in row.items()}
-        rows.append({str(key): value for key, value in known.items()} | {"pieces": listed})
+        rows.append(without_nan(row) | {"pieces": listed})
     return rows
