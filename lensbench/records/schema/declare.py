@@ -75,6 +75,11 @@ class Table:
         return [column.name for column in self.columns]
 
 
+def listed(meanings: Mapping[str, str]) -> str:
+    """Names with their meanings, for what a column says of its values."""
+    return "; ".join(map(": ".join, meanings.items()))
+
+
 def interval_ends(name: str, over: str, unit: str, null: str) -> tuple[Column, Column]:
     """The two ends of a column's 95 % interval over `over`; `null` is why it has none."""
     return (

@@ -14,6 +14,7 @@ from lensbench.records.schema.declare import (
     Column,
     Table,
     interval_ends,
+    listed,
 )
 
 DIRECTIONS = {
@@ -26,7 +27,7 @@ _NO_INTERVAL = "too few sentences for an interval"
 _NO_UNTRAINED = "the untrained model was not asked the same"
 _MODEL = Column("model", TEXT, "the model's name")
 _WEIGHTING = Column("weighting", TEXT, "as in `heads`")
-_DIRECTION = "; ".join(map(": ".join, DIRECTIONS.items()))
+_DIRECTION = listed(DIRECTIONS)
 
 
 def _interval(name: str, meaning: str, null: str, unit: str = "0..1") -> tuple[Column, ...]:
@@ -101,7 +102,7 @@ PREDICTED = {
     "word": "the later word, given the text before it; the sum over its tokens",
     "rest": "the text behind it to the sentence's end; the mean over its tokens",
 }
-_PREDICTED = "; ".join(map(": ".join, PREDICTED.items()))
+_PREDICTED = listed(PREDICTED)
 WORD_LOSSES = Table(
     "word_losses",
     "one row per sentence x question x text predicted: what is lost without each head",
@@ -173,7 +174,7 @@ DEPTHS = Table(
     (
         _MODEL,
         _WEIGHTING,
-        Column("claim", TEXT, "; ".join(map(": ".join, CLAIMS.items()))),
+        Column("claim", TEXT, listed(CLAIMS)),
         Column("direction", TEXT, _DIRECTION, null="nothing is asked"),
         Column("third", TEXT, "which third is said to have more: early, middle or deep"),
         Column("early", F64, "mean over the first third of the blocks", "0..1"),

@@ -13,6 +13,7 @@ from lensbench.records.schema.declare import (
     Kind,
     Table,
     interval_ends,
+    listed,
 )
 from lensbench.records.schema.every import PROBLEMS
 
@@ -34,9 +35,9 @@ LABELS = {
 PUBLISHED = {"full": (0.91, 0.91), "lora": (0.85, 0.88)}
 PUBLISHED_OF = "DistilBERT on SST-2"
 
-_METHOD = Column("method", TEXT, "; ".join(map(": ".join, METHODS.items())))
+_METHOD = Column("method", TEXT, listed(METHODS))
 _MODEL = Column("model", TEXT, "encoder, or causal model", null="the majority needs none")
-_LABELS = Column("labels", TEXT, "learnt from: " + "; ".join(map(": ".join, LABELS.items())))
+_LABELS = Column("labels", TEXT, "learnt from: " + listed(LABELS))
 _SEED = Column("seed", I32, "of new weights, order, dropout, and which examples are shown")
 _NO_MODEL = "the majority needs no model"
 _RUN = (_METHOD, _MODEL, _LABELS, _SEED)

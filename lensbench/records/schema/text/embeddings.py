@@ -12,6 +12,7 @@ from lensbench.records.schema.declare import (
     Kind,
     Table,
     interval_ends,
+    listed,
 )
 from lensbench.records.schema.every import PROBLEMS
 
@@ -34,7 +35,7 @@ NEAR = 0.05  # of what was published: numbers rounded to two digits may be that 
 _MODEL = Column("model", TEXT, "the model's name")
 _FEW = "too few for an interval"
 _NO_ANGLE = "one of the vectors is zero, so that it has no angle"
-_CORRECTION = Column("correction", TEXT, "; ".join(map(": ".join, CORRECTIONS.items())))
+_CORRECTION = Column("correction", TEXT, listed(CORRECTIONS))
 
 
 def _ends(name: str, over: str) -> tuple[Column, Column]:
@@ -134,9 +135,9 @@ SENSES = Table(
     "one row per condition x word x split x layer x correction",
     (
         _MODEL,
-        Column("condition", TEXT, "; ".join(map(": ".join, READ.items()))),
+        Column("condition", TEXT, listed(READ)),
         Column("word", TEXT, "the word; its vector is the mean over its tokens"),
-        Column("split", TEXT, "; ".join(map(": ".join, SPLITS.items()))),
+        Column("split", TEXT, listed(SPLITS)),
         Column("layer", I16, "0 = embedding, i = after block i - 1", "states"),
         Column("depth", F64, "layer / n_layers", "0..1"),
         Column(

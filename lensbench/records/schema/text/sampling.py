@@ -11,6 +11,7 @@ from lensbench.records.schema.declare import (
     Column,
     Kind,
     Table,
+    listed,
 )
 from lensbench.records.schema.every import PROBLEMS
 
@@ -142,7 +143,7 @@ ASKED = Table(
     (
         _MODEL,
         Column("task", TEXT, "the task"),
-        Column("condition", TEXT, "; ".join(map(": ".join, SHOTS.items()))),
+        Column("condition", TEXT, listed(SHOTS)),
         Column("given", TEXT, "the input"),
         Column("answer", TEXT, "the right one, as examples show it"),
         Column("said", TEXT, "the first line of the model's answer"),
