@@ -15,7 +15,7 @@ from torch import Tensor
 from lensbench.errors import ModelError
 from lensbench.fitting.windows import Window
 from lensbench.lens.base import Lens
-from lensbench.lens.logit import model_output
+from lensbench.lens.logit import model_output, with_last
 from lensbench.lens.metrics import LN_2
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.stream import Stream, Vectors
@@ -168,11 +168,10 @@ def _passes(
     source: LensModel | None,
 ) -> Iterator[tuple[Sequence[int], Residuals, Residuals]]:
     """Which windows are read together, the model's states and output, and what lenses read."""
-    captured = [*sites, model.final_site] if model.final_site not in sites else list(sites)
     lengths = [len(window.token_ids) for window in windows]
     for items in plan_batches(lengths, batch_tokens, model.rope_switch):
         own = [windows[item] for item in items]
-        residuals = states_of(model, own, captured)
+        residuals = states_of(model, own, with_last(model, sites))
         states = residuals if source is None else states_of(source, own, sites, head=False)
         yield items, residuals, states
 

@@ -102,7 +102,7 @@ def read_batch(
         residuals = captured or capture_batch(model, prompts, settings)
     else:
         names = [prompt.prompt.id for prompt in prompts]
-        residuals = cache.residuals(model, names, wanted, _with_last(model, sites))
+        residuals = cache.residuals(model, names, wanted, with_last(model, sites))
     if broken := residuals.broken_rows():
         return _without(model, prompts, settings, broken, cache, lenses)
     lenses = lenses or Lenses(model)
@@ -138,13 +138,13 @@ def capture_batch(
     """The one forward pass that `read_batch` reads."""
     ids = [prompt.token_ids for prompt in prompts]
     wanted = [_positions(prompt, settings.positions) for prompt in prompts]
-    sites = _with_last(model, settings.sites_in(model))
+    sites = with_last(model, settings.sites_in(model))
     return capture_positions(model, ids, wanted, sites, settings.padding_side)
 
 
-def _with_last(model: LensModel, sites: list[Site]) -> list[Site]:
+def with_last(model: LensModel, sites: Sequence[Site]) -> list[Site]:
     """The last layer is compared with the model, whether it is read or not."""
-    return sites if model.final_site in sites else [*sites, model.final_site]
+    return [*sites] if model.final_site in sites else [*sites, model.final_site]
 
 
 def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
