@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -214,6 +214,11 @@ def within(estimate: Estimate, least: float = 0.0, most: float = 1.0) -> Estimat
     if estimate.low is None or estimate.high is None:
         return estimate
     return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, most))
+
+
+def cells_of(rows: Any, name: str) -> tuple[Any, Any, Any]:
+    """A number and its ends of a record's row, or of all rows, named as by `Estimate.columns`."""
+    return rows[name], rows[f"{name}_low"], rows[f"{name}_high"]
 
 
 def of_record(

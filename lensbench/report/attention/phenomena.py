@@ -9,7 +9,7 @@ import pandas as pd
 
 from lensbench.records.record import Record
 from lensbench.report.kit.table import Table, catalogue
-from lensbench.stats.estimates import Estimate, of_record
+from lensbench.stats.estimates import Estimate, cells_of, of_record
 from lensbench.stats.halves import halves
 
 _FEW = "too few sentences for an interval"
@@ -189,7 +189,6 @@ def _estimate(
     row: dict[Hashable, Any], name: str, n: int, n_sentences: int, few: str = _FEW
 ) -> Estimate:
     """A number of a record with its interval; `few` is why it has none."""
-    ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
     said = row.get("reason")
     nothing = said if isinstance(said, str) else _NOTHING.get(name, few)
-    return of_record(ends, n, nothing, few, n_sentences)
+    return of_record(cells_of(row, name), n, nothing, few, n_sentences)

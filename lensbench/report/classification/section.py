@@ -18,7 +18,7 @@ from lensbench.report.kit.page import Page, chart
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, of_record
+from lensbench.stats.estimates import Estimate, cells_of, of_record
 
 _KEY = ["method", "model", "labels"]
 _FEW = "too few bunches of examples, or too much alike"
@@ -88,7 +88,7 @@ def _methods(accuracy: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_examples(row: Mapping[Any, Any]) -> Estimate:
-    ends = [row[f"accuracy{end}"] for end in ("", "_low", "_high")]
+    ends = cells_of(row, "accuracy")
     return of_record(ends, row["n_test"], _NO_EXAMPLES, _FEW, row["n_bunches"])
 
 
@@ -102,7 +102,7 @@ def _over_seeds(row: Mapping[Any, Any]) -> Estimate:
 def _less_full(row: Mapping[Any, Any]) -> Estimate:
     itself = row["method"] == "full" and row["labels"] == "own"
     why = "it is compared with itself" if itself else "full fine-tuning was not asked for"
-    ends = [row[f"less_full_pp{end}"] for end in ("", "_low", "_high")]
+    ends = cells_of(row, "less_full_pp")
     return of_record(ends, row["n_test"], why, _FEW, row["n_bunches"])
 
 

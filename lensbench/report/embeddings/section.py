@@ -18,9 +18,7 @@ from lensbench.report.kit.page import Page, chart
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Dots
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import of_record
-
-_ENDS = ("", "_low", "_high")
+from lensbench.stats.estimates import cells_of, of_record
 
 
 def embeddings(record: Record, name: str) -> Section:
@@ -96,7 +94,7 @@ def judged_pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def estimates(frame: pd.DataFrame, column: str, count: str) -> pd.Series:
     """A number and its two ends as one cell each."""
-    cells = zip(*(frame[f"{column}{end}"] for end in _ENDS), frame[count], strict=True)
+    cells = zip(*cells_of(frame, column), frame[count], strict=True)
     made = [
         of_record(ends, n, "all values are equal", "too few for an interval") for *ends, n in cells
     ]

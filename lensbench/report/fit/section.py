@@ -16,7 +16,7 @@ from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dash, Line, Lines, by_depth
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, of_record, within
+from lensbench.stats.estimates import Estimate, cells_of, of_record, within
 
 READINGS = {  # how each is called in a report, and drawn
     "final": "logit lens",
@@ -111,13 +111,7 @@ def quality(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per reading x layer, numbers with an interval as one Estimate each."""
     frame = frame.drop(columns=["model"])
     for column in _BY_DOCUMENT:
-        values = zip(
-            frame[column],
-            frame[f"{column}_low"],
-            frame[f"{column}_high"],
-            frame["n_documents"],
-            strict=True,
-        )
+        values = zip(*cells_of(frame, column), frame["n_documents"], strict=True)
         limits = _ENDS.get(column, (-math.inf, math.inf))
         cells = [
             within(of_record(ends, n, _NO_GAIN, f"{n} documents: too few for an interval"), *limits)
@@ -153,8 +147,8 @@ def fidelity(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per lens x layer; an interval is over directions."""
     made = frame[["reading", "layer", "depth"]].assign(reading=frame["reading"].map(_LENSES))
     for column in ("spearman", "partial_spearman"):
-        ends = (frame[f"{column}{end}"] for end in ("", "_low", "_high"))
-        cells = [_correlation(*cell) for cell in zip(*ends, frame["n_directions"], strict=True)]
+        values = zip(*cells_of(frame, column), frame["n_directions"], strict=True)
+        cells = [_correlation(*cell) for cell in values]
         made[column] = pd.Series(cells, frame.index, dtype=object)
     return made.assign(n_directions=frame["n_directions"], n_tokens=frame["n_tokens"])
 

@@ -27,7 +27,7 @@ from lensbench.report.lineage.heads import (
 )
 from lensbench.report.pretraining.section import STEP_AXIS, places_of
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, of_record, within
+from lensbench.stats.estimates import Estimate, cells_of, of_record, within
 
 READINGS = {"final": "logit", "fitted": "linear"}  # how each lens is called here
 INDUCTION = "induction"  # the name of such a head
@@ -131,7 +131,7 @@ def _phases(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per run x phase, numbers with an interval as one Estimate each."""
     made = frame[["run", "phase"]].copy()
     for name in ("from_step", "slope"):
-        cells = zip(*(frame[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
+        cells = zip(*cells_of(frame, name), strict=True)
         made[name] = pd.Series(
             [of_record(cell, 1, "no phase", "the first") for cell in cells],
             frame.index,
@@ -184,8 +184,8 @@ def _lenses(record: Record) -> pd.DataFrame:
 def _of_documents(row: pd.Series) -> Estimate:
     """A KL with its interval."""
     n = int(row["n_documents"])
-    cells = (row["kl_bits"], row["kl_bits_low"], row["kl_bits_high"])
-    found = of_record(cells, n, "not measured", f"{n} documents: too few")
+    few = f"{n} documents: too few"
+    found = of_record(cells_of(row, "kl_bits"), n, "not measured", few)
     return within(found, most=math.inf)  # as no KL is below 0
 
 

@@ -16,7 +16,7 @@ from lensbench.report.kit.page import Page, plain_charts
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, of_record
+from lensbench.stats.estimates import Estimate, cells_of, of_record
 
 CLAIMED = "Devanagari"  # "every Devanagari character becomes three byte tokens"
 ENGLISH = "en"
@@ -145,7 +145,7 @@ def _with_estimates(frame: pd.DataFrame, name: str, record: Record) -> pd.DataFr
 
 
 def _estimates(frame: pd.DataFrame, name: str, n: pd.Series, why: str) -> pd.Series:
-    cells = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], n, strict=True)
+    cells = zip(*cells_of(frame, name), n, strict=True)
     made = [
         of_record(ends, count, why, f"{count} articles, too few or too alike")
         for *ends, count in cells
