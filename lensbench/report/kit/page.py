@@ -148,30 +148,27 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         "looks": packed.looks,
         "tables": [_table(table) for table in facts.tables],
     }
-    return (
-        _template()
-        .render(
-            plotly=Markup(plotly.offline.get_plotlyjs() if _by_plotly(page) else ""),
-            style=Markup(beside("page.css")),
-            script=Markup(beside("inflated.js", "head_view.js", "page.js")),
-            data=Markup(embedded_json(data)),
-            title=printable(page.title),
-            sentence=page.sentence,
-            pickers=[_dropdown(picker) for picker in page.pickers],
-            listed=any(
-                isinstance(view, Lines | Dots) and any(p.facets is not None for p in one.pickers)
-                for one in page.charts
-                for view in one.views.values()
-            ),
-            charts=page.charts,
-            summary=facts.summary,
-            facts=[(name, printable(value)) for name, value in facts.rows],
-            gate=facts.gate,
-            gate_said=facts.gate_said,
-            report=facts.report,
-            tables=[(table.name, table.title) for table in facts.tables],
-        )
-        .encode()
+    return filled(
+        beside("page.html.j2"),
+        plotly=Markup(plotly.offline.get_plotlyjs() if _by_plotly(page) else ""),
+        style=Markup(beside("page.css")),
+        script=Markup(beside("inflated.js", "head_view.js", "page.js")),
+        data=Markup(embedded_json(data)),
+        title=printable(page.title),
+        sentence=page.sentence,
+        pickers=[_dropdown(picker) for picker in page.pickers],
+        listed=any(
+            isinstance(view, Lines | Dots) and any(p.facets is not None for p in one.pickers)
+            for one in page.charts
+            for view in one.views.values()
+        ),
+        charts=page.charts,
+        summary=facts.summary,
+        facts=[(name, printable(value)) for name, value in facts.rows],
+        gate=facts.gate,
+        gate_said=facts.gate_said,
+        report=facts.report,
+        tables=[(table.name, table.title) for table in facts.tables],
     )
 
 
@@ -187,11 +184,12 @@ def beside(*names: str) -> str:
     return "".join((here / name).read_text(encoding="utf-8") for name in names)
 
 
-def _template() -> jinja2.Template:
+def filled(template: str, /, **values: object) -> bytes:
+    """A page out of the text of its template; all values but Markup are escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(beside("page.html.j2"))
+    return environment.from_string(template).render(**values).encode()
 
 
 def embedded_json(data: object) -> str:

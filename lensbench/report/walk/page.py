@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from lensbench.escape import printable, visible
 from lensbench.report.kit.markdown import gate_row
-from lensbench.report.kit.page import beside, deflated, embedded_json
+from lensbench.report.kit.page import beside, deflated, embedded_json, filled
 from lensbench.report.walk.numbers import Rotation, Walk, Writes
 from lensbench.report.walk.steps import steps
 
@@ -26,34 +25,24 @@ def walk_page(walk: Walk) -> bytes:
     """The page. The same numbers give the same bytes."""
     here = Path(__file__).parent
     script = beside("inflated.js") + "".join(_text(here / name) for name in _SCRIPTS)
-    return (
-        _template(here)
-        .render(
-            style=Markup(_text(here / "page.css")),
-            script=Markup(script),
-            data=Markup(embedded_json(_data(walk))),
-            model=printable(walk.model),
-            text=printable(walk.text),
-            tokens=[visible(token.text) for token in walk.tokens],
-            n_layers=walk.architecture.n_layers,
-            n_heads=walk.architecture.n_heads,
-            steps=list(steps(walk)),
-            facts=[(name, printable(value)) for name, value in walk.facts],
-            gate=list(map(gate_row, walk.gate)),
-        )
-        .encode()
+    return filled(
+        _text(here / "page.html.j2"),
+        style=Markup(_text(here / "page.css")),
+        script=Markup(script),
+        data=Markup(embedded_json(_data(walk))),
+        model=printable(walk.model),
+        text=printable(walk.text),
+        tokens=[visible(token.text) for token in walk.tokens],
+        n_layers=walk.architecture.n_layers,
+        n_heads=walk.architecture.n_heads,
+        steps=list(steps(walk)),
+        facts=[(name, printable(value)) for name, value in walk.facts],
+        gate=list(map(gate_row, walk.gate)),
     )
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
-
-
-def _template(here: Path) -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_text(here / "page.html.j2"))
 
 
 def _data(walk: Walk) -> dict[str, Any]:
