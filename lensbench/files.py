@@ -1,14 +1,17 @@
-"""Files that are either whole or absent: temporary name, fsync, rename."""
+"""Files that are either whole or absent: temporary name, fsync, rename; and those of a package."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from lensbench.errors import MissingExtraError
 
 _BLOCK = 1 << 20
 
@@ -62,3 +65,14 @@ def sha256_of(path: Path) -> str:
         while block := handle.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def package_folder(module: str, extra: str, package: str | None = None) -> Path:
+    """Where an installed package lies, for a file in it; nothing of it is imported.
+
+    Raises MissingExtraError, naming the package (by default as its module) and its extra.
+    """
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise MissingExtraError(package or module, extra)
+    return Path(found.origin).parent

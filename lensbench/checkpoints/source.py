@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias, nearest_aliases
-from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem
+from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.files import package_folder
 from lensbench.json_text import parse_json, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -148,10 +148,7 @@ def locate(name: str) -> Located:
 def packaged_folder(name: str) -> Path:
     """The folder of a model of `PACKAGED`. Raises MissingExtraError."""
     package, module, folder = PACKAGED[name]
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
-        raise MissingExtraError(package, "rag")
-    return Path(found.origin).parent / folder
+    return package_folder(module, "rag", package) / folder
 
 
 def _locate_family(family: Family) -> Located:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +14,8 @@ import numpy as np
 
 from lensbench.classification.hub import hub_rows, is_hub
 from lensbench.classification.spec import SHIPPED
-from lensbench.errors import InputProblems, MissingExtraError, Problem
-from lensbench.files import sha256_of
+from lensbench.errors import InputProblems, Problem
+from lensbench.files import package_folder, sha256_of
 from lensbench.prompts.rows import Row, place, read_rows, sound_rows
 
 PANG_LEE = "pang-lee"  # 200 sentences of film reviews (Pang & Lee 2005), in the package gensim
@@ -104,10 +103,7 @@ def given_labelled(pairs: Iterable[tuple[str, str]]) -> LabelledSet:
 
 def _film_sentences() -> LabelledSet:
     """Their text stands in no record: the package's own terms hold for it."""
-    found = importlib.util.find_spec("gensim")
-    if found is None or found.origin is None:
-        raise MissingExtraError("gensim", "classify")
-    path = Path(found.origin).parent / "test" / "test_data" / "pang_lee_polarity.cor"
+    path = package_folder("gensim", "classify") / "test" / "test_data" / "pang_lee_polarity.cor"
     if not path.is_file():
         what = "this gensim does not hold them (test/test_data)"
         raise InputProblems([Problem(PANG_LEE, what, f"Give a file, or {SHIPPED}.")])

@@ -7,7 +7,6 @@ gensim: their words and ratings stand in no record.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from jaxtyping import Float
 from scipy import stats
 
 from lensbench.embeddings.geometry import Interval
-from lensbench.errors import InputProblems, MissingExtraError, Problem
-from lensbench.files import sha256_of
+from lensbench.errors import InputProblems, Problem
+from lensbench.files import package_folder, sha256_of
 from lensbench.prompts.rows import text_of
 
 PACKAGED = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
@@ -91,10 +90,7 @@ def load_rated(source: str) -> RatedSet:
 
 def _in_gensim(source: str) -> Path:
     """Where the package has it; gensim itself is not imported."""
-    found = importlib.util.find_spec("gensim")
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtraError("gensim", "embed")
-    return Path(found.submodule_search_locations[0]) / "test" / "test_data" / PACKAGED[source]
+    return package_folder("gensim", "embed") / "test" / "test_data" / PACKAGED[source]
 
 
 def _pair(line: str) -> RatedPair:
