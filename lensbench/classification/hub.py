@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.corpora.hub import DataSet, pinned_file
+from lensbench.corpora.hub import PREFIX, DataSet, pinned_file
 from lensbench.errors import InputProblems, Problem, first_line
 
 _TEXT = ("text", "sentence")  # columns, the first that is there
@@ -26,9 +26,9 @@ def hub_rows(given: str) -> tuple[str, str, list[tuple[int, dict[str, str]]]]:
 
     Raises InputProblems for one that was not fetched, is no Parquet file or has no such columns.
     """
-    one = DataSet.of(given)
+    one = DataSet.of(given, "data")
     path, pinned = pinned_file(one, "data")
-    name = one.place.removeprefix("hub:")
+    name = one.place.removeprefix(PREFIX)
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else None
     except (OSError, pa.ArrowException) as error:
@@ -62,4 +62,4 @@ def _label_names(table: pa.Table) -> list[str]:
 
 def is_hub(given: str) -> bool:
     """Whether this is how a data set of the hub is called."""
-    return given.startswith("hub:") and not Path(given).exists()
+    return given.startswith(PREFIX) and not Path(given).exists()

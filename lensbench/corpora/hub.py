@@ -42,13 +42,13 @@ class DataSet:
     column: str | None = None
 
     @classmethod
-    def of(cls, given: str) -> DataSet:
-        """Raises InputProblems for what has another form."""
+    def of(cls, given: str, where: str = "corpus") -> DataSet:
+        """Raises InputProblems, naming the option `where`, for what has another form."""
         place, _, column = given.removeprefix(PREFIX).partition(":")
         owner, name, *within = [*place.split("/"), ""][:-1] if "/" in place else ("", "")
         if not (given.startswith(PREFIX) and owner and name and all(within)):
             remedy = f"Give {FORM}, such as hub:Salesforce/wikitext/train:text."
-            raise InputProblems([Problem("corpus", f"{given!r} names no data set", remedy)])
+            raise InputProblems([Problem(where, f"{given!r} names no data set", remedy)])
         return cls(f"{owner}/{name}", tuple(within), column or None)
 
     @property

@@ -209,6 +209,8 @@ def test_a_data_set_without_labels_or_not_fetched_is_named(
     monkeypatch.setenv("LENSBENCH_CACHE", str(tmp_path / "none"))
     with pytest.raises(InputProblems, match="Fetch it: lensbench pull hub:a/b"):
         load_labelled("hub:a/b")
+    with pytest.raises(InputProblems, match="data: 'hub:a' names no data set"):
+        load_labelled("hub:a")
     fetched(tmp_path, monkeypatch, pa.table({"sentence": ["fine"]}))
     with pytest.raises(InputProblems, match=r"train.parquet has sentence\. Give a data set"):
         load_labelled("hub:a/b")
