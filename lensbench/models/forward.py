@@ -53,17 +53,16 @@ def forward(
         inputs["position_ids"] = positions.to(device)
     inputs["attention_mask"] = mask.to(device)
     kept = None if columns is None or len(columns) == ids.shape[1] else list(columns)
-    if kept is not None and _keeps_some(bridge):
+    if kept is not None and keeps_some(getattr(bridge, "original_model", None)):
         inputs["logits_to_keep"], kept = torch.tensor(kept, device=device), None
     found = bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
     logits = found[0] if isinstance(found, tuple) else found  # beside the cache
     return logits if kept is None else logits[:, kept]
 
 
-def _keeps_some(bridge: Any) -> bool:
-    """Whether the model's class can be asked for the logits of some columns only."""
-    model = getattr(bridge, "original_model", None)
-    return model is not None and "logits_to_keep" in signature(model.forward).parameters
+def keeps_some(hf_model: Any) -> bool:
+    """Whether a model's class (None: it has none) can be asked for the logits of some columns."""
+    return hf_model is not None and "logits_to_keep" in signature(hf_model.forward).parameters
 
 
 def own_logits(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, ModelError, Problem, refused_by_library
 from lensbench.models.adapted import with_bits
+from lensbench.models.forward import keeps_some
 from lensbench.prompts.encode import Encoder
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.sampling.settings import Setting
@@ -95,7 +95,7 @@ def step(model: AdaptedModel, ids: Tensor, cache: Any) -> Float[Tensor, "row d_v
     given: dict[str, Any] = {"use_cache": cache is not None}
     if cache is not None:
         given["past_key_values"] = cache
-    if "logits_to_keep" in inspect.signature(model.base.forward).parameters:
+    if keeps_some(model.base):
         given["logits_to_keep"] = 1
     kind = type(model.base).__name__
     with (
