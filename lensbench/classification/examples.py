@@ -65,8 +65,8 @@ def load_labelled(source: str) -> LabelledSet:
     """The shipped sentences, those in gensim, a data set of the hub that was fetched, or a file's.
 
     A file is .csv, .jsonl or .json with text and label, and may have columns `id` and `group`
-    besides. Rows that cannot be used are problems: an empty
-    text or label, and a text that stands there with another label before.
+    besides. Rows that cannot be used are problems: an empty text or label, and a text that stands
+    there with another label before.
 
     Raises InputProblems for no such file, missing columns, one label only, or labels that differ
     in case or space alone; MissingExtraError without gensim, for its sentences.
@@ -76,16 +76,14 @@ def load_labelled(source: str) -> LabelledSet:
     problems: list[Problem] = []
     if is_hub(source):
         name, digest, listed = hub_rows(source)
-        found = _examples(sound_rows(listed, name, problems, _NEEDED), name, problems)
-        return _sound(LabelledSet(name, digest, list(found), problems))
+        return _labelled(listed, name, digest, problems)
     path = Path(str(_DATA)) if source == SHIPPED else Path(source)
     if not path.is_file():
         what, known = "there is no such file", f"Give a .csv of text and label, or {SHIPPED}"
         raise InputProblems([Problem(source, what, f"{known}, {PANG_LEE}.")])
     name = SHIPPED if source == SHIPPED else path.name
     rows = _named(read_rows(path, name, problems, _NEEDED, _OPTIONAL))
-    examples = list(_examples(sound_rows(rows, name, problems, _NEEDED), name, problems))
-    return _sound(LabelledSet(name, sha256_of(path), examples, problems))
+    return _labelled(rows, name, sha256_of(path), problems)
 
 
 def given_labelled(pairs: Iterable[tuple[str, str]]) -> LabelledSet:
@@ -95,10 +93,8 @@ def given_labelled(pairs: Iterable[tuple[str, str]]) -> LabelledSet:
         (number, {"id": str(number), "text": text, "label": label})
         for number, (text, label) in enumerate(listed, start=1)
     ]
-    problems: list[Problem] = []
-    examples = list(_examples(sound_rows(rows, "texts", problems, _NEEDED), "texts", problems))
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    return _sound(LabelledSet("texts", digest, examples, problems))
+    return _labelled(rows, "texts", digest, [])
 
 
 def _film_sentences() -> LabelledSet:
@@ -122,6 +118,18 @@ def _named(rows: Iterable[Row]) -> Iterator[Row]:
         yield line, {"id": f"row{line}"} | cells
 
 
+def _labelled(rows: Iterable[Row], name: str, sha256: str, problems: list[Problem]) -> LabelledSet:
+    """What of some rows can be used. Raises InputProblems where nothing could be learnt of it."""
+    examples = list(_examples(sound_rows(rows, name, problems, _NEEDED), name, problems))
+    found = LabelledSet(name, sha256, examples, problems)
+    if not examples:
+        nothing = Problem(name, "not one row can be used", "Give texts with labels.")
+        raise InputProblems(problems or [nothing])
+    if wrong := list(_label_problems(name, found.labels)):
+        raise InputProblems([*problems, *wrong])
+    return found
+
+
 def _examples(rows: Iterable[Row], name: str, problems: list[Problem]) -> Iterator[Example]:
     seen: dict[str, tuple[int, str]] = {}
     for line, cells in rows:
@@ -133,17 +141,6 @@ def _examples(rows: Iterable[Row], name: str, problems: list[Problem]) -> Iterat
             problems.append(Problem(where, what, "Keep one of them.", cells["id"]))
             continue
         yield Example(cells["id"], text, label, cells.get("group", "").strip() or None)
-
-
-def _sound(found: LabelledSet) -> LabelledSet:
-    """Raises InputProblems where nothing could be learnt of it."""
-    if not found.examples:
-        nothing = Problem(found.name, "not one row can be used", "Give texts with labels.")
-        raise InputProblems(found.problems or [nothing])
-    wrong = list(_label_problems(found.name, found.labels))
-    if wrong:
-        raise InputProblems([*found.problems, *wrong])
-    return found
 
 
 def _label_problems(name: str, labels: Sequence[str]) -> Iterator[Problem]:
