@@ -19,27 +19,19 @@ from tests.harness.browser import chromium
 from tests.harness.correlation_records import base, noisy, planted, write_trace
 from tests.harness.diff_records import cells_of, make, prompt
 from tests.harness.lens_records import NASTY, Settings
+from tests.harness.once import once
 from tests.harness.pages import MARKUP
 
 
 @pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two lens records, an adapter study, a diff, a correlation and a placement study."""
-    folder = tmp_path_factory.mktemp("runs") / "study"
-    other = Settings(model="tiny-b", n_layers=6, late=0.6, seed=3, heatmap_prompts=1)
-    lens_records.write_run(folder, Settings(n_layers=8), other)
-    second_records.write_run(folder)
-    write_diff(folder / "diff")
-    write_placements(folder / "placement")
-    compare(tmp_path_factory.mktemp("traces"), folder / "correlation")
-    return folder
+    return once(tmp_path_factory, "runs", write_run) / "study"
 
 
 @pytest.fixture(scope="package")
 def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    build_report([run], out)
-    return out
+    return once(tmp_path_factory, "report", lambda out: build_report([run], out))
 
 
 @pytest.fixture(scope="package")
@@ -61,6 +53,17 @@ def placements(run: Path) -> Record:
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with chromium(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
+
+
+def write_run(place: Path) -> None:
+    """Into a folder `study`; the correlation is of traces beside it."""
+    folder = place / "study"
+    other = Settings(model="tiny-b", n_layers=6, late=0.6, seed=3, heatmap_prompts=1)
+    lens_records.write_run(folder, Settings(n_layers=8), other)
+    second_records.write_run(folder)
+    write_diff(folder / "diff")
+    write_placements(folder / "placement")
+    compare(place / "traces", folder / "correlation")
 
 
 def compare(traces: Path, out: Path) -> None:
