@@ -24,6 +24,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+NODES = {name: [*ast.walk(tree)] for name, tree in TREES.items()}  # walked once for all tests
 
 BOTTOM = {"errors", "files", "json_text", "escape", "progress", "spec", "version", "checkout"}
 # The rooms from the ground up: each may import those before it, and nothing beside or above it.
@@ -118,7 +119,7 @@ def package_of(module: str) -> str:
 def imports(module: str) -> Iterator[tuple[str, int]]:
     """Every module of lensbench that `module` imports anywhere, with the line."""
     here = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(TREES[module]):
+    for node in NODES[module]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
@@ -135,8 +136,8 @@ def imports(module: str) -> Iterator[tuple[str, int]]:
 
 def everywhere(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
     """Every node of a kind in the package, with where it stands."""
-    for module, tree in TREES.items():
-        for node in ast.walk(tree):
+    for module, nodes in NODES.items():
+        for node in nodes:
             if isinstance(node, kind):
                 yield f"{module}:{getattr(node, 'lineno', 0)}", node
 
