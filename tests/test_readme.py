@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -83,8 +84,12 @@ def run(
 
 
 def _cases() -> list[Any]:
-    """Those of the first block, and with `slow` the others, which build on each other."""
-    quick = next(block for block in SHELL if any(line in COMMANDS for line in block))
+    """Those of the first block down to a run over prompts, and with `slow` the others.
+
+    They build on each other; `tests/cli/test_cli.py` has a quick run over prompts.
+    """
+    first = next(block for block in SHELL if any(line in COMMANDS for line in block))
+    quick = [*itertools.takewhile(lambda line: "--prompts" not in line, first)]
     named = {line: line.partition(" #")[0].strip() for line in COMMANDS}
     return [
         pytest.param(line, id=name, marks=[] if line in quick else SLOW)

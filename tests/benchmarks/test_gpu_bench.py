@@ -22,6 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_job_is_timed_and_stands_in_the_table(made: Path) -> None:
     found = json.loads((made / "gpu.json").read_text())
     text = (made / "gpu.md").read_text()

@@ -24,6 +24,7 @@ def test_brute_force_is_a_sort() -> None:
 
 
 @pytest.mark.usefixtures("postgresql")
+@pytest.mark.slow
 def test_every_way_is_timed_and_hnsw_is_compared_with_the_exact_search() -> None:
     one = measure(n=300, n_queries=5, rounds=2)
     assert [len(times) for times in one.seconds.values()] == [2, 2, 2]

@@ -497,6 +497,7 @@ def test_a_diff_is_the_same_whoever_compares(
     assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
 
 
+@pytest.mark.slow
 def test_a_diff_of_records_that_were_widened_is_made_again(
     llama: Case, facts: Path, adapter: Path, tmp_path: Path
 ) -> None:

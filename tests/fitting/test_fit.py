@@ -369,6 +369,7 @@ def test_an_interrupted_fit_ends_in_the_same_bytes(
     assert not (tmp_path / "parts").exists()
 
 
+@pytest.mark.slow
 def test_a_fit_killed_while_it_is_written_ends_in_the_same_bytes(
     llama: Case, linear: Fit, fit_spec: Callable[..., FitSpec], forks: Forks, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_lenses_are_fitted_and_read_and_reported(
     assert {folder: table_bytes(folder) for folder in before} == before
 
 
+@pytest.mark.slow
 def test_the_model_of_several_fits_is_loaded_once(
     llama: Case, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

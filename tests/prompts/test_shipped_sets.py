@@ -181,6 +181,7 @@ def test_an_error_that_is_asked_about_really_comes(prompt: Any) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_a_real_embedding_model_finds_the_document() -> None:
     """Measured: .83 at rank 1, .91 within 3."""
     from lensbench.quantized.rag.embedding import load_embedder

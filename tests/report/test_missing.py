@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,22 @@ from tests.harness.files import manifest, write_manifest
 from tests.harness.reports import section_of
 
 MISSING = re.compile(r"\b(nan|None(?!:)|NaT)\b|<NA>")
+# That of the correlation takes longest by far.
+SLOW = ("correlation", False)
 FOLDERS = ("tiny--model-a", "train", "eval", "rag", "trace", "diff", "correlation", "placement")
+
+
+def _cases() -> list[Any]:
+    """Every record as it is, and without the texts that may be missing."""
+    return [
+        pytest.param(
+            name,
+            every,
+            id=f"{name}-{'texts left out' if every else 'as it is'}",
+            marks=[pytest.mark.slow] if (name, every) == SLOW else [],
+        )
+        for name, every in itertools.product(FOLDERS, (False, True))
+    ]
 
 
 def emptied(folder: Path, kind: str) -> int:
@@ -41,8 +58,7 @@ def emptied(folder: Path, kind: str) -> int:
     return count
 
 
-@pytest.mark.parametrize("every", [False, True], ids=["as it is", "texts left out"])
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(("name", "every"), _cases())
 def test_no_report_calls_a_missing_text_nan(
     name: str, every: bool, run: Path, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def interrupt_at_random(lens: Callable[..., Ended], out: Path, seed: int, times:
         lens(out, **moment)
 
 
+@pytest.mark.slow
 def test_interruptions_at_random_moments_change_nothing(
     lens: Callable[..., Ended], undisturbed: Path, tmp_path: Path
 ) -> None:

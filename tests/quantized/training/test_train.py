@@ -192,6 +192,7 @@ def test_other_settings_are_refused_by_name(
         train(spec)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_order(llama: Case, data: Path, tmp_path: Path) -> None:
     curves = []
     for seed in (0, 0, 1):
