@@ -57,7 +57,7 @@ def open_weights(
     # bitsandbytes takes what becomes int8 through float16.
     through = torch.float16 if getattr(quantisation, "load_in_8bit", False) else dtype
     seen = Seen(through)
-    stored = stored_tensors(folder, seen)
+    stored = stored_tensors(folder, seen, dtype if quantisation is None else None)
     if quantisation is not None:
         _rehearse(empty, folder, config, stored, dtype)
     hf, found = _loaded(

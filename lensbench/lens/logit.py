@@ -207,10 +207,10 @@ def model_output(
 
 
 def _output_of(model: LensModel, residuals: Residuals | CachedResiduals) -> Logits:
-    """The same for a batch. What a GPU would make anew for each tile is held where it fits."""
+    """The same for a batch. What would be made anew for each use is held where it fits."""
     made, n_cells = partial(model_output, model, residuals), len(residuals.cells)
     head = model.readout
-    if not (head.holds and head.rounds and n_cells <= head.rows_at_once):
+    if not (head.rounds and n_cells <= head.rows_at_once):
         return made
     whole = made(slice(0, n_cells))
     return lambda cells, tokens: whole[cells, tokens].clone()
