@@ -25,7 +25,7 @@ class Problem:
     prompt_id: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}. {self.remedy}"
+        return f"{self.where}: {self.what}. {self.remedy}".rstrip()
 
 
 class InputProblems(LensbenchError, ValueError):

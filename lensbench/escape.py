@@ -21,6 +21,11 @@ _LINE_START = re.compile(
 )
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # behind any number of quotes
 _UNSEEN = ("C", "Z")  # controls, formats, unassigned; separators such as the no-break space
+# Marks and letters of which nothing is drawn, such as the sign that makes a heart an emoji
+# (Unicode's Default_Ignorable_Code_Point, what is not in category C): alone they would not be seen.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]+"
+)
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
 
@@ -28,8 +33,11 @@ def visible(token: str) -> str:
     """A token as one visible line: spaces as `·`, line ends as `⏎`, controls as `\\uXXXX`.
 
     Bidirectional overrides and other format characters (Unicode category C) count as control
-    characters: they could reorder or hide the text around them.
+    characters: they could reorder or hide the text around them. What is drawn only together with
+    another character, as variation selectors are, is spelled where it stands alone.
     """
+    if _BLANK.fullmatch(token):
+        return "".join(map(_spelled, token))
     return "".join(_visible_character(character) for character in token)
 
 
@@ -37,8 +45,12 @@ def _visible_character(character: str) -> str:
     if character in _VISIBLE:
         return _VISIBLE[character]
     if _is_unseen(character):
-        return f"\\u{ord(character):04x}"
+        return _spelled(character)
     return character
+
+
+def _spelled(character: str) -> str:
+    return f"\\u{ord(character):04x}"
 
 
 def _is_unseen(character: str) -> bool:

@@ -79,6 +79,12 @@ def test_spaces_controls_and_line_ends_have_their_signs() -> None:
     assert printable(" a\nb\x00") == " a⏎b\\u0000"
 
 
+def test_a_mark_that_is_drawn_with_others_only_is_seen_where_it_stands_alone() -> None:
+    assert visible("\ufe0f") == "\\ufe0f"
+    assert visible("\u034f\U000e0101") == "\\u034f\\ue0101"
+    assert visible("❤\ufe0f") == "❤\ufe0f"
+
+
 def inline_text(tokens: list[Token]) -> str:
     """The text of a rendered document; fails on anything but text."""
     parts = [child for token in tokens for child in token.children or []]

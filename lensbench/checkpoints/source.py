@@ -148,7 +148,7 @@ def locate(name: str) -> Located:
 def packaged_folder(name: str) -> Path:
     """The folder of a model of `PACKAGED`. Raises MissingExtraError."""
     package, module, folder = PACKAGED[name]
-    return package_folder(module, "rag", package) / folder
+    return package_folder(module, "embed", package) / folder
 
 
 def _locate_family(family: Family) -> Located:
@@ -164,7 +164,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _unknown_name(name: str) -> str:
-    near = nearest_aliases(name)
+    near = nearest_aliases(name) or difflib.get_close_matches(name, PACKAGED, n=1)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     known = ", ".join(family.alias for family in FAMILIES)
     return (

@@ -17,6 +17,7 @@ from lensbench.classification.spec import SHIPPED
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import package_folder, sha256_of
 from lensbench.prompts.rows import Row, place, read_rows, sound_rows
+from lensbench.spec import nearest
 
 PANG_LEE = "pang-lee"  # 200 sentences of film reviews (Pang & Lee 2005), in the package gensim
 _DATA = resources.files("lensbench").joinpath("classification", "data", "reviews.csv")
@@ -79,8 +80,9 @@ def load_labelled(source: str) -> LabelledSet:
         return _labelled(listed, name, digest, problems)
     path = Path(str(_DATA)) if source == SHIPPED else Path(source)
     if not path.is_file():
-        what, known = "there is no such file", f"Give a .csv of text and label, or {SHIPPED}"
-        raise InputProblems([Problem(source, what, f"{known}, {PANG_LEE}.")])
+        what = "there is no such file, nor are shipped texts called so"
+        remedy = f"{nearest(source, (SHIPPED, PANG_LEE))} Or give a .csv of text and label."
+        raise InputProblems([Problem(source, what, remedy)])
     name = SHIPPED if source == SHIPPED else path.name
     rows = _named(read_rows(path, name, problems, _NEEDED, _OPTIONAL))
     return _labelled(rows, name, sha256_of(path), problems)

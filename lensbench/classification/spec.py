@@ -80,7 +80,9 @@ class ClassifySpec(Spec):
         ]
         asked = [one for one in self.methods if one in PROMPTED]
         if asked and not self.causal and "methods" in self.model_fields_set:
-            what = f"{' and '.join(asked)} need a model to prompt"
+            what = (
+                f"{' and '.join(asked)} {'need' if len(asked) > 1 else 'needs'} a model to prompt"
+            )
             found.append(Problem("causal", what, "Name one, such as smollm2-135m."))
         if self.causal and not asked:
             found.append(Problem("causal", "no method prompts them", "Leave it out."))

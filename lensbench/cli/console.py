@@ -113,6 +113,11 @@ def note(text: object) -> None:
     messages.print(literal(text), highlight=False, soft_wrap=True)
 
 
+def explain(text: object) -> None:
+    """Sentences for the user, besides the results: how to read them, and what to do next."""
+    messages.print(literal(text), style="dim", highlight=False)
+
+
 class _Notes(logging.Handler):
     """What the package notes on its way, such as how a model was loaded, is a message too."""
 
@@ -178,12 +183,12 @@ def loaded_readable(spec: LoadSpec) -> LensModel | TextEncoder:
 
 
 @contextmanager
-def batch_progress() -> Iterator[Watch]:
+def batch_progress(kept: bool = True) -> Iterator[Watch]:
     """Where each stage is: a bar at a terminal, else lines, such as a log of a batch job holds.
 
     Ctrl-C ends as in `interruptible`.
     """
-    with interruptible():
+    with interruptible(kept):
         if not messages.is_terminal:
             yield _lines()
             return
@@ -240,10 +245,11 @@ def _counts(now: Progress) -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C ends in one line that says that nothing is lost."""
+def interruptible(kept: bool = True) -> Iterator[None]:
+    """Ctrl-C ends in one line that says that nothing is lost, or that nothing is `kept`."""
     try:
         yield
     except KeyboardInterrupt:
-        messages.print("Interrupted. Run the same command again: it goes on where it stopped.")
+        goes_on = "goes on where it stopped" if kept else "begins anew, for nothing was kept"
+        messages.print(f"Interrupted. Run the same command again: it {goes_on}.")
         sys.exit(INTERRUPTED)

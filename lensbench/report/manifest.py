@@ -143,8 +143,15 @@ def how_made(manifest: Mapping[str, Any]) -> list[str]:
         *([f"M{measured[1:]}. Imported by what follows."] if measured else []),
         f"lensbench {manifest['lensbench_version']}{commit}{changed}; {packages}.",
         f"{machine['cpu']}, {machine['cores']} cores, {gib:.0f} GiB, {machine['os']}; "
-        f"{manifest['created']}, {manifest['wall_s']:.0f} s.",
+        f"{manifest['created']}, {_took(manifest)}.",
     ]
+
+
+def _took(manifest: Mapping[str, Any]) -> str:
+    """Seconds of the run that finished the record, and how much of it was there before."""
+    took, before = f"{manifest['wall_s']:.0f} s", manifest.get("resumed_batches")
+    parts = "1 finished part" if before == 1 else f"{before} finished parts"
+    return f"{took} of the last run, which went on from {parts}" if before else took
 
 
 def provenance(manifest: Mapping[str, Any]) -> pd.DataFrame:

@@ -216,6 +216,17 @@ def within(estimate: Estimate, least: float = 0.0, most: float = 1.0) -> Estimat
     return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, most))
 
 
+def rescaled(estimate: Estimate, scale: Callable[[float], float]) -> Estimate:
+    """The same number on another, increasing scale, such as perplexity of bits.
+
+    Its ends are those of the number: an interval that is made on the other scale anew may say
+    something else of the same texts.
+    """
+    ends = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (None if end is None else float(scale(end)) for end in ends)
+    return replace(estimate, value=value, low=low, high=high)
+
+
 def cells_of(rows: Any, name: str) -> tuple[Any, Any, Any]:
     """A number and its ends of a record's row, or of all rows, named as by `Estimate.columns`."""
     return rows[name], rows[f"{name}_low"], rows[f"{name}_high"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from lensbench.checkpoints.families import family_for_alias
 from lensbench.checkpoints.source import (
+    PACKAGED,
     PROVENANCE,
     Located,
     cache_dir,
@@ -22,6 +24,8 @@ from lensbench.checkpoints.source import (
     locate,
 )
 from lensbench.errors import InputProblems, ModelError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -60,6 +64,13 @@ def test_wheel_models_live_in_the_cache(cache: Path) -> None:
     assert found.hub_name is None
 
 
+@pytest.mark.parametrize("extra", ["embed", "classify", "rag"])
+def test_the_default_encoder_comes_with_each_extra_that_reads_it(extra: str) -> None:
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    package = PACKAGED["all-minilm-l6-v2"][0]
+    assert [one for one in written["optional-dependencies"][extra] if one.startswith(package)]
+
+
 def test_hub_names_are_looked_up_without_network() -> None:
     for name in ("meta-llama/Meta-Llama-3-8B", "llama3-8b"):
         found = locate(name)
@@ -86,6 +97,7 @@ def test_folders_are_taken_as_given(
     ("name", "words"),
     [
         ("tinylama", "Did you mean tinyllama"),
+        ("all-minilm", "Did you mean all-minilm-l6-v2"),
         ("qqqq", "a folder, or a hub name like org/model"),
         ("./nowhere", "no folder ./nowhere"),
         ("/a/b/c", "no folder /a/b/c"),

@@ -447,7 +447,7 @@ def test_the_interval_over_seeds_is_students() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"methods": ("zero_shot",)}, "zero_shot need a model to prompt"),
+        ({"methods": ("zero_shot",)}, "zero_shot needs a model to prompt"),
         ({"template": "no place"}, "needs {text} once"),
         ({"template": "{text} {label} {label}"}, "stands twice"),
         ({"methods": ("probe",), "causal": ("x",)}, "no method prompts them"),

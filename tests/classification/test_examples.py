@@ -137,6 +137,13 @@ def test_files_of_which_nothing_can_be_learnt(text: str, told: str, tmp_path: Pa
         load_labelled(write(tmp_path / "mine.csv", text))
 
 
+def test_a_name_that_is_mistyped_is_told_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputProblems, match=r"no such file.* Did you mean reviews\?"):
+        load_labelled("revews")
+    with pytest.raises(InputProblems, match=r"Choose from: reviews, pang-lee\. Or give a \.csv"):
+        load_labelled(str(tmp_path / "mine.csv"))
+
+
 def test_bad_rows_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     long = "x" * 100_001
     rows = [

@@ -233,6 +233,15 @@ def test_a_report_says_that_its_gate_failed(tmp_path: Path) -> None:
     assert HELD not in text
 
 
+def test_a_run_that_went_on_does_not_call_its_last_seconds_the_whole(tmp_path: Path) -> None:
+    made = dict(record_of(tmp_path / "m", n_layers=3).manifest)
+    whole, rest = (
+        manifests.how_made(made | {"wall_s": 12.5, "resumed_batches": n})[-1] for n in (0, 24)
+    )
+    assert whole.endswith(", 12 s.")
+    assert rest.endswith(", 12 s of the last run, which went on from 24 finished parts.")
+
+
 @pytest.mark.slow
 def test_the_lens_is_called_what_its_record_says(tmp_path: Path) -> None:
     record = record_of(tmp_path / "m", lenses=("raw",))

@@ -192,8 +192,12 @@ def test_perplexity_and_what_is_beside_the_models_own(record: lb.Record) -> None
     sets = tables[0].set_index("setting")
     for name in WRITTEN:
         bits = sets.loc[name, "bits"].sum() / sets.loc[name, "n_tokens"].sum()
-        assert found.loc[name, "perplexity"].value == pytest.approx(2**bits)
-        assert found.loc[name, "bits_per_token"].value == pytest.approx(bits)
+        told, own = found.loc[name, "perplexity"], found.loc[name, "bits_per_token"]
+        assert told.value == pytest.approx(2**bits)
+        assert own.value == pytest.approx(bits)
+        assert (own.low is None) == (told.low is None)
+        if own.low is not None:  # the two say the same of the same texts
+            assert (told.low, told.high) == pytest.approx((2**own.low, 2**own.high))
     assert found.loc["greedy", "self_bleu"].value == pytest.approx(100)
     assert "yes" in set(found["unbeaten"])
     change = beside_own(tables[0]).set_index("setting").loc["T=0.5", "bits_per_token_change"]

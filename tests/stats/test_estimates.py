@@ -13,6 +13,7 @@ from lensbench.stats.estimates import (
     late_binding_verdict,
     overlap,
     paired_difference,
+    rescaled,
     summed_difference,
     summed_estimate,
     within,
@@ -145,6 +146,14 @@ def test_summed_estimate_leaves_out_what_was_not_measured() -> None:
     assert (found.value, found.n) == (2.0, 2)
     nothing = summed_estimate(terms[1:2], lambda sums: sums[..., 0])
     assert (nothing.value, nothing.reason) == (None, "no examples")
+
+
+def test_a_number_on_another_scale_has_the_ends_of_the_number() -> None:
+    bits = Estimate(3.0, 2.0, 5.0, 8, 8)
+    assert rescaled(bits, np.exp2) == Estimate(8.0, 4.0, 32.0, 8, 8)
+    none, alone = Estimate(None, None, None, 0, 0, "x"), Estimate(1.0, None, None, 1, 1, "1 prompt")
+    assert rescaled(none, np.exp2) == none
+    assert rescaled(alone, np.exp2) == Estimate(2.0, None, None, 1, 1, "1 prompt")
 
 
 def test_an_interval_ends_where_its_quantity_does() -> None:

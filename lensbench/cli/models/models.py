@@ -23,6 +23,10 @@ _NUMBERS = ("layers", "width", "vocab", "cap", "fp32 GB", "bf16", "int8")
 _SIZES = ("layers", "width", "vocab", "norm", "cap", "fp32 GB", "bf16", "int8")
 _WIDE = (("model", "source", *_SIZES, "licence", "here"),)
 _NARROW = (("model", *_SIZES, "here"), ("model", "source", "licence"))
+_BESIDE = (
+    "No causal models, so not above: all-minilm-l6-v2, a text encoder (comes with the extra "
+    "embed), and mon-tokenizer, a tokenizer alone (lensbench pull mon-tokenizer)."
+)
 _ONE_TABLE = 145  # columns of a terminal that the wide table needs
 
 
@@ -34,6 +38,7 @@ def models(*, json: Json = False) -> None:
     for columns in _WIDE if results.width >= _ONE_TABLE else _NARROW:
         results.print(_table(rows, columns))
     results.print("[dim]GB are the weights alone. Fetch one with: lensbench pull ALIAS[/dim]")
+    results.print(f"[dim]{_BESIDE}[/dim]")
 
 
 def _row(family: Family) -> dict[str, object]:

@@ -30,6 +30,7 @@ from cyclopts import Parameter
 from lensbench.classification.spec import ClassifySpec
 from lensbench.cli.console import (
     batch_progress,
+    explain,
     note,
     results,
     say,
@@ -75,7 +76,7 @@ def classify(spec: Annotated[ClassifyVerb, Parameter("*")] = _AS_USUAL) -> int:
 
     found = []
     for source in spec.data:
-        with batch_progress() as progress:
+        with batch_progress(kept=False) as progress:
             options = _given(spec) | {"data": source}
             found.append(classified(**options, watch=progress))
     problems = [problem for one in found for problem in one.problems]
@@ -116,8 +117,9 @@ def _show(found: Classified) -> None:
         for row in _rows(found)
     ]
     results.print(shown_table(rows, left=("method", "model", "labels")))
-    note(
-        "95 % intervals over texts, and over seeds; MB and s: what is learnt, and how long it takes"
+    explain(
+        "Intervals are of 95 %, over texts and over seeds. MB and s: what is learnt, and how long "
+        "it takes. With -o FOLDER: a record of it, with a report."
     )
     cut = found.costs["n_cut"].max()
     if cut > 0:

@@ -28,9 +28,9 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.cli.console import (
+    explain,
     literal,
     messages,
-    note,
     results,
     say,
     say_json,
@@ -101,6 +101,8 @@ def _texts(spec: EmbedVerb) -> int:
             _show(found.model, [without_nan(row) for row in rows])
     if spec.as_json:
         say_json(collected)
+    else:
+        explain("Without texts: pairs with what was published of them; with -o FOLDER: a report.")
     return 0
 
 
@@ -128,6 +130,8 @@ def _pairs(spec: EmbedVerb, pairs: PairSet) -> int:
     show_problems(problems, "the lines above")
     if spec.as_json:
         say_json(collected)
+    else:
+        explain("With -o FOLDER: a report of it, with a map and what widens the cone.")
     return 1 if problems else 0
 
 
@@ -144,7 +148,7 @@ def _show(model: str, rows: list[dict[str, Any]]) -> None:
     cells = [{key: _cell(key, value) for key, value in row.items()} for row in rows]
     results.print(shown_table(cells, left=("a", "b")))
     if any("!" in str(row.get("off")) for row in rows):
-        note(f"off: what was published less what is; ! beyond {NEAR}")
+        explain(f"off: what was published less what is; ! beyond {NEAR}.")
 
 
 def _cell(key: str, value: object) -> object:

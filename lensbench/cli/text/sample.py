@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from pydantic import Field
 
-from lensbench.cli.console import literal, messages, note, results, say, say_json, table
+from lensbench.cli.console import explain, literal, messages, results, say, say_json, table
 from lensbench.cli.lens.run import run_and_report
 from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import Problem
@@ -140,6 +140,9 @@ def sample(spec: Annotated[SampleVerb, Parameter("*")]) -> int:
             _show(found)
     if spec.as_json:
         say_json(collected)
+        return 0
+    texts = "" if spec.texts else "With --texts 3: texts too. "
+    explain(f"{texts}With --prompts general in place of a prompt: a report over many.")
     return 0
 
 
@@ -160,9 +163,9 @@ def _show(found: Sampled) -> None:
     ]
     say(f"{printable(found.model)}: the next token")
     results.print(table(rows, left=("setting", "top")))
-    note(
+    explain(
         "2^bits: a fair draw among so many is as uncertain; kept: tokens that can be drawn; mass: "
-        "the model's own probability of them; moved: total variation to it, 0 to 1"
+        "the model's own probability of them; moved: total variation to it, 0 to 1."
     )
     for text in found.texts:
         mean = sum(text.bits) / len(text.bits)

@@ -31,7 +31,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
-from lensbench.cli.console import messages, note, results, say, say_json, table, without_nan
+from lensbench.cli.console import (
+    explain,
+    messages,
+    note,
+    results,
+    say,
+    say_json,
+    table,
+    without_nan,
+)
 from lensbench.cli.lens.run import run_and_report
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import printable, visible
@@ -99,6 +108,7 @@ def tokens(spec: Annotated[TokensVerb, Parameter("*")]) -> int:
         with messages.status("reading 45 languages"):
             gaps = result.gaps
         _show_gaps(gaps)
+    explain("With -o FOLDER: a report of it, with 45 languages and what they cost.")
     return 0
 
 

@@ -45,7 +45,10 @@ def walk(spec: Annotated[WalkVerb, Parameter("*")]) -> int:
     model = loaded(spec)
     from lensbench.walkthrough.result import walk as walked
 
-    with interruptible(), messages.status(f"following the text through {literal(model.name)}"):
+    with (
+        interruptible(kept=False),
+        messages.status(f"following the text through {literal(model.name)}"),
+    ):
         path = walked(model, spec.text).save(spec.out, spec.force)
     say(path)
     note(f"{path.stat().st_size / 1e6:.1f} MB; open it in any browser")

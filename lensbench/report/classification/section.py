@@ -154,8 +154,8 @@ def _findings(methods: pd.DataFrame) -> Iterator[str]:
     real = [row for row in own if row["method"] != "majority"] or own
     best = max(real, key=lambda row: row["accuracy"].value)
     yield markdown(
-        f"Highest: {_name(best)} with {numbers.estimate(best['accuracy'], 'accuracy')} of "
-        f"{best['n_test']} texts"
+        f"Highest of {len(real)}: {_name(best)} with "
+        f"{numbers.estimate(best['accuracy'], 'accuracy')} of {best['n_test']} texts"
     )
     for row in own:
         if row["less_full_pp"].value is not None and row["method"] != "majority":

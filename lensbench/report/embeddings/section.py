@@ -129,7 +129,8 @@ def headline(pairs: pd.DataFrame, rated: pd.DataFrame) -> str:
         holds = int((said["verdict"] == "holds").sum())
         told.append(f"{holds} of {len(said)} published cosines hold within {NEAR}")
     told += [
-        f"Spearman on {row['rated_set']} {numbers.estimate(row['spearman'])}"
+        f"Spearman on the {row['n_pairs']} pairs of {row['rated_set']} "
+        f"{numbers.estimate(row['spearman'])}"
         for row in rated[rated["correction"] == "none"].to_dict("records")
     ]
     return markdown("; ".join(told))

@@ -34,6 +34,7 @@ _PANELS = {
         ("self_bleu", "self-BLEU"),
     ),
 }
+_NOTHING = "(no text: it ended at once)"
 _TABLE = {"grid": "first_tokens", "texts": "texts"}
 
 
@@ -129,7 +130,8 @@ def _example(rows: pd.DataFrame) -> dict[str, Any] | None:
     if rows.empty:
         return None
     own = rows[(rows["prompt_id"] == rows["prompt_id"].iloc[0]) & (rows["draw"] == 0)]
-    answers = list(zip(own["setting"], own["text"], strict=True))
+    said = own["text"].where(own["text"] != "", _NOTHING)
+    answers = list(zip(own["setting"], said, strict=True))
     return {"id": own["prompt_id"].iloc[0], "prompt": own["prompt"].iloc[0], "answers": answers}
 
 
@@ -140,10 +142,14 @@ def headline(made: dict[str, Table]) -> str:
     if (first["setting"] == OWN).any():
         own = made["first_tokens"].row(setting=OWN)
         told.append(
-            f"Entropy of the next token {numbers.estimate(own['entropy_bits'], 'bits')} bits"
+            f"Entropy of the next token {numbers.estimate(own['entropy_bits'], 'bits')} bits over "
+            f"{own['n_prompts']} prompts"
         )
     shots = _of_all(made["shots"])
     for condition, called in ((_ZERO, "zero-shot"), (_FEW, "few-shot")):
         own_rows = shots[shots["condition"] == condition].to_dict("records")
-        told += [f"{called} {numbers.estimate(one['accuracy'], 'accuracy')}" for one in own_rows]
+        told += [
+            f"{called} {numbers.estimate(one['accuracy'], 'accuracy')} of {one['n_items']} items"
+            for one in own_rows
+        ]
     return markdown("; ".join(told))

@@ -13,11 +13,11 @@ from lensbench.stats.estimates import (
     Estimate,
     clustered_estimate,
     paired_difference,
+    rescaled,
     summed_estimate,
     within,
 )
 from lensbench.stats.intervals import ratio
-from lensbench.stats.resampling import Floats
 
 _UNBOUND = float("inf")
 # Of the next token: the statistic over prompts, and the range of the number.
@@ -119,7 +119,7 @@ def _written(sets: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     terms = sets[["bits", "n_tokens"]].to_numpy(float)
     found: dict[str, Any] = {"n_prompts": len(sets), "n_texts": int(sets["n_texts"].sum())}
     found["bits_per_token"] = within(summed_estimate(terms, ratio), 0.0, _UNBOUND)
-    found["perplexity"] = within(summed_estimate(terms, _perplexity), 1.0, _UNBOUND)
+    found["perplexity"] = rescaled(found["bits_per_token"], np.exp2)
     nothing = "no text has so many words"
     for name, ends in SETS.items():
         found[name] = within(clustered_estimate(sets[name], nothing=nothing), *ends)
@@ -128,10 +128,6 @@ def _written(sets: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     stopped = (rows["finish_reason"] == "stop").groupby(rows["prompt_id"], sort=False).mean()
     found["ended_share"] = within(clustered_estimate(stopped))
     return found
-
-
-def _perplexity(sums: Floats) -> Floats:
-    return np.exp2(ratio(sums))
 
 
 def _unbeaten(frame: pd.DataFrame) -> list[str]:

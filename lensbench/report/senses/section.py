@@ -125,5 +125,6 @@ def headline(found: pd.DataFrame) -> str:
     since = row["beyond_subjects_from_layer"]
     told = "at no layer" if numbers.is_missing(since) else f"from layer {int(since)} on"
     return markdown(
-        f"Senses told apart at layer {row['best_layer']}: {best}; beyond subjects {told}"
+        f"Senses of {row['senses_accuracy'].n} words told apart at layer {row['best_layer']}: "
+        f"{best}; beyond subjects {told}"
     )

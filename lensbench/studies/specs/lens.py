@@ -25,7 +25,10 @@ Prompts = Annotated[
     BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given),
     Parameter(accepts_keys=False, n_tokens=1, metavar="STR"),
     # A run records the set's name and hash.
-    Field(exclude=True, description="A shipped prompt set (facts), or a .csv, .jsonl or .json."),
+    Field(
+        exclude=True,
+        description="A shipped set (facts, general, python, sentences), a .csv, .jsonl or .json.",
+    ),
 ]
 Limit = Annotated[
     Count | None,

@@ -65,7 +65,7 @@ def check(spec: Annotated[CheckSpec, Parameter("*")]) -> int:
     from lensbench.quantized.data.lengths import lengths
     from lensbench.quantized.data.pairs import read_pairs
 
-    with interruptible(), messages.status("comparing rows"):
+    with interruptible(kept=False), messages.status("comparing rows"):
         found = read_pairs(spec.pairs)
         others = [read_pairs(path) for path in spec.against]
         alike = matches(found, others, spec.near)

@@ -32,7 +32,7 @@ def docstrings(
     from lensbench.quantized.data.docstrings import KINDS, write_docstrings
 
     require_new(out, [], ".jsonl")
-    with interruptible(), messages.status("reading the standard library"):
+    with interruptible(kept=False), messages.status("reading the standard library"):
         facts = write_docstrings(out, kind or KINDS)
     say(
         f"{out}: {facts['pairs']:,} pairs of {facts['modules']} modules of Python "

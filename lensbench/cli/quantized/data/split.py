@@ -57,7 +57,7 @@ def split(spec: Annotated[SplitSpec, Parameter("*")]) -> int:
     shares = {"train": spec.train, "eval": spec.eval, "test": spec.test}
     for name in shares:
         require_new(spec.out / f"{name}.jsonl", [pairs], ".jsonl")
-    with interruptible(), messages.status("comparing rows"):
+    with interruptible(kept=False), messages.status("comparing rows"):
         counts, problems = split_file(pairs, spec.out, shares, spec.seed, spec.near)
     whole = sum(counts.values())
     for path, n in counts.items():

@@ -38,7 +38,11 @@ def check(
     from lensbench.quantized.rag.quality import by_meaning, by_words, measures, read_labelled
 
     problems: list[Problem] = []
-    with interruptible(), open_index(index, model) as opened, messages.status("searching"):
+    with (
+        interruptible(kept=False),
+        open_index(index, model) as opened,
+        messages.status("searching"),
+    ):
         rows = read_labelled(labelled, opened, problems)
         if not rows:
             what, remedy = "it has no question that can be used", "Mend what is named above."

@@ -52,7 +52,7 @@ def query(spec: Annotated[QuerySpec, Parameter("*")]) -> None:
 
     filters = dict(text.split("=", 1) for text in spec.where) or None
     status = messages.status("searching")
-    with interruptible(), open_index(spec.index, spec.model) as opened, status:
+    with interruptible(kept=False), open_index(spec.index, spec.model) as opened, status:
         complete = opened.about.complete
         (hits,) = opened.search([spec.question], spec.top_k, filters)
     if not complete:
