@@ -20,7 +20,7 @@ from lensbench.classification import probe, prompting
 from lensbench.classification.cost import Spent, spending
 from lensbench.classification.encoder import Texts, encoded, new_classifier
 from lensbench.classification.examples import Example
-from lensbench.classification.spec import OF_ENCODER, PROMPTED, TRAINED, ClassifySpec, Method
+from lensbench.classification.spec import DRAWN, OF_ENCODER, PROMPTED, ClassifySpec, Method
 from lensbench.classification.split import Parted
 from lensbench.models.load import load_model
 from lensbench.models.text_encoder import context_of, load_encoder
@@ -84,7 +84,7 @@ class Measuring:
         learns = method in (*OF_ENCODER, "few_shot")
         if labels == "shuffled":
             return self.spec.seeds if learns and self.spec.shuffled else ()
-        return self.spec.seeds if method in (*TRAINED, "few_shot") else self.spec.seeds[:1]
+        return self.spec.seeds if method in DRAWN else self.spec.seeds[:1]
 
     def train_labels(self, run: Run) -> list[int]:
         """The numbers of the labels that a run learns from."""

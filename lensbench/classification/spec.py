@@ -15,6 +15,7 @@ Method = Literal["majority", "probe", "lora", "full", "zero_shot", "few_shot"]
 TRAINED: tuple[Method, ...] = ("lora", "full")  # the encoder's weights, or an adapter's
 OF_ENCODER: tuple[Method, ...] = ("probe", *TRAINED)
 PROMPTED: tuple[Method, ...] = ("zero_shot", "few_shot")
+DRAWN: tuple[Method, ...] = (*TRAINED, "few_shot")  # by whose seed even with the texts' own labels
 METHODS: tuple[Method, ...] = ("majority", *OF_ENCODER, *PROMPTED)
 SHIPPED = "reviews"  # sentences written for lensbench, each subject once praised, once not
 TEXT, LABEL = "{text}", "{label}"  # of a template

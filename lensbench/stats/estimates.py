@@ -249,6 +249,25 @@ def of_record(
     return Estimate(value, low, high, int(n), clusters, few if low is None else None)
 
 
+def jointly(estimate: Estimate, *more: Estimate, less: Sequence[Estimate] = ()) -> Estimate:
+    """An interval that holds over further draws too: those of `more`, and of what is subtracted.
+
+    Distances of the ends from the number are squared and added (MOVER: Zou & Donner 2008). Of two
+    draws that cross, such as texts and seeds, each interval holds their interaction, so that it
+    counts twice and the sum is on the safe side (Owen 2007). None where one of the intervals is.
+    """
+    below, above = 0.0, 0.0
+    sides = [(one, False) for one in (estimate, *more)] + [(one, True) for one in less]
+    for one, turned in sides:
+        if one.value is None or one.low is None or one.high is None:
+            return replace(estimate, low=None, high=None, reason=one.reason)
+        ends = [(one.value - one.low) ** 2, (one.high - one.value) ** 2]
+        down, up = reversed(ends) if turned else ends
+        below, above = below + down, above + up
+    assert estimate.value is not None
+    return replace(estimate, low=estimate.value - below**0.5, high=estimate.value + above**0.5)
+
+
 def overlap(a: Estimate, b: Estimate) -> bool | None:
     """Whether two intervals share a point; None when one of them is missing."""
     if a.low is None or a.high is None or b.low is None or b.high is None:

@@ -37,6 +37,8 @@ from lensbench.progress import Progress
 from lensbench.quantized.rag.embedding import Embedder
 from lensbench.records.schema.text.classification import PUBLISHED
 from lensbench.report.build import build_report
+from lensbench.report.classification.section import _findings
+from lensbench.stats.estimates import Estimate, clustered_estimate
 from lensbench.stats.intervals import of_share
 from lensbench.studies.classify import run
 from tests.harness.encoders import save_encoder
@@ -426,6 +428,7 @@ def test_seeds_that_agree_count_as_one_and_gaps_are_paired() -> None:
     assert lora["accuracy_low"] == pytest.approx(alone["accuracy_low"], abs=0.03)
     assert lora["less_full_pp"] == pytest.approx(-4 / 20)
     assert full["less_full_pp"] is None
+    assert lora["less_full_pp_low"] is None  # seeds that agree say nothing of their spread
     assert lora["n_seeds"] == 3
 
 
@@ -439,6 +442,84 @@ def test_the_interval_over_seeds_is_students() -> None:
     each = np.array([0.5, 0.7, 0.6])
     half = t.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
     assert (row["seeds_low"], row["seeds_high"]) == pytest.approx((0.6 - half, 0.6 + half))
+
+
+def crossed(method: str, chance: np.random.Generator, spread: float) -> list[dict[str, Any]]:
+    """Answers of three seeds, each with a skill of its own around 70 %, to the same 120 texts."""
+    skills = 0.7 + spread * chance.normal(size=3)
+    return [
+        row
+        for seed, skill in enumerate(skills)
+        for row in answers(method, seed, [int(one < skill) for one in chance.random(120)])
+    ]
+
+
+def test_a_difference_is_claimed_only_where_it_holds_over_seeds_and_texts() -> None:
+    """Of two methods that are equally good, one in 20 may be told apart; of 60 runs at most 7.
+
+    By texts alone, the seeds as they are, a third would be.
+    """
+    chance = np.random.default_rng(0)
+    claimed, by_texts = 0, 0
+    for _ in range(60):
+        rows = [*crossed("lora", chance, 0.1), *crossed("full", chance, 0.1)]
+        lora, _ = accuracy_rows(pd.DataFrame(rows))
+        low, high = lora["less_full_pp_low"], lora["less_full_pp_high"]
+        claimed += low is not None and not low <= 0 <= high
+        hits = pd.DataFrame(rows).assign(hit=lambda one: one["label"] == one["predicted"])
+        each = hits.groupby(["method", "example_id"])["hit"].mean()
+        found = clustered_estimate(each["lora"] - each["full"])
+        assert found.low is not None and found.high is not None
+        by_texts += not found.low <= 0 <= found.high
+    assert claimed <= 7
+    assert by_texts >= 20
+
+
+@pytest.mark.parametrize(
+    ("method", "seeds", "known"),
+    [
+        ("probe", 1, True),
+        ("zero_shot_calibrated", 1, True),
+        ("lora", 1, False),
+        ("few_shot", 1, False),
+        ("few_shot_calibrated", 3, True),
+    ],
+)
+def test_what_is_drawn_needs_seeds_to_be_told_from_fine_tuning(
+    method: str, seeds: int, known: bool
+) -> None:
+    chance = np.random.default_rng(1)
+    rows = [one for one in crossed(method, chance, 0.05) if one["seed"] < seeds]
+    row, _ = accuracy_rows(pd.DataFrame([*rows, *crossed("full", chance, 0.05)]))
+    assert (row["less_full_pp_low"] is not None) == known
+    full = [one for one in crossed("full", chance, 0.0) if one["seed"] == 0]
+    row, _ = accuracy_rows(pd.DataFrame([*rows, *full]))
+    assert row["less_full_pp_low"] is None  # one seed of fine-tuning says nothing of others
+
+
+def test_a_report_claims_what_holds_over_texts_and_seeds() -> None:
+    """Its words follow the interval, and a control of one seed is not said to be at chance."""
+    some, none = Estimate(0.1, 0.02, 0.18, 9, 9), Estimate(0.1, None, None, 9, 9, "one seed")
+    at, off = Estimate(0.5, 0.45, 0.55, 9, 9), Estimate(0.6, 0.55, 0.65, 9, 9)
+    wide = Estimate(0.6, 0.3, 0.9, 3, 3)
+    rows = [
+        ("majority", "own", at, Estimate(0.5, None, None, 1, 1), 0, some),
+        ("lora", "own", off, wide, 1, some),
+        ("few_shot", "own", off, wide, 0, none),
+        ("probe", "shuffled", at, at, 1, some),
+        ("lora", "shuffled", off, wide, 1, some),
+        ("full", "shuffled", off, none, 1, none),
+    ]
+    frame = pd.DataFrame(
+        {"method": method, "model": None, "labels": labels, "n_trainable": n, "n_test": 9}
+        | {"accuracy": one, "over_seeds_accuracy": seeds, "less_full_pp": gap}
+        for method, labels, one, seeds, n, gap in rows
+    )
+    told = list(_findings(frame))
+    assert any(line.startswith("lora is above full fine-tuning") for line in told)
+    assert any(line.startswith("few-shot beside full fine-tuning") for line in told)
+    assert told[-1].startswith("Trained on shuffled labels, 2 of 3 methods have chance")
+    assert told[-1].endswith("; 1 has no such interval")
 
 
 # --- bad input ----------------------------------------------------------------------------------

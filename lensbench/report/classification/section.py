@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,11 @@ from lensbench.report.kit.page import Page, chart
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.kit.views import Axis, Dots, Line
 from lensbench.report.section import Section, written
-from lensbench.stats.estimates import Estimate, cells_of, of_record
+from lensbench.stats.estimates import Estimate, cells_of, jointly, of_record
 
 _KEY = ["method", "model", "labels"]
 _FEW = "too few bunches of examples, or too much alike"
+_FEW_SEEDS = "too few seeds, or too much alike"
 _NO_EXAMPLES = "no examples"
 
 
@@ -94,7 +95,7 @@ def _over_examples(row: Mapping[Any, Any]) -> Estimate:
 
 def _over_seeds(row: Mapping[Any, Any]) -> Estimate:
     alone = row["n_seeds"] == 1
-    few = "nothing is drawn, or one seed" if alone else "too few seeds, or too much alike"
+    few = "nothing is drawn, or one seed" if alone else _FEW_SEEDS
     ends = [row["accuracy"], row["seeds_low"], row["seeds_high"]]
     return of_record(ends, row["n_seeds"], _NO_EXAMPLES, few)
 
@@ -103,7 +104,8 @@ def _less_full(row: Mapping[Any, Any]) -> Estimate:
     itself = row["method"] == "full" and row["labels"] == "own"
     why = "it is compared with itself" if itself else "full fine-tuning was not asked for"
     ends = cells_of(row, "less_full_pp")
-    return of_record(ends, row["n_test"], why, _FEW, row["n_bunches"])
+    few = f"{_FEW}, or {_FEW_SEEDS}"
+    return of_record(ends, row["n_test"], why, few, row["n_bunches"])
 
 
 def _spent(row: Mapping[Any, Any], costs: pd.DataFrame) -> dict[str, float]:
@@ -176,29 +178,33 @@ def _beside_full(row: Mapping[Any, Any]) -> str:
 
 
 def _control_findings(methods: pd.DataFrame, chance: float | None) -> Iterator[str]:
-    """Which of those that were trained on shuffled labels are at chance.
+    """Which of those that were trained on shuffled labels are at chance, over texts and seeds.
 
     And what becomes of prompts with such examples, whose labels the model knows all the same.
     """
     rows = methods[methods["labels"] == "shuffled"].to_dict("records")
     trained = [row for row in rows if row["n_trainable"] > 0]
     if trained and chance is not None:
-        off = [row for row in trained if not _holds(row["accuracy"], chance)]
-        said = f"Trained on shuffled labels, {len(trained) - len(off)} of {len(trained)}"
-        named = f"; not {', '.join(map(_said, off))}" if off else ""
-        yield markdown(f"{said} methods have chance in their interval{named}")
+        yield markdown(_beside_chance(trained, chance))
     if prompted := [row for row in rows if not row["n_trainable"] > 0]:
         yield markdown(
             f"With the labels of the shown examples shuffled: {', '.join(map(_said, prompted))}"
         )
 
 
+def _beside_chance(rows: Sequence[Mapping[Any, Any]], chance: float) -> str:
+    both = [(row, jointly(row["accuracy"], row["over_seeds_accuracy"])) for row in rows]
+    known = [(row, one.low, one.high) for row, one in both if one.low is not None]
+    off = [row for row, low, high in known if not low <= chance <= high]
+    said = f"Trained on shuffled labels, {len(known) - len(off)} of {len(rows)} methods have chance"
+    said += " in their interval over texts and seeds"
+    said += f"; not {', '.join(map(_said, off))}" if off else ""
+    rest = len(rows) - len(known)
+    return said + (f"; {rest} {'has' if rest == 1 else 'have'} no such interval" if rest else "")
+
+
 def _said(row: Mapping[Any, Any]) -> str:
     return f"{_name(row)} {numbers.estimate(row['accuracy'], 'accuracy')}"
-
-
-def _holds(one: Estimate, value: float) -> bool:
-    return one.low is None or one.high is None or one.low <= value <= one.high
 
 
 def _chance(methods: pd.DataFrame) -> float | None:

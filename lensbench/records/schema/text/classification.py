@@ -106,7 +106,12 @@ ACCURACY = Table(
             "-1..1",
             "it is that one, or `full` was not asked for",
         ),
-        *interval_ends("less_full_pp", "bunches of examples", "", f"no difference, or {_FEW}"),
+        *interval_ends(
+            "less_full_pp",
+            "bunches of examples and the seeds of both, together",
+            "",
+            f"no difference, one seed of what is drawn, or {_FEW}",
+        ),
         Column("n_test", I32, "tested examples", "examples"),
         Column("n_bunches", I32, "bunches of them", "bunches"),
         Column("n_seeds", I16, "seeds; 1 where nothing is drawn", "seeds"),
