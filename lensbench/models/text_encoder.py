@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
+from lensbench.checkpoints.config.shape import table_context
 from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
 from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
 from lensbench.checkpoints.source import locate
@@ -166,9 +167,9 @@ class TextEncoder:
 
 def context_of(config: Any) -> int:
     """Longest text of a text encoder in tokens, special ones included."""
-    longest = int(config.max_position_embeddings)
-    # RoBERTa counts positions from behind the padding's.
-    return longest - (int(config.pad_token_id) + 1) * (config.model_type == "roberta")
+    longest = table_context(config)
+    assert longest is not None  # every type of `ENCODERS` has one
+    return longest
 
 
 def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:

@@ -6,43 +6,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lensbench.checkpoints.config.shape import attention_windows, table_context
 from lensbench.checkpoints.open import quiet, whole_config
 from lensbench.checkpoints.source import gguf_file
 
 _KEYS = ("n_ctx", "attention_width", "windows")
+_QUADRATIC = {"full_attention", "sliding_attention"}  # kinds of blocks, where a config names them
 
 
 def size_of(folder: Path) -> dict[str, Any]:
     """Context in tokens, width of attention (heads times their size) and each block's window.
 
-    A window is None where a block has none. Entries are None for a folder without config.json, and
-    where the config does not say it. Raises ModelError for a config.json that cannot be read.
+    A window is None where a block has none. Entries are None for a folder without config.json,
+    where the config does not say it, and for attention that does not grow with the square of a text
+    in every block (state spaces, linear attention, chunks). Raises ModelError for a config.json
+    that cannot be read.
     """
     if gguf_file(folder) is not None or not (folder / "config.json").is_file():
         return dict.fromkeys(_KEYS)
     with quiet():
         config = whole_config(folder).get_text_config()
     width, windows = _attention(config)
-    return {"n_ctx": _context(config), "attention_width": width, "windows": windows}
-
-
-def _context(config: Any) -> int | None:
-    longest: int | None = getattr(config, "max_position_embeddings", None)
-    if longest is not None and config.model_type == "roberta":  # positions begin behind padding's
-        return longest - int(config.pad_token_id) - 1
-    return longest
+    return {"n_ctx": table_context(config), "attention_width": width, "windows": windows}
 
 
 def _attention(config: Any) -> tuple[int | None, list[int | None] | None]:
+    """Width and windows; None where the config does not say them, or not all of it is softmax's."""
     names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
     blocks, heads, d_model = (getattr(config, name, None) for name in names)
     if not (isinstance(blocks, int) and isinstance(heads, int) and isinstance(d_model, int)):
         return None, None
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    kinds = kinds or ["sliding_attention" if window else "full_attention"] * blocks
-    windows = [window if kind == "sliding_attention" else None for kind in kinds]
-    return heads * int(getattr(config, "head_dim", None) or d_model // heads), windows
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    if not {*kinds} <= _QUADRATIC:
+        return None, None
+    each = int(getattr(config, "head_dim", None) or d_model // heads)
+    if latent := getattr(config, "qk_nope_head_dim", None):  # queries and values of other widths
+        each = (int(latent) + int(config.qk_rope_head_dim) + int(config.v_head_dim)) // 2
+    return heads * each, attention_windows(config)
 
 
 def attention_flops(n_tokens: int, facts: Mapping[str, Any]) -> float | None:

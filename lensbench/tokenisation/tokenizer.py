@@ -95,8 +95,8 @@ class Tokenizer:
                 clean_up_tokenization_spaces=False,
             )
         )
-        if any(piece.kind == "unknown" for piece in pieces):
-            return decoded.replace(str(self.hf.unk_token), unknown)
+        for token in {piece.token for piece in pieces if piece.kind == "unknown"}:
+            decoded = decoded.replace(token, unknown)
         return decoded
 
     @cached_property
@@ -111,7 +111,7 @@ class Tokenizer:
         return token_id, token, token, self._kind_of(token_id, token)
 
     def _kind_of(self, token_id: int, token: str) -> PieceKind:
-        if token_id == self._unknown_id:
+        if token_id in self._unknown_ids:
             return "unknown"
         if token_id in self._special_ids:
             return "special"
@@ -119,9 +119,15 @@ class Tokenizer:
         return "byte" if falls_back else "text"
 
     @cached_property
-    def _unknown_id(self) -> int | None:
-        """A byte-level vocabulary knows every text, whatever its settings call the unknown."""
-        return None if self.kind == BYTE_LEVEL else self.hf.unk_token_id
+    def _unknown_ids(self) -> frozenset[int]:
+        """What its settings call the unknown, and what stands for it where they are silent.
+
+        A byte-level vocabulary knows every text, whatever its settings say.
+        """
+        if self.kind == BYTE_LEVEL:
+            return frozenset()
+        named = {self.hf.unk_token_id, _unknown_id(self.hf.backend_tokenizer.model)}
+        return frozenset(token_id for token_id in named if token_id is not None)
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -166,6 +172,17 @@ def _falls_back(model: Any) -> bool:
     if model.token_to_id("<0x00>") is None:
         return False
     return bool(json.loads(model.__getstate__()).get("byte_fallback"))
+
+
+def _unknown_id(model: Any) -> int | None:
+    """The token that a vocabulary itself puts where it knows none; a Unigram model has its id."""
+    if (token := getattr(model, "unk_token", None)) is not None:
+        found: int | None = model.token_to_id(token)
+        return found
+    if hasattr(model, "unk_token"):
+        return None
+    own: int | None = json.loads(model.__getstate__()).get("unk_id")
+    return own
 
 
 def _parts(core: Any) -> list[Any]:

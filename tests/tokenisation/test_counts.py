@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from lensbench.errors import InputProblems
 from lensbench.tokenisation.gaps import cost_rows, fate_rows, gap_rows
 from lensbench.tokenisation.round_trip import common_length, round_trip
 from lensbench.tokenisation.scripts import count_words, script_of
-from lensbench.tokenisation.size import attention_flops
+from lensbench.tokenisation.size import attention_flops, size_of
 from lensbench.tokenisation.texts import example_texts, given_texts, parallel_texts
 
 
@@ -179,6 +182,46 @@ def test_attention_grows_with_the_square_and_within_a_window_with_the_length() -
     assert attention_flops(10, full) == 2 * 4 * 10 * 10 * 64
     assert attention_flops(100, {"attention_width": 64, "windows": [16]}) == 4 * 100 * 16 * 64
     assert attention_flops(10, {"attention_width": None, "windows": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "n_ctx", "width", "windows"),
+    [
+        ("bert", {"max_position_embeddings": 512}, 512, 64, [None, None]),
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512, 64, [None, None]),
+        ("xlm-roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512, 64, [None] * 2),
+        ("mpnet", {"max_position_embeddings": 514, "pad_token_id": 1}, 512, 64, [None, None]),
+        ("mistral", {"sliding_window": 16}, 4096 * 32, 64, [16, 16]),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": False}, 32768, 64, [None, None]),
+        ("gpt_neo", {"attention_types": [[["global", "local"], 1]]}, 2048, 64, [None, 256]),
+        ("qwen3_next", {"layer_types": ["linear_attention", "full_attention"]}, 32768, None, None),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, 128_000, None, None),
+    ],
+)
+def test_sizes_are_those_of_each_familys_attention(
+    kind: str,
+    options: dict[str, Any],
+    n_ctx: int,
+    width: int | None,
+    windows: list[int | None] | None,
+    tmp_path: Path,
+) -> None:
+    """What grows otherwise than with the square of a text has no such cost."""
+    config = AutoConfig.for_model(
+        kind, num_hidden_layers=2, hidden_size=64, num_attention_heads=4, head_dim=16, **options
+    )
+    config.save_pretrained(tmp_path)
+    assert size_of(tmp_path) == {"n_ctx": n_ctx, "attention_width": width, "windows": windows}
+
+
+def test_latent_attention_is_as_wide_as_its_queries_and_values(tmp_path: Path) -> None:
+    """4 heads: queries and keys 24 + 8 wide, values 16 (DeepSeek-V3's config calls 8 head_dim)."""
+    sizes = {"qk_nope_head_dim": 24, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    shape = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4}
+    AutoConfig.for_model("deepseek_v3", **shape, **sizes).save_pretrained(tmp_path)
+    facts = size_of(tmp_path)
+    n, products = 10, 2 * 10 * 10 * 4 * (32 + 16)
+    assert attention_flops(n, facts) == products
 
 
 def test_the_price_of_a_page_by_hand() -> None:

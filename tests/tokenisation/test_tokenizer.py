@@ -174,3 +174,19 @@ def test_a_tokenizer_without_weights_is_enough_and_one_without_files_is_refused(
     assert "no tokenizer" in said[0]
     assert "No model is called" in said[1]
     assert "two models are called own" in said[2]
+
+
+@pytest.mark.parametrize("make", [tokenizers.wordpiece, tokenizers.fallback, tokenizers.unigram])
+def test_the_unknown_is_the_vocabularys_where_settings_name_none(make: Any) -> None:
+    """A tokenizer.json alone says which token stands for what it does not know."""
+    pieces = {tokenizers.wordpiece: ["[UNK]", "a"], tokenizers.fallback: ["a"]}
+    own = make(ENGLISH) if make is tokenizers.unigram else make(*pieces[make])
+    core = own.hf.backend_tokenizer
+    if make is tokenizers.fallback:  # without its bytes, so that there is an unknown
+        core = Core(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"))
+    silent = tokenizers.wrapped(Core.from_str(core.to_str()))
+    assert silent.hf.unk_token is None
+    counts = counted(silent, Text("t", "a न"), silent.pieces("a न"))
+    assert counts["n_unknown"] >= 1
+    assert counts["n_unread"] == 1
+    assert counts["decoded"].count("\ufffd") == counts["n_unknown"]

@@ -9,6 +9,10 @@ from lensbench.errors import ModelError
 _BLOCKS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "decoder_layers")
 _WIDTH = ("hidden_size", "d_model", "n_embd", "dim")
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+# Types that count positions from behind padding's, as RoBERTa does: rows before stand for no token.
+_BEHIND_PADDING = {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"}
+_BEHIND_PADDING |= {f"{own}roberta{more}" for own in ("", "xlm-") for more in ("", "-xl")}
+_BEHIND_PADDING |= {"roberta-prelayernorm", "xmod"}
 NO_LIMIT = 1 << 30  # tokens: more than any memory holds
 
 
@@ -29,6 +33,14 @@ def context_length(config: Any) -> int:
     """
     found = _named(_text(config), _CONTEXT)
     return NO_LIMIT if found is None else found
+
+
+def table_context(config: Any) -> int | None:
+    """Tokens that a table of positions has room for; None where the config names no such size."""
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    if longest is not None and config.model_type in _BEHIND_PADDING:
+        return longest - int(config.pad_token_id) - 1
+    return longest
 
 
 def rope_switch(config: Any) -> int | None:
