@@ -12,9 +12,9 @@ from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.classification.examples import LabelledSet
 from lensbench.classification.measured import Measuring
 from lensbench.classification.spec import OF_ENCODER, TRAINED, ClassifySpec
-from lensbench.classification.split import parted
+from lensbench.classification.split import Parted, parted
 from lensbench.errors import InputProblems, Problem, packages_of
-from lensbench.models.adapted import facts_of
+from lensbench.models.adapted import facts_of, require_loadable
 from lensbench.models.readable import reads_both_ways
 from lensbench.progress import Watch, ignore
 
@@ -73,22 +73,48 @@ def prepared(
     folder: Path | None = None,
     watch: Watch = ignore,
 ) -> Measuring:
-    """The examples parted, and who learns from them. Raises InputProblems as `parted`."""
+    """The examples parted, and who learns from them.
+
+    Raises InputProblems as `parted`, and for labels of which fewer are there than are to be shown.
+    """
     kept = found.at_most(spec.limit, spec.split_seed)
     parts = parted(kept.examples, spec.test_share, spec.split_seed, found.name)
+    if spec.causal and "few_shot" in spec.methods:
+        _require_shown(spec.shots, parts, kept)
     return Measuring(spec, parts, kept.labels, *models, folder, watch)
 
 
-def model_facts(context: Measuring, name: str) -> dict[str, Any]:
-    """The models' part of a manifest."""
-    device, refs = context.spec.device, context.causal
-    encoder = None if context.encoder is None else _facts(context.encoder, device)
-    causal = {str(ref): _facts(ref, device) for ref in refs}
-    return {"name": name, "encoder": encoder, "causal": causal}
+def _require_shown(shots: int, parts: Parted, found: LabelledSet) -> None:
+    """A prompt shows as many of each label as are asked for, or is not made."""
+    there = Counter(one.label for one in parts.train)
+    problems = [
+        Problem(
+            f"{found.name}, label {label[:40]!r}",
+            f"{there[label]} to learn from, and few_shot shows {shots} of each label",
+            f"Give shots of at most {min(there.values())}, or more examples.",
+        )
+        for label in found.labels
+        if there[label] < shots
+    ]
+    if problems:
+        raise InputProblems(problems)
 
 
-def _facts(ref: ModelRef, device: str | None) -> dict[str, Any]:
-    return {"name": str(ref), "source": ref.located.source, **facts_of(ref, None, device)}
+def model_facts(context: Measuring, name: str, new: bool = False) -> dict[str, Any]:
+    """The models' part of a manifest; of a `new` one all that are too large are refused first.
+
+    Raises ModelError.
+    """
+    device, refs, encoder = context.spec.device, context.causal, context.encoder
+    for ref in refs if new else []:
+        require_loadable(ref, None, device)
+    own = None if encoder is None else _named(encoder) | encoder.facts()
+    causal = {str(ref): _named(ref) | facts_of(ref, None, device) for ref in refs}
+    return {"name": name, "encoder": own, "causal": causal}
+
+
+def _named(ref: ModelRef) -> dict[str, Any]:
+    return {"name": str(ref), "source": ref.located.source}
 
 
 def example_facts(context: Measuring) -> dict[str, Any]:

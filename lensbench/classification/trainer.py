@@ -130,7 +130,7 @@ def predicted(model: Any, texts: Labelled) -> Float[Tensor, "text label"]:
                 input_ids=batch["input_ids"].to(device),
                 attention_mask=batch["attention_mask"].to(device),
             ).logits
-        found |= dict(zip(items, logits.double().softmax(-1).cpu(), strict=True))
+        found |= dict(zip(items, logits.cpu().double().softmax(-1), strict=True))
     probs = torch.stack([found[item] for item in sorted(found)])
     if not bool(probs.isfinite().all()):
         raise ModelError("The trained classifier gives NaN. Give a smaller learning rate.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.prompts.rows import Row, place, read_rows, sound_rows
+from lensbench.tokenisation.scripts import count_words
 
 SHIPPED = "published"
 _DATA = resources.files("lensbench").joinpath("embeddings", "data", "pairs.csv")
@@ -29,8 +30,8 @@ class Pair:
 
     @property
     def of_words(self) -> bool:
-        """Whether both are single words."""
-        return all(len(text.split()) == 1 for text in (self.a, self.b))
+        """Whether both are single words, as far as their scripts put spaces between words."""
+        return all(count_words(text) == 1 for text in (self.a, self.b))
 
 
 @dataclass(frozen=True)

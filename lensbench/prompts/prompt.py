@@ -77,6 +77,15 @@ def as_prompts(given: Prompts) -> list[Prompt]:
     return prompts
 
 
+def some_prompts(given: Prompts) -> list[Prompt]:
+    """The same, before a model is loaded for them: InputProblems too where not one has any text."""
+    prompts = as_prompts(given)
+    if not any(prompt.token_ids or prompt.prompt.strip() for prompt in prompts):
+        what = "it is empty" if len(prompts) == 1 else "not one of them has any text"
+        raise InputProblems([Problem("prompts", what, "Give a text.")])
+    return prompts
+
+
 def is_one(given: object) -> bool:
     """Whether this is one prompt, of whatever kind."""
     return isinstance(given, str | Prompt) or _is_token_ids(_plain(given))

@@ -9,14 +9,20 @@ from typing import Any
 
 from lensbench.errors import packages_of
 from lensbench.prompts.words import words_of
+from lensbench.tokenisation.scripts import count_words
 
 NGRAM = 4  # of repetition within a text (Welleck et al. 2020: seq-rep-4)
 
 Words = Sequence[str]
 
 
-def words(text: str) -> list[str]:
-    """A text's words in lower case, without punctuation."""
+def words(text: str) -> list[str] | None:
+    """A text's words in lower case, without punctuation.
+
+    None where a script puts no spaces between words, so that they cannot be told.
+    """
+    if count_words(text) is None:
+        return None
     return [text[start:end].lower() for start, end in words_of(text)]
 
 
@@ -25,17 +31,20 @@ def ngrams(given: Words, n: int) -> list[tuple[str, ...]]:
     return [tuple(given[i : i + n]) for i in range(len(given) - n + 1)]
 
 
-def distinct(texts: Sequence[Words], n: int) -> float | None:
+def distinct(texts: Sequence[Words | None], n: int) -> float | None:
     """Different n-grams of several texts over all of theirs, 0..1 (Li et al. 2016).
 
-    None where no text has so many words.
+    None where no text has so many words, or those of one cannot be told.
     """
-    found = list(chain.from_iterable(ngrams(text, n) for text in texts))
+    told = [text for text in texts if text is not None]
+    if len(told) < len(texts):
+        return None
+    found = list(chain.from_iterable(ngrams(text, n) for text in told))
     return len(set(found)) / len(found) if found else None
 
 
-def repeated(text: Words, n: int = NGRAM) -> float | None:
-    """The share of a text's n-grams that stood in it before, 0..1; None of fewer than n words."""
+def repeated(text: Words | None, n: int = NGRAM) -> float | None:
+    """The share of a text's n-grams that stood in it before, 0..1; None as `distinct`."""
     own = distinct([text], n)
     return None if own is None else 1 - own
 
@@ -44,7 +53,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     """Mean BLEU (0..100) of each text beside all others of the same prompt (Zhu et al. 2018).
 
     100: all alike. By sacrebleu: tokenisation 13a, exponential smoothing, orders up to the longest
-    n-gram there is. None of fewer than two texts, or where one has no words.
+    n-gram there is. None of fewer than two texts, or where one has no words that can be told.
 
     Raises MissingExtraError without sacrebleu.
     """

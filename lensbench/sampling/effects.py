@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.sampling.filters import filtered
 from lensbench.sampling.settings import Setting
 
@@ -44,8 +45,8 @@ class Effect:
 def effects(
     logits: Float[Tensor, " d_vocab"], token_ids: Sequence[int], settings: Iterable[Setting]
 ) -> list[Effect]:
-    """What each setting makes of the same logits, behind `token_ids`. In float64 from there on."""
-    own = logits.double().softmax(-1)
+    """What each setting makes of the same logits, behind `token_ids`: `wide` from there on."""
+    own = wide(logits).softmax(-1)
     before = torch.tensor([list(token_ids)], device=logits.device)
     return [_effect(own, logits[None].float(), before, setting) for setting in settings]
 
@@ -54,7 +55,7 @@ def _effect(
     own: Float[Tensor, " d_vocab"], logits: Tensor, before: Tensor, setting: Setting
 ) -> Effect:
     left = filtered(logits, before, setting)[0]
-    drawn = left.double().softmax(-1)
+    drawn = wide(left).softmax(-1)
     kept = left > -float("inf")
     top = int(drawn.argmax())
     return Effect(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.encode import TokenText
-from lensbench.prompts.prompt import One, as_prompts
+from lensbench.prompts.prompt import One, as_prompts, some_prompts
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.sampling.effects import Effect, effects
 from lensbench.sampling.model import encoder_of, load_sampled, no_room, read, too_large
@@ -96,6 +96,8 @@ def sample(
         problems.append(Problem("settings", "there are none", "Give at least one."))
     if problems:
         raise InputProblems(problems)
+    if not isinstance(model, AdaptedModel):  # a name: nothing is loaded for an empty prompt
+        some_prompts(prompt)
     loaded = load_sampled(model, device)
     name = str(model if isinstance(model, str) else loaded.ref)
     return sampled(name, loaded, prompt, chosen, texts, max_new_tokens, seed)

@@ -76,7 +76,7 @@ class Setting(Spec):
         """Such as `T=0.7 top-p=0.9`, what is off left out: `setting_of` reads it again."""
         said = ["greedy"] if self.greedy else []
         said += [
-            f"{short}={getattr(self, field):g}"
+            f"{short}={_said(getattr(self, field))}"
             for short, field in _SHORT.items()
             if getattr(self, field) != type(self).model_fields[field].default
             and not (field == "temperature" and self.greedy)
@@ -170,6 +170,12 @@ def _number(value: str, text: str, key: str, problems: list[Problem]) -> float:
     except ValueError:
         problems.append(Problem(text, f"{key} is {value!r}", f"Write a number: {key}=0.5."))
         return 1.0
+
+
+def _said(value: float) -> str:
+    """As short as it can be without being another number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _whole(value: float) -> float | int:

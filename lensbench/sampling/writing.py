@@ -56,7 +56,7 @@ def write(
     draws = [1 if setting.greedy else len(uniform) for setting in settings]
     ends = np.cumsum(draws).tolist()
     rows = [slice(end - n, end) for n, end in zip(draws, ends, strict=True)]
-    numbers = torch.tensor(uniform, device=start.logits.device)
+    numbers = torch.tensor(uniform)  # on the CPU, where draws are made
     before = torch.tensor([start.token_ids] * ends[-1], device=start.logits.device)
     stops = torch.tensor(end_ids(model), device=start.logits.device)
     logits = start.logits.expand(ends[-1], -1)
@@ -91,8 +91,10 @@ def _picked(
     setting: Setting,
     uniform: Float[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
+    """On the CPU where chance decides: an accelerator adds up probabilities in an order of each
+    time's own, so that a seed would not give the same text again."""
     left = filtered(logits, before, setting)
-    return left.argmax(-1) if setting.greedy else drawn(left, uniform)
+    return left.argmax(-1) if setting.greedy else drawn(left.cpu(), uniform).to(left.device)
 
 
 def _surprise(

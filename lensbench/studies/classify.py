@@ -59,7 +59,7 @@ def _one(
     """One set's record, from where it stopped. Returns what was skipped."""
     context = prepared(spec, found, models, store.folder, within(store.model, watch))
     told = example_facts(context)
-    facts = model_facts(context, store.model)
+    facts = model_facts(context, store.model, new=store.manifest() is None)
     settings = spec.settings() | {"data": found.name, "data_sha256": found.sha256}
 
     def prepare(record: Recording) -> Work[Measuring, Run]:

@@ -112,7 +112,8 @@ def _contextual(
     }
     if both_ways := reads_both_ways(ref):
         require_plain(ref)
-    facts = ref.facts() if both_ways else facts_of(ref, None, spec.device)
+    new = store.manifest() is None
+    facts = ref.facts() if both_ways else facts_of(ref, None, spec.device, new)
 
     def prepare(record: Recording) -> Work[Reading, str]:
         watch(Progress(f"loading {store.model}"))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, worst
-from lensbench.models.adapted import facts_of
+from lensbench.models.adapted import facts_of, require_loadable, with_bits
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, encode_all
 from lensbench.prompts.prompt import choose
@@ -38,11 +38,14 @@ def run(
 
     A model that cannot be measured is in the outcome, and the others go on.
 
-    Raises InputProblems for prompts that cannot be used or models that are unknown, and
-    MissingExtraError without sacrebleu where texts are written, before anything is loaded.
+    Raises InputProblems for prompts that cannot be used, models that are unknown and more shots
+    than there are examples, and MissingExtraError without sacrebleu where texts are written, before
+    anything is loaded.
     """
     prompt_set = load_prompts(spec.prompts, spec.relations)
     refs = model_refs(spec.models)
+    if spec.tasks:
+        _require_examples(spec.shots)
     if spec.continued and spec.written:
         bleu()
     outcome = Outcome()
@@ -53,11 +56,20 @@ def run(
     return outcome
 
 
+def _require_examples(shots: int) -> None:
+    most = min(len(task.items) for task in shipped_tasks()) - 1
+    if shots > most:
+        what, remedy = f"a task has {most} items besides the one that is asked", "Give as many."
+        raise InputProblems([Problem("shots", f"it is {shots}, and {what}", remedy)])
+
+
 def _measure(
     spec: SamplingSpec, ref: ModelRef, prompt_set: PromptSet, store: RecordStore, watch: Watch
 ) -> list[Problem]:
     """One model's record, from where it stopped. Returns what was skipped."""
     watch(Progress(f"hashing the weights of {store.model}"))
+    if store.manifest() is None:  # as it will be loaded: on the second path
+        require_loadable(with_bits(ref, None, spec.device), device=spec.device)
     facts = facts_of(ref, None, spec.device)
     settings = {**spec.settings(), **prompt_settings(prompt_set, spec.limit), "seed": spec.seed}
 

@@ -542,6 +542,12 @@ def test_options_that_do_not_go_together(options: dict[str, Any], told: str) -> 
         ClassifySpec(**options)
 
 
+def test_more_examples_than_there_are_are_refused(spec: ClassifySpec, tmp_path: Path) -> None:
+    """A prompt of three would be said to show four of each label."""
+    (told,) = run(spec.changed(shots=4), tmp_path).failed.values()
+    assert "label 'bread': 3 to learn from, and few_shot shows 4 of each label" in str(told)
+
+
 def test_a_decoder_is_no_encoder_and_the_other_way_round(
     spec: ClassifySpec, llama: Case, encoder: str, tmp_path: Path
 ) -> None:

@@ -69,6 +69,29 @@ def test_the_dtype_that_is_named_can_be_given_to_the_same_command(
     assert manifest(written)["model"]["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("verb", ["sample", "embed", "classify"])
+def test_what_names_no_dtype_is_refused_before_it_is_hashed(
+    llama: Case,
+    prompts: Path,
+    tmp_path: Path,
+    hashed: list[str],
+    room: Callable[[int], None],
+    lensbench: Program,
+    verb: str,
+) -> None:
+    out = tmp_path / "out"
+    room(1000)
+    given = {
+        "sample": [llama.folder, "--prompts", prompts, "--no-tasks", "--continued", 0],
+        "embed": ["--contextual", llama.folder, "--encoder"],
+        "classify": ["--causal", llama.folder, "--methods", "zero_shot"],
+    }
+    refused = lensbench(verb, *given[verb], "-o", out, "--device", "cpu")
+    assert refused.status != 0 and "are available on cpu" in refused.said
+    assert not [name for name in hashed if name.endswith(".safetensors")]
+    assert not list(out.rglob("manifest.json"))
+
+
 @pytest.mark.parametrize("verb", ["infer", "train", "eval"])
 def test_the_second_path_refuses_before_it_hashes(
     llama: Case,

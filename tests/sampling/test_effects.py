@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lensbench as lb
+from lensbench.checkpoints import devices
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.sampling.effects import Effect, effects
 from lensbench.sampling.filters import filtered
@@ -143,6 +144,39 @@ def test_names_are_read_again_as_they_are_written() -> None:
     assert setting_of("top_p=0.9, temperature=0.7").name == "T=0.7 top-p=0.9"
     assert setting_of("T=0 penalty=1.2").name == "greedy penalty=1.2"
     assert setting_of("T=1.0").name == "T=1"
+
+
+@given(
+    st.floats(0.001, 1000),
+    st.integers(0, 10**7),
+    st.floats(0, 1, exclude_min=True),
+    st.floats(0, 1),
+    st.floats(0.01, 100),
+)
+def test_no_name_is_of_another_setting(t: float, k: int, p: float, m: float, r: float) -> None:
+    """Six digits would make T=.1234567 another temperature, and 1,234,567 tokens others."""
+    setting = Setting(temperature=t, top_k=k, top_p=p, min_p=m, repetition_penalty=r)
+    assert setting_of(setting.name) == setting
+
+
+def test_a_setting_that_is_given_is_the_one_that_is_measured(model: AdaptedModel) -> None:
+    given, rounded = Setting(temperature=0.01234567), Setting(temperature=0.0123457)
+    both = lb.sample(model, "The capital of Germany is", [given, rounded]).effects
+    assert both[0].entropy_bits != both[1].entropy_bits
+
+
+def test_effects_need_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's accelerator has none."""
+    wanted = of("T=0.5 top-p=0.8")
+
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        raise TypeError("this device has no float64")
+
+    monkeypatch.setattr(devices, "_WITHOUT_FLOAT64", {"cpu"})
+    monkeypatch.setattr(torch.Tensor, "double", refuse)
+    found = of("T=0.5 top-p=0.8")
+    assert found.entropy_bits == pytest.approx(wanted.entropy_bits, abs=1e-5)
+    assert found.total_variation == pytest.approx(wanted.total_variation, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -219,3 +219,12 @@ def test_what_cannot_be_drawn_is_said_before_a_model_is_loaded(
     assert "vocabulary has 384 tokens" in done.said
     done = lensbench(*run_, "--temperature", "0.5")
     assert "--temperature: it has no effect with --prompts" in done.said
+
+
+def test_more_examples_than_there_are_are_refused(
+    folder: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """A prompt of 19 would be said to have 20."""
+    with pytest.raises(lb.InputProblems, match="shots: it is 20, and a task has 19 items besides"):
+        run(spec_of(folder, prompts, tasks=True, shots=20), tmp_path)
+    assert not list(tmp_path.iterdir())

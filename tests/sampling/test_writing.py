@@ -14,8 +14,10 @@ from scipy.stats import chisquare
 import lensbench as lb
 from lensbench.errors import ModelError
 from lensbench.quantized.loading.load import AdaptedModel
+from lensbench.records.schema.text.sampling import TEXTS
 from lensbench.sampling.diversity import distinct, repeated, self_bleu, words
 from lensbench.sampling.filters import filtered
+from lensbench.sampling.measured import text_row
 from lensbench.sampling.model import read
 from lensbench.sampling.settings import setting_of, settings_of
 from lensbench.sampling.writing import Written, cache_error_bits, uniforms, write
@@ -135,6 +137,18 @@ def test_distinct_and_repeated_n_grams_by_hand() -> None:
     assert distinct([["a"]], 2) is None
     assert repeated(words("a b c d a b c d")) == pytest.approx(1 / 5)
     assert repeated(words("a b c")) is None
+
+
+@pytest.mark.parametrize("text", ["我爱人工智能。我爱人工智能。", "ฉันรักเอไอ", "I love 我爱"])
+def test_words_of_a_script_without_spaces_are_not_made_up(text: str) -> None:
+    """A sentence is no word: nothing would be said to repeat."""
+    assert words(text) is None
+    assert distinct([words(text), words("a b")], 1) is None
+    assert repeated(words(text)) is None
+    assert self_bleu([text, "a b c"]) is None
+    row = text_row(Written("T=1", 0, text, (1, 2), (1.0, 2.0), "length"))
+    assert (row["n_words"], row["n_tokens"]) == (None, 2)
+    assert TEXTS.of_rows([{"model": "m", "prompt_id": "p"} | row]).num_rows == 1
 
 
 def test_self_bleu_is_the_librarys_and_nltks() -> None:

@@ -324,8 +324,9 @@ def _generations(
 
 
 def _require_numbers(values: Tensor) -> None:
-    if bool(values.isnan().any()):
+    """Where a logit is NaN or +Inf neither a probability nor the entropy is a number."""
+    if not bool(values.isfinite().all()):
         raise ModelError(
-            "The model puts out NaN. Its weights may be damaged (fetch them again), or exceed the "
-            "range of this precision (try --bits 32)."
+            "The model puts out NaN or Inf. Its weights may be damaged (fetch them again), or "
+            "exceed the range of this precision: write @32 behind its name."
         )

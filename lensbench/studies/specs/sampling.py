@@ -43,7 +43,7 @@ class SamplingSpec(Spec):
     tasks: Annotated[bool, Parameter(negative="--no-tasks")] = True
     """Also ask the shipped tasks with and without examples."""
     shots: Annotated[int, Field(ge=2)] = 4
-    """Examples before an item."""
+    """Examples before an item, other items of its task."""
     seed: Seed = 0
     """Of texts and examples."""
     device: Device = None

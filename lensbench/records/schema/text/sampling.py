@@ -28,7 +28,8 @@ OWN, GREEDY = "T=1", "greedy"  # settings by their names: the model's own distri
 _MODEL = Column("model", TEXT, "the model's name")
 _PROMPT = Column("prompt_id", TEXT, "the prompt")
 _SETTING = Column("setting", TEXT, "by its name, as in `sampling_settings`")
-_NO_WORDS = "no text has so many words"
+_UNSPACED = "a script puts no spaces between words"
+_NO_WORDS = f"no text has so many words, or {_UNSPACED}"
 
 SETTINGS = Table(
     "sampling_settings",
@@ -93,7 +94,7 @@ TEXTS = Table(
         Column("draw", I16, "from 0; the same random numbers in every setting"),
         Column("text", TEXT, "what was written, without special tokens"),
         Column("n_tokens", I32, "written, the end token included", "tokens"),
-        Column("n_words", I32, "of the text", "words"),
+        Column("n_words", I32, "of the text", "words", _UNSPACED),
         Column("finish_reason", TEXT, "stop: the model ended it; length: it was cut"),
         Column(
             "bits", F64, "-log2 of its probability under the model itself, temperature 1", "bits"
@@ -103,7 +104,7 @@ TEXTS = Table(
             F64,
             "of its runs of four words, those that stood before in it (Welleck et al. 2020)",
             "0..1",
-            "it has fewer than four words",
+            f"it has fewer than four words, or {_UNSPACED}",
         ),
     ),
 )
@@ -130,11 +131,9 @@ SETS = Table(
             F64,
             "mean BLEU of each draw beside the others (Zhu et al. 2018); 100: all alike",
             "0..100",
-            "one draw, or a text without words",
+            f"one draw, a text without words, or {_UNSPACED}",
         ),
-        Column(
-            "repeated_share", F64, "mean of that of the texts", "0..1", "no text has four words"
-        ),
+        Column("repeated_share", F64, "mean of that of the texts", "0..1", _NO_WORDS),
     ),
 )
 ASKED = Table(
