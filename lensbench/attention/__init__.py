@@ -67,7 +67,9 @@ class _Room(ModuleType):
         from lensbench.lens.settings import several
         from lensbench.models.readable import load_readable
         from lensbench.models.text_encoder import TextEncoder
+        from lensbench.prompts.prompt import some_prompts
 
+        prompts = some_prompts(prompts)
         loaded = load_readable(model) if isinstance(model, str) else model
         how, kept = several(weightings), several(keep)
         if isinstance(loaded, TextEncoder):

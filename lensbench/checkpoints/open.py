@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lensbench.checkpoints.config.agreement import require_agreement
-from lensbench.checkpoints.config.check import check_config
-from lensbench.checkpoints.config.encoders import is_encoder
+from lensbench.checkpoints.config.check import check_config, read_config
+from lensbench.checkpoints.config.encoders import holds_encoder, is_encoder
 from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
 from lensbench.errors import ModelError, first_line, refused_by_library
@@ -36,6 +36,8 @@ def open_config(
     gguf = gguf_file(folder)
     if gguf is not None:
         return gguf_config(gguf)
+    if holds_encoder(folder):  # before what is said of fields: no option makes it a decoder
+        raise no_decoder(read_config(folder)[0]["model_type"])
     said = check_config(folder, allow=allow_fields, trust_remote_code=trust_remote_code)
     config = text_config(whole_config(folder, trust_remote_code))
     if not hasattr(config, "auto_map"):  # code that travels along gives fields its own meaning
@@ -86,11 +88,7 @@ def text_config(config: Any) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if is_encoder(config):
-        raise ModelError(
-            f"This is a text encoder ({config.model_type}), no causal language model: it reads a "
-            "text both ways and says no next token, so that no lens reads it. What its heads look "
-            "at, `lensbench attention` shows; for all else take a decoder."
-        )
+        raise no_decoder(config.model_type)
     text = config.get_text_config(decoder=True)
     own_code = hasattr(config, "auto_map")
     if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING or (text is config and own_code):
@@ -104,6 +102,15 @@ def text_config(config: Any) -> Any:
         f"This is a multimodal model ({config.model_type}), and the installed transformers cannot "
         f"run its text model ({text.model_type}) alone, which is what lensbench reads. Take a "
         "text-only model."
+    )
+
+
+def no_decoder(model_type: str) -> ModelError:
+    """What is said of a text encoder where a next token is wanted."""
+    return ModelError(
+        f"This is a text encoder ({model_type}), no causal language model: it reads a text both "
+        "ways and says no next token, so that no lens reads it. What its heads look at, `lensbench "
+        "attention` shows; for all else take a decoder."
     )
 
 

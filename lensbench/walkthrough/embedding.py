@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.checkpoints.devices import wide
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Embedding
 from lensbench.walkthrough.top import top_of_tiles
@@ -72,7 +73,7 @@ def _with_positions(
 
 def _scale(x: Float[Tensor, "pos d_model"], rows: Float[Tensor, "pos d_model"]) -> float:
     """By which rows are nearest to x."""
-    return float((x.double() * rows).sum() / rows.double().square().sum())
+    return float((wide(x) * rows).sum() / wide(rows).square().sum())
 
 
 def _neighbours(model: LensModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:

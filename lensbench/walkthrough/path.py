@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.attention.causal.direct import divisor, mean_direction
 from lensbench.attention.circuits.weights import NormParts, directions, norm_parts
+from lensbench.checkpoints.devices import wide
 from lensbench.lens.gate import Identity
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Path
@@ -56,12 +58,12 @@ class Attribution:
 
         What rounding leaves between the sum of the parts and the state is a part too.
         """
-        every = torch.cat([parts, (last.double() - parts.double().sum(0)).float()[None]])
+        every = torch.cat([parts, (wide(last) - wide(parts).sum(0)).float()[None]])
         n = min(max(_MOST_EFFECTS // len(every), 1), len(logits))
         ids = logits.argsort(descending=True, stable=True)[:n]
-        scale = self.model.readout.logit_scale / self.lengths(last[None]).double()[0]
-        effects = scale * (every.double() @ directions(self.model, ids).double())
-        means = scale * (every.double() @ self._mean.double())
+        scale = self.model.readout.logit_scale / wide(self.lengths(last[None]))[0]
+        effects = scale * (wide(every) @ wide(directions(self.model, ids)))
+        means = scale * (wide(every) @ wide(self._mean))
         return Path(
             ids=ids.cpu().numpy(),
             effects=effects.T.float().cpu().numpy(),
@@ -72,11 +74,11 @@ class Attribution:
 
     def summed(self, path: Path, logits: Float[Tensor, " d_vocab"]) -> Identity:
         """That the parts of each token sum to its logit, capped as the model caps it."""
-        own = logits[torch.from_numpy(path.ids).to(logits.device)].double().cpu()
-        sums = torch.from_numpy(path.effects).double().sum(-1) + torch.from_numpy(path.constants)
+        own = logits[torch.from_numpy(path.ids).to(logits.device)].cpu().numpy()
+        sums = path.effects.astype(np.float64).sum(-1) + path.constants
         cap = self.model.readout.soft_cap
-        made = sums if cap is None else cap * (sums / cap).tanh()
-        error = float((made - own).abs().max() / own.abs().max())
+        made = sums if cap is None else cap * np.tanh(sums / cap)
+        error = float(np.abs(made - own).max() / np.abs(own).max())
         name = "what all parts add to a token's logit = the model's logit"
         reason = "float32 products; what rounds in the stream is a part of its own"
         return Identity.held(name, error, _BOUND, "relative", reason)
@@ -102,6 +104,5 @@ class Attribution:
 
     def _mean_constant(self) -> float:
         tiles = self.model.readout.tiles()
-        return float(sum(self._constants(tile).double().sum() for tile in tiles)) / (
-            self.model.d_vocab
-        )
+        total = float(sum(wide(self._constants(tile)).sum() for tile in tiles))
+        return total / self.model.d_vocab

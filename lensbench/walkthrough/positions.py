@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
-from lensbench.prompts.batch import make_batch
 from lensbench.report.walk.numbers import Kind, Positions, Rotation
-from lensbench.residuals.capture import watch
+from lensbench.walkthrough.seen import values_of
 
 _COS, _SIN = (
     "attn.hook_cos",
@@ -25,17 +22,8 @@ _NAMED: dict[str, Kind] = {"standard": "learned", "alibi": "alibi"}
 
 def read_positions(model: LensModel, ids: Sequence[int], learned: bool) -> Positions:
     """The angles of every block that turns its queries and keys; `learned`: rows are added."""
-    there = model.bridge.hook_dict
-    sites = [
-        site
-        for layer in range(1, model.n_layers + 1)
-        for site in (Site(_COS, layer), Site(_SIN, layer))
-        if site.hook in there
-    ]
-    seen: dict[Site, Tensor] = {}
-    if sites:
-        read = list(ids) if len(ids) > 1 else [*ids, *ids]  # position 1 says how fast they turn
-        _watch_some(model, read, sites, seen)
+    read = list(ids) if len(ids) > 1 else [*ids, *ids]  # position 1 says how fast they turn
+    seen = values_of(model, read, (_COS, _SIN))
     rotations: list[Rotation] = []
     of_block: list[int | None] = []
     for layer in range(1, model.n_layers + 1):
@@ -51,14 +39,6 @@ def read_positions(model: LensModel, ids: Sequence[int], learned: bool) -> Posit
         return Positions("rotary", rotations, of_block)
     named = str(getattr(model.bridge.cfg, "positional_embedding_type", ""))
     return Positions("learned" if learned else _NAMED.get(named, "unseen"))
-
-
-def _watch_some(
-    model: LensModel, ids: Sequence[int], sites: Sequence[Site], seen: dict[Site, Tensor]
-) -> None:
-    """What a pass comes by; some families have blocks that do not rotate (SmolLM3, EXAONE 4)."""
-    with suppress(ModelError):  # raised behind the pass, for blocks that it did not come by
-        watch(model, make_batch([0], [ids]), sites, seen.__setitem__, columns=[])
 
 
 def _rotation(model: LensModel, cos: Tensor, sin: Tensor, n: int) -> Rotation:

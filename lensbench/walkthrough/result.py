@@ -27,6 +27,7 @@ from lensbench.version import __version__
 from lensbench.walkthrough.embedding import read_embedding
 from lensbench.walkthrough.files import free_path
 from lensbench.walkthrough.heads import read_attention
+from lensbench.walkthrough.lengths import with_lengths
 from lensbench.walkthrough.path import Attribution
 from lensbench.walkthrough.pieces import Names, text_tokens
 from lensbench.walkthrough.positions import read_positions
@@ -80,15 +81,20 @@ def walk(model: LensModel | str, text: str) -> WalkResult:
         ModelError: an unknown name, or a model whose attention or stream cannot be read.
         GateError: what was read is not the model.
     """
+    require_text(text)
     loaded = load_model(model) if isinstance(model, str) else require_loaded(model)
     return WalkResult(read_walk(loaded, encoded_text(loaded, text)))
 
 
-def encoded_text(model: LensModel, text: str) -> EncodedPrompt:
-    """The text as the model reads it. Raises InputProblems where it cannot be shown."""
+def require_text(text: object) -> None:
+    """Raise InputProblems for what is no text, or an empty one: before a model is loaded."""
     if not isinstance(text, str) or not text.strip():
         what = "it is empty" if isinstance(text, str) else f"{type(text).__name__} is no text"
         raise InputProblems([Problem("text", what, "Give a sentence.")])
+
+
+def encoded_text(model: LensModel, text: str) -> EncodedPrompt:
+    """The text as the model reads it. Raises InputProblems where it cannot be shown."""
     encoder = Encoder(model.tokenizer, NO_LIMIT, where="text", d_vocab=model.d_vocab)
     try:
         encoded = encoder.encode(Prompt("text", text))
@@ -107,6 +113,7 @@ def read_walk(model: LensModel, encoded: EncodedPrompt) -> Walk:
     lens, exact = _lens(model, encoded)
     stream, summed = read_stream(model, ids)
     attention, looked = read_attention(model, ids)
+    attention = with_lengths(model, ids, attention)
     attribution = Attribution(model)
     path = attribution.path(stream.last_parts, stream.states[-1, -1], stream.logits)
     gate = [exact, summed, *looked, attribution.summed(path, stream.logits)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from lensbench.errors import InputProblems, ModelError
 from lensbench.models.load import load_model
 from lensbench.models.text_encoder import TextEncoder, load_encoder, untrained_encoder
 from lensbench.prompts.prompt import Prompt
+from lensbench.quantized.loading.load import load_quantized
+from lensbench.sampling.model import load_sampled
 from tests.harness.encoders import ENCODERS, save_encoder
 from tests.harness.tiny import Case
 
@@ -98,8 +102,24 @@ def test_a_causal_model_is_no_encoder(gpt2: Case) -> None:
 
 def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
     """BERT's class can be told to be one, so that transformers would make a model of it."""
+    where = save_encoder("bert", tmp_path / "tiny")
     with pytest.raises(ModelError, match=r"text encoder \(bert\)[^$]*lensbench attention"):
-        load_model(save_encoder("bert", tmp_path / "tiny"), device="cpu")
+        load_model(where, device="cpu")
+
+
+def at_32_bits(name: str, device: str) -> Any:
+    return load_quantized(f"{name}@32", device=device)
+
+
+@pytest.mark.parametrize("load", [load_model, load_sampled, at_32_bits])
+def test_it_is_an_encoder_whatever_else_is_odd_about_its_config(load: Any, tmp_path: Path) -> None:
+    """An old file has fields that nobody knows of decoders: to allow them would make it none."""
+    where = save_encoder("bert", tmp_path / "tiny")
+    config = json.loads((where / "config.json").read_text())
+    config |= {"position_embedding_type": "absolute", "gradient_checkpointing": False}
+    (where / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"text encoder \(bert\)"):
+        load(str(where), device="cpu")
 
 
 @pytest.mark.real

@@ -179,6 +179,13 @@ def test_weights_on_the_page_are_the_softmax_of_the_scores(page: tuple[Any, Walk
     )
     last = softmax(scores[4, :5])
     assert len(shown) == 5
+    assert numbers.attention.query_lengths is not None
+    length = float(text(chrome, "#drawing-attention .said b"))
+    assert length == pytest.approx(numbers.attention.query_lengths[2, 3, 4], rel=1e-3)
+    assert numbers.attention.key_lengths is not None
+    keys = [float(told.split("; ")[1].rstrip(")")) for told in shown if told != "masked"]
+    near = numbers.attention.key_lengths[2, 3, :5][last > 0]
+    assert keys == pytest.approx(near.tolist(), rel=6e-3)
     for told, weight in zip(shown, last, strict=True):
         assert told == "masked" if weight == 0 else percent(told) == pytest.approx(weight, rel=6e-3)
 

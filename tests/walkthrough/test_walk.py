@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import torch
 from scipy.special import softmax
 from transformers import AutoModelForCausalLM, ByT5Tokenizer
 
+import lensbench as lb
+from lensbench.checkpoints import devices
 from lensbench.errors import InputProblems, ModelError
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.report.walk.numbers import Walk
 from lensbench.report.walk.steps import steps
+from lensbench.walkthrough.heads import read_attention
+from lensbench.walkthrough.lengths import with_lengths
 from lensbench.walkthrough.result import MOST_TOKENS, walk
 from tests.harness.reference import Reference
 from tests.harness.tiny import TINY, Case
@@ -180,6 +184,10 @@ def test_scores_are_products_of_turned_queries_and_keys(
             k = k.repeat(2, axis=1)
             angles = found.positions.rotations[0].angles[:, None]
             q, k = ((one[..., :4] + 1j * one[..., 4:]) * np.exp(1j * angles) for one in (q, k))
+    told = (found.attention.query_lengths, found.attention.key_lengths)
+    for lengths, own_vectors in zip(told, (q, k), strict=True):
+        assert lengths is not None
+        np.testing.assert_allclose(lengths[0].T, np.linalg.norm(own_vectors, axis=-1), **NEAR)
     assert found.attention.scale is not None
     scores = found.attention.scale * np.einsum("qhd,khd->hqk", q, np.conj(k)).real
     if found.attention.cap is not None:
@@ -188,6 +196,18 @@ def test_scores_are_products_of_turned_queries_and_keys(
     seen = np.isfinite(found.attention.scores[0])  # not beyond a window
     assert seen.mean() > 0.4
     np.testing.assert_allclose(found.attention.scores[0][seen], expected[seen], **NEAR)
+
+
+def test_lengths_that_do_not_give_the_scores_are_left_out(
+    gpt2: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a family turns its queries behind what can be seen of them (GPT-NeoX)."""
+    ids = gpt2.model.tokenizer(TEXT).input_ids
+    attention, _ = read_attention(gpt2.model, ids)
+    assert with_lengths(gpt2.model, ids, attention).key_lengths is not None
+    other = replace(attention, scores=attention.scores + 0.5 * np.abs(attention.scores).max())
+    assert with_lengths(gpt2.model, ids, other).key_lengths is None
+    assert with_lengths(gpt2.model, ids, replace(attention, scale=None)).query_lengths is None
 
 
 def test_logits_and_lens_are_hugging_faces(case: Walked) -> None:
@@ -322,6 +342,24 @@ def test_formulas_are_those_of_the_family(
     assert formula in re.sub("<[^>]+>", "", str(found[key].formula))
 
 
+@pytest.mark.parametrize("name", ["llama3", "gemma3_text", "phi", "cohere"])
+def test_angles_are_those_of_hugging_faces_own_module(
+    name: str, tiny_case: Callable[[str], Case]
+) -> None:
+    """Llama 3's scaling, Gemma 3's two bases, a part of each head, neighbouring pairs."""
+    case = tiny_case(name)
+    found = walk(case.model, TEXT).numbers.positions
+    rope = next(m for m in case.hf.modules() if type(m).__name__.endswith("RotaryEmbedding"))
+    kinds = getattr(case.hf.config, "layer_types", None) if name == "gemma3_text" else None
+    for block, number in enumerate(found.of_block):
+        assert number is not None
+        turn = found.rotations[number]
+        inverse = getattr(rope, f"{kinds[block]}_inv_freq" if kinds else "inv_freq")
+        expected = np.arange(len(turn.angles))[:, None] * inverse.double().numpy()
+        np.testing.assert_allclose(np.exp(1j * turn.angles), np.exp(1j * expected), atol=1e-5)
+        assert turn.adjacent == (name == "cohere")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TINY if name not in WRITERS])
 def test_every_other_family_is_walked(walked: Callable[[str], Walked], name: str) -> None:
@@ -393,3 +431,38 @@ def test_what_cannot_be_walked_is_said(gpt2: Case, text: Any, said: str) -> None
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
     with pytest.raises(ModelError, match="Did you mean smollm2-135m"):
         walk("smolm2-135m", TEXT)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_no_float64_is_needed(
+    name: str, tiny_case: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apple's accelerator has none: the page's numbers are those of float32 sums there."""
+    model = tiny_case(name).model
+    wanted = walk(model, TEXT).numbers
+
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        raise TypeError("this device has no float64")
+
+    monkeypatch.setattr(devices, "_WITHOUT_FLOAT64", {"cpu"})
+    monkeypatch.setattr(torch.Tensor, "double", refuse)
+    found = walk(model, TEXT).numbers
+    assert np.allclose(found.path.effects, wanted.path.effects, atol=1e-5)
+    assert np.allclose(found.path.mean_effects, wanted.path.mean_effects, atol=1e-5)
+    assert found.embedding.scale == pytest.approx(wanted.embedding.scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", ["", " \n"])
+@pytest.mark.parametrize("read", [lb.attention, lb.sample, lb.walk])
+def test_nothing_is_loaded_for_an_empty_text(
+    read: Any, given: str, llama: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every function that takes a model's name and a text."""
+
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was loaded")
+
+    for module in ("models.load.open_weights", "quantized.loading.load.open_weights"):
+        monkeypatch.setattr(f"lensbench.{module}", loaded)
+    with pytest.raises(InputProblems, match="empty"):
+        read(str(llama.folder), given)

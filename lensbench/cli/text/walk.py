@@ -24,6 +24,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.cli.console import interruptible, literal, loaded, messages, note, say
+from lensbench.errors import Problem
 from lensbench.models.spec import LoadSpec
 from lensbench.spec import ARGUMENT
 
@@ -36,6 +37,11 @@ class WalkVerb(LoadSpec):
     """The page."""
     force: bool = False
     """Write over a file that is there."""
+
+    def problems(self) -> list[Problem]:
+        """A text that is empty, before a model is loaded for it."""
+        empty = [] if self.text.strip() else [Problem("text", "it is empty", "Give a sentence.")]
+        return empty + super().problems()
 
 
 def walk(spec: Annotated[WalkVerb, Parameter("*")]) -> int:

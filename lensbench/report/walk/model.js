@@ -60,10 +60,12 @@ drawings.attention = (box) => {
   const n = data.tokens.length, { n_heads } = data.architecture, q = state.position, first = q * (q + 1) / 2;
   const heads = Array.from({ length: n_heads }, (_, head) => make("button", { type: "button", ...pressed(head === state.head), onclick: () => set({ head }) }, thumb(weights(state.block, head).found, n), String(head)));
   const { scores, found } = weights(state.block, state.head), window = data.windows[state.block];
-  const rows = data.tokens.slice(0, q + 1).map((token, k) => ({ name: code(token.text), share: found[first + k], colour: css("--attention"), value: scores[first + k] === -Infinity ? "masked" : `${percent(found[first + k])}  (${minus(scores[first + k].toFixed(2))})` }));
+  const query = tables.query_lengths && norm("query_lengths", state.block, state.head, q), keys = tables.key_lengths && row("key_lengths", state.block, state.head);
+  const shown = (k) => minus(scores[first + k].toFixed(2)) + (keys ? "; " + say(keys[k], 3) : "");
+  const rows = data.tokens.slice(0, q + 1).map((token, k) => ({ name: code(token.text), share: found[first + k], colour: css("--attention"), value: scores[first + k] === -Infinity ? "masked" : `${percent(found[first + k])}  (${shown(k)})` }));
   const far = window === null ? "" : ` Queries of this block look back over ${window} tokens at most.`;
   box.append(make("h3", {}, `All heads of block ${state.block}: query down, key across`), make("div", { class: "heads" }, ...heads),
-    make("div", { class: "side" }, make("div", {}, make("h3", {}, `Block ${state.block}, head ${state.head}`), make("div", { class: "wide matrix" })), make("div", {}, make("h3", {}, code(tokenText(q)), " looks at (weight, and in parentheses the score)"), tall(bars(rows)), said(far))));
+    make("div", { class: "side" }, make("div", {}, make("h3", {}, `Block ${state.block}, head ${state.head}`), make("div", { class: "wide matrix" })), make("div", {}, make("h3", {}, code(tokenText(q)), ` looks at (weight; in parentheses the score${keys ? " and the key’s length" : ""})`), tall(bars(rows)), said(...(query === null ? [] : ["Its query has length ", query, "."]), far))));
   const place = box.querySelector(".matrix");
   place.append(matrix(found, n, place.clientWidth));
 };

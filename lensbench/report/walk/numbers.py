@@ -91,6 +91,9 @@ class Attention:
     windows: Sequence[int | None]  # how far back each block's queries look; None: to the first
     cap: float | None  # of the scores
     sinks: bool
+    # Of queries and keys as they meet; None where the family does not show them.
+    query_lengths: Float[np.ndarray, "block head pos"] | None = None
+    key_lengths: Float[np.ndarray, "block head pos"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

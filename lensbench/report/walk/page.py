@@ -78,6 +78,8 @@ def _tables(walk: Walk) -> Mapping[str, np.ndarray | None]:
         "neighbour_cosines": embedding.neighbour_cosines,
         "scores": walk.attention.scores,
         "sums": walk.attention.sums,
+        "query_lengths": walk.attention.query_lengths,
+        "key_lengths": walk.attention.key_lengths,
         "state_norms": walk.state_norms,
         "sum_errors": walk.sum_errors,
         **_writes("attention", walk.attention_writes),

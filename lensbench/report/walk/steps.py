@@ -117,6 +117,7 @@ def _through_the_blocks(walk: Walk) -> Iterator[Step]:
             f"{capped}, −∞ for what comes later{sink}"
         ),
         [("scores", shape(own.n_layers, own.n_heads, n, n))],
+        "q · k is the length of the query times that of the key times the cosine between them.",
     )
     read = "x" if own.parallel else "x + a"
     yield Step(
