@@ -11,7 +11,7 @@ from pathlib import Path
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.prompts.rows import Row, place, read_rows, sound_rows
-from lensbench.tokenisation.scripts import count_words
+from lensbench.prompts.scripts import count_words
 
 SHIPPED = "published"
 _DATA = resources.files("lensbench").joinpath("embeddings", "data", "pairs.csv")

@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from lensbench.errors import packages_of
+from lensbench.prompts.scripts import count_words
 from lensbench.prompts.words import words_of
-from lensbench.tokenisation.scripts import count_words
 
 NGRAM = 4  # of repetition within a text (Welleck et al. 2020: seq-rep-4)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from lensbench.prompts.scripts import count_words, script_of
 from lensbench.records.schema.text.tokens import FATES
 from lensbench.tokenisation.round_trip import round_trip
-from lensbench.tokenisation.scripts import count_words, script_of
 from lensbench.tokenisation.texts import Text
 from lensbench.tokenisation.tokenizer import BYTE_KINDS, Piece, Tokenizer
 

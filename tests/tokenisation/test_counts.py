@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from lensbench.errors import InputProblems
+from lensbench.prompts.scripts import count_words, script_of
 from lensbench.tokenisation.gaps import cost_rows, fate_rows, gap_rows
 from lensbench.tokenisation.round_trip import common_length, round_trip
-from lensbench.tokenisation.scripts import count_words, script_of
 from lensbench.tokenisation.size import attention_flops, size_of
 from lensbench.tokenisation.texts import example_texts, given_texts, parallel_texts
 
