@@ -194,7 +194,11 @@ def _control_findings(methods: pd.DataFrame, chance: float | None) -> Iterator[s
 
 def _beside_chance(rows: Sequence[Mapping[Any, Any]], chance: float) -> str:
     both = [(row, jointly(row["accuracy"], row["over_seeds_accuracy"])) for row in rows]
-    known = [(row, one.low, one.high) for row, one in both if one.low is not None]
+    known = [
+        (row, one.low, one.high)
+        for row, one in both
+        if one.low is not None and one.high is not None
+    ]
     off = [row for row, low, high in known if not low <= chance <= high]
     said = f"Trained on shuffled labels, {len(known) - len(off)} of {len(rows)} methods have chance"
     said += " in their interval over texts and seeds"
