@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import reprlib
 import types
 from collections.abc import Collection, Iterable, Sequence
@@ -21,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -124,8 +126,21 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Device = Annotated[
     str | None,
+    PlainSerializer(lambda device: device and re.sub(r"=[^,]*", "", device)),  # no folder, no size
     Field(description="cpu, cuda, cuda:1, mps. Default: the first there is of cuda, mps, cpu."),
 ]
+Devices = Annotated[
+    Device,
+    Field(
+        description="cpu, cuda, cuda:1, mps; a list for a large model (cuda:0,cuda:1,cpu=20GB,"
+        "disk=FOLDER), or auto. Default: the first there is of cuda, mps, cpu."
+    ),
+]
+
+
+def is_spread(device: str) -> bool:
+    """Whether a `device` names more than one, or leaves it open how many."""
+    return device == "auto" or "," in device or "=" in device
 
 
 def numbers(given: Any) -> Any:

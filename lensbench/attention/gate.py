@@ -155,8 +155,7 @@ def _moved_error(
     each = per_head(seen[VALUES], len(weight), model, layer)
     mixed = torch.einsum("bhqk,bkhd->bqhd", seen["pattern"], each)
     heads = torch.einsum("bqhd,hdm->bqhm", mixed, weight)
-    bias = getattr(model.bridge.blocks[layer - 1].attn, "b_O", None)
-    off = heads.sum(2) + (0.0 if bias is None else bias.float()) - wanted
+    off = heads.sum(2) + model.output_bias(layer) - wanted
     length = heads.norm(dim=-1).sum(-1) + wanted.norm(dim=-1)
     return float((off.norm(dim=-1) / length.clamp(min=_TINY))[here].max())
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.attention.scores import Pattern
+from lensbench.checkpoints.stored.offload import in_memory
 from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
@@ -66,7 +67,8 @@ def output_weight(model: LensModel, layer: int) -> Float[Tensor, "head d_head d_
     """
     attention = getattr(model.bridge.blocks[layer - 1], "attn", None)
     try:
-        weight = attention.W_O  # type: ignore[union-attr]
+        with in_memory(attention):
+            weight = attention.W_O  # type: ignore[union-attr]
     except (AttributeError, ValueError, RuntimeError) as error:
         raise _unreadable(model, layer, str(error)) from error
     if not isinstance(weight, Tensor) or weight.ndim != 3:

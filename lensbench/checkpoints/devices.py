@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from lensbench.checkpoints.families import weight_bytes
 from lensbench.errors import ModelError
+from lensbench.spec import is_spread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL_MODEL = 2e9  # parameters; below this, float32 fits on any accelerator in use today
@@ -23,13 +24,19 @@ _PROBE = 256  # rows and columns of a product that shows how products are made
 def pick_device(device: str | None = None) -> str:
     """The device asked for, or the first there is of cuda, mps, cpu."""
     if device is not None:
-        return _existing(device)
+        return existing(device)
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _existing(device: str) -> str:
+def existing(device: str) -> str:
+    """A device by its name. Raises ModelError for one that is not there, and for a list."""
+    if is_spread(device):
+        raise ModelError(
+            f"{device!r} spreads a model over devices. Here it runs on one, which also learns or "
+            "is looked into: give cpu, cuda, cuda:1 or mps."
+        )
     try:
         kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError as error:
@@ -98,11 +105,16 @@ def working_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().total) // _SHARE
 
 
-def device_facts(device: torch.device) -> dict[str, str]:
-    """A device in a manifest: numbers of two kinds of GPU differ in their last digits."""
+def device_facts(device: torch.device, weights: Iterable[Tensor] = ()) -> dict[str, str]:
+    """A device in a manifest: numbers of two kinds of GPU differ in their last digits.
+
+    `weights` may lie on other GPUs, which are named too where they are of other kinds.
+    """
     if device.type != "cuda":
         return {"device": device.type}
-    return {"device": device.type, "device_name": torch.cuda.get_device_name(device)}
+    own = {device, *(weight.device for weight in weights if weight.is_cuda)}
+    names = sorted({torch.cuda.get_device_name(one) for one in own})
+    return {"device": device.type, "device_name": " + ".join(names)}
 
 
 def require_float32(device: torch.device) -> None:
@@ -139,28 +151,6 @@ def _container_memory(cgroup: Path) -> int:
     return max(0, int(limit) - used + cache)
 
 
-def require_fit(n_params: int, dtype: torch.dtype | str, device: str) -> None:
-    """Raise ModelError, with the sum, when the weights alone exceed the memory that is there."""
-    needed, available = weight_bytes(n_params, dtype), memory_available(device)
-    if needed <= available:
-        return
-    name = str(dtype).removeprefix("torch.")
-    each = weight_bytes(1, dtype)
-    raise ModelError(
-        f"{n_params:.3g} parameters x {each} bytes ({name}) = {_gb(needed)}, but {_gb(available)} "
-        f"are available on {device}. {_way_out(n_params, needed, available)}"
-    )
-
-
-def _way_out(n_params: int, needed: int, available: int) -> str:
-    half = weight_bytes(n_params, "bfloat16")
-    if half < needed and half <= available:
-        return f"Try --dtype bfloat16 ({_gb(half)})."
-    eighth = weight_bytes(n_params, "int8")
-    if eighth <= available:
-        return f"It would fit in 8 bits ({_gb(eighth)}); or take a smaller model."
-    return "Take a smaller model (`lensbench models` shows sizes) or a machine with more memory."
-
-
-def _gb(count: int) -> str:
+def gb(count: int) -> str:
+    """12.3 GB."""
     return f"{count / 1e9:.1f} GB"

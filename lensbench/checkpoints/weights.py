@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from lensbench.checkpoints.gguf import gguf_config, require_all_tensors, unreadable
 from lensbench.checkpoints.multimodal import empty_whole, text_model
-from lensbench.checkpoints.open import COPY, empty_model, whole_config
+from lensbench.checkpoints.open import COPY, empty_model, text_config, whole_config
+from lensbench.checkpoints.placement import DISK, Place, Placement, Plan
 from lensbench.checkpoints.ref import ADAPTER_CONFIG
 from lensbench.checkpoints.source import gguf_file
 from lensbench.checkpoints.stored.complete import require_complete
@@ -22,11 +25,15 @@ from lensbench.checkpoints.stored.finite import (
     require_in_range,
 )
 from lensbench.checkpoints.stored.heap import give_back
+from lensbench.checkpoints.stored.offload import OffloadFolder, is_offloaded, keep_small
 from lensbench.checkpoints.stored.tensors import StoredTensor, stored_tensors
 from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+CPU = Placement((Place("cpu"),))
+_NF4 = 0.53  # bytes of a weight, its scales included
 
 
 def open_weights(
@@ -35,22 +42,23 @@ def open_weights(
     trust_remote_code: bool = False,
     *,
     quantisation: Any = None,
-    device: str | None = None,
+    where: Placement | None = None,
 ) -> PreTrainedModel:
     """The text model in `folder`, tensor by tensor, at little more than its final size.
 
     The weights go straight into `dtype`, or are quantised while they load; never from a pickle,
-    and with no adapter that lies beside them.
+    and with no adapter that lies beside them. They lie `where` it says, on a CPU by default.
 
     Raises:
         InputProblems: index and shards disagree, or there are two sets of weights.
         ModelError: a weight is missing, unused, of another shape, stored twice with different
             values, or holds NaN or Inf, which quantising would turn into ordinary numbers, or
-            numbers beyond the range of `dtype`.
+            numbers beyond the range of `dtype`; or there is no room for all of them `where`.
     """
+    where = where or CPU
     gguf = gguf_file(folder)
     if gguf is not None:
-        return open_gguf(gguf, dtype)
+        return open_gguf(gguf, dtype, where)
     config = whole_config(folder, trust_remote_code)
     empty = empty_whole(config, trust_remote_code)
     tied = dict(empty.all_tied_weights_keys)
@@ -60,14 +68,14 @@ def open_weights(
     stored = stored_tensors(folder, seen, dtype if quantisation is None else None)
     if quantisation is not None:
         _rehearse(empty, folder, config, stored, dtype)
-    hf, found = _loaded(
+    hf, found = _loaded_where(
+        where,
         empty,
         folder,
         config=config,
         state_dict=stored,
         generation_config=_generation_config(folder, config),
         dtype=dtype,
-        device_map=device,
         quantization_config=quantisation,
     )
     limits = {name for name, _ in hf.named_buffers()}  # infinite where there is none (Gemma 4)
@@ -75,7 +83,7 @@ def open_weights(
     refuse_broken(broken, str(folder), "The file is damaged: fetch it again, or save it again.")
     give_back()
     require_complete(hf, found, stored, tied, folder)
-    require_in_range(seen, hf, quantisation is not None, str(folder))
+    require_in_range(seen, hf, quantisation is not None or is_offloaded(hf), str(folder))
     hf.name_or_path = hf.config.name_or_path = str(folder)
     return text_model(hf)
 
@@ -119,6 +127,60 @@ def _loaded(empty: PreTrainedModel, folder: Path, **how: Any) -> tuple[PreTraine
         ) from error
 
 
+def _loaded_where(
+    where: Placement, empty: PreTrainedModel, folder: Path, **how: Any
+) -> tuple[PreTrainedModel, Any]:
+    """The same on the devices that it belongs to; what is on disk is written anew, in its dtype."""
+    quantisation = how["quantization_config"]
+    plan = where.plan(empty, partial(_size, empty, how["dtype"], quantisation))
+    if plan is None and quantisation is None:
+        hf, found = _loaded(empty, folder, **how)
+        return hf.to(where.main), found
+    if plan is None:
+        return _loaded(empty, folder, device_map=where.main, **how)
+    _require_spreadable(plan, empty, quantisation is not None, folder)
+    kept = OffloadFolder(plan.folder) if plan.folder and DISK in plan.where.values() else None
+    path = None if kept is None else kept.path
+    try:
+        hf, found = _loaded(empty, folder, device_map=plan.map, offload_folder=path, **how)
+        keep_small(hf)
+    except BaseException:
+        if kept is not None:
+            kept.drop()
+        raise
+    if kept is not None:
+        kept.keep_for(hf)
+    return hf, found
+
+
+def _require_spreadable(plan: Plan, empty: PreTrainedModel, quantised: bool, folder: Path) -> None:
+    """Raise ModelError for what cannot be taken apart, or kept elsewhere than it is computed."""
+    if text_config(empty.config) is not empty.config:
+        raise ModelError(
+            f"{folder}: the text model of a multimodal one is made of its modules, and cannot be "
+            "spread over devices. Name one device, or take a text-only model."
+        )
+    if quantised and plan.offloads:
+        raise ModelError(
+            f"{folder}: weights in 8 or 4 bits are packed for the device that computes with them, "
+            "so that none can be kept in memory beside a GPU or on a disk. Name GPUs that hold "
+            "all of them, or read it in 16 bits."
+        )
+
+
+def _size(empty: PreTrainedModel, dtype: torch.dtype, quantisation: Any, module: nn.Module) -> int:
+    """Bytes of the weights of a module and all beneath it; a tied one counts once."""
+    packed = 1.0 if getattr(quantisation, "load_in_8bit", False) else _NF4
+    linear = float(dtype.itemsize) if quantisation is None else packed
+    seen: dict[int, float] = {}
+    for part in module.modules():
+        own = linear if isinstance(part, nn.Linear) else float(dtype.itemsize)
+        each = dtype.itemsize if part is empty.get_output_embeddings() else own
+        for weight in part.parameters(recurse=False):
+            seen.setdefault(id(weight), each * weight.numel())
+    return int(sum(seen.values()))
+
+
 def _generation_config(folder: Path, config: Any) -> Any:
     """How the checkpoint wants to be sampled, which also names the tokens that end a response."""
     from transformers import GenerationConfig
@@ -129,7 +191,7 @@ def _generation_config(folder: Path, config: Any) -> Any:
     return GenerationConfig.from_model_config(config)
 
 
-def open_gguf(gguf: Path, dtype: torch.dtype) -> PreTrainedModel:
+def open_gguf(gguf: Path, dtype: torch.dtype, where: Placement | None = None) -> PreTrainedModel:
     """The model in a GGUF file, dequantised into `dtype`.
 
     Raises ModelError, with every key and tensor of the file that would be lost, or when an adapter
@@ -146,6 +208,12 @@ def open_gguf(gguf: Path, dtype: torch.dtype) -> PreTrainedModel:
     config = gguf_config(gguf)
     empty = empty_model(config)
     require_all_tensors(gguf, empty)
+    where = where or CPU
+    if where.plan(empty, partial(_size, empty, dtype, None)) is not None:
+        raise ModelError(
+            f"{gguf} is dequantised as a whole and cannot be spread over devices. Name one device, "
+            "or save it as safetensors first."
+        )
     try:
         hf, found = _loaded(
             empty,
@@ -161,4 +229,4 @@ def open_gguf(gguf: Path, dtype: torch.dtype) -> PreTrainedModel:
     give_back()
     require_complete(hf, found, {}, dict(empty.all_tied_weights_keys), gguf)
     require_finite(hf, str(gguf))
-    return hf
+    return hf.to(where.main)

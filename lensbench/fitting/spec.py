@@ -10,7 +10,7 @@ from pydantic import Field
 from lensbench.errors import Problem
 from lensbench.lens.fitted.place import Method
 from lensbench.models.spec import MODEL_HELP, Dtype
-from lensbench.spec import ARGUMENT, Count, Device, Positive, Spec
+from lensbench.spec import ARGUMENT, Count, Devices, Positive, Spec, is_spread
 
 _OF: dict[Method, tuple[str, ...]] = {
     "tuned": ("start", "learning_rate", "epochs"),
@@ -59,12 +59,16 @@ class FitSpec(Spec):
     """Of a jacobian lens: how many of the tokens have their Jacobians made (ten texts; it gains
     little beyond a hundred). The linear lens beside it is fitted to all."""
     dtype: Dtype = None
-    device: Device = None
+    device: Devices = None
 
     def problems(self) -> list[Problem]:
         """Options of another method."""
         fields = type(self).model_fields
-        return [
+        spread: list[Problem] = []
+        if self.method == "jacobian" and self.device is not None and is_spread(self.device):
+            what = "its gradients go through weights that stay where they are computed with"
+            spread = [Problem("device", what, "Name one device, or take --lens linear.")]
+        return spread + [
             Problem(
                 name,
                 f"it is an option of --lens {method}",

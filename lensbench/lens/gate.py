@@ -278,9 +278,8 @@ def _head_errors(model: LensModel, batch: Batch) -> list[float]:
     errors = []
 
     def see(site: Site, value: Float[Tensor, "batch pos head d_model"]) -> None:
-        bias = getattr(model.bridge.blocks[site.layer - 1].attn, "b_O", None)
         heads, wanted = value.float(), whole[site.layer]
-        off = heads.sum(2) + (0.0 if bias is None else bias.float()) - wanted
+        off = heads.sum(2) + model.output_bias(site.layer) - wanted
         length = heads.norm(dim=-1).sum(-1) + wanted.norm(dim=-1)
         errors.append(float((off.norm(dim=-1) / length.clamp(min=_TINY)).max()))
 

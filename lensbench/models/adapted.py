@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from lensbench.checkpoints.config.shape import n_blocks
-from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype, require_fit
+from lensbench.checkpoints.devices import DTYPES, pick_dtype
 from lensbench.checkpoints.open import count_parameters, open_config
+from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.bridge import bridged
@@ -82,7 +83,8 @@ def with_bits(
         raise InputProblems(problems)
     if ref.bits is not None:
         return ref
-    picked = pick_dtype(dtype, pick_device(device), count_parameters(open_config(ref.folder)))
+    n_params = count_parameters(open_config(ref.folder))
+    picked = pick_dtype(dtype, Placement.of(device).main, n_params)
     return replace(ref, bits=32 if picked == DTYPES["float32"] else 16)
 
 
@@ -93,8 +95,8 @@ def require_loadable(ref: ModelRef, dtype: str | None = None, device: str | None
 
         require_bits_loadable(with_bits(ref, dtype, device), device)
         return
-    where, n_params = pick_device(device), count_parameters(open_config(ref.folder))
-    require_fit(n_params, pick_dtype(dtype, where, n_params), where)
+    where, n_params = Placement.of(device), count_parameters(open_config(ref.folder))
+    require_fit(n_params, pick_dtype(dtype, where.main, n_params), where)
 
 
 def facts_of(

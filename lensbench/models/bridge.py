@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.devices import DTYPES
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.stored.offload import is_offloaded
 from lensbench.errors import ModelError, refused_by_library
 from lensbench.models.forward import own_logits, probe, require_same
 from lensbench.models.model import LensModel
@@ -57,13 +60,14 @@ def _bridge(
 ) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    device = str(next(hf_model.parameters()).device)
+    device = str(hf_model.get_input_embeddings().weight.device)
     kind = hf_model.config.model_type
     remedy = "Check that the installed transformer-lens supports this architecture."
     if packed:  # it takes joint q/k/v apart, which packed weights refuse
         remedy = "Read it at 16 or 32 bits: NAME@16."
     with (
         quiet(),
+        _as_one_device(hf_model),
         refused_by_library(f"TransformerLens cannot wrap {name} (model type {kind})", remedy),
     ):
         bridge = TransformerBridge.boot_transformers(
@@ -78,6 +82,23 @@ def _bridge(
     # TransformerLens puts BOS before every text, whatever the tokenizer does.
     bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos
     return bridge.eval()
+
+
+@contextmanager
+def _as_one_device(hf_model: PreTrainedModel) -> Iterator[None]:
+    """TransformerLens refuses a map of GPUs beside memory or a disk, which nobody tried there.
+
+    It wraps such a model as it wraps others; that its output is the model's own is tested anyhow.
+    """
+    found = getattr(hf_model, "hf_device_map", None)
+    hidden = found is not None and is_offloaded(hf_model)
+    if hidden:
+        del hf_model.hf_device_map
+    try:
+        yield
+    finally:
+        if hidden:
+            hf_model.hf_device_map = found
 
 
 def _as_it_is(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

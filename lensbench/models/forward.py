@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 
 from lensbench.checkpoints.devices import wide
 from lensbench.checkpoints.open import quiet
+from lensbench.checkpoints.stored.offload import in_memory, is_offloaded
 from lensbench.errors import GateError, refused_by_library
 from lensbench.models.readout import KL_BITS
 from lensbench.prompts.batch import Batch, make_batch
@@ -58,6 +60,28 @@ def forward(
     found = bridge.run_with_hooks(ids, fwd_hooks=list(hooks), return_type="logits", **inputs)
     logits = found[0] if isinstance(found, tuple) else found  # beside the cache
     return logits if kept is None else logits[:, kept]
+
+
+@contextmanager
+def attention_in_memory(bridge: Any) -> Iterator[None]:
+    """While a block's attention runs, its weights are there: TransformerLens reads one of them."""
+    if not is_offloaded(bridge):
+        yield
+        return
+    held: list[ExitStack] = []
+
+    def load(attention: Any, *_: Any) -> None:
+        held.append(ExitStack())
+        held[-1].enter_context(in_memory(attention))
+
+    def drop(*_: Any) -> None:
+        held.pop().close()
+
+    with ExitStack() as hooks:
+        for block in bridge.blocks:
+            hooks.enter_context(block.attn.register_forward_pre_hook(load))
+            hooks.enter_context(block.attn.register_forward_hook(drop, always_call=True))
+        yield
 
 
 def keeps_some(hf_model: Any) -> bool:

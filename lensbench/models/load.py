@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.checkpoints.devices import pick_device, pick_dtype, require_fit
+from lensbench.checkpoints.devices import pick_dtype
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
     count_parameters,
@@ -15,6 +15,7 @@ from lensbench.checkpoints.open import (
     open_tokenizer,
     quiet,
 )
+from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
@@ -48,6 +49,7 @@ def load_model(
         dtype: "float32", "bfloat16" or "float16"; by default float32 on a CPU and for models of
             up to 2e9 parameters, half precision for larger ones on an accelerator.
         device: "cpu", "cuda", "cuda:1", "mps"; by default the first there is of cuda, mps, cpu.
+            Or several, for a model that is too large for one: see `Placement`.
         tokenizer: needed with a model object only.
         allow_fields: config fields unknown to lensbench that you know to be harmless.
         trust_remote_code: run code that came with the weights. Off unless you ask.
@@ -67,12 +69,12 @@ def load_model(
     folder = ref.folder
     ref.say_what_lies_beside()
     config = open_config(folder, allow_fields, trust_remote_code)
-    where = pick_device(device)
+    where = Placement.of(device)
     n_params = count_parameters(config, trust_remote_code)
-    number_format = pick_dtype(dtype, where, n_params)
+    number_format = pick_dtype(dtype, where.main, n_params)
     require_fit(n_params, number_format, where)
     with quiet():
-        hf_model = open_weights(folder, number_format, trust_remote_code).to(where).eval()
+        hf_model = open_weights(folder, number_format, trust_remote_code, where=where).eval()
         tokenizer = tokenizer or open_tokenizer(folder, trust_remote_code)
     return bridged(hf_model, tokenizer, name or ref.name, ref.located.source, ref)
 

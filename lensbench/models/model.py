@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.devices import device_facts
+from lensbench.checkpoints.placement import placed_facts
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.stored.offload import in_memory
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.models.prefix import continues
 from lensbench.models.readout import Norm, Readout, next_norms
@@ -213,6 +215,13 @@ class LensModel:
         """After the last block: where the lens must equal the model."""
         return Site("resid_post", self.n_layers)
 
+    def output_bias(self, layer: int) -> Float[Tensor, " d_model"] | float:
+        """What the attention before a layer adds at every position, float32; 0 without a bias."""
+        attention = self.bridge.blocks[layer - 1].attn
+        with in_memory(attention):
+            bias: Tensor | None = getattr(attention, "b_O", None)
+            return 0.0 if bias is None else bias.detach().float()
+
     @property
     def arithmetic(self) -> dict[str, str]:
         """How logits are made, for a manifest: the head's product, and what stands for the model.
@@ -241,7 +250,8 @@ class LensModel:
             "parallel": self.parallel,
             "dtype": str(self.dtype).removeprefix("torch."),
             **self.arithmetic,
-            **device_facts(self.device),
+            **device_facts(self.device, self.bridge.parameters()),
+            **placed_facts(getattr(self.bridge, "original_model", None)),
             **({"precisions": self.precisions} if self.precisions is not None else {}),
         }
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.checkpoints.ref import FORM
-from lensbench.spec import ARGUMENT, Device, Spec
+from lensbench.spec import ARGUMENT, Devices, Spec
 
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
@@ -30,6 +30,6 @@ class LoadSpec(Spec):
 
     model: Annotated[str, ARGUMENT, Field(description=MODEL_HELP)]
     dtype: Dtype = None
-    device: Device = None
+    device: Devices = None
     allow_fields: AllowFields = ()
     trust_remote_code: TrustRemoteCode = False

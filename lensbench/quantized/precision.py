@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
-from lensbench.checkpoints.devices import memory_available, pick_dtype
+from lensbench.checkpoints.devices import gb, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
+from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import Bits
 from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import ModelError, first_line, packages_of
@@ -63,6 +65,13 @@ class Sizes:
         freed = min(2 * Heap(in_file).kept, in_file // 4)
         layer = int(self.n_largest * (self.stored_bytes + _CONVERTING_BYTES[bits]))
         return self.weight_bytes(bits) + layer + freed
+
+    def needed(self, bits: Bits, device: str) -> int:
+        """Bytes to load it: the peak on a CPU; of an accelerator the weights.
+
+        What loading takes on an accelerator besides was not measured.
+        """
+        return self.loading_bytes(bits) if device == "cpu" else self.weight_bytes(bits)
 
     def cache_bytes(self, bits: Bits, n_tokens: int) -> int:
         """Bytes of keys and values for `n_tokens` tokens, counted over all rows of a batch."""
@@ -130,30 +139,26 @@ def half_precision(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" else pick_dtype(None, device, _HUGE)
 
 
-def require_room(sizes: Sizes, bits: Bits, device: str) -> None:
+def require_room(sizes: Sizes, bits: Bits, where: Placement) -> None:
     """Raise ModelError, with the sum, where loading would exceed the memory that is there.
 
-    Of an accelerator the weights alone are counted: what loading takes there was not measured.
+    `Sizes.needed` is counted; of a model on several devices the weights, over all of them.
     """
-    count = sizes.loading_bytes if device == "cpu" else sizes.weight_bytes
-    needed, available = count(bits), memory_available(device)
+    count = sizes.weight_bytes if where.spread else partial(sizes.needed, device=where.main)
+    needed, available = count(bits), where.room
     if needed <= available:
         return
     smaller = [b for b in PRECISIONS if b < bits and count(b) <= available]
     way_out = "Take a smaller model (`lensbench models`) or a machine with more memory."
     if smaller:
-        way_out = f"Try --bits {smaller[0]} ({_gb(count(smaller[0]))})."
+        way_out = f"Try --bits {smaller[0]} ({gb(count(smaller[0]))})."
     weights = sizes.weight_bytes(bits)
     raise ModelError(
         f"{sizes.n_linear:.3g} weights x {_LINEAR_BYTES[bits]:.3g} bytes ({PRECISIONS[bits]}) + "
-        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {_gb(weights)}, and "
-        f"{_gb(needed - weights)} while they load, but {_gb(available)} are available on {device}. "
+        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {gb(weights)}, and "
+        f"{gb(needed - weights)} while they load, but {where.rooms()} are available. "
         f"{way_out}"
     )
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
 
 
 def require_precision(bits: Bits, device: str) -> None:

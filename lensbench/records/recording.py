@@ -37,6 +37,9 @@ _KEPT = (
 # Facts of a model that records made before do not hold: not known of those, and no difference.
 _LATER_FACTS = ("config_sha256", "chat_template_sha256")
 
+# Facts of how a model was run that decide no number: where its blocks lay goes by free memory.
+_HOW = ("blocks_on",)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -225,7 +228,7 @@ def _require_same(
     Until the model is loaded, its facts and the settings that it decides are not all known.
     """
     known = {*there["settings"], *settings} - (set(request.decided) - {*settings})
-    facts = {*there["model"], *model} if loaded else {*model}
+    facts = {*there["model"], *model} - {*_HOW} if loaded else {*model}
     differing = {
         **_differing("settings", there["settings"], settings, known),
         **_differing("model", there["model"], model, facts),

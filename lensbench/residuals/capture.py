@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.errors import InputProblems, ModelError, Problem, first_line
-from lensbench.models.forward import forward
+from lensbench.models.forward import attention_in_memory, forward
 from lensbench.models.model import LensModel, Wanted, require_loaded
 from lensbench.models.prefix import common_prefix, empty_cache
 from lensbench.models.readout import EVERY
@@ -244,7 +244,8 @@ def _head_outputs(model: LensModel) -> Iterator[None]:
         what = first_line(error).rstrip(".")
         raise ModelError(f"{model.name} has no separate outputs of heads: {what}") from error
     try:
-        yield
+        with attention_in_memory(model.bridge):
+            yield
     finally:
         model.bridge.set_use_attn_result(before)
 

@@ -10,13 +10,15 @@ import psutil
 import pytest
 import torch
 
-from lensbench.checkpoints import devices
-from lensbench.checkpoints.devices import memory_available, pick_device, pick_dtype, require_fit
+from lensbench.checkpoints import devices, placement
+from lensbench.checkpoints.devices import memory_available, pick_device, pick_dtype
+from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.errors import ModelError
 from tests.harness.program import Program
 
 ROOT = Path(__file__).parents[2]
 HUGE = 10**15
+CPU = Placement.of("cpu")
 
 
 def test_best_device_first() -> None:
@@ -56,19 +58,19 @@ def test_container_limit_counts(tmp_path: Path) -> None:
 
 
 def test_fit_shows_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_fit(1_000, "float32", "cpu")
-    monkeypatch.setattr(devices, "memory_available", lambda device: 22_900_000_000)
+    require_fit(1_000, "float32", CPU)
+    monkeypatch.setattr(placement, "memory_available", lambda device: 22_900_000_000)
     with pytest.raises(ModelError) as caught:
-        require_fit(8_030_261_248, torch.float32, "cpu")
+        require_fit(8_030_261_248, torch.float32, CPU)
     message = str(caught.value)
     assert "8.03e+09 parameters x 4 bytes (float32) = 32.1 GB" in message
-    assert "22.9 GB are available on cpu" in message
+    assert "22.9 GB on cpu are available" in message
     assert "--dtype bfloat16 (16.1 GB)" in message
 
 
 def test_fit_without_a_dtype_that_helps() -> None:
     with pytest.raises(ModelError, match="Take a smaller model"):
-        require_fit(HUGE, "bfloat16", "cpu")
+        require_fit(HUGE, "bfloat16", CPU)
 
 
 def test_doctor_reports_this_machine(lensbench: Program) -> None:

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from lensbench import load_model
+from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.open import quiet
 from lensbench.errors import LensbenchError, ModelError
-from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.loading.load import load_quantized
 from tests.harness.damage import damaged, renamed, without
 from tests.harness.tiny import TINY, tokenizer

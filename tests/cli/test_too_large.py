@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lensbench.checkpoints import devices, identity
+from lensbench.checkpoints import identity, placement
 from lensbench.checkpoints.families import weight_bytes
-from lensbench.quantized import precision
 from lensbench.quantized.precision import sizes_of
 from tests.harness.files import manifest
 from tests.harness.program import Program
@@ -31,8 +30,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the bytes that there are."""
 
     def there(n_bytes: int) -> None:
-        for module in (devices, precision):
-            monkeypatch.setattr(module, "memory_available", lambda device: n_bytes)
+        monkeypatch.setattr(placement, "memory_available", lambda device: n_bytes)
 
     return there
 

@@ -202,13 +202,13 @@ def test_a_model_that_cannot_fit_is_refused_with_the_sum(
     folder = shutil.copytree(llama.folder, tmp_path / "big")
     shutil.copy(CONFIGS / "llama3-8b.json", folder / "config.json")
     monkeypatch.setattr(
-        "lensbench.checkpoints.devices.memory_available", lambda device: int(available)
+        "lensbench.checkpoints.placement.memory_available", lambda device: int(available)
     )
     with pytest.raises(ModelError) as caught:
         load_model(folder, device="cpu", dtype="float32")
     message = str(caught.value)
     assert "8.03e+09 parameters x 4 bytes (float32) = 32.1 GB" in message
-    assert f"{available / 1e9:.1f} GB are available on cpu" in message
+    assert f"{available / 1e9:.1f} GB on cpu are available" in message
     assert words in message
 
 

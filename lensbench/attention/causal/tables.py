@@ -23,7 +23,7 @@ from lensbench.attention.causal.ablation import (
 )
 from lensbench.attention.causal.direct import direct_effects
 from lensbench.attention.causal.redundancy import redundancy
-from lensbench.attention.circuits.weights import raw_weights
+from lensbench.attention.circuits.weights import stored_weights
 from lensbench.attention.gate import not_finite
 from lensbench.errors import ModelError
 from lensbench.models.model import LensModel
@@ -78,7 +78,7 @@ class Ablator:
         them, or of a latent (MLA); nor where blocks differ in their heads' width."""
         try:
             for block in range(self.model.n_layers):
-                raw_weights(self.model, block)
+                stored_weights(self.model, block)
         except ModelError:
             return False
         return True

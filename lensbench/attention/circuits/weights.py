@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from lensbench.checkpoints.stored.offload import in_memory
 from lensbench.errors import ModelError, refused_by_library
 from lensbench.models.model import LensModel
 from lensbench.models.readout import EVERY, Norm, Tokens, float32_norm
@@ -102,10 +103,20 @@ def raw_weights(model: LensModel, block: int) -> tuple[Tensor, Tensor, Tensor, T
 
     Raises ModelError as `head_weights`.
     """
+    q, k, v, o = (one.float() for one in stored_weights(model, block))
+    q, k, v = (one.repeat_interleave(len(o) // len(one), dim=0) for one in (q, k, v))
+    return q, k, v, o
+
+
+def stored_weights(model: LensModel, block: int) -> list[Tensor]:
+    """The same as the model has them: in its dtype, shared keys and values once; no copies.
+
+    Raises ModelError as `head_weights`.
+    """
     what = f"the heads of block {block} of {model.name} have no weights to read"
     remedy = "Read it unquantised, with its adapter merged; state-space blocks have no heads."
-    with refused_by_library(what, remedy):
-        attention = model.bridge.blocks[block].attn
+    attention = getattr(model.bridge.blocks[block], "attn", None)
+    with refused_by_library(what, remedy), in_memory(attention):
         made_by = [getattr(attention, name, None) for name in ("q", "k", "v", "o")]
         raw = [getattr(attention, name).detach() for name in ("W_Q", "W_K", "W_V", "W_O")]
     # An adapter is beside the weight, and packed numbers stand for others.
@@ -113,9 +124,7 @@ def raw_weights(model: LensModel, block: int) -> tuple[Tensor, Tensor, Tensor, T
     plain = all(one.is_floating_point() and one.ndim == 3 for one in raw)
     if not plain or not kinds <= {NoneType, torch.nn.Linear, Conv1D}:
         raise ModelError(f"{what}. {remedy}")
-    q, k, v, o = (one.float() for one in raw)
-    q, k, v = (one.repeat_interleave(len(o) // len(one), dim=0) for one in (q, k, v))
-    return q, k, v, o
+    return raw
 
 
 def norm_before(model: LensModel, block: int) -> NormParts | None:

@@ -54,7 +54,8 @@ def run(
         Parameter(help="How the head is multiplied (see `lensbench lens`). Default: its file's."),
     ] = None,
     device: Annotated[
-        Device, Parameter(help="cpu, cuda, cuda:1, mps. Default: the first there is.")
+        Device,
+        Parameter(help="cpu, cuda, cuda:1, mps, auto, a list. Default: the first there is."),
     ] = None,
 ) -> int:
     from lensbench.studies.analysis import read_analysis

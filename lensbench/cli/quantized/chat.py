@@ -29,7 +29,7 @@ from lensbench.escape import printable_lines
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.spec import ModelSpec, RagSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import Device
+from lensbench.spec import Devices
 
 if TYPE_CHECKING:
     from lensbench.quantized.generation.chat import Conversation
@@ -47,7 +47,7 @@ class ChatSpec(RagSpec, ModelSpec):
     decoding: Annotated[Decoding, Parameter("*")] = Decoding()
     style: Style | None = None
     """Default: the adapter's own; without one, chat if there is a template, else none."""
-    device: Device = None
+    device: Devices = None
 
 
 def chat(spec: Annotated[ChatSpec, Parameter("*")]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lensbench.spec import Device, Spec
+from lensbench.spec import Devices, Spec
 
 DivergeBits = Annotated[
     float,
@@ -22,4 +22,4 @@ class DiffSpec(Spec):
     context: bool = False
     """The prompts' texts differ (retrieved context, a template): pair them by their ids."""
     diverge_bits: DivergeBits = 0.1
-    device: Annotated[Device, Field(exclude=True)] = None
+    device: Annotated[Devices, Field(exclude=True)] = None

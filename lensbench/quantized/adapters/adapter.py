@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.ref import ADAPTER_CONFIG as CONFIG
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
@@ -24,7 +25,7 @@ from lensbench.checkpoints.stored.tensors import open_tensors
 from lensbench.errors import ModelError
 from lensbench.json_text import read_json as strict
 from lensbench.quantized.adapters.initial import leaving_base_alone
-from lensbench.quantized.adapters.lora import block_list, hushed
+from lensbench.quantized.adapters.lora import hushed
 from lensbench.quantized.precision import keep_scales
 from lensbench.spec import ranges
 

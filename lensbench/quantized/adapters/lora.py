@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lensbench.checkpoints.config.shape import n_blocks
+from lensbench.checkpoints.blocks import block_list
 from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.json_text import read_json
 from lensbench.quantized.adapters.spec import Lora
@@ -94,36 +94,6 @@ class Matched:
             f"(their outputs are layers {outputs} of a record):",
             *(f"{self.blocks}.{{{layers}}}.{target}" for target in self.targets),
         ]
-
-
-def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of the text decoder's blocks, and its name in `model`.
-
-    Raises ModelError when the decoder holds none, or more than one, of as many modules as the
-    config counts blocks: a vision tower of the same depth is no part of it.
-    """
-    n_layers = n_blocks(model.config)
-    decoder = model.get_decoder()
-    # A module that is called so may be another: ModernBERT's is its head.
-    inside = {id(module) for module in decoder.modules() if hasattr(decoder, "config")}
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    ]
-    found = [(name, module) for name, module in found if not inside or id(module) in inside]
-    outer = [
-        (name, module)
-        for name, module in found
-        if not any(name.startswith(f"{other}.") for other, _ in found)
-    ]
-    if len(outer) != 1:
-        names = ", ".join(name for name, _ in outer) or "none"
-        raise ModelError(
-            f"{type(model).__name__} has no one list of {n_layers} blocks in its decoder (found: "
-            f"{names}), so it is unknown what a block of it is. Take another model."
-        )
-    return outer[0]
 
 
 def match(model: PreTrainedModel, lora: Lora) -> Matched:

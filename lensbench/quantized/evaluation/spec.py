@@ -7,7 +7,7 @@ from typing import Literal
 
 from lensbench.quantized.spec import RagSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import Count, Device
+from lensbench.spec import Count, Devices
 
 
 class EvalSpec(RagSpec):
@@ -25,4 +25,4 @@ class EvalSpec(RagSpec):
     """The first so many examples. Raised later, the rest is measured and what is there stays."""
     only: Literal["base", "adapter", "rag", "adapter+rag"] | None = None
     """Only this condition. Default: all that model and index allow."""
-    device: Device = None
+    device: Devices = None

@@ -12,7 +12,7 @@ from lensbench.errors import Problem
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.spec import RagSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import ARGUMENT, Count, Device, Numbers, Positive, Seed, Spec, idle
+from lensbench.spec import ARGUMENT, Count, Devices, Numbers, Positive, Seed, Spec, idle
 
 Control = Literal["irrelevant", "shuffled"]
 AtLeastZero = Annotated[float, Field(ge=0)]
@@ -66,7 +66,7 @@ class InferenceSpec(RagSpec):
     """A seed: the same prompts with other neighbours in their batches."""
     limit: Count | None = None
     """Only the first so many prompts. Raised later, the rest is asked and what is there stays."""
-    device: Device = None
+    device: Devices = None
 
     @property
     def file(self) -> Path:

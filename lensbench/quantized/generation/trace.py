@@ -127,7 +127,7 @@ class ResidualMeans:
         assert resid.shape[:2] == counted.shape
         state = self._spans[span]
         # Padding is set to 0, not multiplied by it: it may hold anything, NaN included.
-        values = resid.detach().float().masked_fill(~counted[..., None], 0.0)
+        values = resid.detach().to(counted.device).float().masked_fill(~counted[..., None], 0.0)
         state.stream.add(layer, values.sum(1))
         state.norms.add(layer, values.norm(dim=-1).sum(1))
         if layer in self._kept:

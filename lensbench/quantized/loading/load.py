@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
-from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
+from lensbench.checkpoints.devices import device_facts, require_float32
 from lensbench.checkpoints.open import (
     count_parameters,
     open_config,
     open_tokenizer,
     quiet,
 )
+from lensbench.checkpoints.placement import Placement, placed_facts
 from lensbench.checkpoints.pull import convert_gguf
 from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.checkpoints.source import gguf_file
+from lensbench.checkpoints.stored.offload import is_offloaded
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
-from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.loading.measured import precisions, require_bits
 from lensbench.quantized.precision import (
     half_precision,
@@ -135,7 +137,8 @@ class AdaptedModel:
             "precisions": precisions(self.base, self.bits),
             "weight_bytes": self.weight_bytes,
             "dtype": str(self.base.dtype).removeprefix("torch."),
-            **device_facts(self.device),
+            **device_facts(self.device, self.base.parameters()),
+            **placed_facts(self.base),
             **self.weights,
         }
 
@@ -181,10 +184,10 @@ def load_quantized(
         return model
     folder, precision = ref.folder, cast(Bits, ref.bits)
     ref.say_what_lies_beside()
-    where = pick_device(device)
-    require_loadable(ref, where, trust_remote_code)
-    require_precision(precision, where)
-    require_float32(torch.device(where))
+    where = Placement.of(device)
+    require_loadable(ref, device, trust_remote_code)
+    require_precision(precision, where.main)
+    require_float32(torch.device(where.main))
     with quiet():
         hf = _open(folder, ref, where, trust_remote_code)
         tokenizer = open_tokenizer(folder, trust_remote_code)
@@ -201,7 +204,7 @@ def require_loadable(ref: ModelRef, device: str | None, trust_remote_code: bool 
     """Raise ModelError, with the sum, where a model is too large to load; no weight is read."""
     config = open_config(ref.folder, trust_remote_code=trust_remote_code)
     sizes = sizes_of(config, trust_remote_code)
-    require_room(sizes, cast(Bits, ref.bits), pick_device(device))
+    require_room(sizes, cast(Bits, ref.bits), Placement.of(device))
 
 
 def with_adapter(model: AdaptedModel, adapter: Path) -> AdaptedModel:
@@ -219,6 +222,12 @@ def _attached(hf: PreTrainedModel, ref: ModelRef, weights: Mapping[str, Any], tr
     """The model with the adapter that its name says."""
     from lensbench.quantized.adapters.adapter import attach
 
+    if is_offloaded(hf):
+        raise ModelError(
+            f"{ref}: an adapter's layers lie beside the weights in memory, and those of this model "
+            "are read from elsewhere. Merge it (`lensbench adapters merge`) and name the result."
+        )
+
     def stored() -> nn.Module:
         config = open_config(ref.folder, trust_remote_code=trust)
         return open_weights(ref.folder, config.dtype or torch.float32)
@@ -233,22 +242,22 @@ def _in_words(found: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(f"{own['share']:.1%} are in {form}" for form, own in found.items())
 
 
-def _open(folder: Path, ref: ModelRef, device: str, trust: bool) -> PreTrainedModel:
-    """The weights on `device`, all of them numbers.
+def _open(folder: Path, ref: ModelRef, where: Placement, trust: bool) -> PreTrainedModel:
+    """The weights `where` they belong, all of them numbers.
 
     transformers quantises no GGUF file, so one is converted first, in a temporary folder.
     """
-    dtype = torch.float32 if ref.bits == 32 else half_precision(device)
+    dtype = torch.float32 if ref.bits == 32 else half_precision(where.main)
     if ref.bits in (16, 32):
-        hf = open_weights(folder, dtype, trust).to(device)
+        hf = open_weights(folder, dtype, trust, where=where)
     elif (gguf := gguf_file(folder)) is not None:
         with tempfile.TemporaryDirectory() as converted:
             convert_gguf(gguf, Path(converted))
-            hf = _open(Path(converted), ref, device, trust)
+            hf = _open(Path(converted), ref, where, trust)
         hf.name_or_path = hf.config.name_or_path = str(folder)
     else:
         settings = _quantisation(ref, dtype)
-        hf = open_weights(folder, dtype, trust, quantisation=settings, device=device)
+        hf = open_weights(folder, dtype, trust, quantisation=settings, where=where)
         _require_quantised(hf, ref)
         never_repack(hf)
     return hf

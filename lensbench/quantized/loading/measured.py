@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.ref import Bits
 from lensbench.errors import ModelError
-from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.precision import PRECISIONS, quantised_types
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.open import quiet
 from lensbench.progress import Notify, Progress, Watch
-from lensbench.quantized.adapters.lora import Matched, adapt, block_list
+from lensbench.quantized.adapters.lora import Matched, adapt
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.training import prefix
 from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base

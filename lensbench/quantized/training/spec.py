@@ -12,7 +12,7 @@ from lensbench.errors import Problem
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.spec import BaseSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share
+from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share, is_spread
 
 DEFAULT_LENGTH = 512  # tokens
 DEFAULT_EVAL_SHARE = 0.1
@@ -75,8 +75,12 @@ class TrainSpec(BaseSpec):
         if self.eval_data is not None and self.eval_share:
             what = "a file to evaluate on is given too"
             found.append(Problem("eval_share", what, "Leave out one of them."))
-        index = (self.device or "").partition(":")[2]
-        if index not in ("", "0"):
+        device = self.device or ""
+        index = device.partition(":")[2]
+        if is_spread(device):
+            what = "weights that learn, or that gradients go through, are on one device"
+            found.append(Problem("device", what, "Name one: cpu or cuda."))
+        elif index not in ("", "0"):
             remedy = f"Set CUDA_VISIBLE_DEVICES={index} and leave the option out."
             found.append(Problem("device", f"training takes no {self.device}", remedy))
         return found

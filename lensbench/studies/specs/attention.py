@@ -10,7 +10,7 @@ from pydantic import Field
 from lensbench.errors import Problem
 from lensbench.models.spec import Dtype
 from lensbench.records.schema.attention import READ, WEIGHTINGS
-from lensbench.spec import Count, Device, Seed, Spec, one_of, repeated
+from lensbench.spec import Count, Devices, Seed, Spec, one_of, repeated
 from lensbench.studies.specs.lens import BatchTokens, Limit, Models, Prompts, Relations, Templated
 
 SENTENCES = "sentences"  # the shipped set
@@ -61,7 +61,7 @@ class AttentionSpec(Spec):
     template: Templated = "plain"
     batch_tokens: BatchTokens = 512
     dtype: Dtype = None
-    device: Device = None
+    device: Devices = None
 
     def problems(self) -> list[Problem]:
         """Names that stand twice, and sentences that nothing is asked about."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lensbench.models.spec import MODEL_HELP, Dtype
-from lensbench.spec import ARGUMENT, AllOr, Device, Spec
+from lensbench.spec import ARGUMENT, AllOr, Devices, Spec
 from lensbench.studies.specs.lens import (
     DEFAULT_SITES,
     BatchTokens,
@@ -37,4 +37,4 @@ class CacheSpec(Spec):
     template: Templated = "plain"
     batch_tokens: BatchTokens = 512
     dtype: Dtype = None
-    device: Device = None
+    device: Devices = None

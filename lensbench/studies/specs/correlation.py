@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lensbench.compare.correlation.spec import Resamples, Span
 from lensbench.quantized.style import Style
-from lensbench.spec import Count, Device, Seed, Spec
+from lensbench.spec import Count, Devices, Seed, Spec
 
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
@@ -48,4 +48,4 @@ class CorrelationStudySpec(Spec):
     resamples: Resamples = 2000
     seed: Seed = 0
     """Of the draws."""
-    device: Device = None
+    device: Devices = None

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from lensbench.compare.diff.spec import DivergeBits
-from lensbench.spec import Device, Spec
+from lensbench.spec import Devices, Spec
 from lensbench.studies.specs.lens import BatchTokens, Limit, Prompts
 
 
@@ -30,4 +30,4 @@ class DiffStudySpec(Spec):
     limit: Limit = 120
     batch_tokens: BatchTokens = 512
     diverge_bits: DivergeBits = 0.1
-    device: Device = None
+    device: Devices = None

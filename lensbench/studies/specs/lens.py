@@ -16,7 +16,7 @@ from lensbench.models.spec import Dtype
 from lensbench.prompts.encode import Template
 from lensbench.prompts.sets import PromptSet
 from lensbench.records.schema.lens import ON_REQUEST
-from lensbench.spec import ARGUMENT, HIDDEN, Count, Device, Spec, one_of, repeated
+from lensbench.spec import ARGUMENT, HIDDEN, Count, Devices, Spec, one_of, repeated
 from lensbench.studies.specs.fits import Fits, fit_problems
 
 # What every spec that puts prompts through a lens says of them.
@@ -105,7 +105,7 @@ class RunSpec(Spec):
     template: Templated = "plain"
     batch_tokens: BatchTokens = 512
     dtype: Dtype = None
-    device: Device = None
+    device: Devices = None
     keep_residuals: Annotated[bool, Field(exclude_if=lambda kept: not kept)] = False
     """Keep the residual vectors at the last positions, for `lensbench diff`."""
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from lensbench.errors import Problem
 from lensbench.sampling.settings import GRID, WRITTEN, settings_of
-from lensbench.spec import Count, Device, Seed, Spec, repeated
+from lensbench.spec import Count, Devices, Seed, Spec, repeated
 from lensbench.studies.specs.lens import Models, Prompts, Relations
 
 
@@ -46,7 +46,7 @@ class SamplingSpec(Spec):
     """Examples before an item, other items of its task."""
     seed: Seed = 0
     """Of texts and examples."""
-    device: Device = None
+    device: Devices = None
 
     def problems(self) -> list[Problem]:
         """Models that stand twice."""

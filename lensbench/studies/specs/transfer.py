@@ -10,7 +10,7 @@ from lensbench.corpora.corpus import WRITTEN
 from lensbench.errors import Problem
 from lensbench.lens.fitted.place import Method
 from lensbench.models.spec import Dtype
-from lensbench.spec import Device, Spec, repeated
+from lensbench.spec import Devices, Spec, repeated
 from lensbench.studies.specs.fits import Fits, fit_problems
 
 
@@ -28,7 +28,7 @@ class TransferSpec(Spec):
     fit: Fits = {}  # noqa: RUF012 (pydantic copies it)
     """How: `[fit.linear]`, with options of `lensbench fit` as keys; not `corpus = "model"`."""
     dtype: Dtype = None
-    device: Device = None
+    device: Devices = None
 
     def problems(self) -> list[Problem]:
         """Names that stand twice, and what is wrong with the fits."""

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.devices import require_fit
 from lensbench.checkpoints.open import count_parameters, open_config
+from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
 from lensbench.corpora.written import Writer, written_corpus, written_seed
@@ -129,7 +129,8 @@ def _asked_for(spec: FitSpec) -> tuple[str, ...]:
 def _require_room(model: LensModel, ref: ModelRef) -> None:
     """Raise ModelError, before anything is fitted, where there is none for an untrained model."""
     try:
-        require_fit(count_parameters(open_config(ref.folder)), model.dtype, str(model.device))
+        n_params, where = count_parameters(open_config(ref.folder)), Placement.of(str(model.device))
+        require_fit(n_params, model.dtype, where)
     except ModelError as error:
         raise ModelError(
             f"the control of an untrained model beside {ref}: {error} Or do without the control: "

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from lensbench.checkpoints import placement
 from lensbench.checkpoints.families import FAMILIES, Family, family_for_alias
 from lensbench.errors import InputProblems, ModelError
 from lensbench.quantized import precision
@@ -203,14 +204,14 @@ def test_what_cannot_fit_is_refused_with_the_sum(
 ) -> None:
     sizes = sizes_of(llama.hf.config)
     room = sizes.loading_bytes(8)
-    monkeypatch.setattr(precision, "memory_available", lambda device: room)
+    monkeypatch.setattr(placement, "memory_available", lambda device: room)
     with pytest.raises(ModelError) as caught:
         load_quantized(llama.folder, 32, device="cpu")
     message = str(caught.value)
     assert f"{sizes.n_linear:.3g} weights x 4 bytes (float32)" in message
     assert f"{sizes.n_other:.3g} x 4 bytes" in message
-    assert "are available on cpu. Try --bits 8" in message
-    monkeypatch.setattr(precision, "memory_available", lambda device: 10)
+    assert "on cpu are available. Try --bits 8" in message
+    monkeypatch.setattr(placement, "memory_available", lambda device: 10)
     with pytest.raises(ModelError, match="Take a smaller model"):
         load_quantized(llama.folder, 4, device="cpu")
 

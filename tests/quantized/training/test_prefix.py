@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from lensbench.checkpoints.blocks import block_list
 from lensbench.errors import ModelError
 from lensbench.progress import Progress
-from lensbench.quantized.adapters.lora import block_list
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.training.examples import MASKED, batch_of
 from lensbench.quantized.training.prefix import (

@@ -1,0 +1,267 @@
+"""Where a model lies: on one device, or its blocks spread over GPUs, the processor and a disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lensbench.checkpoints.blocks import block_list
+from lensbench.checkpoints.devices import existing, gb, memory_available, pick_device
+from lensbench.checkpoints.families import weight_bytes
+from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.spec import is_spread
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DISK = "disk"
+_UNITS = {"GB": 10**9, "MB": 10**6}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(GB|MB)")
+_FORM = "Write it as cuda:0,cuda:1,cpu,disk=FOLDER, with sizes as in cuda:0=20GB, or auto."
+# Of a device's free memory, what weights may take; the rest is for the passes through them.
+_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and the bytes of weights that it may hold where somebody said how many."""
+
+    device: str  # cuda:0, mps, cpu, disk
+    limit: int | None = None
+
+    def room(self, folder: Path | None = None) -> int:
+        """Bytes of weights that there is room for."""
+        if self.device == DISK:
+            assert folder is not None
+            free = shutil.disk_usage(folder).free
+        else:
+            free = memory_available(self.device)
+        return free if self.limit is None else min(self.limit, free)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The devices of a model, those that compute first, and a folder for what is on disk.
+
+    Embedding, head and final norm are on the first of them, the `main` one; blocks follow each
+    other onto it and, where it is full, onto the next. Blocks in memory beside a GPU, or on disk,
+    are brought to the main device for each pass, module by module.
+    """
+
+    places: tuple[Place, ...]
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, device: str | None) -> Placement:
+        """What `device` says: one device, as `pick_device` takes it, `auto`, or several.
+
+        `auto` is all GPUs and the processor. Raises ModelError for a device that is not there,
+        InputProblems with all that is wrong with a list.
+        """
+        if device is None or not is_spread(device):
+            return cls((Place(pick_device(device)),))
+        found: dict[str, Place] = {}
+        problems: list[Problem] = []
+        folder = None
+        for part in _parts(device):
+            name, _, value = part.partition("=")
+            try:
+                place = _place(name, value)
+            except (ModelError, ValueError) as error:
+                problems.append(Problem("device", f"{part!r}: {error}", _FORM))
+                continue
+            if place.device in found:
+                problems.append(Problem("device", f"{name} stands twice", "Name it once."))
+            found[place.device] = place
+            folder = Path(value).expanduser() if name == DISK else folder
+        if not problems and not found.keys() - {DISK}:
+            what, remedy = "a disk computes nothing", "Name the device that does: cpu,disk=FOLDER."
+            problems.append(Problem("device", what, remedy))
+        if problems:
+            raise InputProblems(problems)
+        return cls(tuple(sorted(found.values(), key=_order)), folder)
+
+    @property
+    def main(self) -> str:
+        """The device that inputs go to and logits come from."""
+        return self.places[0].device
+
+    @property
+    def spread(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.places) > 1
+
+    @property
+    def room(self) -> int:
+        """Bytes of weights that there is room for on all of them."""
+        return sum(place.room(self.folder) for place in self.places)
+
+    def rooms(self) -> str:
+        """How much there is where, in words."""
+        return " + ".join(f"{gb(p.room(self.folder))} on {p.device}" for p in self.places)
+
+    def plan(self, model: PreTrainedModel, size: Callable[[nn.Module], float]) -> Plan | None:
+        """Which module goes where; None where all of it fits on the main device.
+
+        Args:
+            model: its shapes; the weights may be on the meta device.
+            size: bytes of the weights of a module and all beneath it.
+
+        Raises ModelError, with the sums, where there is no room for it.
+        """
+        if not self.spread or size(model) <= self._rooms()[0]:
+            return None
+        name, blocks = block_list(model)
+        sizes = [size(block) for block in blocks]
+        devices = self._fill(sizes, size(model) - sum(sizes))
+        where = dict.fromkeys(_beside(model, name), self.main)
+        where |= {f"{name}.{number}": device for number, device in enumerate(devices)}
+        return Plan(where, self.main, self.folder)
+
+    def _rooms(self) -> list[int]:
+        """Bytes of weights that each may hold: of free memory that nobody named, a share."""
+        rooms = [place.room(self.folder) for place in self.places]
+        unnamed = [place.limit is None and place.device != DISK for place in self.places]
+        return [int(_SHARE * r) if own else r for r, own in zip(rooms, unnamed, strict=True)]
+
+    def _fill(self, sizes: list[float], rest: float) -> list[str]:
+        """The device of each block, of so many bytes; `rest` is on the main one."""
+        free = self._rooms()
+        # Room for the block that is brought in, and for what stays of the model there.
+        free[0] -= int(rest) + (int(max(sizes)) if self.places[-1].device in ("cpu", DISK) else 0)
+        devices, at = [], 0
+        for taken in sizes:
+            while at < len(free) and free[at] < taken:
+                at += 1
+            if at == len(free):
+                raise ModelError(
+                    f"{gb(int(sum(sizes) + rest))} of weights do not fit: there is room for "
+                    f"{self.rooms()}, of which {self.main} also takes embedding, head and the "
+                    f"block that is being computed ({gb(int(rest + max(sizes)))}). {_more(self)}"
+                )
+            free[at] -= int(taken)
+            devices.append(self.places[at].device)
+        return devices
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which module is on which device, by its name; `folder` is for those on disk."""
+
+    where: dict[str, str]
+    main: str
+    folder: Path | None
+
+    @property
+    def map(self) -> dict[str, str | int]:
+        """The same as accelerate takes it: it computes on the first GPU, if they are numbers."""
+        return {name: _index(device) for name, device in self.where.items()}
+
+    @property
+    def offloads(self) -> bool:
+        """Whether some weights are elsewhere than they are computed with."""
+        away = {DISK} if self.main == "cpu" else {DISK, "cpu"}
+        return not away.isdisjoint(self.where.values())
+
+
+def placed_facts(model: Any) -> dict[str, Any]:
+    """Of a model that is spread, for a manifest: how many blocks are where; else nothing."""
+    found = getattr(model, "hf_device_map", None) or {}
+    if len({*found.values()}) < 2:
+        return {}
+    own = [device for name, device in found.items() if name.rpartition(".")[2].isdigit()]
+    named = (f"cuda:{one}" if isinstance(one, int) else str(one) for one in own)
+    return {"blocks_on": dict(sorted(Counter(named).items()))}
+
+
+def require_fit(n_params: int, dtype: torch.dtype | str, where: Placement) -> None:
+    """Raise ModelError, with the sum, when the weights alone exceed the memory that is there.
+
+    Counted over all devices of `where`, its disk included.
+    """
+    needed, available = weight_bytes(n_params, dtype), where.room
+    if needed <= available:
+        return
+    name, each = str(dtype).removeprefix("torch."), weight_bytes(1, dtype)
+    raise ModelError(
+        f"{n_params:.3g} parameters x {each} bytes ({name}) = {gb(needed)}, but {where.rooms()} "
+        f"are available. {_way_out(n_params, needed, available)}"
+    )
+
+
+def _way_out(n_params: int, needed: int, available: int) -> str:
+    half = weight_bytes(n_params, "bfloat16")
+    if half < needed and half <= available:
+        return f"Try --dtype bfloat16 ({gb(half)})."
+    eighth = weight_bytes(n_params, "int8")
+    if eighth <= available:
+        return f"It would fit in 8 bits ({gb(eighth)}); or take a smaller model."
+    return "Take a smaller model (`lensbench models` shows sizes) or a machine with more memory."
+
+
+def _parts(device: str) -> Iterator[str]:
+    """The devices of a list, `auto` as what it stands for."""
+    for part in device.split(","):
+        if part == "auto":
+            yield from (f"cuda:{index}" for index in range(torch.cuda.device_count()))
+            yield "cpu"
+        else:
+            yield part.strip()
+
+
+def _place(name: str, value: str) -> Place:
+    """Raises ModelError and ValueError for what is none."""
+    if name == DISK:
+        if not Path(value).expanduser().is_dir() or not value:
+            raise ValueError(f"there is no folder {value or 'named'} for the weights on disk")
+        return Place(DISK)
+    if name == "mps":
+        raise ValueError("Apple's GPU shares the processor's memory, so nothing is spread over it")
+    device = existing("cuda:0" if name == "cuda" else name)
+    if not value:
+        return Place(device)
+    size = _SIZE.fullmatch(value)
+    if size is None:
+        raise ValueError(f"{value!r} is no size like 20GB or 500MB")
+    return Place(device, int(float(size[1]) * _UNITS[size[2]]))
+
+
+def _order(place: Place) -> tuple[int, int]:
+    """GPUs by their number, then the processor, then the disk."""
+    kind, _, index = place.device.partition(":")
+    return ["cuda", "cpu", DISK].index(kind), int(index or 0)
+
+
+def _index(device: str) -> str | int:
+    kind, _, index = device.partition(":")
+    return int(index) if kind == "cuda" else device
+
+
+def _beside(model: nn.Module, blocks: str) -> Iterator[str]:
+    """The names of all modules and weights that are outside of the list of blocks."""
+
+    def walk(module: nn.Module, prefix: str) -> Iterator[str]:
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        yield from (prefix + name for name, _ in own)
+        for name, child in module.named_children():
+            path = prefix + name
+            if blocks.startswith(f"{path}."):
+                yield from walk(child, f"{path}.")
+            elif path != blocks:
+                yield path
+
+    yield from walk(model, "")
+
+
+def _more(placement: Placement) -> str:
+    if placement.folder is None:
+        return "Add disk=FOLDER to the devices (slower: blocks are read for each pass)."
+    return "Raise the sizes, take fewer bits, or a smaller model."
