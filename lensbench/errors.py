@@ -37,6 +37,9 @@ class InputProblems(LensbenchError, ValueError):
         n = len(self.problems)
         super().__init__(f"{n} problem{'s' if n != 1 else ''} with the input:\n{lines}")
 
+    def __reduce__(self) -> tuple[type[InputProblems], tuple[list[Problem]]]:
+        return type(self), (self.problems,)  # from another process as it was raised there
+
 
 class ModelError(LensbenchError):
     """A model cannot be found, fetched, loaded or trusted."""
@@ -54,10 +57,14 @@ class MissingExtraError(LensbenchError):
     """An optional part is not installed; the message names the extra that adds it."""
 
     def __init__(self, package: str, extra: str) -> None:
+        self._said = package, extra
         super().__init__(
             f"{package} is not installed. It belongs to the optional part '{extra}'; "
             f'add it with: pip install "lensbench[{extra}]"'
         )
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), self._said
 
 
 @contextmanager

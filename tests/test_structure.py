@@ -27,11 +27,13 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 NODES = {name: [*ast.walk(tree)] for name, tree in TREES.items()}  # walked once for all tests
 
 BOTTOM = {"errors", "files", "json_text", "escape", "progress", "spec", "version", "checkout"}
+BOTTOM |= {"threads"}
 # The rooms from the ground up: each may import those before it, and nothing beside or above it.
 ROOMS = (
     "checkpoints",
     "prompts",
     "records",
+    "cluster",
     "stats",
     "quantized",
     "models",
@@ -57,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "checkout": set(),
     "json_text": set(),
+    "threads": set(),
     "files": {"errors"},
     "escape": {"errors"},
     "spec": {"errors"},

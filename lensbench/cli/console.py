@@ -25,6 +25,7 @@ from lensbench.escape import printable, printable_json, printable_lines
 from lensbench.progress import Progress, Watch
 
 if TYPE_CHECKING:
+    from lensbench.cluster.spec import WorkersSpec
     from lensbench.models.model import LensModel
     from lensbench.models.spec import LoadSpec
     from lensbench.models.text_encoder import TextEncoder
@@ -183,12 +184,14 @@ def loaded_readable(spec: LoadSpec) -> LensModel | TextEncoder:
 
 
 @contextmanager
-def batch_progress(kept: bool = True) -> Iterator[Watch]:
+def batch_progress(workers: WorkersSpec | None = None, kept: bool = True) -> Iterator[Watch]:
     """Where each stage is: a bar at a terminal, else lines, such as a log of a batch job holds.
 
-    Ctrl-C ends as in `interruptible`.
+    Jobs inside are done by the workers, where there are any. Ctrl-C ends as in `interruptible`.
     """
-    with interruptible(kept):
+    from lensbench.cluster.workers import working
+
+    with interruptible(kept), working(workers):
         if not messages.is_terminal:
             yield _lines()
             return

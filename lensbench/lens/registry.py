@@ -41,6 +41,10 @@ class Lenses:
         self._model = model
         self._made: dict[str, Lens] = {}
 
+    def __reduce__(self) -> tuple[type[Lenses], tuple[LensModel]]:
+        """In another process each is made anew."""
+        return Lenses, (self._model,)
+
     def __getitem__(self, given: str) -> Lens:
         """As `make_lens` makes it, and raising what it raises."""
         if given not in self._made:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
 import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.checkpoints.again import by_name
 from lensbench.checkpoints.devices import pick_dtype
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
@@ -77,6 +80,20 @@ def load_model(
         hf_model = open_weights(folder, number_format, trust_remote_code, where=where).eval()
         tokenizer = tokenizer or open_tokenizer(folder, trust_remote_code)
     return bridged(hf_model, tokenizer, name or ref.name, ref.located.source, ref)
+
+
+def _load_again(ref: ModelRef, dtype: str | None, device: str, name: str) -> LensModel:
+    return replace(load_model(ref, dtype=dtype, device=device), name=name)
+
+
+def _by_name(model: LensModel) -> tuple[Any, ...]:
+    facts = model.identity()
+    dtype = None if facts.get("bits") is not None else str(model.dtype).removeprefix("torch.")
+    given = {"ref": model.ref, "dtype": dtype, "device": model.device.type, "name": model.name}
+    return by_name(_load_again, given, facts)
+
+
+copyreg.pickle(LensModel, _by_name)  # how it goes to another process
 
 
 class Loader:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.again import cannot_go
 from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.devices import device_facts
 from lensbench.checkpoints.placement import placed_facts
@@ -254,6 +255,12 @@ class LensModel:
             **placed_facts(getattr(self.bridge, "original_model", None)),
             **({"precisions": self.precisions} if self.precisions is not None else {}),
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Its facts and the hashes of its files. Raises ModelError for one given as an object."""
+        if self.ref is None:
+            raise cannot_go(self.name)
+        return self.facts() | self.ref.facts()
 
     def __repr__(self) -> str:
         cap = "no soft cap" if self.readout.soft_cap is None else f"cap {self.readout.soft_cap:g}"

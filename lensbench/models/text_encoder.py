@@ -6,7 +6,7 @@ They say no next token, so that no lens reads them and no bridge is needed: only
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lensbench.checkpoints.again import by_name, cannot_go
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
 from lensbench.checkpoints.config.shape import table_context
 from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
+from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
 from lensbench.checkpoints.source import locate
 from lensbench.checkpoints.stored.finite import require_finite
@@ -101,6 +103,19 @@ class TextEncoder:
             "dtype": "float32",
             **device_facts(self.device),
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Its facts and the hashes of its files. Raises ModelError for one given as an object."""
+        if self.folder is None:
+            raise cannot_go(self.name)
+        return self.facts() | hashes(self.folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the model is loaded anew: see `checkpoints/again.py`."""
+        facts = self.identity()
+        called = {"name": self.name, "source": self.source}
+        given = {"folder": self.folder, "device": self.device.type, **called}
+        return by_name(_load_again, given, facts)
 
     def watch(
         self, token_ids: Sequence[Sequence[int]], see: See, kinds: Sequence[Kind] = ("pattern",)
@@ -195,6 +210,10 @@ def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:
         tokenizer = open_tokenizer(folder)
     require_finite(hf, str(name))
     return TextEncoder(located.public_name, located.source, hf, tokenizer, folder)
+
+
+def _load_again(folder: Path, device: str, name: str, source: str) -> TextEncoder:
+    return replace(load_encoder(folder, device), name=name, source=source)
 
 
 def untrained_encoder(encoder: TextEncoder, seed: int = 0) -> TextEncoder:

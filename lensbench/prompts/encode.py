@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.prompts.closing import n_closing
@@ -241,6 +241,10 @@ class TokenText:
         self._anchor = tokenizer("a", add_special_tokens=False).input_ids[-1:]
         self._skip = len(tokenizer.decode(self._anchor))
         self._text = lru_cache(maxsize=None)(self._decode)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the texts are made anew."""
+        return TokenText, (self._tokenizer,)
 
     def __call__(self, token_id: int) -> str:
         """The text of one token."""

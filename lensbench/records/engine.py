@@ -2,7 +2,8 @@
 
 Whatever stops a run, the same call goes on with the jobs that have no part yet and ends in the
 tables of an undisturbed run. Each kind of record says what its jobs are, what one yields and what
-becomes of the parts; all else is here and in `recording`.
+becomes of the parts; all else is here and in `recording`. Who does the jobs is not the record's
+concern: `done_by` says it for all that are made inside it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from lensbench.errors import LensbenchError, Problem, RecordsError
+from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_problems
 from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.store import RecordStore, disk_error
+from lensbench.threads import threads
 
 Context = TypeVar("Context")
 Item = TypeVar("Item")
@@ -37,8 +40,9 @@ class Job(Generic[Item]):
 class Executor(Protocol):
     """Who does the jobs: this process, several, a cluster.
 
-    Gives each job once with its part, in any order. `do` may run in another process: it is a
-    function of a module, and `context` is what it reads from (a model), never written to disk.
+    Sees to it that each job's part is in `parts`, in any order, and then gives the job, once. `do`
+    may run in another process: it is a function of a module, and `context` is what it reads from
+    (a model), which another process makes again from its name and never from a copy of weights.
     """
 
     def __call__(
@@ -46,29 +50,54 @@ class Executor(Protocol):
         do: Callable[[Context, Job[Item]], Part],
         context: Context,
         jobs: Sequence[Job[Item]],
-    ) -> Iterator[tuple[Job[Item], Part]]: ...
+        parts: Parts,
+    ) -> Iterator[Job[Item]]: ...
 
 
 def one_by_one(
-    do: Callable[[Context, Job[Item]], Part], context: Context, jobs: Sequence[Job[Item]]
-) -> Iterator[tuple[Job[Item], Part]]:
+    do: Callable[[Context, Job[Item]], Part],
+    context: Context,
+    jobs: Sequence[Job[Item]],
+    parts: Parts,
+) -> Iterator[Job[Item]]:
     """The jobs in this process, in their order."""
     for job in jobs:
-        yield job, do(context, job)
+        parts.write(job.number, do(context, job))
+        yield job
 
 
 def with_pauses(pause_s: float) -> Executor:
     """One by one, with so many seconds between two jobs."""
 
     def execute(
-        do: Callable[[Context, Job[Item]], Part], context: Context, jobs: Sequence[Job[Item]]
-    ) -> Iterator[tuple[Job[Item], Part]]:
-        for i, done in enumerate(one_by_one(do, context, jobs), start=1):
+        do: Callable[[Context, Job[Item]], Part],
+        context: Context,
+        jobs: Sequence[Job[Item]],
+        parts: Parts,
+    ) -> Iterator[Job[Item]]:
+        for i, done in enumerate(one_by_one(do, context, jobs, parts), start=1):
             yield done
             if i < len(jobs):
                 time.sleep(pause_s)
 
     return execute
+
+
+_chosen: ContextVar[tuple[Executor, int | None]] = ContextVar("who", default=(one_by_one, None))
+
+
+@contextmanager
+def done_by(execute: Executor, threads: int | None = None) -> Iterator[None]:
+    """Inside, the jobs of every record are done by these, with so many threads each.
+
+    How many threads share a sum decides its last digits, so a record keeps to the number that it
+    was begun with, whoever goes on with it; None is that, or this process' own for a new one.
+    """
+    token = _chosen.set((execute, threads))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 @dataclass(frozen=True)
@@ -85,7 +114,7 @@ class Work(Generic[Context, Item]):
     finish: Callable[[Parts], Finished]
     unit: str = "batches"
     size: Callable[[Item], int] = lambda _: 1  # of an item, in units
-    seen: Callable[[Part], str] = lambda _: ""  # a part is on disk: what to say of it meanwhile
+    seen: Callable[[Part], str] | None = None  # a part is on disk: what to say of it meanwhile
 
 
 @dataclass
@@ -124,20 +153,26 @@ def make(
     request: Request,
     prepare: Callable[[Recording], Work[Any, Any]],
     watch: Watch = ignore,
-    execute: Executor = one_by_one,
+    execute: Executor | None = None,
 ) -> list[Problem]:
     """Make a record, go on with it, widen it, or leave a finished one alone.
 
     `prepare` loads what is needed, calls `begin` and says what there is to do; it is called only
-    if something is left. Returns what was skipped.
+    if something is left. `execute` does the jobs; None: whoever `done_by` says, else this process.
+    Returns what was skipped.
 
     Raises what `prepare` and the jobs raise, and RecordsError as `recording` does.
     """
+    chosen, asked = _chosen.get()
+    if execute is not None and chosen is not one_by_one:
+        what = "pauses are between jobs that are done one by one, and workers were asked for too"
+        raise InputProblems([Problem("pause_s", what, "Leave out one of them.")])
     with recording(request) as record:
         if not record.finished:
-            work = prepare(record)
-            resumed = _do_jobs(record, work, watch, execute)
-            record.finish(work.finish(record.parts), resumed_batches=resumed)
+            with threads(record.threads(asked)):
+                work = prepare(record)
+                resumed = _do_jobs(record, work, watch, execute or chosen)
+                record.finish(work.finish(record.parts), resumed_batches=resumed)
         return read_problems(request.store.folder)
 
 
@@ -150,10 +185,10 @@ def _do_jobs(record: Recording, work: Work[Any, Any], watch: Watch, execute: Exe
     total = sum(work.size(job.item) for job in jobs)
     done = total - sum(work.size(job.item) for job in left)
     watch(Progress(name, done, total, work.unit))
-    for job, part in execute(work.do, work.context, left):
-        parts.write(job.number, part)
+    for job in execute(work.do, work.context, left, parts):
         done += work.size(job.item)
-        watch(Progress(name, done, total, work.unit, work.seen(part)))
+        told = "" if work.seen is None else work.seen(parts.part(job.number))
+        watch(Progress(name, done, total, work.unit, told))
     if parts.numbers != [job.number for job in jobs[first:]]:
         raise RecordsError(
             f"{parts.folder} holds parts of other jobs than this run's, made by another version of "

@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 from lensbench.checkout import git_state
 from lensbench.records.schema import SCHEMA_VERSION
+from lensbench.threads import n_threads
 from lensbench.version import __version__
 
 # Packages that decide numbers: of every record, of one that a model was run for, and of one whose
@@ -65,10 +66,11 @@ def versions(kind: str = "lens", quantized: bool = False) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The machine, for anyone who compares times."""
+    """The machine, for anyone who compares times; and threads, which decide last digits."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "threads": n_threads(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "os": f"{platform.system()} {platform.release()}",
     }

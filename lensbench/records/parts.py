@@ -59,24 +59,46 @@ class Parts:
 
     def write(self, number: int, part: Part) -> None:
         """Write one part, all or nothing: it is there when its first table is, the last written."""
-        for path, data in part.files.items():
-            write_bytes(self._record / path, data)
+        self.put(self.files(number, part))
+
+    def files(self, number: int, part: Part) -> dict[str, bytes]:
+        """What a part is on disk, in the order to write it: bytes by path from the record's folder.
+
+        The same part gives the same bytes, whoever makes them.
+        """
         first, *others = part.tables
         problems = [vars(problem) for problem in part.problems]
         about = {"table": first, "problems": problems, "notes": dict(part.notes)}
         metadata = {b"lensbench": json.dumps(about).encode()}
         whole = {self._path(number, name): part.tables[name] for name in others}
         whole[self._path(number)] = part.tables[first].replace_schema_metadata(metadata)
-        self._write(number, {path: parquet_bytes(table) for path, table in whole.items()})
+        tables = {path: parquet_bytes(table) for path, table in whole.items()}
+        return {**part.files, **self._sealed(number, tables)}
 
-    def _write(self, number: int | str, files: Mapping[Path, bytes]) -> None:
-        """Files of one part in their order, and before the last one what all of them are."""
-        digests = {path.name: hashlib.sha256(data).hexdigest() for path, data in files.items()}
-        *others, last = files
-        for path in others:
-            write_bytes(path, files[path])
-        write_bytes(self._digests(number), json.dumps(digests, sort_keys=True).encode())
-        write_bytes(last, files[last])
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write what `files` gives, in its order."""
+        for path, data in files.items():
+            write_bytes(self._record / path, data)
+
+    def _sealed(self, number: int | str, tables: Mapping[Path, bytes]) -> dict[str, bytes]:
+        """Tables of one part in their order, and before the last one what all of them are."""
+        digests = {path.name: hashlib.sha256(data).hexdigest() for path, data in tables.items()}
+        *others, last = tables
+        told = json.dumps(digests, sort_keys=True).encode()
+        whole = {path: tables[path] for path in others}
+        whole |= {self._digests(number): told, last: tables[last]}
+        return {path.relative_to(self._record).as_posix(): whole[path] for path in whole}
+
+    def part(self, number: int) -> Part:
+        """One part as it was written, but for its further files."""
+        about = self._about(number)
+        stem = f"{number:06d}"
+        paths = sorted(self.folder.glob(f"{stem}.*.parquet"))
+        others = [path.name.removeprefix(f"{stem}.").removesuffix(".parquet") for path in paths]
+        tables = {about["table"]: self._read(number, "")}
+        tables |= {name: self._read(number, name) for name in others}
+        problems = [Problem(**problem) for problem in about["problems"]]
+        return Part(tables, problems, about["notes"])
 
     def tables(self, name: str) -> Iterator[pa.Table]:
         """One table piece by piece."""
@@ -115,7 +137,8 @@ class Parts:
         for path in paths:
             require_unaltered(path)
         kept = zip(names, paths, strict=True)
-        self._write(_EARLIER, {self._path(_EARLIER, name): p.read_bytes() for name, p in kept})
+        tables = {self._path(_EARLIER, name): path.read_bytes() for name, path in kept}
+        self.put(self._sealed(_EARLIER, tables))
 
     def require_earlier(self, names: Sequence[str]) -> None:
         """Raise RecordsError unless the kept tables are all there."""

@@ -148,6 +148,19 @@ class Recording:
         """What the record that is gone on with says of its model; None where it says nothing."""
         return None if self._there is None else self._there["model"].get(fact)
 
+    def threads(self, asked: int | None) -> int | None:
+        """With how many threads the record is made: those that it was begun with; None: not said.
+
+        Raises RecordsError where others are asked for.
+        """
+        begun = None if self._there is None else self._there.get("machine", {}).get("threads")
+        if None not in (begun, asked) and begun != asked:
+            raise RecordsError(
+                f"{self.store.folder} was begun with {begun} thread(s) to a sum, and {asked} would "
+                f"give other last digits. Leave --threads out, or give another folder with --out."
+            )
+        return asked if begun is None else begun
+
     @property
     def widths(self) -> list[dict[str, Any]]:
         """How much was to be measured at first, each time after, and now."""

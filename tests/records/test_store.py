@@ -181,7 +181,7 @@ def test_a_new_manifest_says_how_the_record_is_made() -> None:
     packages = {"python", "torch", "transformers", "transformer-lens", "numpy", "scipy", "pyarrow"}
     assert packages <= set(found["versions"])
     assert all(found["versions"].values())
-    assert set(found["machine"]) == {"cpu", "cores", "memory_bytes", "os"}
+    assert set(found["machine"]) == {"cpu", "cores", "threads", "memory_bytes", "os"}
     assert found["machine"]["memory_bytes"] > 1e8
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["created"])
     assert found["git"] is None or set(found["git"]) == {"commit", "dirty", "code_sha256"}

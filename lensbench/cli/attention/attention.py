@@ -47,6 +47,7 @@ from lensbench.cli.console import (
     table,
 )
 from lensbench.cli.lens.run import run_and_report
+from lensbench.cli.options import Workers, require_no_workers
 from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
@@ -91,10 +92,11 @@ class HeadsSpec(AttentionSpec):
         return found + super().problems()
 
 
-def attention(spec: Annotated[HeadsSpec, Parameter("*")]) -> int:
+def attention(spec: Annotated[HeadsSpec, Parameter("*")], *, workers: Workers = None) -> int:
     if spec.prompts:
         out = spec.out or Path("runs") / f"{Path(str(spec.prompts)).stem}-attention"
-        return run_and_report(AttentionSpec(**spec.shared(AttentionSpec)), out)
+        return run_and_report(AttentionSpec(**spec.shared(AttentionSpec)), out, workers)
+    require_no_workers(workers, "without --prompts")
     models, text = models_and_prompt(spec.models, "attention")
     _require_effect(spec, models)
     collected: list[dict[str, Any]] = []

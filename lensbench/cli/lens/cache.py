@@ -32,6 +32,7 @@ from lensbench.cli.console import (
     say,
     show_problems,
 )
+from lensbench.cli.options import Workers
 from lensbench.errors import InputProblems, Problem
 from lensbench.studies.specs.cache import CacheSpec
 
@@ -45,9 +46,10 @@ def cache(
         Path | None,
         Parameter(help="Instead: say what a cache holds, and check every shard."),
     ] = None,
+    workers: Workers = None,
 ) -> int:
     if check is not None:
-        if spec is not None or out is not None:
+        if spec is not None or out is not None or workers is not None:
             what = "it takes a cache's folder and nothing else"
             raise InputProblems([Problem("--check", what, "Leave out the rest.")])
         return _check(check)
@@ -58,7 +60,7 @@ def cache(
 
     if mid:
         spec = spec.changed(sites=("embed", "resid_mid", "resid_post"))
-    with batch_progress() as progress:
+    with batch_progress(workers) as progress:
         problems = run_cache(spec, out, progress, note)
     show_problems(problems, out / "problems.parquet")
     say(out)

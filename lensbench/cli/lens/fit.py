@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from lensbench.cli.console import batch_progress, results, say, show_problems, show_reports, table
+from lensbench.cli.options import Workers
 from lensbench.fitting.spec import FitSpec
 
 if TYPE_CHECKING:
@@ -40,11 +41,12 @@ def fit(
         Path | None,
         Parameter(("--out", "-o"), help="Folder. Default: where the lens' name finds it."),
     ] = None,
+    workers: Workers = None,
 ) -> int:
     from lensbench.records.open import open_record
     from lensbench.studies.stages.fit import fit_lens
 
-    with batch_progress() as progress:
+    with batch_progress(workers) as progress:
         outcome = fit_lens(spec, out, progress)
     _show(open_record(outcome.folder))
     show_problems(outcome.problems)

@@ -39,6 +39,7 @@ from lensbench.cli.console import (
     show_reports,
 )
 from lensbench.cli.lens.run import run_and_report
+from lensbench.cli.options import Workers, require_no_workers
 from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import AllowFields, LoadSpec, TrustRemoteCode
@@ -116,11 +117,13 @@ class LensSpec(RunSpec):
         return RunSpec(**given | {"sites": self.read_sites})
 
 
-def lens(spec: Annotated[LensSpec, Parameter("*")]) -> int:
+def lens(spec: Annotated[LensSpec, Parameter("*")], *, workers: Workers = None) -> int:
+    if spec.prompts and spec.cache is None:
+        out = spec.out or Path("runs") / Path(str(spec.prompts)).stem
+        return run_and_report(spec.run, out, workers)
+    require_no_workers(workers, "without --prompts")
     if spec.cache is not None:
         return _from_cache(spec, spec.cache)
-    if spec.prompts:
-        return run_and_report(spec.run, spec.out or Path("runs") / Path(str(spec.prompts)).stem)
     from lensbench.lens.fitted.artifact import lens_kinds
 
     models, prompt = models_and_prompt(spec.models, "lens")

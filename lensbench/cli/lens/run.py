@@ -8,6 +8,8 @@ Examples:
     lensbench run analyses/001_when_does_it_know
 
     lensbench run analyses/001_when_does_it_know --all --out runs/everything
+
+    lensbench run analyses/001_when_does_it_know --workers 2
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from lensbench.cli.console import (
     show_problems,
     show_reports,
 )
+from lensbench.cli.options import Workers
+from lensbench.cluster.spec import WorkersSpec
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import Dtype
 from lensbench.spec import Device, Spec
@@ -57,6 +61,7 @@ def run(
         Device,
         Parameter(help="cpu, cuda, cuda:1, mps, auto, a list. Default: the first there is."),
     ] = None,
+    workers: Workers = None,
 ) -> int:
     from lensbench.studies.analysis import read_analysis
 
@@ -76,7 +81,7 @@ def run(
     spec = spec.changed(**changes | ({"limit": None} if everything else {}))
     home = analysis if analysis.is_dir() else analysis.parent
     folder = out or Path("reports") / home.resolve().name
-    return run_and_report(spec, folder)
+    return run_and_report(spec, folder, workers)
 
 
 def _only(spec: Spec, lenses: Sequence[str]) -> dict[str, Any]:
@@ -92,11 +97,11 @@ def _only(spec: Spec, lenses: Sequence[str]) -> dict[str, Any]:
     return {"lenses": lenses, "fit": {one: spec.fit[one] for one in lenses if one in spec.fit}}
 
 
-def run_and_report(spec: Spec, out: Path) -> int:
+def run_and_report(spec: Spec, out: Path, workers: WorkersSpec | None = None) -> int:
     """Measure, then build every report of what is complete; 1 if something failed."""
     from lensbench.studies.analysis import run_analysis
 
-    with batch_progress() as progress:
+    with batch_progress(workers) as progress:
         outcome = run_analysis(spec, out, progress, note)
     show_problems(outcome.problems)
     for name, error in outcome.failed.items():

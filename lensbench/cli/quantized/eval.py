@@ -29,6 +29,7 @@ from lensbench.cli.console import (
     show_problems,
     show_reports,
 )
+from lensbench.cli.options import Workers
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.spec import ModelSpec
 
@@ -40,11 +41,11 @@ class EvaluationSpec(EvalSpec, ModelSpec):
     """Folder of the record and its report. Default: runs/eval-<name of the data>."""
 
 
-def eval(spec: Annotated[EvaluationSpec, Parameter("*")]) -> int:
+def eval(spec: Annotated[EvaluationSpec, Parameter("*")], *, workers: Workers = None) -> int:
     from lensbench.quantized.evaluation.evaluate import evaluate
 
     folder = spec.out or Path("runs") / f"eval-{spec.data.stem}"
-    with batch_progress() as progress:
+    with batch_progress(workers) as progress:
         problems = evaluate(spec.ref, spec, folder, progress)
     show_problems(problems)
     show_reports([folder])

@@ -26,6 +26,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lensbench.cli.console import batch_progress, note, say, show_problems
+from lensbench.cli.options import Workers
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.spec import ModelSpec
 
@@ -34,11 +35,11 @@ class InferSpec(InferenceSpec, ModelSpec):
     """A model, what it is asked, and where the answers go."""
 
 
-def infer(spec: Annotated[InferSpec, Parameter("*")]) -> int:
+def infer(spec: Annotated[InferSpec, Parameter("*")], *, workers: Workers = None) -> int:
     from lensbench.quantized.generation.infer import run_inference
 
     ref = spec.ref
-    with batch_progress() as progress:
+    with batch_progress(workers) as progress:
         outcome = run_inference(ref, spec, progress, note)
     show_problems(outcome.problems)
     say(spec.out)

@@ -35,6 +35,7 @@ from pydantic import Field
 
 from lensbench.cli.console import explain, literal, messages, results, say, say_json, table
 from lensbench.cli.lens.run import run_and_report
+from lensbench.cli.options import Workers, require_no_workers
 from lensbench.cli.prompted import models_and_prompt, prompt_missing
 from lensbench.errors import Problem
 from lensbench.escape import printable, visible
@@ -119,10 +120,11 @@ class SampleVerb(SamplingSpec, Setting):
         return SamplingSpec(**given)
 
 
-def sample(spec: Annotated[SampleVerb, Parameter("*")]) -> int:
+def sample(spec: Annotated[SampleVerb, Parameter("*")], *, workers: Workers = None) -> int:
     if spec.prompts:
         out = spec.out or Path("runs") / f"{Path(str(spec.prompts)).stem}-sample"
-        return run_and_report(spec.run, out)
+        return run_and_report(spec.run, out, workers)
+    require_no_workers(workers, "without --prompts")
     from lensbench.sampling.model import load_sampled
     from lensbench.sampling.result import sampled
 

@@ -17,7 +17,7 @@ from lensbench.compare.layer_choice import Choice
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.progress import Progress, Watch, ignore
-from lensbench.records.engine import Executor, Job, Outcome, Work, make, one_by_one
+from lensbench.records.engine import Job, Outcome, Work, make
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema import TABLES
@@ -26,9 +26,7 @@ from lensbench.records.schema.generation import MIXED, SPANS
 from lensbench.records.store import RecordStore
 
 
-def correlate(
-    spec: CorrelationSpec, progress: Watch = ignore, execute: Executor = one_by_one
-) -> Outcome:
+def correlate(spec: CorrelationSpec, progress: Watch = ignore) -> Outcome:
     """Compare runs layer by layer and write the record; one that is finished is left alone.
 
     Files of chosen blocks, if some are asked for, are in its folder (`suggested`).
@@ -50,7 +48,7 @@ def correlate(
         record.begin(runs[0].record.model)
         return _work(spec, request.settings, studies, massive)
 
-    return Outcome([spec.out], problems=make(request, prepare, progress, execute))
+    return Outcome([spec.out], problems=make(request, prepare, progress))
 
 
 def _work(

@@ -16,7 +16,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.lens.gate import require
 from lensbench.progress import Progress, Watch, ignore
-from lensbench.records.engine import Executor, Work, make, one_by_one
+from lensbench.records.engine import Work, make
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.open import open_lens_record
 from lensbench.records.parts import Parts
@@ -32,7 +32,6 @@ def run_diff(
     out: Path,
     how: DiffSpec = DiffSpec(),  # noqa: B008
     progress: Watch = ignore,
-    execute: Executor = one_by_one,
 ) -> list[Problem]:
     """Compare lens record `b` with `a` (b minus a) into a record of kind "diff" in `out`.
 
@@ -59,7 +58,7 @@ def run_diff(
         record.begin(request.model)
         return _work(first, second, how.device)
 
-    return make(request, prepare, progress, execute)
+    return make(request, prepare, progress)
 
 
 def _facts(a: LensRecord, b: LensRecord) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def run_inference(
     )
     csv = ResponsesCsv(spec.out, questions, retrieved is not None)
     run = _Run(model, spec, csv, questions, retrieved, put, bad_rows, progress, notify)
-    problems = make(request, run.prepare, progress, with_pauses(spec.pause_s))
+    pauses = with_pauses(spec.pause_s) if spec.pause_s else None
+    problems = make(request, run.prepare, progress, pauses)
     if not spec.out.exists():
         csv.write(read_table(store.folder, "responses"))
     return Outcome([store.folder], problems=problems)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from lensbench.checkpoints.again import by_name
 from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
 from lensbench.checkpoints.devices import device_facts, require_float32
@@ -141,6 +142,15 @@ class AdaptedModel:
             **placed_facts(self.base),
             **self.weights,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Its facts: the hashes of its files are among them."""
+        return self.facts()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the model is loaded anew: see `checkpoints/again.py`."""
+        given = {"model": self.ref, "device": self.device.type}
+        return by_name(load_quantized, given, self.identity())
 
     def __repr__(self) -> str:
         return (

@@ -48,7 +48,8 @@ MANIFEST_ENTRIES = (
     Entry("created", "day on which the run began, UTC", type="string"),
     Entry(
         "machine",
-        "processor, cores, memory in bytes and system, for who compares times",
+        "processor, cores, memory in bytes and system, for who compares times; threads to a "
+        "sum, which decide last digits (null: none of torch)",
         type="object",
     ),
     Entry("model", "facts of the model; with `settings` they decide the numbers", type="object"),

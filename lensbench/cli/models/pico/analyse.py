@@ -22,13 +22,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lensbench.cli.console import batch_progress, show_problems, show_reports
+from lensbench.cli.options import Workers
 from lensbench.pico.spec import AnalyseSpec
 
 
-def analyse(spec: Annotated[AnalyseSpec, Parameter("*")]) -> int:
+def analyse(spec: Annotated[AnalyseSpec, Parameter("*")], *, workers: Workers = None) -> int:
     from lensbench.pico.analyse import analyse_pico
 
-    with batch_progress() as progress:
+    with batch_progress(workers) as progress:
         outcome = analyse_pico(spec, progress)
     show_problems(outcome.problems)
     show_reports([outcome.folder], outcome.folder)

@@ -1,0 +1,77 @@
+"""A model in another process: loaded there by its name, and the same one. No weights are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+from lensbench.checkpoints.families import weight_bytes
+from lensbench.errors import ModelError
+
+
+class Known(Protocol):
+    """A model that says what it is."""
+
+    def identity(self) -> dict[str, Any]:
+        """Its facts, and the hashes of its files."""
+
+
+Model = TypeVar("Model", bound=Known)
+Load = Callable[..., Model]
+
+_noted: ContextVar[list[Mapping[str, Any]] | None] = ContextVar("noted", default=None)
+
+
+def by_name(load: Load[Any], given: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What `__reduce__` of a model gives: it is loaded anew by `load(**given)`."""
+    if (noted := _noted.get()) is not None:
+        noted.append(facts)
+    return again, (load, given, facts)
+
+
+@contextmanager
+def models_sent() -> Iterator[list[Mapping[str, Any]]]:
+    """The facts of every model that is made ready inside to be loaded by another process."""
+    noted: list[Mapping[str, Any]] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+def bytes_of(facts: Mapping[str, Any]) -> int:
+    """What a model's weights take in memory, by its facts."""
+    return int(facts.get("weight_bytes") or weight_bytes(facts["n_params"], facts["dtype"]))
+
+
+def again(load: Load[Model], given: Mapping[str, Any], facts: Mapping[str, Any]) -> Model:
+    """The model whose `facts` these are, loaded anew by `load(**given)`.
+
+    Raises ModelError, with every difference, where what is found here by the same name is not the
+    same: other weights, another kind of GPU, whose last digits differ. And what `load` raises.
+    """
+    model = load(**given)
+    here = model.identity()
+    lines = [
+        f"  - {key}: {facts[key]} where the run began, {here[key]} here"
+        for key in facts
+        if here.get(key) != facts[key]
+    ]
+    if lines:
+        raise ModelError(
+            f"{facts['name']} is another model here:\n"
+            + "\n".join(lines)
+            + "\nNumbers of the two would be mixed. Give every machine the same files and devices."
+        )
+    return model
+
+
+def cannot_go(name: str) -> ModelError:
+    """Of a model that came as an object: no other process can load it."""
+    return ModelError(
+        f"{name} came as an object, which no other process can load. Load it by its name or "
+        "folder, or leave --workers out."
+    )

@@ -1,0 +1,80 @@
+"""A folder that several machines see, by its path or URL: parts are left in it and taken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lensbench.errors import InputProblems, Problem
+from lensbench.files import write_bytes
+
+
+class SharedFolder:
+    """Files whole or absent, by names with slashes. `url`: a path, or what pyarrow.fs can open.
+
+    s3://, gs:// and file:// are pyarrow's own; other schemes are fsspec's, where it is installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._files, self._base = _opened(url)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, all or nothing. Raises OSError (full, no permission)."""
+        if self._files is None:
+            write_bytes(Path(self._base) / name, data)
+            return
+        path = f"{self._base}/{name}"
+        self._files.create_dir(path.rpartition("/")[0], recursive=True)
+        with self._files.open_output_stream(path) as stream:  # an object is there once it is closed
+            stream.write(data)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. Raises OSError."""
+        if self._files is None:
+            return (Path(self._base) / name).read_bytes()
+        with self._files.open_input_stream(f"{self._base}/{name}") as stream:
+            return bytes(stream.read())
+
+    def remove(self, name: str) -> None:
+        """Remove a file that is there."""
+        if self._files is None:
+            (Path(self._base) / name).unlink()
+        else:
+            self._files.delete_file(f"{self._base}/{name}")
+
+    def names(self, folder: str) -> list[str]:
+        """The files in a folder and those within it, from there; none where it is not there."""
+        from pyarrow import fs
+
+        if self._files is None:
+            home = Path(self._base) / folder
+            files = [path for path in home.rglob("*") if path.is_file()]
+            return sorted(path.relative_to(home).as_posix() for path in files)
+        base = f"{self._base}/{folder}"
+        wanted = fs.FileSelector(base, allow_not_found=True, recursive=True)
+        found = [info.path for info in self._files.get_file_info(wanted) if info.is_file]
+        return sorted(path.removeprefix(f"{base}/") for path in found)
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """pyarrow's file system and the path in it; None and a path for a folder of this machine."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return None, str(Path(url).expanduser().absolute())
+    if scheme == "file":
+        return None, rest
+    from pyarrow import fs
+
+    try:
+        if scheme in ("s3", "gs", "gcs", "abfs", "hdfs"):
+            files, path = fs.FileSystem.from_uri(url)
+        else:
+            import fsspec
+
+            files, path = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), rest
+    except (OSError, ValueError, ImportError) as error:
+        what = f"{url} cannot be opened ({str(error).splitlines()[0]})"
+        remedy = "Give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, or what fsspec knows."
+        raise InputProblems([Problem("shared_folder", what, remedy)]) from error
+    return files, path.rstrip("/")

@@ -1,0 +1,245 @@
+"""The jobs of one record shared out among workers, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lensbench.cluster.connect import ClusterError, forget
+from lensbench.cluster.kind import require_alike
+from lensbench.cluster.placement import n_fitting
+from lensbench.cluster.shared import SharedFolder
+from lensbench.cluster.staged import take_in
+from lensbench.cluster.worker import Home, Place, Reply
+from lensbench.errors import LensbenchError, RecordsError
+from lensbench.records.engine import Job
+from lensbench.records.parts import Parts
+
+_MOST_STRIKES = 5  # workers that may die on one job before it is taken to be the cause
+_MOST_DEATHS = 10  # of workers, for each one there is, with no job done between
+_PATIENCE_S = 600.0  # for the first worker to start
+_TELL_S = 30.0  # after which it is said that nothing has happened
+_SEEN_S = 60.0  # until a part that a worker has written is seen here: network disks are slow
+
+_MISSING = "No module named"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Member:
+    """One worker as the driver knows it. `asked`: the jobs it was sent, and what answers each."""
+
+    number: int
+    actor: Any
+    place: Place | None = None
+    placing: Any = None  # its answer where it is
+    opening: Any = None  # its answer that it is ready for jobs
+    asked: deque[tuple[Any, Job[Any]]] = field(default_factory=deque)
+
+    @property
+    def awaited(self) -> Any:
+        """The answer that comes next; None where nothing was asked."""
+        first = self.asked[0][0] if self.asked else None
+        return self.placing or self.opening or first
+
+    @property
+    def ready(self) -> bool:
+        """It can do jobs."""
+        return self.place is not None and self.placing is None and self.opening is None
+
+    def __str__(self) -> str:
+        return f"worker {self.number}" + (f" on {self.place.host}" if self.place else "")
+
+
+class Shift:
+    """One record's jobs, done by the members of a crew. `hired` gives a new one for a dead one."""
+
+    def __init__(
+        self,
+        ray: Any,
+        members: list[Member],
+        hired: Callable[[int], Member],
+        home: Home,
+        parts: Parts,
+    ) -> None:
+        self._ray, self._members, self._hired = ray, members, hired
+        self._home, self._parts = home, parts
+        self._queue: deque[Job[Any]] = deque()
+        self._strikes: Counter[int] = Counter()
+        self._deaths = 0  # since a job was done
+        self._free: dict[tuple[str, str], int] = {}  # memory where workers are, before they load
+        self._full: list[str] = []  # workers for which there is none
+        self._told: set[str] = set()
+
+    def done(
+        self, jobs: Sequence[Job[Any]], packed: Any, needed: int, device: str
+    ) -> Iterator[Job[Any]]:
+        """Each job when its part is in the record. `packed`: what workers make the context of.
+
+        Raises what a job or loading raises, and ClusterError.
+        """
+        self._queue.extend(jobs)
+        self._packed, self._needed, self._device = packed, needed, device
+        whole = False
+        try:
+            for member in self._members:
+                member.place = member.opening = None
+            for member in self._members[: len(jobs)]:
+                self._call(member)
+            while self._queue or any(member.asked for member in self._members):
+                self._share_out()
+                member = self._next()
+                yield from self._heard(member)
+            whole = True
+        finally:
+            if not whole:  # nobody waits for their answers any more
+                for member in self._members:
+                    forget(self._ray, member.actor)
+                self._members.clear()
+
+    def _call(self, member: Member) -> None:
+        """Ask a worker where it is."""
+        member.placing = member.actor.place.remote(self._device)
+
+    def _share_out(self) -> None:
+        """A job for each that has none; a second one to begin with at once while many are left."""
+        for most in (1, 2):
+            for member in self._members:
+                many = most == 1 or len(self._queue) > len(self._members)
+                if member.ready and self._queue and len(member.asked) < most and many:
+                    job = self._queue.popleft()
+                    member.asked.append((member.actor.do.remote(job), job))
+
+    def _next(self) -> Member:
+        """The worker that answers first."""
+        started, said = time.monotonic(), False
+        while True:
+            awaited = {one.awaited: one for one in self._members if one.awaited is not None}
+            if not awaited:
+                raise ClusterError(f"No worker has room: {'; '.join(self._full)}.")
+            there, _ = self._ray.wait([*awaited], num_returns=1, timeout=_TELL_S)
+            if there:
+                return awaited[there[0]]
+            waiting = all(member.place is None for member in self._members)
+            if waiting and time.monotonic() - started > _PATIENCE_S:
+                raise ClusterError(f"No worker has started within {_PATIENCE_S:g} s: {self._taken}")
+            if waiting and not said:
+                _log.info("no worker has started yet: %s", self._taken)
+                said = True
+
+    @property
+    def _taken(self) -> str:
+        free = self._ray.available_resources()
+        return f"of the cluster's cores {free.get('CPU', 0):g} are free"
+
+    def _heard(self, member: Member) -> Iterator[Job[Any]]:
+        """What a worker answers: where it is, that it is ready, that a job is done; or nothing."""
+        errors = self._ray.exceptions
+        try:
+            answer = self._ray.get(member.awaited)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, LensbenchError | OSError):
+                raise error.cause from None
+            raise
+        except errors.RayError as error:
+            yield from self._lost(member, error)
+            return
+        if member.placing is not None:
+            member.placing = None
+            self._seat(member, answer)
+        elif member.opening is not None:
+            member.opening = None
+        else:
+            _, job = member.asked.popleft()
+            self._take(job, answer)
+            self._deaths = 0
+            yield job
+
+    def _seat(self, member: Member, place: Place) -> None:
+        """Let a worker load, if it is of our kind and there is memory for one more."""
+        require_alike(place.host, place.kind)
+        where = (place.host, place.device)
+        free = self._free.setdefault(where, place.free_bytes)
+        seated = [one for one in self._members if one.place and one is not member]
+        here = sum((one.place.host, one.place.device) == where for one in seated if one.place)
+        if here < n_fitting(free, self._needed):
+            member.place = place
+            member.opening = member.actor.open.remote(self._packed, self._home)
+            return
+        self._full.append(
+            f"{place.host} has {free / 1e9:.1f} GB free, and each takes {self._needed / 1e9:.1f} GB"
+        )
+        _log.info("worker %d stays idle: %s", member.number, self._full[-1])
+
+    def _take(self, job: Job[Any], reply: Reply) -> None:
+        """See to it that a part is in the record."""
+        for text in reply.said:
+            if text not in self._told:
+                self._told.add(text)
+                _log.info("%s", text)
+        if reply.files is not None:
+            self._parts.put(reply.files)
+        elif reply.staged:
+            take_in(SharedFolder(str(self._home.shared)), self._home.place, job.number, self._parts)
+        deadline = time.monotonic() + _SEEN_S
+        while not self._parts.has(job.number):
+            if time.monotonic() > deadline:
+                raise RecordsError(
+                    f"{self._parts.folder}: a worker has written part {job.number}, and it is not "
+                    "seen here. Is this the same folder on every machine?"
+                )
+            time.sleep(0.1)
+
+    def _lost(self, member: Member, error: Exception) -> Iterator[Job[Any]]:
+        """A worker has died: a new one in its place, and its jobs are to be done again."""
+        jobs = [job for _, job in member.asked]
+        if jobs and self._parts.has(jobs[0].number):  # it died when that was written
+            yield jobs.pop(0)
+        elif jobs:
+            self._strikes[jobs[0].number] += 1
+        self._deaths += 1
+        why = _why(error)
+        self._require_hope(member, why, jobs)
+        _log.info("%s has died (%s): another one takes its place", member, why)
+        self._queue.extendleft(reversed(jobs))
+        forget(self._ray, member.actor)
+        new = self._hired(member.number)
+        self._members[self._members.index(member)] = new
+        self._call(new)
+
+    def _require_hope(self, member: Member, why: str, jobs: Sequence[Job[Any]]) -> None:
+        """Raise ClusterError where going on would only lose more workers."""
+        if why.startswith(_MISSING):
+            raise ClusterError(
+                f"{why} where workers run. Install the same lensbench on every machine, for the "
+                "Python that the cluster was started with."
+            )
+        kept = "What was measured is kept: run the same command again to go on."
+        if jobs and self._strikes[jobs[0].number] >= _MOST_STRIKES:
+            raise ClusterError(
+                f"{_MOST_STRIKES} workers have died on job {jobs[0].number}, the last one "
+                f"({member}) because: {why}. Give fewer workers, or find what is wrong with it by "
+                f"a run without --workers. {kept}"
+            )
+        if self._deaths >= _MOST_DEATHS * len(self._members):
+            raise ClusterError(
+                f"{self._deaths} workers have died one after another and no job was done between, "
+                f"the last one ({member}) because: {why}. {kept}"
+            )
+
+
+def _why(error: Exception) -> str:
+    """Why a worker died, of all that Ray says of it."""
+    said = " ".join(str(error).split())
+    if "out of memory" in said.lower() or "OOM" in said.split(" Potential root causes")[0]:
+        return "its machine ran out of memory"
+    if _MISSING in said:
+        return _MISSING + " " + said.split(f"{_MISSING} ")[1].split()[0].rstrip(".")
+    if "node" in said.lower() and "died" in said.lower():
+        return "its machine is gone"
+    return "it was killed or crashed"

@@ -1,0 +1,34 @@
+"""Parts on their way: left in the shared folder by workers, taken into the record by the driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from lensbench.cluster.shared import SharedFolder
+from lensbench.records.parts import Parts
+
+_WHOLE = "staged"  # a part's last file: which files it has
+
+
+def leave(shared: SharedFolder, place: str, number: int, files: Mapping[str, bytes]) -> None:
+    """Leave a part's files; it is there once the list of them is, the last one written."""
+    folder = f"{place}/{number:06d}"
+    for name, data in files.items():
+        shared.write(f"{folder}/{name}", data)
+    shared.write(f"{folder}/{_WHOLE}", json.dumps([*files]).encode())
+
+
+def take_in(shared: SharedFolder, place: str, number: int, parts: Parts) -> None:
+    """A part into the record, and out of the shared folder."""
+    folder = f"{place}/{number:06d}"
+    names = json.loads(shared.read(f"{folder}/{_WHOLE}"))
+    parts.put({name: shared.read(f"{folder}/{name}") for name in names})
+    for name in (_WHOLE, *names):
+        shared.remove(f"{folder}/{name}")
+
+
+def left(shared: SharedFolder, place: str) -> set[int]:
+    """The numbers of whole parts that lie there, of a run that was stopped before it took them."""
+    names = [name.split("/") for name in shared.names(place)]
+    return {int(path[0]) for path in names if path[1:] == [_WHOLE]}

@@ -1,0 +1,65 @@
+"""Runs inside are done by workers: `with workers(4): run(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lensbench.cluster.spec import WorkersSpec
+from lensbench.records.engine import done_by, one_by_one
+
+
+@contextmanager
+def workers(
+    workers: int | None = None,
+    *,
+    ray: str | None = None,
+    shared_folder: str | None = None,
+    threads: int | None = None,
+) -> Iterator[None]:
+    """Let workers do the jobs of every record that is made inside.
+
+    >>> with lb.workers(2):
+    ...     lb.run(spec, "runs/two")
+
+    A record's tables are the same, byte for byte, whoever does its jobs and whatever dies on the
+    way. This process keeps the model too: it plans the jobs and makes the tables.
+
+    Args:
+        workers: how many processes, each with the model; on a cluster by default one for each GPU,
+            or for as many cores as one has threads.
+        ray: HOST:PORT of a cluster that this machine is part of, or "auto"; None: this machine.
+        shared_folder: where workers that do not see the record's folder leave parts: a path, or a
+            URL (s3://, gs://, what fsspec knows); None: they send them back.
+        threads: to a sum, in each process. It decides last digits, so a record that was begun keeps
+            to its own number; for a new one None is torch's in this process.
+
+    Raises:
+        InputProblems: values that make no sense together.
+        MissingExtraError: Ray is not installed.
+        ClusterError: nothing answers at the address, workers of another kind than this process, or
+            that die again and again.
+    """
+    spec = WorkersSpec(workers=workers, ray=ray, shared_folder=shared_folder, threads=threads)
+    with working(spec):
+        yield
+
+
+@contextmanager
+def working(spec: WorkersSpec | None) -> Iterator[None]:
+    """The same, of a spec; without workers in it this process does the jobs."""
+    if spec is None or spec.here:
+        with done_by(one_by_one, None if spec is None else spec.threads):
+            yield
+        return
+    from lensbench.cluster.connect import ray_at
+
+    with ray_at(spec.ray) as connected:
+        from lensbench.cluster.crew import Crew
+
+        crew = Crew(connected, spec)
+        try:
+            with done_by(crew, spec.threads):
+                yield
+        finally:
+            crew.dismiss()

@@ -1,0 +1,119 @@
+"""Workers on this machine: the same bytes as one process, whatever becomes of them on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import psutil
+import pytest
+
+from lensbench.cluster.connect import ClusterError
+from lensbench.cluster.workers import workers
+from lensbench.errors import GateError, InputProblems
+from lensbench.records.parts import Parts
+from tests.harness.counted import count_words
+from tests.harness.files import UNEQUAL, contents
+
+pytest.importorskip("ray")
+WORDS = [f"word{i}" for i in range(12)] + ["bad1", "bad2"]
+
+
+def test_two_workers_make_the_record_of_one_process(tmp_path: Path) -> None:
+    """And where one job goes wrong, its error is raised as in one process; parts are kept."""
+    count_words(tmp_path / "one", WORDS)
+    with workers(2):
+        problems = count_words(tmp_path / "r", WORDS)
+        assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
+        assert [problem.prompt_id for problem in problems] == ["bad1", "bad2"]
+        with pytest.raises(GateError, match="wrong3 is no word"):
+            count_words(tmp_path / "w", ["a", "b", "c", "wrong3"])
+
+
+@pytest.mark.slow
+def test_every_worker_takes_part_also_with_fewer_cores_than_workers(tmp_path: Path) -> None:
+    seen: list[int] = []
+    with workers(4):
+        count_words(tmp_path, [f"slow{i}" for i in range(40)], seen=seen)
+    assert len(set(seen)) == 4
+    assert os.getpid() not in seen
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_its_workers_stops_the_run_and_the_rest_is_kept(tmp_path: Path) -> None:
+    with workers(1):
+        with pytest.raises(ClusterError, match="5 workers have died on job 2"):
+            count_words(tmp_path, ["a", "b", "fatal", "c"])
+        assert Parts(tmp_path).numbers[:2] == [0, 1]
+        assert not [*tmp_path.glob(".*.part")]
+
+
+@pytest.mark.slow
+def test_after_twenty_kills_at_random_the_bytes_are_the_same(tmp_path: Path) -> None:
+    words = [f"slow{i}" for i in range(150)]
+    count_words(tmp_path / "one", [*words])
+    with workers(2), killing(20) as killed:
+        count_words(tmp_path / "r", words)
+    assert len(killed) == 20
+    assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
+
+
+@contextmanager
+def killing(most: int, seed: int = 0) -> Iterator[list[int]]:
+    """Kill so many workers below this process, one at a time, while the block runs."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        random = Random(seed)
+        while len(killed) < most and not over.wait(random.uniform(0.1, 1.5)):
+            if there := worker_processes():
+                one = random.choice(there)
+                os.kill(one, signal.SIGKILL)
+                killed.append(one)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def worker_processes() -> list[int]:
+    """Processes that hold a worker, below this one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            name = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if name.startswith("ray::Worker"):
+            found.append(child.pid)
+    return found
+
+
+def test_what_makes_no_sense_together_is_refused() -> None:
+    for wrong in (
+        {"shared_folder": "s3://bucket"},
+        {"ray": "ray://host:10001"},
+        {"ray": "host"},
+        {"workers": 0},
+    ):
+        with pytest.raises(InputProblems), workers(**wrong):  # type: ignore[arg-type]
+            pass
+
+
+def test_an_address_that_does_not_answer_is_said_within_seconds() -> None:
+    started = time.monotonic()
+    silent = pytest.raises(ClusterError, match=r"Nothing answers at 127\.0\.0\.1:9 ")
+    with silent, workers(ray="127.0.0.1:9"):
+        pass
+    assert time.monotonic() - started < 10
