@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
 
 from lensbench.checkpoints.families import weight_bytes
 from lensbench.errors import ModelError
@@ -67,6 +69,15 @@ def again(load: Load[Model], given: Mapping[str, Any], facts: Mapping[str, Any])
             + "\nNumbers of the two would be mixed. Give every machine the same files and devices."
         )
     return model
+
+
+def require_together(name: str, weights: Iterable[Tensor]) -> None:
+    """Raise ModelError for a model that is spread over several devices: workers hold it on one."""
+    if len({weight.device for weight in weights}) > 1:
+        raise ModelError(
+            f"{name} is spread over several devices, and a worker holds its model on one. Leave "
+            "--workers out, or give one --device."
+        )
 
 
 def cannot_go(name: str) -> ModelError:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.checkpoints.again import by_name
+from lensbench.checkpoints.again import by_name, require_together
 from lensbench.checkpoints.devices import pick_dtype
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
@@ -87,6 +87,7 @@ def _load_again(ref: ModelRef, dtype: str | None, device: str, name: str) -> Len
 
 
 def _by_name(model: LensModel) -> tuple[Any, ...]:
+    require_together(model.name, model.bridge.parameters())
     facts = model.identity()
     dtype = None if facts.get("bits") is not None else str(model.dtype).removeprefix("torch.")
     given = {"ref": model.ref, "dtype": dtype, "device": model.device.type, "name": model.name}
