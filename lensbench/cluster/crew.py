@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lensbench.checkpoints.again import bytes_of, models_sent
+from lensbench.again import models_sent
 from lensbench.cluster.connect import ClusterError, forget
 from lensbench.cluster.placement import bytes_needed, default_workers, share
 from lensbench.cluster.shared import SharedFolder
@@ -106,7 +106,7 @@ class Crew:
             raise ClusterError(
                 f"The jobs of this run cannot be given to workers ({error}). Leave --workers out."
             ) from error
-        needed = bytes_needed(sum(map(bytes_of, models)))
+        needed = bytes_needed(models)
         devices = {str(facts["device"]) for facts in models}
         return self._ray.put(packed), needed, "cuda" if "cuda" in devices else "cpu"
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from lensbench.checkpoints.families import weight_bytes
 
 _BESIDE_BYTES = 1 << 30  # what a worker takes beside the weights: libraries, a batch
 
 
-def bytes_needed(weights: int) -> int:
-    """Memory of one worker whose models' weights take so much."""
-    return weights + _BESIDE_BYTES
+def bytes_needed(models: Iterable[Mapping[str, Any]]) -> int:
+    """Memory of one worker that holds models of these facts."""
+    return _BESIDE_BYTES + sum(map(_bytes_of, models))
+
+
+def _bytes_of(facts: Mapping[str, Any]) -> int:
+    return int(facts.get("weight_bytes") or weight_bytes(facts["n_params"], facts["dtype"]))
 
 
 def n_fitting(free_bytes: int, needed: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.checkpoints.again import by_name, require_together
+from lensbench.again import by_name, require_together
 from lensbench.checkpoints.devices import pick_dtype
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensbench.checkpoints.again import cannot_go
+from lensbench.again import cannot_go
 from lensbench.checkpoints.config.shape import rope_switch
 from lensbench.checkpoints.devices import device_facts
 from lensbench.checkpoints.placement import placed_facts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lensbench.checkpoints.again import by_name, cannot_go
+from lensbench.again import by_name, cannot_go
 from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
 from lensbench.checkpoints.config.shape import table_context
 from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
@@ -111,7 +111,7 @@ class TextEncoder:
         return self.facts() | hashes(self.folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process the model is loaded anew: see `checkpoints/again.py`."""
+        """In another process the model is loaded anew: see `again.py`."""
         facts = self.identity()
         called = {"name": self.name, "source": self.source}
         given = {"folder": self.folder, "device": self.device.type, **called}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from lensbench.checkpoints.again import by_name, require_together
+from lensbench.again import by_name, require_together
 from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
 from lensbench.checkpoints.devices import device_facts, require_float32
@@ -148,7 +148,7 @@ class AdaptedModel:
         return self.facts()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process the model is loaded anew: see `checkpoints/again.py`."""
+        """In another process the model is loaded anew: see `again.py`."""
         require_together(self.ref.name, self.hf.parameters())
         given = {"model": self.ref, "device": self.device.type}
         return by_name(load_quantized, given, self.identity())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from torch import Tensor
-
-from lensbench.checkpoints.families import weight_bytes
 from lensbench.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Known(Protocol):
@@ -42,11 +42,6 @@ def models_sent() -> Iterator[list[Mapping[str, Any]]]:
         yield noted
     finally:
         _noted.reset(token)
-
-
-def bytes_of(facts: Mapping[str, Any]) -> int:
-    """What a model's weights take in memory, by its facts."""
-    return int(facts.get("weight_bytes") or weight_bytes(facts["n_params"], facts["dtype"]))
 
 
 def again(load: Load[Model], given: Mapping[str, Any], facts: Mapping[str, Any]) -> Model:
