@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import islice
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +20,7 @@ from lensbench.lens.logit import not_finite_remedy, read_batch
 from lensbench.lens.milestones import milestones_table
 from lensbench.lens.registry import Lenses, claiming
 from lensbench.lens.settings import LensSettings
-from lensbench.lens.table import in_order, lens_table, prompts_table
+from lensbench.lens.table import lens_table, prompts_table
 from lensbench.lens.vocabulary.exact import Recomputed
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
@@ -196,15 +197,28 @@ def _kept(
 
 def lens_tables(
     reader: Reader, encoded: Sequence[EncodedPrompt], parts: Parts
-) -> dict[str, pa.Table]:
-    """The tables of a lens record. A prompt without a reading at its last position is in none."""
-    lens, model = parts.table("lens"), reader.model
-    there = set(lens.filter(lens["is_last"])["prompt_id"].to_pylist())
+) -> dict[str, pa.Table | Iterable[pa.Table]]:
+    """The tables of a lens record. A prompt without a reading at its last position is in none.
+
+    Readings and milestones come some prompts at a time: never is all that was read in memory.
+    """
+    model = reader.model
+    read = parts.ordered("lens", "prompt_id", [item.prompt.id for item in encoded])
+    there = {name for one in read for name in one.filter(one["is_last"])["prompt_id"].to_pylist()}
     measured = [item for item in encoded if item.prompt.id in there]
-    lens = in_order(lens, [item.prompt.id for item in measured])
     prompts = prompts_table(model, measured, reader.text)
-    milestones = milestones_table(model.name, model.n_layers, lens, prompts)
-    return {"prompts": prompts, "lens": lens, "milestones": milestones}
+    ids = prompts["prompt_id"].combine_chunks()
+
+    def lens() -> Iterator[pa.Table]:
+        for piece in read:
+            yield piece.filter(pc.is_in(piece["prompt_id"], ids))
+
+    def milestones() -> Iterator[pa.Table]:
+        for piece in lens():
+            own = prompts.filter(pc.is_in(ids, piece["prompt_id"].unique()))
+            yield milestones_table(model.name, model.n_layers, piece, own)
+
+    return {"prompts": prompts, "lens": lens(), "milestones": milestones()}
 
 
 def recomputed_in_run(parts: Parts) -> dict[str, Any]:

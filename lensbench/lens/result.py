@@ -15,7 +15,7 @@ from lensbench.escape import visible
 from lensbench.lens.gate import worst
 from lensbench.lens.logit import BatchReadings, capture_batch, read_batch, read_batches
 from lensbench.lens.settings import LensSettings, Positions, several
-from lensbench.lens.table import in_order, lens_table, measured, prompts_table
+from lensbench.lens.table import lens_table, measured, prompts_table
 from lensbench.lens.vocabulary.products import decided
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
@@ -29,6 +29,7 @@ from lensbench.prompts.encode import (
 )
 from lensbench.prompts.prompt import Prompts, as_prompts
 from lensbench.records.answer_forms import said_of_forms
+from lensbench.records.parts import in_order
 from lensbench.records.schema.lens import ON_REQUEST
 from lensbench.residuals.store import ResidualCache
 from lensbench.spec import nearest
@@ -214,7 +215,7 @@ def _joined(
     measured = [item for item in encoded if item.prompt.id not in failed]
     return LensResult(
         model=model.name,
-        table=in_order(pa.concat_tables(tables), [item.prompt.id for item in measured]),
+        table=in_order(pa.concat_tables(tables), "prompt_id", [one.prompt.id for one in measured]),
         prompts=prompts_table(model, measured, text),
         gate_kl_bits=worst(errors),
         problems=found,

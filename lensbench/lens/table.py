@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lensbench.lens.logit import BatchReadings
 from lensbench.lens.vocabulary import statistics
@@ -38,13 +37,6 @@ def lens_table(model: LensModel, readings: BatchReadings, text: TokenText) -> pa
         for lens, statistics in readings.lenses.items()
     ]
     return pa.concat_tables(tables) if tables else LENS.schema.empty_table()
-
-
-def in_order(table: pa.Table, prompt_ids: Sequence[str]) -> pa.Table:
-    """The rows of these prompts in their order, whatever batches they were read in."""
-    place = pc.index_in(table["prompt_id"], pa.array(prompt_ids, pa.string()))
-    table, place = table.filter(place.is_valid()), place.drop_null()
-    return table.take(np.argsort(place.to_numpy(), kind="stable"))
 
 
 def _one_lens(

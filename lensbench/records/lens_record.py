@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lensbench.prompts.prompt import LINKS
 from lensbench.records.lens_kind import OWN, PRECISION, UNTOLD, HeldOut, LensKind, headline_lens
@@ -120,30 +122,59 @@ class LensRecord(Record):
         Then the lens counts for nothing there (records/schema/lens.py: READ_AT). False where the
         lens has no control.
         """
-        rows = self.at_last[self.at_last["lens"] == lens]
+        rows = self.at_last(["answer_guess_rank"], lens)
         best = rows.groupby("prompt_id")["answer_guess_rank"].min().astype(float)
         return best.reindex(prompts) <= rank
 
-    @cached_property
-    def at_last(self) -> pd.DataFrame:
-        """The lens at each prompt's last position: at the embedding and after each block."""
-        rows = self.table("lens", filters=[("is_last", "=", True), ("site", "!=", "resid_mid")])
-        return rows.assign(answer_place=answer_place(rows))
+    def at_last(self, columns: Sequence[str], lens: str | None = None) -> pd.DataFrame:
+        """Columns at each prompt's last position: at the embedding and after each block.
 
-    @property
-    def at_output(self) -> pd.DataFrame:
-        """The main lens after the last block, at each prompt's last position."""
-        rows = self.at_last
-        return rows[(rows["lens"] == self.main_lens) & (rows["layer"] == self.n_layers)]
+        Beside `prompt_id`, `lens` and `layer`. Of one lens, or of all. Read from disk each time,
+        and of these columns alone: a run over thousands of prompts does not fit in memory whole.
+        """
+        return self.arrow_at_last(columns, lens).to_pandas()
+
+    def arrow_at_last(
+        self, columns: Sequence[str], lens: str | None = None, layer: int | None = None
+    ) -> pa.Table:
+        """The same as Arrow has it; after a `layer` alone, where one is named."""
+        wanted = list(dict.fromkeys(["prompt_id", "lens", "layer", *columns]))
+        filters: list[tuple[str, str, Any]] = [("is_last", "=", True), ("site", "!=", "resid_mid")]
+        filters += [] if lens is None else [("lens", "=", lens)]
+        filters += [] if layer is None else [("layer", "=", layer)]
+        return self.arrow("lens", wanted, filters)
+
+    def at_output(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of the main lens after the last block, at each prompt's last position."""
+        return self.arrow_at_last(columns, self.main_lens, self.n_layers).to_pandas()
 
     def by_layer(self, column: str, prompts: pd.Index, lens: str) -> pd.DataFrame:
         """A column at the last position as prompt x layer (0 = embedding); NaN where it is null.
 
-        Prompts come sorted.
+        `answer_place` is the answer's rank with all that tie with it before it. Prompts come
+        sorted.
         """
-        rows = self.at_last[(self.at_last["lens"] == lens)]
-        rows = rows[rows["prompt_id"].isin(prompts)]
-        return rows.pivot(index="prompt_id", columns="layer", values=column).sort_index()
+        if column != "answer_place":
+            return _pivoted(self.at_last([column], lens), column, prompts)
+        rows = self.at_last(["answer_rank", "answer_ties"], lens)
+        return _pivoted(rows.assign(answer_place=answer_place(rows)), column, prompts)
+
+    def first_by_layer(self, column: str, prompts: pd.Index, lens: str) -> pd.DataFrame:
+        """As `by_layer`, of the first of each cell's list, such as the top token."""
+        rows = self.arrow_at_last([column], lens)
+        first = _first_of_each(rows[column])
+        return _pivoted(rows.set_column(3, column, first).to_pandas(), column, prompts)
+
+
+def _pivoted(rows: pd.DataFrame, column: str, prompts: pd.Index) -> pd.DataFrame:
+    rows = rows[rows["prompt_id"].isin(prompts)]
+    return rows.pivot(index="prompt_id", columns="layer", values=column).sort_index()
+
+
+def _first_of_each(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The first item of each list; null of none."""
+    empty = pc.equal(pc.list_value_length(lists), 0)
+    return pc.list_element(pc.if_else(empty, pa.scalar(None, lists.type), lists), 0)
 
 
 def answer_place(rows: pd.DataFrame) -> pd.Series:

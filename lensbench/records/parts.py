@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lensbench.errors import Problem, RecordsError
@@ -22,9 +25,12 @@ from lensbench.files import write_bytes
 from lensbench.json_text import parse_json, read_json
 from lensbench.records.read import checksum, require_unaltered
 from lensbench.records.schema import TABLES
-from lensbench.records.store import parquet_bytes
+from lensbench.records.store import grouped, parquet_bytes
 
 _EARLIER = "earlier"  # instead of a number: the tables of the narrower record that came before
+_ITEMS = 256  # whose rows are in memory together, unless there are more than `_FILES` times as many
+_FILES = 64  # open at once
+_PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 @dataclass(frozen=True)
@@ -104,16 +110,21 @@ class Parts:
         """One table piece by piece."""
         earlier = self._path(_EARLIER, name)
         if earlier.exists():
-            yield self._read(_EARLIER, name)
+            yield from self._pieces(_EARLIER, name)
         for number in self.numbers:
             first = self._about(number)["table"] == name
             own = "" if first else name
             if self._path(number, own).exists():
-                yield self._read(number, own)
+                yield from self._pieces(number, own)
 
     def table(self, name: str) -> pa.Table:
         """One table whole."""
         return pa.concat_tables([TABLES[name].schema.empty_table(), *self.tables(name)])
+
+    def ordered(self, name: str, column: str, ids: Sequence[str]) -> Ordered:
+        """One table in the order in which `ids` names what stands in a column; others left out."""
+        folder = self.folder / f"ordered-{name}"
+        return Ordered(folder, self.tables(name), TABLES[name].schema, column, ids)
 
     @property
     def notes(self) -> list[dict[str, Any]]:
@@ -163,6 +174,13 @@ class Parts:
         self._require_whole(number, name)
         return pq.read_table(self._path(number, name)).replace_schema_metadata(None)
 
+    def _pieces(self, number: int | str, name: str) -> Iterator[pa.Table]:
+        """A part's table as it was written, group by group: the tables of a record are large."""
+        self._require_whole(number, name)
+        with pq.ParquetFile(self._path(number, name)) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group).replace_schema_metadata(None)
+
     def _require_whole(self, number: int | str, name: str) -> None:
         """Raise RecordsError unless a table is as it was written."""
         path = self._path(number, name)
@@ -182,3 +200,54 @@ class Parts:
     def _path(self, number: int | str, name: str = "") -> Path:
         stem = number if isinstance(number, str) else f"{number:06d}"
         return self.folder / (f"{stem}.{name}.parquet" if name else f"{stem}.parquet")
+
+
+class Ordered:
+    """Rows in the order of what they are of (prompts), some items at a time and never all at once.
+
+    They come in the order of the jobs, which take prompts of one length together. They are dealt
+    out to files first, each for a stretch of the items, so that every part is read once; whoever
+    goes through them has one stretch in memory, and can do so again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pieces: Iterable[pa.Table],
+        schema: pa.Schema,
+        column: str,
+        ids: Sequence[str],
+    ) -> None:
+        self._folder, self._schema, self._column = folder, schema, column
+        self._ids = pa.array(ids, pa.string())
+        self._items = max(_ITEMS, -(-len(ids) // _FILES))
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed run
+        folder.mkdir(parents=True)
+        self._deal(pieces)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for path in sorted(self._folder.iterdir()):
+            with pa.memory_map(str(path)) as file:
+                yield in_order(pa.ipc.open_stream(file).read_all(), self._column, self._ids)
+
+    def _deal(self, pieces: Iterable[pa.Table]) -> None:
+        with ExitStack() as stack:
+            files: dict[int, pa.RecordBatchWriter] = {}
+            for group in grouped(pieces, self._schema):
+                stretch = pc.divide(pc.index_in(group[self._column], self._ids), self._items)
+                for number in stretch.unique().drop_null().to_pylist():
+                    if number not in files:
+                        path = str(self._folder / f"{number:06d}")
+                        stream = pa.ipc.new_stream(path, self._schema, options=_PACKED)
+                        files[number] = stack.enter_context(stream)
+                    files[number].write_table(group.filter(pc.equal(stretch, number)))
+
+
+def in_order(table: pa.Table, column: str, ids: Sequence[str] | pa.Array) -> pa.Table:
+    """The rows in the order in which `ids` names what stands in a column, as they come otherwise.
+
+    What it does not name is left out.
+    """
+    place = pc.index_in(table[column], pa.array(ids, pa.string()))
+    table, place = table.filter(place.is_valid()), place.drop_null()
+    return table.take(np.argsort(place.to_numpy(), kind="stable"))

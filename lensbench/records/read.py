@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -165,20 +166,9 @@ def read_table(
     Raises RecordsError for a table that is missing, damaged, altered or without one of the columns.
     """
     path = table_path(folder, name)
-    if not path.exists():
-        raise RecordsError(f"{path}: this table is missing. Run the same command again.")
     wanted = list(TABLES[name].names if columns is None else columns)
-    try:
-        require_unaltered(path)
-        there = pq.read_schema(path).names
-        old = {new: old for old, new in _COLUMNS_1.items() if old in there and new not in there}
-        absent = [column for column in wanted if old.get(column, column) not in there]
-        newer = {column.name for column in TABLES[name].columns if column.since > 1}
-        if missing := [column for column in absent if column not in newer]:
-            raise RecordsError(
-                f"{path}: no column {', '.join(missing)}. "
-                "The record is older than this lensbench or damaged: run the same command again."
-            )
+    with _readable(path):
+        old, absent = _names_there(path, name, wanted)
         chosen = {old.get(column, column): column for column in wanted if column not in absent}
         kept = [(old.get(column, column), *rest) for column, *rest in filters or ()]
         table = pq.read_table(path, columns=list(chosen), filters=kept or None)
@@ -187,6 +177,42 @@ def read_table(
             field = TABLES[name].schema.field(column)
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         return table.select(wanted)
+
+
+def require_table(folder: Path, name: str) -> None:
+    """Raise RecordsError as `read_table` does for a whole table; no row is read."""
+    path = table_path(folder, name)
+    with _readable(path):
+        _names_there(path, name, TABLES[name].names)
+
+
+def _names_there(
+    path: Path, name: str, wanted: Sequence[str]
+) -> tuple[Mapping[str, str], list[str]]:
+    """Columns that the file calls otherwise, and those that it is older than.
+
+    Raises RecordsError for a file that was altered or lacks another column.
+    """
+    require_unaltered(path)
+    there = pq.read_schema(path).names
+    old = {new: old for old, new in _COLUMNS_1.items() if old in there and new not in there}
+    absent = [column for column in wanted if old.get(column, column) not in there]
+    newer = {column.name for column in TABLES[name].columns if column.since > 1}
+    if missing := [column for column in absent if column not in newer]:
+        raise RecordsError(
+            f"{path}: no column {', '.join(missing)}. "
+            "The record is older than this lensbench or damaged: run the same command again."
+        )
+    return old, absent
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise RecordsError for a table that is missing or damaged."""
+    if not path.exists():
+        raise RecordsError(f"{path}: this table is missing. Run the same command again.")
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise RecordsError(
             f"{path}: cannot be read ({error}). Delete its folder and run the same command again."

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensbench.errors import Problem, RecordsError
-from lensbench.records.read import Filters, read_problems, read_table, table_path
+from lensbench.records.read import (
+    Filters,
+    read_problems,
+    read_table,
+    require_table,
+    table_path,
+)
 from lensbench.records.residuals import ResidualFiles, shards_in
 from lensbench.records.schema import KINDS
 from lensbench.spec import nearest
@@ -91,6 +97,15 @@ class Record:
             what = f"{self.folder}: the record (kind {self.kind}) has no table {name!r}."
             raise RecordsError(f"{what} {nearest(name, self.tables)}")
         return read_table(self.folder, name, columns, filters)
+
+    def require_tables(self) -> None:
+        """Raise RecordsError as `arrow` does for the first table that it would; no row is read."""
+        for name in self.tables:
+            require_table(self.folder, name)
+
+    def anew(self) -> Self:
+        """The same record with nothing of it in memory, for who lets go of this one."""
+        return replace(self, _read={})
 
     @property
     def problems(self) -> list[Problem]:

@@ -77,7 +77,8 @@ class Finished:
     """What has become of the parts. Tables that are not given are their rows, in job order."""
 
     problems: Sequence[Problem]
-    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    # Whole, or piece by piece where not all of it fits in memory.
+    tables: Mapping[str, pa.Table | Iterable[pa.Table]] = field(default_factory=dict)
     gate: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)  # by path from the record's folder
     facts: Mapping[str, Any] = field(default_factory=dict)  # further entries of the manifest
@@ -202,8 +203,8 @@ class Recording:
         problems = list(dict.fromkeys(made.problems))
         tables = {**made.tables, "problems": self.store.problems_table(problems)}
         for name in self.request.all_tables:
-            given = name in tables
-            self.store.write_table(name, [tables[name]] if given else self.parts.tables(name))
+            given = tables.get(name, self.parts.tables(name))
+            self.store.write_table(name, [given] if isinstance(given, pa.Table) else given)
         for path, data in made.files.items():
             write_bytes(self.store.folder / path, data)
         self._manifest |= {

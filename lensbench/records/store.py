@@ -140,11 +140,17 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def _write_parquet(handle: IO[bytes], pieces: Iterable[pa.Table], schema: pa.Schema) -> None:
     how = {"compression": "zstd", "compression_level": 9}
     with pq.ParquetWriter(handle, schema, **how) as writer:
-        gathered, size = [schema.empty_table()], 0
-        for piece in pieces:
-            gathered.append(piece)
-            size += piece.nbytes
-            if size >= _GROUP_BYTES:
-                writer.write_table(pa.concat_tables(gathered))
-                gathered, size = [schema.empty_table()], 0
-        writer.write_table(pa.concat_tables(gathered))
+        for group in grouped(pieces, schema):
+            writer.write_table(group)
+
+
+def grouped(pieces: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Pieces of a table put together to groups of about `_GROUP_BYTES`; the last may be empty."""
+    gathered, size = [schema.empty_table()], 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += piece.nbytes
+        if size >= _GROUP_BYTES:
+            yield pa.concat_tables(gathered)
+            gathered, size = [schema.empty_table()], 0
+    yield pa.concat_tables(gathered)

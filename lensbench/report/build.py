@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,9 +19,10 @@ from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.page import Facts, page_html
 from lensbench.report.kit.table import to_csv
 from lensbench.report.section import Reported, Section
-from lensbench.report.sections import SECTIONS, TOGETHER
+from lensbench.report.sections import ONE_PAGE, SECTIONS, TOGETHER
 
 Files = Iterator[tuple[str, bytes]]
+Named = tuple[Record, str, str]  # a record, the name of its model, its place in the report
 _OWN_NAMES = ("report.md", "report.html", "tables", "figures")  # beside the models' folders
 
 
@@ -28,22 +30,64 @@ def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     """Build every report of the records at or beneath `paths`; returns the files written.
 
     The first is the report to begin with. `out` defaults to the first run folder. Files of the same
-    name there are replaced. Raises RecordsError when records are missing, incomplete or of a newer
-    schema.
+    name there are replaced, once all are made. One record is in memory at a time, and of those
+    before it what reports over several need (`Section.kept`).
+
+    Raises RecordsError when records are missing, incomplete or of a newer schema.
     """
-    reports = [
-        Reported(record, name, place, SECTIONS[record.kind](record, name))
-        for record, name, place in named(paths)
-    ]
-    out = out or _run_folder(paths[0])
-    written = []
-    for name, data in _files(reports, _run_folder(paths[0]).resolve().name):
-        write_bytes(out / name, data)
-        written.append(out / name)
-    return written
+    records, run = named(paths), _run_folder(paths[0])
+    out = out or run
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report.", suffix=".part", dir=out) as place:
+        names = _made(records, run.resolve().name, Path(place))
+        for name in names:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(place) / name).replace(out / name)
+    return [out / name for name in names]
 
 
-def named(paths: Sequence[Path]) -> list[tuple[Record, str, str]]:
+def _made(records: Sequence[Named], title: str, folder: Path) -> list[str]:
+    """Write every file into `folder`, record by record; their names, the index first."""
+    reports: list[Reported] = []
+    names: list[str] = []
+    for record, name, place in records:
+        kept, files = _one(record.anew(), name, place, folder)
+        reports.append(kept)
+        names += files
+    together = {
+        kinds: made
+        for kinds in TOGETHER
+        if (own := _of(reports, kinds)) and reports[0].place and (made := TOGETHER[kinds](own))
+    }
+    index: list[str] = []
+    if reports[0].place:  # a record alone has none
+        index = _written(folder, "", _index(title, reports, list(together.values())))
+    for kinds, made in together.items():
+        names += _written(folder, "", _beside(made, _facts(_of(reports, kinds), made)))
+    return index + names
+
+
+def _one(record: Record, name: str, place: str, folder: Path) -> tuple[Reported, list[str]]:
+    """Write one record's report, and let go of all but what others say of it."""
+    one = Reported(record, name, place, SECTIONS[record.kind](record, name))
+    names = _written(folder, place, record_files(one))
+    return one.kept(), names
+
+
+def _of(reports: Sequence[Reported], kinds: Sequence[str]) -> list[Reported]:
+    return [one for one in reports if one.record.kind in kinds]
+
+
+def _written(folder: Path, place: str, files: Files) -> list[str]:
+    """Write files at a place of the report; their names from the report's folder."""
+    names = []
+    for name, data in files:
+        names.append(f"{place}/{name}" if place else name)
+        write_bytes(folder / names[-1], data)
+    return names
+
+
+def named(paths: Sequence[Path]) -> list[Named]:
     """The records to report on, the names of their models, and their places in the report."""
     records = [
         record for record in map(open_record, find_records(paths)) if record.kind in SECTIONS
@@ -130,30 +174,18 @@ def _run_folder(path: Path) -> Path:
     return path.parent if alone else path
 
 
-def _files(reports: Sequence[Reported], title: str) -> Files:
-    """Name and content of every file, one at a time; a record alone has no index."""
-    over = {kinds: [r for r in reports if r.record.kind in kinds] for kinds in TOGETHER}
-    together = {
-        kinds: made
-        for kinds, own in over.items()
-        if own and any(one.place for one in reports) and (made := TOGETHER[kinds](own))
-    }
-    if any(one.place for one in reports):
-        page = "report.html" if any(made.page for made in together.values()) else ""
-        values = {"reports": reports, "together": list(together.values())}
-        yield "report.md", rendered("index.md.j2", title=title, page=page, **values).encode()
-    for one in reports:
-        above = "../" * len(Path(one.place).parts)
-        shared = any(made.page and one in over[kinds] for kinds, made in together.items())
-        page = "report.html" if one.section.page else f"{above}report.html" if shared else ""
-        for name, data in record_files(one, page):
-            yield (f"{one.place}/{name}" if one.place else name), data
-    for kinds, made in together.items():
-        yield from _beside(made, _facts(over[kinds], made))
+def _index(title: str, reports: Sequence[Reported], together: Sequence[Section]) -> Files:
+    """The report over all records."""
+    page = "report.html" if any(made.page for made in together) else ""
+    values = {"reports": reports, "together": together}
+    yield "report.md", rendered("index.md.j2", title=title, page=page, **values).encode()
 
 
-def record_files(one: Reported, page: str) -> Files:
-    """Name and content of every file of one record's report; `page`: where its page is, if any."""
+def record_files(one: Reported) -> Files:
+    """Name and content of every file of one record's report, one at a time."""
+    above = "../" * len(Path(one.place).parts)
+    shared = f"{above}report.html" if one.record.kind in ONE_PAGE else ""
+    page = "report.html" if one.section.page else shared
     section, record = one.section, one.record
     text = rendered(
         "report.md.j2",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lensbench.records.record import Record
 from lensbench.report.kit.markdown import rendered, rendered_lines
 from lensbench.report.kit.page import Page
 from lensbench.report.kit.table import Table
+
+MOST_ITEMS_KEPT = 1_000  # rows of a table of items that a page over several records holds
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,14 @@ class Section:
     digest: str = ""  # Markdown for an index, beyond the headline
     cover: str = ""  # the figure for an index
 
+    def kept(self) -> Section:
+        """What others still say of it when it is written: it held the rows of a whole record."""
+        tables = {
+            name: one.head(MOST_ITEMS_KEPT) if one.of_items else one
+            for name, one in self.tables.items()
+        }
+        return replace(self, tables=tables, text="", figures={}, page=None, files={})
+
 
 def written(folder: str, **values: object) -> tuple[str, list[str]]:
     """A section's text and its limitations, by the two templates of its folder."""
@@ -41,6 +51,10 @@ class Reported:
     name: str  # of its model; no other record of the lens has it
     place: str  # folder beneath the report; "" is the report's own
     section: Section
+
+    def kept(self) -> Reported:
+        """The same, of which nothing is in memory that is only needed to write it."""
+        return replace(self, record=self.record.anew(), section=self.section.kept())
 
 
 # To report a kind of record: such a function in a folder of its own, with its template, and one

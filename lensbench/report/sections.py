@@ -53,3 +53,4 @@ TOGETHER: dict[tuple[str, ...], Together] = {
     ("diff",): diffs,
     ("sampling",): models,
 }  # over all records of these kinds
+ONE_PAGE = ("lens",)  # kinds whose page is one over all records

@@ -119,7 +119,7 @@ def write_record(folder: Path, settings: Settings) -> None:
     data = {"prompts": prompts, "lens": lens, "milestones": milestones, "problems": problems}
     for name, rows in data.items():
         pq.write_table(pa.Table.from_pylist(rows, TABLES[name].schema), folder / f"{name}.parquet")
-    manifest = _manifest(settings, len(prompts)) | settings.extra
+    manifest = manifest_of(settings, len(prompts)) | settings.extra
     write_manifest(folder, manifest)
 
 
@@ -288,7 +288,8 @@ def _milestones(
     return result
 
 
-def _manifest(settings: Settings, n_prompts: int) -> dict[str, Any]:
+def manifest_of(settings: Settings, n_prompts: int) -> dict[str, Any]:
+    """What such a record says of itself."""
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "complete",

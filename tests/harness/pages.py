@@ -62,7 +62,7 @@ def study(folder: Path, **spec: Any) -> Record:
 def with_page(folder: Path) -> Record:
     """The record in a folder, with its report as far as the page: figures take seconds."""
     record = record_in(folder)
-    for name, data in record_files(Reported(record, "m", "", section_of(record)), "report.html"):
+    for name, data in record_files(Reported(record, "m", "", section_of(record))):
         write_bytes(folder / name, data)
         if name == "report.html":
             break

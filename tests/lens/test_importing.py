@@ -31,6 +31,7 @@ from tests.harness.tiny import Case
 
 ROOT = Path(__file__).parents[2]
 N_LAYERS, D_VOCAB, N_TOKENS = 3, 40, 5
+READ = ("entropy_bits", "kl_bits", "answer_rank", "answer_prob", "top_ids")
 FINAL = {"norm": "final", "fitted": False, "soft_cap": True, "kl": "model_lens", "output": True}
 
 
@@ -67,7 +68,7 @@ def test_a_trajectory_is_read_as_scipy_and_sorting_say(trajectories: Path, tmp_p
         trajectories, "tuned-lens", manifest=told, decode=lambda i: f" t{i}", out=tmp_path / "out"
     )
     assert record
-    rows = record.at_last.set_index(["prompt_id", "layer"])
+    rows = record.at_last(list(READ)).set_index(["prompt_id", "layer"])
     assert len(rows) == 3 * (N_LAYERS + 1)
     for i in range(3):
         arrays = np.load(trajectories / f"p{i}.npz")
@@ -98,7 +99,7 @@ def test_who_measured_and_who_imported_are_kept_apart(trajectories: Path, tmp_pa
     (check,) = record.manifest["gate"]
     assert (check["state"], check["passed"]) == ("imported", None)
     one = Reported(record, "theirs", "", lens_section(record, "theirs"))
-    text = dict(record_files(one, ""))["report.md"].decode()
+    text = dict(record_files(one))["report.md"].decode()
     assert "measured with their-tool 2.1" in text.lower()
     assert "lensbench has not checked" in text
     assert "imported: not checked" in text
@@ -159,7 +160,7 @@ def test_transformer_lens_own_logit_lens_is_what_hugging_face_says(
         {"p": result}, "transformer-lens", manifest=told, prompts=prompts, out=tmp_path / "out"
     )
     assert record
-    rows = record.at_last.set_index("layer")
+    rows = record.at_last(list(READ)).set_index("layer")
     assert list(rows.index) == list(range(n + 1))
     last = rows.loc[n]
     entropy = float(-(output.exp() * output).sum() / np.log(2))
@@ -222,7 +223,7 @@ def test_a_record_written_straight_is_taken_and_gets_its_milestones(
     record = lb.import_records(own, out=tmp_path / "out")
     assert record
     same(record, own)
-    rows = record.at_last.sort_values("layer")
+    rows = record.at_last(list(READ)).sort_values("layer")
     for prompt, row in record.milestones.set_index("prompt_id").iterrows():
         ranks = rows.loc[rows["prompt_id"] == prompt, "answer_rank"].tolist()
         first = next((i for i, rank in enumerate(ranks) if rank == 1), None)

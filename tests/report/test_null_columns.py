@@ -126,7 +126,7 @@ def estimates(section: Section, place: str, columns: list[str]) -> Iterator[Esti
 
 def texts_of(record: LensRecord, section: Section) -> dict[str, str]:
     one = Reported(record, "deep", "deep", section)
-    files = dict(record_files(one, ""))
+    files = dict(record_files(one))
     texts = {path: data.decode() for path, data in files.items() if path.endswith((".md", ".csv"))}
     linked = set(re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", texts["report.md"]))
     assert linked <= set(files), linked - set(files)

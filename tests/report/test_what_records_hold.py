@@ -89,7 +89,8 @@ def test_what_has_no_answer_has_a_section_of_its_own(unanswered: Path) -> None:
     record = open_lens_record(unanswered)
     tables = model_tables(record)
     own = tables["without_answer"].frame.iloc[0]
-    rows = record.at_last[record.at_last["prompt_id"].isin(record.unanswered.index)]
+    rows = record.at_last(["entropy_bits", "kl_bits", "top_tokens"])
+    rows = rows[rows["prompt_id"].isin(record.unanswered.index)]
     last = rows[rows["layer"] == 8]
     assert own["n_prompts"] == 4
     assert own["last_layer_entropy_bits"].value == pytest.approx(last["entropy_bits"].mean())

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from lensbench.compare.diff import changes as maths
-from lensbench.compare.diff.pairs import by_layer
+from lensbench.compare.diff.pairs import LENS, by_layer
 from lensbench.compare.diff.two_lenses import Kept
 from lensbench.records.engine import Job
 from lensbench.records.lens_record import LensRecord
@@ -57,8 +57,9 @@ def side_by_side(a: LensRecord, b: LensRecord, prompts: pd.DataFrame, kept: Kept
 
 def _top1_same(a: LensRecord, b: LensRecord, ids: pd.Index) -> Bool[np.ndarray, "prompt place"]:
     """Whether both lenses have the same top token."""
-    tops = [by_layer(r, "top_ids", ids).map(lambda top: int(top[0])).to_numpy() for r in (a, b)]
-    return np.asarray(tops[0] == tops[1])
+    first = (record.first_by_layer("top_ids", ids, LENS).reindex(ids) for record in (a, b))
+    ours, theirs = (tops.astype(int).to_numpy() for tops in first)
+    return np.asarray(ours == theirs)
 
 
 def compare_place(sides: Sides, job: Job[int]) -> Part:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lensbench.errors import Problem
 from lensbench.records.lens_record import LensRecord
@@ -116,9 +118,11 @@ def _tokenizer_problems(a: LensRecord, b: LensRecord) -> Iterator[Problem]:
 
 def _tokens(record: LensRecord) -> dict[int, str]:
     """The text of every token that the record names."""
-    columns = ["top_ids", "top_tokens"]
-    exploded = record.at_last[record.at_last["lens"] == LENS][columns].explode(columns)
-    return dict(zip(exploded["top_ids"].astype(int), exploded["top_tokens"], strict=True))
+    rows = record.arrow_at_last(["top_ids", "top_tokens"], LENS)
+    ids, tokens = (pc.list_flatten(rows[name]) for name in ("top_ids", "top_tokens"))
+    each = pa.table({"id": ids, "token": tokens}).group_by(["id", "token"], use_threads=False)
+    named = each.aggregate([])
+    return dict(zip(named["id"].to_pylist(), named["token"].to_pylist(), strict=True))
 
 
 def _prompt_set(record: LensRecord) -> str:

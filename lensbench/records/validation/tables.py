@@ -39,16 +39,16 @@ class Written:
 
     @classmethod
     def by(cls, record: LensRecord) -> Written:
-        """A finished record's."""
+        """A finished record's: of its tables what `broken` asks for, no more."""
         sources = {name: Source(f"{record.folder}/{name}.parquet") for name in record.tables}
         return cls(
             record.n_layers,
             {lens: record.lens_kind(lens) for lens in record.lenses},
-            record.table("prompts"),
-            record.table("lens"),
+            record.table("prompts", ["prompt_id", *LINKS]),
+            record.table("lens", [*_KEY, "depth", "is_last"]),
             sources,
             record.manifest["model"].get("d_vocab"),
-            record.table("milestones"),
+            record.table("milestones", ["prompt_id", "lens"]),
             foreign=record.imported,
             main=record.main_lens,
         )

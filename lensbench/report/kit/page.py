@@ -40,6 +40,7 @@ from lensbench.report.kit.views import (
 from lensbench.stats.estimates import LEVEL
 
 MOST_ITEMS = 300  # prompts in a picker
+MOST_TABLE_ROWS = 10_000  # of a table that can be taken along
 WHOLE = ""  # of a picker of items: the option of the mean over all
 _DIGITS = 4
 _TOP_K = 5
@@ -61,13 +62,16 @@ def items(
     options: Mapping[str, str],
     facets: Mapping[str, Mapping[str, str]],
     whole: str = "",
-    most: int = MOST_ITEMS,
+    n_all: int | None = None,
 ) -> Picker:
-    """A picker of items, the first of them; `whole`: what the option of all of them is called."""
-    kept = dict(itertools.islice(options.items(), most))
+    """A picker of items, the first of them; `whole`: what the option of all of them is called.
+
+    `n_all`: how many there are, where `options` are not all.
+    """
+    kept = dict(itertools.islice(options.items(), MOST_ITEMS))
     first = {WHOLE: whole} if whole else {}
     searched = facets if len(options) > 1 else None
-    return Picker(name, first | kept, facets=searched, n_all=len(options))
+    return Picker(name, first | kept, facets=searched, n_all=n_all or len(options))
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def plain_charts(views: Sequence[Lines | Dots], sentence: str) -> list[Chart]:
 def page_html(page: Page, facts: Facts | None = None) -> bytes:
     """The page as one file that needs nothing else. Missing values are gaps, and said."""
     facts, packed = facts or Facts(), _Packed()
+    tables = [table.head(MOST_TABLE_ROWS) for table in facts.tables]
     data = {
         "level": LEVEL,
         "colours": COLOURS,
@@ -146,7 +151,7 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         "words": list(packed.words),
         "cells": packed.cells,
         "looks": packed.looks,
-        "tables": [_table(table) for table in facts.tables],
+        "tables": [_table(table) for table in tables],
     }
     return filled(
         beside("page.html.j2"),
@@ -168,7 +173,8 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         gate=facts.gate,
         gate_said=facts.gate_said,
         report=facts.report,
-        tables=[(table.name, table.title) for table in facts.tables],
+        tables=[(table.name, table.title) for table in tables],
+        cut=[f"{t.title} ({len(t.frame)} of {t.n_rows})" for t in tables if t.n_rows is not None],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,24 @@ from lensbench.stats.estimates import Estimate
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table with its title. Cells: text, numbers or Estimates."""
+    """A table with its title. Cells: text, numbers or Estimates.
+
+    `of_items`: its rows are prompts or cells of prompts, of which there may be a million. `n_rows`
+    is how many there are, where `frame` has the first of them only.
+    """
 
     name: str  # of its CSV file
     title: str
     frame: pd.DataFrame
+    of_items: bool = False
+    n_rows: int | None = None
+
+    def head(self, most: int) -> Table:
+        """With the first rows only; itself where it has no more."""
+        if len(self.frame) <= most:
+            return self
+        n_rows = len(self.frame) if self.n_rows is None else self.n_rows
+        return replace(self, frame=self.frame.head(most).copy(), n_rows=n_rows)
 
     def row(self, **labels: object) -> dict[str, Any]:
         """The one row with these labels, as column -> cell: how prose refers to a number."""

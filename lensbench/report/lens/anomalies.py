@@ -9,7 +9,7 @@ import pandas as pd
 
 from lensbench.records.lens_record import LensRecord
 from lensbench.records.schema.lens import NOT_MEASURED
-from lensbench.report.lens.curves import first_or_none, own_and_chance
+from lensbench.report.lens.curves import own_and_chance
 from lensbench.stats.estimates import Estimate, clustered_estimate
 
 MIDDLE = (0.25, 0.75)  # relative depths that count as mid layers
@@ -24,7 +24,7 @@ def find_anomalies(record: LensRecord) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     base = record.answered
     base = base[base["tokens"].notna()]
-    tops = record.by_layer("top_tokens", base.index, record.main_lens).map(first_or_none)
+    tops = record.first_by_layer("top_tokens", base.index, record.main_lens)
     depth = tops.columns.to_numpy(dtype=float) / record.n_layers
     tops = tops.loc[:, (depth >= MIDDLE[0]) & (depth <= MIDDLE[1])].dropna()
     prompts = base.reindex(tops.index)
@@ -82,7 +82,7 @@ def _why_none(record: LensRecord) -> str:
     base = record.answered
     if base.empty:
         return "no prompts with an answer"
-    tops = record.by_layer("top_tokens", base.index, record.main_lens)
+    tops = record.first_by_layer("top_tokens", base.index, record.main_lens)
     told = base["tokens"].notna().any() and tops.notna().any(axis=None)
     return "no mid layers recorded" if told else f"{NOT_MEASURED}: tokens or top tokens"
 
@@ -108,23 +108,19 @@ def reading(shares: pd.DataFrame) -> str:
 def cells_table(record: LensRecord) -> pd.DataFrame:
     """The anomalous cells themselves: prompt, layer, token and its probability."""
     odd, prompts = find_anomalies(record)[0], record.answered
-    columns = ["prompt_id", "relation", "prompt", "layer", "depth", "token", "prob"]
-    tops = record.by_layer("top_tokens", prompts.index, record.main_lens)
-    probs = record.by_layer("top_probs", prompts.index, record.main_lens)
-    rows = [
-        (
-            prompt_id,
-            prompts.at[prompt_id, "relation"],
-            prompts.at[prompt_id, "prompt"],
-            layer,
-            layer / record.n_layers,
-            tops[layer][prompt_id][0],
-            first_or_none(probs[layer][prompt_id]),
-        )
-        for layer in map(int, odd.columns)
-        for prompt_id in odd.index[odd[layer] == 1]
-    ]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values(
+    tops = record.first_by_layer("top_tokens", prompts.index, record.main_lens)
+    probs = record.first_by_layer("top_probs", prompts.index, record.main_lens)
+    at = np.nonzero(odd.to_numpy() == 1)
+    ids, layers = odd.index[at[0]], odd.columns.to_numpy(dtype=int)[at[1]]
+    columns = {
+        "prompt_id": ids,
+        "relation": prompts["relation"].reindex(ids).to_numpy(),
+        "prompt": prompts["prompt"].reindex(ids).to_numpy(),
+        "layer": layers,
+        "depth": layers / record.n_layers,
+        "token": tops.reindex_like(odd).to_numpy()[at],
+        "prob": probs.reindex_like(odd).to_numpy(dtype=float)[at],
+    }
+    return pd.DataFrame(columns).sort_values(
         ["prob", "prompt_id", "layer"], ascending=[False, True, True], ignore_index=True
     )

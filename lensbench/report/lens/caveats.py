@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lensbench.records.answer_forms import likelier_forms, said_of_forms
 from lensbench.records.lens_record import LensRecord
@@ -25,13 +27,14 @@ _OF_PROMPTS = ("token_ids", "tokens")
 def columns_missing(record: LensRecord) -> list[tuple[str, str]]:
     """Columns of the main lens that are null where they could have numbers, and how often."""
     found = []
-    rows = record.at_last[record.at_last["lens"] == record.main_lens]
-    answered = rows[rows["prompt_id"].isin(record.answered.index)]
+    answered = pa.array(record.answered.index, pa.string())
     for name in _OF_CELLS:
-        of = answered if name.startswith("answer") else rows
-        null = int(of[name].isna().sum())
+        rows = record.arrow_at_last([name], record.main_lens)
+        if name.startswith("answer"):
+            rows = rows.filter(pc.is_in(rows["prompt_id"], answered))
+        null = pc.sum(pc.is_null(rows[name], nan_is_null=True), min_count=0).as_py()
         if null:
-            found.append((name.replace("_", " "), f"{null} of {len(of)} cells"))
+            found.append((name.replace("_", " "), f"{null} of {len(rows)} cells"))
     for name in _OF_PROMPTS:
         null = int(record.prompts[name].isna().sum())
         if null:
@@ -41,7 +44,7 @@ def columns_missing(record: LensRecord) -> list[tuple[str, str]]:
 
 def layers_missing(record: LensRecord) -> list[str]:
     """Layers of which there is no row."""
-    there = set(record.at_last.loc[record.at_last["lens"] == record.main_lens, "layer"])
+    there = set(record.arrow_at_last([], record.main_lens)["layer"].unique().to_pylist())
     absent = [layer for layer in range(record.n_layers + 1) if layer not in there]
     if absent == [0]:
         return ["The embedding (layer 0) was not read: a first layer is the first of those after."]
@@ -64,4 +67,4 @@ def said_of_joints(record: LensRecord) -> Iterator[str]:
 def _last(record: LensRecord) -> pd.DataFrame:
     """What the answers' two forms are worth in the end, as numbers also where all are missing."""
     numbers = ["answer_rank", "answer_prob", "answer_other_rank", "answer_other_prob"]
-    return record.at_output.astype(dict.fromkeys(numbers, float))
+    return record.at_output(numbers).astype(dict.fromkeys(numbers, float))

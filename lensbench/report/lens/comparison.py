@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -15,7 +16,7 @@ from lensbench.report.manifest import gate_brief
 from lensbench.stats.estimates import paired_difference
 
 MOST_PAIRS = 15  # in a text
-Named = tuple[str, LensRecord]
+Named = tuple[str, pd.DataFrame]
 CURVES = {
     "depth_curves": ("entropy_bits", "kl_bits", "answer_prob"),
     "emergence": ("answer_rank1_share", "rank1_stable_share"),
@@ -69,8 +70,8 @@ def pairs_table(every: Mapping[str, LensRecord]) -> pd.DataFrame:
     Depth differences are medians over the prompts that both get right.
     """
     named = labels(every)
-    pairs = combinations(((named[name], record) for name, record in every.items()), 2)
-    return pd.DataFrame([_pair(a, b) for a, b in pairs])
+    asked = [(named[name], compared(record.anew())) for name, record in every.items()]
+    return pd.DataFrame([_pair(a, b) for a, b in combinations(asked, 2)])
 
 
 def largest(pairs: pd.DataFrame, most: int = MOST_PAIRS) -> pd.DataFrame:
@@ -81,33 +82,55 @@ def largest(pairs: pd.DataFrame, most: int = MOST_PAIRS) -> pd.DataFrame:
     return pairs.loc[sorted(size.sort_values(kind="stable").index[:most])]
 
 
+def compared(record: LensRecord) -> pd.DataFrame:
+    """What pairs are made of, and no more: many models are held at once.
+
+    Each base prompt with its text, answer ("" where it has none) and relation; by the main lens
+    whether it is top-1 correct and, where it is, the depths of its emergence. By prompt_id; texts
+    that several models share are in memory once.
+    """
+    base = record.base_prompts
+    base = base.set_index(base.index.map(sys.intern))
+    rows = record.milestones_of(record.main_lens, base.index)
+    correct = top1_correct(rows)
+    of_prompt = {
+        "prompt": base["prompt"].map(sys.intern),
+        "answer": base["answer"].fillna("").map(sys.intern),
+        "relation": base["relation"],
+        "has_answer": has_answer(base),
+        "measured": base.index.isin(rows.index),
+        "top1_correct": correct.reindex(base.index),
+    }
+    depths = {f"{name}_depth": rows[f"{name}_depth"].where(correct == 1) for name in EMERGENCE}
+    return pd.DataFrame(of_prompt | {name: d.reindex(base.index) for name, d in depths.items()})
+
+
 def _pair(a: Named, b: Named) -> dict[str, object]:
     shared = shared_prompts(a[1], b[1])
-    shared = shared[has_answer(shared)]
-    left, right = (r.milestones_of(r.main_lens, shared.index) for _, r in (a, b))
-    relation, both = shared["relation"], top1_correct(left) * top1_correct(right)
+    shared = shared[shared["has_answer"]]
+    left, right = (side.loc[shared.index] for _, side in (a, b))
+    left, right = (side[side["measured"]] for side in (left, right))
+    relation, both = shared["relation"], left["top1_correct"] * right["top1_correct"]
     row: dict[str, object] = {
         "first": a[0],
         "second": b[0],
         "n_shared_prompts": len(shared),
         "n_both_correct": int(both.sum()) if both.notna().any() or both.empty else None,
         "top1_accuracy_difference_pp": paired_difference(
-            top1_correct(right), top1_correct(left), relation, "share"
+            right["top1_correct"], left["top1_correct"], relation, "share"
         ),
     }
     for name in EMERGENCE:
-        ours, theirs = (m[f"{name}_depth"].where(top1_correct(m) == 1) for m in (right, left))
+        ours, theirs = (side[f"{name}_depth"] for side in (right, left))
         row[f"{name}_difference_pp"] = paired_difference(ours, theirs, relation, "median")
     return row
 
 
-def shared_prompts(a: LensRecord, b: LensRecord) -> pd.DataFrame:
-    """Base prompts with the same id, text and answer in both records, by prompt_id."""
-    left, right = a.base_prompts, b.base_prompts
-    left = left.loc[left.index.intersection(right.index)]
-    other = right.loc[left.index]
-    answers, others = (side["answer"].fillna("") for side in (left, other))  # missing is alike
-    return left[(left["prompt"] == other["prompt"]) & (answers == others)]
+def shared_prompts(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Of `a` the prompts with the same id, text and answer in both; see `compared`."""
+    left = a.loc[a.index.intersection(b.index)]
+    other = b.loc[left.index]
+    return left[(left["prompt"] == other["prompt"]) & (left["answer"] == other["answer"])]
 
 
 def curves_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
@@ -129,7 +130,7 @@ def copying_curve(record: LensRecord) -> pd.DataFrame:
     prompts with an answer count, as everywhere; where tokens are not known nothing does.
     """
     base = record.answered
-    tops = record.by_layer("top_ids", base.index, record.main_lens).map(first_or_none)
+    tops = record.first_by_layer("top_ids", base.index, record.main_lens)
     own = base["token_ids"].reindex(tops.index)
     observed, chance = tops.astype(float) * np.nan, tops.astype(float) * np.nan
     for layer in tops:
@@ -156,14 +157,10 @@ def own_and_chance(
     The second is the mean over all ways to permute the tokens among the prompts, exactly: a
     permutation gives every token to every prompt equally often.
     """
-    if not len(tops):
-        return np.zeros(0), np.zeros(0)
-    tokens = list(dict.fromkeys(tops))
-    place = {token: i for i, token in enumerate(tokens)}
-    member = np.array([[token in mine for token in tokens] for mine in own], dtype=float)
-    index = np.array([place[token] for token in tops], dtype=int)
-    counts = np.bincount(index, minlength=len(tokens))
-    return member[np.arange(len(tops)), index], member @ counts / max(len(tops), 1)
+    seen = np.array([top in mine for top, mine in zip(tops, own, strict=True)], dtype=float)
+    often = Counter(tops)
+    shared = np.array([sum(often[token] for token in mine if token in often) for mine in own])
+    return seen, shared.astype(float) / max(len(tops), 1)
 
 
 def first_or_none(items: object) -> Hashable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,27 +30,61 @@ from lensbench.report.kit.views import (
 )
 from lensbench.report.lens.comparison import CURVES, labels
 from lensbench.report.lens.headlines import EMERGENCE
-from lensbench.report.lens.shown import Shown
+from lensbench.report.lens.shown import SHOWN, Shown
 from lensbench.report.lens.views import COMPARED, DEPTH, MEASURES, blocks_only, dash_of, medians
 from lensbench.report.manifest import gate_brief
 
 MOST_NAMED = 3  # models in a title or sentence
 MOST_HEAT_MAPS = 2  # models side by side; of more one is picked
 MOST_ROWS = 100_000  # of heat maps in one page: layers times prompts, over all models
+_OF_PROMPTS = ["prompt", "relation", "answer", "answer_id"]
 _RANK1 = Axis("answer at rank 1", percent=True, flag="at rank 1")
 
 
 def records_page(every: Mapping[str, LensRecord], own: Mapping[str, Mapping[str, Table]]) -> Page:
-    """The page over lens records, by the names of their models; `own`: the tables of each."""
-    shown, named = [], labels(every)
-    for name, record in every.items():
-        shown += [_by_lens(named[name], record, own[name], lens) for lens in record.headline_lenses]
-    return lens_page(shown)
+    """The page over lens records, by the names of their models; `own`: the tables of each.
+
+    Of the records only the prompts that can be picked are read: as many as a page holds.
+    """
+    named, prompts = labels(every), _asked(list(every.values()))
+    lenses = [(name, lens) for name, record in every.items() for lens in record.headline_lenses]
+    picked = prompts.head(_most(every[name].n_layers for name, _ in lenses))
+    shown = [
+        _by_lens(named[name], every[name].anew(), own[name], lens, picked.index)
+        for name, lens in lenses
+    ]
+    return lens_page(shown, picked, len(prompts))
 
 
-def _by_lens(model: str, record: LensRecord, tables: Mapping[str, Table], lens: str) -> Shown:
+def _asked(records: Sequence[LensRecord]) -> pd.DataFrame:
+    """The prompts of several records, each once, by id: see `_ordered`."""
+    found, whole = pd.DataFrame(columns=_OF_PROMPTS), set[str]()
+    for record in records:
+        own = record.anew().base_prompts[_OF_PROMPTS]
+        found = pd.concat([found, own[~own.index.isin(found.index)]]) if len(found) else own
+        rows = record.arrow("lens", ["prompt_id"], [("is_last", "=", False)])
+        whole |= set(rows["prompt_id"].unique().to_pylist())
+    return _ordered(found, whole)
+
+
+def _ordered(prompts: pd.DataFrame, whole: Collection[str]) -> pd.DataFrame:
+    """Prompts to choose from: those that were read at all positions first, then by relation."""
+    first = prompts.index.isin(list(whole))
+    return pd.concat([prompts[first], prompts[~first].sort_values("relation", kind="stable")])
+
+
+def _most(n_layers: Iterable[int]) -> int:
+    """How many prompts can be picked, shown by so many models or lenses of so many layers."""
+    return min(MOST_ITEMS, max(MOST_ROWS // sum(n + 1 for n in n_layers), 1))
+
+
+def _by_lens(
+    model: str, record: LensRecord, tables: Mapping[str, Table], lens: str, picked: pd.Index
+) -> Shown:
     """One record by one lens; the tables of another lens than the main one are parts of others."""
-    rows, marks = record.table("lens"), record.milestones
+    filters = [("lens", "=", lens), ("site", "!=", "resid_mid"), ("prompt_id", "in", list(picked))]
+    marks, base = record.milestones, record.base_prompts
+    marks = marks[(marks["lens"] == lens) & marks["prompt_id"].isin(picked)]
     if lens != record.main_lens:
         parts = {"late_binding": "lens_verdicts"} | {one: f"lens_{one}" for one in CURVES}
         frames = {one: tables[part].frame for one, part in parts.items()}
@@ -61,9 +95,9 @@ def _by_lens(model: str, record: LensRecord, tables: Mapping[str, Table], lens: 
     return Shown(
         f"{model} by {lens}" if several else model,
         record.n_layers,
-        record.base_prompts,
-        rows[(rows["lens"] == lens) & (rows["site"] != "resid_mid")],
-        marks[marks["lens"] == lens].set_index("prompt_id"),
+        base.loc[base.index.isin(picked), _OF_PROMPTS],
+        record.table("lens", list(SHOWN), filters),
+        marks.set_index("prompt_id"),
         tables,
         record.lens_kind(lens),
         gate_brief(record.manifest),
@@ -97,14 +131,18 @@ def reading_page(
     ]
     exact = f"last layer = the model within {gate_kl_bits:.1e} bits"
     facts = Facts(f"{name}: {exact}", [("lens", ", ".join(by_lens)), ("gate", exact)])
-    return page_html(lens_page(shown), facts)
+    asked = _ordered(prompts, set(rows.loc[~rows["is_last"], "prompt_id"]))
+    picked = asked.head(_most(model.n_layers for model in shown))
+    return page_html(lens_page(shown, picked, len(asked)), facts)
 
 
-def lens_page(models: Sequence[Shown]) -> Page:
-    """What differs between models first, then every prompt's texts, curves and heat maps."""
-    prompts = _prompts(models)
+def lens_page(models: Sequence[Shown], prompts: pd.DataFrame, n_asked: int) -> Page:
+    """What differs between models first, then texts, curves and heat maps of each of `prompts`.
+
+    Those are the ones that can be picked, of `n_asked` that there are.
+    """
     prompt, colour = (
-        _prompt_picker(models, prompts),
+        _prompt_picker(models, prompts, n_asked),
         Picker("Colour", {"": "top token", **MEASURES}),
     )
     by_name = {model.name: model for model in models}
@@ -207,16 +245,7 @@ def _heat_maps(
     ]
 
 
-def _prompts(models: Sequence[Shown]) -> pd.DataFrame:
-    """The prompts to choose from, by id: recorded at all positions first, then by relation."""
-    found = pd.concat([model.prompts for model in models])
-    found = found[~found.index.duplicated()]
-    whole = {i for m in models for i in m.rows.loc[~m.rows["is_last"], "prompt_id"]}
-    first = found.index.isin(whole)
-    return pd.concat([found[first], found[~first].sort_values("relation", kind="stable")])
-
-
-def _prompt_picker(models: Sequence[Shown], prompts: pd.DataFrame) -> Picker:
+def _prompt_picker(models: Sequence[Shown], prompts: pd.DataFrame, n_asked: int) -> Picker:
     """Found by text, and filtered by relation and by whether a model is top-1 correct."""
     options = {str(item): f"{row['prompt']} → {_answer(row)}" for item, row in prompts.iterrows()}
     facets = {"relation": {str(item): str(name) for item, name in prompts["relation"].items()}}
@@ -229,9 +258,7 @@ def _prompt_picker(models: Sequence[Shown], prompts: pd.DataFrame) -> Picker:
             facets[name] = top1_facet(model.milestones["top1_correct"])
     if len(models) > MOST_HEAT_MAPS:
         facets["top-1 correct"] = _by_how_many(models)
-    rows = sum(model.n_layers + 1 for model in models)
-    most = min(MOST_ITEMS, max(MOST_ROWS // rows, 1))
-    return items("Prompt", options, facets, most=most)
+    return items("Prompt", options, facets, n_all=n_asked)
 
 
 def _by_how_many(models: Sequence[Shown]) -> dict[str, str]:

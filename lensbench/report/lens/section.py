@@ -23,7 +23,7 @@ from lensbench.report.lens.comparison import labels, largest
 from lensbench.report.lens.headlines import without_trivial
 from lensbench.report.lens.lenses import verdicts
 from lensbench.report.lens.page import records_page
-from lensbench.report.lens.shown import cells_of
+from lensbench.report.lens.shown import SHOWN, cells_of
 from lensbench.report.lens.tables import comparison_tables, model_tables
 from lensbench.report.section import Reported, Section, written
 
@@ -37,6 +37,7 @@ def lens(record: Record, name: str) -> Section:
     Raises InputProblems for a record with rows missing, twice, or of nothing that there is.
     """
     assert isinstance(record, LensRecord)
+    record.require_tables()
     if problems := broken(Written.by(record)):
         raise InputProblems(problems)
     tables = model_tables(record)
@@ -138,16 +139,16 @@ def shows(drawn: Sequence[Lines | Dots]) -> bool:
 
 def heat_map_prompts(record: LensRecord, most: int = MOST_HEAT_MAPS) -> list[str]:
     """The first prompts that have more than their last position recorded."""
-    rows = record.table("lens")
-    told = rows["top_tokens"].notna() & (rows["lens"] == record.main_lens)
-    found = set(rows.loc[~rows["is_last"] & told, "prompt_id"])
+    filters = [("is_last", "=", False), ("lens", "=", record.main_lens)]
+    rows = record.arrow("lens", ["prompt_id", "top_tokens"], filters)
+    found = set(rows.filter(rows["top_tokens"].is_valid())["prompt_id"].unique().to_pylist())
     return [item for item in record.prompts.index if item in found][:most]
 
 
 def heat_map(record: LensRecord, item: str) -> bytes:
     """One prompt's top tokens by the main lens, as SVG."""
-    rows = record.table("lens")
-    cells = cells_of(rows[(rows["prompt_id"] == item) & (rows["lens"] == record.main_lens)])
+    filters = [("prompt_id", "=", item), ("lens", "=", record.main_lens)]
+    cells = cells_of(record.table("lens", list(SHOWN), filters))
     return to_svg(token_map, Tokens(cells, views.MEASURES))
 
 

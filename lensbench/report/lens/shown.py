@@ -21,6 +21,10 @@ from lensbench.report.lens.headlines import EMERGENCE
 from lensbench.report.lens.views import MEASURES
 
 _UNMEASURED = "This prompt was not measured on this model."
+SHOWN = (  # of the table `lens`
+    *("prompt_id", "site", "layer", "position", "is_last", "token", *MEASURES),
+    *("answer_rank", "answer_ties", "top_tokens", "top_probs"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +33,8 @@ class Shown:
 
     name: str
     n_layers: int
-    prompts: pd.DataFrame  # the plain questions, by prompt_id
-    rows: pd.DataFrame  # at the embedding and after each block
+    prompts: pd.DataFrame  # the plain questions that can be picked, by prompt_id
+    rows: pd.DataFrame  # theirs, at the embedding and after each block: the columns SHOWN
     milestones: pd.DataFrame  # by prompt_id; may be empty
     tables: Mapping[str, Table]  # for the means; may be empty
     kind: LensKind = OWN["final"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -54,12 +55,16 @@ _SOMETIMES: dict[str, tuple[str, Callable[[LensRecord], pd.DataFrame]]] = {
     "lens_emergence": ("Emergence by lens", curves.emergence_by_lens),
 }
 
+# Those with a row for a prompt, or for a cell of one.
+_OF_ITEMS = ("anomalies", "without_answer_says", "answer_forms", "lens_forgotten_facts")
+
 
 def model_tables(record: LensRecord) -> dict[str, Table]:
     """All tables of one model, by name."""
     always = {name: (title, make(record)) for name, (title, make) in _TABLES.items()}
     made = {name: (title, make(record)) for name, (title, make) in _SOMETIMES.items()}
-    return catalogue(always | {name: table for name, table in made.items() if len(table[1])})
+    found = catalogue(always | {name: table for name, table in made.items() if len(table[1])})
+    return {name: replace(one, of_items=name in _OF_ITEMS) for name, one in found.items()}
 
 
 def comparison_tables(

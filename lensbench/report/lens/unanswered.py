@@ -43,7 +43,7 @@ def says_table(record: LensRecord) -> pd.DataFrame:
     """The lens' top token after the last layer, prompt by prompt, the surest first."""
     prompts = record.unanswered
     columns = ["prompt_id", "prompt", "token", "prob", "entropy_bits"]
-    last = record.at_output
+    last = record.at_output(["top_tokens", "top_probs", "entropy_bits"])
     last = last[last["prompt_id"].isin(prompts.index)].set_index("prompt_id").sort_index()
     frame = pd.DataFrame(
         {

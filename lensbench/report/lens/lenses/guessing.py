@@ -12,8 +12,8 @@ from lensbench.stats.estimates import clustered_estimate
 
 def has_controls(record: LensRecord, lens: str) -> bool:
     """Whether anything was read with controls of this lens."""
-    rows = record.at_last
-    return bool(rows.loc[rows["lens"] == lens, "answer_guess_rank"].notna().any())
+    ranks = record.arrow_at_last(["answer_guess_rank"], lens)["answer_guess_rank"]
+    return ranks.null_count < len(ranks)
 
 
 def guesses_table(record: LensRecord) -> pd.DataFrame:
