@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +16,9 @@ from lensbench.report.kit.views import COLOURS
 
 _NUMBERED = 12  # texts up to which cells say their number
 _LONGEST = 28  # characters of a label
+# Points: from a line to the next, from a text's point to its label, and of a letter.
+_LINE, _ABOVE, _LETTER = 10.0, 4.0, 4.8
+_PLANE = (290.0, 320.0)  # points that one of two planes is wide and tall, about
 
 
 def heat_map(grid: pd.DataFrame) -> Figure:
@@ -60,17 +65,35 @@ def _plane(axis: Axes, places: pd.DataFrame, name: str) -> None:
     pairs = own["pair"].head(MOST_TEXTS)
     x, y = pairs[f"{name}_1"], pairs[f"{name}_2"]
     axis.scatter(x, y, s=26, color=COLOURS[1], lw=0, label="texts of the pairs")
-    for text, at, up in zip(pairs["text"], x, y, strict=True):
+    axis.set(xlabel=f"{name.upper()} 1", ylabel=f"{name.upper()} 2")
+    axis.margins(x=0.14)
+    labels = [_label(text) for text in pairs["text"]]
+    for label, at, up, raised in zip(labels, x, y, _raised(axis, labels, x, y), strict=True):
         axis.annotate(
-            _label(text),
+            label,
             (at, up),
-            xytext=(4, 4),
+            xytext=(4, raised),
             textcoords="offset points",
             fontsize=8.5,
             color=COLOURS[1],
         )
-    axis.set(xlabel=f"{name.upper()} 1", ylabel=f"{name.upper()} 2")
-    axis.margins(x=0.14)
+
+
+def _raised(axis: Axes, labels: Sequence[str], x: pd.Series, y: pd.Series) -> list[float]:
+    """By how many points each label stands above its text's point, so that none hides another."""
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    wide, tall = _PLANE  # points
+    at = ((x - left) / (right - left) * wide).to_numpy()
+    own = ((y - low) / (high - low) * tall).to_numpy()
+    up, ends = own + _ABOVE, at + _LETTER * np.array([len(label) for label in labels])
+    placed: list[int] = []
+    for i in np.argsort(up, kind="stable"):
+        for j in sorted(placed, key=lambda j: up[j]):  # from below: once raised, never lowered
+            meet = at[i] < ends[j] and at[j] < ends[i]
+            if meet and abs(up[i] - up[j]) < _LINE:
+                up[i] = up[j] + _LINE
+        placed.append(int(i))
+    return [float(one) for one in up - own]
 
 
 def _label(text: str) -> str:

@@ -256,8 +256,9 @@ def _dots(axis: Axes, view: Dots) -> None:
     if view.zero:
         axis.axvline(0, color=GREY, linewidth=1)
     middle = (len(view.series) - 1) / 2
+    apart = min(0.3, 0.3 / middle) if middle else 0.0  # so that rows stay apart from each other
     for i, name in enumerate(view.series):
-        _series(axis, [row.points[i] for row in view.lines], 0.3 * (i - middle), i, name)
+        _series(axis, [row.points[i] for row in view.lines], apart * (i - middle), i, name)
     for y, row in enumerate(view.lines):
         small = [_as_written(value) for value in row.small if value is not None]
         axis.plot(small, [y + 0.25] * len(small), ".", color=GREY)
