@@ -100,10 +100,10 @@ def fates(text: str, pieces: Sequence[Piece]) -> list[str]:
             continue  # put before a text, it stands for none of it
         for of in own[piece.start : piece.end]:
             of.append(piece)
-    return [_fate(text, character, of) for character, of in zip(text, own, strict=True)]
+    return [_fate(character, of) for character, of in zip(text, own, strict=True)]
 
 
-def _fate(text: str, character: str, pieces: Sequence[Piece]) -> str:
+def _fate(character: str, pieces: Sequence[Piece]) -> str:
     if len(pieces) == 1:
         if pieces[0].kind == "unknown":
             return "unknown"
@@ -114,9 +114,10 @@ def _fate(text: str, character: str, pieces: Sequence[Piece]) -> str:
         return "unknown" if kinds else "dropped"
     if kinds != {"byte"} or len({piece[-2:] for piece in pieces}) > 1:
         return "split"
-    # Characters that follow each other may share one place in the text, and their bytes.
-    shared = text[pieces[0].start : pieces[0].end]
-    return "single_bytes" if len(pieces) == len(shared.encode()) else "split"
+    # Characters that follow each other may share one place in the text, and what is taken off
+    # between them, such as a joiner, stands there too: none of the bytes is its own.
+    spelt = bytes(int(piece.shown[3:5], 16) for piece in pieces).decode("utf-8", "replace")
+    return "single_bytes" if holds(spelt, character) else "dropped"
 
 
 @lru_cache(maxsize=1 << 16)

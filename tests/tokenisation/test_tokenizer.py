@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Core
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from lensbench.errors import InputProblems
 from lensbench.tokenisation.counts import fates, text_counts
@@ -190,3 +190,13 @@ def test_the_unknown_is_the_vocabularys_where_settings_name_none(make: Any) -> N
     assert counts["n_unknown"] >= 1
     assert counts["n_unread"] == 1
     assert counts["decoded"].count("\ufffd") == counts["n_unknown"]
+
+
+def test_what_is_taken_off_between_bytes_is_dropped_and_the_rest_is_bytes() -> None:
+    """A joiner between characters that are spelt in bytes shares their place in the text."""
+    tokenizer = tokenizers.unigram_fallback("▁", "a")
+    tokenizer.hf.backend_tokenizer.normalizer = normalizers.Replace("\u200d", "")
+    text = "aक\u200dखa"
+    found = fates(text, tokenizer.pieces(text))
+    assert found == ["whole", "single_bytes", "dropped", "single_bytes", "whole"]
+    assert counted(tokenizer, Text("t", text), tokenizer.pieces(text))["n_unread"] == 1
