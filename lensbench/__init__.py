@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lensbench.residuals.capture import residual_stream
     from lensbench.residuals.store import open_cache
     from lensbench.sampling.result import sample
+    from lensbench.studies.analysis import plan
     from lensbench.studies.lens import run
     from lensbench.studies.specs.lens import RunSpec
     from lensbench.studies.stages.fit import fit_lens
@@ -82,6 +83,7 @@ _HOME = {
     "logit_lens": "lensbench.lens.result",
     "open_cache": "lensbench.residuals.store",
     "open_record": "lensbench.records.open",
+    "plan": "lensbench.studies.analysis",
     "residual_stream": "lensbench.residuals.capture",
     "run": "lensbench.studies.lens",
     "sample": "lensbench.sampling.result",
@@ -122,6 +124,7 @@ __all__ = [
     "logit_lens",
     "open_cache",
     "open_record",
+    "plan",
     "residual_stream",
     "run",
     "sample",

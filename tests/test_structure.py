@@ -37,6 +37,7 @@ ROOMS = (
     "stats",
     "quantized",
     "models",
+    "costs",
     "corpora",
     "tokenisation",
     "residuals",
@@ -75,6 +76,7 @@ MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
 MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "records", "stats"}
 MAY_IMPORT["sampling"] = BOTTOM | {"prompts", "checkpoints", "quantized", "models", "records"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
+MAY_IMPORT["costs"] = BOTTOM | {"checkpoints", "records", "quantized", "models"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.
 WITHIN: dict[str, tuple[set[str], ...]] = {

@@ -92,9 +92,12 @@ def without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {key: None if value != value else value for key, value in row.items()}
 
 
-def table(rows: Sequence[Mapping[str, object]], left: Collection[str] = ()) -> Table:
-    """Rows for the terminal, their keys as headings; columns at the right but those in `left`."""
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+def table(rows: Sequence[Mapping[str, object]], left: Collection[str] = (), gap: int = 2) -> Table:
+    """Rows for the terminal, their keys as headings; columns at the right but those in `left`.
+
+    `gap`: blanks between two columns.
+    """
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, gap - gap // 2, 0, gap // 2))
     for name in rows[0]:
         side: JustifyMethod = "left" if name in left else "right"
         shown.add_column(literal(name.replace("_", " ")), justify=side, overflow="fold")

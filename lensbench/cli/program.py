@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Models", ("models", "pull", "check", "doctor", "pico")),
     "text": ("Text", ("tokens", "embed", "classify", "sample", "walk")),
-    "lens": ("Lens", ("lens", "fit", "cache", "run", "report", "import_")),
+    "lens": ("Lens", ("lens", "fit", "cache", "plan", "run", "report", "import_")),
     "attention": ("Attention", ("attention",)),
     "compare": ("Comparisons", ("diff", "correlate")),
     "quantized": (

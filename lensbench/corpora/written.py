@@ -28,7 +28,7 @@ from lensbench.progress import Progress, Watch
 from lensbench.prompts.prompt import Prompt
 from lensbench.records.store import disk_error, folder_name
 
-_TOGETHER = 32  # texts of one file, written side by side
+TOGETHER = 32  # texts of one file, written side by side
 _MOST = 8  # times the texts that are needed if all are of full length
 
 
@@ -63,7 +63,7 @@ class Writer:
             "seed": self.seed,
             "temperature": 1.0,
             "window": self.window,
-            "together": _TOGETHER,
+            "together": TOGETHER,
             "model": {key: str(value) for key, value in self.model.items()},
         }
 
@@ -92,7 +92,7 @@ class Writer:
 
     def _written(self, number: int) -> list[dict[str, Any]]:
         model = self.load()
-        seeds = [(self.seed, number * _TOGETHER + i) for i in range(_TOGETHER)]
+        seeds = [(self.seed, number * TOGETHER + i) for i in range(TOGETHER)]
         window = min(self.window, model.n_ctx)
         every = write_texts(model, seeds, window - 1)
         # A last character of which not all bytes were written is none.
@@ -120,13 +120,13 @@ def written_corpus(writer: Writer, n_tokens: int, facts: Sequence[Prompt], watch
     """
     asked = [fact for fact in facts if fact.is_base]
     texts: dict[str, str] = {}  # where each stands
-    done, most = 0, _MOST * n_tokens / writer.window + _TOGETHER
+    done, most = 0, _MOST * n_tokens / writer.window + TOGETHER
     for number in count():
         watch(Progress(f"{writer.name} writes its corpus", min(done, n_tokens), n_tokens, "tokens"))
         if done >= n_tokens:
             break
-        if number * _TOGETHER > most:
-            n_texts = number * _TOGETHER
+        if number * TOGETHER > most:
+            n_texts = number * TOGETHER
             what = (
                 f"{writer.name} wrote {done:,} tokens in {n_texts:,} texts, most of them too short"
             )
@@ -134,7 +134,7 @@ def written_corpus(writer: Writer, n_tokens: int, facts: Sequence[Prompt], watch
         for i, one in enumerate(writer.batch(number)):
             text = one["text"]
             done += one["n_tokens"] if text not in texts and not stated(text, asked) else 0
-            texts.setdefault(text, f"text {number * _TOGETHER + i}")
+            texts.setdefault(text, f"text {number * TOGETHER + i}")
     written = {"written": {key: writer.recipe[key] for key in ("seed", "temperature", "window")}}
     return gathered(
         WRITTEN, [(where, text) for text, where in texts.items()], facts, origin=written

@@ -23,7 +23,7 @@ from lensbench.lens.metrics import LN_2
 from lensbench.models.readout import Readout
 
 _STEP_TOKENS = 512
-_CHECKS = 12  # of the held-out text in a training, at most one a step
+CHECKS = 12  # of the held-out text in a training, at most one a step
 _PATIENCE = 3  # checks without a better map
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _SEED = 0  # of the order of the tokens
@@ -197,7 +197,7 @@ def train(
         for start, white, own in zip(begun, whites, kl_bits, strict=True)
     ]
     batches = list(_batches(states.shape[1], epochs))
-    checked = {round((i + 1) * len(batches) / _CHECKS) for i in range(_CHECKS)}
+    checked = {round((i + 1) * len(batches) / CHECKS) for i in range(CHECKS)}
     for number, cells in enumerate(batches, start=1):
         going = [i for i, one in enumerate(every) if one.goes_on]
         if not going:

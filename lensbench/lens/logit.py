@@ -94,7 +94,7 @@ def read_batch(
     Raises GateError when a lens that may carry a headline does not reproduce the model.
     """
     sites = settings.sites_in(model)
-    wanted = [_positions(prompt, settings.positions) for prompt in prompts]
+    wanted = [read_positions(prompt, settings.positions) for prompt in prompts]
     if not any(wanted):  # such as the earlier positions of one-token prompts
         return BatchReadings([], [], [], {}, {}, None)
     residuals: Residuals | CachedResiduals
@@ -137,7 +137,7 @@ def capture_batch(
 ) -> Residuals:
     """The one forward pass that `read_batch` reads."""
     ids = [prompt.token_ids for prompt in prompts]
-    wanted = [_positions(prompt, settings.positions) for prompt in prompts]
+    wanted = [read_positions(prompt, settings.positions) for prompt in prompts]
     sites = with_last(model, settings.sites_in(model))
     return capture_positions(model, ids, wanted, sites, settings.padding_side)
 
@@ -147,7 +147,8 @@ def with_last(model: LensModel, sites: Sequence[Site]) -> list[Site]:
     return [*sites] if model.final_site in sites else [*sites, model.final_site]
 
 
-def _positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
+def read_positions(prompt: EncodedPrompt, positions: Positions) -> list[int]:
+    """Which positions of a prompt are read. Raises InputProblems for one that it has not."""
     length = len(prompt.token_ids)
     if positions == "all":
         return list(range(length))

@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.costs.cost import Cost
+from lensbench.costs.shape import Shape
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, lens_identity, worst
-from lensbench.lens.logit import not_finite_remedy, read_batch
+from lensbench.lens.logit import not_finite_remedy, read_batch, read_positions
 from lensbench.lens.milestones import milestones_table
 from lensbench.lens.registry import Lenses, claiming
 from lensbench.lens.settings import LensSettings
@@ -166,6 +168,32 @@ def _batched(
         yield Reading([prompts[item] for item in items], settings)
 
 
+def reading_cost(model: LensModel, shape: Shape, reading: Reading) -> Cost:
+    """What a batch takes: its pass, and a row of logits for each cell, site and lens.
+
+    Besides, for each cell: the mean of the head's rows under the model's output, or under a soft
+    cap none; where that output is rounded, it is made anew in float32, once if the cells are few
+    and else for each use, and once more for the gate.
+    """
+    settings, ids = reading.settings, [prompt.token_ids for prompt in reading.prompts]
+    wanted = [read_positions(prompt, settings.positions) for prompt in reading.prompts]
+    columns = {position for positions in wanted for position in positions}
+    n_cells, n_lenses = sum(map(len, wanted)), len(settings.lenses)
+    n_sites = len(settings.sites_in(model))
+    n_rows = n_cells * n_sites * n_lenses
+    capped, rounds = model.readout.soft_cap is not None, model.readout.rounds
+    few = n_cells <= model.readout.rows_at_once
+    again = (2 if few else 3 + n_lenses * (1 + capped)) if rounds else 0
+    head = shape.row_flops * (n_rows + n_cells * ((not capped) + again))
+    n_last = len(ids) if settings.positions == "last" else 0
+    rows = {"lens": n_rows, "prompts": n_last, "milestones": n_last * n_lenses}
+    rows["lens.top_ids"] = n_rows * settings.top_k
+    of_pass, stream = shape.texts(ids, len(columns)), n_cells * n_sites * shape.d_model
+    kept = stream * model.dtype.itemsize if settings.keep_stream else 0
+    held = of_pass.working_bytes + 4 * stream
+    return of_pass + Cost(flops=head, rows=rows, file_bytes=kept, working_bytes=held)
+
+
 def read(reader: Reader, job: Job[Reading]) -> Part:
     """One batch through the lens and its gate."""
     model = reader.model
@@ -174,7 +202,8 @@ def read(reader: Reader, job: Job[Reading]) -> Part:
     if readings.stream is not None:
         index, files = _kept(reader, job.number, readings.prompts, readings.sites, readings.stream)
         tables |= index
-    notes: dict[str, Any] = {"gate_kl_bits": readings.gate_kl_bits}
+    n_tokens = sum(len(prompt.token_ids) for prompt in readings.prompts)
+    notes: dict[str, Any] = {"gate_kl_bits": readings.gate_kl_bits, "n_tokens": n_tokens}
     if readings.recomputed is not None:
         notes["recomputed"] = asdict(readings.recomputed)
     return Part(tables, readings.problems, notes, files)

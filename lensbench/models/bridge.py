@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lensbench.checkpoints.devices import DTYPES
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
@@ -15,7 +17,7 @@ from lensbench.checkpoints.stored.offload import is_offloaded
 from lensbench.errors import ModelError, refused_by_library
 from lensbench.models.forward import own_logits, probe, require_same
 from lensbench.models.model import LensModel
-from lensbench.models.readout import readout_of
+from lensbench.models.readout import Readout, readout_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +55,31 @@ def bridged(
         model_type=model_type,
         ref=ref,
     )
+
+
+def without_weights(
+    hf_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    source: str,
+    ref: ModelRef,
+    device: str,
+) -> LensModel:
+    """The same of a model whose tensors have shapes and no numbers, as it would be on a device.
+
+    Whatever plans work goes by it: sites, context, tokens. It reads nothing.
+
+    Raises ModelError where TransformerLens cannot wrap it.
+    """
+    hf_model.config.architectures = [type(hf_model).__name__]
+    bridge = _bridge(hf_model, tokenizer, name, packed=False)
+    cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
+    soft_cap = float(cap) if cap is not None and cap > 0 else None
+    W_U = torch.zeros((), dtype=hf_model.dtype, device=device).expand(bridge.W_U.shape)
+    readout = Readout(lambda resid: resid, W_U, None, soft_cap=soft_cap)
+    model_type = hf_model.config.model_type
+    packed: dict[str, str] | None = {} if ref.bits in (8, 4) else None
+    return LensModel(name, source, bridge, tokenizer, readout, model_type, ref, packed)
 
 
 def _bridge(

@@ -186,6 +186,7 @@ def _do_jobs(record: Recording, work: Work[Any, Any], watch: Watch, execute: Exe
     done = total - sum(work.size(job.item) for job in left)
     watch(Progress(name, done, total, work.unit))
     for job in execute(work.do, work.context, left, parts):
+        record.note_time()
         done += work.size(job.item)
         told = "" if work.seen is None else work.seen(parts.part(job.number))
         watch(Progress(name, done, total, work.unit, told))

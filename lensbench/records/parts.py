@@ -27,6 +27,7 @@ from lensbench.records.read import checksum, require_unaltered
 from lensbench.records.schema import TABLES
 from lensbench.records.store import grouped, parquet_bytes
 
+_TIME = "wall_s"  # beside the parts: seconds of all sessions so far
 _EARLIER = "earlier"  # instead of a number: the tables of the narrower record that came before
 _ITEMS = 256  # whose rows are in memory together, unless there are more than `_FILES` times as many
 _FILES = 64  # open at once
@@ -130,6 +131,16 @@ class Parts:
     def notes(self) -> list[dict[str, Any]]:
         """What each job noted."""
         return [self._about(number)["notes"] for number in self.numbers]
+
+    @property
+    def earlier_s(self) -> float:
+        """How long the sessions before worked on these parts, as far as they noted it."""
+        path = self.folder / _TIME
+        return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+
+    def note_time(self, wall_s: float) -> None:
+        """Note how long all sessions took so far."""
+        write_bytes(self.folder / _TIME, f"{wall_s:.3f}".encode())
 
     @property
     def problems(self) -> list[Problem]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +34,27 @@ _KEPT = (
     "problems",
     "wall_s",
     "peak_memory_bytes",
+    "planned",
+    "took",
 )
+
+_NOTED_S = 5.0  # between two notes of the time: each is a file that is made to last
+Plans = Mapping[Path, Mapping[str, Any]]  # by a record's folder
+_plans: ContextVar[Plans] = ContextVar("plans", default={})  # noqa: B039 (nobody changes it)
+
+
+@contextmanager
+def as_planned(plans: Plans) -> Iterator[None]:
+    """Records that are begun inside say in their manifests what they were planned to take.
+
+    That decides no number: a record goes on whatever was planned of it.
+    """
+    token = _plans.set(plans)
+    try:
+        yield
+    finally:
+        _plans.reset(token)
+
 
 # Facts of a model that records made before do not hold: not known of those, and no difference.
 _LATER_FACTS = ("config_sha256", "chat_template_sha256")
@@ -84,6 +106,42 @@ class Finished:
     facts: Mapping[str, Any] = field(default_factory=dict)  # further entries of the manifest
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a record is: `finished`, or the `widths` of its stages and those whose jobs count.
+
+    `first` of the widths need no job any more; of the jobs of the others these `numbers` are done.
+    """
+
+    finished: bool
+    widths: Sequence[Mapping[str, Any]]
+    first: int = 0
+    numbers: frozenset[int] = frozenset()
+
+
+def standing(request: Request) -> Standing:
+    """The same of the record that is wanted, which is looked at and left alone.
+
+    Raises RecordsError for a folder that holds another record or anything else, as `recording`.
+    """
+    request.store.require_free()
+    there = request.store.manifest()
+    if there is None or request.outgrown(there):
+        return Standing(False, [request.width])
+    _require_same(request, there, request.settings, request.model)
+    whole = there["status"] == "complete"
+    now, before = request.width, _width(request, there)
+    earlier = [dict(one["settings"]) for one in there.get("widened", [])]
+    if whole and now == before:
+        return Standing(True, [*earlier, now])
+    widths = [*earlier, before, now] if now != before else [*earlier, now]
+    complete = [one["status"] == "complete" for one in there.get("widened", [])]
+    complete += [whole] if now != before else []
+    first = max((i + 1 for i, done in enumerate(complete) if done), default=0)
+    numbers = frozenset() if whole else frozenset(Parts(request.store.folder).numbers)
+    return Standing(False, widths, first, numbers)
+
+
 @contextmanager
 def recording(request: Request) -> Iterator[Recording]:
     """Make a record and keep every other process out of its folder meanwhile.
@@ -111,6 +169,8 @@ class Recording:
         self._wider = there is not None and _width(request, there) != request.width
         self.finished = there is not None and there["status"] == "complete" and not self._wider
         self.widened: list[dict[str, Any]] = list(there.get("widened", [])) if there else []
+        self._earlier_s = self.parts.earlier_s
+        self._noted = self._started
         if there is not None and self._wider:
             self.widened.append(self._narrower(there))
         if self.finished:
@@ -191,12 +251,43 @@ class Recording:
             _require_same(self.request, there, settings, model, loaded=True)
         if self.widened:
             self._manifest |= {"widened": self.widened}
+        self._manifest |= self._planned()
         if there is not None and self._wider and there["status"] == "complete":
             self.parts.keep_earlier(self.request.all_tables)
         elif self.n_measured:
             self.parts.require_earlier(self.request.all_tables)
         if there is None or self._wider:
             self.store.write_manifest(self._manifest)
+
+    @property
+    def _wall_s(self) -> float:
+        """Of all sessions; of those that were killed what they had noted."""
+        return self._earlier_s + time.monotonic() - self._started
+
+    def note_time(self) -> None:
+        """A job is done: note the time so far, for whoever goes on after a kill; now and then."""
+        if (now := time.monotonic()) - self._noted >= _NOTED_S:
+            self.parts.note_time(self._wall_s)
+            self._noted = now
+
+    def _planned(self) -> dict[str, Any]:
+        """What was planned when this record was begun, or widened."""
+        if self._there is not None and not self._wider:
+            found = self._there.get("planned")
+        else:
+            found = _plans.get().get(self.store.folder.resolve())
+        return {"planned": dict(found)} if found else {}
+
+    def _took(self, paths: Iterable[str]) -> dict[str, Any]:
+        """What is planned, as it was; tokens are of the jobs that note them."""
+        notes = [note.get("n_tokens") for note in self.parts.notes]
+        files = [self.store.folder / path for path in paths]
+        return {
+            "wall_s": round(self._wall_s, 1),
+            "n_tokens": None if None in notes else sum(notes),
+            "disk_bytes": sum(path.stat().st_size for path in files),
+            "memory_bytes": peak_memory_bytes(),
+        }
 
     def finish(self, made: Finished, **facts: Any) -> None:
         """Write every table, then that the record is complete, and tidy up."""
@@ -207,9 +298,12 @@ class Recording:
             self.store.write_table(name, [given] if isinstance(given, pa.Table) else given)
         for path, data in made.files.items():
             write_bytes(self.store.folder / path, data)
+        checksums = self.store.checksums(self.request.all_tables, made.files)
+        if "planned" in self._manifest:
+            self._manifest["took"] = self._took(checksums)
         self._manifest |= {
             "status": "complete",
-            "checksums": self.store.checksums(self.request.all_tables, made.files),
+            "checksums": checksums,
             "gate": list(made.gate),
             "problems": len(problems),
             "files": sorted(made.files),

@@ -141,6 +141,7 @@ def how_made(manifest: Mapping[str, Any]) -> list[str]:
     measured = measured_by(manifest)
     return [
         *([f"M{measured[1:]}. Imported by what follows."] if measured else []),
+        *([_planned(manifest)] if "planned" in manifest and "took" in manifest else []),
         f"lensbench {manifest['lensbench_version']}{commit}{changed}; {packages}.",
         f"{machine['cpu']}, {machine['cores']} cores, {gib:.0f} GiB, {machine['os']}; "
         f"{manifest['created']}, {_took(manifest)}.",
@@ -152,6 +153,21 @@ def _took(manifest: Mapping[str, Any]) -> str:
     took, before = f"{manifest['wall_s']:.0f} s", manifest.get("resumed_batches")
     parts = "1 finished part" if before == 1 else f"{before} finished parts"
     return f"{took} of the last run, which went on from {parts}" if before else took
+
+
+def _planned(manifest: Mapping[str, Any]) -> str:
+    """What a record was planned to take, and what it took."""
+    planned, took = manifest["planned"], manifest["took"]
+    sessions = " over all sessions" if manifest.get("resumed_batches") else ""
+    (least_s, most_s), (least, most) = planned["wall_s"], planned["disk_bytes"]
+    read = "" if took["n_tokens"] is None else f", read {took['n_tokens']:,}"
+    memory, held = planned["memory_bytes"], took["memory_bytes"]
+    return (
+        f"Planned {least_s:,.0f} to {most_s:,.0f} s, took {took['wall_s']:,.0f}{sessions}; "
+        f"planned {planned['n_tokens']:,} tokens{read}; planned {least / 1e6:,.1f} to "
+        f"{most / 1e6:,.1f} MB on the disk, took {took['disk_bytes'] / 1e6:,.1f}; planned "
+        f"{memory / 1e9:.1f} GB of memory, took {held / 1e9:.1f}."
+    )
 
 
 def provenance(manifest: Mapping[str, Any]) -> pd.DataFrame:

@@ -5,10 +5,12 @@ Each stage leaves a folder that says when it is whole, so an interrupted study g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.evaluation.evaluate import evaluate
@@ -41,6 +43,16 @@ def run(spec: AdapterSpec, out: Path, progress: Watch = ignore, notify: Notify =
     skipped = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
     problems += [*trained.problems, *skipped]
     return Outcome([out / "adapter", out / "evaluation"], problems=problems)
+
+
+def plan(spec: AdapterSpec, out: Path) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    pairs, _ = chosen_pairs(spec)
+    ModelRef.of(spec.model, bits=spec.bits, use="generation")
+    why = f"how long its {len(pairs):,} pairs are is known when they are parted"
+    yield uncounted("adapter", out / "adapter", why)
+    why = "a model ends its responses where it will, and contexts are found while it runs"
+    yield uncounted("evaluation", out / "evaluation", why)
 
 
 def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:

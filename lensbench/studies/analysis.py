@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import time
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lensbench.classification.spec import ClassifySpec
 from lensbench.errors import InputProblems, Problem
 from lensbench.pico.spec import PicoStudySpec
-from lensbench.progress import Notify, Watch, ignore
+from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.spec import Spec, nearest
 from lensbench.studies.specs.adapter import AdapterSpec
 from lensbench.studies.specs.attention import AttentionSpec
@@ -25,6 +27,7 @@ from lensbench.studies.specs.tokens import TokensSpec
 from lensbench.studies.specs.transfer import TransferSpec
 
 if TYPE_CHECKING:
+    from lensbench.costs.plan import Plan
     from lensbench.records.engine import Outcome
 
 ANALYSIS = "analysis.toml"
@@ -41,7 +44,7 @@ KINDS: dict[str, type[Spec]] = {
     "embeddings": EmbeddingsSpec,
     "sampling": SamplingSpec,
     "classify": ClassifySpec,
-}  # each is run by the function `run` of the file of its name
+}  # each is run by the function `run` of the file of its name, and planned by its `plan`
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus", "pairs", "rated", "senses")
 
@@ -67,10 +70,48 @@ def run_analysis(
     spec: Spec, out: Path, progress: Watch = ignore, notify: Notify = ignore
 ) -> Outcome:
     """Run an analysis of any kind into `out`, or go on with it. Raises what it raises."""
-    (kind,) = [name for name, known in KINDS.items() if known is type(spec)]
-    run = importlib.import_module(f"lensbench.studies.{kind}").run
-    outcome: Outcome = run(spec, out, progress, notify)
+    outcome: Outcome = _module(spec).run(spec, out, progress, notify)
     return outcome
+
+
+def plan(analysis: Spec | Path | str, out: Path | str | None = None, watch: Watch = ignore) -> Plan:
+    """What running an analysis would take: tokens, operations, bytes and seconds, by record.
+
+    Texts are really tokenised; the time follows from a measurement of less than a second for each
+    width of a model. No weight is read, nothing is fetched, and no file is written. What is there
+    already costs nothing.
+
+    Args:
+        analysis: a folder with an analysis.toml, that file, or a spec.
+        out: where the records go, or are already. Default: reports/<name of the analysis>.
+
+    Raises InputProblems for everything that is wrong with the analysis, as `run` does. A record
+    that cannot be planned says why in `unknown`.
+    """
+    from lensbench.costs.plan import Plan
+    from lensbench.costs.planned import outlined
+
+    started = time.perf_counter()
+    spec = analysis if isinstance(analysis, Spec) else read_analysis(Path(analysis))
+    folder = results_folder(analysis) if out is None else Path(out)
+    watch(Progress("planning"))
+    records = list(_module(spec).plan(spec, folder))
+    outlined.cache_clear()  # tokenizers are large
+    return Plan(records, time.perf_counter() - started)
+
+
+def results_folder(analysis: Spec | Path | str) -> Path:
+    """Where the results of an analysis go unless another folder is named."""
+    if isinstance(analysis, Spec):
+        return Path("reports") / "analysis"
+    path = Path(analysis)
+    return Path("reports") / (path if path.is_dir() else path.parent).resolve().name
+
+
+def _module(spec: Spec) -> ModuleType:
+    """The file that knows analyses of the spec's kind."""
+    (kind,) = [name for name, known in KINDS.items() if known is type(spec)]
+    return importlib.import_module(f"lensbench.studies.{kind}")
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from lensbench.attention.record import (
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
@@ -83,6 +84,14 @@ def run(
             problems = measure(spec, ref, (prompt_set, sentences), store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
     return outcome
+
+
+def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    prompt_set = load_prompts(spec.prompts, spec.relations)
+    _require_known(spec.keep, prompt_set)
+    for ref in model_refs(spec.models):
+        yield uncounted(str(ref), Path(out) / folder_name(str(ref)), "not yet")
 
 
 def settings_of(spec: AttentionSpec) -> AttentionSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from lensbench.checkpoints.ref import ModelRef
@@ -17,6 +18,7 @@ from lensbench.classification.prepare import (
     prepared,
 )
 from lensbench.classification.spec import ClassifySpec
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.quantized.training.checkpoints import CHECKPOINTS
@@ -46,6 +48,15 @@ def run(
         with outcome.attempt(store):
             outcome.problems += _one(spec, one, models, store, progress, notify)
     return outcome
+
+
+def plan(spec: ClassifySpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises what it raises before anything is loaded."""
+    found = [load_labelled(source) for source in spec.data]
+    models_of(spec)
+    for name in names_of(found):
+        why = "how long a training goes on is found while it does"
+        yield uncounted(name, Path(out) / folder_name(name), why)
 
 
 def _one(

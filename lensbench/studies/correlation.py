@@ -17,6 +17,7 @@ from typing import Any
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.prompts.sets import prompt_file
@@ -60,6 +61,19 @@ def run(
         folders.append(compared.folder)
         problems += compared.problems
     return Outcome(folders, problems=list(dict.fromkeys(problems)))
+
+
+def plan(spec: CorrelationStudySpec, out: Path) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    refs = model_refs(spec.models, use="generation")
+    asked = conditions(spec, out)
+    why = "a model ends its responses where it will, and contexts are found while it runs"
+    for ref in refs:
+        for name in asked:
+            yield uncounted(f"{ref}, {name}", _trace(out, ref, name), why)
+    for comparison in comparisons(spec, refs, out):
+        why = "it is made of the traces above; no model is run"
+        yield uncounted(comparison.out.name, comparison.out, why)
 
 
 def conditions(spec: CorrelationStudySpec, out: Path) -> dict[str, dict[str, Any]]:

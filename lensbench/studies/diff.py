@@ -6,16 +6,19 @@ comparison for each further variant.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.record import run_diff
 from lensbench.compare.diff.spec import DiffSpec
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
+from lensbench.studies.lens import plan as plan_lens
 from lensbench.studies.lens import run as run_lens
 from lensbench.studies.specs.diff import DiffStudySpec
 from lensbench.studies.specs.lens import RunSpec
@@ -31,7 +34,7 @@ def run(
     Raises InputProblems with all that is wrong with the models, and what `run` and `run_diff`
     raise.
     """
-    texts = tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
+    texts = _texts(spec)
     refs = model_refs(texts)
     measured = run_lens(_lens_spec(spec, texts), out / RUNS, progress)
     problems = list(measured.problems)
@@ -49,6 +52,21 @@ def run(
         problems += run_diff(a, b, folder, how, progress)
         folders.append(folder)
     return Outcome(folders, problems=list(dict.fromkeys(problems)))
+
+
+def plan(spec: DiffStudySpec, out: Path) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    texts = _texts(spec)
+    refs = model_refs(texts)
+    yield from plan_lens(_lens_spec(spec, texts), out / RUNS)
+    for _, other in _pairs(refs, len(spec.variants)):
+        why = "it is made of the readings above; no model is run"
+        yield uncounted(f"{other}, compared", out / folder_name(str(other)), why)
+
+
+def _texts(spec: DiffStudySpec) -> tuple[str, ...]:
+    """Every variant of every model."""
+    return tuple(f"{model}{variant}" for model in spec.models for variant in spec.variants)
 
 
 def _pairs(refs: list[ModelRef], per_model: int) -> list[tuple[ModelRef, ModelRef]]:

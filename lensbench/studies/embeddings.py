@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
 from lensbench.embeddings.measured import Measuring, measure, readable
 from lensbench.embeddings.pairs import PairSet, load_pairs
@@ -48,6 +49,20 @@ def run(
         store = RecordStore(Path(out) / f"{folder_name(str(ref))}-senses", str(ref), "senses")
         _attempt(outcome, store, partial(_contextual, spec, ref, senses, progress))
     return outcome
+
+
+def plan(spec: EmbeddingsSpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises as it does."""
+    load_pairs(spec.pairs)
+    for one in spec.rated:
+        load_rated(one)
+    refs = model_refs(spec.contextual) if spec.contextual else []
+    for name in spec.encoders:
+        why = "the operations of sentence encoders are not counted"
+        yield uncounted(name, Path(out) / folder_name(name), why)
+    for ref in refs:
+        why = "the operations of its conditions are not counted"
+        yield uncounted(f"{ref}, senses", Path(out) / f"{folder_name(str(ref))}-senses", why)
 
 
 def _attempt(

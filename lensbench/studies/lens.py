@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
 from lensbench.errors import InputProblems, Problem
+from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import check_identities, require
 from lensbench.lens.record import (
@@ -20,6 +23,7 @@ from lensbench.lens.record import (
     lens_tables,
     plan_readings,
     read,
+    reading_cost,
     recomputed_in_run,
 )
 from lensbench.lens.registry import LENSES, lens_name
@@ -27,18 +31,20 @@ from lensbench.lens.settings import LensSettings
 from lensbench.lens.vocabulary.products import measured, said_of_products
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import Loader
+from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Progress, Watch, ignore
-from lensbench.prompts.encode import TokenText
+from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema.residuals import RESIDUAL_CELLS, RESIDUAL_INDEX
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.fit import fit_lens
+from lensbench.studies.stages.fit_cost import plan_fits
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
@@ -86,12 +92,18 @@ def require_final(lenses: Sequence[str]) -> None:
 def _fit(spec: RunSpec, ref: ModelRef, folder: Path, watch: Watch, load: Loader) -> Outcome:
     """The lenses that the spec has fitted, each to the model's weights as they are."""
     found = Outcome()
-    for method in spec.fit:
-        how = fit_spec(spec.fit, method, ref.name, spec.dtype, spec.device)
+    for method, how in _fits(spec, ref).items():
         fitted = fit_lens(how, folder / method, watch, load)
         found.folders.append(fitted.folder)
         found.problems += fitted.problems
     return found
+
+
+def _fits(spec: RunSpec, ref: ModelRef) -> dict[str, FitSpec]:
+    """How each of them is fitted."""
+    return {
+        method: fit_spec(spec.fit, method, ref.name, spec.dtype, spec.device) for method in spec.fit
+    }
 
 
 def _reading(spec: RunSpec, fitted: Sequence[Path]) -> RunSpec:
@@ -111,13 +123,8 @@ def _measure(
     """One model's record, from where it stopped. Returns what was skipped."""
     kinds = lens_kinds(spec.lenses, ref.name)
     watch(Progress(f"hashing the weights of {store.model}"))
-    request = Request(
-        store,
-        spec.settings() | prompt_settings(prompt_set, spec.limit) | fitted_settings(kinds),
-        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
-        tables=_KEPT if spec.keep_residuals else (),
-        grows=GROWS,
-    )
+    facts = facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None)
+    request = _request(spec, prompt_set, store, kinds, facts)
 
     def prepare(record: Recording) -> Work[Reader, Reading]:
         watch(Progress(f"loading {store.model}"))
@@ -141,15 +148,73 @@ def _measure(
             gate = [identity.as_dict() for identity in identity_errors]
             return Finished([*problems, *parts.problems], tables, gate, facts=facts)
 
-        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
-        settings = replace(
-            lens_settings(spec), products=products["used"] if products else "float32"
-        )
-        switch = model.rope_switch
-        plan = plan_readings(encoded, stages, settings, spec.heatmap_prompts, switch)
-        return Work(reader, read, plan, finish)
+        used = products["used"] if products else "float32"
+        readings = _readings(spec, model, prompt_set, encoded, record.widths, used)
+        return Work(reader, read, readings, finish)
 
     return make(request, prepare, watch)
+
+
+def _request(
+    spec: RunSpec,
+    prompt_set: PromptSet,
+    store: RecordStore,
+    kinds: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> Request:
+    """One model's record; `kinds` are those of its fitted lenses, `facts` what is known of it."""
+    return Request(
+        store,
+        spec.settings() | prompt_settings(prompt_set, spec.limit) | fitted_settings(kinds),
+        facts,
+        tables=_KEPT if spec.keep_residuals else (),
+        grows=GROWS,
+    )
+
+
+def _readings(
+    spec: RunSpec,
+    model: LensModel,
+    prompt_set: PromptSet,
+    encoded: Sequence[EncodedPrompt],
+    widths: Sequence[Mapping[str, Any]],
+    products: str = "float32",
+) -> list[list[Reading]]:
+    """The jobs of a record, by its widths; `products`: how the head's are made in this run."""
+    stages = added(prompt_set.prompts, [width["limit"] for width in widths])
+    settings = replace(lens_settings(spec), products=products)
+    return plan_readings(encoded, stages, settings, spec.heatmap_prompts, model.rope_switch)
+
+
+def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`, record by record: fits first, then the readings.
+
+    Raises InputProblems as `run`.
+    """
+    require_final(spec.lenses)
+    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
+    for ref in refs:
+        home = Path(out) / "lenses" / folder_name(ref.name)
+        fits = list(plan_fits({home / method: how for method, how in _fits(spec, ref).items()}))
+        yield from fits
+        whole = [one.folder for one in fits if one.finished]
+        own = _reading(spec, whole)
+        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
+        kinds = lens_kinds(own.lenses, ref.name) if len(whole) == len(fits) else {}
+        jobs = partial(_jobs, own, prompt_set)
+        request = _request(own, prompt_set, store, kinds, {})
+        yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device)
+
+
+def _jobs(
+    spec: RunSpec, prompt_set: PromptSet, known: Outlined, how_far: Standing
+) -> Jobs[Reading]:
+    """The readings of one model, of its outline alone."""
+    model = known.model
+    encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
+    readings = _readings(spec, model, prompt_set, encoded, how_far.widths)
+    cost = partial(reading_cost, model, known.shape)
+    return Jobs(readings, cost, n_prompts=len(encoded), problems=problems)
 
 
 def fitted_settings(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.pico.analyse import analyse_pico
 from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, PicoStudySpec, Pretraining
 from lensbench.pico.train import train_pico
@@ -31,3 +33,12 @@ def run(
     )
     outcome.problems += [problem for problem in problems if problem not in outcome.problems]
     return outcome
+
+
+def plan(spec: PicoStudySpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`."""
+    why = "the operations of a training are not counted; its spec says its steps and tokens"
+    for seed in range(spec.seeds):
+        yield uncounted(f"seed {seed}", Path(out) / ".runs" / f"seed-{seed}", why)
+    why = "it reads the steps that the trainings keep"
+    yield uncounted("lineage", Path(out) / "lineage", why)

@@ -6,6 +6,7 @@ adapter and its evaluation stay in `.runs/<placement>-<repetition>`, each resuma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import Problem, RecordsError
 from lensbench.progress import Notify, Progress, Watch, ignore, within
 from lensbench.quantized.evaluation.evaluate import evaluate
@@ -115,6 +117,13 @@ def run(
         return Work(study, measure, [[None, *trials]], finish, unit="placements")
 
     return Outcome([store.folder], problems=make(request, prepare, progress))
+
+
+def plan(spec: PlacementSpec, out: Path) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    ref = Study(spec, out, ignore, ignore).base
+    why = "the operations of its trainings are not counted"
+    yield uncounted(f"{ref}, placements", out / "placement", why)
 
 
 def _settings(study: Study, first: Trial) -> dict[str, Any]:

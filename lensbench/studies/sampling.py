@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, worst
 from lensbench.models.adapted import facts_of, require_loadable, with_bits
@@ -61,6 +63,16 @@ def _require_examples(shots: int) -> None:
     if shots > most:
         what, remedy = f"a task has {most} items besides the one that is asked", "Give as many."
         raise InputProblems([Problem("shots", f"it is {shots}, and {what}", remedy)])
+
+
+def plan(spec: SamplingSpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    load_prompts(spec.prompts, spec.relations)
+    if spec.tasks:
+        _require_examples(spec.shots)
+    for ref in model_refs(spec.models):
+        why = "a model ends its texts where it will"
+        yield uncounted(str(ref), Path(out) / folder_name(str(ref)), why)
 
 
 def _measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Job, Outcome, Work, make
 from lensbench.records.parts import Part, Parts
@@ -68,6 +69,15 @@ def run(
 
     problems = make(Request(store, settings, model), prepare, progress)
     return Outcome([store.folder], problems=problems)
+
+
+def plan(spec: TokensSpec, out: Path | str) -> Iterator[Planned]:
+    """What `run` would make into `out`. Raises InputProblems as it does."""
+    n_texts = len(given_texts(spec.texts) if spec.texts else example_texts())
+    n_texts += len(parallel_texts())
+    tokenizers, _ = open_tokenizers(spec.models)
+    why = f"no model is run: {len(tokenizers)} tokenizers read {n_texts:,} texts each"
+    yield uncounted(NAME, Path(out), why)
 
 
 def read_texts(reading: Reading, job: Job[int]) -> Part:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lensbench.checkpoints.ref import FORM, ModelRef, model_refs
 from lensbench.corpora.corpus import Corpus
+from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import InputProblems, Problem
 from lensbench.fitting.quality import measure
 from lensbench.fitting.windows import Window, parts_of
@@ -33,6 +34,7 @@ from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.transfer import TransferSpec
 from lensbench.studies.stages.fit import corpus_of, fit_lens
+from lensbench.studies.stages.fit_cost import plan_fits
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,24 @@ def run(
 
     problems = make(request, prepare, progress)
     return Outcome([store.folder, *folders], problems=problems)
+
+
+def plan(spec: TransferSpec, out: Path) -> Iterator[Planned]:
+    """What `run` would make into `out`: every variant's lenses, and all variants read by them.
+
+    Raises InputProblems as it does.
+    """
+    refs = model_refs(spec.models)
+    _require_variants(refs)
+    for text, ref in zip(spec.models, refs, strict=True):
+        home = out / "lenses" / folder_name(str(ref))
+        hows = {
+            home / lens: fit_spec(spec.fit, lens, text, spec.dtype, spec.device)
+            for lens in spec.lenses
+        }
+        yield from plan_fits(hows)
+    why = "it reads the held-out texts of the fits above once more"
+    yield uncounted("transfer", out / "transfer", why)
 
 
 def _require_variants(refs: Sequence[ModelRef]) -> None:

@@ -25,6 +25,7 @@ VERBS = [
     "lens",
     "fit",
     "cache",
+    "plan",
     "run",
     "report",
     "infer",

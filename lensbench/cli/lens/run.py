@@ -1,7 +1,8 @@
 """Run an analysis, or go on with it, and write its records and reports.
 
-Everything measured is written batch by batch: interrupt it at any time and run it again. A model or
-a prompt that cannot be measured is reported and the rest goes on (exit status 1).
+What it will take is said first (see `lensbench plan`). Everything measured is written batch by
+batch: interrupt it at any time and run it again. A model or a prompt that cannot be measured is
+reported and the rest goes on (exit status 1).
 
 Examples:
 
@@ -23,14 +24,17 @@ from cyclopts import Parameter
 from lensbench.cli.console import (
     batch_progress,
     failure,
+    messages,
     note,
     show_problems,
     show_reports,
 )
 from lensbench.cli.options import Workers
+from lensbench.cli.planned import show_plan
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import Dtype
+from lensbench.records.recording import as_planned
 from lensbench.spec import Device, Spec
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.lens import RunSpec
@@ -63,6 +67,30 @@ def run(
     ] = None,
     workers: Workers = None,
 ) -> int:
+    from lensbench.studies.analysis import plan, results_folder
+
+    spec = asked(analysis, lens, limit, everything, dtype, products, device)
+    folder = out or results_folder(analysis)
+    with batch_progress() as progress:
+        planned = plan(spec, folder, progress)
+    show_plan(planned, messages)
+    with as_planned(planned.by_folder()):
+        return run_and_report(spec, folder, workers)
+
+
+def asked(
+    analysis: Path,
+    lens: Sequence[str],
+    limit: int | None,
+    everything: bool,
+    dtype: str | None,
+    products: str | None,
+    device: str | None,
+) -> Spec:
+    """An analysis with what the command line changes in it.
+
+    Raises InputProblems for changes without an effect, and with all that is wrong with its file.
+    """
     from lensbench.studies.analysis import read_analysis
 
     if everything and limit is not None:
@@ -78,10 +106,7 @@ def run(
     changes = {name: value for name, value in chosen.items() if value is not None}
     if lens:
         changes |= _only(spec, lens)
-    spec = spec.changed(**changes | ({"limit": None} if everything else {}))
-    home = analysis if analysis.is_dir() else analysis.parent
-    folder = out or Path("reports") / home.resolve().name
-    return run_and_report(spec, folder, workers)
+    return spec.changed(**changes | ({"limit": None} if everything else {}))
 
 
 def _only(spec: Spec, lenses: Sequence[str]) -> dict[str, Any]:

@@ -82,6 +82,21 @@ MANIFEST_ENTRIES = (
         absent="never widened",
         type="array",
     ),
+    Entry(
+        "planned",
+        "what the record was planned to take before it was begun, by `lensbench run`: tokens, "
+        "with padding too (`n_padded`), forward passes, operations (`flops`), rows, and from the "
+        "least to the most `disk_bytes` and `wall_s`; `memory_bytes` at the peak",
+        absent="it was not planned",
+        type="object",
+    ),
+    Entry(
+        "took",
+        "the same as it was: `wall_s` counts all sessions of a run that was interrupted, but for the "
+        "last seconds (at most those of a batch and 5 more) of each that was; `n_tokens` is null where batches do not note it",
+        absent="it was not planned, or is still running",
+        type="object",
+    ),
     Entry("wall_s", "seconds of the run, after a resumption those since", type="number"),
     Entry(
         "peak_memory_bytes",

@@ -62,7 +62,7 @@ def fit_lens(
         store,
         spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256} | other,
         facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
-        tables=_asked_for(spec),
+        tables=asked_for(spec),
     )
 
     def prepare(record: Recording) -> Work[Fitter, Any]:
@@ -120,7 +120,7 @@ def corpus_of(spec: FitSpec, loaded: Callable[[], LensModel], watch: Watch = ign
     return written_corpus(writer, n_tokens, facts, watch)
 
 
-def _asked_for(spec: FitSpec) -> tuple[str, ...]:
+def asked_for(spec: FitSpec) -> tuple[str, ...]:
     """Tables that not every fit has."""
     also = ("fit_also",) if spec.also else ()
     return (*also, *(("fit_fidelity",) if spec.directions else ()))

@@ -1,0 +1,49 @@
+"""Bytes on the disk, from rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from lensbench.costs.cost import Cost
+from lensbench.costs.range import Range
+from lensbench.records.schema import TABLES
+from lensbench.records.store import parquet_bytes
+
+# Bytes of a row on the disk, compressed, in the records of this repository's reports
+# (tests/costs/test_disk.py holds them to it); under `table.column` those of an item of a list.
+ROW_BYTES = {
+    "lens": 44.0,
+    "lens.top_ids": 6.5,
+    "milestones": 13.5,
+    "prompts": 100.0,
+}
+_UNKNOWN_ROW = 60.0  # of a table that is not named above: the middle of those that are
+_FACTOR = (0.6, 1.5)  # what other texts and models make of it
+_MANIFEST = 6_000
+
+
+def record_bytes(cost: Cost, tables: Iterable[str]) -> Range:
+    """What a finished record of so many rows takes, its fixed parts included."""
+    rows = sum(n * ROW_BYTES.get(name, _UNKNOWN_ROW) for name, n in cost.rows.items())
+    fixed = _MANIFEST + sum(map(_empty_bytes, tables)) + cost.file_bytes
+    return Range(fixed + _FACTOR[0] * rows, fixed + _FACTOR[1] * (rows + fixed - cost.file_bytes))
+
+
+def running_bytes(cost: Cost, tables: Iterable[str]) -> Range:
+    """What stands there at once at most, while a record is made: parts, and tables made of them."""
+    record = record_bytes(cost, tables)
+    return Range(*(2 * end - cost.file_bytes + cost.scratch_bytes for end in record))
+
+
+def free_bytes(folder: Path) -> int:
+    """What the disk of a folder, there already or not, still holds."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _empty_bytes(name: str) -> int:
+    return len(parquet_bytes(TABLES[name].schema.empty_table()))

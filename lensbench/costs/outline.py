@@ -1,0 +1,63 @@
+"""A model's outline: its shapes and its tokenizer, without its weights, in a second or two."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype
+from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.errors import ModelError
+from lensbench.models.bridge import without_weights
+from lensbench.models.model import LensModel
+from lensbench.quantized.precision import half_precision
+
+
+def outline(ref: ModelRef, dtype: str | None = None, device: str | None = None) -> LensModel:
+    """The model as `load_model` would load it, without a weight: it takes next to no memory.
+
+    What is planned of it (prompts, batches, sites) is planned by the same functions as of the
+    loaded model; it gives no number.
+
+    Raises ModelError for a model that is not here or that TransformerLens cannot wrap, and what
+    `open_config` raises.
+    """
+    folder, where = ref.folder, pick_device(device)
+    config = open_config(folder)
+    hf_model = empty_model(config)
+    number_format = held_in(ref, dtype, where, int(hf_model.num_parameters()))
+    with quiet():
+        tokenizer = open_tokenizer(folder)
+        hf_model = hf_model.to(number_format).eval()
+    wrap = partial(without_weights, hf_model, tokenizer, str(ref), ref.located.source, ref, where)
+    try:
+        return wrap()
+    except ModelError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+    # TransformerLens takes a joint q/k/v apart, which it does of no tensor without numbers.
+    _fill(hf_model)
+    return wrap()
+
+
+def _fill(model: nn.Module) -> None:
+    """Put one 0 for all numbers in place of tensors that have none; each takes a few bytes."""
+    for module in model.modules():
+        for name, own in module.named_parameters(recurse=False):
+            zeros = torch.zeros((), dtype=own.dtype).expand(own.shape)
+            setattr(module, name, nn.Parameter(zeros, requires_grad=False))
+        for name, held in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros((), dtype=held.dtype).expand(held.shape))
+
+
+def held_in(ref: ModelRef, dtype: str | None, device: str | None, n_params: int) -> torch.dtype:
+    """The number format of what is not packed into bits: the head, and what is computed."""
+    where = pick_device(device)
+    if ref.bits is None:
+        return pick_dtype(dtype, where, n_params)
+    if ref.bits == 32:
+        return DTYPES["float32"]
+    return half_precision(where)

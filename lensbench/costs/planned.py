@@ -1,0 +1,212 @@
+"""A record as it will be made: what all of it takes, and what is left of that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from lensbench.checkpoints.devices import memory_available, pick_device
+from lensbench.checkpoints.families import weight_bytes
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.costs.cost import Cost, total
+from lensbench.costs.disk import free_bytes, record_bytes, running_bytes
+from lensbench.costs.machine import SLOWER, Speed, speed
+from lensbench.costs.memory import process_bytes, weights_in_memory
+from lensbench.costs.outline import held_in, outline
+from lensbench.costs.range import Range
+from lensbench.costs.shape import Shape, shape_of
+from lensbench.errors import LensbenchError, Problem
+from lensbench.models.model import LensModel
+from lensbench.records.recording import Request, Standing, standing
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Jobs(Generic[Item]):
+    """The jobs of a record before any is done, as a study plans them.
+
+    `items`: by the record's widths, as `Work` has them. `once`: what comes before the first job
+    and after the last, whatever is there already. `problems`: what will be skipped.
+    """
+
+    items: Sequence[Sequence[Item]]
+    cost: Callable[[Item], Cost]
+    once: Cost = field(default_factory=Cost)
+    n_prompts: int = 0
+    problems: Sequence[Problem] = ()
+
+    def total(self) -> Cost:
+        """Of all that it takes."""
+        return total(map(self.cost, chain(*self.items))) + self.once
+
+    def left(self, how_far: Standing) -> list[Item]:
+        """Those that are not done."""
+        first = sum(map(len, self.items[: how_far.first]))
+        numbered = list(enumerate(chain(*self.items)))[first:]
+        return [item for number, item in numbered if number not in how_far.numbers]
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """A model by its shapes; `wall_s` is what its tokenizer and its wrapping took, as loading will.
+
+    `weights`: bytes of its weights in memory.
+    """
+
+    model: LensModel
+    shape: Shape
+    device: str
+    weights: int
+    wall_s: float
+
+
+@lru_cache(maxsize=2)
+def outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined:
+    """As it would be loaded. Raises as `outline`."""
+    started = time.perf_counter()
+    model = outline(ref, dtype, device)
+    took = time.perf_counter() - started
+    weights = weights_in_memory(ref, model.hf_config, model.dtype)
+    return Outlined(model, shape_of(model), pick_device(device), weights, took)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one record will take. What nobody knows beforehand is None, and `unknown` says why.
+
+    `obstacles` are why it cannot be made here and now.
+
+    `whole` is of the record, `left` of what is not there yet; so is all else but `disk_bytes`, of
+    the finished record. `running_bytes`: on the disk at once at most while it is made.
+    `needed_bytes`: of memory, weights and working numbers; `memory_bytes` with the program.
+    """
+
+    name: str
+    folder: Path
+    unknown: str = ""
+    n_prompts: int | None = None
+    n_jobs: int | None = None
+    whole: Cost | None = None
+    left: Cost | None = None
+    weight_bytes: int | None = None
+    disk_bytes: Range | None = None
+    running_bytes: Range | None = None
+    needed_bytes: int | None = None
+    memory_bytes: int | None = None
+    wall_s: Range | None = None
+    speed: Speed | None = None
+    problems: Sequence[Problem] = ()
+    obstacles: Sequence[str] = ()
+
+    @property
+    def finished(self) -> bool:
+        """The record is there, so that all that is left is nothing."""
+        return self.left is not None and self.whole is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and a manifest: no path of this machine."""
+        if self.unknown or self.left is None:
+            return {"unknown": self.unknown, "weight_bytes": self.weight_bytes}
+        if self.disk_bytes is None or self.wall_s is None:
+            return {**self.left.as_dict(), "n_jobs": 0}
+        return {
+            **self.left.as_dict(),
+            "n_prompts": self.n_prompts,
+            "n_jobs": self.n_jobs,
+            "weight_bytes": self.weight_bytes,
+            "disk_bytes": list(map(round, self.disk_bytes)),
+            "memory_bytes": self.memory_bytes,
+            "wall_s": [round(end, 1) for end in self.wall_s],
+        }
+
+
+def plan_record(
+    name: str,
+    ref: ModelRef,
+    request: Request,
+    jobs_of: Callable[[Outlined, Standing], Jobs[Any]],
+    dtype: str | None,
+    device: str | None,
+) -> Planned:
+    """One record of one model. What cannot be planned says why, and others can go on.
+
+    Args:
+        request: as for the engine; facts of the model, which take long to hash, may be left out.
+        jobs_of: plans the jobs, of the widths that the record has.
+    """
+    folder = request.store.folder
+    try:
+        how_far = standing(request)
+        if how_far.finished:
+            return Planned(name, folder, n_jobs=0, left=Cost())
+        known = outlined(ref, dtype, device)
+        jobs = jobs_of(known, how_far)
+    except LensbenchError as error:
+        weights, why = _from_table(ref, dtype, device), str(error)
+        return Planned(name, folder, _NOT_PLANNED, weight_bytes=weights, obstacles=[why])
+    left = jobs.left(how_far)
+    cost = total(map(jobs.cost, left)) + jobs.once
+    whole, weights = jobs.total(), known.weights
+    tables, needed = request.all_tables, weights + whole.working_bytes
+    running = running_bytes(whole, tables)
+    found = speed(known.shape.d_model, known.model.dtype, known.device)
+    return Planned(
+        name,
+        folder,
+        n_prompts=jobs.n_prompts,
+        n_jobs=len(left),
+        whole=whole,
+        left=cost,
+        weight_bytes=weights,
+        disk_bytes=record_bytes(whole, tables),
+        running_bytes=running,
+        needed_bytes=needed,
+        memory_bytes=process_bytes() + needed,
+        wall_s=found.seconds(cost, weights).plus(_loading(known)),
+        speed=found,
+        problems=jobs.problems,
+        obstacles=_obstacles(folder, running, needed, known.device),
+    )
+
+
+def uncounted(name: str, folder: Path, why: str) -> Planned:
+    """A record whose work nobody can count beforehand."""
+    return Planned(name, folder, why)
+
+
+def _loading(known: Outlined) -> Range:
+    """What comes before the first job: the outline again, and the weights read once or twice."""
+    read_s = known.weights / _READ_BYTES_PER_S
+    return Range(known.wall_s + read_s, (known.wall_s + 2 * read_s) * SLOWER[1])
+
+
+_NOT_PLANNED = "it cannot be made as things are"
+_READ_BYTES_PER_S = 1e9  # of files that are in the system's cache: copied, and tested for NaN
+
+
+def _obstacles(folder: Path, running: Range, needed: int, device: str) -> list[str]:
+    """What this machine lacks, with the sums."""
+    found, free = [], memory_available(device)
+    if needed > free:
+        sums = f"{needed / 1e9:.1f} GB of weights and working numbers, {free / 1e9:.1f} GB"
+        found.append(f"too little memory: {sums} are available on {device}")
+    if running.low > (room := free_bytes(folder)):
+        found.append(
+            f"too little disk: {running.low / 1e9:.1f} GB at least while it is made, "
+            f"{room / 1e9:.1f} GB are free"
+        )
+    return found
+
+
+def _from_table(ref: ModelRef, dtype: str | None, device: str | None) -> int | None:
+    """The bytes of a model that is not here, from the table of families; None of any other."""
+    family = ref.located.family
+    if family is None:
+        return None
+    return weight_bytes(family.n_params, held_in(ref, dtype, device, family.n_params))

@@ -1,0 +1,221 @@
+"""A plan of a lens study, held to the run that it is of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lensbench as lb
+from lensbench.costs import planned
+from lensbench.costs.plan import Plan
+from lensbench.errors import InputProblems
+from lensbench.progress import Progress
+from lensbench.records.recording import as_planned
+from lensbench.report.manifest import how_made
+from lensbench.studies.lens import run
+from lensbench.studies.specs.lens import RunSpec
+from tests.harness.facts import N_ROWS
+from tests.harness.files import contents, manifest, table, table_bytes
+from tests.harness.program import Program
+from tests.harness.tiny import Case
+
+Make = Callable[..., RunSpec]
+
+
+def analysis(folder: Path, spec: RunSpec, **more: Any) -> Path:
+    """The same as an analysis.toml."""
+    said = {"models": list(spec.models), "prompts": str(spec.prompts), "limit": spec.limit or 0}
+    said |= {name: getattr(spec, name) for name in ("batch_tokens", "heatmap_prompts", "top_k")}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (said | more).items()]
+    folder.mkdir(parents=True)
+    (folder / "analysis.toml").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def stopped_after(n: int) -> Callable[[Progress], None]:
+    """Interrupts a run when so many batches are on the disk."""
+
+    def watch(now: Progress) -> None:
+        if now.unit == "batches" and now.done == n:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def test_tokens_and_rows_are_those_of_the_record(spec: Make, done: Path) -> None:
+    (record,) = lb.plan(spec(), done.parent / "elsewhere").records
+    assert record.whole is not None
+    assert record.whole == record.left
+    assert record.n_prompts == N_ROWS
+    for name in ("lens", "prompts", "milestones"):
+        assert record.whole.rows[name] == len(table(done, name)), name
+    n_tops = sum(len(row["top_ids"]) for row in table(done, "lens"))
+    assert record.whole.rows["lens.top_ids"] == n_tops
+
+
+def test_tokens_are_the_tokenizers_own(spec: Make, done: Path, llama: Case) -> None:
+    (record,) = lb.plan(spec(), done.parent / "elsewhere").records
+    tokenizer = llama.model.tokenizer
+    rows = table(done, "lens")
+    # Every prompt is read at its last position, some base prompts at all the others too.
+    mapped = {row["prompt_id"] for row in rows if not row["is_last"]}
+    texts = {row["prompt_id"]: row["text"] for row in table(done, "prompts")}
+    lengths = {name: len(tokenizer(text).input_ids) for name, text in texts.items()}
+    read = sum(lengths.values()) + sum(lengths[name] for name in mapped)
+    assert record.whole is not None
+    assert record.whole.n_tokens == read
+    assert record.whole.n_padded >= read
+
+
+def test_the_disk_that_a_record_takes_is_between_the_ends(spec: Make, done: Path) -> None:
+    (record,) = lb.plan(spec(), done.parent / "elsewhere").records
+    taken = sum(len(data) for data in contents(done).values())
+    assert record.disk_bytes is not None
+    assert record.disk_bytes.low <= taken <= record.disk_bytes.high
+
+
+def test_nothing_is_written_and_what_is_there_costs_nothing(
+    spec: Make, done: Path, tmp_path: Path
+) -> None:
+    before = contents(done.parent)
+    there = lb.plan(spec(), done.parent)
+    assert contents(done.parent) == before
+    assert there.ok
+    assert [one.finished for one in there.records] == [True]
+    assert there.left.flops == there.seconds.high == 0
+    lb.plan(spec(), tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_of_an_interrupted_run_the_batches_that_are_there_cost_nothing(
+    spec: Make, tmp_path: Path
+) -> None:
+    (whole,) = lb.plan(spec(), tmp_path).records
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(), tmp_path, stopped_after(2))
+    (rest,) = lb.plan(spec(), tmp_path).records
+    assert whole.n_jobs is not None and whole.left is not None
+    assert rest.n_jobs == whole.n_jobs - 2
+    assert rest.left is not None
+    assert 0 < rest.left.flops < whole.left.flops
+    assert rest.whole == whole.whole
+
+
+def test_of_a_wider_record_only_what_is_added_is_planned(spec: Make, tmp_path: Path) -> None:
+    run(spec(limit=3), tmp_path)
+    (more,) = lb.plan(spec(limit=6), tmp_path).records
+    run(spec(limit=6), tmp_path)
+    assert more.left is not None and more.whole is not None
+    n_rows = len(table(next(tmp_path.glob("*/lens.parquet")).parent, "lens"))
+    assert more.whole.rows["lens"] == n_rows
+    assert 0 < more.left.rows["lens"] < n_rows
+
+
+# --- planned against real -----------------------------------------------------------------------
+
+
+def test_the_manifest_holds_what_was_planned_and_what_it_took(spec: Make, tmp_path: Path) -> None:
+    plan = lb.plan(spec(), tmp_path)
+    with as_planned(plan.by_folder()):
+        (folder,) = run(spec(), tmp_path).folders
+    said = manifest(folder)
+    assert said["planned"] == json.loads(json.dumps(plan.records[0].as_dict()))
+    assert said["took"]["n_tokens"] == said["planned"]["n_tokens"]
+    assert said["took"]["wall_s"] == pytest.approx(said["wall_s"], abs=0.2)
+    tables = sum(map(len, table_bytes(folder).values()))
+    assert said["took"]["disk_bytes"] == tables
+    assert any(line.startswith("Planned ") for line in how_made(said))
+
+
+def test_a_plan_decides_no_number_and_outlives_an_interruption(spec: Make, tmp_path: Path) -> None:
+    plan = lb.plan(spec(), tmp_path / "one")
+    with as_planned(plan.by_folder()), pytest.raises(KeyboardInterrupt):
+        run(spec(), tmp_path / "one", stopped_after(2))
+    (folder,) = run(spec(), tmp_path / "one").folders
+    (plain,) = run(spec(), tmp_path / "two").folders
+    assert table_bytes(folder) == table_bytes(plain)
+    said = manifest(folder)
+    assert said["planned"] == json.loads(json.dumps(plan.records[0].as_dict()))
+    assert said["took"]["wall_s"] >= said["wall_s"]
+    assert "planned" not in manifest(plain)
+    assert not any(line.startswith("Planned ") for line in how_made(manifest(plain)))
+
+
+def test_run_says_its_plan_and_keeps_it(spec: Make, tmp_path: Path, lensbench: Program) -> None:
+    home = analysis(tmp_path / "small", spec(limit=3))
+    done = lensbench("run", home, "--out", tmp_path / "out")
+    assert done.status == 0
+    assert "forward passes" in done.err
+    (said,) = (manifest(path.parent) for path in (tmp_path / "out").glob("*/lens.parquet"))
+    assert said["planned"]["n_tokens"] > 0
+    reports = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("report.md")]
+    assert any("Planned " in text for text in reports)
+
+
+# --- on the terminal, and bad input -------------------------------------------------------------
+
+
+def test_a_plan_fits_a_terminal(spec: Make, tmp_path: Path, lensbench: Program) -> None:
+    home = analysis(tmp_path / "small", spec())
+    done = lensbench("plan", home, "--out", tmp_path / "out")
+    assert done.status == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert not (tmp_path / "out").exists()
+    told = json.loads(lensbench("plan", home, "--out", tmp_path / "out", "--json").out)
+    assert told["ok"]
+    (record,) = told["records"]
+    assert record["n_prompts"] == N_ROWS
+    assert 0 < record["wall_s"][0] <= record["wall_s"][1]
+
+
+def test_a_model_that_is_not_here_is_named_and_the_others_are_planned(
+    spec: Make, tmp_path: Path
+) -> None:
+    both = spec(models=("llama3-8b", *spec().models))
+    plan = lb.plan(both, tmp_path)
+    absent, there = plan.records
+    assert not plan.ok
+    assert "lensbench pull llama3-8b" in absent.obstacles[0]
+    assert absent.left is None
+    assert absent.weight_bytes is not None
+    assert 3.1e10 < absent.weight_bytes < 3.3e10  # 8.03e9 parameters in float32
+    assert there.left is not None
+
+
+def test_all_faults_of_an_analysis_are_said_at_once(tmp_path: Path, lensbench: Program) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "analysis.toml").write_text("models = []\nlimits = 3\ntop_k = 0")
+    done = lensbench("plan", tmp_path / "bad")
+    assert done.status == 2
+    for key in ("models", "limits", "top_k"):
+        assert key in done.said
+
+
+def test_prompts_that_are_missing_are_refused_as_a_run_refuses_them(
+    spec: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(InputProblems, match="no such file"):
+        lb.plan(spec(prompts=str(tmp_path / "none.csv")), tmp_path)
+
+
+def test_a_record_of_other_settings_stands_in_the_way(spec: Make, done: Path) -> None:
+    plan = lb.plan(spec(top_k=4), done.parent)
+    assert not plan.ok
+    assert "other settings" in plan.records[0].obstacles[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("free_bytes", "too little disk"), ("memory_available", "too little memory")]
+)
+def test_a_machine_that_is_too_small_is_said_with_the_sums(
+    name: str, word: str, spec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planned, name, lambda _: 1000)
+    plan: Plan = lb.plan(spec(), tmp_path)
+    assert not plan.ok
+    (said,) = plan.records[0].obstacles
+    assert word in said
