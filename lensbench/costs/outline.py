@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from lensbench.checkpoints.devices import DTYPES, pick_device, pick_dtype
+from lensbench.checkpoints.devices import DTYPES, pick_dtype
 from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
+from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
 from lensbench.models.bridge import without_weights
@@ -25,7 +26,7 @@ def outline(ref: ModelRef, dtype: str | None = None, device: str | None = None) 
     Raises ModelError for a model that is not here or that TransformerLens cannot wrap, and what
     `open_config` raises.
     """
-    folder, where = ref.folder, pick_device(device)
+    folder, where = ref.folder, Placement.of(device).main
     config = open_config(folder)
     hf_model = empty_model(config)
     number_format = held_in(ref, dtype, where, int(hf_model.num_parameters()))
@@ -55,7 +56,7 @@ def _fill(model: nn.Module) -> None:
 
 def held_in(ref: ModelRef, dtype: str | None, device: str | None, n_params: int) -> torch.dtype:
     """The number format of what is not packed into bits: the head, and what is computed."""
-    where = pick_device(device)
+    where = Placement.of(device).main
     if ref.bits is None:
         return pick_dtype(dtype, where, n_params)
     if ref.bits == 32:

@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lensbench.checkpoints.devices import memory_available, pick_device
 from lensbench.checkpoints.families import weight_bytes
+from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.cost import Cost, total
 from lensbench.costs.disk import free_bytes, record_bytes, running_bytes
@@ -61,7 +61,7 @@ class Outlined:
 
     model: LensModel
     shape: Shape
-    device: str
+    places: Placement
     weights: int
     wall_s: float
 
@@ -73,7 +73,7 @@ def outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined:
     model = outline(ref, dtype, device)
     took = time.perf_counter() - started
     weights = weights_in_memory(ref, model.hf_config, model.dtype)
-    return Outlined(model, shape_of(model), pick_device(device), weights, took)
+    return Outlined(model, shape_of(model), Placement.of(device), weights, took)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def plan_record(
     whole, weights = jobs.total(), known.weights
     tables, needed = request.all_tables, weights + whole.working_bytes
     running = running_bytes(whole, tables)
-    found = speed(known.shape.d_model, known.model.dtype, known.device)
+    found = speed(known.shape.d_model, known.model.dtype, known.places.main)
     return Planned(
         name,
         folder,
@@ -171,7 +171,7 @@ def plan_record(
         wall_s=found.seconds(cost, weights).plus(_loading(known)),
         speed=found,
         problems=jobs.problems,
-        obstacles=_obstacles(folder, running, needed, known.device),
+        obstacles=_obstacles(folder, running, needed, known.places),
     )
 
 
@@ -190,12 +190,13 @@ _NOT_PLANNED = "it cannot be made as things are"
 _READ_BYTES_PER_S = 1e9  # of files that are in the system's cache: copied, and tested for NaN
 
 
-def _obstacles(folder: Path, running: Range, needed: int, device: str) -> list[str]:
+def _obstacles(folder: Path, running: Range, needed: int, places: Placement) -> list[str]:
     """What this machine lacks, with the sums."""
-    found, free = [], memory_available(device)
+    found, free = list[str](), sum(one.room(places.folder) for one in places.places)
     if needed > free:
+        where = ", ".join(one.device for one in places.places)
         sums = f"{needed / 1e9:.1f} GB of weights and working numbers, {free / 1e9:.1f} GB"
-        found.append(f"too little memory: {sums} are available on {device}")
+        found.append(f"too little memory: {sums} are available on {where}")
     if running.low > (room := free_bytes(folder)):
         found.append(
             f"too little disk: {running.low / 1e9:.1f} GB at least while it is made, "

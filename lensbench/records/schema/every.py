@@ -92,8 +92,9 @@ MANIFEST_ENTRIES = (
     ),
     Entry(
         "took",
-        "the same as it was: `wall_s` counts all sessions of a run that was interrupted, but for the "
-        "last seconds (at most those of a batch and 5 more) of each that was; `n_tokens` is null where batches do not note it",
+        "the same as it was: `wall_s` counts all sessions of a run that was interrupted, but for "
+        "the last seconds of each that was (of a batch, and 5 more); `memory_bytes` is of the "
+        "process, earlier models in it; `n_tokens` is null where batches do not note it",
         absent="it was not planned, or is still running",
         type="object",
     ),
