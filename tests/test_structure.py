@@ -82,6 +82,7 @@ MAY_IMPORT["costs"] = BOTTOM | {"checkpoints", "records", "quantized", "models"}
 WITHIN: dict[str, tuple[set[str], ...]] = {
     "quantized": (
         {"precision", "style", "spec"},
+        {"peaks"},
         {"data", "rag", "adapters", "machine"},
         {"loading"},
         {"generation"},

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,15 @@ def report(model: str = "tinyllama") -> dict[str, Any]:
     """
     from lensbench.checkpoints.source import cache_dir
 
-    cache = cache_dir()
+    cache, devices = cache_dir(), _devices()
     return {
         "python": platform.python_version(),
         # Not platform.platform(), which runs uname to learn what it then leaves out.
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": {name: _version(name) for name in _CORE},
         "cores": _cores(),
-        "devices": _devices(),
-        "memory": _memory(model),
+        "devices": devices,
+        "memory": _memory(model, [str(device["device"]) for device in devices]),
         "cache": {"folder": str(cache), "free_bytes": _free(cache)},
         "extras": {extra: _extra(extra) for extra in _EXTRAS},
     }
@@ -109,10 +110,15 @@ def _precisions(device: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _memory(model: str) -> dict[str, Any]:
-    """Bytes that a model needs in each precision, from its config or its row of the table."""
+def _memory(model: str, devices: Sequence[str]) -> dict[str, Any]:
+    """Bytes that a model needs in each precision, from its config or its row of the table.
+
+    `needed_bytes` on each device, as refusals for want of memory count; `peak_bytes` of a process
+    by its verb, on a CPU.
+    """
     from lensbench.checkpoints.open import open_config
     from lensbench.checkpoints.ref import ModelRef
+    from lensbench.quantized.peaks import VERBS, peak_bytes
     from lensbench.quantized.precision import PRECISIONS, sizes_of, sizes_of_family
 
     located = ModelRef.of(model).located
@@ -125,6 +131,8 @@ def _memory(model: str) -> dict[str, Any]:
             "weight_bytes": sizes.weight_bytes(bits),
             "loading_bytes": sizes.loading_bytes(bits),
             "cache_bytes": sizes.cache_bytes(bits, _ROWS * _NEW_TOKENS),
+            "needed_bytes": {device: sizes.needed(bits, device) for device in devices},
+            "peak_bytes": {verb: peak_bytes(verb, sizes, bits) for verb in VERBS},
         }
         for bits, name in PRECISIONS.items()
     }

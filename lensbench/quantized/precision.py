@@ -30,6 +30,7 @@ _LINEAR_BYTES: dict[Bits, float] = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.5 + 1 / 64 + 
 # makes float16 and float32 copies of a whole layer. Measured with version 0.50.2.
 _CONVERTING_BYTES: dict[Bits, float] = {32: 0, 16: 0, 8: 10.0, 4: 14.3}
 _LOADING = 40 << 20  # what loading holds besides: threads, tables, tensors on their way
+_HEAD = 64  # numbers of a head, where nobody says how many
 _HUGE = 10**12  # parameters: enough for `pick_dtype` to choose half precision
 
 ALTERNATIVE = (
@@ -40,6 +41,17 @@ ALTERNATIVE = (
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What decides the memory that a pass through a model needs."""
+
+    n_blocks: int
+    d_model: int
+    d_vocab: int
+    d_inner: int  # of an MLP
+    n_heads: int
+
+
+@dataclass(frozen=True)
 class Sizes:
     """What decides the memory that a model needs. Quantisation touches linear layers only."""
 
@@ -47,6 +59,7 @@ class Sizes:
     n_other: int  # embedding, head, norms, biases: in 16 bits at least
     n_cached: int  # numbers that the cache holds for a token: keys and values of all layers
     n_largest: int  # weights of the largest linear layer, the head aside
+    shape: Shape
     stored_bytes: int = 2  # of a weight in the file
 
     def weight_bytes(self, bits: Bits) -> int:
@@ -97,8 +110,17 @@ def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
         int(model.num_parameters()) - n_linear,
         cached_numbers(config),
         max(linear, default=0),
+        _shape_of(config, max(linear, default=0)),
         stored.itemsize,
     )
+
+
+def _shape_of(config: Any, n_largest: int) -> Shape:
+    """The largest linear layer of a block is of its MLP."""
+    text = config.get_text_config(decoder=True)
+    d_model = width(config)
+    heads = per_layer(config, "num_attention_heads") or 1
+    return Shape(n_blocks(config), d_model, int(text.vocab_size), n_largest // d_model, heads)
 
 
 def cached_numbers(config: Any) -> int:
@@ -124,7 +146,9 @@ def sizes_of_family(family: Family) -> Sizes:
     n_linear, width = family.n_params - n_other, family.d_model
     in_attention = 2 * width * (width + family.d_kv)
     n_largest = (n_linear // family.n_layers - in_attention) // 3
-    return Sizes(n_linear, n_other, 2 * family.n_layers * family.d_kv, n_largest)
+    heads = max(width // _HEAD, 1)
+    shape = Shape(family.n_layers, width, family.d_vocab, n_largest // width, heads)
+    return Sizes(n_linear, n_other, 2 * family.n_layers * family.d_kv, n_largest, shape)
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -8,8 +8,17 @@ from typing import Any
 from tests.harness.tiny import Case
 
 
-def on_disk(folder: Path, offload: Path, dtype: str = "float32", in_memory: int = 1) -> str:
-    """A `device` with room for so many of the model's blocks; all others are in `offload`."""
+def on_disk(folder: Path, offload: Path, dtype: str = "float32") -> str:
+    """A `device` whose memory has room for one of the model's blocks; others are in `offload`."""
+    return f"cpu={_room(folder, dtype)},disk={offload}"
+
+
+def beside(folder: Path, device: str, other: str, dtype: str = "float32") -> str:
+    """The same of two devices: all blocks but the first are on the other one."""
+    return f"{device}={_room(folder, dtype)},{other}"
+
+
+def _room(folder: Path, dtype: str) -> str:
     import torch
 
     from lensbench.checkpoints.blocks import block_list
@@ -18,8 +27,8 @@ def on_disk(folder: Path, offload: Path, dtype: str = "float32", in_memory: int 
     model = empty_model(open_config(folder))
     blocks = [sum(w.numel() for w in block.parameters()) for block in block_list(model)[1]]
     rest = model.num_parameters() - sum(blocks)
-    room = (rest + max(blocks) + sum(blocks[:in_memory])) * getattr(torch, dtype).itemsize
-    return f"cpu={room / 1e6 + 1e-6:.6f}MB,disk={offload}"
+    room = (rest + max(blocks) + blocks[0]) * getattr(torch, dtype).itemsize
+    return f"{room / 1e6 + 1e-6:.6f}MB"
 
 
 def spread(case: Case, offload: Path, dtype: str = "float32") -> Any:

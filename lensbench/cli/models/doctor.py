@@ -77,8 +77,7 @@ def _show_memory(memory: dict[str, Any], devices: list[dict[str, Any]]) -> None:
     for column in ("precision", "weights", "loading", "cache", *places):
         table.add_column(column)
     for name, need in memory["needs"].items():
-        total = max(need["loading_bytes"], need["weight_bytes"] + need["cache_bytes"])
-        fits = ["fits" if total <= d["available_bytes"] else "[red]too large[/]" for d in devices]
+        fits = [_fits(need, device) for device in devices]
         kinds = ("weight_bytes", "loading_bytes", "cache_bytes")
         table.add_row(name, *(f"{need[kind] / 1e9:.2f} GB" for kind in kinds), *fits)
     _print(
@@ -87,6 +86,20 @@ def _show_memory(memory: dict[str, Any], devices: list[dict[str, Any]]) -> None:
         "the program, come on top)"
     )
     _print(table)
+    peaks = Table(header_style="bold", box=None, pad_edge=False)
+    peaks.add_column("precision")
+    for verb in next(iter(memory["needs"].values()))["peak_bytes"]:
+        peaks.add_column(verb)
+    for name, need in memory["needs"].items():
+        peaks.add_row(name, *(f"{n_bytes / 1e9:.2f} GB" for n_bytes in need["peak_bytes"].values()))
+    _print("the peak of a whole process on a CPU, for 512 tokens at once, by its verb")
+    _print(peaks)
+
+
+def _fits(need: dict[str, Any], device: dict[str, Any]) -> str:
+    """By the rule of refusals, and with the cache of the answers."""
+    total = max(need["needed_bytes"][device["device"]], need["weight_bytes"] + need["cache_bytes"])
+    return "fits" if total <= device["available_bytes"] else "[red]too large[/]"
 
 
 def _show_extra(extra: str, state: dict[str, Any]) -> None:

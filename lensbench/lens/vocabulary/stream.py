@@ -24,6 +24,7 @@ from lensbench.models.readout import EVERY
 
 ROWS = 512  # read at once: the head is fetched from memory once for so many
 _PAIR_NUMBERS = 1 << 18  # of two whole distributions compared at once
+_OWN, _SCRATCH = 0, 1
 _COLUMNS = 64  # a product of so many columns, or a multiple, is summed as that of a tile is
 
 Sought = Mapping[str, Int[Tensor, " cell"]]  # token ids by name, MISSING where there is none
@@ -76,7 +77,7 @@ class Stream:
         self._counted = [name for name in sought if name not in uncounted]
         self._there = _there(sought, self._counted)
         self._readout, self._sought = output.readout, sought
-        self._memory = torch.empty(2, 0, device=self._readout.W_U.device)
+        self._memory = [torch.empty(0, device=self._readout.W_U.device)] * 2
         self.recomputed = Recomputed()
 
     @property
@@ -92,8 +93,9 @@ class Stream:
         running = self._running(rows, tokens, held)
         bent = wide(torch.zeros(shape, device=rows.device))
         for tile in self._readout.tiles():
-            own, scratch = self._tile(len(rows), tile)
+            scratch = self._room(_SCRATCH, len(rows), tile)
             if held is None:
+                own = self._room(_OWN, len(rows), tile)
                 self._readout.logits(rows, tile, out=own)
             else:  # no one needs it again
                 own = held[:, tile]
@@ -122,7 +124,7 @@ class Stream:
         logits = self._readout.logits(rows)
         running = self._running(rows, tokens, logits)
         for tile in self._readout.tiles():
-            own, scratch = self._tile(len(rows), tile)
+            own, scratch = (self._room(half, len(rows), tile) for half in (_OWN, _SCRATCH))
             running.add(own.copy_(logits[:, tile]), tile.start, scratch)
         found = self._diverging(logits, vectors, {"kl_bits": kl_bits, **divergences})
         return replace(self._read(running), kl_bits=wide(found.pop("kl_bits"))), found
@@ -190,14 +192,13 @@ class Stream:
             self.recomputed.add(running.recomputed)
         return reading
 
-    def _tile(self, n_rows: int, tile: slice) -> tuple[Tensor, Tensor]:
-        """Room for the logits of a tile, twice."""
+    def _room(self, half: int, n_rows: int, tile: slice) -> Float[Tensor, "row token"]:
+        """Room for the logits of a tile; what was made in the same half before is overwritten."""
         shape = (n_rows, tile.stop - tile.start)
         n = shape[0] * shape[1]
-        if n > self._memory.shape[1]:
-            self._memory = self._memory.new_empty(2, n)
-        own, scratch = (half[:n].view(shape) for half in self._memory)
-        return own, scratch
+        if n > len(self._memory[half]):
+            self._memory[half] = self._memory[half].new_empty(n)
+        return self._memory[half][:n].view(shape)
 
 
 def _there(sought: Sought, names: Sequence[str]) -> list[str]:

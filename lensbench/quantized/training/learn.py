@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.config.shape import rope_switch
+from lensbench.checkpoints.devices import memory_available
 from lensbench.checkpoints.open import quiet
 from lensbench.progress import Notify, Progress, Watch
 from lensbench.quantized.adapters.lora import Matched, adapt
@@ -21,12 +23,14 @@ from lensbench.records.recording import Recording
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import nn
     from transformers import TrainingArguments
 
     from lensbench.quantized.training.trainer import Frozen, ResponseTrainer
 
 PREFIX = "prefix"  # a folder that a finished run has no more
 BATCH_TOKENS = 2048  # of a forward pass that needs no gradient
+_SPARE = 0.25  # of free memory, what weights may take that wait for the answers
 _SLOW = 3.0  # a bfloat16 product that takes so many times longer is worth a word
 _SMALLER = (
     "a smaller --batch-size with more --gradient-accumulation (the same steps), a smaller "
@@ -45,7 +49,7 @@ def learn(
     """Train up to the last checkpoint.
 
     Returns what the manifest says of it, and the base without any adapter, as it was loaded; None
-    where its lower blocks were dropped.
+    where its lower blocks were dropped, because nobody asks for answers or memory is short.
     """
     from transformers import set_seed
 
@@ -53,7 +57,7 @@ def learn(
 
     watch(Progress(f"loading {spec.ref}"))
     model = load_quantized(spec.ref, device=spec.device)
-    restore = prepare_base(model)
+    restore: Callable[[], None] | None = prepare_base(model)
     uses_cache = model.base.config.use_cache
     _mention_arithmetic(model, notify)
     record.begin(model.facts())
@@ -72,7 +76,10 @@ def learn(
     }
     for line in (*matched.lines(), f"{trainable:,} of {total:,} parameters are trained"):
         notify(line)
+    aside = _aside(spec, matched, model)
     frozen, facts["prefix"] = _freeze(spec, data, matched, model, watch, notify)
+    if frozen is not None and not aside:
+        restore = None  # it holds on to all blocks
     checkpoint = latest(spec.out / CHECKPOINTS)
     state = state_of(checkpoint) if checkpoint else None
     facts["resumed_from_step"] = state.global_step if state else None
@@ -80,8 +87,10 @@ def learn(
         trainer = _trainer(spec, data, adapted, frozen, checkpoint, watch)
         with quiet(), enough_memory(_SMALLER):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if frozen is not None:
+    if restore is None:
         return facts, None
+    if frozen is not None:
+        prefix.put_back(block_list(model.base)[1], aside)
     adapted.unload()
     restore()
     model.base.config.use_cache = uses_cache
@@ -98,6 +107,14 @@ def _mention_arithmetic(model: AdaptedModel, notify: Notify) -> None:
             f"{times:.0f} times as long in bfloat16 as in float32. --bits 32 is faster; so are 8 "
             "and 4, which train in float32 arithmetic here"
         )
+
+
+def _aside(spec: TrainSpec, matched: Matched, model: AdaptedModel) -> list[nn.Module]:
+    """The blocks below those that are trained, for the answers; none where memory is short."""
+    below = [*block_list(model.base)[1]][: matched.layers[0]]
+    n_bytes = sum(weight.nbytes for block in below for weight in block.parameters())
+    free = memory_available(str(model.device))
+    return below if spec.n_examples and n_bytes < _SPARE * free else []
 
 
 def _freeze(

@@ -209,6 +209,12 @@ def entering(
     raise ModelError(f"The forward pass never reached {type(block).__name__}.")
 
 
+def put_back(blocks: nn.ModuleList, dropped: Sequence[nn.Module]) -> None:
+    """Put blocks that somebody kept in the place of those that stand there for them."""
+    for index, block in enumerate(dropped):
+        blocks[index] = block
+
+
 def release(blocks: nn.ModuleList, first: int) -> Entry:
     """Drop the blocks below `first`, weights and all; returns what now feeds block `first`."""
     for index in range(first - 1):

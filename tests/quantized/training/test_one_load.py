@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lensbench.quantized.generation.generate import generate
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading import load
 from lensbench.quantized.loading.load import load_quantized, with_adapter
+from lensbench.quantized.training import learn, prefix
 from lensbench.quantized.training.arithmetic import prepare_base
 from lensbench.quantized.training.train import train
 from tests.harness.tiny import Case
@@ -61,8 +64,7 @@ def test_the_weights_are_read_once_and_the_answers_are_those_of_a_fresh_model(
     how = {"bits": bits, "cache_prefix": cache_prefix, "n_examples": 2, "max_steps": 2}
     spec = spec_of(llama, data, held_out, tmp_path / "adapter", **how)
     assert train(spec).ok
-    # Blocks that a prefix cache drops are gone.
-    assert len(opened) == (2 if cache_prefix else 1)
+    assert len(opened) == 1
     rows = [json.loads(line) for line in (spec.out / "examples.jsonl").read_text().splitlines()]
     model = load_quantized(spec.ref, adapter=spec.out, device="cpu")
     shown = examples_of(llama, held_out)[:2]
@@ -73,6 +75,42 @@ def test_the_weights_are_read_once_and_the_answers_are_those_of_a_fresh_model(
     with model.hf.disable_adapter():
         said = [one.text for one in generate(model, prompts, Decoding(max_new_tokens=room))]
     assert [row["base"] for row in rows] == said
+
+
+@pytest.mark.slow
+def test_blocks_that_memory_has_no_room_for_are_dropped_and_read_again(
+    llama: Case,
+    data: Path,
+    held_out: Path,
+    tmp_path: Path,
+    opened: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    how = {"bits": 8, "cache_prefix": True, "n_examples": 1, "max_steps": 1}
+    assert train(spec_of(llama, data, held_out, tmp_path / "aside", **how)).ok
+    opened.clear()
+    monkeypatch.setattr(learn, "memory_available", lambda device: 0)
+    dropped, own = [], prefix.release
+
+    def released(blocks: torch.nn.ModuleList, first: int) -> Any:
+        dropped.extend(weakref.ref(block) for block in [*blocks][:first])
+        return own(blocks, first)
+
+    monkeypatch.setattr(prefix, "release", released)
+    gone: list[bool] = []
+    real = learn._trainer
+
+    def looked(*given: Any) -> Any:
+        gc.collect()
+        gone.extend(block() is None for block in dropped)
+        return real(*given)
+
+    monkeypatch.setattr(learn, "_trainer", looked)
+    assert train(spec_of(llama, data, held_out, tmp_path / "dropped", **how)).ok
+    assert gone and all(gone)  # nobody holds on to them while it trains
+    assert len(opened) == 2
+    first, second = ((tmp_path / name / "examples.jsonl") for name in ("aside", "dropped"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def _logits(model: Any) -> torch.Tensor:
