@@ -14,6 +14,7 @@ _SCRIPTS = (
 )
 _OF = regex.compile("|".join(rf"(?P<{name}>\p{{Script={name}}})" for name in _SCRIPTS))
 _NONE = regex.compile(r"\p{Script=Common}|\p{Script=Inherited}|\p{Script=Unknown}")
+_ALONE = regex.compile("[" + "".join(rf"\p{{Script={one}}}" for one in _UNSPACED) + r"]\p{M}*")
 _WORDSPACE = "\u1361"  # of the Ethiopic script, between words in place of a space
 OTHER = "other"  # a script that is not listed here
 NO_WORDS = "a script written without spaces between words"
@@ -29,6 +30,11 @@ def script_of(character: str) -> str | None:
     if found := _OF.match(character):
         return str(found.lastgroup)
     return None if _NONE.match(character) else OTHER
+
+
+def apart(text: str) -> str:
+    """With spaces around each character of a script that puts none between words, marks with it."""
+    return str(_ALONE.sub(r" \g<0> ", text))
 
 
 def count_words(text: str) -> int | None:

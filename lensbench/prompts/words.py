@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import regex
 
 from lensbench.errors import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}-]\w+)*")
+# Marks belong to their letter (vowel signs of Indian scripts, accents written apart), and joiners
+# to their word; `re` has neither in \w.
+_PART = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*"
+_WORD = regex.compile(rf"{_PART}(?:['\u2019-]{_PART})*")
 
 
 class Span(NamedTuple):

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from lensbench.errors import packages_of
-from lensbench.prompts.scripts import count_words
+from lensbench.prompts.scripts import apart
 from lensbench.prompts.words import words_of
 
 NGRAM = 4  # of repetition within a text (Welleck et al. 2020: seq-rep-4)
@@ -16,14 +16,13 @@ NGRAM = 4  # of repetition within a text (Welleck et al. 2020: seq-rep-4)
 Words = Sequence[str]
 
 
-def words(text: str) -> list[str] | None:
+def words(text: str) -> list[str]:
     """A text's words in lower case, without punctuation.
 
-    None where a script puts no spaces between words, so that they cannot be told.
+    Of a script that puts no spaces between words each character is one, as BLEU has it of Chinese.
     """
-    if count_words(text) is None:
-        return None
-    return [text[start:end].lower() for start, end in words_of(text)]
+    own = apart(text)
+    return [own[start:end].lower() for start, end in words_of(own)]
 
 
 def ngrams(given: Words, n: int) -> list[tuple[str, ...]]:
@@ -31,20 +30,17 @@ def ngrams(given: Words, n: int) -> list[tuple[str, ...]]:
     return [tuple(given[i : i + n]) for i in range(len(given) - n + 1)]
 
 
-def distinct(texts: Sequence[Words | None], n: int) -> float | None:
+def distinct(texts: Sequence[Words], n: int) -> float | None:
     """Different n-grams of several texts over all of theirs, 0..1 (Li et al. 2016).
 
-    None where no text has so many words, or those of one cannot be told.
+    None where no text has so many words.
     """
-    told = [text for text in texts if text is not None]
-    if len(told) < len(texts):
-        return None
-    found = list(chain.from_iterable(ngrams(text, n) for text in told))
+    found = list(chain.from_iterable(ngrams(text, n) for text in texts))
     return len(set(found)) / len(found) if found else None
 
 
-def repeated(text: Words | None, n: int = NGRAM) -> float | None:
-    """The share of a text's n-grams that stood in it before, 0..1; None as `distinct`."""
+def repeated(text: Words, n: int = NGRAM) -> float | None:
+    """The share of a text's n-grams that stood in it before, 0..1; None of fewer than n words."""
     own = distinct([text], n)
     return None if own is None else 1 - own
 
@@ -53,15 +49,16 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     """Mean BLEU (0..100) of each text beside all others of the same prompt (Zhu et al. 2018).
 
     100: all alike. By sacrebleu: tokenisation 13a, exponential smoothing, orders up to the longest
-    n-gram there is. None of fewer than two texts, or where one has no words that can be told.
+    n-gram there is; words as `words` has them. None of fewer than two texts, or where one has none.
 
     Raises MissingExtraError without sacrebleu.
     """
     if len(texts) < 2 or not all(map(words, texts)):
         return None
     scorer = bleu()
-    others = ([*texts[:i], *texts[i + 1 :]] for i in range(len(texts)))
-    found = [scorer.sentence_score(t, o).score for t, o in zip(texts, others, strict=True)]
+    spaced = [apart(text) for text in texts]
+    others = ([*spaced[:i], *spaced[i + 1 :]] for i in range(len(spaced)))
+    found = [scorer.sentence_score(t, o).score for t, o in zip(spaced, others, strict=True)]
     return min(float(fmean(found)), 100.0)
 
 

@@ -111,7 +111,7 @@ def text_row(text: Written) -> dict[str, Any]:
         "draw": text.draw,
         "text": text.text,
         "n_tokens": len(text.token_ids),
-        "n_words": None if own is None else len(own),
+        "n_words": len(own),
         "finish_reason": text.finish_reason,
         "bits": sum(text.bits),
         "repeated_share": repeated(own),

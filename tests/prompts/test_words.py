@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     ByT5Tokenizer,
@@ -116,3 +119,27 @@ def test_tokens_of_another_text_align_nothing(tok: PreTrainedTokenizerBase) -> N
     found = align(tok, "The river Rhine", ids, "here")
     assert found.positions == [()] * 3
     assert len(found.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा, मराठी।", ["हिन्दी", "भाषा", "मराठी"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("na\u0308ive cafe\u0301s", ["na\u0308ive", "cafe\u0301s"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("ne\u0301e-Muller's, n\u2019est", ["ne\u0301e-Muller's", "n\u2019est"]),
+        ("a \N{WOMAN}\u200d\N{MAN}\ufe0f b", ["a", "b"]),
+        ("x_1 2½ 3.5", ["x_1", "2½", "3", "5"]),
+    ],
+)
+def test_marks_and_joiners_are_of_their_word(text: str, words: list[str]) -> None:
+    """Vowel signs, accents that are written apart, Persian's joiners; emoji hold no word."""
+    assert [text[start:end] for start, end in words_of(text)] == words
+
+
+@given(st.text(st.characters(max_codepoint=0x24F), max_size=40))
+def test_words_of_latin_texts_are_runs_of_letters_and_digits(text: str) -> None:
+    """Where nothing is written apart, they are those of Python's own pattern."""
+    wanted = re.findall(r"\w+(?:['\u2019-]\w+)*", text)
+    assert [text[start:end] for start, end in words_of(text)] == wanted

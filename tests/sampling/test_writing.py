@@ -14,7 +14,6 @@ from scipy.stats import chisquare
 import lensbench as lb
 from lensbench.errors import ModelError
 from lensbench.quantized.loading.load import AdaptedModel
-from lensbench.records.schema.text.sampling import TEXTS
 from lensbench.sampling.diversity import distinct, repeated, self_bleu, words
 from lensbench.sampling.filters import filtered
 from lensbench.sampling.measured import text_row
@@ -139,16 +138,22 @@ def test_distinct_and_repeated_n_grams_by_hand() -> None:
     assert repeated(words("a b c")) is None
 
 
-@pytest.mark.parametrize("text", ["我爱人工智能。我爱人工智能。", "ฉันรักเอไอ", "I love 我爱"])
-def test_words_of_a_script_without_spaces_are_not_made_up(text: str) -> None:
-    """A sentence is no word: nothing would be said to repeat."""
-    assert words(text) is None
-    assert distinct([words(text), words("a b")], 1) is None
-    assert repeated(words(text)) is None
-    assert self_bleu([text, "a b c"]) is None
+def test_words_of_a_script_without_spaces_are_its_characters() -> None:
+    """A sentence is no word: a repeated one would be called two different ones, or none."""
+    text = "我爱人工智能。我爱人工智能。"
+    assert words(text) == list("我爱人工智能") * 2
+    assert words("I love 我爱") == ["i", "love", "我", "爱"]
+    assert words("ที่นี่") == ["ที่", "นี่"]
+    assert distinct([words(text)], 1) == 6 / 12
+    assert repeated(words(text)) == pytest.approx(3 / 9)
+    assert self_bleu([text, text]) == pytest.approx(100)
+    assert self_bleu(["我爱你们。", "我爱他们。"]) == pytest.approx(
+        sacrebleu.sentence_bleu(
+            "我爱你们。", ["我爱他们。"], tokenize="zh", use_effective_order=True
+        ).score
+    )
     row = text_row(Written("T=1", 0, text, (1, 2), (1.0, 2.0), "length"))
-    assert (row["n_words"], row["n_tokens"]) == (None, 2)
-    assert TEXTS.of_rows([{"model": "m", "prompt_id": "p"} | row]).num_rows == 1
+    assert (row["n_words"], row["n_tokens"]) == (12, 2)
 
 
 def test_self_bleu_is_the_librarys_and_nltks() -> None:

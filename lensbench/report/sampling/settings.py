@@ -120,7 +120,7 @@ def _written(sets: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {"n_prompts": len(sets), "n_texts": int(sets["n_texts"].sum())}
     found["bits_per_token"] = within(summed_estimate(terms, ratio), 0.0, _UNBOUND)
     found["perplexity"] = rescaled(found["bits_per_token"], np.exp2)
-    nothing = "no text has so many words, or its script puts no spaces between them"
+    nothing = "no text has so many words"
     for name, ends in SETS.items():
         found[name] = within(clustered_estimate(sets[name], nothing=nothing), *ends)
     by_prompt = rows.groupby("prompt_id", sort=False)

@@ -28,8 +28,7 @@ OWN, GREEDY = "T=1", "greedy"  # settings by their names: the model's own distri
 _MODEL = Column("model", TEXT, "the model's name")
 _PROMPT = Column("prompt_id", TEXT, "the prompt")
 _SETTING = Column("setting", TEXT, "by its name, as in `sampling_settings`")
-_UNSPACED = "a script puts no spaces between words"
-_NO_WORDS = f"no text has so many words, or {_UNSPACED}"
+_NO_WORDS = "no text has so many words"
 
 SETTINGS = Table(
     "sampling_settings",
@@ -94,7 +93,7 @@ TEXTS = Table(
         Column("draw", I16, "from 0; the same random numbers in every setting"),
         Column("text", TEXT, "what was written, without special tokens"),
         Column("n_tokens", I32, "written, the end token included", "tokens"),
-        Column("n_words", I32, "of the text", "words", _UNSPACED),
+        Column("n_words", I32, "of the text; characters of scripts without spaces", "words"),
         Column("finish_reason", TEXT, "stop: the model ended it; length: it was cut"),
         Column(
             "bits", F64, "-log2 of its probability under the model itself, temperature 1", "bits"
@@ -104,7 +103,7 @@ TEXTS = Table(
             F64,
             "of its runs of four words, those that stood before in it (Welleck et al. 2020)",
             "0..1",
-            f"it has fewer than four words, or {_UNSPACED}",
+            "it has fewer than four words",
         ),
     ),
 )
@@ -131,9 +130,11 @@ SETS = Table(
             F64,
             "mean BLEU of each draw beside the others (Zhu et al. 2018); 100: all alike",
             "0..100",
-            f"one draw, a text without words, or {_UNSPACED}",
+            "one draw, or a text without words",
         ),
-        Column("repeated_share", F64, "mean of that of the texts", "0..1", _NO_WORDS),
+        Column(
+            "repeated_share", F64, "mean of that of the texts", "0..1", "no text has four words"
+        ),
     ),
 )
 ASKED = Table(
