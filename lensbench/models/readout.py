@@ -38,6 +38,7 @@ _TILE_BYTES = 16 << 20
 # The same on an accelerator, where a tile is that large for few calls to be made.
 _HELD_TILE_TOKENS, _HELD_TILE_BYTES = 16_384, 256 << 20
 BLOCK = 64  # tokens; every tile but the last is whole blocks
+_SUMMED, _HELD_SUMMED = 256, 2048  # tokens in a float32 sum of rows: its errors may go one way
 EVERY = slice(None)
 
 # How far two computations of the same logits may be apart, KL, by dtype: the spacing of the number
@@ -115,11 +116,8 @@ class Readout:
     def exact(
         self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        """The logit of one token of each row, summed in float64.
-
-        Of float64 vectors the products are so too, and exact.
-        """
-        logits = wide(normed * self.W_U.T[tokens]).sum(-1)
+        """The logit of one token of each row: products, which are exact, and sums in float64."""
+        logits = (wide(normed) * self.W_U.T[tokens]).sum(-1)
         return self._exactly_finished(logits, tokens)
 
     def in_float64(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
@@ -201,7 +199,10 @@ class Readout:
 
         A mean of logits is made of them in one step, before `logit_scale` and the soft cap.
         """
-        rows = weights @ self.W_U[:, tokens].float().T
+        size, head = _HELD_SUMMED if self.holds else _SUMMED, self.W_U[:, tokens]
+        rows = wide(weights.new_zeros(*weights.shape[:-1], len(head)))
+        for some, part in zip(weights.split(size, dim=-1), head.split(size, dim=1), strict=True):
+            rows += some @ part.float().T
         if self.b_U is None:
             return rows, torch.zeros_like(weights[..., 0])
         return rows, weights @ self.b_U[tokens].float()

@@ -266,6 +266,45 @@ def test_a_small_divergence_of_large_logits_is_not_rounding() -> None:
     assert_bits(q.kl_bits, kl)
 
 
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e8])
+def test_divergences_of_states_that_one_weight_outweighs(size: float) -> None:
+    """Products of logits that large are far off in float32. Those of the best tokens are known."""
+    generator = torch.Generator().manual_seed(5)
+    W_U = torch.randn(3000, 64, generator=generator)
+    final = torch.randn(8, 64, generator=generator)
+    final[:, 0] = size
+    normed = final + 0.3 * torch.randn(8, 64, generator=generator)
+    W_U[9, 0] = 6.0
+    readout = Readout(lambda x: x, W_U.T, None)
+    stream = stream_of(readout, exact_logits(readout, final).float(), {})
+    q = stream.read(Vectors(normed.unsqueeze(1), slice(0, 8)))
+    _, kl = exact(exact_logits(readout, normed), exact_logits(readout, final))
+    assert_bits(q.kl_bits, kl)
+
+
+@pytest.mark.parametrize("offset", [10.0, 100.0])
+def test_what_all_tokens_have_in_common_is_no_divergence(offset: float) -> None:
+    """Means of rows that share a weight, summed over 20,000 tokens: rounding that goes one way."""
+    generator = torch.Generator().manual_seed(1)
+    W_U = 3 * torch.randn(20_000, 8, generator=generator)
+    W_U[:, 0] = 1.234567
+    normed = torch.randn(4, 8, generator=generator) / 8**0.5
+    normed[:, 0] = offset / 1.234567
+    final = normed.clone()
+    final[:, 1:] += 0.3 * torch.randn(4, 7, generator=generator) / 8**0.5
+    readout = Readout(lambda x: x, W_U.T, None)
+    truth, model_logits = exact_logits(readout, normed), exact_logits(readout, final)
+    q = stream_of(readout, model_logits.float(), {}).read(Vectors(normed[:, None], slice(0, 4)))
+    assert_bits(q.kl_bits, exact(truth, model_logits)[1])
+
+
+def test_a_model_whose_logits_are_large() -> None:
+    """Half of its tokens are 1e4 above the others: float32 log-partitions are spaced 1e-3 apart."""
+    logits = torch.zeros(1, 20_000)
+    logits[:, ::2] = 1e4
+    assert_bits(read_logits(torch.zeros(1, 20_000), logits).kl_bits, torch.ones(1).double())
+
+
 # The whole way, for what needs it.
 
 

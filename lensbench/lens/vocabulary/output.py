@@ -26,7 +26,7 @@ class Output:
 
     readout: Readout
     logits: Logits  # the model's own, float32, a new tensor
-    log_z: Float[Tensor, " cell"]  # float64
+    near: Float[Tensor, " cell"]  # the log-partition, as float32 rounds it
     entropy: Float[Tensor, " cell"]  # nats, float64
     mean_row: Float[Tensor, "cell d_model"] | None  # W_U p, float64; None with a soft cap
     mean_bias: Float[Tensor, " cell"]  # b . p, float64
@@ -37,8 +37,7 @@ class Output:
         """Two passes over the vocabulary, for so many rows as there are cells."""
         every = slice(0, n_cells)
         parts = [wide(logits(every, tile).logsumexp(-1)) for tile in readout.tiles()]
-        log_z = torch.stack(parts).logsumexp(0)
-        near = log_z.float()
+        near = torch.stack(parts).logsumexp(0).float()
         total, surprise, mean_bias = wide(torch.zeros(3, n_cells, device=near.device))
         mean_row = None
         if readout.soft_cap is None:
@@ -52,15 +51,15 @@ class Output:
                 rows, bias = readout.weighted(p, tile)
                 mean_row += rows
                 mean_bias += bias
-        # Of the probabilities as they were rounded, whose sum is not quite 1.
-        entropy = surprise / total + (log_z - near)
+        # What `near` is off by, which is much where logits are large, is all of what `total` is.
+        entropy = surprise / total + total.log()
         if mean_row is not None:
             mean_row /= total.unsqueeze(-1)
-        return cls(readout, logits, log_z, entropy, mean_row, mean_bias / total, total)
+        return cls(readout, logits, near, entropy, mean_row, mean_bias / total, total)
 
     def probs(self, cells: slice, tokens: slice) -> Float[Tensor, "cell token"]:
         """Probabilities of a range of the vocabulary, times `total`."""
-        return self.logits(cells, tokens).sub_(self.log_z[cells, None].float()).exp_()
+        return self.logits(cells, tokens).sub_(self.near[cells, None]).exp_()
 
     def mean_logit(
         self, normed: Float[Tensor, "cell site d_model"], cells: slice
