@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +49,20 @@ class LensModel:
     model_type: str = "unknown"
     ref: ModelRef | None = None
     precisions: Mapping[str, Any] | None = None  # weights by number format, of one with bits
+    _split: dict[int | None, Readout] = field(default_factory=dict, init=False, compare=False)
 
-    @cached_property
+    @property
     def split_readout(self) -> Readout:
-        """The readout with products of bfloat16 parts, made once: see `Readout.in_parts`."""
-        return self.readout.in_parts()
+        """The readout with products of bfloat16 parts: see `Readout.in_parts`.
+
+        Made once, and again where the head's weights were changed in place since.
+        """
+        head = self.readout.W_U
+        state = None if head.is_inference() else head._version  # torch counts changes in place
+        if state not in self._split:
+            self._split.clear()
+            self._split[state] = self.readout.in_parts()
+        return self._split[state]
 
     @property
     def base(self) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lensbench import Prompt, load_model, logit_lens
+from lensbench import Prompt, load_model, logit_lens, residual_stream
 from lensbench.errors import InputProblems, ModelError
 from lensbench.lens.vocabulary import exact as decisions
 from lensbench.lens.vocabulary import statistics as of
@@ -128,6 +128,79 @@ def test_equal_tokens_are_ties_at_any_rank() -> None:
     assert q.top_logits[0].tolist() == [0] * 5
 
 
+@given(st.integers(64, 300), st.integers(0, 2**16), st.sampled_from([0.5, 4.0, 30.0]))
+def test_a_soft_cap_makes_no_ties(d_model: int, seed: int, cap: float) -> None:
+    """Logits of 12 caps: 1e-10 of a cap below it, and told apart by whole numbers before it."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randint(-40, 41, (d_model,), generator=generator).float()
+    W_U = base.repeat(600, 1)
+    where = torch.randint(0, d_model, (600,), generator=generator)
+    W_U[range(600), where] += torch.randint(-3, 4, (600,), generator=generator)
+    normed = base + torch.randint(-3, 4, (3, d_model), generator=generator)
+    whole = normed @ W_U.T
+    scale = 12 * cap / float(whole.abs().max())
+    tokens = torch.randint(0, 600, (3,), generator=generator)
+    q = read(Readout(lambda x: x, W_U.T, None, scale, cap), normed, answer=tokens)
+    rank, ties = counted(whole, tokens)
+    assert of.rank(q, q.seen["answer"]).tolist() == rank
+    assert of.ties(q, q.seen["answer"]).tolist() == ties
+    assert torch.equal(whole.gather(1, q.top_ids), whole.topk(5).values)
+
+
+def test_what_ties_as_the_best_has_no_margin() -> None:
+    """Sums of the same terms in other orders, whose last bits differ."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randn(200, generator=generator) * 10.0 ** torch.arange(-10, 10).repeat(10)
+    W_U = torch.stack([row[torch.randperm(200, generator=generator)] for _ in range(40)])
+    normed = torch.ones(1, 200) * float(row.sum().sign())
+    assert len(set(exact_logits(Readout(lambda x: x, W_U.T, None), normed)[0].tolist())) > 1
+    for token in range(40):
+        q = read(Readout(lambda x: x, W_U.T, None), normed, answer=torch.tensor([token]))
+        assert (int(of.rank(q, q.seen["answer"])), int(of.ties(q, q.seen["answer"]))) == (1, 39)
+        assert of.margin_bits(q, q.seen["answer"]) == 0
+
+
+@pytest.mark.parametrize("d_model", [576, 2048])
+def test_errors_that_go_one_way_are_no_wrong_rank(d_model: int) -> None:
+    """A sum to which each term adds less than it rounds off is 50 roundings off.
+
+    300 tokens are better by 25 roundings, and look worse by 30: too far off to be recomputed as
+    near, beyond the first hundred. Where a processor sums in that order, the run stops.
+    """
+    state = torch.ones(d_model)
+    state[0] = 256.0
+    small = float(torch.tensor(0.93 * 2.0**-18).bfloat16())  # less than half a step of 64
+    others, step = (d_model - 1) * small, 2.0**-17
+    better = (0.25 * (1.25 + torch.arange(150) / 600)).bfloat16().float()
+    head = torch.zeros(951, d_model)
+    head[:150, 0] = better
+    head[150:451, 0] = 0.25
+    head[150, 1] = round((others - 28 * 256 * 2.0**-23 * 0.36) / step) * step
+    head[151:451, 1:] = small
+    readout = Readout(lambda x: x, head.T, None)
+    normed = state.expand(32, -1).contiguous()
+    tokens = torch.full((32,), 150)
+    try:
+        q = read(readout, normed, answer=tokens)
+    except ModelError as error:
+        assert "roundings" in str(error)
+    else:
+        assert of.rank(q, q.seen["answer"]).tolist() == [451] * 32
+
+
+def test_a_head_that_was_changed_in_place_is_read_as_it_is(llama: Case) -> None:
+    """A row that nobody would miss: it is best as it is now, and was nowhere near."""
+    model = load_model(llama.folder, device="cpu")
+    logit_lens(model, "Rome", products="bfloat16")
+    with torch.no_grad():
+        model.bridge.original_model.get_output_embeddings().weight[7] *= 3
+    wanted = logit_lens(model, "Rome is", lens="raw").to_pandas()
+    found = logit_lens(model, "Rome is", lens="raw", products="bfloat16").to_pandas()
+    assert 7 in [ids[0] for ids in wanted.top_ids]
+    assert [list(ids) for ids in found.top_ids] == [list(ids) for ids in wanted.top_ids]
+    np.testing.assert_allclose(found.entropy_bits, wanted.entropy_bits, atol=BITS, rtol=BITS)
+
+
 def test_products_that_are_further_off_than_allowed_stop_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -183,6 +256,27 @@ def test_what_is_measured_says_what_is_used(llama: Case, monkeypatch: pytest.Mon
     for ratio, used in ((0.3, "bfloat16"), (0.95, "float32"), (3.0, "float32")):
         times(monkeypatch, ratio)
         assert measured(model, "auto", ids)["used"] == used
+
+
+def test_errors_are_measured_at_late_positions_too(
+    llama: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run reads last positions; the first of a text is like no other."""
+    seen, plain = list[Tensor](), Readout.in_float64
+
+    def watched(readout: Readout, normed: Tensor) -> Tensor:
+        if normed.dim() == 3:
+            seen.append(normed)
+        return plain(readout, normed)
+
+    monkeypatch.setattr(Readout, "in_float64", watched)
+    model = load_model(llama.folder, device="cpu")
+    ids = [model.to_tokens(text)[0].tolist() for text in PROMPTS[:2]]
+    measured(model, "bfloat16", ids)
+    assert len(seen) == 2 * 4  # positions, by each product
+    stream = residual_stream(model, PROMPTS[1], "resid_post").at(model.final_site)
+    with torch.inference_mode():
+        torch.testing.assert_close(seen[3][0, -1], model.readout.norm(stream[-1:])[0])
 
 
 def test_auto_reads_in_float32_where_parts_cannot_be_summed(

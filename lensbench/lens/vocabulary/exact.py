@@ -22,12 +22,16 @@ _SPARE = 11  # tokens kept beyond the k best by products, to find the k best of 
 # Once so many tokens are known to be better than one, its rank is no decision of a lens any more,
 # and tokens stand so dense that the whole bound of a sum holds thousands of them. What is nearer
 # than 16 roundings is still recomputed: errors are a random walk (Higham & Mary 2019, SIAM J. Sci.
-# Comput. 41(5)), of at most 1.3 on a CPU and 3.3 on an H100. One of 16 stops a run.
+# Comput. 41(5)), of at most 1.3 on a CPU and 3.3 on an H100. A head can be made whose errors all go
+# one way; so tokens wherever they stand are compared too, and an error of 16 stops a run.
 _FEW = 100
 _USUAL = 16
+_COMPARED = 8192  # one of so many tokens, at least one of each tile
+_APART = 797  # prime: tokens between those that are compared in one row and in the next
 _NUMBERS = 1 << 21  # float64 ones at once, in recomputing on a CPU
 _ROWS = 8  # whole ones
 _DOUBLE = 2.0**-29  # of float32's bound, what float64 sums may be off by themselves: that is a tie
+_ULP = 2.0**-50  # of a float64 logit, what a bias, a scale and a soft cap may leave it off by
 
 
 @dataclass
@@ -74,6 +78,9 @@ class ExactRunning(Running):
         rounding = readout.rounding(rows)
         self._rounding = rounding.where(rounding.isfinite(), 0.0)  # else no distribution anyway
         self._bound = self._rounding * readout.n_roundings
+        # A soft cap draws logits together, and what they are off by with them.
+        slope = 1 if readout.soft_cap is None else 1 - (self._logits / readout.soft_cap) ** 2
+        self._tied_within = self._bound * _DOUBLE * slope + _ULP * self._logits.abs()
         self._near_top = rows.new_empty(0)  # logits of the top tokens, by products
         self.recomputed = Recomputed(n_logits=len(rows) * d_vocab)
         self._worst = torch.zeros((), dtype=torch.float64, device=rows.device)
@@ -90,6 +97,7 @@ class ExactRunning(Running):
         By products; then those that are near the sought one are counted as float64 orders them.
         """
         self._pass(logits, start)
+        self._compare_some(logits, start)
         usual = torch.minimum(self._bound, _USUAL * self._rounding)
         for i in self._compared:
             own = self._logits[i]
@@ -101,12 +109,20 @@ class ExactRunning(Running):
             rows, inner = near.nonzero(as_tuple=True)
             self.recomputed.n += len(rows)
             exact, other = self._exact(rows, inner + start), inner + start != self._tokens[i, rows]
-            tied = (exact - own[rows]).abs() <= self._bound[rows] * _DOUBLE
+            tied = (exact - own[rows]).abs() <= self._tied_within[i, rows]
             found = (exact > own[rows]) & ~tied & other
             change = found.double() - better[rows, inner].double()
             self._better[i] = n_better.index_add(0, rows, change)
             self._equal[i].index_add_(0, rows, (tied & other).double())
             self._compare(exact, logits[rows, inner], rows)
+
+    def _compare_some(self, logits: Float[Tensor, "row token"], start: int) -> None:
+        """As `_compare`, of tokens that are near nothing: other ones in each row."""
+        n_rows, width = logits.shape
+        rows = torch.arange(n_rows, device=logits.device).unsqueeze(1)
+        inner = (torch.arange(0, width, _COMPARED, device=logits.device) + _APART * rows) % width
+        pairs = rows.expand_as(inner).flatten(), (start + inner).flatten()
+        self._compare(self._exact(*pairs), logits.gather(1, inner).flatten(), pairs[0])
 
     def _compare(
         self,
@@ -162,7 +178,8 @@ class ExactRunning(Running):
         if self.recomputed.worst > allowed:
             raise ModelError(
                 f"a product of bfloat16 parts is off by {self.recomputed.worst:.3g} roundings of "
-                f"its sum, and {allowed} are allowed for: this device does not sum as it should. "
+                f"its sum, and {allowed} are allowed for: this device does not sum as it should, "
+                "or the errors of this head's sums all go one way. "
                 "Read with products in float32 (--products float32)."
             )
 
@@ -178,4 +195,4 @@ class ExactRunning(Running):
         there = working_bytes(self._rows.device) // 32 if self._readout.holds else _NUMBERS
         size = max(there // self._rows.shape[1], 1)
         pairs = zip(rows.split(size), tokens.split(size), strict=True)
-        return torch.cat([self._readout.exact(self._rows[r].double(), t) for r, t in pairs])
+        return torch.cat([self._readout.exact(self._rows[r], t) for r, t in pairs])

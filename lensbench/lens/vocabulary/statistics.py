@@ -47,10 +47,15 @@ def ties(reading: Reading, token: Seen) -> Int[Tensor, " row"]:
 
 
 def margin_bits(reading: Reading, token: Seen) -> Float[Tensor, " row"]:
-    """log2 q(token) - log2 q(best other token): above 0 exactly when the token is the best."""
+    """log2 q(token) - log2 q(best other token): above 0 exactly when the token is the best.
+
+    0 where it ties with others as the best.
+    """
+    assert token.n_better is not None and token.n_equal is not None, "not counted: see UNCOUNTED"
     best, second = reading.top_logits[:, 0], reading.top_logits[:, 1]
     other = second.where(reading.top_ids[:, 0] == token.token, best)
-    return (wide(token.logit) - wide(other)) / LN_2
+    margin = (wide(token.logit) - wide(other)) / LN_2
+    return margin.masked_fill((token.n_better == 0) & (token.n_equal > 0), 0.0)
 
 
 STATISTICS: dict[str, Callable[[Reading], Float[Tensor, " row"]]] = {

@@ -112,8 +112,9 @@ class SplitHead:
 
         |x| |w| is at least the sum of absolute terms (Cauchy and Schwarz); 0 where all of them are.
         """
-        size = states.double().norm(dim=-1) * self.longest
-        lost = torch.finfo(torch.float32).tiny * (1.0 + self.longest)  # by underflow
+        length = states.double().norm(dim=-1)
+        size = length * self.longest
+        lost = torch.finfo(torch.float32).tiny * (1.0 + self.longest + length)  # by underflow
         terms = torch.where(size > 0, _CUT * size + lost, 0.0)
         return _SLACK * (terms + _CUT * largest_bias)
 

@@ -351,7 +351,8 @@ KINDS = (
                 "recomputed",
                 "of the head's products in bfloat16 parts: what `share` of all logits was computed "
                 "again in float64 to decide ranks and top tokens, and the largest error among them "
-                "(`worst_error_roundings`: multiples of 2^-23 of a logit's sum of absolute terms)",
+                "and among other tokens of each state (`worst_error_roundings`: multiples of 2^-23 "
+                "of a logit's sum of absolute terms)",
                 absent="products in float32",
                 type="object",
             ),
