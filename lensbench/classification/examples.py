@@ -88,6 +88,20 @@ def load_labelled(source: str) -> LabelledSet:
     return _labelled(rows, name, sha256_of(path), problems)
 
 
+def load_every(sources: Iterable[str]) -> list[LabelledSet]:
+    """Several sets. Raises as `load_labelled`, InputProblems with what is wrong in any of them."""
+    found: list[LabelledSet] = []
+    problems: list[Problem] = []
+    for source in sources:
+        try:
+            found.append(load_labelled(source))
+        except InputProblems as error:
+            problems += error.problems
+    if problems:
+        raise InputProblems(problems)
+    return found
+
+
 def given_labelled(pairs: Iterable[tuple[str, str]]) -> LabelledSet:
     """Texts with their labels as they are in Python. Raises InputProblems as `load_labelled`."""
     listed = [(str(text), str(label)) for text, label in pairs]

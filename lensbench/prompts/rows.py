@@ -65,12 +65,15 @@ def _bare_id(cells: Mapping[str, str]) -> dict[str, str]:
     return {"id": cells["id"].strip()} if "id" in cells else {}
 
 
+QUOTE = "; a quote may be missing before it"  # in a table
+
+
 def cell_problems(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What no cell of any file may hold, and what to do about it."""
     for column, cell in cells.items():
         if len(cell) > _MAX_CELL:
             what = f"the cell '{column}' has {len(cell):,} characters"
-            yield what, f"At most {_MAX_CELL:,} are taken; a quote may be missing before it."
+            yield what, f"At most {_MAX_CELL:,} are taken{QUOTE}."
         if "\0" in cell:
             yield f"there is a NUL byte in '{column}'", "Save the file as plain UTF-8 text."
         if not cell.isascii() and _SURROGATE.search(cell):

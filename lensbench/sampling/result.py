@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -119,7 +119,7 @@ def sampled(
     try:
         token_ids = encoder_of(model).encode(asked).token_ids
     except InputProblems as error:
-        problems += error.problems
+        problems += [replace(one, where="prompt") for one in error.problems]
     problems += no_room(model, token_ids, max_new_tokens if texts else 0, "prompt")
     if problems:
         raise InputProblems(problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.classification.accuracy import accuracy_rows
-from lensbench.classification.examples import LabelledSet, load_labelled
+from lensbench.classification.examples import LabelledSet, load_every
 from lensbench.classification.measured import Measuring, Run, measure
 from lensbench.classification.prepare import (
     example_facts,
@@ -41,7 +41,7 @@ def run(
     Raises InputProblems for files that cannot be used and models of the wrong kind, ModelError for
     models that are not here, MissingExtraError, all before anything is loaded.
     """
-    found = [load_labelled(source) for source in spec.data]
+    found = load_every(spec.data)
     models, outcome = models_of(spec), Outcome()
     for name, one in zip(names_of(found), found, strict=True):
         store = RecordStore(Path(out) / folder_name(name), name, "classification")
@@ -52,7 +52,7 @@ def run(
 
 def plan(spec: ClassifySpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises what it raises before anything is loaded."""
-    found = [load_labelled(source) for source in spec.data]
+    found = load_every(spec.data)
     models_of(spec)
     for name in names_of(found):
         why = "how long a training goes on is found while it does"

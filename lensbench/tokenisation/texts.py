@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from lensbench.errors import InputProblems, Problem
-from lensbench.prompts.rows import cell_problems
+from lensbench.prompts.rows import QUOTE, cell_problems
 
 REFERENCE = "en"  # the language that others are compared with
 _DATA = resources.files("lensbench").joinpath("tokenisation", "data")
@@ -38,7 +38,11 @@ def given_texts(texts: Sequence[str]) -> list[Text]:
         if not text.strip():
             problems.append(Problem(where, "it is empty", "Write one, or leave it out."))
         problems += [
-            Problem(where, what.replace("the cell 'text'", "it").replace(" in 'text'", ""), how)
+            Problem(
+                where,
+                what.replace("the cell 'text'", "it").replace(" in 'text'", ""),
+                how.replace(QUOTE, ""),
+            )
             for what, how in cell_problems({"text": text})
         ]
     if problems:

@@ -208,6 +208,9 @@ def open_tokenizers(names: Sequence[str]) -> tuple[list[Tokenizer], list[dict[st
     for name in names:
         try:
             tokenizer, own = _opened(name)
+        except InputProblems as error:
+            problems += error.problems
+            continue
         except LensbenchError as error:
             problems.append(Problem(f"model {name}", str(error).rstrip("."), ""))
             continue

@@ -29,7 +29,9 @@ from lensbench.classification.prompting import (
     label_words,
     shares,
 )
+from lensbench.classification.result import Classified
 from lensbench.classification.spec import ClassifySpec
+from lensbench.cli.text.classify import show
 from lensbench.corpora.hub import DataSet
 from lensbench.errors import InputProblems, ModelError
 from lensbench.models.text_encoder import load_encoder
@@ -46,6 +48,8 @@ from tests.harness.files import table_bytes, tables, write_csv
 from tests.harness.forks import Stop
 from tests.harness.program import Program
 from tests.harness.tiny import Case
+
+ROOT = Path(__file__).parents[2]
 
 GOOD, BAD = ["gold", "silver", "music", "garden"], ["river", "stone", "desert", "winter"]
 ROWS = [
@@ -570,6 +574,20 @@ def test_the_program_shows_a_table_and_refuses_in_one_message(
     assert done.status == 1
     assert "majority" in done.out and "50.0" in done.out
     assert "bad.csv, row 14, id none: the text is empty" in done.said
+
+
+def test_what_is_shown_fits_80_columns_with_names_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of the committed run: every method, and numbers of its size."""
+    monkeypatch.setenv("COLUMNS", "80")
+    record = lb.open_record(ROOT / "reports" / "012_prompt_or_finetune" / "reviews")
+    tables = [record.table(f"class_{name}") for name in ("accuracy", "predictions", "costs")]
+    show(Classified("reviews", *tables, []))
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    for name in ("zero_shot *", "few_shot *", "all-minilm-l6-v2", "22,713,986", "shuffled"):
+        assert any(name in line for line in shown), name
 
 
 @pytest.mark.slow

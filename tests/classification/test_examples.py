@@ -17,6 +17,7 @@ from lensbench.classification.examples import (
     SHIPPED,
     Example,
     given_labelled,
+    load_every,
     load_labelled,
 )
 from lensbench.classification.split import NEAR, parted
@@ -142,6 +143,14 @@ def test_a_name_that_is_mistyped_is_told_the_nearest(tmp_path: Path) -> None:
         load_labelled("revews")
     with pytest.raises(InputProblems, match=r"Choose from: reviews, pang-lee\. Or give a \.csv"):
         load_labelled(str(tmp_path / "mine.csv"))
+
+
+def test_all_that_is_wrong_with_several_sets_is_said_at_once(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.csv", "text,label\nfine,good\nnice,good\n")
+    with pytest.raises(InputProblems) as caught:
+        load_every(["reviews", "revews", str(one)])
+    assert [problem.where for problem in caught.value.problems] == ["revews", "one.csv"]
+    assert [one.name for one in load_every(["reviews"])] == ["reviews"]
 
 
 def test_bad_rows_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_bad_input_says_what_is_wrong(
     assert message in done.said
 
 
+def test_a_prompt_that_is_too_long_is_called_the_prompt(lensbench: Program, llama: Case) -> None:
+    done = lensbench("sample", llama.folder, "far " * 9000)
+    assert done.status == 2
+    assert " - prompt: the prompt has" in done.err
+
+
 def test_an_unknown_model_is_answered_with_the_nearest(lensbench: Program) -> None:
     done = lensbench("sample", "smolm2-135m", PROMPT)
     assert (done.status, "Did you mean smollm2-135m" in done.said) == (2, True)

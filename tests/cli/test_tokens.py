@@ -79,6 +79,7 @@ def test_hostile_and_right_to_left_text_stays_in_its_lines(
         (("a", "--out", "x", "--json"), "it has no effect with --out"),
         (("a", "--file", "no.txt"), "there is no such file"),
         (("--file", "empty.txt"), "empty.txt: it is empty"),
+        (("x" * 100_001,), "text 1: it has 100,001 characters. At most 100,000 are taken."),
         (("a", "--file", "latin1.txt"), "line 1 is not UTF-8 (byte 0xe9)"),
     ],
 )
@@ -92,6 +93,7 @@ def test_bad_input_says_what_is_wrong(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("\n")
+    assert "a quote may be missing" not in lensbench("tokens", "x" * 100_001, "--models", "m").err
     Path("latin1.txt").write_bytes("é".encode("latin-1"))
     done = lensbench("tokens", *arguments, "--models", folders[0])
     assert done.status == 2

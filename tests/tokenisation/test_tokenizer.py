@@ -172,6 +172,7 @@ def test_a_tokenizer_without_weights_is_enough_and_one_without_files_is_refused(
     said = [str(problem) for problem in caught.value.problems]
     assert len(said) == 3
     assert "no tokenizer" in said[0]
+    assert not any("the input:" in one for one in said)
     assert "No model is called" in said[1]
     assert "two models are called own" in said[2]
 

@@ -72,8 +72,10 @@ _AS_USUAL = ClassifyVerb()
 def classify(spec: Annotated[ClassifyVerb, Parameter("*")] = _AS_USUAL) -> int:
     if spec.out is not None:
         return run_and_report(ClassifySpec(**_given(spec)), spec.out)
+    from lensbench.classification.examples import load_every
     from lensbench.classification.result import classify as classified
 
+    load_every(spec.data)  # what is wrong with the last is said before the first is learnt from
     found = []
     for source in spec.data:
         with batch_progress(kept=False) as progress:
@@ -84,7 +86,7 @@ def classify(spec: Annotated[ClassifyVerb, Parameter("*")] = _AS_USUAL) -> int:
         say_json([{"data": one.data} | without_nan(row) for one in found for row in _rows(one)])
     else:
         for one in found:
-            _show(one)
+            show(one)
     show_problems(problems, "the lines above")
     return 1 if problems else 0
 
@@ -100,30 +102,46 @@ def _rows(found: Classified) -> list[dict[str, Any]]:
     return rows
 
 
-def _show(found: Classified) -> None:
-    """A row a method."""
+def show(found: Classified) -> None:
+    """A row a method: what it tells, and under that what it costs. Both fit 80 columns."""
     say(f"{printable(found.data)}: {found.accuracy['n_test'].max()} texts tested")
-    rows = [
-        {
-            "method": row["method"],
-            "model": printable(str(row["model"] or "")),
-            "labels": row["labels"],
-            "accuracy": _interval(row, "accuracy", "accuracy"),
-            "over_seeds": _interval(row, None, "seeds"),
+    rows = [(_named(row), row) for row in _rows(found)]
+    told = [
+        names
+        | {
+            "accuracy, %": _interval(row, "accuracy", "accuracy"),
+            "over seeds": _interval(row, None, "seeds"),
+        }
+        for names, row in rows
+    ]
+    spent = [
+        names
+        | {
             "trained": _whole(row["n_trainable"]),
             "MB": _number(row["saved_bytes"], 1e-6),
             "s": _number(row["learn_wall_s"]),
         }
-        for row in _rows(found)
+        for names, row in rows
     ]
-    results.print(shown_table(rows, left=("method", "model", "labels")))
+    for shown in (told, spent):
+        results.print(shown_table(shown, left=("method", "model", "labels")))
     explain(
-        "Intervals are of 95 %, over texts and over seeds. MB and s: what is learnt, and how long "
-        "it takes. With -o FOLDER: a record of it, with a report."
+        "Intervals are of 95 %, over texts and over seeds; *: calibrated for what the model says "
+        "of texts without content. MB and s: what is learnt, and how long it takes. With -o "
+        "FOLDER: a record of it, with a report."
     )
     cut = found.costs["n_cut"].max()
     if cut > 0:
         note(f"{int(cut)} texts were cut to fit; --max-length and the model say to how many tokens")
+
+
+def _named(row: dict[str, Any]) -> dict[str, str]:
+    """Whose row it is."""
+    return {
+        "method": row["method"].replace("_calibrated", " *"),
+        "model": printable(str(row["model"] or "")),
+        "labels": row["labels"],
+    }
 
 
 def _interval(row: dict[str, Any], value: str | None, ends: str) -> str:

@@ -52,6 +52,7 @@ _OPTIONS = set(Setting.model_fields)
 _ALONE = {*_OPTIONS, "grid", "as_json"}
 _TOGETHER = {"relations", "limit", "written", "continued", "tasks", "shots", "out"}
 _OF_TEXTS = ("max_new_tokens", "seed")
+_ENDS = {"length": "cut at its length", "stop": "ended by itself"}
 _COLUMNS = {  # of the table, and its heading
     "setting": "setting",
     "entropy_bits": "bits",
@@ -171,7 +172,8 @@ def _show(found: Sampled) -> None:
     )
     for text in found.texts:
         mean = sum(text.bits) / len(text.bits)
-        say(f"\n{text.setting} #{text.draw + 1} ({mean:.2f} bits a token, {text.finish_reason})")
+        how = _ENDS.get(text.finish_reason, text.finish_reason)
+        say(f"\n{text.setting} #{text.draw + 1} ({mean:.2f} bits a token, {how})")
         say(printable(text.text))
 
 
