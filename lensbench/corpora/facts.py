@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from lensbench.prompts.prompt import Prompt
 
@@ -31,7 +32,7 @@ def stated(text: str, facts: Sequence[Prompt]) -> list[Prompt]:
     near = [
         (fact, words)
         for fact in facts
-        if all(words := [_plain(word or "").strip() for word in (fact.subject, fact.answer)])
+        if all(words := [_words(word or "") for word in (fact.subject, fact.answer)])
         and all(part in whole for word in words for part in word.split())
     ]
     if not near:
@@ -48,6 +49,12 @@ def _plain(text: str) -> str:
     """Without what writing the same words otherwise may change."""
     alike = unicodedata.normalize("NFKC", text).translate(_ALIKE)
     return unicodedata.normalize("NFKC", alike.casefold())
+
+
+@lru_cache(maxsize=1 << 14)
+def _words(of_fact: str) -> str:
+    """The same of what a fact is asked with: once, not for every text."""
+    return _plain(of_fact).strip()
 
 
 def _holds(sentence: str, words: str) -> bool:

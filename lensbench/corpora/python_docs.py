@@ -10,6 +10,7 @@ import ast
 import importlib.metadata
 import re
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ from lensbench.errors import InputProblems, Problem
 
 SHORTEST = 200  # characters
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_STATEMENTS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields that hold some
 _NOT_READ = {"site-packages", "test", "tests", "__pycache__", "idlelib"}
 _TOPICS = "pydoc_data/topics.py"  # one dictionary: the language reference, topic by topic
 
@@ -46,10 +48,14 @@ def _of_library(stdlib: Path) -> Iterator[tuple[str, str]]:
 
 
 def docstrings(tree: ast.Module) -> Iterator[str]:
-    """Those of a module, its classes and functions."""
-    for node in ast.walk(tree):
+    """Those of a module, its classes and functions, the outer ones before those within."""
+    todo: deque[ast.AST] = deque([tree])
+    while todo:  # as ast.walk, past all expressions: they hold no definition
+        node = todo.popleft()
         if isinstance(node, _WITH_DOCSTRING) and (text := ast.get_docstring(node)):
             yield text
+        for field in _STATEMENTS:
+            todo.extend(getattr(node, field, ()))
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
