@@ -36,7 +36,8 @@ class Centred:
         """Of a layer (its place in the moments), or with the targets dealt out anew."""
         mean_x, mean_y = moments.x[layer] / moments.n, moments.y / moments.n
         products = (moments.shuffled if shuffled else moments.xy)[layer]
-        xx = moments.xx[layer] / moments.n - torch.outer(mean_x, mean_x)
+        upper = moments.xx[layer].triu()
+        xx = (upper + upper.triu(1).T) / moments.n - torch.outer(mean_x, mean_x)
         return cls(
             moments.n, mean_x, mean_y, xx, products / moments.n - torch.outer(mean_x, mean_y)
         )

@@ -22,6 +22,7 @@ from lensbench.checkpoints.source import locate
 from lensbench.files import write_text
 from lensbench.fitting.causal.record import DEPTHS, TEXTS, TOKENS
 from lensbench.fitting.linear import STRENGTHS
+from lensbench.fitting.moments import STRIPS
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.windows import Window, parts_of
 from lensbench.models.load import load_model
@@ -129,7 +130,8 @@ class Shape:
         """
         d, n, tokens = self.d_model, self.n_layers, spec.tokens
         states = tokens * self.body
-        moments = 2 * tokens * n * 6 * d**2  # x'x, x'y and x'y shuffled
+        # x'x in float64, of which strips leave out most of one half; x'y, and x'y shuffled.
+        moments = tokens * n * (4 * (1 + 1 / STRIPS) / 2 + 2 + 2) * d**2
         # Eigenvectors take about 9 d^3, each strength 2, the turned targets 2, twice for shuffled.
         maps = 2 * n * (9 + 2 * len(STRENGTHS) + 6) * d**3
         chosen = spec.choose_tokens * (self.body + self.head * (2 + n * len(STRENGTHS)))

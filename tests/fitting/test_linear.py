@@ -46,7 +46,32 @@ def test_moments_are_those_of_all_tokens_however_they_come(seed: int, pieces: in
         together = np.hstack([x[layer].double().numpy(), y.double().numpy()])
         covariance = np.cov(together.T, bias=True)
         np.testing.assert_allclose(own.xx, covariance[:D, :D], rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(own.xy, covariance[:D, D:], rtol=1e-9, atol=1e-9)
+        # Products of float32 numbers in float32: roundings of the sizes of both.
+        spread = np.sqrt(np.outer(*np.split(covariance.diagonal(), 2)))
+        assert (np.abs(own.xy.numpy() - covariance[:D, D:]) < 16 * 2.0**-24 * spread).all()
+
+
+@given(st.integers(0, 50), st.sampled_from([0.0, 1e2, 1e4]))
+def test_products_of_states_and_targets_are_as_near_as_is_said(seed: int, offset: float) -> None:
+    """Each number within (n + 2) roundings of the terms that it is a sum of, about their means."""
+    x, y = states(seed, n=90, n_layers=1)
+    x, y = x + offset, y - offset
+    moments = moments_of(x, y)
+    exact_x, exact_y = x[0].double(), y.double()
+    off = (moments.xy[0] - exact_x.T @ exact_y).abs()
+    centred = (exact_x - exact_x.mean(0)).abs(), (exact_y - exact_y.mean(0)).abs()
+    exact_sums = 1e-13 * exact_x.abs().T @ exact_y.abs()  # float64's own
+    assert bool((off <= 92 * 2.0**-24 * centred[0].T @ centred[1] + exact_sums).all())
+    np.testing.assert_allclose(moments.xx[0].triu(), (exact_x.T @ exact_x).triu(), rtol=1e-13)
+
+
+def test_a_planted_map_is_found_far_from_the_origin() -> None:
+    """States and targets whose means are a thousand times what they vary by."""
+    x, _ = states(8, n=5000)
+    slope = torch.randn(D, D, generator=torch.Generator().manual_seed(9))
+    x[1] += 1e3 * x[1].std(0)
+    found = ridge(Centred.of(moments_of(x, x[1] @ slope, 5), 1), (1e-12,))[0]
+    np.testing.assert_allclose(found.A, slope, atol=2e-3)
 
 
 @pytest.mark.parametrize("place", range(len(STRENGTHS)))
