@@ -17,6 +17,7 @@ from lensbench.fitting.windows import Window
 from lensbench.lens.base import Lens
 from lensbench.lens.logit import model_output, with_last
 from lensbench.lens.metrics import LN_2
+from lensbench.lens.vocabulary.beside import Beside
 from lensbench.lens.vocabulary.output import Output
 from lensbench.lens.vocabulary.stream import Stream, Vectors
 from lensbench.models.model import LensModel
@@ -186,19 +187,20 @@ def _read(
     nexts: Int[Tensor, " cell"],
     sums: _Sums,
 ) -> None:
-    for cells in _groups(len(documents), model.readout.rows_at_once):
-        p = torch.log_softmax(model_output(model, residuals, cells), dim=-1)
-        probs, best = p.exp(), p.argmax(-1).cpu()
+    for cells in _groups(len(documents), Beside.rows_at_once(model.readout)):
         own, following = documents[cells], nexts[cells]
+        in_part = torch.nn.functional.one_hot(sums.part[own], len(sums.model_mean)).T
+        logits = model_output(model, residuals, cells)
+        output = Beside(model.readout, logits, in_part.to(logits.device))
+        best = output.top.cpu()
         sums.n_tokens.index_add_(0, own, torch.ones(len(own)))
-        sums.model_mean.index_add_(0, sums.part[own], probs.cpu())
+        sums.model_mean += output.means.cpu()
         for (i, lens), (j, site) in product(enumerate(lenses), enumerate(sites)):
-            q = torch.log_softmax(lens.logits(states.at(site)[cells], site), dim=-1)
-            kl = ((p - q).mul_(probs).sum(-1) / LN_2).cpu().double()
-            sums.kl_bits[i, j].index_add_(0, own, kl)
-            confidence, top = (each.cpu() for each in q.exp_().max(-1))
+            found = output.compare(lens.normed(states.at(site)[cells], site))
+            confidence, top = found.confidence.cpu(), found.top.cpu()
+            sums.kl_bits[i, j].index_add_(0, own, found.kl_bits.cpu().double())
             sums.agree[i, j].index_add_(0, own, (top == best).double())
-            sums.lens_mean[:, i, j].index_add_(0, sums.part[own], q.cpu())
+            sums.lens_mean[:, i, j] += found.means.cpu()
             known = following >= 0
             bins = (confidence * _BINS).long().clamp(max=_BINS - 1)[known]
             hits = (top == following)[known].double()

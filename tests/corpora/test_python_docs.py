@@ -11,7 +11,7 @@ import pytest
 
 from lensbench.corpora.python_docs import docstrings
 
-NESTED = '''"module"
+NESTED = """"module"
 if 1:
     class A:
         "A"
@@ -37,7 +37,7 @@ match 1:
                         def h(): "h"
                     else:
                         def i(): "i"
-'''
+"""
 
 
 def of_every_node(tree: ast.Module) -> Iterator[str]:

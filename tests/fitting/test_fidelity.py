@@ -14,7 +14,6 @@ from scipy import stats
 from lensbench.fitting.causal.fidelity import (
     Directions,
     fidelity,
-    kl_bits,
     removed,
     responses,
     spearman,
@@ -172,11 +171,6 @@ def test_the_interval_of_a_correlation_covers() -> None:
         _, low, high = spearman(x[:, 0], x[:, 1])
         covered += low is not None and high is not None and low <= truth <= high
     assert 0.9 <= covered / 400 <= 0.99
-
-
-def test_kl_is_that_of_a_closed_form() -> None:
-    p, q = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, np.log(3.0)]])
-    assert float(kl_bits(p, q)) == pytest.approx(0.5 * np.log2(2) + 0.5 * np.log2(2 / 3))
 
 
 def test_a_fit_has_the_table_and_its_report_shows_it(

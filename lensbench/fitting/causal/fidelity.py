@@ -24,7 +24,8 @@ from torch import Tensor
 from lensbench.checkpoints.devices import wide
 from lensbench.fitting.quality import FIRST
 from lensbench.lens.base import Lens
-from lensbench.lens.metrics import LN_2
+from lensbench.lens.metrics import Distribution, kl_bits
+from lensbench.lens.vocabulary.beside import Beside
 from lensbench.models.forward import forward
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
@@ -63,14 +64,6 @@ def removed(
     return states - ((states - mean) * unit).sum(-1, keepdim=True) * unit
 
 
-def kl_bits(
-    p: Float[Tensor, "cell d_vocab"], q: Float[Tensor, "cell d_vocab"]
-) -> Float[Tensor, " cell"]:
-    """KL(p || q) of logits."""
-    log_p, log_q = torch.log_softmax(p.float(), -1), torch.log_softmax(q.float(), -1)
-    return ((log_p - log_q) * log_p.exp()).sum(-1) / LN_2
-
-
 @torch.inference_mode()
 def stimuli(
     lens: Lens, states: Float[Tensor, "cell d_model"], site: Site, directions: Directions
@@ -78,11 +71,11 @@ def stimuli(
     """KL(lens || lens without a direction) in bits, mean over tokens."""
     mean, unit = directions.mean.to(states.device), directions.unit.to(states.device)
     sums = np.zeros(len(unit))
-    for own in states.split(lens.readout.rows_at_once):
-        whole = lens.logits(own, site)
+    for own in states.split(Beside.rows_at_once(lens.readout)):
+        whole = Beside(lens.readout, lens.logits(own, site))
         for i, one in enumerate(unit):
-            without = lens.logits(removed(own, mean, one), site)
-            sums[i] += float(wide(kl_bits(whole, without)).sum())
+            without = lens.normed(removed(own, mean, one), site)
+            sums[i] += float(whole.compare(without).kl_bits.sum())
     return sums / len(states)
 
 
@@ -98,7 +91,8 @@ def responses(
     mean, unit = directions.mean.to(model.device), directions.unit.to(model.device)
     sums = np.zeros(len(unit))
     for ids in texts:
-        own = forward(model.bridge, make_batch([0], [ids]), model.device)[0, FIRST:]
+        logits = forward(model.bridge, make_batch([0], [ids]), model.device)[0, FIRST:]
+        own = Distribution.from_logits(logits.float())
         for chosen in torch.arange(len(unit)).split(max(batch_tokens // len(ids), 1)):
 
             def remove(value: Tensor, hook: object, chosen: Tensor = chosen) -> Tensor:
@@ -109,7 +103,8 @@ def responses(
             batch = make_batch(range(len(chosen)), [ids] * len(chosen))
             moved = forward(model.bridge, batch, model.device, [(site.hook, remove)])
             for row, i in enumerate(chosen.tolist()):
-                sums[i] += float(wide(kl_bits(own, moved[row, FIRST:])).sum())
+                without = Distribution.from_logits(moved[row, FIRST:].float())
+                sums[i] += float(wide(kl_bits(own, without)).sum())
     return sums / sum(len(ids) - FIRST for ids in texts)
 
 
