@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lensbench.errors import ModelError
@@ -18,6 +19,14 @@ class Known(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Its facts, and the hashes of its files."""
+
+
+class Sent:
+    """A dataclass that goes to another process as its fields: what is made of them once, and kept
+    as a cached property, is made there anew."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
 
 
 Model = TypeVar("Model", bound=Known)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.again import Sent
 from lensbench.attention.facts import Facts, TokenKinds, looking_back
 from lensbench.attention.scores import Pattern
 from lensbench.attention.values import Lengths, Outputs, moved, value_site
@@ -55,7 +56,7 @@ class Patterns(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Sent):
     """A model whose patterns are read, and what is made of it once."""
 
     model: LensModel

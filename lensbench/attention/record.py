@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.again import Sent
 from lensbench.attention.causal.tables import Ablating, Ablator
 from lensbench.attention.compared.nulls import permuted, random_keys
 from lensbench.attention.conditions import CONDITIONS, Text, own_texts, seed_of
@@ -46,7 +47,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reader(Sent):
     """What readings are made with."""
 
     source: Source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.again import Sent
 from lensbench.costs.cost import Cost
 from lensbench.costs.shape import Shape
 from lensbench.errors import GateError, InputProblems, Problem
@@ -47,7 +48,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reader(Sent):
     """What readings are made with: a model, or the residuals that a cache holds of it.
 
     `record` is what kept residuals say that they are of.
@@ -57,11 +58,12 @@ class Reader:
     text: TokenText
     record: str
     cache: ResidualCache | None = None
+    fitted: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of fitted lenses' files
 
     @cached_property
     def lenses(self) -> Lenses:
         """Those of the whole run: a fitted one is loaded, and what it warns of said, once."""
-        return Lenses(self.model)
+        return Lenses(self.model, self.fitted)
 
 
 def encode_prompts(

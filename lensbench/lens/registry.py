@@ -5,10 +5,10 @@ To add one: a subclass of `Lens` in a file of its own, and a line here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.lens.base import Final, Lens, Next, Raw
 from lensbench.lens.fitted.place import METHODS, fitted_name, holds_no_lens, is_fitted
 from lensbench.spec import nearest
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 LENSES: dict[str, type[Lens]] = {"final": Final, "next": Next, "raw": Raw}
 
 
-def make_lens(given: str, model: LensModel) -> Lens:
+def make_lens(given: str, model: LensModel, sha256: str | None = None) -> Lens:
     """The lens of a name for a model: one of `LENSES`, or a fitted one by its name or folder.
+
+    `sha256`: of the file that a fitted one is to be of; None: whichever is there.
 
     Raises InputProblems for a name that is not known; ModelError where the model lacks its needs;
     RecordsError for a fitted lens that is not there, is damaged or is of another model.
@@ -31,24 +33,27 @@ def make_lens(given: str, model: LensModel) -> Lens:
         raise InputProblems(problems)
     from lensbench.lens.fitted.artifact import open_lens
 
-    return open_lens(given, model.base).for_model(model)
+    opened = open_lens(given, model.base)
+    if sha256 is not None and opened.kind["lens_sha256"] != sha256:
+        raise RecordsError(
+            f"the lens {given} is not the one that this run began with: it was fitted anew, or on "
+            "this machine there is another of its name. Give its folder, seen by all machines."
+        )
+    return opened.for_model(model)
 
 
 class Lenses:
     """The lenses of one model, each made when it is first asked for, and once."""
 
-    def __init__(self, model: LensModel) -> None:
-        self._model = model
+    def __init__(self, model: LensModel, sha256: Mapping[str, str] | None = None) -> None:
+        """With the files that fitted ones are to be of, by the lens' name in records."""
+        self._model, self._sha256 = model, sha256 or {}
         self._made: dict[str, Lens] = {}
-
-    def __reduce__(self) -> tuple[type[Lenses], tuple[LensModel]]:
-        """In another process each is made anew."""
-        return Lenses, (self._model,)
 
     def __getitem__(self, given: str) -> Lens:
         """As `make_lens` makes it, and raising what it raises."""
         if given not in self._made:
-            self._made[given] = make_lens(given, self._model)
+            self._made[given] = make_lens(given, self._model, self._sha256.get(lens_name(given)))
         return self._made[given]
 
 

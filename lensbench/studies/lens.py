@@ -122,6 +122,7 @@ def _measure(
 ) -> list[Problem]:
     """One model's record, from where it stopped. Returns what was skipped."""
     kinds = lens_kinds(spec.lenses, ref.name)
+    fitted = fitted_sha256(kinds)
     watch(Progress(f"hashing the weights of {store.model}"))
     facts = facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None)
     request = _request(spec, prompt_set, store, kinds, facts)
@@ -139,7 +140,7 @@ def _measure(
             watch(Progress(f"measuring the head's products of {store.model}"))
             products = measured(model, spec.products, shown)
         record.begin({**model.facts(), **request.model, **said_of_products(products)})
-        reader = Reader(model, TokenText(model.tokenizer), record.id)
+        reader = Reader(model, TokenText(model.tokenizer), record.id, fitted=fitted)
 
         def finish(parts: Parts) -> Finished:
             tables = lens_tables(reader, encoded, parts)
@@ -219,8 +220,13 @@ def _jobs(
 
 def fitted_settings(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Which fitted lenses these are: a record is not gone on with after one was fitted anew."""
-    hashes = {name: kind["lens_sha256"] for name, kind in kinds.items() if kind["fitted"]}
+    hashes = fitted_sha256(kinds)
     return {"lens_sha256": hashes} if hashes else {}
+
+
+def fitted_sha256(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of each fitted lens the hash of its file."""
+    return {name: kind["lens_sha256"] for name, kind in kinds.items() if kind["fitted"]}
 
 
 def prompt_settings(prompt_set: PromptSet, limit: int | None) -> dict[str, Any]:

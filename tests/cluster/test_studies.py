@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from lensbench.cluster.workers import workers
+from lensbench.quantized.generation.infer import run_inference
+from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import done_by, one_by_one
-from lensbench.studies.lens import run
+from lensbench.studies import attention, lens
+from lensbench.studies.specs.attention import AttentionSpec
+from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.stages.cache import run_cache
+from lensbench.studies.stages.fit import fit_lens
 from tests.harness.facts import facts_rows
-from tests.harness.files import manifest, table_bytes, write_csv
+from tests.harness.files import UNEQUAL, contents, manifest, write_csv
+from tests.harness.fits import small_fit, write_corpus
+from tests.harness.inference import PROMPTS
 from tests.harness.tiny import Case
 
 pytestmark = pytest.mark.slow
@@ -37,7 +45,7 @@ def compared(make: Callable[[Path], Path], folder: Path) -> Path:
     with done_by(one_by_one):
         one = make(folder / "one")
     two = make(folder / "two")
-    assert table_bytes(two) == table_bytes(one)
+    assert contents(two, UNEQUAL) == contents(one, UNEQUAL)
     assert manifest(two)["gate"] == manifest(one)["gate"]
     assert manifest(two)["machine"]["threads"] == torch.get_num_threads()
     return two
@@ -45,4 +53,52 @@ def compared(make: Callable[[Path], Path], folder: Path) -> Path:
 
 def test_a_lens_run(llama: Case, facts: Path, tmp_path: Path) -> None:
     spec = RunSpec(models=(str(llama.folder),), prompts=str(facts), batch_tokens=1, limit=None)
-    compared(lambda out: run(spec, out).folder, tmp_path)
+    compared(lambda out: lens.run(spec, out).folder, tmp_path)
+
+
+def test_a_cache_in_shards(llama: Case, facts: Path, tmp_path: Path) -> None:
+    spec = CacheSpec(str(llama.folder), str(facts), positions="all", batch_tokens=64)
+
+    def make(out: Path) -> Path:
+        run_cache(spec, out)
+        return out
+
+    compared(make, tmp_path)
+
+
+def test_heads_with_ablations(llama: Case, facts: Path, tmp_path: Path) -> None:
+    small = {"batch_tokens": 64, "repeat_tokens": 8, "n_repeated": 3, "ablate": 3}
+    spec = AttentionSpec(models=(str(llama.folder),), prompts=str(facts), limit=4, **small)
+
+    def make(out: Path) -> Path:
+        outcome = attention.run(spec, out)
+        assert not outcome.failed
+        return outcome.folder
+
+    compared(make, tmp_path)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_answers_with_traces(llama: Case, tmp_path: Path, temperature: float) -> None:
+    rows = [{"id": name, "prompt": text} for name, text in PROMPTS.items()]
+    file = write_csv(tmp_path / "prompts.csv", rows)
+
+    def make(out: Path) -> Path:
+        out.mkdir()
+        how = Decoding(max_new_tokens=6, temperature=temperature)
+        csv, trace = out / "responses.csv", out / "trace"
+        spec = InferenceSpec(file, csv, decoding=how, batch_size=2, style="none", trace=trace)
+        run_inference(f"{llama.folder}@32", spec)
+        return trace
+
+    compared(make, tmp_path)
+    answers = [(tmp_path / who / "responses.csv").read_bytes() for who in ("one", "two")]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("method", ["linear", "tuned", "jacobian"])
+def test_a_fit_whose_sums_are_merged(llama: Case, tmp_path: Path, method: str) -> None:
+    (tmp_path / "texts").mkdir()
+    corpus = write_corpus(tmp_path / "texts")
+    spec = small_fit(corpus, llama, method=method)
+    compared(lambda out: fit_lens(spec, out).folder, tmp_path)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.again import Sent
 from lensbench.attention.causal.ablation import (
     NO_ANSWER,
     Head,
@@ -56,7 +57,7 @@ class Ablating:
 
 
 @dataclass(frozen=True)
-class Ablator:
+class Ablator(Sent):
     """A model, the prompts on which it does without heads, and those that heads' means are of.
 
     `others` are more than `asked`: means of a few prompts would tell the model what is in them.

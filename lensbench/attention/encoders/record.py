@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
+from lensbench.again import Sent
 from lensbench.attention.conditions import Text, own_texts
 from lensbench.attention.encoders.gate import row_check, row_error
 from lensbench.attention.encoders.scores import LEAST_TOKENS, Places, encoder_scores
@@ -29,7 +30,7 @@ from lensbench.records.schema.encoders import ENCODER_HEADS, ENCODER_SCORES
 
 
 @dataclass(frozen=True)
-class EncoderReader:
+class EncoderReader(Sent):
     """What readings are made with."""
 
     source: EncoderSource

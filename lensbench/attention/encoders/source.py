@@ -10,13 +10,14 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lensbench.again import Sent
 from lensbench.attention.patterns import Seen
 from lensbench.attention.values import factor_of, lengths_of
 from lensbench.models.text_encoder import Kind, TextEncoder
 
 
 @dataclass(frozen=True)
-class EncoderSource:
+class EncoderSource(Sent):
     """An encoder whose patterns are read, as `attention.patterns.Source` is a causal model."""
 
     model: TextEncoder
