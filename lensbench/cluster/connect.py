@@ -22,6 +22,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_enable_metrics_collection": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it prints of dead workers, we say in our words
 }
 
 

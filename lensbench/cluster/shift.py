@@ -236,10 +236,10 @@ class Shift:
 def _why(error: Exception) -> str:
     """Why a worker died, of all that Ray says of it."""
     said = " ".join(str(error).split())
-    if "out of memory" in said.lower() or "OOM" in said.split(" Potential root causes")[0]:
+    if "OutOfMemory" in type(error).__name__ or "NODE_OUT_OF_MEMORY" in said:
         return "its machine ran out of memory"
     if _MISSING in said:
         return _MISSING + " " + said.split(f"{_MISSING} ")[1].split()[0].rstrip(".")
-    if "node" in said.lower() and "died" in said.lower():
+    if "NODE_DIED" in said or "NodeDied" in type(error).__name__:
         return "its machine is gone"
     return "it was killed or crashed"

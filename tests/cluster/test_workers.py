@@ -58,22 +58,24 @@ def test_a_job_that_ends_its_workers_stops_the_run_and_the_rest_is_kept(tmp_path
 def test_after_twenty_kills_at_random_the_bytes_are_the_same(tmp_path: Path) -> None:
     words = [f"slow{i}" for i in range(150)]
     count_words(tmp_path / "one", [*words])
-    with workers(2), killing(20) as killed:
+    with workers(2), killing(20, tmp_path / "r" / "parts") as killed:
         count_words(tmp_path / "r", words)
     assert len(killed) == 20
     assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
 
 
 @contextmanager
-def killing(most: int, seed: int = 0) -> Iterator[list[int]]:
-    """Kill so many workers below this process, one at a time, while the block runs."""
+def killing(most: int, parts: Path, seed: int = 0) -> Iterator[list[int]]:
+    """Kill so many workers below this process, each after some more parts; a few on their start."""
     killed: list[int] = []
     over = threading.Event()
 
     def kill() -> None:
-        random = Random(seed)
-        while len(killed) < most and not over.wait(random.uniform(0.1, 1.5)):
-            if there := worker_processes():
+        random, wanted = Random(seed), 1
+        while len(killed) < most and not over.wait(0.05):
+            done = len([*parts.glob("*.parquet")])
+            if done >= wanted and (there := worker_processes()):
+                wanted = done + random.randint(0, 6)
                 one = random.choice(there)
                 os.kill(one, signal.SIGKILL)
                 killed.append(one)
