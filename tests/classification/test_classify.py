@@ -585,6 +585,7 @@ def test_what_is_shown_fits_80_columns_with_names_whole(
     tables = [record.table(f"class_{name}") for name in ("accuracy", "predictions", "costs")]
     show(Classified("reviews", *tables, []))
     shown = capsys.readouterr().out.splitlines()
+    assert not [line for line in shown if "nan" in line or "e-0" in line]
     assert max(map(len, shown)) <= 80
     for name in ("zero_shot *", "few_shot *", "all-minilm-l6-v2", "22,713,986", "shuffled"):
         assert any(name in line for line in shown), name

@@ -118,8 +118,8 @@ def show(found: Classified) -> None:
         names
         | {
             "trained": _whole(row["n_trainable"]),
-            "MB": _number(row["saved_bytes"], 1e-6),
-            "s": _number(row["learn_wall_s"]),
+            "MB": _number(row["saved_bytes"], 1e-6, ".3g"),
+            "s": _number(row["learn_wall_s"], 1, ",.1f"),
         }
         for names, row in rows
     ]
@@ -139,7 +139,7 @@ def _named(row: dict[str, Any]) -> dict[str, str]:
     """Whose row it is."""
     return {
         "method": row["method"].replace("_calibrated", " *"),
-        "model": printable(str(row["model"] or "")),
+        "model": printable(row["model"]) if isinstance(row["model"], str) else "",
         "labels": row["labels"],
     }
 
@@ -158,7 +158,7 @@ def _whole(value: Any) -> str:
     return "" if pd.isna(value) else f"{int(value):,}"
 
 
-def _number(value: Any, scale: float = 1.0) -> str:
+def _number(value: Any, scale: float, form: str) -> str:
     import pandas as pd
 
-    return "" if pd.isna(value) else f"{scale * value:.3g}"
+    return "" if pd.isna(value) else format(scale * value, form)
