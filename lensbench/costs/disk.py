@@ -17,6 +17,12 @@ ROW_BYTES = {
     "lens": 44.0,
     "lens.top_ids": 6.5,
     "milestones": 13.5,
+    "heads": 42.0,
+    "ablation": 17.5,
+    "answers": 20.0,
+    "patterns": 60.0,
+    "patterns.weights": 3.0,
+    "word_losses": 600.0,
     "prompts": 100.0,
 }
 _UNKNOWN_ROW = 60.0  # of a table that is not named above: the middle of those that are

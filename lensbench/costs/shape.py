@@ -56,8 +56,12 @@ class Shape:
             working_bytes=max(first.working_bytes, rest.working_bytes),
         )
 
-    def batch(self, n_texts: int, n_each: int, n_columns: int, n_before: int = 0) -> Cost:
+    def batch(
+        self, n_texts: int, n_each: int, n_columns: int, n_before: int = 0, share: float = 1.0
+    ) -> Cost:
         """One forward pass over texts of so many tokens each, behind `n_before` that were run.
+
+        `share`: of the blocks, those that the pass goes through.
 
         2 x (W x tokens + P x pairs + d_model x d_vocab x logits), with W the weights of the linear
         layers of all blocks (of experts those that a token is sent to), and P = heads x (width of a
@@ -69,7 +73,7 @@ class Shape:
         logits = n_texts * (n_columns if self.some_logits else n_each) if n_columns else 0
         pairs = n * (n_before + n_each)
         products = self.block_weights * n + self.pair_width * pairs
-        flops = 2.0 * products + self.row_flops * logits
+        flops = 2.0 * products * share + self.row_flops * logits
         # One block at a time: its hidden numbers and its patterns, as they are and in float32.
         block = (_HELD * n * self.d_hidden + 2 * self.n_heads * pairs) * (self.number_bytes + 4)
         working = block // 2 + logits * self.d_vocab * self.number_bytes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,6 +14,8 @@ from lensbench.attention.causal.tables import Ablator, Asked
 from lensbench.attention.circuits.table import circuits_table
 from lensbench.attention.compared.names import names_table
 from lensbench.attention.compared.similarity import head_similarity, similarity_table, some
+from lensbench.attention.conditions import Text
+from lensbench.attention.cost import job_cost, means_cost
 from lensbench.attention.gate import check_heads, gate_of_all, rows_identity
 from lensbench.attention.patterns import Source
 from lensbench.attention.phenomena.stage import Phenomena
@@ -29,13 +32,14 @@ from lensbench.attention.record import (
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record, uncounted
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
+from lensbench.models.model import LensModel
 from lensbench.models.readable import reads_both_ways
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, TokenText
@@ -43,7 +47,7 @@ from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema import TABLES
 from lensbench.records.schema.phenomena import (
     PHENOMENON_ABLATION,
@@ -88,10 +92,18 @@ def run(
 
 def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
-    prompt_set = load_prompts(spec.prompts, spec.relations)
+    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     _require_known(spec.keep, prompt_set)
-    for ref in model_refs(spec.models):
-        yield uncounted(str(ref), Path(out) / folder_name(str(ref)), "not yet")
+    sets = prompt_set, load_prompts(spec.sentences) if spec.phenomena else None
+    require_effect(spec, refs, ignore)
+    for ref in refs:
+        folder = Path(out) / folder_name(str(ref))
+        if reads_both_ways(ref):
+            yield uncounted(str(ref), folder, "operations of text encoders are not counted")
+            continue
+        request = _request(spec, sets, RecordStore(folder, str(ref), "attention"), {})
+        jobs = partial(_jobs, spec, sets)
+        yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device)
 
 
 def settings_of(spec: AttentionSpec) -> AttentionSettings:
@@ -134,43 +146,15 @@ def _measure(
 
     `sets`: prompts, and sentences whose words are asked about.
     """
-    prompt_set, sentences = sets
     watch(Progress(f"hashing the weights of {store.model}"))
-    request = Request(
-        store,
-        spec.settings()
-        | prompt_settings(prompt_set, spec.limit)
-        | encoders.further(spec, sentences),
-        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
-        tables=_optional(spec),
-        grows=GROWS,
-    )
+    facts = facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None)
+    request = _request(spec, sets, store, facts)
 
     def prepare(record: Recording) -> Work[Reader, Item]:
         watch(Progress(f"loading {store.model}"))
         model = load_model(ref, dtype=spec.dtype, device=spec.device)
-        encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
-        encoded, short = long_enough(encoded)
-        if not encoded:
-            raise InputProblems([*problems, *short])
-        settings = settings_of(spec)
-        short += not_kept(settings, encoded)
-        stages = added(prompt_set.prompts, [width["limit"] for width in record.widths])
-        chosen = {prompt.id for prompt in choose(stages[0], settings.ablate)}
-        asked = [
-            Asked.of(item) for item in encoded if item.prompt.id in chosen and item.prompt.is_base
-        ]
-        first = {prompt.id for prompt in stages[0]}
-        others = [item.token_ids for item in encoded if item.prompt.id in first]
-        ablator = Ablator(model, asked, others, settings.batch_tokens)
-        source = Source(model)
-        words = Phenomena.of(
-            source, sentences, settings.batch_tokens, spec.seed, ablate=spec.ablate
-        )
-        reader = Reader(source, settings, ablator, words.ablator)
-        texts, over = condition_texts(reader, encoded)
-        if not any(texts.values()):
-            raise InputProblems([*problems, *short, *over])
+        own = _heads(spec, model, sets, record.widths)
+        reader, encoded = own.reader, own.encoded
         watch(Progress(f"testing the gate of {store.model}"))
         token_ids = gate_prompts(model, encoded)
         identities = check_heads(reader.source, token_ids, reader.settings.moved)
@@ -181,16 +165,83 @@ def _measure(
             gates = (narrower["gate"] for narrower in record.widened)
             rows = partial(rows_identity, reader.source)
             gate = gate_of_all(rows, identities, parts.notes, gates)
-            found = [*problems, *short, *over, *words.problems, *parts.problems]
-            tables = _tables(reader, encoded, in_order(parts.table("heads"), texts), parts)
-            tables |= words.tables(parts, tables["heads"], model.name)
+            found = [*own.problems, *parts.problems]
+            tables = _tables(reader, encoded, in_order(parts.table("heads"), own.texts), parts)
+            tables |= own.words.tables(parts, tables["heads"], model.name)
             return Finished(found, tables, [identity.as_dict() for identity in gate])
 
-        items: list[list[Item]] = [[*readings] for readings in plan_readings(reader, texts, stages)]
-        items[0] += [*ablator.jobs(), *words.asking, *words.losing]
-        return Work(reader, one_job, items, finish)
+        return Work(reader, one_job, own.items, finish)
 
     return make(request, prepare, watch)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """What is read of one model, planned of it or of its outline."""
+
+    reader: Reader
+    encoded: list[EncodedPrompt]
+    texts: dict[str, list[Text]]
+    words: Phenomena
+    items: list[list[Item]]
+    problems: list[Problem]
+
+
+def _heads(
+    spec: AttentionSpec,
+    model: LensModel,
+    sets: tuple[PromptSet, PromptSet | None],
+    widths: Sequence[Mapping[str, Any]],
+) -> _Heads:
+    """The jobs of a record, by its widths. Raises InputProblems where there is nothing to read."""
+    prompt_set, sentences = sets
+    encoded, problems = encode_prompts(model, prompt_set, spec.limit, spec.template)
+    encoded, short = long_enough(encoded)
+    if not encoded:
+        raise InputProblems([*problems, *short])
+    settings = settings_of(spec)
+    short += not_kept(settings, encoded)
+    stages = added(prompt_set.prompts, [width["limit"] for width in widths])
+    chosen = {prompt.id for prompt in choose(stages[0], settings.ablate)}
+    asked = [Asked.of(one) for one in encoded if one.prompt.id in chosen and one.prompt.is_base]
+    first = {prompt.id for prompt in stages[0]}
+    others = [item.token_ids for item in encoded if item.prompt.id in first]
+    ablator = Ablator(model, asked, others, settings.batch_tokens)
+    source = Source(model)
+    words = Phenomena.of(source, sentences, settings.batch_tokens, spec.seed, ablate=spec.ablate)
+    reader = Reader(source, settings, ablator, words.ablator)
+    texts, over = condition_texts(reader, encoded)
+    found = [*problems, *short, *over]
+    if not any(texts.values()):
+        raise InputProblems(found)
+    items: list[list[Item]] = [[*readings] for readings in plan_readings(reader, texts, stages)]
+    items[0] += [*ablator.jobs(), *words.asking, *words.losing]
+    return _Heads(reader, encoded, texts, words, items, [*found, *words.problems])
+
+
+def _request(
+    spec: AttentionSpec,
+    sets: tuple[PromptSet, PromptSet | None],
+    store: RecordStore,
+    facts: Mapping[str, Any],
+) -> Request:
+    """One model's record; `facts` are what is known of it."""
+    prompt_set, sentences = sets
+    own = prompt_settings(prompt_set, spec.limit) | encoders.further(spec, sentences)
+    return Request(store, spec.settings() | own, facts, tables=_optional(spec), grows=GROWS)
+
+
+def _jobs(
+    spec: AttentionSpec,
+    sets: tuple[PromptSet, PromptSet | None],
+    known: Outlined,
+    how_far: Standing,
+) -> Jobs[Item]:
+    """The jobs of one model, of its outline alone."""
+    own = _heads(spec, known.model, sets, how_far.widths)
+    cost = partial(job_cost, own.reader, known.shape)
+    n = len(own.encoded)
+    return Jobs(own.items, cost, means_cost(own.reader, known.shape), n, own.problems)
 
 
 def _optional(spec: AttentionSpec) -> tuple[str, ...]:

@@ -9,6 +9,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lensbench.attention.causal.ablation import mean_outputs
+from lensbench.attention.causal.tables import Ablator, Asked
+from lensbench.attention.conditions import Text
+from lensbench.attention.cost import job_cost, means_cost
+from lensbench.attention.patterns import Source
+from lensbench.attention.record import Reader as HeadReader
+from lensbench.attention.record import Reading as HeadReading
+from lensbench.attention.record import one_job
+from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.outline import outline
 from lensbench.costs.shape import shape_of
@@ -108,3 +117,21 @@ def test_an_outline_takes_no_memory_for_weights(llama: Case) -> None:
     outlined = outline(ModelRef.of(llama.folder), device="cpu")
     assert all(one.device == torch.device("meta") for one in outlined.bridge.parameters())
     assert outlined.readout.W_U.untyped_storage().nbytes() <= 8
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_the_operations_of_reading_heads_are_those_that_torch_makes(
+    name: str, tiny_case: Callable[[str], Case]
+) -> None:
+    model, ids = tiny_case(name).model, tiny_case(name).token_ids
+    long = [own for own in ids if len(own) > 1]
+    asked = [Asked(str(i), tuple(own)) for i, own in enumerate(long)]
+    ablator = Ablator(model, asked, long, batch_tokens=64)
+    _ = ablator.means
+    reader = HeadReader(Source(model), AttentionSettings(batch_tokens=64, ablate=3), ablator)
+    texts = tuple(Text(str(i), tuple(own)) for i, own in enumerate(long))
+    for item in (HeadReading("text", texts), *ablator.jobs()):
+        made = counted(lambda item=item: one_job(reader, Job(0, item)))  # type: ignore[misc]
+        assert job_cost(reader, shape_of(model), item).flops == pytest.approx(made, rel=1e-6), item
+    made = counted(lambda: mean_outputs(model, long, 64))
+    assert means_cost(reader, shape_of(model)).flops == made

@@ -80,6 +80,19 @@ def test_every_head_is_scored_on_every_prompt(measured: Path, llama: Case, facts
     assert set(found["patterns"]["prompt_id"]) == {"capital-France"}
 
 
+def test_a_plan_counts_the_rows_of_the_record(
+    heads: Callable[..., AttentionSpec], measured: Path
+) -> None:
+    (record,) = lb.plan(heads(), measured.parent / "elsewhere").records
+    assert record.whole is not None
+    assert record.n_prompts == N_ROWS
+    found = tables(measured)
+    assert record.whole.rows["heads"] == len(found["heads"])
+    assert record.whole.rows["patterns"] == len(found["patterns"])
+    assert record.whole.rows["patterns.weights"] == sum(map(len, found["patterns"]["weights"]))
+    assert lb.plan(heads(), measured.parent).records[0].finished
+
+
 def test_the_gate_is_in_the_manifest(measured: Path) -> None:
     gate = manifest(measured)["gate"]
     assert len(gate) == 3
