@@ -28,7 +28,7 @@ _CORE = (
     "matplotlib",
 )
 _ROWS, _NEW_TOKENS = 10, 200  # a batch of answers, for the size of the cache
-_EXTRAS = ("quant", "rag", "embed", "classify", "bench", "dev")
+_EXTRAS = ("quant", "rag", "embed", "classify", "ray", "bench", "dev")
 
 
 def report(model: str = "tinyllama") -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""The peak of every verb is what `lensbench doctor` says, measured from outside.
+
+Each run is a process of its own, on smollm2-135m; the kernel counts its pages, mapped weights
+included. Constants were measured on this model, so larger ones are held to in `test_memory.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensbench.checkpoints.open import open_config
+from lensbench.quantized.peaks import PROGRAM, VERBS, Batch, Verb, needed_bytes, peak_bytes
+from lensbench.quantized.precision import Shape, Sizes, sizes_of
+
+TEXT = "The capital of Germany and of the country number {} is a city by the name of"
+PAIR = {
+    "instruction": "Name the capital of Italy, and say in one sentence what it is known for.",
+    "response": "The capital of Italy is Rome, which is known for its ruins, its fountains and "
+    "its food.",
+}
+# What goes through the model at once, in tokens of smollm2-135m.
+BATCHES: dict[Verb, Batch] = {
+    "lens": Batch(27, 19),
+    "cache": Batch(27, 19),
+    "attention": Batch(12, 19),
+    "infer": Batch(8, 19, 4),
+    "train": Batch(4, 69, n_read=4 * 27),
+}
+BITS = (32, 16, 8, 4)
+RUNS = [(verb, bits) for verb in VERBS for bits in BITS if verb != "attention" or bits > 8]
+
+
+def words(verb: str, bits: int, place: Path) -> list[object]:
+    """The command line of a short run."""
+    prompts, pairs, out = place / "prompts.csv", place / "pairs.jsonl", place / "out"
+    rows = "".join(f"p{i},{TEXT.format(i)},Berlin\n" for i in range(30))
+    prompts.write_text("id,prompt,answer\n" + rows)
+    pairs.write_text("".join(json.dumps({"id": str(i)} | PAIR) + "\n" for i in range(16)))
+    name = f"smollm2-135m@{bits}" if bits in (8, 4) else "smollm2-135m"
+    read = ["--dtype", {32: "float32", 16: "bfloat16"}[bits]] if bits in (32, 16) else []
+    base: dict[str, list[Any]] = {
+        "lens": [name, "--prompts", prompts, "--heatmap-prompts", 0, "-o", out, *read],
+        "cache": [name, "--prompts", prompts, "-o", out, *read],
+        "attention": [name, "--prompts", prompts, "--limit", 12, "-o", out, *read],
+        "infer": [f"smollm2-135m@{bits}", prompts, "-o", out.with_suffix(".csv")],
+        "train": ["smollm2-135m", pairs, "--bits", bits, "--max-steps", 2, "-o", out],
+    }
+    more: dict[str, list[Any]] = {
+        "attention": ["--no-nulls", "--repeat-tokens", 10, "--n-repeated", 2],
+        "infer": ["--max-new-tokens", 4, "--batch-size", 8],
+        "train": ["--batch-size", 4, "--eval-share", 0, "--examples", 0, "--rank", 8],
+    }
+    return [verb, *base[verb], *more.get(verb, []), "--device", "cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own marks are read")
+@pytest.mark.parametrize(("verb", "bits"), RUNS)
+def test_the_peak_of_a_verb_is_predicted_within_a_tenth(
+    smollm_folder: Path, verb: Verb, bits: Any, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "lensbench.cli", *map(str, words(verb, bits, tmp_path))]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+        _, status, used = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, (tmp_path / "log").read_text()
+    predicted = peak_bytes(verb, sizes_of(open_config(smollm_folder)), bits, BATCHES[verb])
+    assert predicted == pytest.approx(used.ru_maxrss * 1024, rel=0.1)
+
+
+LLAMA3_8B = Sizes(
+    6_979_321_856, 1_050_939_392, 65_536, 58_720_256, Shape(32, 4096, 128_256, 14_336, 32)
+)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_peak_is_that_of_the_program_and_at_least_the_weights(verb: Verb) -> None:
+    for bits in BITS:
+        needed = needed_bytes(verb, LLAMA3_8B, bits)  # type: ignore[arg-type]
+        assert needed >= LLAMA3_8B.loading_bytes(bits)  # type: ignore[arg-type]
+        assert peak_bytes(verb, LLAMA3_8B, bits) >= PROGRAM + needed  # type: ignore[arg-type]
+
+
+def test_what_a_verb_holds_beside_the_weights_worked_out_by_hand() -> None:
+    """Llama-3-8B in bfloat16: circuits of all heads."""
+    weights = LLAMA3_8B.weight_bytes(16)
+    assert weights == 2 * 8_030_261_248
+    circuits = 32 * 16 * 4096**2  # four matrices of as many numbers as the stream is wide, squared
+    assert needed_bytes("attention", LLAMA3_8B, 16) - weights == pytest.approx(circuits, rel=0.1)
