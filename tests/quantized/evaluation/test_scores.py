@@ -145,6 +145,8 @@ def test_self_check(response: str, checks: bool) -> None:
         ("It is a city. It is a city.", True),
         ("It is big. It is big.", False),
         ("It is a big city. It is a small city.", False),
+        ("वह बड़ा है।\nवह बड़ा है।", False),  # three words, with marks that are none
+        ("यह एक बड़ा शहर है।\nयह एक बड़ा शहर है।", True),
         ("", False),
     ],
 )
