@@ -117,6 +117,10 @@ class Loader:
             self._model, self._asked = load_model(ref, dtype=dtype, device=device), asked
         return self._model
 
+    def let_go(self) -> None:
+        """Keep none."""
+        self._asked = self._model = None
+
 
 def _is_object(model: object) -> bool:
     """A model of TransformerLens or of Hugging Face; anything else can only be a name."""

@@ -58,6 +58,7 @@ from lensbench.spec import nearest
 from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.stages import encoders
+from lensbench.studies.stages.turns import Turns
 
 
 def run(
@@ -79,12 +80,13 @@ def run(
     sentences = load_prompts(spec.sentences) if spec.phenomena else None
     outcome = Outcome(problems=list(prompt_set.problems))
     require_effect(spec, refs, notify)
-    for ref in refs:
+    turns = Turns(refs, outcome, notify=notify)
+    for ref in turns:
         kind, measure = ("attention", _measure)
         if reads_both_ways(ref):
             kind, measure = (encoders.KIND, encoders.measure)
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), kind)
-        with outcome.attempt(store):
+        with turns.attempt(store):
             problems = measure(spec, ref, (prompt_set, sentences), store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
     return outcome

@@ -45,6 +45,7 @@ from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.fit import fit_lens
 from lensbench.studies.stages.fit_cost import plan_fits
+from lensbench.studies.stages.turns import Turns
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
@@ -66,9 +67,10 @@ def run(
     require_final(spec.lenses)
     refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
     outcome, load = Outcome(problems=list(prompt_set.problems)), Loader()
-    for ref in refs:
+    turns = Turns(refs, outcome, load.let_go, notify)
+    for ref in turns:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
-        with outcome.attempt(store):
+        with turns.attempt(store):
             fits = _fit(spec, ref, Path(out) / "lenses" / folder_name(ref.name), progress, load)
             outcome.folders += [folder for folder in fits.folders if folder not in outcome.folders]
             outcome.problems += fits.problems

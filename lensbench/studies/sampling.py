@@ -31,6 +31,7 @@ from lensbench.sampling.settings import settings_of
 from lensbench.sampling.shots.tasks import conditions, shipped_tasks
 from lensbench.studies.lens import prompt_settings
 from lensbench.studies.specs.sampling import SamplingSpec
+from lensbench.studies.stages.turns import Turns
 
 
 def run(
@@ -51,9 +52,10 @@ def run(
     if spec.continued and spec.written:
         bleu()
     outcome = Outcome()
-    for ref in refs:
+    turns = Turns(refs, outcome, notify=notify)
+    for ref in turns:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
-        with outcome.attempt(store):
+        with turns.attempt(store):
             outcome.problems += _measure(spec, ref, prompt_set, store, progress)
     return outcome
 

@@ -2,7 +2,8 @@
 
 What it will take is said first (see `lensbench plan`). Everything measured is written batch by
 batch: interrupt it at any time and run it again. A model or a prompt that cannot be measured is
-reported and the rest goes on (exit status 1).
+reported and the rest goes on (exit status 1). One model is in memory at a time; the files of the
+next are read meanwhile, if they fit beside it.
 
 Examples:
 
@@ -11,6 +12,8 @@ Examples:
     lensbench run analyses/001_when_does_it_know --all --out runs/everything
 
     lensbench run analyses/001_when_does_it_know --workers 2
+
+    lensbench run analyses/001_when_does_it_know --pull
 """
 
 from __future__ import annotations
@@ -65,16 +68,21 @@ def run(
         Device,
         Parameter(help="cpu, cuda, cuda:1, mps, auto, a list. Default: the first there is."),
     ] = None,
+    pull: Annotated[
+        bool,
+        Parameter(help="Fetch models that are not here, the next while one is measured."),
+    ] = False,
     workers: Workers = None,
 ) -> int:
     from lensbench.studies.analysis import plan, results_folder
+    from lensbench.studies.stages.turns import fetching
 
     spec = asked(analysis, lens, limit, everything, dtype, products, device)
     folder = out or results_folder(analysis)
     with batch_progress() as progress:
         planned = plan(spec, folder, progress)
     show_plan(planned, messages)
-    with as_planned(planned.by_folder()):
+    with as_planned(planned.by_folder()), fetching(pull):
         return run_and_report(spec, folder, workers)
 
 
