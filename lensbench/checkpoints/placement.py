@@ -182,10 +182,16 @@ def placed_facts(model: Any) -> dict[str, Any]:
     return {"blocks_on": dict(sorted(Counter(named).items()))}
 
 
-def require_fit(n_params: int, dtype: torch.dtype | str, where: Placement) -> None:
+def require_fit(
+    n_params: int,
+    dtype: torch.dtype | str,
+    where: Placement,
+    in_8_bits: Callable[[], int] | None = None,
+) -> None:
     """Raise ModelError, with the sum, when the weights alone exceed the memory that is there.
 
-    Counted over all devices of `where`, its disk included.
+    Counted over all devices of `where`, its disk included. `in_8_bits`: what loading it so takes
+    at its peak, of a model whose name may say so.
     """
     needed, available = weight_bytes(n_params, dtype), where.room
     if needed <= available:
@@ -193,18 +199,27 @@ def require_fit(n_params: int, dtype: torch.dtype | str, where: Placement) -> No
     name, each = str(dtype).removeprefix("torch."), weight_bytes(1, dtype)
     raise ModelError(
         f"{n_params:.3g} parameters x {each} bytes ({name}) = {gb(needed)}, but {where.rooms()} "
-        f"are available. {_way_out(n_params, needed, available)}"
+        f"are available. {_way_out(n_params, needed, available, where, in_8_bits)}"
     )
 
 
-def _way_out(n_params: int, needed: int, available: int) -> str:
+def _way_out(
+    n_params: int,
+    needed: int,
+    available: int,
+    where: Placement,
+    in_8_bits: Callable[[], int] | None,
+) -> str:
     half = weight_bytes(n_params, "bfloat16")
     if half < needed and half <= available:
         return f"Try --dtype bfloat16 ({gb(half)})."
-    eighth = weight_bytes(n_params, "int8")
-    if eighth <= available:
-        return f"It would fit in 8 bits ({gb(eighth)}); or take a smaller model."
-    return "Take a smaller model (`lensbench models` shows sizes) or a machine with more memory."
+    smaller = "Take a smaller model (`lensbench models` shows sizes)"
+    if in_8_bits is None or where.spread:
+        return f"{smaller} or a machine with more memory."
+    if (eighth := in_8_bits()) <= available:
+        return f"It would fit in 8 bits: NAME@8 ({gb(eighth)}); or take a smaller model."
+    main = "cpu" if where.main == "mps" else where.main  # from which nothing is spread
+    return f"{smaller}, or read its blocks from a disk: --device {main},disk=FOLDER."
 
 
 def _parts(device: str) -> Iterator[str]:

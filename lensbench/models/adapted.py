@@ -6,7 +6,7 @@ Both must give the same output before anything is read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.bridge import bridged
 from lensbench.models.model import LensModel
+from lensbench.quantized.precision import sizes_of
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,13 @@ def require_loadable(ref: ModelRef, dtype: str | None = None, device: str | None
         require_bits_loadable(with_bits(ref, dtype, device), device)
         return
     where, n_params = Placement.of(device), count_parameters(open_config(ref.folder))
-    require_fit(n_params, pick_dtype(dtype, where.main, n_params), where)
+    number_format = pick_dtype(dtype, where.main, n_params)
+    require_fit(n_params, number_format, where, in_8_bits(open_config(ref.folder), where.main))
+
+
+def in_8_bits(config: Any, device: str) -> Callable[[], int]:
+    """What loading a model of this config in 8 bits takes, worked out when it is asked for."""
+    return lambda: sizes_of(config).needed(8, device)
 
 
 def facts_of(

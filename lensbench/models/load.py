@@ -22,7 +22,7 @@ from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
-from lensbench.models.adapted import open_adapted
+from lensbench.models.adapted import in_8_bits, open_adapted
 from lensbench.models.bridge import bridged
 from lensbench.models.model import LensModel
 from lensbench.models.readout import readout_of
@@ -75,7 +75,7 @@ def load_model(
     where = Placement.of(device)
     n_params = count_parameters(config, trust_remote_code)
     number_format = pick_dtype(dtype, where.main, n_params)
-    require_fit(n_params, number_format, where)
+    require_fit(n_params, number_format, where, in_8_bits(config, where.main))
     with quiet():
         hf_model = open_weights(folder, number_format, trust_remote_code, where=where).eval()
         tokenizer = tokenizer or open_tokenizer(folder, trust_remote_code)

@@ -191,8 +191,8 @@ def test_an_unknown_field_is_named_and_can_be_vouched_for(llama: Case, tmp_path:
     ("available", "words"),
     [
         (20e9, "Try --dtype bfloat16 (16.1 GB)"),
-        (9e9, "It would fit in 8 bits (8.0 GB)"),
-        (1e9, "Take a smaller model"),
+        (11e9, "It would fit in 8 bits: NAME@8 (10."),
+        (9e9, "read its blocks from a disk: --device cpu,disk=FOLDER"),
     ],
 )
 def test_a_model_that_cannot_fit_is_refused_with_the_sum(
