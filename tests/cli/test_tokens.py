@@ -50,6 +50,7 @@ def test_pieces_are_shown_and_counted(lensbench: Program, folders: list[str]) ->
     assert "words: i | love | ai" in done.out
     assert "<0xE0> | <0xA4> | <0xAE>" in done.out
     assert "t2: मला AI आवडतो" in done.out
+    assert "lost: characters that do not come back" in " ".join(done.err.split())
 
 
 def test_json_says_the_same(lensbench: Program, folders: list[str]) -> None:

@@ -108,7 +108,11 @@ def tokens(spec: Annotated[TokensVerb, Parameter("*")]) -> int:
         with messages.status("reading 45 languages"):
             gaps = result.gaps
         _show_gaps(gaps)
-    explain("With -o FOLDER: a report of it, with 45 languages and what they cost.")
+    explain(
+        "per word: tokens of a stretch without white space; chars, bytes: of each token; unknown, "
+        "byte: tokens that are; lost: characters that do not come back. With -o FOLDER: a report "
+        "of it, with 45 languages and what they cost."
+    )
     return 0
 
 
