@@ -22,7 +22,7 @@ _SPARE = 11  # tokens kept beyond the k best by products, to find the k best of 
 # Once so many tokens are known to be better than one, its rank is no decision of a lens any more,
 # and tokens stand so dense that the whole bound of a sum holds thousands of them. What is nearer
 # than 16 roundings is still recomputed: errors are a random walk (Higham & Mary 2019, SIAM J. Sci.
-# Comput. 41(5)), of at most 1.3 on a CPU and 3.3 on an H100. A head can be made whose errors all go
+# Comput. 41(5)), of at most 3.6 on a CPU and 3.3 on an H100. A head can be made whose errors all go
 # one way; so tokens wherever they stand are compared too, and an error of 16 stops a run.
 _FEW = 100
 _USUAL = 16
