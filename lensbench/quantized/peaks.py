@@ -19,11 +19,12 @@ from lensbench.quantized.precision import Shape, Sizes
 Verb = Literal["lens", "cache", "attention", "infer", "train"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 
-PROGRAM = 560 << 20  # Python, torch and transformers, on a CPU
+PROGRAM = 550 << 20  # Python, torch and transformers, on a CPU
 _BRIDGE = 60 << 20  # TransformerLens, and a record's tables
-_PACKED = 60 << 20  # bitsandbytes
+_PACKED = 48 << 20  # bitsandbytes
 _TRAINER = 140 << 20  # PEFT, transformers' trainer and what they import
-_TILES = 48 << 20  # logits of a tile, twice, and the best of them
+_ROWS = 4096  # of the embedding at once
+_TILES = 32 << 20  # logits of a tile, twice, and the best of them
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ def _lens(sizes: Sizes, bits: Bits, batch: Batch) -> int:
 def _attention(sizes: Sizes, bits: Bits, batch: Batch) -> int:
     """Patterns of a block at a time; of every head its circuits, which packed weights have none of.
 
-    Four matrices of every head are compared with those of all later ones.
+    Four matrices of every head are compared with those of all later ones, and rows of the
+    embedding are read in float64.
     """
-    width = sizes.shape.d_model**2
-    circuits = 0 if bits in (8, 4) else 16 * width * (sizes.shape.n_blocks + 1)
+    width, rows = sizes.shape.d_model, 3 * 8 * _ROWS * sizes.shape.d_model
+    circuits = 0 if bits in (8, 4) else 16 * width**2 * (sizes.shape.n_blocks + 1) + rows
     return _pass(sizes.shape, bits, batch) + circuits + _TILES
 
 
