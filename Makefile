@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products bench-size bench-report clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products bench-size bench-plan bench-report clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -111,6 +111,9 @@ bench-size: $(READY)  ## whole verbs at Llama-3-8B's size beside plain scripts (
 
 bench-report: $(READY)  ## a report over 50 models x 10,000 prompts beside the way it was built (half an hour)
 	$(BIN)/python -m tests.benchmarks.reports --out reports/bench
+
+bench-plan: models  ## what a run was planned to take, beside what it took
+	$(BIN)/python -m tests.benchmarks.plan --out reports/bench
 
 clean:  ## remove environments, caches and runs (not the models)
 	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from lensbench.records.recording import as_planned
 from lensbench.report.manifest import how_made
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
+from tests.benchmarks import plan as bench
 from tests.harness.facts import N_ROWS
 from tests.harness.files import contents, manifest, table, table_bytes
 from tests.harness.program import Program
@@ -229,3 +230,19 @@ def test_a_machine_that_is_too_small_is_said_with_the_sums(
     assert not plan.ok
     (said,) = plan.records[0].obstacles
     assert word in said
+
+
+@pytest.mark.slow
+def test_a_real_run_takes_about_as_long_and_as_much_as_planned(tmp_path: Path) -> None:
+    """One thread, for on a crowded machine several wait for each other. Twice either way is borne:
+    other programs come and go between the measurement and the run."""
+    bench.bench(("smollm2-135m",), out=tmp_path)
+    lines = (tmp_path / "plan.md").read_text(encoding="utf-8").splitlines()
+    planned, took = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "smollm2" in line
+    )
+    assert planned[2] == took[2]  # tokens
+    for column, factor in ((4, 1.0), (6, 2.0)):  # disk, time
+        low, high = map(float, planned[column].split(" to "))
+        assert low / factor <= float(took[column]) <= high * factor
+    assert float(took[5]) == pytest.approx(float(planned[5]), rel=0.25)  # memory
