@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products bench-size bench-plan bench-report clean help setup models
+.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products bench-size bench-plan bench-report bench-workers clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,9 @@ bench: $(READY)  ## time and memory beside TransformerLens, Hugging Face and nnt
 
 bench-run: models  ## prompts per second of a whole run beside Hugging Face and nnterp
 	$(BIN)/python -m tests.benchmarks.whole_run --out reports/bench
+
+bench-workers: models  ## a whole run by one process, one worker and two; 64 workers on paper
+	$(BIN)/python -m tests.benchmarks.workers --out reports/bench
 
 bench-inference: $(READY)  ## tokens per second beside Hugging Face generate and CTranslate2
 	$(BIN)/lensbench pull smollm2-135m

@@ -54,7 +54,8 @@ class SharedFolder:
         base = f"{self._base}/{folder}"
         wanted = fs.FileSelector(base, allow_not_found=True, recursive=True)
         found = [info.path for info in self._files.get_file_info(wanted) if info.is_file]
-        return sorted(path.removeprefix(f"{base}/") for path in found)
+        inside = f"{base}/".lstrip("/")  # some file systems put a slash before every path
+        return sorted(path.lstrip("/").removeprefix(inside) for path in found)
 
 
 def _opened(url: str) -> tuple[Any, str]:
