@@ -19,7 +19,7 @@ from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.similarity import MEASURES
 from lensbench.errors import InputProblems, RecordsError
-from lensbench.records.engine import Executor
+from lensbench.records.engine import Executor, done_by, one_by_one
 from lensbench.records.schema import KINDS
 from lensbench.records.schema.correlation import VARIANTS
 from lensbench.records.schema.generation import SPANS
@@ -486,9 +486,10 @@ def test_the_study_is_the_same_whoever_compares(
 ) -> None:
     """Three measures of two spans, their blocks suggested."""
     how = {"controls": ("irrelevant",), "n_blocks": 3, "measures": ("cosine", "cka", "pearson")}
-    for name, others in (("one", {}), ("other", {"execute": execute})):
+    for name, who in (("one", one_by_one), ("other", execute)):
         asked = spec(runs, "plain", "rag", out=tmp_path / name, spans=SPANS, **how)
-        correlate(asked, **others)
+        with done_by(who):
+            correlate(asked)
     assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
 
 

@@ -23,7 +23,7 @@ from lensbench.compare.diff.tables import layers_table
 from lensbench.errors import GateError, InputProblems, RecordsError
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
-from lensbench.records.engine import Executor
+from lensbench.records.engine import Executor, done_by
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
@@ -493,7 +493,8 @@ def test_a_diff_is_the_same_whoever_compares(
 ) -> None:
     both = records["plain"], records["moved"]
     run_diff(*both, tmp_path / "one")
-    run_diff(*both, tmp_path / "other", execute=execute)
+    with done_by(execute):
+        run_diff(*both, tmp_path / "other")
     assert contents(tmp_path / "other", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
 
 

@@ -69,9 +69,7 @@ def test_no_report_calls_a_missing_text_nan(
     record = open_record(folder)
     one = Reported(record, "m", "", section_of(record))
     texts = {
-        path: data.decode()
-        for path, data in record_files(one, "")
-        if path.endswith((".md", ".csv"))
+        path: data.decode() for path, data in record_files(one) if path.endswith((".md", ".csv"))
     }
     page = one.section.page or across_models([one]).page if kind == "lens" else one.section.page
     if page:

@@ -37,7 +37,6 @@ from lensbench.cli.planned import show_plan
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.spec import Dtype
-from lensbench.records.recording import as_planned
 from lensbench.spec import Device, Spec
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.lens import RunSpec
@@ -82,6 +81,8 @@ def run(
     with batch_progress() as progress:
         planned = plan(spec, folder, progress)
     show_plan(planned, messages)
+    from lensbench.records.recording import as_planned
+
     with as_planned(planned.by_folder()), fetching(pull):
         return run_and_report(spec, folder, workers)
 

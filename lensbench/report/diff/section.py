@@ -109,14 +109,14 @@ def diff_page(
 
 def _prompt_picker(prompts: pd.DataFrame, most: int, sides: tuple[str, str]) -> Picker:
     """The mean, then every prompt with its answer; by relation, and by who gets it right."""
-    rows = prompts.set_index("prompt_id")
+    rows = prompts.head(most).set_index("prompt_id")
     answers = ["no answer" if is_missing(answer) else answer for answer in rows["answer"]]
     each = zip(rows.index, rows["prompt"], answers, strict=True)
     options = {str(item): f"{prompt} → {answer}" for item, prompt, answer in each}
     facets = {"relation": {str(k): str(v) for k, v in rows["relation"].items()}}
     for side, name in zip(manifest.SIDES, sides, strict=True):
         facets[f"top-1 of {name}"] = top1_facet(rows[f"top1_correct_{side}"].dropna())
-    return items("Prompt", options, facets, f"mean over {len(prompts)} prompts", most)
+    return items("Prompt", options, facets, f"mean over {len(prompts)} prompts", len(prompts))
 
 
 def headline_of(folder: Path) -> str:
