@@ -13,42 +13,32 @@ Examples:
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
-
 from lensbench.cli.console import messages, results, say_json
 from lensbench.cli.lens.run import asked
-from lensbench.cli.options import Json
+from lensbench.cli.options import (
+    Analysis,
+    Everything,
+    Json,
+    Limit,
+    OnlyLenses,
+    OtherDevice,
+    OtherDtype,
+    OtherProducts,
+    RunFolder,
+)
 from lensbench.cli.planned import show_plan
-from lensbench.models.spec import Dtype
-from lensbench.spec import Device
 
 
 def plan(
-    analysis: Annotated[Path, Parameter(help="A folder with an analysis.toml.")],
+    analysis: Analysis,
     *,
-    out: Annotated[
-        Path | None,
-        Parameter(("--out", "-o"), help="Run folder. Default: reports/<name of the analysis>."),
-    ] = None,
-    lens: Annotated[
-        tuple[str, ...],
-        Parameter(help="Only these of the analysis' lenses; repeatable."),
-    ] = (),
-    limit: Annotated[
-        int | None, Parameter(help="Prompts to ask (pairs to take, in an adapter study).")
-    ] = None,
-    everything: Annotated[bool, Parameter("--all", help="Ask every prompt.")] = False,
-    dtype: Annotated[Dtype, Parameter(help="Default: what the analysis says.")] = None,
-    products: Annotated[
-        Literal["float32", "bfloat16", "auto"] | None,
-        Parameter(help="How the head is multiplied (see `lensbench lens`). Default: its file's."),
-    ] = None,
-    device: Annotated[
-        Device, Parameter(help="cpu, cuda, cuda:1, mps. Default: the first there is.")
-    ] = None,
+    out: RunFolder = None,
+    lens: OnlyLenses = (),
+    limit: Limit = None,
+    everything: Everything = False,
+    dtype: OtherDtype = None,
+    products: OtherProducts = None,
+    device: OtherDevice = None,
     json: Json = False,
 ) -> int:
     from lensbench.studies.analysis import plan as planned

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -32,47 +32,43 @@ from lensbench.cli.console import (
     show_problems,
     show_reports,
 )
-from lensbench.cli.options import Workers
+from lensbench.cli.options import (
+    Analysis,
+    Everything,
+    Limit,
+    OnlyLenses,
+    OtherDevice,
+    OtherDtype,
+    OtherProducts,
+    RunFolder,
+    Workers,
+)
 from lensbench.cli.planned import show_plan
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.errors import InputProblems, Problem
-from lensbench.models.spec import Dtype
-from lensbench.spec import Device, Spec
+from lensbench.spec import Spec
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.transfer import TransferSpec
 
 
 def run(
-    analysis: Annotated[Path, Parameter(help="A folder with an analysis.toml.")],
+    analysis: Analysis,
     *,
-    out: Annotated[
-        Path | None,
-        Parameter(("--out", "-o"), help="Run folder. Default: reports/<name of the analysis>."),
-    ] = None,
-    lens: Annotated[
-        tuple[str, ...],
-        Parameter(help="Only these of the analysis' lenses; repeatable."),
-    ] = (),
-    limit: Annotated[
-        int | None, Parameter(help="Prompts to ask (pairs to take, in an adapter study).")
-    ] = None,
-    everything: Annotated[bool, Parameter("--all", help="Ask every prompt.")] = False,
-    dtype: Annotated[Dtype, Parameter(help="Default: what the analysis says.")] = None,
-    products: Annotated[
-        Literal["float32", "bfloat16", "auto"] | None,
-        Parameter(help="How the head is multiplied (see `lensbench lens`). Default: its file's."),
-    ] = None,
-    device: Annotated[
-        Device,
-        Parameter(help="cpu, cuda, cuda:1, mps, auto, a list. Default: the first there is."),
-    ] = None,
+    out: RunFolder = None,
+    lens: OnlyLenses = (),
+    limit: Limit = None,
+    everything: Everything = False,
+    dtype: OtherDtype = None,
+    products: OtherProducts = None,
+    device: OtherDevice = None,
     pull: Annotated[
         bool,
         Parameter(help="Fetch models that are not here, the next while one is measured."),
     ] = False,
     workers: Workers = None,
 ) -> int:
+    from lensbench.records.recording import as_planned
     from lensbench.studies.analysis import plan, results_folder
     from lensbench.studies.stages.turns import fetching
 
@@ -81,8 +77,6 @@ def run(
     with batch_progress() as progress:
         planned = plan(spec, folder, progress)
     show_plan(planned, messages)
-    from lensbench.records.recording import as_planned
-
     with as_planned(planned.by_folder()), fetching(pull):
         return run_and_report(spec, folder, workers)
 
