@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, cycle, takewhile
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from lensbench.checkpoints.devices import memory_available
+from lensbench.errors import ModelError
 from lensbench.quantized.precision import cached_numbers
 
 if TYPE_CHECKING:
@@ -137,6 +139,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def out_of_memory_as(said: Callable[[Exception], str]) -> Iterator[None]:
+    """Raise ModelError, worded by `said`, where an allocator has no more memory inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(said(error)) from error
 
 
 def _release() -> None:

@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from lensbench.checkpoints.devices import pick_device
 from lensbench.errors import ModelError
 from lensbench.progress import Progress, Watch, ignore
-from lensbench.quantized.generation.batching import is_out_of_memory
+from lensbench.quantized.generation.batching import out_of_memory_as
 from lensbench.quantized.training.checkpoints import latest, seal, writing
 from lensbench.quantized.training.labels import n_labels
 
@@ -183,15 +183,13 @@ class _Flow(TrainerCallback):
 @contextmanager
 def enough_memory(smaller: str) -> Iterator[None]:
     """Say what takes less memory, `smaller`, when there is too little of it."""
-    try:
+    with out_of_memory_as(
+        lambda _: (
+            f"There is too little memory for a training step. Try {smaller}. Give another "
+            "folder, for these are other settings."
+        )
+    ):
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"There is too little memory for a training step. Try {smaller}. Give another folder, "
-            "for these are other settings."
-        ) from error
 
 
 def arguments(

@@ -22,9 +22,9 @@ from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.pull import pull
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.stored.heap import give_back
-from lensbench.errors import LensbenchError, ModelError, first_line
+from lensbench.errors import LensbenchError, first_line
 from lensbench.progress import Notify, ignore
-from lensbench.quantized.generation.batching import is_out_of_memory
+from lensbench.quantized.generation.batching import out_of_memory_as
 from lensbench.records.engine import Outcome
 from lensbench.records.store import RecordStore
 
@@ -92,16 +92,17 @@ class Turns:
 
         A model that runs out of memory is one that failed: the others can go on.
         """
-        with self._outcome.attempt(store):
-            try:
-                yield
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise ModelError(
-                    f"{store.model} ran out of memory ({first_line(error)}). What was measured is "
-                    "kept: run it again on a larger device, with --dtype bfloat16 or as NAME@8."
-                ) from error
+        with (
+            self._outcome.attempt(store),
+            out_of_memory_as(
+                lambda error: (
+                    f"{store.model} ran out of memory ({first_line(error)}). What was "
+                    "measured is kept: run it again on a larger device, with --dtype bfloat16 or as "
+                    "NAME@8."
+                )
+            ),
+        ):
+            yield
 
 
 def _come(ref: ModelRef, present: ModelRef, fetch: bool) -> None:
