@@ -97,8 +97,8 @@ class Turns:
             out_of_memory_as(
                 lambda error: (
                     f"{store.model} ran out of memory ({first_line(error)}). What was "
-                    "measured is kept: run it again on a larger device, with --dtype bfloat16 or as "
-                    "NAME@8."
+                    "measured is kept: run it again on a larger device, with --dtype bfloat16 or "
+                    "as NAME@8."
                 )
             ),
         ):
