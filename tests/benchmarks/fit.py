@@ -203,7 +203,7 @@ def _markdown(
         "",
         "## By arithmetic",
         "",
-        f"The same in operations, with {tokens:,} tokens too: 2 a parameter and token forward, 6 "
+        f"The same in operations, with {tokens:,} tokens too: 2 a parameter and token forward, 6.5 "
         "d_model² a layer and token for the moments (in float64, where one counts as two), 2 "
         "d_model × d_vocab for each reading of a held-out token.",
         "",
