@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lensbench.errors import RecordsError
+from lensbench.records.manifest import peak_memory_bytes
 from lensbench.records.parts import Part
 from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.schema import TABLES
@@ -194,3 +197,14 @@ def test_a_record_of_another_kind_is_named_before_any_setting(store: RecordStore
     assert said == (
         f"{store.folder} holds a lens record, not a lineage one; give another folder with --out."
     )
+
+
+_SAYS = "from lensbench.records.manifest import peak_memory_bytes; print(peak_memory_bytes())"
+
+
+def test_a_programs_peak_is_its_own_whoever_started_it() -> None:
+    """The kernel's count for a child begins with the memory of the process that it came from."""
+    held = bytearray(b"x") * 10**9
+    said = subprocess.run([sys.executable, "-c", _SAYS], capture_output=True, text=True, check=True)
+    assert 2 * 10**7 < int(said.stdout) < len(held) / 2
+    assert peak_memory_bytes() > len(held)
