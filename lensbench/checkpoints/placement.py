@@ -141,7 +141,7 @@ class Placement:
         for taken in sizes:
             while at < len(free) and free[at] < taken:
                 at += 1
-            if at == len(free):
+            if at == len(free) or free[0] < 0:
                 raise ModelError(
                     f"{gb(int(sum(sizes) + rest))} of weights do not fit: there is room for "
                     f"{self.rooms()}, of which {self.main} also takes embedding, head and the "

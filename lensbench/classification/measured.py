@@ -16,6 +16,7 @@ from jaxtyping import Float
 from lensbench.checkpoints.devices import pick_device
 from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.stored.heap import release
 from lensbench.classification import probe, prompting
 from lensbench.classification.cost import Spent, spending
 from lensbench.classification.encoder import Texts, encoded, new_classifier
@@ -118,6 +119,7 @@ def measure(context: Measuring, job: Job[Run]) -> Part:
     run = job.item
     with spending(pick_device(context.spec.device)) as spent:
         found = _METHODS[run.method](context, run, spent)
+    release()  # each run loads its own model
     named = {"model": run.model, "labels": run.labels, "seed": run.seed}
     costs = named | {"method": run.method, **vars(spent), **found.facts}
     costs |= {"n_train": len(context.parted.train), "n_test": len(context.parted.test)}

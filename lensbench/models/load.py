@@ -20,6 +20,7 @@ from lensbench.checkpoints.open import (
 )
 from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.stored.heap import release
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
 from lensbench.models.adapted import in_8_bits, open_adapted
@@ -113,7 +114,9 @@ class Loader:
         """The model at this precision, there. Raises as `load_model`."""
         asked = (ref, dtype, device)
         if self._model is None or asked != self._asked:
-            self._model = None
+            if self._model is not None:
+                self.let_go()
+                release()
             self._model, self._asked = load_model(ref, dtype=dtype, device=device), asked
         return self._model
 

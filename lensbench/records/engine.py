@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Generic, Protocol, TypeVar
 
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
@@ -142,11 +143,19 @@ class Outcome:
         try:
             yield
         except LensbenchError as error:
+            _let_go(error)
             self.failed[store.model] = error
         except OSError as error:
             self.failed[store.model] = disk_error(store.folder, error)
         else:
             self.folders.append(store.folder)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Keep of an error what it says, and not what was at hand where it came up: a whole model."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def make(

@@ -1,4 +1,7 @@
-"""A study of classification: a record of each set of labelled texts, every method in it."""
+"""A study of classification: a record of each set of labelled texts, every method in it.
+
+Each run of a method loads the model that it needs and lets go of it: the turns are of texts.
+"""
 
 from __future__ import annotations
 

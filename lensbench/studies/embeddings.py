@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.checkpoints.stored.heap import release
 from lensbench.costs.planned import Planned, uncounted
 from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
 from lensbench.embeddings.measured import Measuring, measure, readable
@@ -26,6 +26,7 @@ from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.text.embeddings import READ
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
+from lensbench.studies.stages.turns import Turns
 
 
 def run(
@@ -42,12 +43,16 @@ def run(
     pairs, rated = load_pairs(spec.pairs), {one: load_rated(one) for one in spec.rated}
     senses, refs = load_senses(spec.senses), model_refs(spec.contextual) if spec.contextual else []
     outcome = Outcome(problems=pairs.problems + (senses.problems if refs else []))
-    for name in spec.encoders:
+    turns = Turns(refs, outcome, notify=notify)
+    for name in spec.encoders:  # small, and found by their own library: none is read ahead
         store = RecordStore(Path(out) / folder_name(name), name, "embeddings")
-        _attempt(outcome, store, partial(_encoder, spec, pairs, rated, progress))
-    for ref in refs:
+        with turns.attempt(store):
+            _note(outcome, _encoder(spec, pairs, rated, progress, store))
+        release()
+    for ref in turns:
         store = RecordStore(Path(out) / f"{folder_name(str(ref))}-senses", str(ref), "senses")
-        _attempt(outcome, store, partial(_contextual, spec, ref, senses, progress))
+        with turns.attempt(store):
+            _note(outcome, _contextual(spec, ref, senses, progress, store))
     return outcome
 
 
@@ -65,12 +70,9 @@ def plan(spec: EmbeddingsSpec, out: Path | str) -> Iterator[Planned]:
         yield uncounted(f"{ref}, senses", Path(out) / f"{folder_name(str(ref))}-senses", why)
 
 
-def _attempt(
-    outcome: Outcome, store: RecordStore, measure: Callable[[RecordStore], list[Problem]]
-) -> None:
-    """One record; what goes wrong with it is in the outcome."""
-    with outcome.attempt(store):
-        outcome.problems += [p for p in measure(store) if p not in outcome.problems]
+def _note(outcome: Outcome, problems: list[Problem]) -> None:
+    """What was skipped in one record, if another one has not said it."""
+    outcome.problems += [problem for problem in problems if problem not in outcome.problems]
 
 
 def _encoder(

@@ -1,4 +1,7 @@
-"""A comparison of tokenizers as a record: one job a model, and what follows over languages."""
+"""A comparison of tokenizers as a record: one job a model, and what follows over languages.
+
+No weights are loaded, so that models need no turns.
+"""
 
 from __future__ import annotations
 

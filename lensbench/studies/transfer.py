@@ -1,7 +1,8 @@
 """A transfer study: lenses of each variant of a model, and the first one's read on all of them.
 
 The lenses are records of their own, in `lenses/<variant>/<lens>`, each resumable by itself. Every
-variant is a job of the record `transfer`.
+variant is a job of the record `transfer`. Variants have one model's files, so that there is nothing
+to read ahead; the `Loader` holds one at a time.
 """
 
 from __future__ import annotations

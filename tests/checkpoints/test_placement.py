@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lensbench.checkpoints import placement
 from lensbench.checkpoints.placement import Place, Placement, require_fit
@@ -31,6 +33,84 @@ def filled(case: Case, *places: Place, folder: Path | None = None) -> dict[str, 
     blocks = case.hf.model.layers
     plan = Placement(places, folder).plan(case.hf, Counted(blocks))
     return None if plan is None else plan.where
+
+
+@given(
+    limits=st.lists(st.integers(0, 60), min_size=2, max_size=5),
+    rest=st.integers(0, 30),
+    block=st.integers(1, 20),
+    last=st.sampled_from(["cuda", "cpu", "disk"]),
+)
+def test_no_device_holds_more_than_it_may_and_none_is_left_out(
+    llama: Case, limits: list[int], rest: int, block: int, last: str
+) -> None:
+    """By hand: blocks follow each other, and the first device has room for what comes to it."""
+    names = [f"cuda:{i}" for i in range(len(limits) - 1)]
+    names.append(last if last != "cuda" else f"cuda:{len(names)}")
+    places = [Place(name, limit) for name, limit in zip(names, limits, strict=True)]
+    offload = Path("/tmp") if last == "disk" else None
+    blocks = [*llama.hf.model.layers]
+    total = rest + block * len(blocks)
+
+    def size(module: torch.nn.Module) -> int:
+        return block if module in blocks else total
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "memory_available", lambda device: HUGE)
+        try:
+            plan = Placement(tuple(places), offload).plan(llama.hf, size)
+        except ModelError:
+            plan = None
+            assert total > limits[0]
+            # It is right to refuse: not even the rest fits, or a block finds no room in its turn.
+            brought = block if last in ("cpu", "disk") else 0
+            free = [limits[0] - rest - brought, *limits[1:]]
+            assert free[0] < 0 or sum(max(room, 0) // block for room in free) < len(blocks)
+            return
+    if plan is None:
+        assert total <= limits[0]
+        return
+    found = [plan.where[f"model.layers.{i}"] for i in range(len(blocks))]
+    assert [names.index(one) for one in found] == sorted(names.index(one) for one in found)
+    held = {name: block * found.count(name) for name in names}
+    brought = block if last in ("cpu", "disk") else 0
+    assert held[names[0]] + rest + brought <= limits[0]
+    assert all(held[name] <= limit for name, limit in list(zip(names, limits, strict=True))[1:])
+    outside = {name: device for name, device in plan.where.items() if "layers" not in name}
+    assert set(outside.values()) == {names[0]}
+
+
+def test_the_map_covers_every_weight_once_as_accelerate_checks_it(
+    plenty: None, tiny_case: Callable[[str], Case]
+) -> None:
+    """Two GPUs that are not here: the map alone is held to accelerate's own check of one."""
+    from accelerate.utils import check_device_map
+
+    tied = set()
+    for name in ("llama", "gpt2", "gemma2", "qwen3"):
+        hf = tiny_case(name).hf
+        sizes = sum(weight.numel() for weight in hf.parameters())
+        plan = Placement((Place("cuda:0", int(0.8 * sizes)), Place("cuda:1"))).plan(
+            hf, lambda module: sum(weight.numel() for weight in module.parameters())
+        )
+        assert plan is not None
+        assert {*plan.map.values()} == {0, 1}
+        check_device_map(hf, plan.map)
+        tied.add(hf.get_input_embeddings().weight is hf.get_output_embeddings().weight)
+        places = {plan.map[one] for one in plan.map if ".layers." not in one and ".h." not in one}
+        assert places == {0}  # embedding and head together
+    assert tied == {True, False}
+
+
+def test_a_limit_that_the_first_device_cannot_keep_is_refused(
+    plenty: None, llama: Case, tmp_path: Path
+) -> None:
+    """It takes embedding, head and a block at a time, whatever else lies elsewhere."""
+    with pytest.raises(ModelError, match="of which cpu also takes embedding, head and the block"):
+        filled(llama, Place("cpu", 14), Place("disk"), folder=tmp_path)
+    with pytest.raises(ModelError, match="of which cuda:0 also takes embedding"):
+        filled(llama, Place("cuda:0", 4), Place("cuda:1"))
+    assert filled(llama, Place("cpu", 15), Place("disk"), folder=tmp_path) is not None
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ import pytest
 
 from lensbench import InputProblems
 from lensbench.corpora.hub import DataSet
-from tests.harness.hub import Answers, apart, serving
+from tests.harness.hub import SHA, Answers, apart, serving
 
-SHA = "a" * 40
 TEXTS = ["Rivers flow to the sea.", None, "Berlin is in Germany.", "Hills stand still."]
 
 
@@ -55,28 +54,10 @@ class Hub(Answers):
     """Answers as the hub does for data sets, one of them gated."""
 
     def reply(self) -> None:
-        path = self.path.split("?")[0]
-        if "org/gated" in path:
-            return self.refuse(403, "GatedRepo")
-        for name, files in FILES.items():
-            if path == f"/api/datasets/{name}":
-                siblings = [{"rfilename": file, "size": len(data)} for file, data in files.items()]
-                about = {"id": name, "sha": SHA, "siblings": siblings}
-                return self.answer(json.dumps(about).encode(), "application/json")
-            for file, data in files.items():
-                if path == f"/datasets/{name}/resolve/{SHA}/{file}":
-                    return self.answer(data, "application/octet-stream")
-        return self.refuse(404, "RepoNotFound")
-
-    def answer(self, data: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", SHA)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
+        if "org/gated" in self.path:
+            self.refuse(403, "GatedRepo")
+        elif not any(self.give(name, files, "datasets") for name, files in FILES.items()):
+            self.refuse(404, "RepoNotFound")
 
 
 @pytest.fixture(scope="module")

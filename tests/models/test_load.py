@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,11 @@ from lensbench import (
     logit_lens,
     residual_stream,
 )
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
 from lensbench.lens.gate import require
+from lensbench.models import load
+from lensbench.models.load import Loader
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
@@ -354,3 +360,28 @@ def test_loading_takes_the_weights_once(smollm_folder: Path) -> None:
         check=True,
     )
     assert float(done.stdout) < 1.4  # and 100 MB or so of libraries and tokenizer
+
+
+# One after the other.
+
+
+def test_a_loader_has_let_go_of_one_model_before_it_loads_the_next(
+    tiny_case: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridges: list[weakref.ref[object]] = []
+
+    def loaded(ref: ModelRef, **how: Any) -> LensModel:
+        assert all(bridge() is None for bridge in bridges)
+        model = load_model(ref, **how)
+        bridges.append(weakref.ref(model.bridge))
+        return model
+
+    monkeypatch.setattr(load, "load_model", loaded)
+    loader, refs = Loader(), [ModelRef.of(tiny_case(name).folder) for name in ("llama", "gpt2")]
+    gc.disable()
+    try:
+        for ref in (refs[0], refs[0], refs[1], refs[0]):
+            assert loader(ref, device="cpu").ref == ref
+    finally:
+        gc.enable()
+    assert len(bridges) == 3

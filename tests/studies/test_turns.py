@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
+import signal
 import threading
 import time
 import weakref
@@ -13,18 +15,21 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lensbench.checkpoints import identity
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.errors import ModelError
 from lensbench.files import sha256_of
 from lensbench.records.engine import Outcome
-from lensbench.records.store import RecordStore
+from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.turns import Turns
 from tests.harness.files import table_bytes
+from tests.harness.forks import Forks, parts_done
 from tests.harness.hub import Answers, apart, serving
+from tests.harness.many_models import BYTES, profile, write_models
 from tests.harness.tiny import Case
 
 
@@ -53,26 +58,52 @@ def store(ref: ModelRef, folder: Path) -> RecordStore:
     return RecordStore(folder / Path(ref.name).name, str(ref))
 
 
+class Model:
+    """Holds itself, as a bridge and its hooks do."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def _refused(model: Model, cause: Exception | None) -> None:
+    held = model
+    raise ModelError(f"{type(held).__name__} gives NaN") from cause
+
+
+def _refused_by_library(model: Model) -> None:
+    try:
+        held = [model]
+        raise RuntimeError(f"{len(held)} cannot run")
+    except RuntimeError as error:
+        _refused(model, error)
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [lambda model: None, lambda model: _refused(model, None), _refused_by_library],
+    ids=["measured", "refused", "refused by a library"],
+)
 def test_what_one_turn_left_is_gone_when_the_next_begins(
-    folders: list[str], tmp_path: Path
+    measured: Callable[[Model], None], folders: list[str], tmp_path: Path
 ) -> None:
-    class Model:
-        """Holds itself, as a bridge and its hooks do."""
-
-        def __init__(self) -> None:
-            self.own = self
-
+    """Also of a model that failed: its error remembers where it came up, and all that was there."""
     turns = Turns(model_refs(folders), outcome := Outcome())
     left: list[weakref.ref[Model]] = []
+
+    def measure() -> None:
+        model = Model()
+        left.append(weakref.ref(model))
+        measured(model)
+
     gc.disable()
     try:
         for ref in turns:
             assert all(one() is None for one in left)
             with turns.attempt(store(ref, tmp_path / "out")):
-                left.append(weakref.ref(Model()))
+                measure()
     finally:
         gc.enable()
-    assert len(left) == len(outcome.folders) == 3
+    assert len(left) == len(outcome.folders) + len(outcome.failed) == 3
 
 
 def test_the_next_models_files_are_read_while_one_is_measured(
@@ -158,6 +189,101 @@ def test_of_several_models_the_bad_ones_are_named_and_a_second_run_takes_them_up
     assert list(again.failed) == ["org/not-here"]
     assert {folder.name: table_bytes(folder) for folder in again.folders}.items() >= first.items()
     assert len(again.folders) == 3
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_many_models_and_what_fails_among_them(
+    facts: Path, tmp_path: Path
+) -> None:
+    """Each takes 53 MB in float32; after the first two, no turn begins with half a model more."""
+    models = write_models(tmp_path / "models", 10)
+    nan = load_file(models[3] / "model.safetensors")
+    nan["model.layers.2.mlp.up_proj.weight"][5, 5] = torch.nan
+    save_file(nan, models[3] / "model.safetensors", {"format": "pt"})
+    large = load_file(models[6] / "model.safetensors")  # loads, and is not finite when it is read
+    large["model.layers.1.mlp.down_proj.weight"] *= 1e38
+    save_file(large, models[6] / "model.safetensors", {"format": "pt"})
+    given = [*models[:5], "org/not-here", *models[5:]]
+    found = profile(given, facts, tmp_path / "out")
+    assert list(found.failed) == ["model-03", "not-here", "model-06"]
+    assert "NaN" in found.failed["model-03"]
+    names = [model.name for model in models] + ["not-here", "end"]
+    assert found.resident.keys() == {*names}
+    _, first, *others = found.resident.values()
+    assert max(others) - first < BYTES / 2
+
+
+def _many(folders: list[str], facts: Path) -> RunSpec:
+    """One prompt a batch, so that there are many moments to be killed at."""
+    prompts = {"prompts": str(facts), "limit": 4, "heatmap_prompts": 1}
+    return RunSpec(models=tuple(folders), lenses=("final",), batch_tokens=1, **prompts)
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_models_and_within_one_gives_the_same_bytes(
+    folders: list[str], facts: Path, tmp_path: Path, forks: Forks
+) -> None:
+    spec, out = _many(folders, facts), tmp_path / "out"
+    undisturbed = tmp_path / "undisturbed"
+    assert forks.run(run, spec, undisturbed).status == 0
+    records = sorted(path.parent.name for path in undisturbed.glob("*/manifest.json"))
+    first, second, third = (out / name for name in records)
+
+    def parts(record: Path, n: int) -> Callable[[], bool]:
+        return lambda: record.exists() and parts_done(record) >= n
+
+    moments = [parts(first, 3), parts(first, 10**6), second.exists, parts(second, 2)]
+    for moment in [*moments, third.exists, parts(third, 5)]:
+        assert forks.run(run, spec, out, kill=signal.SIGKILL, when=moment).status == -9
+    assert forks.run(run, spec, out).status == 0
+    for name in records:
+        assert table_bytes(out / name) == table_bytes(undisturbed / name)
+
+
+_PULLS = """
+import sys
+from lensbench.cli import main
+sys.argv = ["lensbench", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as ended:
+    print("status", ended.code)
+"""
+
+
+@pytest.mark.slow
+def test_models_that_are_not_here_are_fetched_the_next_while_one_is_measured(
+    llama: Case, facts: Path, tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in llama.folder.iterdir() if path.is_file()}
+    asked: dict[str, float] = {}
+
+    class Two(Answers):
+        def reply(self) -> None:
+            name = next((one for one in ("org/one", "org/two") if one in self.path), "")
+            if self.path.endswith("model.safetensors"):
+                asked.setdefault(name, time.time())
+            if not (name and self.give(name, files)):
+                self.refuse(404, "RepoNotFound")
+
+    study = tmp_path / "001_many"
+    study.mkdir()
+    names = json.dumps([str(llama.folder), "org/one", "org/gone", "org/two"])
+    (study / "analysis.toml").write_text(f"models = {names}\nprompts = '{facts}'\nlimit = 4\n")
+    with serving(Two) as address:
+        place = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+        options = ["run", str(study), "--out", str(tmp_path / "out"), "--device", "cpu"]
+        without = apart(_PULLS, *options, **place)
+        assert "status 1" in without
+        assert not asked
+        said = apart(_PULLS, *options, "--pull", **place)
+    assert "status 1" in said  # one of them is nowhere
+    assert list(asked) == ["org/one", "org/two"]
+    made = {path.parent.name: path for path in (tmp_path / "out").glob("*/manifest.json")}
+    assert made.keys() == {"org-one", "org-two", folder_name(str(llama.folder))}
+    own, fetched = (table_bytes(made[name].parent) for name in ("org-two", "org-one"))
+    assert own.keys() == fetched.keys()
+    assert asked["org/two"] < made["org-one"].stat().st_mtime
 
 
 _TURNS = """

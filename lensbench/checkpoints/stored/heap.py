@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from dataclasses import dataclass
 from threading import Lock
+
+import torch
 
 _LEAST = 64 << 20  # bytes
 _TIMES = 64  # at most, while a checkpoint is read: each time takes some hundredths of a second
@@ -21,6 +24,18 @@ def give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(0)
+
+
+def release() -> None:
+    """Let go of what nobody has any more, before another model is loaded.
+
+    A wrapped model refers to itself, so that it stays until Python looks for such; and an
+    accelerator's memory counts as taken while torch keeps it for tensors to come.
+    """
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()
+    give_back()
 
 
 @dataclass

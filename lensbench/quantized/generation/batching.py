@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from lensbench.checkpoints.devices import memory_available
+from lensbench.checkpoints.stored.heap import release
 from lensbench.errors import ModelError
 from lensbench.quantized.precision import cached_numbers
 
@@ -125,7 +125,7 @@ def in_pieces(
                 raise
             memory_ran_out = True
         if memory_ran_out:  # outside the handler: the error held on to the tensors
-            _release()
+            release()
             pieces.limit = max(1, len(piece) // 2)
             if len(piece) > 1:
                 continue
@@ -150,9 +150,3 @@ def out_of_memory_as(said: Callable[[Exception], str]) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ModelError(said(error)) from error
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

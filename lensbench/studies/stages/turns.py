@@ -8,7 +8,6 @@ converted from packages is in memory for that, so it waits for its turn too.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -21,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.pull import pull
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.checkpoints.stored.heap import give_back
+from lensbench.checkpoints.stored.heap import release
 from lensbench.errors import LensbenchError, first_line
 from lensbench.progress import Notify, ignore
 from lensbench.quantized.generation.batching import out_of_memory_as
@@ -73,8 +72,7 @@ class Turns:
                     coming.start()
                 yield ref
                 self._let_go()
-                gc.collect()
-                give_back()
+                release()
 
     def _arrives(self, ref: ModelRef) -> bool:
         """Whether the model is here, or fetching it was not asked for."""
