@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
 
-from lensbench.errors import LensbenchError, first_line, packages_of
+from lensbench.errors import LensbenchError, MissingExtraError, first_line, packages_of
 
 _ANSWER_S = 5.0  # within which an address answers
 _STORE_BYTES = 256 << 20  # for what is on its way: small things, where workers see the run folder
@@ -26,8 +31,39 @@ _QUIET = {
 }
 
 
+Entered = TypeVar("Entered")
+
+
 class ClusterError(LensbenchError):
     """Workers cannot be started, joined or kept alive."""
+
+
+def require_ray(address: str | None) -> None:
+    """What can be seen within seconds, before anything is started.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ClusterError: nothing answers at the address.
+    """
+    if find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray")
+    if address not in (None, "auto"):
+        _require_answer(str(address))
+
+
+@contextmanager
+def meanwhile(block: AbstractContextManager[Entered]) -> Iterator[Callable[[], Entered]]:
+    """Enter a block in another thread: Ray takes seconds to start, and others can be used.
+
+    What is given waits for it, and raises what entering it raised. It is left here.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        entering = pool.submit(block.__enter__)
+        try:
+            yield entering.result
+        finally:
+            if entering.exception() is None:
+                block.__exit__(None, None, None)
 
 
 @contextmanager
@@ -37,12 +73,11 @@ def ray_at(address: str | None) -> Iterator[Any]:
     One that this process is connected to already is used as it is.
 
     Raises:
-        MissingExtraError: Ray is not installed.
-        ClusterError: nothing answers at the address, or a cluster of another Ray or Python does.
+        MissingExtraError: a package that Ray needs is not installed.
+        ClusterError: no cluster can be started, or joined: it is of another Ray or Python.
     """
-    if address not in (None, "auto"):
-        _require_answer(str(address))
-    with _environment(_QUIET), packages_of("ray", "ray", "msgpack"):
+    logging.getLogger("ray").setLevel(logging.ERROR)  # of signals, which are none of its business
+    with _environment(_QUIET | _token(own=address is None)), packages_of("ray", "ray", "msgpack"):
         import ray
 
         if ray.is_initialized():
@@ -72,8 +107,28 @@ def _connect(ray: Any, address: str | None, folder: str | None) -> None:
         where = "here" if address is None else f"at {address}"
         raise ClusterError(
             f"Ray cannot be used {where}: {_words(error)}. With --ray, this machine must be part "
-            "of the cluster, with the same Python and Ray: ray start --address=HOST:PORT"
+            "of the cluster, with the same Python, Ray and RAY_AUTH_MODE (and token): "
+            "ray start --address=HOST:PORT"
         ) from error
+
+
+def _token(own: bool) -> dict[str, str]:
+    """What lets this process talk to a cluster, as `ray start` on this machine decides it.
+
+    Where a token lies, clusters ask for it; Ray does not hand it on to one that is named by its
+    address. Where there is none, a cluster of our `own` gets one that is written nowhere: in the
+    home folder, as Ray would keep it, it would change what other clusters ask for.
+    """
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token")
+    if "RAY_AUTH_TOKEN" in os.environ or Path(file).is_file():
+        return {"RAY_AUTH_MODE": "token"}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _made_token()} if own else {}
+
+
+@cache
+def _made_token() -> str:
+    """One for the whole process, for Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _words(error: BaseException) -> str:

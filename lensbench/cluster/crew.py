@@ -30,10 +30,9 @@ _log = logging.getLogger(__name__)
 class Crew:
     """An `Executor`. Its workers start at once, and read their libraries meanwhile."""
 
-    def __init__(self, ray: Any, spec: WorkersSpec) -> None:
-        self._ray, self._spec = ray, spec
+    def __init__(self, ray: Any, spec: WorkersSpec, threads: int) -> None:
+        self._ray, self._spec, self._threads = ray, spec, threads
         there = ray.cluster_resources()
-        self._threads = spec.threads or torch.get_num_threads()
         n = spec.workers or default_workers(there, self._threads)
         self._n = n
         self._hire = ray.remote(Worker).options(**share(there, n)).remote
@@ -47,8 +46,10 @@ class Crew:
         self._members = [self.hired(number) for number in range(1, self._n + 1)]
 
     def hired(self, number: int) -> Member:
-        """A new worker."""
-        return Member(number, self._hire(str(Path.cwd()), self._threads))
+        """A new worker, which reads its libraries at once."""
+        actor = self._hire(str(Path.cwd()), self._threads)
+        actor.read_libraries.remote()
+        return Member(number, actor)
 
     def __call__(
         self,

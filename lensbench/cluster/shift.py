@@ -145,6 +145,8 @@ class Shift:
         except errors.RayTaskError as error:
             if isinstance(error.cause, LensbenchError | OSError):
                 raise error.cause from None
+            if isinstance(error.cause, Exception):  # as in one process, with the worker's traceback
+                raise error.cause from error
             raise
         except errors.RayError as error:
             yield from self._lost(member, error)
@@ -227,9 +229,13 @@ class Shift:
                 f"a run without --workers. {kept}"
             )
         if self._deaths >= _MOST_DEATHS * len(self._members):
+            begun = any(one.place for one in self._members)
+            hint = (
+                "" if begun else "On a cluster, RAY_AUTH_MODE has to be the same here and there. "
+            )
             raise ClusterError(
                 f"{self._deaths} workers have died one after another and no job was done between, "
-                f"the last one ({member}) because: {why}. {kept}"
+                f"the last one ({member}) because: {why}. {hint}{kept}"
             )
 
 

@@ -10,13 +10,17 @@ import os
 import platform
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lensbench.records.engine import Job
+
+
+_LIBRARIES = ("torch", "transformers", "transformer_lens.model_bridge")  # seconds to read
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,14 @@ class Worker:
         self._do: Any = None
         self._context: Any = None
 
+    def read_libraries(self) -> None:
+        """While the driver still loads and plans. What is missing is said when it is used."""
+        for name in _LIBRARIES:
+            with suppress(ImportError):
+                import_module(name)
+
     def place(self, kind_of_device: str) -> Place:
-        """Read the libraries, let go of earlier work, and say where this is."""
+        """Let go of earlier work, and say where this is."""
         import torch
 
         from lensbench.checkpoints.devices import memory_available

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from lensbench.cluster.spec import WorkersSpec
-from lensbench.records.engine import done_by, one_by_one
+from lensbench.records.engine import Executor, Job, done_by, one_by_one
+from lensbench.records.parts import Part, Parts
 
 
 @contextmanager
@@ -52,14 +54,40 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
         with done_by(one_by_one, None if spec is None else spec.threads):
             yield
         return
+    from lensbench.cluster.connect import meanwhile, require_ray
+
+    require_ray(spec.ray)
+    with meanwhile(_crew(spec, _threads(spec))) as crew:
+
+        def execute(
+            do: Callable[[Any, Job[Any]], Part],
+            context: Any,
+            jobs: Sequence[Job[Any]],
+            parts: Parts,
+        ) -> Iterator[Job[Any]]:
+            return crew()(do, context, jobs, parts)
+
+        with done_by(execute, spec.threads):
+            yield
+
+
+@contextmanager
+def _crew(spec: WorkersSpec, threads: int) -> Iterator[Executor]:
+    """Workers from when Ray is there until the end of the block."""
     from lensbench.cluster.connect import ray_at
 
     with ray_at(spec.ray) as connected:
         from lensbench.cluster.crew import Crew
 
-        crew = Crew(connected, spec)
+        crew = Crew(connected, spec, threads)
         try:
-            with done_by(crew, spec.threads):
-                yield
+            yield crew
         finally:
             crew.dismiss()
+
+
+def _threads(spec: WorkersSpec) -> int:
+    """Of each worker, as this thread has it: another thread of this process may have others."""
+    import torch
+
+    return spec.threads or torch.get_num_threads()

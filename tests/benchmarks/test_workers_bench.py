@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.workers import Cluster, simulated
+from tests.benchmarks.cluster_clock import Cluster, simulated
 
 
 def test_one_worker_takes_the_sum_of_everything() -> None:

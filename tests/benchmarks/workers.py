@@ -1,145 +1,216 @@
-"""Workers beside one process: seconds of a whole run; and on paper, 64 of them over 10 models.
+"""`python -m tests.benchmarks.workers`: the table of `make bench-workers`.
 
-    python -m tests.benchmarks.workers --out reports/bench
-
-One process, one worker and two do the same run in turn, in processes of their own, and the tables
-are compared. The paper part counts with the seconds that the measured run gives.
+A whole run by one process, by one worker and by two, in turn, each in a process of its own; what
+the driver holds while its run grows; and from the seconds measured here, 64 workers over 10 models
+by a simulated clock.
 """
 
 from __future__ import annotations
 
-import argparse
-import heapq
-import json
-import subprocess
-import sys
+import csv
+import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
+from typing import Annotated
 
-from tests.harness.files import table_bytes
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
 
-MODEL = "smollm2-135m"
-_RUN = """
-import json, sys, time
 import lensbench as lb
-n, out, limit = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-began = time.monotonic()
-with lb.workers(n or None):
-    outcome = lb.run(lb.RunSpec(models=(sys.argv[4],), prompts="facts", limit=limit), out)
-assert outcome.ok
-print(json.dumps(time.monotonic() - began))
-"""
+from lensbench.files import write_text
+from tests.benchmarks.cluster_clock import Cluster, Spent, simulated
+from tests.benchmarks.table import Model, Out, Rounds, at_least, made_by, markdown_table, ratios
+from tests.benchmarks.worked import Took, in_a_process
+from tests.harness.counted import count_words
+from tests.harness.files import table_bytes
+from tests.harness.tiny import TINY, save
+
+MOST = 1.1  # times one process that one worker may take: what is promised of a run of a minute
+WHO = {"one process": 0, "1 worker": 1, "2 workers": 2}
+_STAGES = {
+    "start": "start_s",
+    "load": "load_s",
+    "plan and gate": "plan_s",
+    "first job": "wait_s",
+    "other jobs": "jobs_s",
+    "tables": "tables_s",
+    "end": "end_s",
+}
+_FEW, _MANY = 200, 1000  # jobs of nothing, for the driver's share of one
+_MODELS, _PROMPTS = 10, 10_000  # of the run on paper
+Runs = dict[str, list[Took]]
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """What a run on many workers is made of, in seconds and bytes."""
-
-    workers: int
-    models: int
-    jobs: int  # of a model
-    job_s: float
-    load_s: float  # of a model by a worker
-    plan_s: float  # of a model by the driver, before its jobs begin
-    finish_s: float  # of a model by the driver, after them
-    ask_s: float  # the driver's share of a job: asking, hearing, looking for the part
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Where the time of a run went, by the simulated clock."""
-
-    wall_s: float
-    working: float  # share of all workers' time
-    loading: float
-    waiting: float
-    driver: float  # share of the wall time in which the driver is asked something
+def bench(
+    model: Model = "smollm2-135m",
+    limit: Annotated[int, at_least(2, "Base prompts, with the rows that go with each.")] = 150,
+    rounds: Rounds = 1,
+    sizes: Annotated[
+        tuple[int, ...], Parameter(help="Prompts of the runs whose driver's memory is measured.")
+    ] = (500, 2000, 8000),
+    out: Out = Path("reports/bench"),
+) -> None:
+    """Seconds of a whole run by workers beside one process, and what the driver holds."""
+    with Console(stderr=True).status("running"), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs, same = timed(folder, model, limit, rounds)
+        grown = [grew(folder, n) for n in sizes]
+        ask_s = share_of_a_job(folder)
+    text = "\n".join(_markdown(model, runs, same, grown, ask_s))
+    write_text(out / "workers.md", text)
+    Console().print(text, markup=False, highlight=False)
 
 
-def simulated(cluster: Cluster) -> Spent:
-    """Each worker takes the next job when it is free; the driver answers one at a time."""
-    now = busy = driver = loading = 0.0
-    for _ in range(cluster.models):
-        now += cluster.plan_s
-        free = [now + cluster.load_s] * cluster.workers
-        loading += cluster.load_s * cluster.workers
-        heapq.heapify(free)
-        driver_free = end = now
-        for _ in range(cluster.jobs):
-            start = heapq.heappop(free)
-            driver_free = max(driver_free, start) + cluster.ask_s
-            done = driver_free + cluster.job_s
-            heapq.heappush(free, done)
-            end = max(end, done)
-        driver += cluster.jobs * cluster.ask_s
-        busy += cluster.jobs * cluster.job_s
-        now = end + cluster.finish_s
-    whole = now * cluster.workers
-    return Spent(now, busy / whole, loading / whole, 1 - (busy + loading) / whole, driver / now)
+def timed(folder: Path, model: str, limit: int, rounds: int) -> tuple[Runs, bool]:
+    """The runs, and whether the tables of all are the same bytes."""
+    runs: Runs = {who: [] for who in WHO}
+    tables = []
+    for number in range(rounds):
+        for who, n in WHO.items():
+            home = folder / f"{number}-{n}"
+            runs[who].append(in_a_process(home, model, limit, n, "facts"))
+            (manifest,) = home.glob("*/manifest.json")
+            tables.append(table_bytes(manifest.parent))
+    return runs, all(one == tables[0] for one in tables)
 
 
-def seconds(n: int, out: Path, limit: int) -> float:
-    """A whole run in a process of its own, its start and imports included."""
-    began = time.monotonic()
-    command = [sys.executable, "-c", _RUN, str(n), str(out), str(limit), MODEL]
-    subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return time.monotonic() - began
+def grew(folder: Path, n_prompts: int) -> Took:
+    """A run of a tiny model over so many prompts by one worker."""
+    tiny, prompts = folder / "tiny", folder / f"{n_prompts}.csv"
+    if not tiny.exists():
+        save(TINY["llama"], tiny)
+    with prompts.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("id", "prompt", "answer"))
+        rows.writerows((f"p{i}", f"Number {i} and then", f" {i + 1}") for i in range(n_prompts))
+    return in_a_process(folder / f"grown-{n_prompts}", str(tiny), n_prompts, 1, str(prompts))
 
 
-def main() -> None:
-    """Measure, simulate, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench"))
-    parser.add_argument("--limit", type=int, default=60)
-    given = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        tables = []
-        for n in (0, 1, 2):
-            out = Path(folder) / str(n)
-            rows.append((n, seconds(n, out, given.limit)))
-            tables.append(table_bytes(next(out.glob("*/manifest.json")).parent))
-        same = all(one == tables[0] for one in tables)
-    lines = ["# Workers beside one process", ""]
-    lines += [f"`{MODEL}`, {given.limit} prompts of facts, whole runs with their start.", ""]
-    lines += ["| who | s | against one process |", "|---|---|---|"]
-    lines += [
-        f"| {f'{n} worker(s)' if n else 'one process'} | {s:.1f} | {s / rows[0][1]:.2f} |"
-        for n, s in rows
-    ]
-    lines += ["", f"Tables are the same bytes: {'yes' if same else 'NO'}.", ""]
-    lines += on_paper()
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "workers.md").write_text("\n".join(lines) + "\n")
-    print(json.dumps(dict(rows)))
+def share_of_a_job(folder: Path) -> float:
+    """Seconds of the driver's processor for a job of nothing, a look at its part included."""
+    spent = []
+    with lb.workers(1):
+        count_words(folder / "warm", ["a"])
+        for n in (_FEW, _MANY):
+            began = time.process_time()
+            count_words(folder / f"words-{n}", [f"word{i}" for i in range(n)])
+            spent.append(time.process_time() - began)
+    return (spent[1] - spent[0]) / (_MANY - _FEW)
 
 
-def on_paper() -> list[str]:
-    """10 models x 10,000 prompts by the simulated clock: jobs of small and of large models."""
-    lines = ["## 10 models x 10,000 prompts, by a simulated clock", ""]
-    lines += ["| workers | job, s | load, s | wall, h | working | loading | waiting | driver |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    for workers in (1, 8, 64):
-        for job_s, load_s in ((1.0, 10.0), (10.0, 120.0)):
-            own = Cluster(workers, 10, 10_000 // 16, job_s, load_s, load_s + 20, 60.0, 0.005)
-            spent = simulated(own)
-            shares = (spent.working, spent.loading, spent.waiting, spent.driver)
-            lines.append(
-                f"| {workers} | {job_s:g} | {load_s:g} | {spent.wall_s / 3600:.2f} | "
-                + " | ".join(f"{share:.0%}" for share in shares)
-                + " |"
-            )
+def _markdown(model: str, runs: Runs, same: bool, grown: Sequence[Took], ask_s: float) -> list[str]:
+    one = runs["one process"]
+    ratio = ratios([took.wall_s for took in runs["1 worker"]], [took.wall_s for took in one])
+    holds = float(ratio.split()[0]) <= MOST
     return [
-        *lines,
+        "# Workers beside one process",
         "",
-        "Jobs are of 16 prompts; planning takes the driver a load and 20 s, making tables 60 s,",
-        "a job 5 ms of its time. Waiting is what workers do while the driver plans, makes tables,",
-        "or others finish the last jobs. Re-read: weights, once a worker and model. It holds",
-        "the jobs (token ids) and one model, and of parts none: they lie in the record's folder.",
+        f"A lens run of {model} over {one[0].n_prompts} prompts of the shipped facts in "
+        f"{one[0].n_jobs} jobs, each time in a process of its own from its start to its end, "
+        f"{len(one)} round(s), 2 cores. Workers begin to start when the run does; this process "
+        "loads the model too.",
+        "",
+        *markdown_table(
+            ("who", "whole, s", "times one process", *(f"{name}, s" for name in _STAGES)),
+            [_row(who, own, one) for who, own in runs.items()],
+        ),
+        "",
+        "Median seconds; times are paired within a round: median (least to most). First job: until "
+        "a job is done, with workers their start and their loading as far as the driver waits for "
+        "them. End: workers are sent home.",
+        "",
+        f"Tables are the same bytes: {'yes' if same else '**no**'}. Promised is at most {MOST:g} "
+        f"times one process for one worker: {'it holds' if holds else '**it does not hold**'}.",
+        "",
+        *_memory(model, runs, grown),
+        *_on_paper(model, runs, grown, ask_s),
+        made_by("bench-workers"),
+        "",
     ]
+
+
+def _row(who: str, own: Sequence[Took], one: Sequence[Took]) -> list[str]:
+    walls = [took.wall_s for took in own], [took.wall_s for took in one]
+    stages = [_median(own, name) for name in _STAGES.values()]
+    return [who, f"{_median(own, 'wall_s'):.1f}", ratios(*walls), *(f"{s:.1f}" for s in stages)]
+
+
+def _median(own: Sequence[Took], name: str) -> float:
+    return statistics.median(float(getattr(took, name)) for took in own)
+
+
+def _memory(model: str, runs: Runs, grown: Sequence[Took]) -> list[str]:
+    """What the driver holds, and what a worker does beside what is reserved for it."""
+    one = runs["1 worker"]
+    driver, worker = (_median(one, f"{who}_bytes") for who in ("driver", "worker"))
+    more = (grown[-1].driver_bytes - grown[0].driver_bytes) / (
+        grown[-1].n_prompts - grown[0].n_prompts
+    )
+    return [
+        "## What is held in memory",
+        "",
+        "A tiny Llama, so that what grows is not hidden behind weights; one worker.",
+        "",
+        *markdown_table(
+            ("prompts", "jobs", "driver's peak, GB"),
+            [[f"{t.n_prompts:,}", f"{t.n_jobs:,}", f"{t.driver_bytes / 1e9:.3f}"] for t in grown],
+        ),
+        "",
+        f"That is {more / 1e3:.1f} kB for each prompt more (its text, its tokens, its place in a "
+        "job); rows that were measured stay on the disk until a stretch of them is written. A "
+        f"worker of {model} peaked at {worker / 1e9:.2f} GB, its driver at {driver / 1e9:.2f}; "
+        f"the weights in memory are {one[0].weight_bytes / 1e9:.2f} GB, and a worker is let load "
+        "where they and 1 GiB are free.",
+        "",
+    ]
+
+
+def _on_paper(model: str, runs: Runs, grown: Sequence[Took], ask_s: float) -> list[str]:
+    """10 models x 10,000 prompts by the simulated clock, of what this bench has measured."""
+    one = runs["one process"][0]
+    prompt_s = max(0.0, grown[-1].plan_s - grown[0].plan_s) / (
+        grown[-1].n_prompts - grown[0].n_prompts
+    )
+    pieces = {
+        "jobs": ceil(_PROMPTS * one.n_jobs / one.n_prompts),
+        "job_s": one.job_s,
+        "load_s": one.load_s,
+        "plan_s": one.load_s + one.plan_s + prompt_s * _PROMPTS,
+        "finish_s": one.tables_s / one.n_prompts * _PROMPTS,
+        "ask_s": ask_s,
+    }
+    spent = [(n, simulated(Cluster(n, _MODELS, **pieces))) for n in (1, 8, 64)]  # type: ignore[arg-type]
+    read = one.file_bytes * _MODELS * (64 + 1) / 1e9
+    return [
+        f"## {_MODELS} models x {_PROMPTS:,} prompts, by a simulated clock",
+        "",
+        f"Of models like {model}, each worker on cores like these, from the seconds above: "
+        f"{pieces['jobs']:,} jobs a model of {one.job_s:.2f} s; a worker loads in "
+        f"{one.load_s:.1f} s; before the jobs of a model the driver loads and plans for "
+        f"{pieces['plan_s']:.0f} s and makes tables for {pieces['finish_s']:.0f} s after them; "
+        f"a job costs it {ask_s * 1e3:.1f} ms.",
+        "",
+        *markdown_table(
+            ("workers", "wall, h", "working", "loading", "waiting", "driver asked"),
+            [_shares(n, one) for n, one in spent],
+        ),
+        "",
+        "Shares of all workers' time; of the driver's what jobs ask of it. Workers wait while the "
+        "driver plans and makes tables, and while others finish a model's last jobs. Read again "
+        f"are the weights, once a worker and model ({read:,.0f} GB in all with 64); prompts, parts "
+        "and hashes are not.",
+        "",
+    ]
+
+
+def _shares(n: int, spent: Spent) -> list[str]:
+    shares = (spent.working, spent.loading, spent.waiting, spent.driver)
+    return [str(n), f"{spent.wall_s / 3600:.2f}", *(f"{share:.0%}" for share in shares)]
 
 
 if __name__ == "__main__":
-    main()
+    cyclopts.run(bench)

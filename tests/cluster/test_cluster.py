@@ -126,7 +126,7 @@ def address() -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
     command += ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
-    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     head = ["--head", "--include-dashboard=false", f"--port={port}"]
     nodes = []
     for own in (head, [f"--address=127.0.0.1:{port}"]):

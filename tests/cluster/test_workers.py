@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 
-import psutil
 import pytest
 
 from lensbench.cluster.connect import ClusterError
@@ -20,11 +14,13 @@ from lensbench.errors import GateError, InputProblems
 from lensbench.records.parts import Parts
 from tests.harness.counted import count_words
 from tests.harness.files import UNEQUAL, contents
+from tests.harness.workers import killing
 
 pytest.importorskip("ray")
 WORDS = [f"word{i}" for i in range(12)] + ["bad1", "bad2"]
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_record_of_one_process(tmp_path: Path) -> None:
     """And where one job goes wrong, its error is raised as in one process; parts are kept."""
     count_words(tmp_path / "one", WORDS)
@@ -62,44 +58,6 @@ def test_after_twenty_kills_at_random_the_bytes_are_the_same(tmp_path: Path) -> 
         count_words(tmp_path / "r", words)
     assert len(killed) == 20
     assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
-
-
-@contextmanager
-def killing(most: int, parts: Path, seed: int = 0) -> Iterator[list[int]]:
-    """Kill so many workers below this process, each after some more parts; a few on their start."""
-    killed: list[int] = []
-    over = threading.Event()
-
-    def kill() -> None:
-        random, wanted = Random(seed), 1
-        while len(killed) < most and not over.wait(0.05):
-            done = len([*parts.glob("*.parquet")])
-            if done >= wanted and (there := worker_processes()):
-                wanted = done + random.randint(0, 6)
-                one = random.choice(there)
-                os.kill(one, signal.SIGKILL)
-                killed.append(one)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join()
-
-
-def worker_processes() -> list[int]:
-    """Processes that hold a worker, below this one."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            name = " ".join(child.cmdline())
-        except psutil.Error:
-            continue
-        if name.startswith("ray::Worker"):
-            found.append(child.pid)
-    return found
 
 
 def test_what_makes_no_sense_together_is_refused() -> None:
