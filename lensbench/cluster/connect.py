@@ -31,6 +31,8 @@ _QUIET = {
 }
 
 
+_REFUSED = (RuntimeError, OSError, ValueError)  # what Ray raises where it cannot start or join
+
 Entered = TypeVar("Entered")
 
 
@@ -103,12 +105,16 @@ def _connect(ray: Any, address: str | None, folder: str | None) -> None:
     }
     try:
         ray.init(**quiet, **(own if address is None else {"address": address}))
-    except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
-        where = "here" if address is None else f"at {address}"
+    except Exception as error:  # a start that takes too long has no kind of its own in Ray
+        if type(error) is not Exception and not isinstance(error, _REFUSED):
+            raise
         raise ClusterError(
-            f"Ray cannot be used {where}: {_words(error)}. With --ray, this machine must be part "
-            "of the cluster, with the same Python, Ray and RAY_AUTH_MODE (and token): "
-            "ray start --address=HOST:PORT"
+            f"Ray cannot be started here: {_words(error)}. Run the same command again, on a less "
+            "busy machine or without --workers: what was measured is kept."
+            if address is None
+            else f"Ray cannot be used at {address}: {_words(error)}. This machine must be part of "
+            "the cluster (ray start --address=HOST:PORT), with the same Python, Ray and "
+            "RAY_AUTH_MODE, and the same token."
         ) from error
 
 

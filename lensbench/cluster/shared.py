@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import InputProblems, Problem, RecordsError, first_line
 from lensbench.files import write_bytes
 
 
@@ -20,28 +23,49 @@ class SharedFolder:
         self._files, self._base = _opened(url)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, all or nothing. Raises OSError (full, no permission)."""
-        if self._files is None:
-            write_bytes(Path(self._base) / name, data)
-            return
-        path = f"{self._base}/{name}"
-        self._files.create_dir(path.rpartition("/")[0], recursive=True)
-        with self._files.open_output_stream(path) as stream:  # an object is there once it is closed
-            stream.write(data)
+        """Write a file, all or nothing. Raises RecordsError (full, no permission)."""
+        with self._reached("written"):
+            if self._files is None:
+                write_bytes(Path(self._base) / name, data)
+                return
+            path = f"{self._base}/{name}"
+            self._files.create_dir(path.rpartition("/")[0], recursive=True)
+            with self._files.open_output_stream(path) as stream:  # there once it is closed
+                stream.write(data)
+
+    def require_room(self) -> None:
+        """Raise RecordsError, before anything is computed, where nothing can be written."""
+        name = f".{uuid.uuid4().hex}"
+        self.write(name, b"room")
+        self.remove(name)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes. Raises OSError."""
-        if self._files is None:
-            return (Path(self._base) / name).read_bytes()
-        with self._files.open_input_stream(f"{self._base}/{name}") as stream:
-            return bytes(stream.read())
+        """A file's bytes. Raises RecordsError."""
+        with self._reached("read"):
+            if self._files is None:
+                return (Path(self._base) / name).read_bytes()
+            with self._files.open_input_stream(f"{self._base}/{name}") as stream:
+                return bytes(stream.read())
 
     def remove(self, name: str) -> None:
-        """Remove a file that is there."""
-        if self._files is None:
-            (Path(self._base) / name).unlink()
-        else:
-            self._files.delete_file(f"{self._base}/{name}")
+        """Remove a file that is there. Raises RecordsError."""
+        with self._reached("written"):
+            if self._files is None:
+                (Path(self._base) / name).unlink()
+            else:
+                self._files.delete_file(f"{self._base}/{name}")
+
+    @contextmanager
+    def _reached(self, how: str) -> Iterator[None]:
+        """What a file system says inside, as an error that names this folder."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or first_line(error)
+            raise RecordsError(
+                f"The shared folder {self.url} cannot be {how}: {why}. What was measured is kept: "
+                "make room in it or give another one, and run the same command again."
+            ) from error
 
     def names(self, folder: str) -> list[str]:
         """The files in a folder and those within it, from there; none where it is not there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.records.engine import Executor, Job, done_by, one_by_one
 from lensbench.records.parts import Part, Parts
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,8 +58,12 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
             yield
         return
     from lensbench.cluster.connect import meanwhile, require_ray
+    from lensbench.cluster.shared import SharedFolder
 
     require_ray(spec.ray)
+    if spec.shared_folder is not None:
+        SharedFolder(spec.shared_folder).require_room()
+    _log.info("%s Ray; jobs begin when workers have loaded", "joining" if spec.ray else "starting")
     with meanwhile(_crew(spec, _threads(spec))) as crew:
 
         def execute(

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.cluster.connect import ClusterError
 from lensbench.cluster.workers import workers
 from lensbench.errors import GateError, InputProblems
 from lensbench.records.parts import Parts
+from lensbench.records.store import folder_name
+from lensbench.studies import lens
+from lensbench.studies.specs.lens import RunSpec
 from tests.harness.counted import count_words
-from tests.harness.files import UNEQUAL, contents
-from tests.harness.workers import killing
+from tests.harness.files import UNEQUAL, contents, write_csv
+from tests.harness.tiny import Case
+from tests.harness.workers import killing, worker_processes
 
 pytest.importorskip("ray")
 WORDS = [f"word{i}" for i in range(12)] + ["bad1", "bad2"]
@@ -58,6 +63,43 @@ def test_after_twenty_kills_at_random_the_bytes_are_the_same(tmp_path: Path) -> 
         count_words(tmp_path / "r", words)
     assert len(killed) == 20
     assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
+
+
+@pytest.fixture(scope="module")
+def spec(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
+    """A lens run of many small jobs."""
+    rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(150)]
+    prompts = write_csv(tmp_path_factory.mktemp("prompts") / "many.csv", rows)
+    return RunSpec(models=(str(llama.folder),), prompts=str(prompts), batch_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def serial(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Its record by one process."""
+    return contents(lens.run(spec, tmp_path_factory.mktemp("serial")).folder, UNEQUAL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 8])
+def test_so_many_workers_with_a_model_make_the_record_of_one_process(
+    spec: RunSpec, serial: dict[str, bytes], tmp_path: Path, n: int
+) -> None:
+    with workers(n):
+        outcome = lens.run(spec, tmp_path)
+        assert len(worker_processes()) == n
+    assert contents(outcome.folder, UNEQUAL) == serial
+
+
+@pytest.mark.slow
+def test_after_twenty_kills_of_workers_with_a_model_the_bytes_are_the_same(
+    spec: RunSpec, serial: dict[str, bytes], tmp_path: Path
+) -> None:
+    (model,) = spec.models
+    parts = tmp_path / folder_name(str(ModelRef.of(model))) / "parts"
+    with workers(2), killing(20, parts) as killed:
+        outcome = lens.run(spec, tmp_path)
+    assert len(killed) == 20
+    assert contents(outcome.folder, UNEQUAL) == serial
 
 
 def test_what_makes_no_sense_together_is_refused() -> None:

@@ -1,6 +1,7 @@
 """A record without a model, of jobs that workers can do: each word's length, and what goes wrong.
 
-A word says what its job does: `slow` takes a while, `fatal` ends its process, `wrong` raises.
+A word says what its job does: `slow` takes a while, `fatal` ends its process, `wrong` raises, and
+`memory` as an allocator does.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def count(context: Any, job: Job[str]) -> Part:
         os.kill(os.getpid(), signal.SIGKILL)
     if word.startswith("wrong"):
         raise GateError(f"{word} is no word")
+    if word.startswith("memory"):
+        raise MemoryError(f"{word} takes too much")
     same = {"model": "counted", "placement": "base", "blocks": [], "reference_nll_bits": 1.0}
     row = same | {"prompt_id": word, "n_reference_tokens": len(word)}
     table = pa.Table.from_pylist([row], schema=PLACEMENT.schema)

@@ -11,9 +11,12 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
-from lensbench.studies.analysis import read_analysis
+from lensbench.studies.analysis import ALONE, KINDS, read_analysis
 from lensbench.studies.specs.keys import keys
 from lensbench.studies.specs.lens import RunSpec
+from tests.harness.program import Program
+
+ANALYSES = Path(__file__).parents[2] / "analyses"
 
 
 def analysis(folder: Path, content: str) -> Path:
@@ -154,3 +157,18 @@ def thresholds_of(folder: Path) -> Iterator[float]:
         model = json.loads(path.read_text())["model"]
         sides = (model, model.get("a", {}), model.get("b", {}))
         yield from (side["int8_threshold"] for side in sides if side.get("bits") == 8)
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_an_analysis_that_workers_cannot_share_says_so_before_it_is_planned(
+    kind: str, lensbench: Program
+) -> None:
+    (shipped,) = [
+        path
+        for path in ANALYSES.glob("*/analysis.toml")
+        if type(read_analysis(path)) is KINDS[kind]
+    ][:1]
+    done = lensbench("run", shipped, "--workers", 2)
+    assert done.status == 2
+    assert f"--workers: an analysis of kind {kind} " in done.said
+    assert "planning" not in done.said

@@ -69,10 +69,12 @@ def run(
     workers: Workers = None,
 ) -> int:
     from lensbench.records.recording import as_planned
-    from lensbench.studies.analysis import plan, results_folder
+    from lensbench.studies.analysis import plan, require_jobs, results_folder
     from lensbench.studies.stages.turns import fetching
 
     spec = asked(analysis, lens, limit, everything, dtype, products, device)
+    if workers is not None and not workers.here:
+        require_jobs(spec)
     folder = out or results_folder(analysis)
     with batch_progress() as progress:
         planned = plan(spec, folder, progress)

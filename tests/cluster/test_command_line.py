@@ -1,0 +1,118 @@
+"""The program with --workers, as a user starts and stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.harness.files import UNEQUAL, contents, manifest, write_csv
+from tests.harness.forks import parts
+from tests.harness.tiny import Case
+from tests.harness.workers import ray_processes
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+_WAIT_S = 300  # on a busy machine Ray takes its time
+N_PROMPTS = 120
+
+
+class Started:
+    """`lensbench lens` over many small jobs, at a terminal's edge: what it says is kept."""
+
+    def __init__(self, llama: Case, folder: Path, *more: str, log: str = "log.txt") -> None:
+        rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(N_PROMPTS)]
+        prompts = write_csv(folder / "many.csv", rows)
+        self.out = folder / "run"
+        command = [sys.executable, "-m", "lensbench.cli", "lens", str(llama.folder)]
+        command += ["--prompts", str(prompts), "--batch-tokens", "1", "-o", str(self.out), *more]
+        self._said = folder / log
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(
+                command,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"COLUMNS": "80"},
+                start_new_session=True,
+            )
+
+    def ended(self) -> tuple[int, str]:
+        """Its exit status, and all that it said."""
+        status = self.process.wait(_WAIT_S)
+        return status, self._said.read_text()
+
+    @property
+    def record(self) -> Path:
+        (found,) = self.out.glob("*/manifest.json")
+        return found.parent
+
+    def has_parts(self, n: int) -> None:
+        """Wait until so many jobs are done."""
+        end = time.monotonic() + _WAIT_S
+        while sum(len(parts(one.parent)) for one in self.out.glob("*/manifest.json")) < n:
+            assert self.process.poll() is None, self._said.read_text()
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def serial(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The record of one process."""
+    run = Started(llama, tmp_path_factory.mktemp("serial"))
+    assert run.ended()[0] == 0
+    return contents(run.record, UNEQUAL)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_stops_everything_and_one_process_goes_on_to_the_same_bytes(
+    llama: Case, serial: dict[str, bytes], tmp_path: Path, stop: signal.Signals
+) -> None:
+    """A terminal's Ctrl-C reaches Ray's processes too, and a kill reaches the program alone."""
+    run = Started(llama, tmp_path, "--workers", "2")
+    run.has_parts(5)
+    below = [one for one, _ in ray_processes(run.process.pid)]
+    assert below
+    (os.killpg if stop == signal.SIGINT else os.kill)(run.process.pid, stop)
+    status, said = run.ended()
+    if stop == signal.SIGINT:
+        assert status == 130
+        assert "Interrupted. Run the same command again" in said
+        assert "Traceback" not in said
+    assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line), said
+    gone(below)
+    assert manifest(run.record)["status"] != "complete"
+    again = Started(llama, tmp_path)
+    assert again.ended()[0] == 0
+    assert contents(again.record, UNEQUAL) == serial
+
+
+def test_workers_go_on_with_what_one_process_began(
+    llama: Case, serial: dict[str, bytes], tmp_path: Path
+) -> None:
+    """To the same bytes; and a second program is told that the first one is at it."""
+    run = Started(llama, tmp_path)
+    run.has_parts(5)
+    run.process.send_signal(signal.SIGINT)
+    assert run.ended()[0] == 130
+    again = Started(llama, tmp_path, "--workers", "2")
+    again.has_parts(len(parts(again.record)) + 3)
+    second = Started(llama, tmp_path, "--workers", "2", log="second.txt")
+    status, said = second.ended()
+    assert status in (1, 2)
+    assert "another process is writing this record" in said
+    assert again.process.wait(_WAIT_S) == 0
+    assert contents(again.record, UNEQUAL) == serial
+
+
+def gone(processes: list[int]) -> None:
+    """These processes end."""
+    end = time.monotonic() + 60
+    while left := [one for one in processes if psutil.pid_exists(one)]:
+        assert time.monotonic() < end, [psutil.Process(one).cmdline() for one in left]
+        time.sleep(0.2)

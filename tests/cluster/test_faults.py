@@ -1,0 +1,153 @@
+"""What can go wrong with workers: one clear error, early where it can be; the rest is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import lensbench
+from lensbench.cluster.connect import ClusterError
+from lensbench.cluster.shared import SharedFolder
+from lensbench.cluster.workers import workers
+from lensbench.errors import ModelError, RecordsError
+from lensbench.progress import Progress
+from lensbench.records.engine import done_by, one_by_one
+from lensbench.records.parts import Parts
+from lensbench.studies import lens
+from lensbench.studies.specs.lens import RunSpec
+from tests.harness.counted import count_words
+from tests.harness.facts import facts_rows
+from tests.harness.files import UNEQUAL, contents, write_csv
+from tests.harness.program import Program
+from tests.harness.tiny import Case
+
+
+class Full(MemoryFileSystem):
+    """A store that has no room, reached as any other that fsspec knows."""
+
+    protocol = "full"
+
+    def _open(self, path: str, mode: str = "rb", **how: Any) -> Any:
+        if "w" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super()._open(path, mode, **how)
+
+
+@pytest.fixture
+def full() -> Iterator[str]:
+    fsspec.register_implementation("full", Full, clobber=True)
+    yield "full://parts"
+
+
+def test_a_full_or_unreachable_shared_folder_is_named_before_anything_starts(
+    full: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    inside = f"{tmp_path}/file/parts"
+    cases = {full: "No space left on device", inside: "(Not a directory|File exists)"}
+    for url, why in cases.items():
+        refused = pytest.raises(RecordsError, match=f"shared folder {url} cannot be written: {why}")
+        with refused, workers(1, ray="auto", shared_folder=url):
+            pass
+        with pytest.raises(RecordsError, match=f"{url} cannot be"):
+            SharedFolder(url).write("a", b"b")
+
+
+def test_the_program_says_what_is_missing_or_silent(
+    lensbench: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit status 2, and nothing was loaded or written."""
+    prompts = write_csv(tmp_path / "a.csv", facts_rows())
+    verb = ("lens", "smollm2-135m", "--prompts", prompts, "--out", tmp_path / "r")
+    silent = lensbench(*verb, "--ray", "127.0.0.1:9")
+    assert silent.status == 2
+    assert "error: Nothing answers at 127.0.0.1:9 within 5 s" in silent.said
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    missing = lensbench(*verb, "--workers", 2)
+    assert missing.status == 2
+    assert 'add it with: pip install "lensbench[ray]"' in missing.said
+    assert not (tmp_path / "r").exists()
+
+
+# --- with Ray -----------------------------------------------------------------------------------
+
+slow = pytest.mark.slow
+
+
+@slow
+def test_somebody_else_at_the_address_is_found_out_within_half_a_minute() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        started = time.monotonic()
+        refused = pytest.raises(ClusterError, match=f"Ray cannot be used at {address}")
+        with refused, workers(1, ray=address):
+            count_words(Path("unused"), ["a"])
+        assert time.monotonic() - started < 60  # 30 on a machine that does nothing else
+
+
+@slow
+def test_what_a_worker_raises_keeps_its_kind_and_a_file_that_it_lacks_is_named(
+    llama: Case, tmp_path: Path
+) -> None:
+    """Out of memory, and a checkpoint that was whole when the driver read it."""
+    folder = shutil.copytree(llama.folder, tmp_path / "model")
+    prompts = write_csv(tmp_path / "a.csv", facts_rows())
+    spec = RunSpec(models=(str(folder),), prompts=str(prompts), batch_tokens=1)
+    weights = folder / "model.safetensors"
+
+    def lose(now: Progress) -> None:
+        if now.total is not None and weights.exists():
+            weights.rename(tmp_path / "lost")
+
+    with workers(1):
+        with pytest.raises(MemoryError, match="memory2"):
+            count_words(tmp_path / "words", ["a", "b", "memory2"])
+        assert Parts(tmp_path / "words").numbers == [0, 1]
+        (error,) = lens.run(spec, tmp_path / "r", lose).failed.values()
+        assert isinstance(error, ModelError)
+        assert "safetensors" in str(error)
+        (tmp_path / "lost").rename(weights)
+        two = lens.run(spec, tmp_path / "r")
+    with done_by(one_by_one):
+        one = lens.run(spec, tmp_path / "one")
+    assert two.ok
+    assert contents(two.folder, UNEQUAL) == contents(one.folder, UNEQUAL)
+
+
+@slow
+def test_a_worker_of_another_lensbench_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are a copy with another version, which workers find first."""
+    other = tmp_path / "other" / "lensbench"
+    shutil.copytree(Path(lensbench.__file__).parent, other)
+    version = other / "version.py"
+    version.write_text('__version__ = "0.0.1"\n')
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    monkeypatch.chdir(other.parent)
+    refused = pytest.raises(ModelError, match=r"another program(.|\n)*lensbench: 0\.0\.1 \(code ")
+    with workers(1), refused:
+        count_words(tmp_path / "r", ["a"])
+
+
+@slow
+def test_workers_that_the_machine_has_no_memory_for_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray ends them where little is free; here from the first byte on."""
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    ended = pytest.raises(ClusterError, match=r"its machine ran out of memory(.|\n)*to go on")
+    with workers(1), ended:
+        count_words(tmp_path, [f"slow{i}" for i in range(40)])
