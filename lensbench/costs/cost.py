@@ -11,8 +11,9 @@ from typing import Any
 class Cost:
     """What some jobs take; of several it is the sum, and the most of `working_bytes`.
 
-    `flops`: floating-point operations, a multiplication and an addition two of them. Padding is
-    counted in `n_padded` and in `flops`, for a machine computes it too.
+    `flops`: floating-point operations, a multiplication and an addition two of them; one in
+    float64 counts as two, for it takes as long as two in float32. Padding is counted in `n_padded`
+    and in `flops`, for a machine computes it too.
     """
 
     n_tokens: int = 0  # that are read, of every text as often as it is read

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
 from lensbench.checkpoints.open import empty_model
+from lensbench.checkpoints.ref import Bits
 from lensbench.costs.cost import Cost
 from lensbench.models.forward import keeps_some
 from lensbench.models.model import LensModel
 from lensbench.models.prefix import common_prefix
-from lensbench.quantized.precision import is_linear
+from lensbench.quantized.peaks import Batch, Verb, beside_bytes
+from lensbench.quantized.precision import Sizes, sizes_of
 
-_HELD = 4  # tensors of a block's hidden width that stand at once
 _SOFTMAX = ("full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -31,11 +33,14 @@ class Shape:
     d_vocab: int
     block_weights: int  # of all blocks, that one token is multiplied with
     pair_width: int  # of all blocks: heads x (width of a query + width of a value)
-    n_heads: int  # of a block
-    d_hidden: int  # the widest that a linear layer of a block takes or gives
-    number_bytes: int  # of the format that the blocks compute in
+    sizes: Sizes  # which decide the memory
+    bits: Bits
     some_logits: bool = True  # the class makes logits of the wanted columns alone
     shares: bool = True
+
+    def held(self, verb: Verb, batch: Batch) -> int:
+        """Bytes that a verb holds beside the weights, with such a batch."""
+        return beside_bytes(verb, self.sizes, self.bits, batch)
 
     @property
     def row_flops(self) -> float:
@@ -53,7 +58,6 @@ class Shape:
             n_padded=first.n_padded + rest.n_padded,
             n_passes=first.n_passes + rest.n_passes,
             flops=first.flops + rest.flops,
-            working_bytes=max(first.working_bytes, rest.working_bytes),
         )
 
     def batch(
@@ -74,10 +78,13 @@ class Shape:
         pairs = n * (n_before + n_each)
         products = self.block_weights * n + self.pair_width * pairs
         flops = 2.0 * products * share + self.row_flops * logits
-        # One block at a time: its hidden numbers and its patterns, as they are and in float32.
-        block = (_HELD * n * self.d_hidden + 2 * self.n_heads * pairs) * (self.number_bytes + 4)
-        working = block // 2 + logits * self.d_vocab * self.number_bytes
-        return Cost(n_tokens=n, n_padded=n, n_passes=1, flops=flops, working_bytes=working)
+        return Cost(n_tokens=n, n_padded=n, n_passes=1, flops=flops)
+
+    def back(self, n_texts: int, n_each: int) -> Cost:
+        """The gradients of such a pass by the states of every block, none of them by weights."""
+        n = n_texts * n_each
+        flops = 2.0 * (self.block_weights * n + 2 * self.pair_width * n * n_each)
+        return Cost(n_padded=n, n_passes=1, flops=flops)
 
 
 def shape_of(model: LensModel) -> Shape:
@@ -86,21 +93,25 @@ def shape_of(model: LensModel) -> Shape:
     That what texts share can be run once is taken for granted, as `shares_prefixes` finds it of
     nearly all models. Raises ModelError for a config of which no model can be made.
     """
-    config = model.hf_config
+    shares = model.rope_switch is None and model.precisions is None
+    own = shape_of_config(model.hf_config, model.dtype)
+    bits = model.ref.bits if model.ref is not None and model.ref.bits else own.bits
+    return replace(own, bits=bits, shares=shares)
+
+
+def shape_of_config(config: Any, dtype: torch.dtype) -> Shape:
+    """The same of a config alone. Raises ModelError as `empty_model`."""
     fresh = empty_model(config)  # TransformerLens takes modules apart
     head = fresh.get_output_embeddings()
     blocks = [(name, one) for name, one in fresh.named_modules() if one is not head]
-    widths = [max(one.weight.shape) for _, one in blocks if is_linear(one)]
     return Shape(
-        d_model=model.d_model,
-        d_vocab=model.d_vocab,
+        d_model=width(config),
+        d_vocab=int(head.weight.shape[0]),
         block_weights=sum(_met(name, one, config) for name, one in blocks),
         pair_width=_pair_width(config),
-        n_heads=model.n_heads,
-        d_hidden=max(widths, default=4 * model.d_model),
-        number_bytes=model.dtype.itemsize,
+        sizes=sizes_of(config),
+        bits=32 if dtype.itemsize > 2 else 16,
         some_logits=keeps_some(fresh),
-        shares=model.rope_switch is None and model.precisions is None,
     )
 
 

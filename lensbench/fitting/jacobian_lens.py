@@ -63,11 +63,11 @@ def _file(number: int) -> str:
 
 
 def _mean(parts: Parts, n_texts: int) -> Float[Tensor, "layer d_model d_model"]:
-    """Over the texts of all jobs, added in their order."""
-    files = [parts.folder.parent / _file(number) for number in parts.numbers]
-    total, *others = (load(file.read_bytes())["sum"] for file in files)
-    for own in others:
-        total += own
+    """Over the texts of all jobs, added in their order: the sum of one is as large as of all."""
+    first, *others = (parts.folder.parent / _file(number) for number in parts.numbers)
+    total = load(first.read_bytes())["sum"]
+    for file in others:
+        total += load(file.read_bytes())["sum"]
     return total / n_texts
 
 

@@ -65,12 +65,12 @@ def _moments_file(number: int) -> str:
 
 
 def _merged(parts: Parts) -> Moments:
-    """The moments of all jobs, added in their order."""
+    """The moments of all jobs, added in their order: those of one are as large as of all."""
     folder = parts.folder.parent
-    files = [folder / _moments_file(number) for number in parts.numbers]
-    whole, *others = (Moments.of_bytes(file.read_bytes()) for file in files)
-    for own in others:
-        whole.merge(own)
+    first, *others = (folder / _moments_file(number) for number in parts.numbers)
+    whole = Moments.of_bytes(first.read_bytes())
+    for file in others:
+        whole.merge(Moments.of_bytes(file.read_bytes()))
     return whole
 
 

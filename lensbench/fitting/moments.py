@@ -19,7 +19,7 @@ from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
-STRIPS = 4  # of a square: more of them save more of it, and are slower to multiply
+_STRIPS = 4  # of a square: more of them save more of it, and are slower to multiply
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,11 @@ class Moments:
 
 def _add_square(sums: Float[Tensor, "d_model d_model"], x: Float[Tensor, "cell d_model"]) -> None:
     """Add x'x on the diagonal and above it: strip by strip, without most of what is its mirror."""
-    width = len(sums)
-    size = -(-width // STRIPS)
-    for start in range(0, width, size):
-        strip = slice(start, start + size)
-        sums[strip, start:].addmm_(x[:, strip].T, x[:, start:])
+    for start, stop in strips(len(sums)):
+        sums[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
+
+
+def strips(width: int) -> list[tuple[int, int]]:
+    """Where each strip of a square begins and ends."""
+    size = -(-width // _STRIPS)
+    return [(start, min(start + size, width)) for start in range(0, width, size)]

@@ -26,7 +26,7 @@ from lensbench.prompts.batch import plan_batches
 from lensbench.residuals.capture import Residuals, capture_positions
 
 _BINS = 10  # of confidence
-_PARTS = 6  # of the documents, left out in turn: of each a distribution a lens and layer is kept
+PARTS = 6  # of the documents, left out in turn: of each a distribution a lens and layer is kept
 FIRST = 1  # position: of the first token a model makes a state of its own, which no map is for
 
 
@@ -57,7 +57,7 @@ class _Sums:
     """Running sums of one call of `measure`."""
 
     def __init__(self, n_lenses: int, n_layers: int, n_documents: int, d_vocab: int) -> None:
-        parts = min(_PARTS, n_documents)
+        parts = min(PARTS, n_documents)
         self.part = torch.arange(n_documents) % parts
         self.n_tokens = torch.zeros(n_documents)
         self.kl_bits = torch.zeros(n_lenses, n_layers, n_documents, dtype=torch.float64)

@@ -22,7 +22,7 @@ from lensbench.lens.fitted.affine import AffineMap
 from lensbench.lens.metrics import LN_2
 from lensbench.models.readout import Readout
 
-_STEP_TOKENS = 512
+STEP_TOKENS = 512
 CHECKS = 12  # of the held-out text in a training, at most one a step
 _PATIENCE = 3  # checks without a better map
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
@@ -220,4 +220,4 @@ def _batches(n: int, epochs: int) -> Iterator[Int[Tensor, " cell"]]:
     """The tokens of each step: all of them in an order of each epoch's own."""
     dealer = torch.Generator().manual_seed(_SEED)
     for _ in range(epochs):
-        yield from torch.randperm(n, generator=dealer).split(_STEP_TOKENS)
+        yield from torch.randperm(n, generator=dealer).split(STEP_TOKENS)

@@ -9,32 +9,35 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cyclopts
 import torch
 from rich.console import Console
+from transformers import AutoConfig
 
+from lensbench.checkpoints.config.shape import n_blocks
 from lensbench.checkpoints.source import locate
+from lensbench.costs.shape import shape_of_config
 from lensbench.files import write_text
-from lensbench.fitting.causal.record import DEPTHS, TEXTS, TOKENS
-from lensbench.fitting.linear import STRENGTHS
-from lensbench.fitting.moments import STRIPS
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.windows import Window, parts_of
+from lensbench.json_text import read_json
 from lensbench.models.load import load_model
 from lensbench.progress import Progress
 from lensbench.prompts.batch import make_batch, plan_batches
 from lensbench.studies.stages.fit import corpus_of, fit_lens
+from lensbench.studies.stages.fit_arithmetic import CONTROL, FitCost
 from tests.benchmarks.peers import Job, hugging_face
 from tests.benchmarks.table import Model, Out, at_least, made_by, markdown_table
 
-CONTROL = "fitting the control to an untrained model"
 MOST = 3.0  # of all stages but the control, times the bare passes: what is promised
-_READINGS = 4  # read on held-out text: the lens, calibration, shuffled, final
+CONFIGS = Path(__file__).parents[1] / "configs"
+_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+_1B |= {"head_dim": 64, "tie_word_embeddings": True}
 _JOBS = "states of the text and their moments"
 _ALL_BUT = "**all but that control**"
 
@@ -98,66 +101,40 @@ def _seconds(job: Job) -> float:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the cost of a fit depends on. `tied`: the embedding is the head."""
+class Counted:
+    """A fit of a published shape by the arithmetic of `lensbench plan`."""
 
     name: str
-    n_params: int
-    n_layers: int
-    d_model: int
-    d_vocab: int
-    tied: bool
+    fit: FitCost
+
+    @classmethod
+    def of(cls, name: str, fields: Mapping[str, Any], spec: FitSpec) -> Counted:
+        """From the fields of a config.json."""
+        config = AutoConfig.for_model(**fields)
+        shape, n = shape_of_config(config, torch.float32), n_blocks(config)
+        return cls(name, FitCost.before_reading(shape, n, spec.window, spec))
 
     @property
-    def head(self) -> float:
-        """Floating-point operations of one token's logits."""
-        return 2.0 * self.d_model * self.d_vocab
+    def passes(self) -> float:
+        """Operations of the bare passes over the text, with all logits."""
+        own = self.fit
+        logits = sum(own.lengths["fit"]) * own.shape.row_flops
+        return own.passes("fit").flops + logits
 
-    @property
-    def body(self) -> float:
-        """... of one token's forward pass up to the last block (2 a parameter that multiplies)."""
-        return 2.0 * self.n_params - self.head * (1 if self.tied else 2)
-
-    @property
-    def moments_bytes(self) -> int:
-        """Of the sums in float64 that stand in memory, and in each part on the disk."""
-        return 3 * 8 * self.n_layers * self.d_model**2
-
-    def stages(self, spec: FitSpec) -> dict[str, float]:
-        """Operations of each stage of a fit; one in float64 counts as two.
-
-        Left out: the embedding, attention's scores, norms, and what is linear in the vocabulary.
-        """
-        d, n, tokens = self.d_model, self.n_layers, spec.tokens
-        states = tokens * self.body
-        # x'x in float64, of which strips leave out most of one half; x'y, and x'y shuffled.
-        moments = tokens * n * (4 * (1 + 1 / STRIPS) / 2 + 2 + 2) * d**2
-        # Eigenvectors take about 9 d^3, each strength 2, the turned targets 2, twice for shuffled.
-        maps = 2 * n * (9 + 2 * len(STRENGTHS) + 6) * d**3
-        chosen = spec.choose_tokens * (self.body + self.head * (2 + n * len(STRENGTHS)))
-        told = spec.test_tokens * (self.body + self.head * (2 + (n + 1) * _READINGS))
-        removed = spec.directions * len(DEPTHS) * TEXTS * TOKENS * (self.body + 4 * self.head)
-        read = spec.choose_tokens * self.head * n * len(STRENGTHS)
-        read += spec.test_tokens * self.head * n
-        return {
-            "states of the text": states,
-            "their moments": moments,
-            "maps": maps,
-            "held-out text": chosen + told,
-            "removing directions": removed,
-            CONTROL: 2 * states + moments + maps + read,
+    def column(self) -> dict[str, str]:
+        """Its stages as multiples of the bare passes."""
+        stages = self.fit.stages()
+        return column({name: cost.flops / self.passes for name, cost in stages.items()}) | {
+            "bare passes, 10^12 operations": f"{self.passes / 1e12:,.0f}",
+            "memory of the moments, GB": f"{self.fit.moments_bytes / 1e9:.1f}",
         }
 
-    def passes(self, spec: FitSpec) -> float:
-        """Operations of the bare passes over the text."""
-        return spec.tokens * (self.body + self.head)
 
-
-SHAPES = (
-    Shape("smollm2-135m", 134_515_008, 30, 576, 49_152, tied=True),
-    Shape("Llama-3.2-1B", 1_235_814_400, 16, 2048, 128_256, tied=True),
-    Shape("Llama-3-8B", 8_030_261_248, 32, 4096, 128_256, tied=False),
-)
+def shapes(spec: FitSpec) -> list[Counted]:
+    """The models that are counted. Llama-3.2-1B has the fields of Llama-3-8B but a few."""
+    smollm, llama = (read_json(CONFIGS / f"{name}.json") for name in ("smollm2-135m", "llama3-8b"))
+    named = {"smollm2-135m": smollm, "Llama-3.2-1B": llama | _1B, "Llama-3-8B": llama}
+    return [Counted.of(name, fields, spec) for name, fields in named.items()]
 
 
 def bench(
@@ -179,14 +156,7 @@ def _markdown(
     mean, spec = statistics.mean(bare), FitSpec("", tokens=tokens)
     measured = [column({name: own / mean for name, own in stages.items()})]
     ratio = (sum(stages.values()) - stages.get(CONTROL, 0.0)) / mean
-    counted = [
-        column({name: n / shape.passes(spec) for name, n in shape.stages(spec).items()})
-        | {
-            "bare passes, 10^12 operations": f"{shape.passes(spec) / 1e12:,.0f}",
-            "memory of the moments, GB": f"{shape.moments_bytes / 1e9:.1f}",
-        }
-        for shape in SHAPES
-    ]
+    counted = [one.column() for one in shapes(spec)]
     return [
         "# What it costs to fit a lens",
         "",
@@ -203,11 +173,12 @@ def _markdown(
         "",
         "## By arithmetic",
         "",
-        f"The same in operations, with {tokens:,} tokens too: 2 a parameter and token forward, 6.5 "
-        "d_model² a layer and token for the moments (in float64, where one counts as two), 2 "
-        "d_model × d_vocab for each reading of a held-out token.",
+        f"The same in operations, with {tokens:,} tokens too, as `lensbench plan` counts them: 2 a "
+        "weight and token forward, 6.5 d_model² a layer and token for the moments (2.5 of them for "
+        "1.25 in float64, where one counts as two), 2 d_model × d_vocab for each reading of a "
+        "held-out token.",
         "",
-        *markdown_table(("stage", *(shape.name for shape in SHAPES)), _rows(counted)),
+        *markdown_table(("stage", *(one.name for one in shapes(spec))), _rows(counted)),
         "",
         made_by("bench-fit"),
         "",

@@ -26,7 +26,7 @@ def fidelity_table(fitter: Fitter, maps: Mapping[str, Maps]) -> pa.Table:
         name: Affine(model, own, name) for name, own in maps.items() if name not in _CONTROLS
     }
     lenses["final"] = Final(model)
-    layers = sorted({round(depth * model.n_layers) for depth in DEPTHS} - {model.n_layers})
+    layers = layers_of(model.n_layers)
     lenses["random"] = Affine(model, dict.fromkeys(layers, _turn(model.d_model)), "random")
     sites = [fitter.sites[layer] for layer in layers]
     chosen = torch.cat(list(fitter.states(fitter.windows["choose"], sites)), dim=1)
@@ -36,6 +36,11 @@ def fidelity_table(fitter: Fitter, maps: Mapping[str, Maps]) -> pa.Table:
         directions = Directions.drawn(states, spec.directions, seed=site.layer)
         rows += fidelity(model, lenses, site, texts, directions, spec.batch_tokens)
     return FIT_FIDELITY.of_rows([_row(model, one) for one in rows])
+
+
+def layers_of(n_layers: int) -> list[int]:
+    """The layers whose states have directions removed."""
+    return sorted({round(depth * n_layers) for depth in DEPTHS} - {n_layers})
 
 
 def _turn(width: int) -> AffineMap:
