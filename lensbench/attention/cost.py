@@ -11,6 +11,7 @@ from lensbench.attention.scores import OF_KEYS
 from lensbench.costs.cost import Cost, total
 from lensbench.costs.shape import Shape
 from lensbench.prompts.batch import plan_batches
+from lensbench.quantized.peaks import Batch
 
 _PRODUCTS = len(OF_KEYS) + 1  # of each weight of a pattern: scores of keys, and the mean distance
 
@@ -54,7 +55,8 @@ def _pass(shape: Shape, ids: Sequence[Sequence[int]]) -> Cost:
     longest = max(map(len, ids))
     whole = shape.batch(len(ids), longest, longest)
     n_tokens = sum(map(len, ids))
-    return whole + Cost(n_tokens=n_tokens - whole.n_tokens)
+    held = shape.held("attention", Batch(len(ids), longest))
+    return whole + Cost(n_tokens=n_tokens - whole.n_tokens, working_bytes=held)
 
 
 def _passes(reader: Reader, shape: Shape, ids: Sequence[Sequence[int]]) -> Cost:

@@ -28,6 +28,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(GB|MB)")
 _FORM = "Write it as cuda:0,cuda:1,cpu,disk=FOLDER, with sizes as in cuda:0=20GB, or auto."
 # Of a device's free memory, what weights may take; the rest is for the passes through them.
 _SHARE = 0.9
+_ERROR = 0.1  # of a predicted peak
 
 
 @dataclass(frozen=True)
@@ -187,36 +188,49 @@ def require_fit(
     dtype: torch.dtype | str,
     where: Placement,
     in_8_bits: Callable[[], int] | None = None,
+    beside: Callable[[int], int] = lambda bits: 0,
 ) -> None:
-    """Raise ModelError, with the sum, when the weights alone exceed the memory that is there.
+    """Raise ModelError, with the sum, when a model and its use exceed the memory that is there.
 
     Counted over all devices of `where`, its disk included. `in_8_bits`: what loading it so takes
-    at its peak, of a model whose name may say so.
+    at its peak, of a model whose name may say so. `beside`: what is held beside weights of so many
+    bits, as `least_bytes` has it.
     """
-    needed, available = weight_bytes(n_params, dtype), where.room
-    if needed <= available:
+    each, available = weight_bytes(1, dtype), where.room
+    weights, more = n_params * each, beside(8 * each)
+    if least_bytes(weights, more, where) <= available:
         return
-    name, each = str(dtype).removeprefix("torch."), weight_bytes(1, dtype)
+    half = least_bytes(2 * n_params, beside(16), where)
+    fits = each > 2 and half <= available
+    remedy = f"Try --dtype bfloat16 ({gb(half)})." if fits else _way_out(where, in_8_bits)
+    name = str(dtype).removeprefix("torch.")
     raise ModelError(
-        f"{n_params:.3g} parameters x {each} bytes ({name}) = {gb(needed)}, but {where.rooms()} "
-        f"are available. {_way_out(n_params, needed, available, where, in_8_bits)}"
+        f"{n_params:.3g} parameters x {each} bytes ({name}) = {gb(weights)}"
+        f"{said_beside(more, where)}, but {where.rooms()} are available. {remedy}"
     )
 
 
-def _way_out(
-    n_params: int,
-    needed: int,
-    available: int,
-    where: Placement,
-    in_8_bits: Callable[[], int] | None,
-) -> str:
-    half = weight_bytes(n_params, "bfloat16")
-    if half < needed and half <= available:
-        return f"Try --dtype bfloat16 ({gb(half)})."
+def least_bytes(weights: int, beside: int, where: Placement) -> int:
+    """What is needed at least: the weights, and with them what a verb holds `beside` them.
+
+    That sum is within a tenth of what a process takes on a CPU; elsewhere it was not measured, and
+    weights alone count.
+    """
+    if where.spread or where.main != "cpu":
+        return weights
+    return max(weights, int((weights + beside) / (1 + _ERROR)))
+
+
+def said_beside(beside: int, where: Placement) -> str:
+    """The same in words, for a sum."""
+    return f", and {gb(beside)} beside them at the peak" if beside and where.main == "cpu" else ""
+
+
+def _way_out(where: Placement, in_8_bits: Callable[[], int] | None) -> str:
     smaller = "Take a smaller model (`lensbench models` shows sizes)"
     if in_8_bits is None or where.spread:
         return f"{smaller} or a machine with more memory."
-    if (eighth := in_8_bits()) <= available:
+    if (eighth := in_8_bits()) <= where.room:
         return f"It would fit in 8 bits: NAME@8 ({gb(eighth)}); or take a smaller model."
     main = "cpu" if where.main == "mps" else where.main  # from which nothing is spread
     return f"{smaller}, or read its blocks from a disk: --device {main},disk=FOLDER."

@@ -16,12 +16,12 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.cost import Cost, total
 from lensbench.costs.disk import free_bytes, record_bytes, running_bytes
 from lensbench.costs.machine import SLOWER, Speed, speed
-from lensbench.costs.memory import process_bytes, weights_in_memory
 from lensbench.costs.outline import held_in, outline
 from lensbench.costs.range import Range
 from lensbench.costs.shape import Shape, shape_of
 from lensbench.errors import LensbenchError, Problem
 from lensbench.models.model import LensModel
+from lensbench.quantized.peaks import Verb, program_bytes, with_weights
 from lensbench.records.recording import Request, Standing, standing
 
 Item = TypeVar("Item")
@@ -54,16 +54,17 @@ class Jobs(Generic[Item]):
 
 @dataclass(frozen=True)
 class Outlined:
-    """A model by its shapes; `wall_s` is what its tokenizer and its wrapping took, as loading will.
-
-    `weights`: bytes of its weights in memory.
-    """
+    """A model by its shapes; `wall_s`: of its tokenizer and its wrapping, as loading will take."""
 
     model: LensModel
     shape: Shape
     places: Placement
-    weights: int
     wall_s: float
+
+    @property
+    def weights(self) -> int:
+        """Bytes of its weights in memory."""
+        return self.shape.sizes.weight_bytes(self.shape.bits)
 
 
 @lru_cache(maxsize=2)
@@ -72,8 +73,7 @@ def outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined:
     started = time.perf_counter()
     model = outline(ref, dtype, device)
     took = time.perf_counter() - started
-    weights = weights_in_memory(ref, model.hf_config, model.dtype)
-    return Outlined(model, shape_of(model), Placement.of(device), weights, took)
+    return Outlined(model, shape_of(model), Placement.of(device), took)
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,14 @@ def plan_record(
     jobs_of: Callable[[Outlined, Standing], Jobs[Any]],
     dtype: str | None,
     device: str | None,
+    verb: Verb = "lens",
 ) -> Planned:
     """One record of one model. What cannot be planned says why, and others can go on.
 
     Args:
         request: as for the engine; facts of the model, which take long to hash, may be left out.
         jobs_of: plans the jobs, of the widths that the record has.
+        verb: whose imports the program has.
     """
     folder = request.store.folder
     try:
@@ -153,9 +155,10 @@ def plan_record(
     left = jobs.left(how_far)
     cost = total(map(jobs.cost, left)) + jobs.once
     whole, weights = jobs.total(), known.weights
-    tables, needed = request.all_tables, weights + whole.working_bytes
+    tables, shape = request.all_tables, known.shape
+    needed = with_weights(shape.sizes, shape.bits, whole.working_bytes)
     running = running_bytes(whole, tables)
-    found = speed(known.shape.d_model, known.model.dtype, known.places.main)
+    found = speed(shape.d_model, known.model.dtype, known.places.main)
     return Planned(
         name,
         folder,
@@ -167,7 +170,7 @@ def plan_record(
         disk_bytes=record_bytes(whole, tables),
         running_bytes=running,
         needed_bytes=needed,
-        memory_bytes=process_bytes() + needed,
+        memory_bytes=program_bytes(verb, shape.bits) + needed,
         wall_s=found.seconds(cost, weights).plus(_loading(known)),
         speed=found,
         problems=jobs.problems,

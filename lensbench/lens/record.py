@@ -33,6 +33,7 @@ from lensbench.prompts.encode import EncodedPrompt, Template, TokenText, encode_
 from lensbench.prompts.prompt import Prompt, choose
 from lensbench.prompts.sets import PromptSet
 from lensbench.prompts.template_day import template_day
+from lensbench.quantized.peaks import Batch
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
 from lensbench.residuals.capture import capture_positions
@@ -192,7 +193,8 @@ def reading_cost(model: LensModel, shape: Shape, reading: Reading) -> Cost:
     rows["lens.top_ids"] = n_rows * settings.top_k
     of_pass, stream = shape.texts(ids, len(columns)), n_cells * n_sites * shape.d_model
     kept = stream * model.dtype.itemsize if settings.keep_stream else 0
-    held = of_pass.working_bytes + 4 * stream
+    batch = Batch(len(ids), max(map(len, ids)), 0, n_cells, len(ids) * len(columns))
+    held = shape.held("lens", batch)
     return of_pass + Cost(flops=head, rows=rows, file_bytes=kept, working_bytes=held)
 
 

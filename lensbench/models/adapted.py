@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from lensbench.checkpoints.config.shape import n_blocks
 from lensbench.checkpoints.devices import DTYPES, pick_dtype
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.placement import Placement, require_fit
-from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.bridge import bridged
 from lensbench.models.model import LensModel
+from lensbench.quantized.peaks import Use
 from lensbench.quantized.precision import sizes_of
 
 _log = logging.getLogger(__name__)
@@ -89,16 +90,24 @@ def with_bits(
     return replace(ref, bits=32 if picked == DTYPES["float32"] else 16)
 
 
-def require_loadable(ref: ModelRef, dtype: str | None = None, device: str | None = None) -> None:
-    """Raise ModelError, as `load_model` does, where a model is too large; no weight is read."""
+def require_loadable(
+    ref: ModelRef, dtype: str | None = None, device: str | None = None, use: Use | None = None
+) -> None:
+    """Raise ModelError where a model is too large, or with what its `use` takes; it is not read."""
+    use = use or Use()
     if not ref.plain:
         from lensbench.quantized.loading.load import require_loadable as require_bits_loadable
 
-        require_bits_loadable(with_bits(ref, dtype, device), device)
+        require_bits_loadable(with_bits(ref, dtype, device), device, use=use)
         return
-    where, n_params = Placement.of(device), count_parameters(open_config(ref.folder))
+    where, config = Placement.of(device), open_config(ref.folder)
+    n_params, sizes = count_parameters(config), sizes_of(config)
     number_format = pick_dtype(dtype, where.main, n_params)
-    require_fit(n_params, number_format, where, in_8_bits(open_config(ref.folder), where.main))
+
+    def beside(bits: int) -> int:
+        return use.beside(sizes, cast(Bits, bits))
+
+    require_fit(n_params, number_format, where, in_8_bits(config, where.main), beside)
 
 
 def in_8_bits(config: Any, device: str) -> Callable[[], int]:
@@ -107,16 +116,16 @@ def in_8_bits(config: Any, device: str) -> Callable[[], int]:
 
 
 def facts_of(
-    ref: ModelRef, dtype: str | None = None, device: str | None = None, new: bool = False
+    ref: ModelRef, dtype: str | None = None, device: str | None = None, use: Use | None = None
 ) -> dict[str, Any]:
     """What decides a model's weights, known before they are loaded; for the lens' manifests.
 
     A plain model's hashes; else all facts of the model with its bits, its base's name and number of
-    parameters, and how much the adapter changes each block. For a `new` record, which will load the
-    model, `require_loadable` comes before anything is hashed.
+    parameters, and how much the adapter changes each block. For a new record, which will load the
+    model, with its `use` `require_loadable` comes before anything is hashed.
     """
-    if new:
-        require_loadable(ref, dtype, device)
+    if use is not None:
+        require_loadable(ref, dtype, device, use)
     if ref.plain:
         return ref.facts()
     config = open_config(ref.folder)

@@ -2,9 +2,9 @@
 
 A process takes what the program itself takes (Python, torch, transformers) and on top of that
 either what loading takes for a moment, or the weights and what the verb holds beside them,
-whichever is more. `tests/quantized/test_peaks.py` holds each verb's sum to what processes of their
-own really take. A fit is not among them: it took 3.4 GB where its sums of products and what it
-reads come to 1.9, and nobody has found yet what else it holds.
+whichever is more. `lensbench doctor` says it of a usual batch, `lensbench plan` of the batches that
+a run will have, and what cannot fit is refused by it. `tests/quantized/test_peaks.py` holds each
+verb's sum to what processes of their own really take.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from lensbench.checkpoints.ref import Bits
 from lensbench.quantized.precision import Shape, Sizes
 
-Verb = Literal["lens", "cache", "attention", "infer", "train"]
+Verb = Literal["lens", "cache", "attention", "fit", "infer", "train"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 
 PROGRAM = 550 << 20  # Python, torch and transformers, on a CPU
@@ -25,19 +25,31 @@ _PACKED = 48 << 20  # bitsandbytes
 _TRAINER = 140 << 20  # PEFT, transformers' trainer and what they import
 _ROWS = 4096  # of the embedding at once
 _TILES = 32 << 20  # logits of a tile, twice, and the best of them
+_PARTS, _FIT_READINGS = 6, 4  # of held-out texts, for intervals; lenses that read them
 
 
 @dataclass(frozen=True)
 class Batch:
     """What goes through the model at once: so many rows of so many tokens, and tokens to come.
 
-    `n_read` are the positions that are read: None for the last of each row.
+    `n_read` are the positions that are read: None for the last of each row. `n_logits` are the rows
+    of logits that the model makes, where those are more. `n_trained` are the upper blocks that
+    gradients go through, None for all. `control`: of a fit, an untrained model stands beside the
+    other in the end.
     """
 
     rows: int = 16
     length: int = 32
     n_new: int = 0
     n_read: int | None = None
+    n_logits: int = 0
+    n_trained: int | None = None
+    control: bool = True
+
+    @classmethod
+    def of_tokens(cls, n: int) -> Batch:
+        """Where no text is known yet: as many tokens, in texts of a usual length."""
+        return cls(max(n // cls.length, 1))
 
     @property
     def cells(self) -> int:
@@ -50,6 +62,18 @@ class Batch:
         return self.rows * self.length
 
 
+@dataclass(frozen=True)
+class Use:
+    """What a model is loaded for."""
+
+    verb: Verb = "lens"
+    batch: Batch = Batch()
+
+    def beside(self, sizes: Sizes, bits: Bits) -> int:
+        """Bytes that are held beside the weights."""
+        return beside_bytes(self.verb, sizes, bits, self.batch)
+
+
 def peak_bytes(verb: Verb, sizes: Sizes, bits: Bits, batch: Batch | None = None) -> int:
     """Bytes that a process takes at its peak, on a CPU; within a tenth.
 
@@ -57,15 +81,32 @@ def peak_bytes(verb: Verb, sizes: Sizes, bits: Bits, batch: Batch | None = None)
         verb: the command, or what is called in Python.
         batch: of one pass; by default one of 512 tokens.
     """
+    beside = beside_bytes(verb, sizes, bits, batch)
+    return program_bytes(verb, bits) + with_weights(sizes, bits, beside)
+
+
+def program_bytes(verb: Verb, bits: Bits) -> int:
+    """What the program takes: Python, and what the verb imports."""
     imported = {"infer": 0, "train": _TRAINER}.get(verb, _BRIDGE)
-    packed = _PACKED if bits in (8, 4) else 0
-    return PROGRAM + imported + packed + needed_bytes(verb, sizes, bits, batch)
+    return PROGRAM + imported + (_PACKED if bits in (8, 4) else 0)
+
+
+def with_weights(sizes: Sizes, bits: Bits, beside: int) -> int:
+    """The peak beyond the program, which a process has taken already when it asks.
+
+    `beside` the weights, once they are loaded.
+    """
+    return max(sizes.loading_bytes(bits), sizes.weight_bytes(bits) + beside)
 
 
 def needed_bytes(verb: Verb, sizes: Sizes, bits: Bits, batch: Batch | None = None) -> int:
-    """The same beyond the program, which a process has taken already when it asks."""
-    beside = _BESIDE[verb](sizes, bits, batch or Batch())
-    return max(sizes.loading_bytes(bits), sizes.weight_bytes(bits) + beside)
+    """The same of a verb and a batch."""
+    return with_weights(sizes, bits, beside_bytes(verb, sizes, bits, batch))
+
+
+def beside_bytes(verb: Verb, sizes: Sizes, bits: Bits, batch: Batch | None = None) -> int:
+    """What a verb holds beside the weights at once."""
+    return _BESIDE[verb](sizes, bits, batch or Batch())
 
 
 def _item(bits: Bits) -> int:
@@ -82,10 +123,13 @@ def _pass(shape: Shape, bits: Bits, batch: Batch) -> int:
 
 
 def _lens(sizes: Sizes, bits: Bits, batch: Batch) -> int:
-    """All states of what is read, as they come and normed; the model's logits there."""
+    """All states of what is read, as they come and normed; the model's logits there.
+
+    Rounded logits are there a second time, in float32.
+    """
     shape = sizes.shape
     stream = 2 * (shape.n_blocks + 1) * batch.cells * shape.d_model * 4
-    logits = batch.cells * shape.d_vocab * (4 if bits == 32 else 6)  # rounded ones with a copy
+    logits = max(batch.cells, batch.n_logits) * shape.d_vocab * (4 if bits == 32 else 6)
     return max(_pass(shape, bits, batch), logits) + stream + _TILES
 
 
@@ -98,6 +142,24 @@ def _attention(sizes: Sizes, bits: Bits, batch: Batch) -> int:
     width, rows = sizes.shape.d_model, 3 * 8 * _ROWS * sizes.shape.d_model
     circuits = 0 if bits in (8, 4) else 16 * width**2 * (sizes.shape.n_blocks + 1) + rows
     return _pass(sizes.shape, bits, batch) + circuits + _TILES
+
+
+def _fit(sizes: Sizes, bits: Bits, batch: Batch) -> int:
+    """Sums of products in float64, 3 d^2 of a layer, and what is made of them for all layers.
+
+    They are there once more as bytes on their way to the disk or from it, and while maps are made,
+    as moments about the means with their directions. Then maps in float32 and, for intervals, mean
+    distributions of every reading and layer. The control has its own, and its own weights.
+    """
+    shape = sizes.shape
+    sums = 3 * 8 * shape.n_blocks * shape.d_model**2
+    maps = sums // 6
+    means = _PARTS * _FIT_READINGS * (shape.n_blocks + 1) * shape.d_vocab * 4
+    logits = batch.tokens * shape.d_vocab * (4 if bits == 32 else 6)
+    stages = [3 * sums, 2 * sums + 4 * maps, 3 * maps + means]
+    if batch.control:
+        stages.append(sizes.weight_bytes(bits) + 3 * maps + 2 * sums + 4 * maps)
+    return max(stages) + max(_pass(shape, bits, batch), logits)
 
 
 def _infer(sizes: Sizes, bits: Bits, batch: Batch) -> int:
@@ -116,7 +178,8 @@ def _train(sizes: Sizes, bits: Bits, batch: Batch) -> int:
     shape, item = sizes.shape, 2 if bits == 16 else 4
     inputs = shape.d_model + shape.d_inner if bits == 8 else 0
     numbers = 7 * shape.d_model + 3 * shape.d_inner + inputs
-    kept = batch.tokens * shape.n_blocks * numbers * item
+    n_blocks = shape.n_blocks if batch.n_trained is None else batch.n_trained
+    kept = batch.tokens * n_blocks * numbers * item
     read = batch.tokens if batch.n_read is None else batch.n_read
     widened = 2 * sizes.n_other if bits in (8, 4) else 0
     return kept + widened + 3 * 4 * read * shape.d_vocab
@@ -126,6 +189,7 @@ _BESIDE: dict[Verb, Callable[[Sizes, Bits, Batch], int]] = {
     "lens": _lens,
     "cache": _lens,
     "attention": _attention,
+    "fit": _fit,
     "infer": _infer,
     "train": _train,
 }

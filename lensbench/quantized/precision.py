@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
 from lensbench.checkpoints.devices import gb, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
-from lensbench.checkpoints.placement import Placement
+from lensbench.checkpoints.placement import Placement, least_bytes, said_beside
 from lensbench.checkpoints.ref import Bits
 from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import ModelError, first_line, packages_of
@@ -163,25 +163,36 @@ def half_precision(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" else pick_dtype(None, device, _HUGE)
 
 
-def require_room(sizes: Sizes, bits: Bits, where: Placement) -> None:
-    """Raise ModelError, with the sum, where loading would exceed the memory that is there.
+def require_room(
+    sizes: Sizes,
+    bits: Bits,
+    where: Placement,
+    beside: Callable[[Sizes, Bits], int] = lambda sizes, bits: 0,
+) -> None:
+    """Raise ModelError, with the sum, where a model and its use exceed the memory that is there.
 
-    `Sizes.needed` is counted; of a model on several devices the weights, over all of them.
+    `Sizes.needed` is counted, and with the weights what is held `beside` them, as `least_bytes` has
+    it; of a model on several devices the weights, over all of them.
     """
-    count = sizes.weight_bytes if where.spread else partial(sizes.needed, device=where.main)
-    needed, available = count(bits), where.room
-    if needed <= available:
+
+    def count(own: Bits) -> int:
+        used = least_bytes(sizes.weight_bytes(own), beside(sizes, own), where)
+        return used if where.spread else max(used, sizes.needed(own, where.main))
+
+    available = where.room
+    if count(bits) <= available:
         return
     smaller = [b for b in PRECISIONS if b < bits and count(b) <= available]
     way_out = "Take a smaller model (`lensbench models`) or a machine with more memory."
     if smaller:
         way_out = f"Try --bits {smaller[0]} ({gb(count(smaller[0]))})."
     weights = sizes.weight_bytes(bits)
+    more = said_beside(beside(sizes, bits), where)
     raise ModelError(
         f"{sizes.n_linear:.3g} weights x {_LINEAR_BYTES[bits]:.3g} bytes ({PRECISIONS[bits]}) + "
-        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {gb(weights)}, and "
-        f"{gb(needed - weights)} while they load, but {where.rooms()} are available. "
-        f"{way_out}"
+        f"{sizes.n_other:.3g} x {_other_bytes(bits)} bytes = {gb(weights)}, "
+        f"{gb(sizes.needed(bits, where.main) - weights)} while they load{more}, but "
+        f"{where.rooms()} are available. {way_out}"
     )
 
 

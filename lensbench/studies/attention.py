@@ -45,6 +45,7 @@ from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
+from lensbench.quantized.peaks import Batch, Use
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request, Standing
@@ -105,7 +106,7 @@ def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
             continue
         request = _request(spec, sets, RecordStore(folder, str(ref), "attention"), {})
         jobs = partial(_jobs, spec, sets)
-        yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device)
+        yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device, "attention")
 
 
 def settings_of(spec: AttentionSpec) -> AttentionSettings:
@@ -149,7 +150,8 @@ def _measure(
     `sets`: prompts, and sentences whose words are asked about.
     """
     watch(Progress(f"hashing the weights of {store.model}"))
-    facts = facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None)
+    use = None if store.manifest() else Use("attention", Batch.of_tokens(spec.batch_tokens))
+    facts = facts_of(ref, spec.dtype, spec.device, use)
     request = _request(spec, sets, store, facts)
 
     def prepare(record: Recording) -> Work[Reader, Item]:

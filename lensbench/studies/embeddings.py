@@ -20,6 +20,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.models.adapted import facts_of
 from lensbench.models.readable import load_readable, reads_both_ways, require_plain
 from lensbench.progress import Notify, Progress, Watch, ignore
+from lensbench.quantized.peaks import Use
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
@@ -130,7 +131,7 @@ def _contextual(
     if both_ways := reads_both_ways(ref):
         require_plain(ref)
     new = store.manifest() is None
-    facts = ref.facts() if both_ways else facts_of(ref, None, spec.device, new)
+    facts = ref.facts() if both_ways else facts_of(ref, None, spec.device, Use() if new else None)
 
     def prepare(record: Recording) -> Work[Reading, str]:
         watch(Progress(f"loading {store.model}"))

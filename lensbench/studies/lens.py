@@ -36,6 +36,7 @@ from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, TokenText
 from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import PromptSet, load_prompts
+from lensbench.quantized.peaks import Batch, Use
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request, Standing
@@ -126,7 +127,8 @@ def _measure(
     kinds = lens_kinds(spec.lenses, ref.name)
     fitted = fitted_sha256(kinds)
     watch(Progress(f"hashing the weights of {store.model}"))
-    facts = facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None)
+    use = None if store.manifest() else Use("lens", Batch.of_tokens(spec.batch_tokens))
+    facts = facts_of(ref, spec.dtype, spec.device, use)
     request = _request(spec, prompt_set, store, kinds, facts)
 
     def prepare(record: Recording) -> Work[Reader, Reading]:

@@ -30,11 +30,13 @@ BATCHES: dict[Verb, Batch] = {
     "lens": Batch(27, 19),
     "cache": Batch(27, 19),
     "attention": Batch(12, 19),
+    "fit": Batch(4, 128),
     "infer": Batch(8, 19, 4),
     "train": Batch(4, 69, n_read=4 * 27),
 }
 BITS = (32, 16, 8, 4)
-RUNS = [(verb, bits) for verb in VERBS for bits in BITS if verb != "attention" or bits > 8]
+_BIG = ("attention", "fit")  # which take minutes over packed weights
+RUNS = [(verb, bits) for verb in VERBS for bits in BITS if bits > 8 or verb not in _BIG]
 
 
 def words(verb: str, bits: int, place: Path) -> list[object]:
@@ -49,6 +51,7 @@ def words(verb: str, bits: int, place: Path) -> list[object]:
         "lens": [name, "--prompts", prompts, "--heatmap-prompts", 0, "-o", out, *read],
         "cache": [name, "--prompts", prompts, "-o", out, *read],
         "attention": [name, "--prompts", prompts, "--limit", 12, "-o", out, *read],
+        "fit": [name, "--tokens", 3000, "-o", out, *read],
         "infer": [f"smollm2-135m@{bits}", prompts, "-o", out.with_suffix(".csv")],
         "train": ["smollm2-135m", pairs, "--bits", bits, "--max-steps", 2, "-o", out],
     }

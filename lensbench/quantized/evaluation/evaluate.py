@@ -21,6 +21,8 @@ from lensbench.quantized.generation.batching import plan
 from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, retrieve
 from lensbench.quantized.generation.tables import in_order
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized, require_loadable
+from lensbench.quantized.peaks import Batch as PassBatch
+from lensbench.quantized.peaks import Use
 from lensbench.quantized.training.examples import end_tokens
 from lensbench.records.engine import Work, make
 from lensbench.records.parts import Parts
@@ -59,7 +61,7 @@ def evaluate(
         retrieved = retrieve(spec.rag, questions, spec.n_documents)
     store = RecordStore(out, ref.name, "evaluation")
     if store.manifest() is None and not isinstance(model, AdaptedModel):
-        require_loadable(ref, spec.device)
+        require_loadable(ref, spec.device, use=Use("infer", PassBatch(1)))
     progress(Progress(f"hashing the weights of {ref.name}"))
     put = _format(ref, spec)
     settings = _settings(ref, spec, put, data, len(pairs), retrieved)

@@ -34,6 +34,7 @@ from lensbench.quantized.generation.responses_csv import RESERVED, ResponsesCsv,
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.generation.tables import in_order
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized, require_loadable
+from lensbench.quantized.peaks import Batch, Use
 from lensbench.records.engine import Outcome, Work, make, with_pauses
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_table
@@ -68,7 +69,9 @@ def run_inference(
     if store.manifest() is None:
         require_own(spec.out, store.folder)
         if not isinstance(model, AdaptedModel):
-            require_loadable(ref, spec.device)
+            # Batches are as large as there is room for, unless somebody says how large.
+            use = Use("infer", Batch(spec.batch_size or 1, n_new=spec.decoding.max_new_tokens))
+            require_loadable(ref, spec.device, use=use)
     progress(Progress(f"hashing the weights of {ref.name}"))
     facts = {"name": ref.name} | ref.facts()
     with quiet():

@@ -30,6 +30,7 @@ from lensbench.checkpoints.stored.offload import is_offloaded
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
 from lensbench.quantized.loading.measured import precisions, require_bits
+from lensbench.quantized.peaks import Use
 from lensbench.quantized.precision import (
     half_precision,
     is_linear,
@@ -211,11 +212,17 @@ def load_quantized(
     return AdaptedModel(ref, folder, hf.eval(), tokenizer, weights)
 
 
-def require_loadable(ref: ModelRef, device: str | None, trust_remote_code: bool = False) -> None:
-    """Raise ModelError, with the sum, where a model is too large to load; no weight is read."""
+def require_loadable(
+    ref: ModelRef, device: str | None, trust_remote_code: bool = False, use: Use | None = None
+) -> None:
+    """Raise ModelError, with the sum, where a model is too large to load; no weight is read.
+
+    Or, with a `use`, to be used so.
+    """
     config = open_config(ref.folder, trust_remote_code=trust_remote_code)
     sizes = sizes_of(config, trust_remote_code)
-    require_room(sizes, cast(Bits, ref.bits), Placement.of(device))
+    beside = {} if use is None else {"beside": use.beside}
+    require_room(sizes, cast(Bits, ref.bits), Placement.of(device), **beside)
 
 
 def with_adapter(model: AdaptedModel, adapter: Path) -> AdaptedModel:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.blocks import block_list
-from lensbench.checkpoints.config.shape import rope_switch
-from lensbench.checkpoints.devices import gb, memory_available, pick_device
+from lensbench.checkpoints.config.shape import n_blocks, rope_switch
+from lensbench.checkpoints.devices import memory_available
 from lensbench.checkpoints.open import open_config, quiet
-from lensbench.checkpoints.ref import Bits
 from lensbench.progress import Notify, Progress, Watch
 from lensbench.quantized.adapters.lora import Matched, adapt
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from lensbench.quantized.peaks import Batch, needed_bytes
-from lensbench.quantized.precision import sizes_of
+from lensbench.quantized.peaks import Batch, Use
 from lensbench.quantized.training import prefix
 from lensbench.quantized.training.arithmetic import bfloat16_slowdown, prepare_base
 from lensbench.quantized.training.checkpoints import CHECKPOINTS, drop_torn, latest, state_of
@@ -59,7 +56,6 @@ def learn(
 
     from lensbench.quantized.training.exact import enough_memory
 
-    _mention_memory(spec, data, matched, notify)
     watch(Progress(f"loading {spec.ref}"))
     model = load_quantized(spec.ref, device=spec.device)
     restore: Callable[[], None] | None = prepare_base(model)
@@ -102,19 +98,11 @@ def learn(
     return facts, model
 
 
-def _mention_memory(spec: TrainSpec, data: TrainingData, matched: Matched, notify: Notify) -> None:
-    """Say before anything is loaded where a training would take more memory than there is."""
-    where = pick_device(spec.device)
-    sizes, bits = sizes_of(open_config(spec.ref.folder)), cast(Bits, spec.ref.bits)
-    trained = replace(sizes.shape, n_blocks=sizes.shape.n_blocks - matched.layers[0])
+def used(spec: TrainSpec, data: TrainingData, matched: Matched) -> Use:
+    """What a training loads its model for."""
     longest = max(len(example.token_ids) for example in data.examples[: data.n_train])
-    batch = Batch(min(spec.batch_size, data.n_train), longest)
-    needed = needed_bytes("train", replace(sizes, shape=trained), bits, batch)
-    if needed > (free := memory_available(where)):
-        notify(
-            f"training takes about {gb(needed)} at its peak, and {gb(free)} are available on "
-            f"{where}. If it runs out of memory, take {_SMALLER}"
-        )
+    n_trained = n_blocks(open_config(spec.ref.folder)) - matched.layers[0]
+    return Use("train", Batch(min(spec.batch_size, data.n_train), longest, n_trained=n_trained))
 
 
 def _mention_arithmetic(model: AdaptedModel, notify: Notify) -> None:

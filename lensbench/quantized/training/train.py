@@ -33,7 +33,7 @@ from lensbench.quantized.loading.load import (
 )
 from lensbench.quantized.training.checkpoints import CHECKPOINTS, latest, log_of
 from lensbench.quantized.training.examples import TrainingData, training_data
-from lensbench.quantized.training.learn import PREFIX, learn
+from lensbench.quantized.training.learn import PREFIX, learn, used
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.recording import Finished, Request, recording
@@ -75,7 +75,7 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     _tell_cut(data.cut, notify)
     store = RecordStore(spec.out, ref.name, "training")
     if store.manifest() is None:
-        require_loadable(ref, spec.device)
+        require_loadable(ref, spec.device, use=used(spec, data, matched))
     with recording(Request(store, _settings(spec, data, matched), ref.facts())) as record:
         if not record.finished:
             facts, base = learn(spec, data, matched, record, progress, notify)

@@ -26,6 +26,7 @@ from lensbench.prompts.batch import plan_batches
 from lensbench.prompts.encode import TokenText
 from lensbench.prompts.prompt import added
 from lensbench.prompts.sets import PromptSet, load_prompts
+from lensbench.quantized.peaks import Batch, Use
 from lensbench.records.engine import Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
@@ -56,10 +57,11 @@ def run_cache(
     prompt_set = load_prompts(spec.prompts, spec.relations)
     progress(Progress(f"hashing the weights of {ref}"))
     store = RecordStore(out, str(ref), "cache")
+    use = None if store.manifest() else Use("cache", Batch.of_tokens(spec.batch_tokens))
     request = Request(
         store,
         spec.settings() | prompt_settings(prompt_set, spec.limit),
-        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
+        facts_of(ref, spec.dtype, spec.device, use),
         grows=GROWS,
     )
     return make(request, _Run(spec, ref, prompt_set, progress, notify).prepare, progress)

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.open import count_parameters, open_config
-from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
 from lensbench.corpora.written import Writer, written_corpus, written_seed
@@ -22,11 +20,12 @@ from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.windows import parts_of, wanted_tokens
 from lensbench.lens.fitted.place import fitted_folder
 from lensbench.lens.gate import check_identities, require
-from lensbench.models.adapted import facts_of
+from lensbench.models.adapted import facts_of, require_loadable
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.prompts.sets import load_prompts, shipped
+from lensbench.quantized.peaks import Batch, Use
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
@@ -55,21 +54,21 @@ def fit_lens(
     loaded = cache(lambda: load(ref, dtype=spec.dtype, device=spec.device))
     corpus = corpus_of(spec, loaded, watch)
     watch(Progress(f"hashing the weights of {ref}"))
+    store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
+    if store.manifest() is None:
+        _require_room(spec, ref)
     also = None if spec.also is None else corpus_of(spec.changed(corpus=spec.also), loaded, watch)
     other = {} if also is None else {"also": also.name, "also_sha256": also.sha256}
-    store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
     request = Request(
         store,
         spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256} | other,
-        facts_of(ref, spec.dtype, spec.device, new=store.manifest() is None),
+        facts_of(ref, spec.dtype, spec.device),
         tables=asked_for(spec),
     )
 
     def prepare(record: Recording) -> Work[Fitter, Any]:
         watch(Progress(f"loading {ref}"))
         model = loaded()
-        if not spec.no_untrained:
-            _require_room(model, ref)
         windows, unread = parts_of(corpus, spec, model, also)
         fitter, method = Fitter(model, spec, windows), METHODS[spec.method]
         jobs = method.jobs(fitter)
@@ -126,12 +125,21 @@ def asked_for(spec: FitSpec) -> tuple[str, ...]:
     return (*also, *(("fit_fidelity",) if spec.directions else ()))
 
 
-def _require_room(model: LensModel, ref: ModelRef) -> None:
-    """Raise ModelError, before anything is fitted, where there is none for an untrained model."""
+def used(spec: FitSpec) -> Use:
+    """What a fit loads its model for."""
+    n_texts = max(spec.batch_tokens // spec.window, 1)
+    return Use("fit", Batch(n_texts, spec.window, control=not spec.no_untrained))
+
+
+def _require_room(spec: FitSpec, ref: ModelRef) -> None:
+    """Raise ModelError, before anything is hashed or fitted, for a model that is too large."""
     try:
-        n_params, where = count_parameters(open_config(ref.folder)), Placement.of(str(model.device))
-        require_fit(n_params, model.dtype, where)
+        require_loadable(ref, spec.dtype, spec.device, used(spec))
     except ModelError as error:
+        alone = spec.changed(no_untrained=True)
+        if spec.no_untrained:
+            raise
+        require_loadable(ref, spec.dtype, spec.device, used(alone))
         raise ModelError(
             f"the control of an untrained model beside {ref}: {error} Or do without the control: "
             "--no-untrained."
