@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +154,27 @@ def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
     return int(empty_model(config, trust_remote_code).num_parameters())
 
 
+Tokenizers = MutableMapping[Path, "PreTrainedTokenizerBase"]
+_opened: ContextVar[Tokenizers | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def opened(tokenizers: Tokenizers) -> Iterator[None]:
+    """Inside, who opens the tokenizer of one of these folders first takes it out of here."""
+    token = _opened.set(tokenizers)
+    try:
+        yield
+    finally:
+        _opened.reset(token)
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights, or the one inside the GGUF file."""
     from transformers import AutoTokenizer
 
+    there = None if trust_remote_code else _opened.get()
+    if there and folder in there:
+        return there.pop(folder)
     gguf = gguf_file(folder)
     if gguf is not None:
         return gguf_tokenizer(gguf)

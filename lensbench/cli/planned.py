@@ -66,13 +66,15 @@ def _lines(plan: Plan) -> list[str]:
     read = sum(one.left.n_passes * (one.weight_bytes or 0) for one in plan.records if one.left)
     found = [f"{left.n_passes:,} forward passes, which read {_large(read)}B of weights."]
     found += [
-        f"Bare products of width {own.d_model}, measured for {own.wall_s:.1f} s: "
+        f"Bare products of width {own.d_model}, {own.n_threads} thread(s), {own.wall_s:.1f} s: "
         f"{_large(own.flops_per_s)}FLOP/s, {_large(own.bytes_per_s)}B/s."
         for own in plan.speeds
     ]
     if plan.speeds:
         low, high = plan.speeds[0].slower
         found.append(f"The time is {low:g} to {high:g} times theirs, and loading the models.")
+        least, most = (end(one.noise[i] for one in plan.speeds) for i, end in enumerate((min, max)))
+        found.append(f"In the time is that theirs was {least:.2f} to {most:.2f} of its mean.")
     for record in plan.records:
         if record.unknown and not record.obstacles:
             found.append(f"{record.name}: not counted: {record.unknown}")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
+from statistics import mean
 
 import torch
 
 from lensbench.costs.cost import Cost
 from lensbench.costs.range import Range
 
-_SECONDS = 0.15  # that each of two measurements goes on
+_ROUNDS, _SECONDS = 5, 0.04  # of each of two measurements, and that a round goes on at least
 _BYTES = 96 << 20  # of matrices that take turns: more than a processor's cache holds
 _MOST = 64  # of them
 _TOKENS = 512  # of a whole batch
+_CLOCKED = 8  # products of one row between two looks at the clock
 # A job takes so many times as long as these products: norms, softmax, top tokens, tables and small
 # calls come on top, and other programs.
 SLOWER = (1.0, 2.5)
@@ -24,45 +28,72 @@ SLOWER = (1.0, 2.5)
 class Speed:
     """Of bare products: operations a second of many rows, bytes of weights a second of one row.
 
-    `d_model`: the width they were made of. `wall_s`: how long it took to find out.
+    `d_model`: the width they were made of. `noise`: of the times of some rounds, the shortest and
+    the longest, as multiples of their mean: other programs come and go. `wall_s`: how long it took
+    to find out.
     """
 
     d_model: int
+    n_threads: int
     flops_per_s: float
     bytes_per_s: float
+    noise: tuple[float, float]
     wall_s: float
     slower: tuple[float, float] = SLOWER
 
     def seconds(self, cost: Cost, weights: int) -> Range:
         """How long work takes on a model of so many bytes, which every pass reads once."""
         bare = cost.flops / self.flops_per_s + cost.n_passes * weights / self.bytes_per_s
-        return Range(*(bare * slower for slower in self.slower))
+        ends = zip(self.slower, self.noise, strict=True)
+        return Range(*(bare * slower * noise for slower, noise in ends))
+
+
+def speed(d_model: int, dtype: torch.dtype, device: str) -> Speed:
+    """Of products with matrices [d_model, 4 d_model], which come from memory as weights do.
+
+    With the threads that this process sums with now.
+    """
+    return _speed(d_model, dtype, device, torch.get_num_threads())
 
 
 @cache
-def speed(d_model: int, dtype: torch.dtype, device: str) -> Speed:
-    """Of products with matrices [d_model, 4 d_model], which come from memory as weights do."""
+def _speed(d_model: int, dtype: torch.dtype, device: str, n_threads: int) -> Speed:
     started = time.perf_counter()
     each = 4 * d_model * d_model * dtype.itemsize
     n = max(min(_BYTES // each, _MOST), 1)
     # Ones: their products take as long as others, and drawing numbers longer than all else here.
     matrices = torch.ones(n, d_model, 4 * d_model, dtype=dtype, device=device)
-    many, one = (_a_second(matrices, rows, device) for rows in (_TOKENS, 1))
-    flops = 8.0 * _TOKENS * d_model**2 * many
-    return Speed(d_model, flops, each * one, time.perf_counter() - started)
+    many, one = (_times(matrices, rows, device) for rows in (_TOKENS, 1))
+    flops, n_bytes = 8.0 * _TOKENS * d_model**2 / mean(many), each / mean(one)
+    noise = min(map(_least, (many, one))), max(map(_most, (many, one)))
+    return Speed(d_model, n_threads, flops, n_bytes, noise, time.perf_counter() - started)
 
 
-def _a_second(matrices: torch.Tensor, n_rows: int, device: str) -> float:
-    """How many products with one of the matrices are made in a second, each time with another."""
+def _least(times: Sequence[float]) -> float:
+    return min(times) / mean(times)
+
+
+def _most(times: Sequence[float]) -> float:
+    return max(times) / mean(times)
+
+
+def _times(matrices: torch.Tensor, n_rows: int, device: str) -> list[float]:
+    """Of some rounds the seconds that a product takes, each time with another of the matrices."""
     rows = torch.ones(n_rows, matrices.shape[1], dtype=matrices.dtype, device=device)
     torch.mm(rows, matrices[0])
+    return [_round(matrices, rows, device) for _ in range(_ROUNDS)]
+
+
+def _round(matrices: torch.Tensor, rows: torch.Tensor, device: str) -> float:
     count, began, took = 0, _now(device), 0.0
-    while took < _SECONDS or count < 2:
-        for matrix in matrices:
-            torch.mm(rows, matrix)
-        count += len(matrices)
-        took = _now(device) - began
-    return count / took
+    for matrix in cycle(matrices):
+        torch.mm(rows, matrix)
+        count += 1
+        if count % _CLOCKED == 0 or rows.shape[0] > 1:
+            took = _now(device) - began
+        if took >= _SECONDS:
+            break
+    return took / count
 
 
 def _now(device: str) -> float:

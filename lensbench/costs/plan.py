@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lensbench.checkpoints.open import Tokenizers
 from lensbench.costs.cost import Cost, total
 from lensbench.costs.machine import Speed
 from lensbench.costs.planned import Planned
@@ -17,11 +18,13 @@ from lensbench.costs.range import Range
 class Plan:
     """What a run will take, record by record in its order; sums are of what is known.
 
-    `wall_s`: what making the plan took.
+    `wall_s`: what making the plan took. `tokenizers`: that of the first model, for whoever opens it
+    next.
     """
 
     records: Sequence[Planned]
     wall_s: float
+    tokenizers: Tokenizers = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lensbench.checkpoints.families import weight_bytes
+from lensbench.checkpoints.open import Tokenizers
 from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.cost import Cost, total
@@ -23,6 +24,7 @@ from lensbench.errors import LensbenchError, Problem
 from lensbench.models.model import LensModel
 from lensbench.quantized.peaks import Verb, program_bytes, with_weights
 from lensbench.records.recording import Request, Standing, standing
+from lensbench.threads import threads
 
 Item = TypeVar("Item")
 
@@ -103,6 +105,7 @@ class Planned:
     speed: Speed | None = None
     problems: Sequence[Problem] = ()
     obstacles: Sequence[str] = ()
+    tokenizers: Tokenizers = field(default_factory=dict)  # that were opened for it
 
     @property
     def finished(self) -> bool:
@@ -158,7 +161,8 @@ def plan_record(
     tables, shape = request.all_tables, known.shape
     needed = with_weights(shape.sizes, shape.bits, whole.working_bytes)
     running = running_bytes(whole, tables)
-    found = speed(shape.d_model, known.model.dtype, known.places.main)
+    with threads(how_far.threads):
+        found = speed(shape.d_model, known.model.dtype, known.places.main)
     return Planned(
         name,
         folder,
@@ -175,6 +179,7 @@ def plan_record(
         speed=found,
         problems=jobs.problems,
         obstacles=_obstacles(folder, running, needed, known.places),
+        tokenizers={ref.folder: known.model.tokenizer},
     )
 
 

@@ -17,7 +17,7 @@ from lensbench.models.forward import keeps_some
 from lensbench.models.model import LensModel
 from lensbench.models.prefix import common_prefix
 from lensbench.quantized.peaks import Batch, Verb, beside_bytes
-from lensbench.quantized.precision import Sizes, sizes_of
+from lensbench.quantized.precision import Sizes, sizes_in
 
 _SOFTMAX = ("full_attention", "sliding_attention", "chunked_attention")
 
@@ -109,7 +109,7 @@ def shape_of_config(config: Any, dtype: torch.dtype) -> Shape:
         d_vocab=int(head.weight.shape[0]),
         block_weights=sum(_met(name, one, config) for name, one in blocks),
         pair_width=_pair_width(config),
-        sizes=sizes_of(config),
+        sizes=sizes_in(fresh, config),
         bits=32 if dtype.itemsize > 2 else 16,
         some_logits=keeps_some(fresh),
     )

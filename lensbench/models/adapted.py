@@ -101,7 +101,8 @@ def require_loadable(
         require_bits_loadable(with_bits(ref, dtype, device), device, use=use)
         return
     where, config = Placement.of(device), open_config(ref.folder)
-    n_params, sizes = count_parameters(config), sizes_of(config)
+    sizes = sizes_of(config)
+    n_params = sizes.n_linear + sizes.n_other
     number_format = pick_dtype(dtype, where.main, n_params)
 
     def beside(bits: int) -> int:

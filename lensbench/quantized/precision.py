@@ -20,6 +20,8 @@ from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import ModelError, first_line, packages_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lensbench.checkpoints.families import Family
 
 PRECISIONS: dict[Bits, str] = {32: "float32", 16: "bfloat16", 8: "int8", 4: "nf4"}
@@ -97,7 +99,11 @@ def _other_bytes(bits: Bits) -> int:
 
 def sizes_of(config: Any, trust_remote_code: bool = False) -> Sizes:
     """Sizes of the architecture that `config` describes, without allocating any of it."""
-    model = empty_model(config, trust_remote_code)
+    return sizes_in(empty_model(config, trust_remote_code), config)
+
+
+def sizes_in(model: PreTrainedModel, config: Any) -> Sizes:
+    """The same of a model that was made of `config`."""
     head = model.get_output_embeddings()
     linear = [
         int(module.weight.numel())

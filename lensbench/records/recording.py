@@ -111,12 +111,14 @@ class Standing:
     """How far a record is: `finished`, or the `widths` of its stages and those whose jobs count.
 
     `first` of the widths need no job any more; of the jobs of the others these `numbers` are done.
+    `threads`: with how many it was begun, and will be gone on with.
     """
 
     finished: bool
     widths: Sequence[Mapping[str, Any]]
     first: int = 0
     numbers: frozenset[int] = frozenset()
+    threads: int | None = None
 
 
 def standing(request: Request) -> Standing:
@@ -139,7 +141,7 @@ def standing(request: Request) -> Standing:
     complete += [whole] if now != before else []
     first = max((i + 1 for i, done in enumerate(complete) if done), default=0)
     numbers = frozenset() if whole else frozenset(Parts(request.store.folder).numbers)
-    return Standing(False, widths, first, numbers)
+    return Standing(False, widths, first, numbers, there.get("machine", {}).get("threads"))
 
 
 @contextmanager

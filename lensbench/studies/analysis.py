@@ -103,15 +103,18 @@ def plan(analysis: Spec | Path | str, out: Path | str | None = None, watch: Watc
     that cannot be planned says why in `unknown`.
     """
     from lensbench.costs.plan import Plan
-    from lensbench.costs.planned import outlined
+    from lensbench.costs.planned import Planned, outlined
 
     started = time.perf_counter()
     spec = analysis if isinstance(analysis, Spec) else read_analysis(Path(analysis))
     folder = results_folder(analysis) if out is None else Path(out)
     watch(Progress("planning"))
-    records = list(_module(spec).plan(spec, folder))
-    outlined.cache_clear()  # tokenizers are large
-    return Plan(records, time.perf_counter() - started)
+    records, first = list[Planned](), dict[Path, Any]()
+    for record in _module(spec).plan(spec, folder):
+        first = first or dict(record.tokenizers)
+        records.append(dataclasses.replace(record, tokenizers={}))  # they are large
+    outlined.cache_clear()
+    return Plan(records, time.perf_counter() - started, first)
 
 
 def results_folder(analysis: Spec | Path | str) -> Path:

@@ -13,6 +13,10 @@ Examples:
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from lensbench.cli.console import messages, results, say_json
 from lensbench.cli.lens.run import asked
 from lensbench.cli.options import (
@@ -27,6 +31,8 @@ from lensbench.cli.options import (
     RunFolder,
 )
 from lensbench.cli.planned import show_plan
+from lensbench.spec import Count
+from lensbench.threads import threads as summing_with
 
 
 def plan(
@@ -39,13 +45,18 @@ def plan(
     dtype: OtherDtype = None,
     products: OtherProducts = None,
     device: OtherDevice = None,
+    threads: Annotated[
+        Count | None, Parameter(help="Threads to a sum, as `run` will have. Default: torch's.")
+    ] = None,
     json: Json = False,
 ) -> int:
+    import torch  # noqa: F401  (threads are those that torch sums with)
+
     from lensbench.studies.analysis import plan as planned
     from lensbench.studies.analysis import results_folder
 
     spec = asked(analysis, lens, limit, everything, dtype, products, device)
-    with messages.status("counting tokens"):
+    with messages.status("counting tokens"), summing_with(threads):
         found = planned(spec, out or results_folder(analysis))
     if json:
         say_json(found.as_dict())

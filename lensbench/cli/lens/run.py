@@ -50,6 +50,7 @@ from lensbench.spec import Spec
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.specs.transfer import TransferSpec
+from lensbench.threads import threads
 
 
 def run(
@@ -68,6 +69,9 @@ def run(
     ] = False,
     workers: Workers = None,
 ) -> int:
+    import torch  # noqa: F401  (threads are those that torch sums with)
+
+    from lensbench.checkpoints.open import opened
     from lensbench.records.recording import as_planned
     from lensbench.studies.analysis import plan, require_jobs, results_folder
     from lensbench.studies.stages.turns import fetching
@@ -76,10 +80,10 @@ def run(
     if workers is not None and not workers.here:
         require_jobs(spec)
     folder = out or results_folder(analysis)
-    with batch_progress() as progress:
+    with batch_progress() as progress, threads(workers.threads if workers else None):
         planned = plan(spec, folder, progress)
     show_plan(planned, messages)
-    with as_planned(planned.by_folder()), fetching(pull):
+    with as_planned(planned.by_folder()), fetching(pull), opened(planned.tokenizers):
         return run_and_report(spec, folder, workers)
 
 
