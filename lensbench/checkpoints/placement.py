@@ -28,7 +28,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(GB|MB)")
 _FORM = "Write it as cuda:0,cuda:1,cpu,disk=FOLDER, with sizes as in cuda:0=20GB, or auto."
 # Of a device's free memory, what weights may take; the rest is for the passes through them.
 _SHARE = 0.9
-_ERROR = 0.1  # of a predicted peak
+# Of a predicted peak what it may be off by: of the whole process, which takes so much by itself.
+_ERROR, _PROCESS = 0.1, 550 << 20
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,12 @@ def require_fit(
 def least_bytes(weights: int, beside: int, where: Placement) -> int:
     """What is needed at least: the weights, and with them what a verb holds `beside` them.
 
-    That sum is within a tenth of what a process takes on a CPU; elsewhere it was not measured, and
-    weights alone count.
+    With what the program takes, that sum is within a tenth of what a process takes on a CPU;
+    elsewhere it was not measured, and weights alone count.
     """
     if where.spread or where.main != "cpu":
         return weights
-    return max(weights, int((weights + beside) / (1 + _ERROR)))
+    return max(weights, int((1 - _ERROR) * (weights + beside) - _ERROR * _PROCESS))
 
 
 def said_beside(beside: int, where: Placement) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 import lensbench as lb
 from lensbench.costs.plan import Plan
@@ -19,6 +21,7 @@ from lensbench.records.recording import as_planned
 from lensbench.report.manifest import how_made
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.threads import threads
 from tests.benchmarks import plan as bench
 from tests.harness.facts import N_ROWS
 from tests.harness.files import contents, manifest, table, table_bytes
@@ -109,6 +112,17 @@ def test_of_an_interrupted_run_the_batches_that_are_there_cost_nothing(
     assert rest.whole == whole.whole
 
 
+def test_what_is_left_is_timed_with_the_threads_that_the_record_was_begun_with(
+    spec: Make, tmp_path: Path
+) -> None:
+    begun = torch.get_num_threads() + 1
+    with threads(begun), pytest.raises(KeyboardInterrupt):
+        run(spec(), tmp_path, stopped_after(1))
+    (rest,) = lb.plan(spec(), tmp_path).records
+    assert rest.speed is not None
+    assert rest.speed.n_threads == begun
+
+
 def test_of_a_wider_record_only_what_is_added_is_planned(spec: Make, tmp_path: Path) -> None:
     run(spec(limit=3), tmp_path)
     (more,) = lb.plan(spec(limit=6), tmp_path).records
@@ -161,6 +175,21 @@ def test_run_says_its_plan_and_keeps_it(spec: Make, tmp_path: Path, lensbench: P
     assert said["planned"]["n_tokens"] > 0
     reports = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("report.md")]
     assert any("Planned " in text for text in reports)
+
+
+def test_run_opens_the_tokenizer_once_for_its_plan_and_its_model(
+    spec: Make, tmp_path: Path, lensbench: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    own = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *a, **k: opened.append(str(a[0])) or own(*a, **k)
+    )
+    home = analysis(tmp_path / "small", spec(limit=3))
+    assert lensbench("run", home, "--out", tmp_path / "out").status == 0
+    assert opened == [str(spec().models[0])]
+    plan = lb.plan(home, tmp_path / "elsewhere")
+    assert list(plan.tokenizers) == [Path(spec().models[0])]
 
 
 # --- on the terminal, and bad input -------------------------------------------------------------
