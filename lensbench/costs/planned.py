@@ -174,7 +174,7 @@ def plan_record(
         disk_bytes=record_bytes(whole, tables),
         running_bytes=running,
         needed_bytes=needed,
-        memory_bytes=program_bytes(verb, shape.bits) + needed,
+        memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
         wall_s=found.seconds(cost, weights).plus(_loading(known)),
         speed=found,
         problems=jobs.problems,
