@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -78,7 +79,8 @@ class Placement:
             try:
                 place = _place(name, value)
             except (ModelError, ValueError) as error:
-                problems.append(Problem("device", f"{part!r}: {error}", _FORM))
+                what = f"{part!r}: {str(error).rstrip('.')}"
+                problems.append(Problem("device", what, _FORM))
                 continue
             if place.device in found:
                 problems.append(Problem("device", f"{name} stands twice", "Name it once."))
@@ -252,6 +254,8 @@ def _place(name: str, value: str) -> Place:
     if name == DISK:
         if not Path(value).expanduser().is_dir() or not value:
             raise ValueError(f"there is no folder {value or 'named'} for the weights on disk")
+        if not os.access(Path(value).expanduser(), os.W_OK | os.X_OK):
+            raise ValueError(f"the folder {value} cannot be written to")
         return Place(DISK)
     if name == "mps":
         raise ValueError("Apple's GPU shares the processor's memory, so nothing is spread over it")

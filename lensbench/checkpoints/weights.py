@@ -25,7 +25,7 @@ from lensbench.checkpoints.stored.finite import (
     require_in_range,
 )
 from lensbench.checkpoints.stored.heap import give_back
-from lensbench.checkpoints.stored.offload import OffloadFolder, is_offloaded, keep_small
+from lensbench.checkpoints.stored.offload import is_offloaded, keep_small, offload_folder
 from lensbench.checkpoints.stored.tensors import StoredTensor, stored_tensors
 from lensbench.errors import ModelError, first_line, refused_by_library
 
@@ -139,16 +139,13 @@ def _loaded_where(
     if plan is None:
         return _loaded(empty, folder, device_map=where.main, **how)
     _require_spreadable(plan, empty, quantisation is not None, folder)
-    kept = OffloadFolder(plan.folder) if plan.folder and DISK in plan.where.values() else None
-    path = None if kept is None else kept.path
-    try:
-        hf, found = _loaded(empty, folder, device_map=plan.map, offload_folder=path, **how)
+    if plan.folder is None or DISK not in plan.where.values():
+        hf, found = _loaded(empty, folder, device_map=plan.map, **how)
         keep_small(hf)
-    except BaseException:
-        if kept is not None:
-            kept.drop()
-        raise
-    if kept is not None:
+        return hf, found
+    with offload_folder(plan.folder) as kept:
+        hf, found = _loaded(empty, folder, device_map=plan.map, offload_folder=kept.path, **how)
+        keep_small(hf)
         kept.keep_for(hf)
     return hf, found
 

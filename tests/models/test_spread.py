@@ -6,6 +6,9 @@ The same tensors go through the same products: nothing but where they lay before
 from __future__ import annotations
 
 import gc
+import os
+import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -168,6 +171,27 @@ def test_what_a_killed_process_left_is_swept_and_what_another_uses_is_not(
     assert kept.exists() and len([*offload.iterdir()]) == 2
     here, there = (residual_stream(m, PROMPTS[0]) for m in (first, second))
     assert torch.equal(here.stream, there.stream)
+
+
+def test_a_disk_that_cannot_be_written_to_or_fills_up_is_named(
+    llama: Case, offload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = on_disk(llama.folder, offload)
+    free = shutil.disk_usage(offload)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(ModelError, match=r"No weights can be kept in /proc: .*name another folder"):
+        load_model(llama.folder, device=device.replace(str(offload), "/proc"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))  # a weight has 6,144 bytes
+    try:
+        with pytest.raises(ModelError, match=r"could not be written to .*too large"):
+            load_model(llama.folder, device=device)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*offload.iterdir()]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputProblems, match=f"the folder {offload} cannot be written to"):
+        load_model(llama.folder, device=device)
 
 
 def test_a_user_names_the_folder_and_the_lens_is_the_same(

@@ -11,6 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
+from lensbench.errors import ModelError, first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -37,6 +41,29 @@ class OffloadFolder:
     def drop(self) -> None:
         """Delete it now."""
         _drop(self.path, self._lock)
+
+
+@contextmanager
+def offload_folder(parent: Path) -> Iterator[OffloadFolder]:
+    """A new folder in `parent`, which is deleted where what is done inside fails.
+
+    Raises ModelError for a folder that cannot be written to, and a disk that is full.
+    """
+    remedy = "Free some space there, or name another folder: disk=FOLDER."
+    try:
+        kept = OffloadFolder(parent)
+    except OSError as error:
+        raise ModelError(
+            f"No weights can be kept in {parent}: {error.strerror}. {remedy}"
+        ) from error
+    try:
+        yield kept
+    except BaseException as error:
+        kept.drop()
+        if not isinstance(error, SafetensorError):
+            raise
+        what = f"The weights could not be written to {parent}: {first_line(error)}"
+        raise ModelError(f"{what}. {remedy}") from error
 
 
 def _drop(folder: Path, lock: IO[str]) -> None:
