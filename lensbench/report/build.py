@@ -217,7 +217,7 @@ def _facts(reports: Sequence[Reported], section: Section) -> Facts:
     manifests = [one.record.manifest for one in reports]
     tables = list(section.tables.values())
     tables += [
-        replace(table, name=f"{one.place}-{table.name}", title=f"{one.name}: {table.title}")
+        replace(table, folder=one.place, title=f"{one.name}: {table.title}")
         for one in reports
         if one.section is not section
         for table in one.section.tables.values()

@@ -82,7 +82,8 @@ def _profiled(prompts: Path, out: Path, ahead: bool, models: Sequence[str]) -> P
             name = Path(progress.stage.removeprefix(_TURN)).name
             found.resident[name] = process.memory_info().rss
 
-    spec = RunSpec(models=tuple(models), prompts=str(prompts), lenses=("final",), device="cpu")
+    few = {"prompts": str(prompts), "limit": 3, "lenses": ("final",)}
+    spec = RunSpec(models=tuple(models), device="cpu", **few)
     started = time.perf_counter()
     with _reading(ahead):
         outcome = run(spec, out, watch)

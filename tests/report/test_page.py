@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,47 @@ from lensbench.records.record import Record
 from lensbench.report.diff import tables as diff
 from lensbench.report.diff.section import diff_page
 from lensbench.report.kit import page as engine
-from lensbench.report.kit.page import MOST_ITEMS, Chart, Picker, chart, page_html
+from lensbench.report.kit.page import (
+    MOST_ITEMS,
+    MOST_TABLE_ROWS,
+    Chart,
+    Facts,
+    Picker,
+    chart,
+    page_html,
+)
 from lensbench.report.kit.page import significant as rounded
 from lensbench.report.kit.table import Table
 from lensbench.report.kit.views import Axis, Line, Lines
 from lensbench.report.placement import section as placement
+from lensbench.report.section import MOST_ITEMS_KEPT, Section
 from lensbench.stats.estimates import Estimate
 from tests.harness.correlation_records import base, planted, write_trace
 from tests.harness.diff_records import cells_of, make, many
 from tests.harness.pages import MARKUP, Page, page_in, rows, study, with_page
 
 # --- the mechanism
+
+
+def test_a_table_with_more_rows_than_a_page_holds_is_cut_and_its_file_named() -> None:
+    whole = Table("cells", "Cells", pd.DataFrame({"n": range(MOST_TABLE_ROWS + 1)}), of_items=True)
+    full = Table("few", "Few", pd.DataFrame({"n": range(MOST_TABLE_ROWS)}))
+    of_other = replace(whole, folder="gpt 2", title="gpt 2: Cells")
+    kept = Section("T", {"cells": of_other, "few": full}, "").kept().tables
+    given = [whole, full, kept["cells"], kept["few"]]
+    text = page_html(engine.Page("T", "T", (), []), Facts(tables=given)).decode()
+    held = {one["name"]: inflated(one["packed"]) for one in Page(text).data["tables"]}
+    assert held["cells"].splitlines() == ["n", *map(str, range(MOST_TABLE_ROWS))]
+    assert held["gpt 2-cells"].splitlines() == ["n", *map(str, range(MOST_ITEMS_KEPT))]
+    assert len(held["few"].splitlines()) == 1 + MOST_TABLE_ROWS
+    assert (
+        'the files beside it have all: <a href="tables/cells.csv">Cells</a> (10,000 of 10,001); '
+        '<a href="gpt%202/tables/cells.csv">gpt 2: Cells</a> (1,000 of 10,001).'
+    ) in text
+
+
+def inflated(packed: str) -> str:
+    return zlib.decompress(base64.b64decode(packed)).decode()
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))

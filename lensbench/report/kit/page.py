@@ -173,8 +173,8 @@ def page_html(page: Page, facts: Facts | None = None) -> bytes:
         gate=facts.gate,
         gate_said=facts.gate_said,
         report=facts.report,
-        tables=[(table.name, table.title) for table in tables],
-        cut=[f"{t.title} ({len(t.frame)} of {t.n_rows})" for t in tables if t.n_rows is not None],
+        tables=[(table.saved, table.title) for table in tables],
+        cut=[(t, f"{len(t.frame):,} of {t.n_rows:,}") for t in tables if t.n_rows is not None],
     )
 
 
@@ -232,7 +232,7 @@ def _dropdown(picker: Picker) -> dict[str, Any]:
 
 
 def _table(table: Table) -> dict[str, str]:
-    return {"name": table.name, "packed": deflated(to_csv(table), 9)}
+    return {"name": table.saved, "packed": deflated(to_csv(table), 9)}
 
 
 def deflated(raw: bytes, level: int) -> str:

@@ -20,7 +20,8 @@ class Table:
     """A table with its title. Cells: text, numbers or Estimates.
 
     `of_items`: its rows are prompts or cells of prompts, of which there may be a million. `n_rows`
-    is how many there are, where `frame` has the first of them only.
+    is how many there are, where `frame` has the first of them only. `folder` is the report that it
+    is of, from the page that holds it.
     """
 
     name: str  # of its CSV file
@@ -28,6 +29,17 @@ class Table:
     frame: pd.DataFrame
     of_items: bool = False
     n_rows: int | None = None
+    folder: str = ""
+
+    @property
+    def file(self) -> str:
+        """Its CSV file, from the page that holds it."""
+        return "/".join(filter(None, [self.folder, "tables", f"{self.name}.csv"]))
+
+    @property
+    def saved(self) -> str:
+        """What its file is called, but for its ending, when it is taken along from that page."""
+        return "-".join(filter(None, [self.folder, self.name]))
 
     def head(self, most: int) -> Table:
         """With the first rows only; itself where it has no more."""
