@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.harness.tiny import PROMPTS, Case
@@ -57,6 +58,17 @@ def only_known_tokens(model: AdaptedModel) -> AdaptedModel:
 
 def with_ends(model: AdaptedModel, n_new: int) -> AdaptedModel:
     """The same model, its end tokens chosen so that two of its rows stop early, at other times."""
-    first, second, *_ = (alone(model, prompt, n_new) for prompt in prompts_of(model))
+    first, second = (alone(model, prompt, n_new) for prompt in prompts_of(model)[:2])
     model.base.generation_config.eos_token_id = [first[2], second[5]]
     return model
+
+
+_ENDS: dict[tuple[Path, int], list[int]] = {}  # of the checkpoint in a folder, found once
+
+
+def ending(case: Case, n_new: int) -> AdaptedModel:
+    """A fresh model with such end tokens."""
+    asked = (case.folder, n_new)
+    if asked not in _ENDS:
+        _ENDS[asked] = with_ends(adapted(case), n_new).base.generation_config.eos_token_id
+    return adapted(case, _ENDS[asked])

@@ -20,6 +20,7 @@ from lensbench.lens.gate import Identity, lens_identity, require
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Norm
 from lensbench.models.sites import Site
+from tests.harness.families import distinct_families
 from tests.harness.reference import Reference
 from tests.harness.tiny import TINY, Case
 
@@ -79,6 +80,7 @@ def test_a_norm_written_by_hand_passes_too(tiny_case: Get) -> None:
         assert lens_error(with_readout(case.model, norm=by_hand), case) < 1e-5
 
 
+@distinct_families
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_gate_passes_in_half_precision(family: Case, dtype: str) -> None:
     model = load_model(family.folder, dtype=dtype, device="cpu")
@@ -290,12 +292,14 @@ def failed(model: LensModel, case: Case) -> list[bool]:
     return [i.passed is False for i in check_identities(model, case.token_ids)]
 
 
+@distinct_families
 def test_a_block_that_does_more_than_add_fails_the_sum(family: Case) -> None:
     """A forgotten residual multiplier: the lens holds, but the parts do not make the stream."""
     model = hooked(family, "blocks.1.hook_out", lambda x: 0.9 * x)
     assert failed(model, family) == [False, False, True, False, False]
 
 
+@distinct_families
 def test_attention_that_does_not_sum_to_one_fails(family: Case) -> None:
     model = hooked(family, "blocks.1.attn.hook_pattern", lambda x: 0.9 * x)
     assert failed(model, family) == [False, False, False, True, False]

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lensbench import Prompt, load_model, logit_lens
 from lensbench.lens.vocabulary.stream import ROWS, Vectors
 from lensbench.models.readout import _TILE_BYTES, Readout
+from tests.harness.families import DISTINCT
 from tests.harness.reference import Array, Reference, is_top_k, possible_ranks, statistics
-from tests.harness.tiny import PROMPTS, TINY, Case
+from tests.harness.tiny import PROMPTS, Case
 from tests.harness.vocabulary import stream_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,7 +41,7 @@ def in_dtype(case: Case, dtype: str) -> tuple[Reference, Reference]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_every_number_is_that_of_exact_products(
     name: str, dtype: str, tiny_case: Callable[[str], Case]
 ) -> None:

@@ -25,6 +25,7 @@ from lensbench.records.validation.told import read_told, schema_json
 from lensbench.report.build import record_files
 from lensbench.report.lens.section import lens as lens_section
 from lensbench.report.section import Reported
+from tests.harness.families import distinct_families
 from tests.harness.files import write_manifest
 from tests.harness.lens_records import Settings, write_record
 from tests.harness.tiny import Case
@@ -135,6 +136,7 @@ def test_a_trajectory_that_is_none_is_named(
 # --- TransformerLens ----------------------------------------------------------------------------
 
 
+@distinct_families
 @pytest.mark.parametrize("how", ["whole", "targets", "top_k"])
 def test_transformer_lens_own_logit_lens_is_what_hugging_face_says(
     family: Case, how: str, tmp_path: Path

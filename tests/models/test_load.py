@@ -35,6 +35,7 @@ from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
 from lensbench.prompts.batch import make_batch
 from lensbench.residuals.capture import capture
+from tests.harness.families import distinct_families
 from tests.harness.files import CONFIGS
 from tests.harness.tiny import PROMPTS, Case, random_model, tokenizer
 
@@ -67,6 +68,7 @@ def test_a_hugging_face_object_is_the_same_model(family: Case) -> None:
     assert torch.equal(logits_of(given, ids), logits_of(family.model, ids))
 
 
+@distinct_families
 def test_an_object_that_was_never_saved(family: Case) -> None:
     """Its config lists no architectures, which TransformerLens goes by."""
     model = random_model(family.row)
@@ -115,6 +117,7 @@ def test_a_folder_may_have_any_name(gpt2: Case, tmp_path: Path, name: str) -> No
     require(check_identities(model, gpt2.token_ids))
 
 
+@distinct_families
 def test_loading_leaves_folder_and_tokenizer_as_they_were(family: Case, tmp_path: Path) -> None:
     """TransformerLens rewrites BOS settings; the caller's tokenizer must not see that."""
     folder = shutil.copytree(family.folder, tmp_path / "model")

@@ -146,10 +146,14 @@ def test_a_space_that_is_a_token_ends_the_prompt_and_is_not_scored() -> None:
     assert item.token_ids == tuple(_BYTES("2 + 2 = ").input_ids)
 
 
-@pytest.fixture(scope="module")
-def gemma3(gemma3_folder: Path) -> tuple[LensModel, Any]:
-    plain = AutoModelForCausalLM.from_pretrained(gemma3_folder, dtype=torch.float32)
-    return load_model(gemma3_folder, device="cpu", dtype="float32"), plain
+@pytest.fixture(
+    scope="module", params=["smollm_folder", pytest.param("gemma3_folder", marks=pytest.mark.slow)]
+)
+def real(request: pytest.FixtureRequest) -> tuple[LensModel, Any]:
+    """A model that writes a space as part of a token by itself, and as SentencePiece does."""
+    folder: Path = request.getfixturevalue(request.param)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return load_model(folder, device="cpu", dtype="float32"), plain
 
 
 @pytest.mark.real
@@ -165,17 +169,17 @@ def gemma3(gemma3_folder: Path) -> tuple[LensModel, Any]:
     ],
 )
 def test_what_is_scored_is_what_hugging_face_says_of_it(
-    gemma3: tuple[LensModel, Any], prompt: str, answer: str
+    real: tuple[LensModel, Any], prompt: str, answer: str
 ) -> None:
     """Rank and probability of the token after the prompt in the whole text, by transformers."""
-    (gemma, model), tok = gemma3, gemma3[0].tokenizer
+    (loaded, model), tok = real, real[0].tokenizer
     between = " " if prompt[-1].isalpha() and prompt.isascii() and answer[0] != " " else ""
     asked = tok(prompt, return_tensors="pt")
     with torch.no_grad():
         logits = model(**asked).logits[0, -1]
     wanted = tok(prompt + between + answer).input_ids[asked.input_ids.shape[1]]
-    frame = logit_lens(gemma, Prompt("p", prompt, answer=answer), positions="last").to_pandas()
-    last = frame[frame.layer == gemma.n_layers].iloc[0]
+    frame = logit_lens(loaded, Prompt("p", prompt, answer=answer), positions="last").to_pandas()
+    last = frame[frame.layer == loaded.n_layers].iloc[0]
     assert last.answer_id == wanted
     assert last.answer_rank == int((logits > logits[wanted]).sum()) + 1
     assert last.answer_prob == pytest.approx(float(logits.softmax(-1)[wanted]), rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,18 +24,19 @@ def test_there_are_committed_records() -> None:
     assert RUNS
 
 
-MUCH = 1_000_000  # bytes of tables: a run of more takes a quarter of a minute or longer
+LITTLE = 800_000  # bytes of tables: a record of more takes a quarter of a minute or longer
 
 
 def _cases() -> Iterator[Any]:
-    """Every run; of one with much in it the smallest record alone too, which is always built."""
-    for run in RUNS:
-        records = [manifest.parent for manifest in sorted(run.glob("*/manifest.json"))]
-        much = sum(map(_size, records)) > MUCH and len(records) > 1
-        yield pytest.param(run, id=run.name, marks=[pytest.mark.slow] if much else [])
-        if much and not (run / "lenses").is_dir():  # a record's report shows the fits beside it
-            least = min(records, key=_size)
-            yield pytest.param(least, id=f"{run.name}/{least.name}")
+    """Every run, which is slow; and the smallest record of each kind alone."""
+    yield from (pytest.param(run, id=run.name, marks=[pytest.mark.slow]) for run in RUNS)
+    least: dict[str, Path] = {}
+    for manifest in sorted([*REPORTS.glob("*/manifest.json"), *REPORTS.glob("*/*/manifest.json")]):
+        record, kind = manifest.parent, json.loads(manifest.read_text(encoding="utf-8"))["kind"]
+        least[kind] = min(least.get(kind, record), record, key=_size)
+    for kind, record in least.items():
+        if _size(record) < LITTLE:
+            yield pytest.param(record, id=f"{kind}: {record.relative_to(REPORTS)}")
 
 
 def _size(record: Path) -> int:

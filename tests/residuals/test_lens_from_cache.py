@@ -22,10 +22,12 @@ from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.cache import run_cache
 from lensbench.studies.stages.cached import run_cached
 from tests.harness.caches import BATCH_TOKENS, ROWS, require_equal, spec_of, write_prompts
+from tests.harness.families import distinct_families
 from tests.harness.files import manifest
 from tests.harness.tiny import Case
 
 
+@distinct_families
 def test_the_lens_reads_from_the_cache_what_it_computes_live(
     family: Case, prompts: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from lensbench.models import prefix
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.residuals.capture import capture_positions
+from tests.harness.families import distinct_families
 from tests.harness.tiny import Case
 
 N = 20  # tokens in common: more than every tiny sliding window
@@ -43,6 +44,7 @@ def passes(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int,
     return seen
 
 
+@distinct_families
 @pytest.mark.parametrize("positions", ["last", "all", "some"])
 def test_prompts_behind_a_prefix_are_whole_prompts(
     family: Case, positions: str, monkeypatch: pytest.MonkeyPatch

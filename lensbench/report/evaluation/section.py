@@ -111,12 +111,13 @@ def evaluation_page(name: str, record: Record, table: Table) -> Page:
     first = rows.drop_duplicates("prompt_id").set_index("prompt_id").loc[ids].reset_index()
     example = example_picker(first, dict(zip(ids, first["prompt"], strict=True)))
     by_id = dict(list(rows.groupby("prompt_id", sort=False)))
+    alone = {(key, c): _alone(metric, own[c]) for key, metric in METRICS.items() for c in own}
 
     def values(key: str, item: str) -> Dots:
         lines = [
             Line(c, [value_of(table.row(metric=key, condition=c))])
             if item == WHOLE
-            else Line(c, of_values([_of_one(METRICS[key], own[c].loc[[item]])]))
+            else Line(c, of_values([float(alone[key, c][item])]))
             for c in own
         ]
         return Dots(Axis(METRICS[key].label), lines)
@@ -142,10 +143,10 @@ def evaluation_page(name: str, record: Record, table: Table) -> Page:
     return Page(f"{name}: evaluation", sentence, (metric, example), charts)
 
 
-def _of_one(metric: Metric, row: pd.DataFrame) -> float:
-    """A metric over one example alone; NaN where it has none."""
+def _alone(metric: Metric, rows: pd.DataFrame) -> pd.Series:
+    """A metric over each example alone; NaN where it has none."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(metric.of_sums(metric.terms(row).sum(axis=0)))
+        return pd.Series(metric.of_sums(metric.terms(rows)), rows.index)
 
 
 def headline(made: Mapping[str, Table]) -> str:

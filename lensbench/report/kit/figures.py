@@ -79,9 +79,14 @@ def to_svg(draw: Callable[..., Figure], *arguments: object) -> bytes:
 
 
 def _settle(figure: Figure) -> None:
-    """Lay the figure out, and round it: the solver's last bits follow addresses in memory."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """Lay the figure out, and round it: the solver's last bits follow addresses in memory.
+
+    By the engine itself, and then without one, so that a figure is drawn once and not three times.
+    """
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine(None)
     for axis in figure.axes:
         x, y, width, height = axis.get_position(original=True).bounds
         axis.set_position((round(x, 6), round(y, 6), round(width, 6), round(height, 6)))

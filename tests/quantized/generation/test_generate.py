@@ -16,7 +16,15 @@ from lensbench.errors import InputProblems, ModelError
 from lensbench.quantized.generation.generate import generate, row_seed
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from tests.harness.adapted import adapted, alone, only_known_tokens, prompts_of, with_ends
+from tests.harness.adapted import (
+    adapted,
+    alone,
+    ending,
+    only_known_tokens,
+    prompts_of,
+    with_ends,
+)
+from tests.harness.families import distinct_families
 from tests.harness.tiny import Case
 
 N_NEW = 12
@@ -26,7 +34,7 @@ WARM = Decoding(max_new_tokens=N_NEW, temperature=1.5, top_p=0.95, top_k=40, see
 
 @pytest.fixture
 def model(llama: Case) -> AdaptedModel:
-    return with_ends(adapted(llama), N_NEW)
+    return ending(llama, N_NEW)
 
 
 def ids(generations: list[Any]) -> list[list[int]]:
@@ -37,7 +45,7 @@ def ids(generations: list[Any]) -> list[list[int]]:
 
 
 def test_a_padded_batch_is_what_hugging_face_makes_of_each_prompt_alone(family: Case) -> None:
-    model = with_ends(adapted(family), N_NEW)
+    model = ending(family, N_NEW)
     prompts = prompts_of(model)
     made = generate(model, prompts, GREEDY)
     expected = [alone(model, prompt, N_NEW) for prompt in prompts]
@@ -49,7 +57,7 @@ def test_a_padded_batch_is_what_hugging_face_makes_of_each_prompt_alone(family: 
 
 
 def test_probabilities_and_entropies_are_those_of_a_forward_pass(family: Case) -> None:
-    model = with_ends(adapted(family), N_NEW)
+    model = ending(family, N_NEW)
     prompts = prompts_of(model)
     for prompt, made in zip(prompts, generate(model, prompts, GREEDY), strict=True):
         whole = torch.tensor([[*prompt, *made.token_ids]])
@@ -136,8 +144,9 @@ def test_a_streamer_is_handed_every_token(model: AdaptedModel) -> None:
 # --- sampling -----------------------------------------------------------------------------------
 
 
+@distinct_families
 def test_a_sampled_row_depends_on_neither_neighbours_nor_place(family: Case) -> None:
-    model = with_ends(adapted(family), N_NEW)
+    model = ending(family, N_NEW)
     prompts = prompts_of(model)
     seeds = [row_seed(0, name) for name in "abcd"]
     warm = WARM.changed(repetition_penalty=1.2)

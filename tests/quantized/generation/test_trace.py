@@ -16,7 +16,8 @@ from lensbench.quantized.generation.generate import Generation, generate
 from lensbench.quantized.generation.spec import Decoding
 from lensbench.quantized.generation.trace import ResidualMeans, _Sum
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
-from tests.harness.adapted import adapted, prompts_of, with_ends
+from tests.harness.adapted import adapted, ending, prompts_of
+from tests.harness.families import distinct_families
 from tests.harness.tiny import Case
 
 N_NEW = 10
@@ -65,7 +66,7 @@ def check_means(
 
 
 def test_means_are_those_of_the_hidden_states_of_prompt_and_response(family: Case) -> None:
-    model = with_ends(adapted(family), N_NEW)
+    model = ending(family, N_NEW)
     tracer, made = traced(model)
     lengths = [len(generation.token_ids) for generation in made]
     assert len(set(lengths)) > 1, "some rows must end before the batch does"
@@ -82,15 +83,16 @@ def test_means_are_those_of_the_hidden_states_of_prompt_and_response(family: Cas
     [GREEDY, Decoding(N_NEW, temperature=1.2, top_k=50, repetition_penalty=1.3)],
     ids=["greedy", "sampled"],
 )
+@distinct_families
 def test_traced_and_untraced_outputs_are_identical(family: Case, decoding: Decoding) -> None:
-    model = with_ends(adapted(family), N_NEW)
+    model = ending(family, N_NEW)
     _, made = traced(model, decoding, keep=[0, 1])
     assert made == generate(model, prompts_of(model), decoding)
 
 
 def test_a_rows_trace_does_not_depend_on_when_its_neighbours_end(llama: Case) -> None:
     """Alone, a row ends the batch, and its last token is fed by nobody but the tracer's step."""
-    model = with_ends(adapted(llama), N_NEW)
+    model = ending(llama, N_NEW)
     together, made = traced(model)
     for row, prompt in enumerate(prompts_of(model)):
         single = ResidualMeans(model)
@@ -110,8 +112,9 @@ def test_a_response_of_one_token(llama: Case) -> None:
         check_means(tracer, row, prompt, states, rtol=1e-4, atol=1e-5)
 
 
+@distinct_families
 def test_kept_residuals_are_the_hidden_states(family: Case) -> None:
-    model = with_ends(adapted(family), N_NEW)
+    model = ending(family, N_NEW)
     tracer, made = traced(model, keep=[0, 2, 3])
     for row, prompt in enumerate(prompts_of(model)):
         states = hidden_states(family, model, [*prompt, *made[row].token_ids])

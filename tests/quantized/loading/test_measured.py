@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from lensbench.errors import ModelError
-from lensbench.quantized.loading.load import load_quantized
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.quantized.precision import PRECISIONS
 from tests.harness.adapters import make_adapter
 from tests.harness.tiny import Case, Tiny, save
@@ -41,8 +42,10 @@ def mixture(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("bits", PRECISIONS)
-def test_the_formats_are_those_of_the_parameters(family: Case, bits: Any) -> None:
-    found = load_quantized(family.folder, bits, device="cpu").facts()["precisions"]
+def test_the_formats_are_those_of_the_parameters(
+    family: Case, bits: Any, loaded: Callable[[Case, int], AdaptedModel]
+) -> None:
+    found = loaded(family, bits).facts()["precisions"]
     sizes = {name: weight.numel() for name, weight in family.hf.named_parameters()}
     blocks = f"{family.row.backbone}.{family.row.blocks}."
     linear = {n: size for n, size in sizes.items() if n.startswith(blocks) and "norm" not in n}

@@ -13,9 +13,11 @@ from lensbench.errors import ModelError
 from lensbench.quantized.loading import merged
 from lensbench.quantized.loading.merged import PROVENANCE, distance, merge
 from tests.harness.adapters import logits, make_adapter
+from tests.harness.families import distinct_families
 from tests.harness.tiny import PROMPTS, Case
 
 
+@distinct_families
 def test_a_merged_model_gives_the_adapters_logits(family: Case, tmp_path: Path) -> None:
     """Loaded by Hugging Face itself, against PEFT unmerged, on other texts than the probes."""
     from peft import PeftModel

@@ -27,6 +27,7 @@ from lensbench.quantized.training.prefix import (
 )
 from lensbench.quantized.training.train import train
 from lensbench.quantized.training.trainer import only_at
+from tests.harness.families import distinct_families
 from tests.harness.files import manifest
 from tests.harness.forks import Stop
 from tests.harness.tiny import Case, random_model
@@ -63,6 +64,7 @@ def without_dropout(case: Case) -> Any:
 # --- states -------------------------------------------------------------------------------------
 
 
+@distinct_families
 @pytest.mark.parametrize("first", [1, 2])
 def test_the_states_are_hugging_faces_hidden_states(
     family: Case, first: int, tmp_path: Path
@@ -120,6 +122,7 @@ def test_an_interrupted_writer_leaves_no_file(llama: Case, tmp_path: Path) -> No
 # --- the rest of the model ----------------------------------------------------------------------
 
 
+@distinct_families
 @pytest.mark.parametrize("first", [1, 2])
 def test_the_model_without_its_lower_blocks_gives_the_same_logits(
     family: Case, first: int, tmp_path: Path
