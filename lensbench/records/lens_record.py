@@ -80,12 +80,12 @@ class LensRecord(Record):
         """All prompts, by prompt_id."""
         return self.table("prompts").set_index("prompt_id")
 
-    @property
+    @cached_property
     def base_prompts(self) -> pd.DataFrame:
         """The plain questions: no control, paraphrase or reverse."""
         return self.prompts[self.prompts[list(LINKS)].isna().all(axis=1)]
 
-    @property
+    @cached_property
     def answered(self) -> pd.DataFrame:
         """The base prompts that have an answer."""
         return self.base_prompts[has_answer(self.base_prompts)]

@@ -11,8 +11,10 @@ import pytest
 
 from lensbench.cli.program import FOLDERS
 from lensbench.files import sha256_of
+from lensbench.quantized.data import stdlib
 from lensbench.quantized.data.shipped import NAMES, dataset
 from tests.harness.program import Program
+from tests.harness.small_world import MODULES
 from tests.harness.tiny import Case
 
 VERBS = ["merge", "to-jsonl", "check", "split", "docstrings", "shipped"]
@@ -163,7 +165,10 @@ def test_bad_use_is_refused_and_writes_nothing(
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
 
 
-def test_docstrings_come_with_their_provenance(lensbench: Program) -> None:
+def test_docstrings_come_with_their_provenance(
+    lensbench: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdlib, "MODULES", MODULES)
     done = lensbench("data", "docstrings", "--kind", "what", "--kind", "which", "-o", "p.jsonl")
     assert done.status == 0
     facts = json.loads(Path("p.about.json").read_text())

@@ -43,7 +43,12 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "verb", [("lens",), ("cache",), ("attention", "--no-nulls", "--repeat-tokens", "15")]
+    "verb",
+    [
+        pytest.param(("lens",), marks=pytest.mark.slow),  # it reports as well
+        ("cache",),
+        pytest.param(("attention", "--no-nulls", "--repeat-tokens", "15"), marks=pytest.mark.slow),
+    ],
 )
 def test_the_dtype_that_is_named_can_be_given_to_the_same_command(
     llama: Case,

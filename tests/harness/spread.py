@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from tests.harness.tiny import Case
 def on_disk(folder: Path, offload: Path, dtype: str = "float32") -> str:
     """A `device` whose memory has room for one of the model's blocks; others are in `offload`."""
     return f"cpu={_room(folder, dtype)},disk={offload}"
+
+
+def load_and_die(folder: Path, device: str) -> None:
+    """Load a model there, and end without a chance to tidy up."""
+    from lensbench.models.load import load_model
+
+    load_model(folder, device=device)
+    os._exit(1)
 
 
 def beside(folder: Path, device: str, other: str, dtype: str = "float32") -> str:

@@ -9,8 +9,6 @@ import gc
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,8 +38,9 @@ from tests.harness.adapters import make_adapter
 from tests.harness.caches import ROWS, spec_of, write_prompts
 from tests.harness.files import manifest, table_bytes
 from tests.harness.fits import small_fit, write_corpus
+from tests.harness.forks import Forks
 from tests.harness.program import Program
-from tests.harness.spread import on_disk, spread
+from tests.harness.spread import load_and_die, on_disk, spread
 from tests.harness.tiny import PROMPTS, Case
 
 FEW = ("gpt2", "qwen3")  # joint q/k/v and LayerNorm; norms inside of attention and a tied head
@@ -150,19 +149,11 @@ def test_the_files_on_disk_go_with_their_model(llama: Case, offload: Path) -> No
     assert not [*offload.iterdir()]
 
 
-_DIES = """
-import os, sys
-from lensbench.models.load import load_model
-load_model(sys.argv[1], device=sys.argv[2])
-os._exit(1)
-"""
-
-
 def test_what_a_killed_process_left_is_swept_and_what_another_uses_is_not(
-    llama: Case, offload: Path
+    llama: Case, offload: Path, forks: Forks
 ) -> None:
     device = on_disk(llama.folder, offload)
-    subprocess.run([sys.executable, "-c", _DIES, str(llama.folder), device], check=False)
+    assert forks.run(load_and_die, llama.folder, device).status == 1
     (left,) = offload.iterdir()
     first = load_model(llama.folder, device=device)
     assert not left.exists()

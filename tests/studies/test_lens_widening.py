@@ -31,7 +31,7 @@ def record_of(spec: RunSpec, out: Path) -> Path:
     return outcome.folder
 
 
-@pytest.mark.parametrize("limit", [2, 6])
+@pytest.mark.parametrize("limit", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_rows_of_a_pilot_are_untouched_and_the_rest_is_as_in_a_run_of_all(
     spec: Callable[..., RunSpec], done: Path, tmp_path: Path, limit: int
 ) -> None:

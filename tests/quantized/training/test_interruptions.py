@@ -27,7 +27,7 @@ from tests.harness.training import (
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("step", [2, pytest.param(4, marks=SLOW), 5, pytest.param(8, marks=SLOW)])
+@pytest.mark.parametrize("step", [2, *(pytest.param(n, marks=SLOW) for n in (4, 5, 8))])
 def test_a_run_that_stopped_goes_on_with_the_same_curve(
     step: int, undisturbed: Path, llama: Case, data: Path, held_out: Path, tmp_path: Path
 ) -> None:
