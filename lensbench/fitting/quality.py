@@ -156,7 +156,7 @@ def mean_kl_bits(
         for (i, lens), (j, site) in product(enumerate(lenses), enumerate(sites)):
             for cells in _groups(n_cells, stream.rows_at_once):
                 normed = lens.normed(states.at(site)[cells], site).unsqueeze(1)
-                sums[i, j] += stream.read(Vectors(normed, cells)).kl_bits.sum().cpu()
+                sums[i, j] += stream.within(Vectors(normed, cells)).kl_bits.sum().cpu()
         n_tokens += n_cells
     return (sums / n_tokens).numpy()
 

@@ -62,6 +62,7 @@ class BatchReadings:
     problems: list[Problem] = field(default_factory=list)
     stream: Float[Tensor, "site cell d_model"] | None = None  # only if it was to be kept
     recomputed: Recomputed | None = None  # only of products of bfloat16 parts
+    n_read_again: int = 0  # rows, in float64: see vocabulary/bound.py
 
 
 def read_batches(
@@ -125,10 +126,19 @@ def read_batch(
     if broken := _not_readable(residuals, read):
         return _without(model, prompts, settings, broken, cache, lenses)
     gate_kl = _gate_kl_bits(model, residuals, own, given, read, cache)
+    again = [_read_again(batch, lens, own[name], read[name]) for name, lens in given.items()]
     kept = residuals.stream[: len(sites)].cpu() if settings.keep_stream else None
     recomputed = stream.recomputed if parts else None
     return BatchReadings(
-        list(prompts), wanted, sites, read, own, gate_kl, stream=kept, recomputed=recomputed
+        list(prompts),
+        wanted,
+        sites,
+        read,
+        own,
+        gate_kl,
+        stream=kept,
+        recomputed=recomputed,
+        n_read_again=sum(again),
     )
 
 
@@ -266,6 +276,36 @@ def _read_sites(batch: _Batch, lens: Lens, sites: Sequence[Site], whole: bool) -
         part["cos_final"] = metrics.cosine(vectors.normed, final)
         parts.append(part)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@torch.inference_mode()
+def _read_again(batch: _Batch, lens: Lens, sites: Sequence[Site], read: dict[str, Tensor]) -> int:
+    """Rows that float32 products may leave outside the stated bound, in float64. How many.
+
+    After the gate, which compares like with like: the model's own products are float32's.
+    """
+    residuals, stream, outside = batch.residuals, batch.stream, read.pop("outside").nonzero()
+    divergences = {name: statistics.DIVERGENCES[name] for name in batch.metrics}
+    n_rows = batch.model.readout.rows_at_once if divergences else stream.rows_at_once
+    size = max(n_rows // 2, 1)  # float64 takes twice the room
+    for some in (outside[start : start + size] for start in range(0, len(outside), size)):
+        places, cells = some.T
+        normed = []
+        for place in places.unique():
+            site, own = sites[place], cells[places == place].to(batch.model.device)
+            normed.append(lens.normed(residuals.at(site)[own], site))
+        vectors = Vectors(torch.cat(normed).double().unsqueeze(1), cells.to(batch.model.device))
+        if divergences:
+            reading, more = stream.read_whole(vectors, divergences)
+        else:
+            reading, more = stream.read(vectors), {}
+        for name, rows in (statistics.of(reading, stream.top_k) | more).items():
+            if name in read:
+                read[name][places, cells] = rows.cpu().to(read[name].dtype)
+        beyond = reading.outside.cpu()  # of logits of 1e9 and more: no number is better than one
+        for name in ("entropy_bits", "kl_bits", *more):
+            read[name][places[beyond], cells[beyond]] = torch.nan
+    return len(outside)
 
 
 def _gate_kl_bits(

@@ -39,6 +39,8 @@ from lensbench.records.parts import Part, Parts
 from lensbench.residuals.capture import capture_positions
 from lensbench.residuals.store import ResidualCache, keep, kept_part
 
+_COUNTS = ("n_rows", "n_read_again")  # of a part: how many were read, and of these in float64
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -208,6 +210,7 @@ def read(reader: Reader, job: Job[Reading]) -> Part:
         tables |= index
     n_tokens = sum(len(prompt.token_ids) for prompt in readings.prompts)
     notes: dict[str, Any] = {"gate_kl_bits": readings.gate_kl_bits, "n_tokens": n_tokens}
+    notes |= {"n_rows": tables["lens"].num_rows, "n_read_again": readings.n_read_again}
     if readings.recomputed is not None:
         notes["recomputed"] = asdict(readings.recomputed)
     return Part(tables, readings.problems, notes, files)
@@ -255,18 +258,20 @@ def lens_tables(
 
 
 def recomputed_in_run(parts: Parts) -> dict[str, Any]:
-    """For a manifest: what share of all logits was computed again in float64, and the worst error.
+    """For a manifest: how many readings were made again in float64 (`vocabulary/bound.py`).
 
-    Empty where no products of bfloat16 parts were made.
+    And of products of bfloat16 parts what share of all logits was, and the worst error.
     """
+    sums = {name: sum(note.get(name, 0) for note in parts.notes) for name in _COUNTS}
     total = Recomputed()
     for note in parts.notes:
         if "recomputed" in note:
             total.add(Recomputed(**note["recomputed"]))
     if not total.n_logits:
-        return {}
+        return {"read_again": sums}
     share = total.n / total.n_logits
-    return {"recomputed": {"share": share, "worst_error_roundings": total.worst}}
+    recomputed = {"share": share, "worst_error_roundings": total.worst}
+    return {"read_again": sums, "recomputed": recomputed}
 
 
 def gate_of_run(

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
 from lensbench.lens.gate import worst
-from lensbench.lens.logit import BatchReadings, capture_batch, read_batch, read_batches
+from lensbench.lens.logit import (
+    BatchReadings,
+    capture_batch,
+    model_output,
+    read_batch,
+    read_batches,
+)
 from lensbench.lens.settings import LensSettings, Positions, several
 from lensbench.lens.table import lens_table, measured, prompts_table
-from lensbench.lens.vocabulary.products import decided
+from lensbench.lens.vocabulary.products import decided, said_of_again, said_of_choice
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
@@ -43,6 +50,9 @@ class LensResult:
     """Readings of one model: `table` and `prompts` follow records/schema/lens.py (LENS, PROMPTS).
 
     `gate_kl_bits` is the largest KL(model || final lens at the last layer) over everything read.
+    `products` says how the head's were made: `used`, and where it was asked for what pays, what was
+    measured. `n_read_again` rows are of float64 products, since float32's may be off by more than
+    2e-5 bits + 2e-5 of an entropy or KL.
     """
 
     model: str
@@ -50,6 +60,8 @@ class LensResult:
     prompts: pa.Table
     gate_kl_bits: float
     problems: list[Problem]
+    products: Mapping[str, Any]
+    n_read_again: int
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per lens x prompt x position x site; units are in the column names."""
@@ -95,6 +107,11 @@ class LensResult:
         prompts = self.prompts.to_pandas().set_index("prompt_id")
         return list(said_of_forms(prompts, last.to_pandas()))
 
+    @property
+    def arithmetic(self) -> list[str]:
+        """How logits were made, where that is not by float32 products alone."""
+        return [*said_of_choice(self.products), *said_of_again(self.n_read_again)]
+
     def __repr__(self) -> str:
         n_lenses = len(set(self.table["lens"].to_pylist()))
         lines = [
@@ -108,7 +125,7 @@ class LensResult:
             row = part.sort_values("layer").iloc[-1]
             token = visible(row.top_tokens[0])
             lines.append(f"  {prompt_id}: {token!r} at p = {row.top_probs[0]:.2f}")
-        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  {note}" for note in (*self.notes, *self.arithmetic)]
         if self.problems:
             lines.append(f"  {len(self.problems)} skipped: see .problems")
         return "\n".join(lines)
@@ -178,35 +195,42 @@ def read(
     cache: ResidualCache | None = None,
 ) -> LensResult:
     """The lens over prompts that are encoded already; with a cache, from its residuals."""
-    settings = decided(model, encoded, settings)
-    return _joined(model, encoded, read_batches(model, encoded, settings, cache), problems)
+    settings, products = decided(model, encoded, settings)
+    batches = read_batches(model, encoded, settings, cache)
+    return _joined(model, encoded, batches, products, problems)
 
 
 def read_own(model: LensModel, encoded: EncodedPrompt, settings: LensSettings) -> LensResult:
     """The lens over one prompt, at all its positions, of the token that the model itself says next.
 
-    That token is known from the pass that is read: there is no second one.
+    That token is known from the pass that is read: there is no second one. In half precision it is
+    the best by float32 products, as in what is read.
     """
-    settings = decided(model, [encoded], replace(settings, positions="all"))
+    settings, products = decided(model, [encoded], replace(settings, positions="all"))
     captured = capture_batch(model, [encoded], settings)
-    token = int(captured.model_logits(slice(-1, None)).argmax())
+    n_cells = len(captured.cells)
+    with torch.inference_mode():
+        token = int(model_output(model, captured, slice(n_cells - 1, n_cells)).argmax())
     own = Word(TokenText(model.tokenizer)(token), (token,), "written")
     asked = replace(encoded, answer=own)
-    return _joined(model, [asked], [read_batch(model, [asked], settings, captured=captured)])
+    readings = read_batch(model, [asked], settings, captured=captured)
+    return _joined(model, [asked], [readings], products)
 
 
 def _joined(
     model: LensModel,
     encoded: Sequence[EncodedPrompt],
     batches: Iterable[BatchReadings],
+    products: Mapping[str, Any],
     problems: Sequence[Problem] = (),
 ) -> LensResult:
     """What was read, batch after batch, as one result."""
     text = TokenText(model.tokenizer)
-    tables, found, errors = [], list(problems), []
+    tables, found, errors, n_again = [], list(problems), [], 0
     for readings in batches:
         tables.append(lens_table(model, readings, text))
         found += readings.problems
+        n_again += readings.n_read_again
         if readings.gate_kl_bits is not None:
             errors.append(readings.gate_kl_bits)
     if not errors:
@@ -219,4 +243,6 @@ def _joined(
         prompts=prompts_table(model, measured, text),
         gate_kl_bits=worst(errors),
         problems=found,
+        products=products,
+        n_read_again=n_again,
     )

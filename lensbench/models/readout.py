@@ -94,19 +94,22 @@ class Readout:
     ) -> Float[Tensor, "*cell token"]:
         """Logits of an already normed residual: float32 products, whatever the head's dtype.
 
+        Of float64 vectors they are float64 products, and so float64.
+
         Args:
             tokens: of which of the vocabulary.
             out: where to put them.
         """
-        if self.split is not None:
+        exactly = normed.dtype == torch.float64
+        if self.split is not None and not exactly:
             return self._finished(self._by_parts(self.split, normed, tokens, out), tokens)
         head = self.W_U.T[tokens].T
-        if not self.rounds:
+        if not (self.rounds or exactly):
             return self._finished(torch.matmul(normed, head, out=out), tokens)
-        normed = normed.float()
+        normed = normed if exactly else normed.float()
         products = normed.new_empty((*normed.shape[:-1], head.shape[1])) if out is None else out
-        for tile in self._tiles_of(head.shape[1]):
-            lifted, place = head[:, tile].float(), products[..., tile]
+        for tile in self._tiles_of(head.shape[1], lifted_to=normed.dtype):
+            lifted, place = head[:, tile].to(normed.dtype), products[..., tile]
             if self.holds and normed.dim() == 2:
                 torch.mm(normed, lifted, out=place)
             else:
@@ -117,21 +120,11 @@ class Readout:
         self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """The logit of one token of each row: products, which are exact, and sums in float64."""
-        logits = (wide(normed) * self.W_U.T[tokens]).sum(-1)
-        return self._exactly_finished(logits, tokens)
+        return self._finished((wide(normed) * self.W_U.T[tokens]).sum(-1), tokens)
 
     def in_float64(self, normed: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_vocab"]:
         """All logits, products and sums in float64, to hold others to: give few rows."""
-        tiles = [normed.double() @ self.W_U[:, tile].double() for tile in self.tiles()]
-        return self._exactly_finished(torch.cat(tiles, dim=-1), EVERY)
-
-    def _exactly_finished(
-        self, logits: Float[Tensor, "*cell"], tokens: Tokens
-    ) -> Float[Tensor, "*cell"]:
-        if self.b_U is not None:
-            logits += self.b_U[tokens]
-        logits *= self.logit_scale
-        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
+        return self.logits(normed.double())
 
     def _by_parts(
         self,
@@ -144,7 +137,7 @@ class Readout:
         parts = [part.T[tokens].T for part in head.parts]
         shape = (*normed.shape[:-1], parts[0].shape[1])
         products = torch.empty(shape, device=normed.device) if out is None else out
-        for tile in self._tiles_of(shape[-1]):
+        for tile in self._tiles_of(shape[-1], torch.float32):
             made = summed_products(states, [part[:, tile] for part in parts])
             products[..., tile] = made.view(*shape[:-1], -1)
         return products
@@ -209,12 +202,14 @@ class Readout:
 
     def tiles(self) -> Iterator[slice]:
         """The vocabulary, for whoever streams over it."""
-        return self._tiles_of(self.W_U.shape[1])
+        return self._tiles_of(self.W_U.shape[1], torch.float32)
 
-    def _tiles_of(self, n_tokens: int) -> Iterator[slice]:
+    def _tiles_of(self, n_tokens: int, lifted_to: torch.dtype) -> Iterator[slice]:
+        """Tiles whose columns of the head take little room where they are lifted to a dtype."""
         width = _HELD_TILE_TOKENS if self.holds else _TILE_TOKENS
-        if self.rounds:
-            fits = (_HELD_TILE_BYTES if self.holds else _TILE_BYTES) // (4 * self.W_U.shape[0])
+        if self.W_U.dtype != lifted_to:
+            room = _HELD_TILE_BYTES if self.holds else _TILE_BYTES
+            fits = room // (lifted_to.itemsize * self.W_U.shape[0])
             width = min(max(fits // BLOCK * BLOCK, BLOCK), width)
         for start in range(0, n_tokens, width):
             yield slice(start, min(start + width, n_tokens))
@@ -224,7 +219,7 @@ class Readout:
     ) -> Float[Tensor, "*cell token"]:
         """Bias, scale and soft cap, in place."""
         if self.b_U is not None:
-            logits += self.b_U[tokens].float()
+            logits += self.b_U[tokens].to(logits.dtype)
         if self.logit_scale != 1.0:
             logits *= self.logit_scale
         if self.soft_cap is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lensbench import load_model, residual_stream
 from lensbench.lens.result import read, read_own
 from lensbench.lens.settings import LensSettings
 from lensbench.prompts.encode import TokenText, Word
@@ -50,3 +51,22 @@ def test_one_pass_reads_what_hugging_face_says_next(
     assert last.answer_prob.item() == pytest.approx(float(logits.softmax(-1)[token]), abs=1e-4)
     told = replace(encoded, answer=Word(TokenText(model.tokenizer)(token), (token,), "written"))
     assert result.table.equals(read(model, [told], SETTINGS).table)
+
+
+def test_in_half_precision_it_is_the_best_before_rounding(llama: Case) -> None:
+    """Two tokens whose logits bfloat16 does not tell apart; the second one is better."""
+    model = load_model(llama.folder, dtype="bfloat16", device="cpu")
+    encoded = model.encoder().encode(Prompt(id="prompt", prompt=PROMPTS[0]))
+    state = residual_stream(model, PROMPTS[0]).at(model.final_site)[-1:]
+    with torch.no_grad():
+        head = model.bridge.original_model.get_output_embeddings().weight
+        normed = model.readout.norm(state)[0]
+        order = normed.abs().argsort()
+        head[[7, 9]] = (3 * normed / normed.norm() * head.float().norm(dim=1).max()).bfloat16()
+        head[7, order[-20]] -= normed[order[-20]].sign() * 2**-5
+        rounded, exact = model.readout.rounded(normed), model.readout.logits(normed)
+    assert int(rounded.argmax()) == 7
+    assert rounded[7] == rounded[9]
+    assert int(exact.argmax()) == 9
+    answer = read_own(model, encoded, SETTINGS).table["answer_id"]
+    assert set(answer.to_pylist()) == {9}

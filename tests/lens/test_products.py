@@ -258,6 +258,20 @@ def test_what_is_measured_says_what_is_used(llama: Case, monkeypatch: pytest.Mon
         assert measured(model, "auto", ids)["used"] == used
 
 
+def test_a_result_says_which_products_it_is_of(
+    llama: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(llama.folder, device="cpu")
+    assert logit_lens(model, "Rome").products == {"used": "float32"}
+    assert "products" not in repr(logit_lens(model, "Rome"))
+    for ratio, used in ((0.3, "bfloat16"), (3.0, "float32")):
+        times(monkeypatch, ratio)
+        result = logit_lens(model, "Rome", products="auto")
+        assert (result.products["used"], result.products["times_float32"]) == (used, ratio)
+        assert f"products: {used}; bfloat16 parts take {ratio} x float32 here" in repr(result)
+    assert "bfloat16 parts" in repr(logit_lens(model, "Rome", products="bfloat16"))
+
+
 def test_errors_are_measured_at_late_positions_too(
     llama: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,9 @@ def test_the_manifest_says_what_was_asked_measured_and_done(by_parts: Path, done
     assert 0 < said["recomputed"]["share"] < 1
     assert 0 < said["recomputed"]["worst_error_roundings"] < 4
     assert "products" not in plain["settings"] | plain["model"]
+    for one, folder in ((said, by_parts), (plain, done)):
+        n_rows = len(tables(folder)["lens"])
+        assert one["read_again"] == {"n_rows": n_rows, "n_read_again": 0}
     assert plain["model"]["head_product"] == "float32"
 
 

@@ -192,8 +192,9 @@ def _at(result: LensResult, position: int) -> Any:
 
 
 def _rows(result: LensResult, position: int) -> list[dict[str, Any]]:
-    """JSON-safe rows: lists for arrays, null for what cannot be measured."""
-    return list(json.loads(_at(result, position).to_json(orient="records", force_ascii=False)))
+    """JSON-safe rows: lists for arrays, null for what cannot be measured; the products, too."""
+    rows = _at(result, position).assign(products=result.products["used"])
+    return list(json.loads(rows.to_json(orient="records", force_ascii=False)))
 
 
 def _write_html(result: LensResult, path: Path, told: dict[str, dict[str, Any]]) -> None:
@@ -202,6 +203,7 @@ def _write_html(result: LensResult, path: Path, told: dict[str, dict[str, Any]])
     from lensbench.report.lens.page import reading_page
 
     rows, prompts = result.to_pandas(), result.prompts.to_pandas()
+    exact = [f"last layer = the model within {result.gate_kl_bits:.1e} bits", *result.arithmetic]
     kinds = OWN | {name: LensKind.of(kind) for name, kind in told.items()}
-    write_bytes(path, reading_page(result.model, prompts, rows, result.gate_kl_bits, kinds))
+    write_bytes(path, reading_page(result.model, prompts, rows, exact, kinds))
     note(f"wrote {path}")

@@ -40,6 +40,8 @@ def show(model: LensModel, result: LensResult, rows: Any, own: bool) -> None:
     said = [f"the model's own next token, {followed!r}"] if own else result.notes
     for note in said:
         results.print(f"answer: {note}", highlight=False, markup=False)
+    for note in result.arithmetic:
+        results.print(note, highlight=False, markup=False)
 
 
 def _table(rows: Any, followed: str) -> Table:

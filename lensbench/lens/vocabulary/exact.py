@@ -183,10 +183,12 @@ class ExactRunning(Running):
                 "Read with products in float32 (--products float32)."
             )
 
-    def exact_log_z(self, reading: Reading) -> Float[Tensor, " row"]:
-        """As of any reduction; what products left wrong is known here."""
-        off = reading.top_logits - self._near_top.double()
-        return reading.log_z + (reading.log_probs(self._near_top).exp() * off).sum(-1)
+    def _best_errors(self, reading: Reading) -> Float[Tensor, "row k"]:
+        """Known here: top logits are float64 already."""
+        return reading.top_logits - self._near_top.double()
+
+    def _near(self, reading: Reading) -> Float[Tensor, "row k"]:
+        return self._near_top
 
     def _exact(
         self, rows: Int[Tensor, " pair"], tokens: Int[Tensor, " pair"]

@@ -6,13 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.checkpoints.devices import wide
+from lensbench.lens.vocabulary.bound import Errors, sampled
 from lensbench.models.readout import Readout
 
-Logits = Callable[[slice, slice], Float[Tensor, "cell token"]]  # of which cells and tokens
+Cells = slice | Int[Tensor, " some"]
+Logits = Callable[[Cells, slice], Float[Tensor, "cell token"]]  # of which cells and tokens
+
+_LOST = 2.0**-94  # numbers count as no less: what is lost of products below float32's normal ones
+# Relative, of a float32 sum over some hundred tokens, where its errors go one way.
+_ROUNDED = 4 * 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Output:
     mean_row: Float[Tensor, "cell d_model"] | None  # W_U p, float64; None with a soft cap
     mean_bias: Float[Tensor, " cell"]  # b . p, float64
     total: Float[Tensor, " cell"]  # what `probs` sum to, float64
+    size: Float[Tensor, "cell d_model"]  # squared, of what `mean_row` is summed of, float64
 
     @classmethod
     def of(cls, readout: Readout, n_cells: int, logits: Logits) -> Output:
@@ -53,16 +60,18 @@ class Output:
                 mean_bias += bias
         # What `near` is off by, which is much where logits are large, is all of what `total` is.
         entropy = surprise / total + total.log()
+        size = wide(readout.W_U.T[sampled(readout.W_U.shape[1])]).square().mean(0) + _LOST**2
         if mean_row is not None:
             mean_row /= total.unsqueeze(-1)
-        return cls(readout, logits, near, entropy, mean_row, mean_bias / total, total)
+            size = mean_row.square() + size
+        return cls(readout, logits, near, entropy, mean_row, mean_bias / total, total, size)
 
-    def probs(self, cells: slice, tokens: slice) -> Float[Tensor, "cell token"]:
+    def probs(self, cells: Cells, tokens: slice) -> Float[Tensor, "cell token"]:
         """Probabilities of a range of the vocabulary, times `total`."""
         return self.logits(cells, tokens).sub_(self.near[cells, None]).exp_()
 
     def mean_logit(
-        self, normed: Float[Tensor, "cell site d_model"], cells: slice
+        self, normed: Float[Tensor, "cell site d_model"], cells: Cells
     ) -> Float[Tensor, "cell site"] | None:
         """The mean under p of the logits that each normed vector gets, float64.
 
@@ -72,3 +81,55 @@ class Output:
             return None
         own = torch.einsum("csd,cd->cs", wide(normed), self.mean_row[cells])
         return self.readout.logit_scale * (own + self.mean_bias[cells, None])
+
+
+class MeanLogits:
+    """Mean logits of some vectors under the model's distribution at their cells.
+
+    By the mean row where that is close enough, and else summed tile by tile: under a soft cap, and
+    of float64 vectors, whose mean row has but float32's sums.
+    """
+
+    def __init__(
+        self, output: Output, normed: Float[Tensor, "cell site d_model"], cells: Cells
+    ) -> None:
+        self._output, self._normed, self._cells = output, normed, cells
+        self._by_row = output.mean_logit(normed, cells)
+        self._summed = self._by_row is None or normed.dtype == torch.float64
+        self._off = wide(torch.zeros(normed.shape[:2], device=normed.device))  # from that by row
+        self._total = torch.zeros_like(self._off[:, :1])
+
+    def add(
+        self, logits: Float[Tensor, "row token"], tile: slice, scratch: Float[Tensor, "row token"]
+    ) -> None:
+        """The logits of a tile; overwrites the scratch."""
+        if not self._summed:
+            return
+        shape = self._off.shape
+        own, room = logits.unflatten(0, shape), scratch.unflatten(0, shape)
+        if self._by_row is not None:  # what all tokens have in common must not count
+            own = torch.sub(own, self._by_row.unsqueeze(-1), out=room)
+        p = self._output.probs(self._cells, tile).unsqueeze(1)
+        self._total += p.sum(-1, dtype=self._total.dtype)
+        self._off += torch.mul(own, p, out=room).sum(-1)
+
+    def below(self, log_z: Float[Tensor, " row"], errors: Errors) -> Float[Tensor, " row"]:
+        """How far they are below log-partitions: the cross entropy, nats.
+
+        The best tokens' errors would not cancel against a mean that is not made of these products.
+        """
+        if not self._summed:
+            assert self._by_row is not None
+            return log_z + errors.of_log_z - self._by_row.flatten()
+        mean = self._off / self._total + (0 if self._by_row is None else self._by_row)
+        return log_z - mean.flatten()
+
+    def kl_error(self, errors: Errors, kl_bits: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """What a divergence by these means may be off by, nats."""
+        head = self._output.readout
+        if not self._summed:
+            size = self._output.size[self._cells]
+            terms = torch.einsum("csd,cd->cs", wide(self._normed) ** 2, size).sqrt()
+            return errors.of_rest + (_ROUNDED * abs(head.logit_scale) * terms).flatten()
+        largest = head.soft_cap if self._normed.dtype == torch.float32 else None
+        return errors.of_differences(kl_bits) + _ROUNDED * (largest or 0.0)

@@ -19,7 +19,7 @@ from lensbench.errors import ModelError
 from lensbench.lens.gate import worst
 from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.lens.settings import LensSettings
-from lensbench.lens.vocabulary.output import Output
+from lensbench.lens.vocabulary.output import Cells, Output
 from lensbench.lens.vocabulary.reading import Reading
 from lensbench.lens.vocabulary.stream import ROWS, Stream, Vectors
 from lensbench.models.model import LensModel
@@ -65,12 +65,16 @@ def measured(model: LensModel, asked: str, token_ids: Sequence[Sequence[int]]) -
 
 def decided(
     model: LensModel, encoded: Sequence[EncodedPrompt], settings: LensSettings
-) -> LensSettings:
-    """The same settings, with products that were measured to pay in place of `auto`."""
+) -> tuple[LensSettings, dict[str, Any]]:
+    """The same settings, with products that were measured to pay in place of `auto`; and which.
+
+    These facts are as `measured` has them; of products that were named, `used` alone.
+    """
     if settings.products != "auto":
-        return settings
+        return settings, {"used": settings.products}
     ids = sorted((prompt.token_ids for prompt in encoded), key=len)
-    return replace(settings, products=measured(model, "auto", [ids[0], ids[-1]])["used"])
+    found = measured(model, "auto", [ids[0], ids[-1]])
+    return replace(settings, products=found["used"]), found
 
 
 def said_of_products(products: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -81,6 +85,21 @@ def said_of_products(products: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"products": products}
     how = f"{products['n_products']} of bfloat16 parts, summed in float32"
     return {"head_product": how, "products": products}
+
+
+def said_of_choice(products: Mapping[str, Any]) -> list[str]:
+    """Of one reading: which products were made, and why; nothing of float32's where none asked."""
+    used = products["used"]
+    if "times_float32" in products:
+        return [f"products: {used}; bfloat16 parts take {products['times_float32']} x float32 here"]
+    if "why" in products:
+        return [f"products: {used}; {products['why']}"]
+    return [] if used == "float32" else [f"products: {used} parts, summed in float32"]
+
+
+def said_of_again(n_rows: int) -> list[str]:
+    """Of one reading: how many rows float64 products made, since float32's are not close enough."""
+    return [f"{n_rows:,} rows by float64 products: float32's may be off"] if n_rows else []
 
 
 def _states(
@@ -110,7 +129,7 @@ def _stream(readout: Readout, normed: Float[Tensor, "cell site d_model"]) -> Str
     final = normed[:, -1]
     best = readout.logits(final).topk(2).indices
 
-    def logits(cells: slice, tokens: slice) -> Tensor:
+    def logits(cells: Cells, tokens: slice) -> Tensor:
         return readout.logits(final[cells], tokens)
 
     output = Output.of(readout, len(final), logits)
@@ -119,7 +138,7 @@ def _stream(readout: Readout, normed: Float[Tensor, "cell site d_model"]) -> Str
 
 @torch.inference_mode()
 def _read(readout: Readout, normed: Float[Tensor, "cell site d_model"]) -> Reading:
-    return _stream(readout, normed).read(Vectors(normed, slice(0, len(normed))))
+    return _stream(readout, normed).within(Vectors(normed, slice(0, len(normed))))
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ best blocks of 64 tokens, and counts of tokens that are better than one that is 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,9 +16,12 @@ from torch import Tensor
 
 from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, not_negative
+from lensbench.lens.vocabulary.bound import Errors, sampled
 from lensbench.models.readout import BLOCK, Readout
 
 MISSING = -1  # in token ids: this row has no such token
+Rows = slice | Int[Tensor, " some"]
+_ULP = 2.0**-51  # two roundings of a float64 number
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ class Seen:
     n_better: Int[Tensor, " row"] | None
     n_equal: Int[Tensor, " row"] | None
 
+    def with_rows(self, rows: Rows, other: Seen) -> Seen:
+        """With the rows of another in place of some."""
+        both = {name: (old, getattr(other, name)) for name, old in vars(self).items()}
+        put = {name: _put(*pair, rows) for name, pair in both.items() if pair[0] is not None}
+        return replace(self, **put)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -41,6 +50,7 @@ class Reading:
     `log_z` is the natural log-partition; `kl_bits` is KL(model || this). `top_logits` are of the
     `top_ids`, best first, at least two of them where there are two tokens. `seen` are the tokens
     that were sought, by their name. Their logits are float64 where `ExactRunning` read them.
+    `outside`: rows whose bits may be further off than is stated (`bound.py`).
     """
 
     log_z: Float[Tensor, " row"]  # float64, as are the bits
@@ -49,16 +59,14 @@ class Reading:
     top_logits: Float[Tensor, "row k"]
     top_ids: Int[Tensor, "row k"]
     seen: Mapping[str, Seen]
+    outside: Bool[Tensor, " row"]
 
-    def put(self, row: int, other: Reading) -> None:
-        """Put the rows of another reading in place of those from `row` on."""
-        rows = slice(row, row + len(other.log_z))
-        for name in ("log_z", "entropy_bits", "kl_bits", "top_logits", "top_ids"):
-            getattr(self, name)[rows] = getattr(other, name)
-        for name, mine in self.seen.items():
-            for field, value in vars(other.seen[name]).items():
-                if value is not None:
-                    getattr(mine, field)[rows] = value
+    def with_rows(self, rows: Rows, other: Reading) -> Reading:
+        """With the rows of another reading in place of some."""
+        names = [field.name for field in fields(self) if field.name != "seen"]
+        new = {name: _put(getattr(self, name), getattr(other, name), rows) for name in names}
+        seen = {name: mine.with_rows(rows, other.seen[name]) for name, mine in self.seen.items()}
+        return Reading(**new, seen=seen)
 
     def log_probs(self, logits: Float[Tensor, "*cell"]) -> Float[Tensor, "*cell"]:
         """Natural log-probabilities of a logit of each row, or of k of them, -inf..0, float64."""
@@ -73,7 +81,8 @@ class Running:
     Args:
         readout: of the tiles' logits; where it holds them, nothing is asked of the device on the
             way.
-        rows: the normed vectors that they are of.
+        rows: the normed vectors that they are of. Where they are float64, logits are, and what no
+            float64 sum can tell apart ties.
         tokens: ids of what is sought, by name; MISSING where a row has none.
         counted: the names whose better and equal tokens are counted.
         there: those of them that some row has at all.
@@ -99,25 +108,40 @@ class Running:
         for i, name in enumerate(tokens):
             self._tokens[i] = tokens[name]
         own = [logits[name] for name in tokens]
-        self._logits = torch.stack(own) if own else torch.empty(shape, device=device)
+        number = rows.dtype
+        self._logits = torch.stack(own) if own else rows.new_empty(shape)
+        self._tied_within = self._ties()
         missing = self._tokens == MISSING
         self._logits.masked_fill_(missing, torch.nan)  # no other is better, or as good
         self._compared = [i for i, name in enumerate(tokens) if name in there]
-        self._passed = torch.full(shape, torch.nan, device=device)
+        self._passed = torch.full(shape, torch.nan, device=device, dtype=number)
         self._better = wide(torch.zeros(shape, device=device))
         self._equal = torch.zeros_like(self._better)
         self._log_z: list[Tensor] = []
         self._entropy: list[Tensor] = []
+        self._sample: list[Tensor] = []
         n_blocks = -(-readout.W_U.shape[1] // BLOCK)
         n_kept = min(k, n_blocks)  # the k best tokens lie in the k blocks with the highest maxima
-        self._best = torch.full((n_rows, n_kept), -torch.inf, device=device)
-        self._kept = torch.full((n_rows, n_kept, BLOCK), -torch.inf, device=device)
+        self._best = torch.full((n_rows, n_kept), -torch.inf, device=device, dtype=number)
+        self._kept = self._best.unsqueeze(-1).repeat(1, 1, BLOCK)
         self._first = torch.zeros((n_rows, n_kept), dtype=torch.long, device=device)
+
+    def _ties(self) -> Float[Tensor, "name row"]:
+        """How far apart logits tie: in float32 not at all, in float64 by what a sum may be off."""
+        if self._rows.dtype != torch.float64:
+            return torch.zeros_like(self._logits)
+        slope = torch.ones_like(self._logits)
+        if self._readout.soft_cap is not None:  # draws logits together, and what they are off by
+            slope -= (self._logits / self._readout.soft_cap) ** 2
+        weights = self._readout.W_U.T[self._tokens.clamp(min=0)].double()
+        terms = abs(self._readout.logit_scale) * weights.norm(dim=-1) * self._rows.norm(dim=-1)
+        return _ULP * (self._rows.shape[1] * terms * slope + self._logits.abs())
 
     def add(
         self, logits: Float[Tensor, "row token"], start: int, scratch: Float[Tensor, "row token"]
     ) -> None:
         """The logits of the tokens from `start` on. Overwrites both tensors, which are alike."""
+        self._sample.append(logits[:, sampled(self._readout.W_U.shape[1], start)].clone())
         self._count(logits, start, scratch)
         peak = self._keep_best(logits, start).unsqueeze(-1)
         torch.exp(logits.sub_(peak), out=scratch)
@@ -143,11 +167,11 @@ class Running:
         """
         self._pass(logits, start)
         for i in self._compared:
-            own = self._logits[i].unsqueeze(-1)
-            for compare, counts in ((torch.gt, self._better), (torch.eq, self._equal)):
-                room = None if self._readout.holds else scratch
-                found = compare(logits, own, out=room)
-                counts[i] += found.sum(-1)
+            own, width = self._logits[i].unsqueeze(-1), self._tied_within[i].unsqueeze(-1)
+            room = None if self._readout.holds else scratch
+            better = torch.gt(logits, own + width, out=room).sum(-1)
+            self._better[i] += better
+            self._equal[i] += torch.ge(logits, own - width, out=room).sum(-1) - better
 
     def _pass(self, logits: Float[Tensor, "row token"], start: int) -> None:
         """Note the logits of sought tokens that are in this tile."""
@@ -189,23 +213,29 @@ class Running:
         Two products of the same numbers may be rounded otherwise when their shapes differ.
         """
         same = (self._passed == self._logits) | (self._tokens == MISSING)
+        same |= (self._passed - self._logits).abs() < self._tied_within
         return same.all(0)
 
     def log_z(self) -> Float[Tensor, " row"]:
         """The natural log-partition, float64."""
         return torch.stack(self._log_z).logsumexp(0)
 
-    def exact_log_z(self, reading: Reading) -> Float[Tensor, " row"]:
-        """Without what float32 products left wrong about the best tokens' logits.
+    def errors(self, reading: Reading) -> Errors:
+        """What the products of these rows are off by, where it is known."""
+        best = self._best_errors(reading)
+        every = slice(0, None, sampled(self._readout.W_U.shape[1]).step)
+        exact = self._readout.logits(wide(self._rows), every)
+        worst = torch.cat([exact - torch.cat(self._sample, dim=1), best], dim=1).abs().amax(-1)
+        return Errors(best, reading.log_probs(self._near(reading)).exp(), worst)
 
-        It would not cancel against a mean logit that is not made of the same products, and may be
-        all of a small divergence. Errors of lesser tokens are many, and average out.
-        """
-        log_z = reading.log_z
-        for ids, logits in zip(reading.top_ids.T, reading.top_logits.T, strict=True):
-            off = self._readout.exact(self._rows, ids) - logits
-            log_z = log_z + reading.log_probs(logits).exp() * off
-        return log_z
+    def _best_errors(self, reading: Reading) -> Float[Tensor, "row k"]:
+        """Float64 logits of the best tokens, less those of the products."""
+        each = zip(reading.top_ids.T, reading.top_logits.T, strict=True)
+        return torch.stack([self._readout.exact(self._rows, ids) - z for ids, z in each], dim=1)
+
+    def _near(self, reading: Reading) -> Float[Tensor, "row k"]:
+        """Logits of the best tokens, as the products have them."""
+        return reading.top_logits
 
     def entropy(self) -> Float[Tensor, " row"]:
         """In nats, float64: the tiles' own, and that of which tile."""
@@ -228,7 +258,14 @@ class Running:
         }
         entropy_bits = not_negative(self.entropy() / LN_2)
         unknown = torch.full_like(entropy_bits, torch.nan)
-        return Reading(self.log_z(), entropy_bits, unknown, logits, ids, seen)
+        inside = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        return Reading(self.log_z(), entropy_bits, unknown, logits, ids, seen, inside)
+
+
+def _put(old: Tensor, new: Tensor, rows: Rows) -> Tensor:
+    put = old.to(torch.promote_types(old.dtype, new.dtype), copy=True)
+    put[rows] = new.to(put.dtype)
+    return put
 
 
 def _in_blocks(logits: Float[Tensor, "row token"]) -> Float[Tensor, "row block token"]:

@@ -84,9 +84,13 @@ DIVERGENCES: dict[str, Callable[[Distribution, Distribution], Float[Tensor, "*ce
 
 
 def of(reading: Reading, k: int) -> dict[str, Tensor]:
-    """Every default statistic of each row, float32 (top-k: [row, k]); NaN where there is none."""
+    """Every default statistic of each row, float32 (top-k: [row, k]); NaN where there is none.
+
+    Besides `outside`, whether they are to be read again (`bound.py`).
+    """
     found = {name: compute(reading).float() for name, compute in STATISTICS.items()}
     found |= {name: torch.full_like(found["kl_bits"], torch.nan) for name in DIVERGENCES}
+    found["outside"] = reading.outside
     found["top_probs"] = reading.log_probs(reading.top_logits[:, :k]).exp().float()
     found["top_ids"] = reading.top_ids[:, :k]
     for name, (target, compute_of) in TOKEN_STATISTICS.items():

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, Distribution, kl_bits, not_negative
+from lensbench.lens.vocabulary.bound import Errors
 from lensbench.lens.vocabulary.exact import ExactRunning, Recomputed
-from lensbench.lens.vocabulary.output import Output
+from lensbench.lens.vocabulary.output import Cells, MeanLogits, Output
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
 from lensbench.models.readout import EVERY
 
@@ -33,10 +34,13 @@ Divergence = Callable[[Distribution, Distribution], Float[Tensor, "*cell"]]  # o
 
 @dataclass(frozen=True)
 class Vectors:
-    """Normed vectors of some cells of a batch; `cells` are their places in the batch."""
+    """Normed vectors of some cells of a batch; `cells` are their places in the batch.
+
+    They are read by float32 products, or where they are float64 by those.
+    """
 
     normed: Float[Tensor, "cell site d_model"]
-    cells: slice
+    cells: Cells
 
     @property
     def n_sites(self) -> int:
@@ -54,10 +58,21 @@ class Vectors:
             name: ids[self.cells].repeat_interleave(self.n_sites) for name, ids in sought.items()
         }
 
-    def cell(self, number: int) -> Vectors:
-        """One of the cells."""
-        place = self.cells.start + number
-        return Vectors(self.normed[number : number + 1], slice(place, place + 1))
+    def some(self, part: slice) -> Vectors:
+        """Some of the cells."""
+        if isinstance(self.cells, slice):
+            first = self.cells.start
+            return Vectors(self.normed[part], slice(first + part.start, first + part.stop))
+        return Vectors(self.normed[part], self.cells[part])
+
+    def in_float64(self, rows: Int[Tensor, " some"]) -> Vectors:
+        """Some of the rows, each as a cell of its own."""
+        cells = torch.arange(len(self.normed), device=rows.device)[rows // self.n_sites]
+        if isinstance(self.cells, slice):
+            cells += self.cells.start
+        else:
+            cells = self.cells[cells]
+        return Vectors(self.rows[rows].double().unsqueeze(1), cells)
 
 
 class Stream:
@@ -82,35 +97,37 @@ class Stream:
 
     @property
     def rows_at_once(self) -> int:
-        """How many rows to give at once."""
+        """How many rows to give at once; of float64 ones give half as many."""
         return self._readout.rows_at_once if self._readout.holds else ROWS
+
+    def within(self, vectors: Vectors) -> Reading:
+        """`read`, and what is outside the stated bound read again by float64 products."""
+        reading = self.read(vectors)
+        outside = reading.outside.nonzero().flatten()
+        if not len(outside):
+            return reading
+        return reading.with_rows(outside, self.read(vectors.in_float64(outside)))
 
     def read(self, vectors: Vectors) -> Reading:
         """What the head makes of them, in one pass."""
-        rows, shape = vectors.rows, vectors.normed.shape[:2]
-        tokens = vectors.of_rows(self._sought)
+        rows, tokens = vectors.rows, vectors.of_rows(self._sought)
         held = self._readout.logits(rows) if self._readout.holds else None
         running = self._running(rows, tokens, held)
-        bent = wide(torch.zeros(shape, device=rows.device))
+        mean = MeanLogits(self.output, vectors.normed, vectors.cells)
         for tile in self._readout.tiles():
-            scratch = self._room(_SCRATCH, len(rows), tile)
+            scratch = self._room(_SCRATCH, rows, tile)
             if held is None:
-                own = self._room(_OWN, len(rows), tile)
+                own = self._room(_OWN, rows, tile)
                 self._readout.logits(rows, tile, out=own)
             else:  # no one needs it again
                 own = held[:, tile]
-            if self.output.mean_row is None:
-                p = self.output.probs(vectors.cells, tile).unsqueeze(1)
-                bent += torch.mul(own.unflatten(0, shape), p, out=scratch.view(*shape, -1)).sum(-1)
+            mean.add(own, tile, scratch)
             running.add(own, tile.start, scratch)
-        reading = self._read(running)
-        mean = self.output.mean_logit(vectors.normed, vectors.cells)
-        if mean is None:
-            cross = reading.log_z - (bent / self.output.total[vectors.cells, None]).flatten()
-        else:
-            cross = running.exact_log_z(reading) - mean.flatten()
+        reading, errors = self._read(running)
         own = self.output.entropy[vectors.cells].repeat_interleave(vectors.n_sites)
-        reading = replace(reading, kl_bits=not_negative((cross - own) / LN_2))
+        kl_bits = not_negative((mean.below(reading.log_z, errors) - own) / LN_2)
+        outside = errors.outside(reading.entropy_bits, kl_bits, mean.kl_error(errors, kl_bits))
+        reading = replace(reading, kl_bits=kl_bits, outside=outside)
         return reading if held is not None else self._corrected(reading, vectors, running.as_sought)
 
     def read_whole(
@@ -124,10 +141,13 @@ class Stream:
         logits = self._readout.logits(rows)
         running = self._running(rows, tokens, logits)
         for tile in self._readout.tiles():
-            own, scratch = (self._room(half, len(rows), tile) for half in (_OWN, _SCRATCH))
+            own, scratch = (self._room(half, rows, tile) for half in (_OWN, _SCRATCH))
             running.add(own.copy_(logits[:, tile]), tile.start, scratch)
         found = self._diverging(logits, vectors, {"kl_bits": kl_bits, **divergences})
-        return replace(self._read(running), kl_bits=wide(found.pop("kl_bits"))), found
+        reading, errors = self._read(running)
+        bits = wide(found.pop("kl_bits"))
+        outside = errors.outside(reading.entropy_bits, bits, errors.of_differences(bits))
+        return replace(reading, kl_bits=bits, outside=outside), found
 
     def _diverging(
         self, logits: Float[Tensor, "row d_vocab"], vectors: Vectors, of: Mapping[str, Divergence]
@@ -139,8 +159,8 @@ class Stream:
         found: dict[str, list[Tensor]] = {name: [] for name in of}
         for start in range(0, len(by_cell), size):
             part = by_cell[start : start + size]
-            first = vectors.cells.start + start
-            own = self.output.logits(slice(first, first + len(part)), EVERY)
+            cells = vectors.some(slice(start, start + len(part))).cells
+            own = self.output.logits(cells, EVERY).to(part.dtype)
             p, q = Distribution.from_logits(own.unsqueeze(1)), Distribution.from_logits(part)
             for name, divergence in of.items():
                 found[name].append(divergence(p, q).flatten())
@@ -150,8 +170,9 @@ class Stream:
         """With the cells read anew in which a token was sought by a logit that is not its own."""
         bad = ~good.view(vectors.normed.shape[:2]).all(1)
         for number in bad.nonzero().flatten().tolist():
-            whole, _ = self.read_whole(vectors.cell(number), {})
-            reading.put(number * vectors.n_sites, whole)
+            whole, _ = self.read_whole(vectors.some(slice(number, number + 1)), {})
+            rows = slice(number * vectors.n_sites, (number + 1) * vectors.n_sites)
+            reading = reading.with_rows(rows, whole)
         return reading
 
     def _logits_of(
@@ -177,6 +198,10 @@ class Stream:
     ) -> Running:
         k = min(max(self.top_k, 2), self._readout.W_U.shape[1])  # a margin needs two
         sought = self._readout, rows, k, tokens, self._counted, self._there
+        if rows.dtype == torch.float64:
+            ids = {name: own.clamp(min=0) for name, own in tokens.items()}
+            own = {name: self._readout.exact(rows, token) for name, token in ids.items()}
+            return Running(*sought, own)
         if self._readout.split is not None:
             exact = ExactRunning(*sought)
             if self._readout.holds and held is not None:
@@ -185,19 +210,23 @@ class Stream:
         logits = self._logits_of(rows, tokens) if held is None else _gathered(held, tokens)
         return Running(*sought, logits)
 
-    def _read(self, running: Running) -> Reading:
+    def _read(self, running: Running) -> tuple[Reading, Errors]:
         """What a reduction found, and how much it had to compute again for that."""
         reading = running.reading()
         if isinstance(running, ExactRunning):
             self.recomputed.add(running.recomputed)
-        return reading
+        errors = running.errors(reading)
+        entropy_bits = reading.entropy_bits + errors.of_entropy(reading.entropy_bits)
+        return replace(reading, entropy_bits=not_negative(entropy_bits)), errors
 
-    def _room(self, half: int, n_rows: int, tile: slice) -> Float[Tensor, "row token"]:
+    def _room(
+        self, half: int, rows: Float[Tensor, "row d_model"], tile: slice
+    ) -> Float[Tensor, "row token"]:
         """Room for the logits of a tile; what was made in the same half before is overwritten."""
-        shape = (n_rows, tile.stop - tile.start)
+        shape = (len(rows), tile.stop - tile.start)
         n = shape[0] * shape[1]
-        if n > len(self._memory[half]):
-            self._memory[half] = self._memory[half].new_empty(n)
+        if n > len(self._memory[half]) or rows.dtype != self._memory[half].dtype:
+            self._memory[half] = rows.new_empty(n)
         return self._memory[half][:n].view(shape)
 
 

@@ -25,7 +25,7 @@ _NO_ANSWER, _NO_CATEGORY = (
 )
 _NO_OTHER = "no answer, or no other form of it"
 _OLDER = "no answer, or a record of schema 2 or older"
-_NO_NUMBER = "it is not a number"
+_NO_NUMBER = "it is not a number, or no float64 sum is near enough to give it"
 _UNTOLD = "not told by an imported record"
 _FILLED_MODEL = "the model's name in the manifest"
 
@@ -345,6 +345,14 @@ KINDS = (
                 "itself (`published`), what of its model is `unchecked`, and the `first_layer` "
                 "that it has a map of",
                 absent="measured by lensbench without a fitted lens: final, next and raw",
+                type="object",
+            ),
+            Entry(
+                "read_again",
+                "how many readings float32 products could have left further than 2e-5 bits + 2e-5 "
+                "of it from float64 in entropy or KL, and so were made again in float64 "
+                "(`n_read_again`), of how many (`n_rows`)",
+                absent="imported, or measured before this was looked at",
                 type="object",
             ),
             Entry(

@@ -109,7 +109,7 @@ def reading_page(
     name: str,
     prompts: pd.DataFrame,
     rows: pd.DataFrame,
-    gate_kl_bits: float,
+    exact: Sequence[str],
     kinds: Mapping[str, LensKind],
 ) -> bytes:
     """The page of a reading that is no record: a result's prompts and rows, and how exact it is."""
@@ -129,8 +129,7 @@ def reading_page(
         )
         for lens, own in by_lens.items()
     ]
-    exact = f"last layer = the model within {gate_kl_bits:.1e} bits"
-    facts = Facts(f"{name}: {exact}", [("lens", ", ".join(by_lens)), ("gate", exact)])
+    facts = Facts(f"{name}: {exact[0]}", [("lens", ", ".join(by_lens)), ("gate", "; ".join(exact))])
     asked = _ordered(prompts, set(rows.loc[~rows["is_last"], "prompt_id"]))
     picked = asked.head(_most(model.n_layers for model in shown))
     return page_html(lens_page(shown, picked, len(asked)), facts)
