@@ -46,6 +46,7 @@ def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("settings", ", ".join(said))] if said else []
     measured = measured_by(manifest)
     rows += [("measured", measured)] if measured else []
+    rows += [("planned", _planned(manifest))] if _was_planned(manifest) else []
     return rows + list(zip(("code", "made"), how_made(manifest)[-2:], strict=True))
 
 
@@ -141,7 +142,7 @@ def how_made(manifest: Mapping[str, Any]) -> list[str]:
     measured = measured_by(manifest)
     return [
         *([f"M{measured[1:]}. Imported by what follows."] if measured else []),
-        *([_planned(manifest)] if "planned" in manifest and "took" in manifest else []),
+        *([_planned(manifest)] if _was_planned(manifest) else []),
         f"lensbench {manifest['lensbench_version']}{commit}{changed}; {packages}.",
         f"{machine['cpu']}, {machine['cores']} cores, {gib:.0f} GiB, {machine['os']}; "
         f"{manifest['created']}, {_took(manifest)}.",
@@ -153,6 +154,10 @@ def _took(manifest: Mapping[str, Any]) -> str:
     took, before = f"{manifest['wall_s']:.0f} s", manifest.get("resumed_batches")
     parts = "1 finished part" if before == 1 else f"{before} finished parts"
     return f"{took} of the last run, which went on from {parts}" if before else took
+
+
+def _was_planned(manifest: Mapping[str, Any]) -> bool:
+    return "planned" in manifest and "took" in manifest
 
 
 def _planned(manifest: Mapping[str, Any]) -> str:

@@ -175,6 +175,7 @@ def test_run_says_its_plan_and_keeps_it(spec: Make, tmp_path: Path, lensbench: P
     assert said["planned"]["n_tokens"] > 0
     reports = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("report.md")]
     assert any("Planned " in text for text in reports)
+    assert "Planned " in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_run_opens_the_tokenizer_once_for_its_plan_and_its_model(
