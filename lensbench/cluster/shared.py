@@ -61,7 +61,7 @@ class SharedFolder:
         try:
             yield
         except OSError as error:
-            why = error.strerror or first_line(error)
+            why = error.strerror or first_line(error).rstrip(".")
             raise RecordsError(
                 f"The shared folder {self.url} cannot be {how}: {why}. What was measured is kept: "
                 "make room in it or give another one, and run the same command again."

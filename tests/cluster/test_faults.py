@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import lensbench
-from lensbench.cluster.connect import ClusterError
 from lensbench.cluster.shared import SharedFolder
 from lensbench.cluster.workers import workers
-from lensbench.errors import ModelError, RecordsError
+from lensbench.errors import LensbenchError, ModelError, RecordsError
 from lensbench.progress import Progress
 from lensbench.records.engine import done_by, one_by_one
 from lensbench.records.parts import Parts
@@ -86,17 +83,6 @@ slow = pytest.mark.slow
 
 
 @slow
-def test_somebody_else_at_the_address_is_found_out_within_half_a_minute() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = f"127.0.0.1:{mute.getsockname()[1]}"
-        started = time.monotonic()
-        refused = pytest.raises(ClusterError, match=f"Ray cannot be used at {address}")
-        with refused, workers(1, ray=address):
-            count_words(Path("unused"), ["a"])
-        assert time.monotonic() - started < 60  # 30 on a machine that does nothing else
-
-
-@slow
 def test_what_a_worker_raises_keeps_its_kind_and_a_file_that_it_lacks_is_named(
     llama: Case, tmp_path: Path
 ) -> None:
@@ -115,7 +101,7 @@ def test_what_a_worker_raises_keeps_its_kind_and_a_file_that_it_lacks_is_named(
             count_words(tmp_path / "words", ["a", "b", "memory2"])
         assert Parts(tmp_path / "words").numbers == [0, 1]
         (error,) = lens.run(spec, tmp_path / "r", lose).failed.values()
-        assert isinstance(error, ModelError)
+        assert isinstance(error, LensbenchError)
         assert "safetensors" in str(error)
         (tmp_path / "lost").rename(weights)
         two = lens.run(spec, tmp_path / "r")
@@ -139,15 +125,3 @@ def test_a_worker_of_another_lensbench_is_refused(
     refused = pytest.raises(ModelError, match=r"another program(.|\n)*lensbench: 0\.0\.1 \(code ")
     with workers(1), refused:
         count_words(tmp_path / "r", ["a"])
-
-
-@slow
-def test_workers_that_the_machine_has_no_memory_for_are_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray ends them where little is free; here from the first byte on."""
-    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
-    ended = pytest.raises(ClusterError, match=r"its machine ran out of memory(.|\n)*to go on")
-    with workers(1), ended:
-        count_words(tmp_path, [f"slow{i}" for i in range(40)])

@@ -91,6 +91,7 @@ def test_so_many_workers_with_a_model_make_the_record_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_after_twenty_kills_of_workers_with_a_model_the_bytes_are_the_same(
     spec: RunSpec, serial: dict[str, bytes], tmp_path: Path
 ) -> None:
