@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.plain JOB FOLDER`: what lensbench does to a model, as a script would.
+"""`python -m tests.benchmarks.plain JOB FOLDER N`: what lensbench does, as a script would do it.
 
 Plain Hugging Face, bitsandbytes and PEFT, nothing of lensbench; each job ends when its numbers are
 there. `size.py` runs them beside the verbs.
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 PROMPT = "w1 w2 w3 w4 w5 w6"
-N_PROMPTS, N_NEW = 4, 8
-N_STEPS, BATCH = 2, 4
+N_PROMPTS, BATCH = 4, 4
 
 
 def _model(folder: str, **how: Any) -> Any:
@@ -39,7 +38,7 @@ def _ids(folder: str, text: str) -> torch.Tensor:
     return ids
 
 
-def lens(folder: str) -> None:
+def lens(folder: str, n: int) -> None:
     """The five likeliest tokens and the entropy at every layer and position of one prompt."""
     model = _model(folder).eval()
     with torch.inference_mode():
@@ -51,22 +50,22 @@ def lens(folder: str) -> None:
             log_p.topk(5)
 
 
-def infer(folder: str, bits: int = 8) -> None:
-    """Some new tokens after each of a few prompts of one length, in one batch."""
+def infer(folder: str, n: int, bits: int = 8) -> None:
+    """`n` new tokens after each of a few prompts of one length, in one batch."""
     model = _quantised(folder, bits).eval()
     ids = _ids(folder, PROMPT).repeat(N_PROMPTS, 1)
     with torch.inference_mode():
-        made = model.generate(ids, max_new_tokens=N_NEW, do_sample=False)
+        made = model.generate(ids, max_new_tokens=n, do_sample=False)
     sys.stdout.write(f"{made.shape}\n")
 
 
-def infer4(folder: str) -> None:
+def infer4(folder: str, n: int) -> None:
     """The same in 4 bits."""
-    infer(folder, 4)
+    infer(folder, n, 4)
 
 
-def train(folder: str) -> None:
-    """Steps of LoRA on an int8 base, by PEFT's own recipe without checkpointing of gradients."""
+def train(folder: str, n: int) -> None:
+    """`n` steps of LoRA on an int8 base by PEFT's own recipe, no checkpointing of gradients."""
     from peft import LoraConfig, get_peft_model
 
     model = _quantised(folder, 8)
@@ -74,7 +73,7 @@ def train(folder: str) -> None:
     adapted = get_peft_model(model, config).train()
     optimiser = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-4)
     ids = _ids(folder, PROMPT * 5).repeat(BATCH, 1)
-    for _ in range(N_STEPS):
+    for _ in range(n):
         loss = adapted(input_ids=ids, labels=ids).loss
         loss.backward()
         optimiser.step()
@@ -82,7 +81,7 @@ def train(folder: str) -> None:
         sys.stdout.write(f"{float(loss):.3f}\n")
 
 
-JOBS: dict[str, Callable[[str], None]] = {
+JOBS: dict[str, Callable[[str, int], None]] = {
     "lens": lens,
     "infer": infer,
     "infer4": infer4,
@@ -90,4 +89,4 @@ JOBS: dict[str, Callable[[str], None]] = {
 }
 
 if __name__ == "__main__":
-    JOBS[sys.argv[1]](sys.argv[2])
+    JOBS[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

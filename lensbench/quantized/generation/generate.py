@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lensbench.checkpoints.open import quiet
-from lensbench.errors import InputProblems, ModelError, Problem
+from lensbench.errors import InputProblems, ModelError, Problem, refused_by_library
 from lensbench.prompts.batch import Batch, make_batch
+from lensbench.quantized.generation.batching import is_out_of_memory
 from lensbench.quantized.generation.spec import Decoding
-from lensbench.quantized.loading.gate import require_generates
+from lensbench.quantized.loading.gate import passed, require_answers, require_generates, runs
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -66,8 +67,23 @@ def generate(
         ModelError: the model puts out NaN, or cannot generate (`loading.gate`).
     """
     _require_prompts(prompts, model.d_vocab)
-    require_generates(model, len(set(map(len, prompts))) > 1, partial(greedy, model))
-    return _continued(model, prompts, decoding, seeds, tracer, streamer)
+    padded, answer = len(set(map(len, prompts))) > 1, partial(greedy, model)
+    if decoding.sampled or streamer is not None:  # unlikely tokens, or such as are seen at once
+        require_generates(model, padded, answer)
+    if passed(model, padded):
+        return _continued(model, prompts, decoding, seeds, tracer, streamer)
+    with _Runs(*runs(model)):
+        made = _continued(model, prompts, decoding, seeds, tracer, streamer)
+    require_answers(model, prompts, made, answer)
+    return made
+
+
+class _Runs(refused_by_library):
+    """Where memory runs out no class is to blame."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not is_out_of_memory(error):
+            super().__exit__(kind, error, trace)
 
 
 def greedy(

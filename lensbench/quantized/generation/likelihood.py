@@ -44,5 +44,8 @@ def response_bits(
         nats = cross_entropy(row[-len(response) - 1 : -1].float(), wanted, reduction="sum")
         bits.append(float(nats) / math.log(2))
     if any(math.isnan(value) for value in bits):
-        raise ModelError("The model puts out NaN. Try --bits 32, or fetch its weights again.")
+        raise ModelError(
+            "The model puts out NaN. Its weights may be damaged (fetch them again), or exceed the "
+            "range of this precision: write @32 behind its name."
+        )
     return bits
