@@ -114,6 +114,7 @@ bench-size: $(READY)  ## whole verbs at Llama-3-8B's size beside plain scripts (
 
 bench-report: $(READY)  ## a report over 50 models x 10,000 prompts beside the way it was built (half an hour)
 	$(BIN)/python -m tests.benchmarks.reports --out reports/bench
+	$(BIN)/python -m tests.benchmarks.ends --out reports/bench
 
 bench-plan: models  ## what a run was planned to take, beside what it took
 	$(BIN)/python -m tests.benchmarks.plan --out reports/bench

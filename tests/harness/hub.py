@@ -34,6 +34,13 @@ class Answers(BaseHTTPRequestHandler):
             about = {"id": name, "sha": SHA, "siblings": siblings}
             self._send(json.dumps(about).encode(), "application/json")
             return True
+        if path == f"/api/{kind}/{name}/tree/{SHA}":
+            tree = [
+                {"type": "file", "path": file, "size": len(data), "oid": SHA}
+                for file, data in files.items()
+            ]
+            self._send(json.dumps(tree).encode(), "application/json")
+            return True
         for file, data in files.items():
             if path in (f"/{place}/resolve/{SHA}/{file}", f"/{place}/resolve/main/{file}"):
                 self._send(data, "application/octet-stream")
