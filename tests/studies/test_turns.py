@@ -269,7 +269,7 @@ def test_models_that_are_not_here_are_fetched_the_next_while_one_is_measured(
 
     study = tmp_path / "001_many"
     study.mkdir()
-    names = json.dumps([str(llama.folder), "org/one", "org/gone", "org/two"])
+    names = json.dumps([str(llama.folder), "org/gone", "org/one", "org/two"])
     (study / "analysis.toml").write_text(f"models = {names}\nprompts = '{facts}'\nlimit = 4\n")
     with serving(Two) as address:
         place = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
