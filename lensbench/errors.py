@@ -41,6 +41,26 @@ class InputProblems(LensbenchError, ValueError):
         return type(self), (self.problems,)  # from another process as it was raised there
 
 
+class Collected:
+    """What is wrong with several inputs: each is read inside `with`, and `raise_any` at the end."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, InputProblems):
+            self.problems += error.problems
+        return isinstance(error, InputProblems)
+
+    def raise_any(self) -> None:
+        """Raise InputProblems with all that was found."""
+        if self.problems:
+            raise InputProblems(self.problems)
+
+
 class ModelError(LensbenchError):
     """A model cannot be found, fetched, loaded or trusted."""
 

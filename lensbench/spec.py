@@ -263,9 +263,11 @@ def _remedy(kind: str, value: object, facts: dict[str, Any], hint: Any) -> str:
 def _percent(value: object, facts: dict[str, Any]) -> str:
     """How to write what looks like per cent where a share of 1 is wanted."""
     most = facts.get("le", facts.get("lt"))
-    if most != 1 or not isinstance(value, int | float | str):
-        return ""
-    given = float(value)
+    return percent(float(value)) if most == 1 and isinstance(value, int | float | str) else ""
+
+
+def percent(given: float) -> str:
+    """What follows the range of a share where per cent were given; else nothing."""
     return f" {given:g} % is {given / 100:g}." if 1 < given <= 100 else ""
 
 

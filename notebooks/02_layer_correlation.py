@@ -27,14 +27,14 @@ from pathlib import Path
 
 import plotly.express as px
 
-from lensbench import open_record
+from lensbench import Decoding, open_record
 from lensbench.compare.correlation.record import correlate
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
 from lensbench.prompts.sets import prompt_file
 from lensbench.quantized.data.shipped import python_reference
 from lensbench.quantized.generation.infer import run_inference
-from lensbench.quantized.generation.spec import Decoding, InferenceSpec
+from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.rag.documents import Document
 from lensbench.quantized.rag.embedding import load_embedder
 from lensbench.quantized.rag.index import create_index

@@ -25,7 +25,6 @@ import numpy as np
 import plotly.express as px
 
 import lensbench as lb
-from lensbench.quantized.loading.load import load_quantized
 
 name = os.environ.get("LENSBENCH_NOTEBOOK_MODEL", "smollm2-135m")
 n_texts = int(os.environ.get("LENSBENCH_NOTEBOOK_TEXTS", "8"))
@@ -94,7 +93,7 @@ px.line(
 # %%
 prompt = "My favourite food is"
 settings = ["greedy", "T=0.1", "T=0.7", "T=1.2", "top-p=0.9", "T=0.7 top-p=0.9"]
-quantized = load_quantized(f"{name}@32")
+quantized = lb.load_quantized(f"{name}@32")
 sampled = lb.sample(quantized, prompt, settings, texts=n_texts, max_new_tokens=20)
 sampled.table[["setting", "entropy_bits", "effective_tokens", "n_kept", "kept_prob", "top_prob"]]
 

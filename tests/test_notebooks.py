@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import lensbench
 from tests.harness.tiny import TINY, save
 from tests.harness.tiny_bert import save_bert
 
@@ -24,6 +26,17 @@ def test_the_notebook_is_its_source(source: Path) -> None:
     assert [(c.cell_type, c.source) for c in notebook.cells] == [
         (c.cell_type, c.source) for c in text.cells
     ]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_what_has_a_public_name_is_used_by_it(source: Path) -> None:
+    imports = [
+        alias.name
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lensbench.")
+        for alias in node.names
+    ]
+    assert sorted(set(imports) & set(lensbench.__all__)) == []
 
 
 def printed(name: str) -> str:

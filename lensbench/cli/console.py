@@ -109,7 +109,13 @@ def table(rows: Sequence[Mapping[str, object]], left: Collection[str] = (), gap:
 def _cell(value: object) -> str:
     if value is None:
         return "n/a"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return short(value) if isinstance(value, float) else str(value)
+
+
+def short(value: float, digits: int = 4) -> str:
+    """In so many digits; a number of more than those whole, without an exponent."""
+    whole = abs(value) >= 10**digits - 0.5
+    return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
 
 
 def note(text: object) -> None:

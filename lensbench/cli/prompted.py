@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from lensbench.errors import InputProblems, LensbenchError, Problem
+from lensbench.errors import Collected, InputProblems, LensbenchError, Problem
 
 
 def models_and_prompt(given: Sequence[str], verb: str) -> tuple[list[str], str]:
@@ -16,7 +16,7 @@ def models_and_prompt(given: Sequence[str], verb: str) -> tuple[list[str], str]:
     """
     *models, prompt = given
     if not prompt.strip():
-        raise InputProblems([Problem("the prompt", "it is empty", "Write one.")])
+        raise InputProblems([Problem("the prompt", "it is empty", "Write one."), *_wrong(models)])
     first, *others = models
     words = [name for name in others if not _is_model(name)]
     if words and len(prompt.split()) == 1 and _is_model(first):
@@ -33,6 +33,16 @@ def prompt_missing(given: Sequence[str], verb: str) -> list[Problem]:
         return []
     what, remedy = "give a model and a prompt", f'Such as: lensbench {verb} MODEL "PROMPT".'
     return [Problem("models", what, remedy)]
+
+
+def _wrong(models: Sequence[str]) -> list[Problem]:
+    """What is wrong with models, besides."""
+    from lensbench.checkpoints.ref import model_refs
+
+    found = Collected()
+    with found:
+        model_refs(models)
+    return found.problems
 
 
 def _is_model(name: str) -> bool:

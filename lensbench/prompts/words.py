@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Marks belong to their letter (vowel signs of Indian scripts, accents written apart), and joiners
 # to their word; `re` has neither in \w.
 _PART = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*"
+PART = regex.compile(_PART)  # as \w+, marks and joiners with it
 _WORD = regex.compile(rf"{_PART}(?:['\u2019-]{_PART})*")
 
 

@@ -8,11 +8,13 @@ from pydantic import AfterValidator
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.records.schema.text.sampling import GREEDY, OWN
-from lensbench.spec import Spec, nearest
+from lensbench.spec import Spec, nearest, percent
 
 Range = tuple[float, float]
 _TEMPERATURES: Range = (0.001, 1000)  # beyond, logits over temperature are no float32 numbers
 _PENALTIES: Range = (0.01, 100)
+_SHARE = "Give more than 0 and at most 1 (1 keeps every token)."
+_THRESHOLD = "Give a number from 0 (keeps every token) to 1 (the likeliest alone)."
 
 
 def _temperature(given: float) -> float:
@@ -24,13 +26,13 @@ def _temperature(given: float) -> float:
 
 def _share(given: float) -> float:
     if not 0 < given <= 1:
-        raise ValueError("Give more than 0 and at most 1 (1 keeps every token).")
+        raise ValueError(_SHARE + percent(given))
     return given
 
 
 def _threshold(given: float) -> float:
     if not 0 <= given <= 1:
-        raise ValueError("Give a number from 0 (keeps every token) to 1 (the likeliest alone).")
+        raise ValueError(_THRESHOLD + percent(given))
     return given
 
 

@@ -216,6 +216,11 @@ def within(estimate: Estimate, least: float = 0.0, most: float = 1.0) -> Estimat
     return replace(estimate, low=max(estimate.low, least), high=min(estimate.high, most))
 
 
+def all_within(points: pd.Series, least: float, most: float) -> pd.Series:
+    """Each of several so."""
+    return points.map(lambda point: within(point, least, most))
+
+
 def rescaled(estimate: Estimate, scale: Callable[[float], float]) -> Estimate:
     """The same number on another, increasing scale, such as perplexity of bits.
 

@@ -25,8 +25,9 @@ from lensbench.records.store import RecordStore
 from lensbench.studies.specs.tokens import TokensSpec
 from lensbench.tokenisation.counts import fates, piece_rows, script_counts, text_counts
 from lensbench.tokenisation.gaps import cost_rows, fate_rows, gap_rows
-from lensbench.tokenisation.texts import Text, example_texts, given_texts, parallel_texts
-from lensbench.tokenisation.tokenizer import Tokenizer, open_tokenizers
+from lensbench.tokenisation.result import texts_and_tokenizers
+from lensbench.tokenisation.texts import Text, parallel_texts
+from lensbench.tokenisation.tokenizer import Tokenizer
 
 NAME = "tokens"  # of the record: it is of several models
 
@@ -49,9 +50,8 @@ def run(
             tokenizer, or given twice.
         RecordsError: the folder holds another record, or the disk is full.
     """
-    own = given_texts(spec.texts) if spec.texts else example_texts()
+    own, tokenizers, facts = texts_and_tokenizers(spec.texts, spec.models)
     texts = [*own, *parallel_texts()]
-    tokenizers, facts = open_tokenizers(spec.models)
     known = {tokenizer.name: fact for tokenizer, fact in zip(tokenizers, facts, strict=True)}
     model = {"name": NAME, "tokenizers": known}
     settings = spec.settings() | {"texts_sha256": _sha256(texts)}
@@ -76,9 +76,8 @@ def run(
 
 def plan(spec: TokensSpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
-    n_texts = len(given_texts(spec.texts) if spec.texts else example_texts())
-    n_texts += len(parallel_texts())
-    tokenizers, _ = open_tokenizers(spec.models)
+    own, tokenizers, _ = texts_and_tokenizers(spec.texts, spec.models)
+    n_texts = len(own) + len(parallel_texts())
     why = f"no model is run: {len(tokenizers)} tokenizers read {n_texts:,} texts each"
     yield uncounted(NAME, Path(out), why)
 

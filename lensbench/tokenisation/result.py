@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import Collected, InputProblems, Problem
 from lensbench.tokenisation.counts import fates, piece_rows, text_counts, with_ratios
 from lensbench.tokenisation.gaps import gap_rows
 from lensbench.tokenisation.texts import Text, example_texts, given_texts, parallel_texts
@@ -93,8 +93,7 @@ def tokens(
     names = [models] if isinstance(models, str) else list(models)
     if not names:
         raise InputProblems([Problem("models", "it is empty", "Give at least 1.")])
-    read = given_texts(given) if given else example_texts()
-    tokenizers, facts = open_tokenizers(names)
+    read, tokenizers, facts = texts_and_tokenizers(given, names)
     counts: list[dict[str, Any]] = []
     pieces: list[dict[str, Any]] = []
     for text in read:
@@ -105,3 +104,19 @@ def tokens(
     table = with_ratios(pd.DataFrame(counts).astype({"n_words": "Float64"}))
     contexts = {one.name: own["n_ctx"] for one, own in zip(tokenizers, facts, strict=True)}
     return TokensResult(tokenizers, read, table, pd.DataFrame(pieces), contexts)
+
+
+def texts_and_tokenizers(
+    texts: Sequence[str], models: Sequence[str]
+) -> tuple[list[Text], list[Tokenizer], list[dict[str, Any]]]:
+    """A user's texts (of none the shipped examples), the tokenizers of some models and their facts.
+
+    Raises InputProblems with all that is wrong with texts and with models.
+    """
+    found = Collected()
+    with found:
+        read = given_texts(texts) if texts else example_texts()
+    with found:
+        tokenizers, facts = open_tokenizers(models)
+    found.raise_any()
+    return read, tokenizers, facts

@@ -33,6 +33,14 @@ def test_an_empty_prompt_is_refused(
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_a_mistyped_model_is_said_with_an_empty_prompt(verb: str, lensbench: Program) -> None:
+    done = lensbench(verb, "smolm2-135m", "nobody", "")
+    assert (done.status, done.out) == (2, "")
+    for one in ("the prompt: it is empty", "Did you mean smollm2-135m", "nobody"):
+        assert one in done.said
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_words_without_quotes_are_taken_for_a_prompt(
     verb: str, llama: Case, lensbench: Program
 ) -> None:

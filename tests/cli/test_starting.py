@@ -19,6 +19,9 @@ VERBS = {
     "tokens": ("tokens", "Some words", "--models", "{model}"),
     "lens": ("lens", "{model}", "Some words"),
     "embed": ("embed", "a", "b"),
+    "sample": ("sample", "{model}", "Some words"),
+    "walk": ("walk", "{model}", "Some words", "-o", "{out}/walk.html"),
+    "classify": ("classify", "reviews"),
     "pico": ("pico", "train", "-o", "{out}"),
     "report": ("report", "{out}"),
 }

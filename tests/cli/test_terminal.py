@@ -162,3 +162,22 @@ def test_without_a_terminal_progress_is_told_in_lines(
         *("0/1,000", "240/1,000", "480/1,000", "720/1,000", "960/1,000"),
         *("1,000/1,000", "999/1,000"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.123456, 4, "0.1235"),
+        (9999.4, 4, "9999"),
+        (9999.6, 4, "10,000"),
+        (12530.0, 4, "12,530"),
+        (-12530.4, 4, "-12,530"),
+        (1340.2, 3, "1,340"),
+        (90.868, 3, "90.9"),
+        (1e-9, 4, "1e-09"),
+    ],
+)
+def test_a_large_number_is_shown_without_an_exponent(value: float, digits: int, shown: str) -> None:
+    from lensbench.cli.console import short
+
+    assert short(value, digits) == shown

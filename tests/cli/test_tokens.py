@@ -110,6 +110,19 @@ def test_a_model_that_stands_twice_or_is_none_is_refused(
     assert (none.status, "Did you mean smollm2-135m" in none.err) == (2, True)
 
 
+@pytest.mark.parametrize("more", [(), ("-o", "runs")])
+def test_what_is_wrong_with_texts_and_with_models_is_said_at_once(
+    lensbench: Program, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = lensbench("tokens", "", "a\0b", "--models", "smolm2-135m", "nobody", *more)
+    assert (done.status, done.out) == (2, "")
+    said = " ".join(done.err.split())
+    for one in ("text 1: it is empty", "text 2:", "Did you mean smollm2-135m", "nobody"):
+        assert one in said
+    assert not Path("runs").exists()
+
+
 def test_a_record_holds_every_language_and_what_it_costs(record: Record) -> None:
     gaps = record.table("gaps")
     assert gaps["language"].nunique() == 45

@@ -238,8 +238,9 @@ def test_a_folder_in_use_is_left_alone(own: Path, tmp_path: Path) -> None:
     used = tmp_path / "used"
     used.mkdir()
     (used / "lens.parquet").write_bytes(b"mine")
-    with pytest.raises(RecordsError, match=r"used holds lens\.parquet and no lens record"):
-        lb.import_records(own, out=used)
+    for source in (own, tmp_path / "nothing"):  # said before anything is read
+        with pytest.raises(RecordsError, match=r"used holds lens\.parquet and no lens record"):
+            lb.import_records(source, out=used)
     assert [path.name for path in used.iterdir()] == ["lens.parquet"]
     assert (used / "lens.parquet").read_bytes() == b"mine"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lensbench.report.build import build_report
@@ -52,6 +54,35 @@ def test_committed_reports_are_rebuilt_byte_for_byte(folder: Path, tmp_path: Pat
         committed = folder / path.relative_to(tmp_path)
         if path.name != "report.html":  # 5 MB of plotly: made anew, not committed
             assert committed.read_bytes() == path.read_bytes(), committed
+
+
+NO_SHARES = ("calibration_share", "loss_share", "heads_share")  # ratios, and a difference
+
+
+def _range(column: str) -> tuple[float, float]:
+    """Between which numbers a quantity lies whose name says so; a change or a gain may be any."""
+    words = column.split("_")
+    if set(words) & {"change", "difference", "gain", "effect", "minus"} or column in NO_SHARES:
+        return -math.inf, math.inf
+    if words[-1] in ("prob", "share", "accuracy"):
+        return 0.0, 1.0
+    if words[-1] == "bits" and {*words[:-1]} <= {"entropy", "kl", "a", "b"}:
+        return 0.0, math.inf
+    return -math.inf, math.inf
+
+
+def test_no_interval_ends_where_its_quantity_cannot_be() -> None:
+    wrong, n = [], 0
+    for path in sorted(REPORTS.rglob("tables/*.csv")):
+        frame = pd.read_csv(path)
+        for column in frame.filter(regex="_low$").columns.str.removesuffix("_low"):
+            least, most = _range(column)
+            low, high = frame[f"{column}_low"], frame[f"{column}_high"]
+            out = (low < least) | (high > most)
+            n += int(low.notna().sum()) if math.isfinite(least) else 0
+            wrong += [f"{path}, row {row}: {column}" for row in out[out].index]
+    assert n > 1000
+    assert wrong == []
 
 
 def _tables(text: str) -> set[str]:

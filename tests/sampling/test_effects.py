@@ -187,6 +187,8 @@ def test_effects_need_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         ("T=nan", "Give a finite number."),
         ("top-p=0", "top_p: it is 0. Give more than 0 and at most 1 (1 keeps every token)."),
         ("top-p=1.5", "top_p: it is 1.5. Give more than 0 and at most 1"),
+        ("top-p=90", "at most 1 (1 keeps every token). 90 % is 0.9."),
+        ("min-p=5", "to 1 (the likeliest alone). 5 % is 0.05."),
         ("top-k=-3", "top_k: it is -3. Give 0 (keeps every token), or how many to keep."),
         ("top-k=2.5", "top_k: it is 2.5. Give a whole number."),
         ("min-p=1.1", "Give a number from 0 (keeps every token) to 1 (the likeliest alone)."),

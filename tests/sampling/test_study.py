@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import lensbench as lb
 from lensbench.progress import Progress
 from lensbench.report.build import build_report
-from lensbench.report.sampling.settings import beside_own, texts
+from lensbench.report.sampling.settings import beside_own, first_tokens, texts
 from lensbench.sampling.diversity import distinct, self_bleu, words
 from lensbench.studies.sampling import run
 from lensbench.studies.specs.sampling import SamplingSpec
@@ -188,7 +189,8 @@ def test_models_stand_side_by_side(record: lb.Record, tmp_path: Path) -> None:
 
 def test_perplexity_and_what_is_beside_the_models_own(record: lb.Record) -> None:
     tables = [record.table(n) for n in ("sampled_sets", "sampled_texts", "sampling_settings")]
-    found = texts(*tables).set_index("setting")
+    kinds = record.table("sampled_prompts").set_index("prompt_id")["relation"]
+    found = texts(*tables, kinds).set_index("setting")
     sets = tables[0].set_index("setting")
     for name in WRITTEN:
         bits = sets.loc[name, "bits"].sum() / sets.loc[name, "n_tokens"].sum()
@@ -200,10 +202,56 @@ def test_perplexity_and_what_is_beside_the_models_own(record: lb.Record) -> None
             assert (told.low, told.high) == pytest.approx((2**own.low, 2**own.high))
     assert found.loc["greedy", "self_bleu"].value == pytest.approx(100)
     assert "yes" in set(found["unbeaten"])
-    change = beside_own(tables[0]).set_index("setting").loc["T=0.5", "bits_per_token_change"]
+    change = beside_own(tables[0], kinds).set_index("setting").loc["T=0.5", "bits_per_token_change"]
     each = sets["bits"] / sets["n_tokens"]
     by_hand = (each.loc["T=0.5"].to_numpy() - each.loc["T=1"].to_numpy()).mean()
     assert change.value == pytest.approx(by_hand)
+
+
+SHOWN = pd.DataFrame({"setting": ["T=1", "T=2"], "is_published": False, "is_written": True})
+
+
+def drawn(copies: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Series]:
+    """First tokens, sets and texts of twelve kinds of prompt, and the kind of each prompt.
+
+    Prompts of a kind are alike to the last digit.
+    """
+    luck, first, sets, rows, kinds = np.random.default_rng(0), [], [], [], {}
+    for kind in range(12):
+        values = luck.uniform(0.1, 1, (2, 6))
+        for copy in range(copies):
+            kinds[name := f"{kind}.{copy}"] = str(kind)
+            for setting, own in zip(("T=1", "T=2"), values.tolist(), strict=True):
+                common = {"setting": setting, "prompt_id": name}
+                numbers = dict(zip(("entropy_bits", "kept_prob", "top_prob"), own, strict=False))
+                many = {"effective_tokens": 9 * own[3], "n_kept": 99 * own[4]}
+                first.append({**common, **numbers, **many, "total_variation": own[5]})
+                shares = dict(zip(("distinct_1_share", "distinct_2_share"), own, strict=False))
+                shares |= {"self_bleu": own[2], "repeated_share": own[3]}
+                sets.append({**common, **shares, "n_texts": 2, "n_tokens": 8, "bits": 9 * own[4]})
+                rows += 2 * [{**common, "n_words": 9 * own[5], "finish_reason": "length"}]
+    return pd.DataFrame(first), pd.DataFrame(sets), pd.DataFrame(rows), pd.Series(kinds)
+
+
+def test_prompts_of_a_kind_that_say_the_same_tell_no_more_than_one() -> None:
+    made = []
+    for copies in (1, 5):
+        first, sets, rows, kinds = drawn(copies)
+        found = (first_tokens(first, SHOWN, kinds), texts(sets, rows, SHOWN, kinds))
+        made.append([one.set_index("setting") for one in (*found, beside_own(sets, kinds))])
+    for once, often in zip(*made, strict=True):
+        assert list(once) == list(often)
+        for column in set(once) - {"published", "unbeaten", "n_prompts", "n_texts"}:
+            for a, b in zip(once[column], often[column], strict=True):
+                assert a.low is not None
+                assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high)), column
+
+
+def test_that_no_text_ended_is_not_known_for_sure() -> None:
+    _, sets, rows, kinds = drawn(1)
+    (ended, _) = texts(sets, rows, SHOWN, kinds)["ended_share"]
+    assert (ended.value, ended.low) == (0, 0)
+    assert ended.high >= 1 - 0.025 ** (1 / 24) - 1e-9  # Clopper & Pearson, had all been apart
 
 
 def test_what_cannot_be_drawn_is_said_before_a_model_is_loaded(

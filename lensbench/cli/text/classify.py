@@ -22,6 +22,7 @@ Examples:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ from lensbench.cli.console import (
     results,
     say,
     say_json,
+    short,
     show_problems,
     without_nan,
 )
@@ -117,9 +119,9 @@ def show(found: Classified) -> None:
     spent = [
         names
         | {
-            "trained": _whole(row["n_trainable"]),
-            "MB": _number(row["saved_bytes"], 1e-6, ".3g"),
-            "s": _number(row["learn_wall_s"], 1, ",.1f"),
+            "trained": _known(row["n_trainable"], "{:,.0f}".format),
+            "MB": _known(row["saved_bytes"], lambda n: short(1e-6 * n, 3)),
+            "s": _known(row["learn_wall_s"], "{:,.1f}".format),
         }
         for names, row in rows
     ]
@@ -152,13 +154,7 @@ def _interval(row: dict[str, Any], value: str | None, ends: str) -> str:
     return shown.strip() if pd.isna(low) else f"{shown}[{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _whole(value: Any) -> str:
+def _known(value: Any, form: Callable[[Any], str]) -> str:
     import pandas as pd
 
-    return "" if pd.isna(value) else f"{int(value):,}"
-
-
-def _number(value: Any, scale: float, form: str) -> str:
-    import pandas as pd
-
-    return "" if pd.isna(value) else format(scale * value, form)
+    return "" if pd.isna(value) else form(value)

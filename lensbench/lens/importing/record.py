@@ -77,6 +77,8 @@ def import_records(
     a folder that is in use.
     """
     started = time.monotonic()
+    if out is not None:
+        require_new(Path(out))
     checked = check(source, origin, manifest, prompts, decode)
     if out is None:
         return None
@@ -87,6 +89,8 @@ def import_records(
 def run(spec: ImportSpec) -> Checked:
     """The same by a spec: read, checked and, with `out`, written."""
     started = time.monotonic()
+    if spec.out is not None:
+        require_new(spec.out)
     decode = _decoder(spec.tokenizer) if spec.tokenizer else None
     checked = check(spec.source, spec.origin, spec.manifest, spec.prompts, decode)
     if spec.out is not None:
@@ -191,14 +195,19 @@ def _differing(theirs: pd.DataFrame | None, made: pa.Table, source: Source) -> I
             yield Problem(source.name, what, "The record holds what `lens` gives.")
 
 
+def require_new(out: Path) -> None:
+    """Raise RecordsError, before anything is read, for a folder that holds a record or files."""
+    RecordStore(out, out.name).require_free()
+    if (out / MANIFEST).exists():
+        raise RecordsError(f"{out} holds a record already. Name another folder, or delete it.")
+
+
 def write(checked: Checked, out: Path, origin: str, started: float) -> None:
     """Write the record. Raises RecordsError where there is one already, or anything else."""
     told = checked.told
     store = RecordStore(out, told.model.name)
-    store.require_free()
     with store.locked():
-        if (out / MANIFEST).exists():
-            raise RecordsError(f"{out} holds a record already. Name another folder, or delete it.")
+        require_new(out)
         notes = list(dict.fromkeys(checked.notes))
         for name in _TABLES:
             store.write_table(name, [getattr(checked, name)])

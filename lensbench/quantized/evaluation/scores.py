@@ -11,9 +11,8 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-import regex
-
 from lensbench.errors import MissingExtraError
+from lensbench.prompts.words import PART
 
 MIN_WORDS = 4  # shorter pieces are repeated by chance
 
@@ -33,7 +32,6 @@ _CHECK = re.compile(
     re.IGNORECASE,
 )
 _PIECE_ENDS = re.compile(r"\n+|(?<=[.!?])\s+")  # of lines and of sentences
-_WORD = regex.compile(r"[\p{L}\p{N}\p{M}_]+")  # `re` has no marks in \w: vowel signs of Hindi
 _MARKUP = "#*>-_` \t"  # before the first word of a line
 _HEADING = re.compile(r"#{2,}\s*(question|exercise|problem|task|instruction|input|prompt)\b", re.I)
 
@@ -117,7 +115,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    found: list[str] = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    found: list[str] = PART.findall(unicodedata.normalize("NFKC", text).casefold())
     return found
 
 

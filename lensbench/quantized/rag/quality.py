@@ -17,6 +17,8 @@ import pandas as pd
 
 from lensbench.errors import Problem
 from lensbench.prompts.rows import place, read_rows, sound_rows
+from lensbench.prompts.scripts import apart
+from lensbench.prompts.words import PART
 from lensbench.quantized.rag.index import Index
 from lensbench.stats.estimates import Statistic, clustered_estimate, paired_difference
 
@@ -83,12 +85,18 @@ def by_words(index: Index, labelled: Sequence[Labelled]) -> list[Placed]:
 
     texts = index.texts()
     ids = list(texts)
-    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    vectorizer = TfidfVectorizer(sublinear_tf=True, tokenizer=_words, token_pattern=None)
     documents = vectorizer.fit_transform(texts.values())
     questions = vectorizer.transform([row.question for row in labelled])
     scores = (questions @ documents.T).toarray()  # [question, document]
     order = np.argsort(-scores, axis=1, kind="stable")[:, :DEEPEST]  # ties by id
     return [_place(row, [ids[j] for j in best]) for row, best in zip(labelled, order, strict=True)]
+
+
+def _words(text: str) -> list[str]:
+    """Marks belong to their letter; of a script without spaces each character is a word."""
+    found: list[str] = PART.findall(apart(text))
+    return found
 
 
 def _place(row: Labelled, ids: Sequence[str]) -> Placed:

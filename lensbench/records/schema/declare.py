@@ -5,6 +5,7 @@ Everything that the data dictionary says stands here once, beside the column tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,6 +74,12 @@ class Table:
     def names(self) -> list[str]:
         """The columns, in order."""
         return [column.name for column in self.columns]
+
+    def ends(self, name: str) -> tuple[float, float]:
+        """Between which two numbers those of a column lie; infinite where none bounds them."""
+        (column,) = [column for column in self.columns if column.name == name]
+        least, most = column.least, column.most
+        return -math.inf if least is None else least, math.inf if most is None else most
 
 
 def listed(meanings: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lensbench.records.record import Record
 from lensbench.records.recording import known_of
-from lensbench.records.schema.lens import MILESTONES
+from lensbench.records.schema.lens import LENS, MILESTONES
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.lens.headlines import EMERGENCE
 from lensbench.report.manifest import SIDES
@@ -17,6 +17,7 @@ from lensbench.stats.estimates import (
     Estimate,
     Statistic,
     Verdict,
+    all_within,
     clustered_estimate,
     late_binding_verdict,
     n_relations,
@@ -232,9 +233,8 @@ def curves_table(record: Record) -> pd.DataFrame:
         stem, unit = name.rsplit("_", 1)
         for side in SIDES:
             values = cells[f"{name}_{side}"]
-            frame[f"{stem}_{side}_{unit}"] = _by_depth(
-                cells, values, frame["depth"], "no prompt has it"
-            )
+            points = _by_depth(cells, values, frame["depth"], "no prompt has it")
+            frame[f"{stem}_{side}_{unit}"] = all_within(points, *LENS.ends(name))
     for side in SIDES:
         rank = cells[f"answer_rank_{side}"]
         first = (rank <= 1 + TINY).astype(float).where(rank.notna())

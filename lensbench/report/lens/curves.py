@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lensbench.records.lens_record import LensRecord
+from lensbench.records.schema.lens import LENS
 from lensbench.report.lens.groups import category_prompts, control_prompts, why_nothing
-from lensbench.stats.estimates import Estimate, Statistic, clustered_estimate
+from lensbench.stats.estimates import Estimate, Statistic, all_within, clustered_estimate
 
 _NO_ANSWERS = "no prompts with an answer"
 
@@ -52,10 +53,12 @@ def _means(
     nothing: str,
     lens: str | None = None,
 ) -> pd.DataFrame:
-    by_layer = {c: record.by_layer(c, prompts.index, lens or record.main_lens) for c in columns}
-    return _with_depth(
-        record, {c: curve(values, prompts, "mean", nothing) for c, values in by_layer.items()}
-    )
+    """Intervals end where the quantity does: no probability is below 0, and no entropy."""
+    made = {}
+    for name in columns:
+        values = record.by_layer(name, prompts.index, lens or record.main_lens)
+        made[name] = all_within(curve(values, prompts, "mean", nothing), *LENS.ends(name))
+    return _with_depth(record, made)
 
 
 def emergence_curve(record: LensRecord, lens: str | None = None) -> pd.DataFrame:

@@ -75,12 +75,13 @@ def tables(record: Record) -> dict[str, Table]:
     settings, prompts = record.table("sampling_settings"), record.table("sampled_prompts")
     first, sets = record.table("first_tokens"), record.table("sampled_sets")
     rows, asked = record.table("sampled_texts"), record.table("shots")
+    kinds = prompts.set_index("prompt_id")["relation"]
     return catalogue(
         {
-            "first_tokens": ("Settings on the next token", first_tokens(first, settings)),
-            "relations": ("By kind of prompt", by_relation(first, prompts, _RELATIONS)),
-            "texts": ("Settings on texts", texts(sets, rows, settings)),
-            "beside_own": ("Beside the model's own distribution", beside_own(sets)),
+            "first_tokens": ("Settings on the next token", first_tokens(first, settings, kinds)),
+            "relations": ("By kind of prompt", by_relation(first, _RELATIONS, kinds)),
+            "texts": ("Settings on texts", texts(sets, rows, settings, kinds)),
+            "beside_own": ("Beside the model's own distribution", beside_own(sets, kinds)),
             "shots": ("Tasks with and without examples", accuracies(asked)),
             "contrasts": ("What examples, their answers and the template add", contrasts(asked)),
             "answers": ("Every answer", asked.drop(columns="model")),
@@ -109,7 +110,7 @@ def _dots(frame: pd.DataFrame, label: str, column: str, title: str) -> Dots:
 
 
 def _page(name: str, charts: list[Dots]) -> Page:
-    sentence = "Bars: 95 % intervals over prompts, or over items of tasks."
+    sentence = "Bars: 95 % intervals over kinds of prompt, or over items of tasks."
     return Page(f"{name}: sampling", "Setting by setting.", (), plain_charts(charts, sentence))
 
 

@@ -78,6 +78,21 @@ def test_words_weigh_as_tf_idf_does_by_hand(database_address: str) -> None:
         assert [placed.rank for placed in by_words(index, asked)] == [2, 1, 2, 9]
 
 
+def test_a_search_by_words_knows_the_words_of_any_script(database_address: str) -> None:
+    """`re` has no marks in \\w: there a vowel sign ends its word, and these two are one letter."""
+    texts = {
+        "a-ka": "राम का घर",
+        "b-ki": "सीता की किताब",
+        "c": "北京是中国的首都。",
+        "d": "东京是日本的城市。",
+    }
+    with create_index(f"{database_address}#scripts", load_embedder(device="cpu")) as index:
+        index.add([Document(name, text, {}, name) for name, text in texts.items()])
+        asked = [("की", "b-ki"), ("का", "a-ka"), ("城市", "d"), ("首都", "c")]
+        rows = [Labelled(question, question, answer) for question, answer in asked]
+        assert [placed.rank for placed in by_words(index, rows)] == [1, 1, 1, 1]
+
+
 def test_the_shipped_questions_are_answered_by_meaning(database_address: str) -> None:
     shipped = Path(lensbench.__file__).parent / "quantized" / "data" / "datasets"
     minilm = load_embedder(device="cpu")
