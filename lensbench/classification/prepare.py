@@ -91,7 +91,7 @@ def _require_shown(shots: int, parts: Parted, found: LabelledSet) -> None:
         Problem(
             f"{found.name}, label {label[:40]!r}",
             f"{there[label]} to learn from, and few_shot shows {shots} of each label",
-            f"Give shots of at most {min(there.values())}, or more examples.",
+            f"Give `shots` of at most {min(there.values())}, or more examples.",
         )
         for label in found.labels
         if there[label] < shots

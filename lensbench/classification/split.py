@@ -69,7 +69,7 @@ def _require_both(
             f"{name}, label {label[:40]!r}",
             f"{n} example{'s' * (n != 1)}, of which {learnt[label]} to learn from and "
             f"{asked[label]} to be tested on",
-            "Give more examples of it that are not alike, or another test_share.",
+            "Give more examples of it that are not alike, or another `test_share`.",
         )
         for label, n in sorted(_counts(examples).items())
         if not (learnt[label] and asked[label])

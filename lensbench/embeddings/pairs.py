@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
-from lensbench.prompts.rows import Row, place, read_rows, sound_rows
+from lensbench.prompts.rows import Row, place, read_rows, sound_rows, text_problems
 from lensbench.prompts.scripts import count_words
 
 SHIPPED = "published"
@@ -72,7 +72,9 @@ def load_pairs(source: str) -> PairSet:
 
 
 def given_pairs(texts: Sequence[str]) -> list[Pair]:
-    """Every text with every other. Raises InputProblems for fewer than two, or one that is twice.
+    """Every text with every other.
+
+    Raises InputProblems for fewer than two, and with all that are empty, no text, or there twice.
 
     >>> [pair.id for pair in given_pairs(["a", "b", "c"])]
     ['1-2', '1-3', '2-3']
@@ -80,10 +82,13 @@ def given_pairs(texts: Sequence[str]) -> list[Pair]:
     if len(texts) < 2:
         what = "there is nothing to compare: one text has an angle with no other"
         raise InputProblems([Problem("texts", what, "Give two texts or more.")])
+    numbered = enumerate(texts, start=1)
+    problems = [one for n, text in numbered for one in text_problems(text, f"text {n}")]
+    what, remedy = "it stands twice: a text is 1 to itself", "Give it once."
     twice = sorted({text for text in texts if texts.count(text) > 1})
-    if twice:
-        what, remedy = "it stands twice: a text is 1 to itself", "Give it once."
-        raise InputProblems([Problem(f"text {text[:40]!r}", what, remedy) for text in twice])
+    problems += [Problem(f"text {text[:40]!r}", what, remedy) for text in twice]
+    if problems:
+        raise InputProblems(problems)
     return [
         Pair(f"{i + 1}-{j + 1}", a, texts[j])
         for i, a in enumerate(texts)

@@ -80,6 +80,19 @@ def cell_problems(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield f"there is half a character (a lone surrogate) in '{column}'", "Write it whole."
 
 
+def text_problems(text: str, where: str) -> list[Problem]:
+    """What is wrong with a text that is given by itself, in no file."""
+    empty = [] if text.strip() else [Problem(where, "the text is empty", "Write one.")]
+    return empty + [
+        Problem(
+            where,
+            what.replace("the cell 'text'", "it").replace(" in 'text'", ""),
+            how.replace(QUOTE, ""),
+        )
+        for what, how in cell_problems({"text": text})
+    ]
+
+
 def sound_rows(
     rows: Iterable[Row], name: str, problems: list[Problem], needed: Sequence[str]
 ) -> Iterator[Row]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from lensbench.errors import InputProblems, Problem
-from lensbench.prompts.rows import QUOTE, cell_problems
+from lensbench.errors import InputProblems
+from lensbench.prompts.rows import text_problems
 
 REFERENCE = "en"  # the language that others are compared with
 _DATA = resources.files("lensbench").joinpath("tokenisation", "data")
@@ -32,19 +32,11 @@ def given_texts(texts: Sequence[str]) -> list[Text]:
 
     Raises InputProblems with all texts that are empty, too long, or hold what is no character.
     """
-    problems: list[Problem] = []
-    for number, text in enumerate(texts, start=1):
-        where = f"text {number}"
-        if not text.strip():
-            problems.append(Problem(where, "it is empty", "Write one, or leave it out."))
-        problems += [
-            Problem(
-                where,
-                what.replace("the cell 'text'", "it").replace(" in 'text'", ""),
-                how.replace(QUOTE, ""),
-            )
-            for what, how in cell_problems({"text": text})
-        ]
+    problems = [
+        problem
+        for number, text in enumerate(texts, start=1)
+        for problem in text_problems(text, f"text {number}")
+    ]
     if problems:
         raise InputProblems(problems)
     return [Text(f"t{number}", text) for number, text in enumerate(texts, start=1)]

@@ -123,7 +123,8 @@ def test_check_prints_measures_with_intervals(lensbench: Program, built: str) ->
     ("arguments", "said"),
     [
         (("query", "nowhere", "x"), "There is no folder"),
-        (("query", "{built}", " "), "the question is empty"),
+        (("query", "{built}", " "), "QUESTION: the text is empty"),
+        (("query", "{built}", "\ud800gold"), "QUESTION: there is half a character"),
         (("query", "{built}", "x", "--where", "topic"), "write NAME=VALUE"),
         (("add", "{built}", "nowhere.csv"), "there is no such file"),
         (("add", "{built}", "faq.csv", "--max-tokens", "31"), "takes at most 30 tokens"),

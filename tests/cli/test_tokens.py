@@ -75,7 +75,7 @@ def test_hostile_and_right_to_left_text_stays_in_its_lines(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("",), "text 1: it is empty"),
+        (("",), "text 1: the text is empty"),
         (("a", "--price", "2"), "it has no effect without --out"),
         (("a", "--out", "x", "--json"), "it has no effect with --out"),
         (("a", "--file", "no.txt"), "there is no such file"),
@@ -118,7 +118,7 @@ def test_what_is_wrong_with_texts_and_with_models_is_said_at_once(
     done = lensbench("tokens", "", "a\0b", "--models", "smolm2-135m", "nobody", *more)
     assert (done.status, done.out) == (2, "")
     said = " ".join(done.err.split())
-    for one in ("text 1: it is empty", "text 2:", "Did you mean smollm2-135m", "nobody"):
+    for one in ("text 1: the text is empty", "text 2:", "Did you mean smollm2-135m", "nobody"):
         assert one in said
     assert not Path("runs").exists()
 

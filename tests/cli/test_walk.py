@@ -40,6 +40,7 @@ def test_a_page_is_written_and_named(lensbench: Program, gpt2: Case, tmp_path: P
         (("MODEL", "x", "-o", "."), "--out: it is a folder. Give a file in it, such as walk.html"),
         (("MODEL", "x", "-o", "file/walk.html"), "is no folder. Give another path."),
         (("smolm2-135m", "x"), "Did you mean smollm2-135m"),
+        (("smolm2-135m", "x", "-o", "."), "2 problems with the input: - --out: it is a folder."),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(

@@ -105,6 +105,8 @@ def test_vectors_and_cosines_are_the_librarys(folder: str) -> None:
         ([], "nothing to compare"),
         (["river", " "], "text 2: the text is empty"),
         (["river", "gold", "river"], "stands twice"),
+        (["river", "\ud800gold"], "text 2: there is half a character"),
+        (["a\0b", "river", "", "river"], r"(?s)3 problems.*text 1: .*NUL.*text 3: .*empty.*twice"),
         (["river", "gold " * 31], "31 tokens long, and .* reads 30"),
     ],
 )

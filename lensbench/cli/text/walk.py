@@ -24,7 +24,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.cli.console import interruptible, literal, loaded, messages, note, say
-from lensbench.errors import Problem
+from lensbench.errors import Collected, Problem
 from lensbench.models.spec import LoadSpec
 from lensbench.spec import ARGUMENT
 
@@ -45,9 +45,15 @@ class WalkVerb(LoadSpec):
 
 
 def walk(spec: Annotated[WalkVerb, Parameter("*")]) -> int:
+    from lensbench.checkpoints.ref import model_refs
     from lensbench.walkthrough.files import free_path
 
-    free_path(spec.out, spec.force)
+    found = Collected()
+    with found:
+        free_path(spec.out, spec.force)
+    with found:
+        model_refs([spec.model])
+    found.raise_any()
     model = loaded(spec)
     from lensbench.walkthrough.result import walk as walked
 

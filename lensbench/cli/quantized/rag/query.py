@@ -18,6 +18,7 @@ from lensbench.cli.console import interruptible, messages, results, say, say_jso
 from lensbench.cli.quantized.rag.reading import WHERE
 from lensbench.errors import Problem
 from lensbench.escape import printable
+from lensbench.prompts.rows import text_problems
 from lensbench.quantized.rag.spec import Embedding
 from lensbench.spec import ARGUMENT, Spec
 
@@ -42,9 +43,7 @@ class QuerySpec(Spec):
             for text in self.where
             if not all(text.partition("="))
         ]
-        if not self.question.strip():
-            found.append(Problem("question", "the question is empty", "Write one."))
-        return found
+        return found + text_problems(self.question, "question")
 
 
 def query(spec: Annotated[QuerySpec, Parameter("*")]) -> None:
