@@ -24,6 +24,7 @@ from lensbench.lens.milestones import milestones_table
 from lensbench.lens.registry import Lenses, claiming
 from lensbench.lens.settings import LensSettings
 from lensbench.lens.table import lens_table, prompts_table
+from lensbench.lens.vocabulary.bound import sampled
 from lensbench.lens.vocabulary.exact import Recomputed
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
@@ -178,7 +179,8 @@ def reading_cost(model: LensModel, shape: Shape, reading: Reading) -> Cost:
 
     Besides, for each cell: the mean of the head's rows under the model's output, or under a soft
     cap none; where that output is rounded, it is made anew in float32, once if the cells are few
-    and else for each use, and once more for the gate.
+    and else for each use, and once more for the gate. Each row's logits of some tokens are compared
+    with exact ones.
     """
     settings, ids = reading.settings, [prompt.token_ids for prompt in reading.prompts]
     wanted = [read_positions(prompt, settings.positions) for prompt in reading.prompts]
@@ -190,6 +192,8 @@ def reading_cost(model: LensModel, shape: Shape, reading: Reading) -> Cost:
     few = n_cells <= model.readout.rows_at_once
     again = (2 if few else 3 + n_lenses * (1 + capped)) if rounds else 0
     head = shape.row_flops * (n_rows + n_cells * ((not capped) + again))
+    compared = len(range(shape.d_vocab)[sampled(shape.d_vocab)])
+    head += n_rows * compared * 2 * shape.d_model
     n_last = len(ids) if settings.positions == "last" else 0
     rows = {"lens": n_rows, "prompts": n_last, "milestones": n_last * n_lenses}
     rows["lens.top_ids"] = n_rows * settings.top_k
