@@ -6,10 +6,13 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
@@ -19,18 +22,31 @@ from typing import Any, TypeVar
 from lensbench.errors import LensbenchError, MissingExtraError, first_line, packages_of
 
 _ANSWER_S = 5.0  # within which an address answers
+_CLUSTER_S = 20  # within which a cluster says at it that it is one
 _STORE_BYTES = 256 << 20  # for what is on its way: small things, where workers see the run folder
 _PREFIX = "lensbench-ray-"
-# What Ray would do unasked: report its use, change what the driver sees of devices, warn of both.
+# What Ray would do unasked: report its use, change what the driver sees of devices, warn of both,
+# and let workers go behind everything else that runs on the machine, where they hardly ever start.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_worker_niceness": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it prints of dead workers, we say in our words
 }
 
 
+# Ray itself waits for more than a minute, and in one process cannot be told to stop.
+_ASK = """
+import signal, sys
+from ray._raylet import GcsClient
+signal.alarm({within_s})
+try:
+    GcsClient(address={address!r})
+except Exception as error:
+    sys.exit(f"{{error}}")
+"""
 _REFUSED = (RuntimeError, OSError, ValueError)  # what Ray raises where it cannot start or join
 
 Entered = TypeVar("Entered")
@@ -45,26 +61,34 @@ def require_ray(address: str | None) -> None:
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ClusterError: nothing answers at the address.
+        ClusterError: nothing answers at the address, or what does is no cluster, or turns us away.
     """
     if find_spec("ray") is None:
         raise MissingExtraError("ray", "ray")
     if address not in (None, "auto"):
         _require_answer(str(address))
+        _require_cluster(str(address))
 
 
 @contextmanager
-def meanwhile(block: AbstractContextManager[Entered]) -> Iterator[Callable[[], Entered]]:
+def meanwhile(block: AbstractContextManager[Entered]) -> Iterator[Callable[[], Future[Entered]]]:
     """Enter a block in another thread: Ray takes seconds to start, and others can be used.
 
-    What is given waits for it, and raises what entering it raised. It is left here.
+    What is given begins that when it is first called; its result waits, and raises what entering
+    raised. The block is left here, if it was entered.
     """
+    begun: list[Future[Entered]] = []
     with ThreadPoolExecutor(1) as pool:
-        entering = pool.submit(block.__enter__)
+
+        def begin() -> Future[Entered]:
+            if not begun:
+                begun.append(pool.submit(block.__enter__))
+            return begun[0]
+
         try:
-            yield entering.result
+            yield begin
         finally:
-            if entering.exception() is None:
+            if begun and begun[0].exception() is None:
                 block.__exit__(None, None, None)
 
 
@@ -108,14 +132,7 @@ def _connect(ray: Any, address: str | None, folder: str | None) -> None:
     except Exception as error:  # a start that takes too long has no kind of its own in Ray
         if type(error) is not Exception and not isinstance(error, _REFUSED):
             raise
-        raise ClusterError(
-            f"Ray cannot be started here: {_words(error)}. Run the same command again, on a less "
-            "busy machine or without --workers: what was measured is kept."
-            if address is None
-            else f"Ray cannot be used at {address}: {_words(error)}. This machine must be part of "
-            "the cluster (ray start --address=HOST:PORT), with the same Python, Ray and "
-            "RAY_AUTH_MODE, and the same token."
-        ) from error
+        raise _unusable(address, _words(error)) from error
 
 
 def _token(own: bool) -> dict[str, str]:
@@ -154,6 +171,38 @@ def _require_answer(address: str) -> None:
             f"Nothing answers at {address} within {_ANSWER_S:g} s ({error}). Start a cluster there "
             f"(ray start --head --port={port}), or give the address of one that runs."
         ) from error
+
+
+def _require_cluster(address: str) -> None:
+    """Raise ClusterError, within half a minute, where what listens is no cluster that takes us.
+
+    A process of its own asks, which ends itself when its time is over.
+    """
+    code = _ASK.format(within_s=_CLUSTER_S, address=address)
+    with _environment(_QUIET | _token(own=False)):
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if asked.returncode == -signal.SIGALRM:
+        raise ClusterError(
+            f"What listens at {address} is no Ray cluster, or one that is too busy: it said "
+            f"nothing of its own within {_CLUSTER_S} s. Give the address that `ray start --head` "
+            "printed."
+        )
+    if asked.returncode != 0:
+        raise _unusable(address, asked.stderr.strip().splitlines()[-1])
+
+
+def _unusable(address: str | None, why: str) -> ClusterError:
+    """A cluster that turns this process away, or that it cannot have."""
+    if address is None:
+        return ClusterError(
+            f"Ray cannot be started here: {why}. Run the same command again, on a less busy "
+            "machine or without --workers: what was measured is kept."
+        )
+    return ClusterError(
+        f"Ray cannot be used at {address}: {why}. This machine must be part of the cluster "
+        "(ray start --address=HOST:PORT), with the same Python, Ray and RAY_AUTH_MODE, and the "
+        "same token."
+    )
 
 
 @contextmanager

@@ -63,7 +63,6 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
     require_ray(spec.ray)
     if spec.shared_folder is not None:
         SharedFolder(spec.shared_folder).require_room()
-    _log.info("%s Ray; jobs begin when workers have loaded", "joining" if spec.ray else "starting")
     with meanwhile(_crew(spec, _threads(spec))) as crew:
 
         def execute(
@@ -72,17 +71,18 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
             jobs: Sequence[Job[Any]],
             parts: Parts,
         ) -> Iterator[Job[Any]]:
-            return crew()(do, context, jobs, parts)
+            return crew().result()(do, context, jobs, parts)
 
-        with done_by(execute, spec.threads):
+        with done_by(execute, spec.threads, crew):
             yield
 
 
 @contextmanager
 def _crew(spec: WorkersSpec, threads: int) -> Iterator[Executor]:
-    """Workers from when Ray is there until the end of the block."""
+    """Workers from when a record is begun until the end of the block."""
     from lensbench.cluster.connect import ray_at
 
+    _log.info("%s Ray; jobs begin when workers have loaded", "joining" if spec.ray else "starting")
     with ray_at(spec.ray) as connected:
         from lensbench.cluster.crew import Crew
 

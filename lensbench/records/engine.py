@@ -84,17 +84,27 @@ def with_pauses(pause_s: float) -> Executor:
     return execute
 
 
-_chosen: ContextVar[tuple[Executor, int | None]] = ContextVar("who", default=(one_by_one, None))
+def _nothing() -> None:
+    """This process is ready for jobs."""
+
+
+_Chosen = tuple[Executor, int | None, Callable[[], object]]
+_chosen: ContextVar[_Chosen] = ContextVar("who", default=(one_by_one, None, _nothing))
 
 
 @contextmanager
-def done_by(execute: Executor, threads: int | None = None) -> Iterator[None]:
+def done_by(
+    execute: Executor, threads: int | None = None, expect: Callable[[], object] = _nothing
+) -> Iterator[None]:
     """Inside, the jobs of every record are done by these, with so many threads each.
+
+    `expect` is called before a record with something left to do is loaded and planned: time to
+    make ready in. A finished one calls nobody.
 
     How many threads share a sum decides its last digits, so a record keeps to the number that it
     was begun with, whoever goes on with it; None is that, or this process' own for a new one.
     """
-    token = _chosen.set((execute, threads))
+    token = _chosen.set((execute, threads, expect))
     try:
         yield
     finally:
@@ -172,13 +182,14 @@ def make(
 
     Raises what `prepare` and the jobs raise, and RecordsError as `recording` does.
     """
-    chosen, asked = _chosen.get()
+    chosen, asked, expect = _chosen.get()
     if execute is not None and chosen is not one_by_one:
         what = "pauses are between jobs that are done one by one, and workers were asked for too"
         raise InputProblems([Problem("pause_s", what, "Leave out one of them.")])
     with recording(request) as record:
         if not record.finished:
             with threads(record.threads(asked)):
+                expect()
                 work = prepare(record)
                 resumed = _do_jobs(record, work, watch, execute or chosen)
                 record.finish(work.finish(record.parts), resumed_batches=resumed)

@@ -1,10 +1,12 @@
-"""The simulated clock of the workers' bench, against cases that can be worked out by hand."""
+"""The workers' bench: its clock against cases worked out by hand, what it says of the promise."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.benchmarks.cluster_clock import Cluster, simulated
+from tests.benchmarks.worked import Took
+from tests.benchmarks.workers import promise
 
 
 def test_one_worker_takes_the_sum_of_everything() -> None:
@@ -23,3 +25,20 @@ def test_a_driver_that_is_slower_than_its_workers_sets_the_pace() -> None:
     spent = simulated(Cluster(64, 1, 1000, 0.1, 0.0, 0.0, 0.0, 1.0))
     assert spent.wall_s == pytest.approx(1000 + 0.1)
     assert spent.driver == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("one_s", "worker_s", "said"),
+    [
+        (60.0, 66.0, "worker: it holds."),
+        (60.0, 67.0, "it does not hold"),
+        (59.0, 300.0, "this one took 59 s, and says nothing of it."),
+    ],
+)
+def test_the_promise_is_held_to_runs_that_it_is_given_of(
+    one_s: float, worker_s: float, said: str
+) -> None:
+    def of(wall_s: float) -> list[Took]:
+        return [Took(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, wall_s=wall_s)]
+
+    assert said in promise({"one process": of(one_s), "1 worker": of(worker_s)})

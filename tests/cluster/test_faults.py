@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import lensbench
+from lensbench.cluster.connect import ClusterError
 from lensbench.cluster.shared import SharedFolder
 from lensbench.cluster.workers import workers
 from lensbench.errors import LensbenchError, ModelError, RecordsError
@@ -75,6 +78,25 @@ def test_the_program_says_what_is_missing_or_silent(
     assert missing.status == 2
     assert 'add it with: pip install "lensbench[ray]"' in missing.said
     assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of something that listens, and says nothing of what a cluster says."""
+    pytest.importorskip("ray")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.slow
+def test_what_listens_and_is_no_cluster_is_said_within_half_a_minute(stranger: str) -> None:
+    started = time.monotonic()
+    refused = pytest.raises(ClusterError, match=f"What listens at {stranger} is no Ray cluster")
+    with refused, workers(ray=stranger):
+        pass
+    assert time.monotonic() - started < 60  # 20 s, and Ray's own reading on a busy machine
 
 
 # --- with Ray -----------------------------------------------------------------------------------

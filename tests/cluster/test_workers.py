@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lensbench.checkpoints.ref import ModelRef
@@ -19,10 +20,17 @@ from lensbench.studies.specs.lens import RunSpec
 from tests.harness.counted import count_words
 from tests.harness.files import UNEQUAL, contents, write_csv
 from tests.harness.tiny import Case
-from tests.harness.workers import killing, worker_processes
+from tests.harness.workers import killing, ray_processes, worker_processes
 
 pytest.importorskip("ray")
 WORDS = [f"word{i}" for i in range(12)] + ["bad1", "bad2"]
+
+
+def test_a_finished_record_starts_nobody(tmp_path: Path) -> None:
+    count_words(tmp_path, ["a", "b"])
+    with workers(2):
+        assert not count_words(tmp_path, ["a", "b"])
+        assert not ray_processes()
 
 
 @pytest.mark.slow
@@ -86,7 +94,8 @@ def test_so_many_workers_with_a_model_make_the_record_of_one_process(
 ) -> None:
     with workers(n):
         outcome = lens.run(spec, tmp_path)
-        assert len(worker_processes()) == n
+        assert len(there := worker_processes()) == n
+        assert {psutil.Process(one).nice() for one in there} == {psutil.Process().nice()}
     assert contents(outcome.folder, UNEQUAL) == serial
 
 
