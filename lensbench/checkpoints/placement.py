@@ -29,6 +29,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(GB|MB)")
 _FORM = "Write it as cuda:0,cuda:1,cpu,disk=FOLDER, with sizes as in cuda:0=20GB, or auto."
 # Of a device's free memory, what weights may take; the rest is for the passes through them.
 _SHARE = 0.9
+_SMALLER = "Take a smaller model (`lensbench models` shows sizes)"
+_LARGER = f"{_SMALLER} or a machine with more memory."
 # Of a predicted peak what it may be off by: of the whole process, which takes so much by itself.
 _ERROR, _PROCESS = 0.1, 550 << 20
 
@@ -192,12 +194,13 @@ def require_fit(
     where: Placement,
     in_8_bits: Callable[[], int] | None = None,
     beside: Callable[[int], int] = lambda bits: 0,
+    always: bool = False,
 ) -> None:
     """Raise ModelError, with the sum, when a model and its use exceed the memory that is there.
 
     Counted over all devices of `where`, its disk included. `in_8_bits`: what loading it so takes
     at its peak, of a model whose name may say so. `beside`: what is held beside weights of so many
-    bits, as `least_bytes` has it.
+    bits, as `least_bytes` has it. `always`: it is read in no other format.
     """
     each, available = weight_bytes(1, dtype), where.room
     weights, more = n_params * each, beside(8 * each)
@@ -205,7 +208,9 @@ def require_fit(
         return
     half = least_bytes(2 * n_params, beside(16), where)
     fits = each > 2 and half <= available
-    remedy = f"Try --dtype bfloat16 ({gb(half)})." if fits else _way_out(where, in_8_bits)
+    remedy = _LARGER if always else _way_out(where, in_8_bits)
+    if fits and not always:
+        remedy = f"Try --dtype bfloat16 ({gb(half)}), or NAME@16 where there is no such option."
     name = str(dtype).removeprefix("torch.")
     raise ModelError(
         f"{n_params:.3g} parameters x {each} bytes ({name}) = {gb(weights)}"
@@ -230,13 +235,12 @@ def said_beside(beside: int, where: Placement) -> str:
 
 
 def _way_out(where: Placement, in_8_bits: Callable[[], int] | None) -> str:
-    smaller = "Take a smaller model (`lensbench models` shows sizes)"
     if in_8_bits is None or where.spread:
-        return f"{smaller} or a machine with more memory."
+        return _LARGER
     if (eighth := in_8_bits()) <= where.room:
         return f"It would fit in 8 bits: NAME@8 ({gb(eighth)}); or take a smaller model."
     main = "cpu" if where.main == "mps" else where.main  # from which nothing is spread
-    return f"{smaller}, or read its blocks from a disk: --device {main},disk=FOLDER."
+    return f"{_SMALLER}, or read its blocks from a disk: --device {main},disk=FOLDER."
 
 
 def _parts(device: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from lensbench.classification.split import Parted, parted
 from lensbench.errors import InputProblems, Problem, packages_of
 from lensbench.models.adapted import facts_of, require_loadable
 from lensbench.models.readable import reads_both_ways
+from lensbench.models.text_encoder import require_encoder_loadable
 from lensbench.progress import Watch, ignore
 
 
@@ -108,6 +109,8 @@ def model_facts(context: Measuring, name: str, new: bool = False) -> dict[str, A
     device, refs, encoder = context.spec.device, context.causal, context.encoder
     for ref in refs if new else []:
         require_loadable(ref, None, device)
+    if encoder is not None and new:
+        require_encoder_loadable(encoder.folder, device)
     own = None if encoder is None else _named(encoder) | encoder.facts()
     causal = {str(ref): _named(ref) | facts_of(ref, None, device) for ref in refs}
     return {"name": name, "encoder": own, "causal": causal}

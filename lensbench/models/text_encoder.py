@@ -19,7 +19,14 @@ from lensbench.checkpoints.config.encoders import ENCODERS, is_encoder
 from lensbench.checkpoints.config.shape import table_context
 from lensbench.checkpoints.devices import device_facts, pick_device, require_float32
 from lensbench.checkpoints.hashes import hashes
-from lensbench.checkpoints.open import open_tokenizer, quiet, whole_config, with_new_weights
+from lensbench.checkpoints.open import (
+    building,
+    open_tokenizer,
+    quiet,
+    whole_config,
+    with_new_weights,
+)
+from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.source import locate
 from lensbench.checkpoints.stored.finite import require_finite
 from lensbench.errors import ModelError, refused_by_library
@@ -187,14 +194,24 @@ def context_of(config: Any) -> int:
     return longest
 
 
+def require_encoder_loadable(folder: Path, device: str | None = None) -> None:
+    """Raise ModelError, with the sum, where an encoder is too large; no weight is read."""
+    from transformers import AutoModel
+
+    config = whole_config(folder)
+    with building(config):
+        n_params = int(AutoModel.from_config(config).num_parameters())
+    require_fit(n_params, "float32", Placement.of(device), always=True)
+
+
 def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:
     """An encoder by name, hub name that was fetched, or folder, in float32.
 
     Safetensors only, and no code from the model's folder.
 
     Raises:
-        ModelError: unknown name, a model that is no encoder of `ENCODERS`, weights that are missing
-            or of another shape, NaN or Inf in them.
+        ModelError: unknown name, a model that is no encoder of `ENCODERS`, or too large (with the
+            arithmetic), weights that are missing or of another shape, NaN or Inf in them.
         InputProblems: everything that is wrong with a model folder, at once.
     """
     located = locate(str(name))
@@ -204,6 +221,7 @@ def load_encoder(name: str | Path, device: str | None = None) -> TextEncoder:
         raise ModelError(
             f"{name} ({config.model_type}) is no text encoder. Choose from {', '.join(ENCODERS)}."
         )
+    require_encoder_loadable(folder, device)
     with quiet():
         hf = open_blocks(folder, config)[0].to(pick_device(device)).eval()
         require_float32(hf.device)

@@ -191,7 +191,9 @@ def require_room(
     smaller = [b for b in PRECISIONS if b < bits and count(b) <= available]
     way_out = "Take a smaller model (`lensbench models`) or a machine with more memory."
     if smaller:
-        way_out = f"Try --bits {smaller[0]} ({gb(count(smaller[0]))})."
+        fits = smaller[0]
+        way_out = f"Try --bits {fits} ({gb(count(fits))}), or NAME@{fits} "
+        way_out += "where there is no such option, or the name says its bits."
     weights = sizes.weight_bytes(bits)
     more = said_beside(beside(sizes, bits), where)
     raise ModelError(

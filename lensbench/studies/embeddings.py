@@ -19,6 +19,7 @@ from lensbench.embeddings.senses.states import placed
 from lensbench.errors import InputProblems, Problem
 from lensbench.models.adapted import facts_of
 from lensbench.models.readable import load_readable, reads_both_ways, require_plain
+from lensbench.models.text_encoder import require_encoder_loadable
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.peaks import Use
 from lensbench.records.engine import Outcome, Work, make
@@ -128,9 +129,11 @@ def _contextual(
         "batch_tokens": spec.batch_tokens,
         "device": spec.device,
     }
+    new = store.manifest() is None
     if both_ways := reads_both_ways(ref):
         require_plain(ref)
-    new = store.manifest() is None
+        if new:
+            require_encoder_loadable(ref.folder, spec.device)
     facts = ref.facts() if both_ways else facts_of(ref, None, spec.device, Use() if new else None)
 
     def prepare(record: Recording) -> Work[Reading, str]:

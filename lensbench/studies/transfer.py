@@ -23,7 +23,7 @@ from lensbench.fitting.windows import Window, parts_of
 from lensbench.lens.base import Final, Lens
 from lensbench.lens.fitted.affine import Affine
 from lensbench.lens.fitted.artifact import FILE, FittedLens, open_fitted
-from lensbench.models.adapted import facts_of
+from lensbench.models.adapted import facts_of, require_loadable
 from lensbench.models.load import Loader
 from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Progress, Watch, ignore
@@ -73,6 +73,9 @@ def run(
     """
     refs, problems, load = model_refs(spec.models), list[Problem](), Loader()
     _require_variants(refs)
+    store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")
+    for ref in refs if store.manifest() is None else []:  # before hours go into the first of them
+        require_loadable(ref, spec.dtype, spec.device)
     folders, lenses = list[Path](), dict[tuple[str, str], FittedLens]()
     for text, ref in zip(spec.models, refs, strict=True):
         for lens in spec.lenses:
@@ -81,7 +84,6 @@ def run(
             problems += fit_lens(how, folder, progress, load).problems
             lenses[lens, str(ref)] = open_fitted(folder)
             folders.append(folder)
-    store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")
     fitted = [
         {"lens": lens, "fitted_to": variant, "lens_sha256": one.record.manifest["checksums"][FILE]}
         for (lens, variant), one in lenses.items()

@@ -3,31 +3,76 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lensbench.checkpoints import identity, placement
 from lensbench.checkpoints.families import weight_bytes
+from lensbench.quantized import precision
 from lensbench.quantized.precision import sizes_of
-from tests.harness.files import manifest
+from tests.harness.encoders import save_encoder
 from tests.harness.program import Program
 from tests.harness.tiny import Case
+
+MODEL, OUT, FILES = "MODEL", "OUT", "FILES"
+# What is typed for each verb that loads a decoder; the second path's say their bits.
+VERBS: dict[str, tuple[object, ...]] = {
+    "lens": ("lens", MODEL, "The capital of Italy is"),
+    "lens over prompts": ("lens", MODEL, "--prompts", f"{FILES}/prompts.csv", "-o", OUT),
+    "walk": ("walk", MODEL, "The capital of Italy is", "-o", f"{OUT}.html"),
+    "check": ("check", MODEL),
+    "cache": ("cache", MODEL, "--prompts", f"{FILES}/prompts.csv", "-o", OUT),
+    "attention": (
+        *("attention", MODEL, "--prompts", f"{FILES}/prompts.csv", "-o", OUT),
+        *("--no-nulls", "--repeat-tokens", 15),
+    ),
+    "fit": (
+        *("fit", MODEL, "-o", OUT, "--no-untrained", "--directions", 0, "--window", 16),
+        *("--tokens", 600, "--choose-tokens", 64, "--test-tokens", 64),
+    ),
+    "sample": (
+        *("sample", MODEL, "--prompts", f"{FILES}/prompts.csv", "--no-tasks", "--continued", 0),
+        *("-o", OUT),
+    ),
+    "embed": ("embed", "--contextual", MODEL, "--encoder", "-o", OUT),
+    "classify": ("classify", "--causal", MODEL, "--methods", "zero_shot", "-o", OUT),
+    "infer": ("infer", MODEL, f"{FILES}/prompts.csv", "-o", f"{OUT}.csv", "--bits", 32),
+    "train": ("train", MODEL, f"{FILES}/pairs.jsonl", "--eval-share", 0, "-o", OUT, "--bits", 32),
+    "eval": ("eval", MODEL, "--data", f"{FILES}/pairs.jsonl", "-o", OUT, "--bits", 32),
+    "transfer": ("run", f"{FILES}/transfer", "-o", OUT),
+}
+# The same of text encoders, which are read in float32 only.
+ENCODERS: dict[str, tuple[object, ...]] = {
+    "attention": ("attention", MODEL, "--prompts", f"{FILES}/prompts.csv", "-o", OUT, "--no-nulls"),
+    "embed": ("embed", "--contextual", MODEL, "--encoder", "-o", OUT),
+    "classify": ("classify", "--encoder", MODEL, "--methods", "probe", "-o", OUT),
+}
+NO_WAY_OUT = {"transfer"}  # its file says the format
 
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files of weights that are hashed."""
     found: list[str] = []
     own = identity.sha256_of
-    monkeypatch.setattr(identity, "sha256_of", lambda path: found.append(path.name) or own(path))
+
+    def noted(path: Path) -> str:
+        found.extend([path.name] if path.suffix == ".safetensors" else [])
+        return own(path)
+
+    monkeypatch.setattr(identity, "sha256_of", noted)
     monkeypatch.setattr(identity, "_known", {})
     return found
 
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the bytes that there are."""
+    """Sets the bytes that there are; of a tiny model no more counts than its weights."""
+    monkeypatch.setattr(precision, "_LOADING", 0)
 
     def there(n_bytes: int) -> None:
         monkeypatch.setattr(placement, "memory_available", lambda device: n_bytes)
@@ -36,83 +81,78 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.csv"
-    path.write_text("id,prompt,answer\na,The capital of Italy is,Rome\n")
-    return path
-
-
-@pytest.mark.parametrize(
-    "verb",
-    [
-        pytest.param(("lens",), marks=pytest.mark.slow),  # it reports as well
-        ("cache",),
-        pytest.param(("attention", "--no-nulls", "--repeat-tokens", "15"), marks=pytest.mark.slow),
-    ],
-)
-def test_the_dtype_that_is_named_can_be_given_to_the_same_command(
-    llama: Case,
-    prompts: Path,
-    tmp_path: Path,
-    hashed: list[str],
-    room: Callable[[int], None],
-    lensbench: Program,
-    verb: tuple[str, ...],
-) -> None:
-    name, *more = verb
-    out = tmp_path / "out"
-    asked = (name, llama.folder, "--prompts", prompts, "-o", out, "--device", "cpu", *more)
-    room(3 * weight_bytes(1, "int8") * sum(w.numel() for w in llama.hf.parameters()))
-    refused = lensbench(*asked)
-    assert refused.status != 0 and "Try --dtype bfloat16" in refused.said
-    assert not hashed and not out.exists()
-    assert lensbench(*asked, "--dtype", "bfloat16").status == 0
-    assert hashed
-    (written,) = {path.parent for path in out.rglob("manifest.json")}
-    assert manifest(written)["model"]["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize("verb", ["sample", "embed", "classify"])
-def test_what_names_no_dtype_is_refused_before_it_is_hashed(
-    llama: Case,
-    prompts: Path,
-    tmp_path: Path,
-    hashed: list[str],
-    room: Callable[[int], None],
-    lensbench: Program,
-    verb: str,
-) -> None:
-    out = tmp_path / "out"
-    room(1000)
-    given = {
-        "sample": [llama.folder, "--prompts", prompts, "--no-tasks", "--continued", 0],
-        "embed": ["--contextual", llama.folder, "--encoder"],
-        "classify": ["--causal", llama.folder, "--methods", "zero_shot"],
-    }
-    refused = lensbench(verb, *given[verb], "-o", out, "--device", "cpu")
-    assert refused.status != 0 and "on cpu are available" in refused.said
-    assert not [name for name in hashed if name.endswith(".safetensors")]
-    assert not list(out.rglob("manifest.json"))
-
-
-@pytest.mark.parametrize("verb", ["infer", "train", "eval"])
-def test_the_second_path_refuses_before_it_hashes(
-    llama: Case,
-    prompts: Path,
-    tmp_path: Path,
-    hashed: list[str],
-    room: Callable[[int], None],
-    lensbench: Program,
-    verb: str,
-) -> None:
-    pairs = tmp_path / "pairs.jsonl"
+def typed(tmp_path: Path, lensbench: Program) -> Callable[..., Any]:
+    """Runs what is typed for a verb, of a model, in a folder with what it reads."""
+    files = tmp_path / "files"
+    (files / "transfer").mkdir(parents=True)
+    (files / "prompts.csv").write_text("id,prompt,answer\na,The capital of Italy is,Rome\n")
     pair = {"instruction": "The capital of Italy?", "response": "Rome"}
-    pairs.write_text("".join(json.dumps({"id": str(i)} | pair) + "\n" for i in range(4)))
-    out = tmp_path / ("out.csv" if verb == "infer" else "out")
-    room(sizes_of(llama.hf.config).loading_bytes(8))
-    given = {"infer": [prompts], "train": [pairs, "--eval-share", 0], "eval": ["--data", pairs]}
-    asked = (verb, llama.folder, *given[verb], "-o", out, "--bits", 32, "--device", "cpu")
-    refused = lensbench(*asked)
-    assert refused.status != 0 and "Try --bits 8" in refused.said
-    assert not [name for name in hashed if name.endswith(".safetensors")]
-    assert not out.exists()
+    pairs = "".join(json.dumps({"id": str(i)} | pair) + "\n" for i in range(4))
+    (files / "pairs.jsonl").write_text(pairs)
+
+    def run(words: tuple[object, ...], model: object, *more: object) -> Any:
+        spec = f'kind = "transfer"\nmodels = ["{model}", "{model}@8"]\nlenses = ["linear"]\n'
+        (files / "transfer" / "analysis.toml").write_text(spec)
+        places = {MODEL: str(model), OUT: str(tmp_path / "out"), FILES: str(files)}
+        filled = [re.sub("|".join(places), lambda m: places[m[0]], str(word)) for word in words]
+        device = () if words[0] == "run" else ("--device", "cpu")
+        return lensbench(*filled, *device, *more)
+
+    return run
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_model_is_refused_before_it_is_hashed(
+    llama: Case,
+    tmp_path: Path,
+    hashed: list[str],
+    room: Callable[[int], None],
+    typed: Callable[..., Any],
+    verb: str,
+) -> None:
+    room(1000)
+    refused = typed(VERBS[verb], llama.folder)
+    assert refused.status != 0 and "on cpu are available" in refused.said
+    assert not hashed
+    assert not [*tmp_path.rglob("manifest.json"), *tmp_path.rglob("out*.csv")]
+
+
+@pytest.mark.parametrize("verb", ENCODERS)
+def test_an_encoder_is_refused_before_it_is_hashed_and_no_format_is_named(
+    tmp_path: Path,
+    hashed: list[str],
+    room: Callable[[int], None],
+    typed: Callable[..., Any],
+    verb: str,
+) -> None:
+    room(1000)
+    refused = typed(ENCODERS[verb], save_encoder("bert", tmp_path / "bert"))
+    assert refused.status != 0 and "on cpu are available" in refused.said
+    assert not re.search("--dtype|--bits|NAME@", refused.said)
+    assert not hashed and not [*tmp_path.rglob("manifest.json")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - NO_WAY_OUT))
+def test_what_the_refusal_names_can_be_given_to_the_same_command(
+    llama: Case, room: Callable[[int], None], typed: Callable[..., Any], verb: str
+) -> None:
+    """Each remedy that is named, where the verb has it; the name always."""
+    words = VERBS[verb]
+    room(_needed(llama, 16))
+    said = typed(words, llama.folder).said
+    named = re.search(r"Try (--dtype bfloat16|--bits (\d+)) .*, or NAME@(\d+) where", said)
+    assert named is not None, said
+    option, bits, in_name = named.groups()
+    bare = words[: words.index("--bits")] if "--bits" in words else words
+    assert typed(bare, f"{llama.folder}@{in_name}").status == 0
+    if "--bits" in words:
+        assert bits == in_name
+    elif option in typed((words[0], "--help"), llama.folder).said:
+        assert typed(words, llama.folder, *option.split(), "--force").status == 0
+
+
+def _needed(case: Case, bits: Any) -> int:
+    sizes = sizes_of(case.hf.config)
+    plain = weight_bytes(1, "bfloat16") * sum(w.numel() for w in case.hf.parameters())
+    return max(sizes.loading_bytes(bits), plain)

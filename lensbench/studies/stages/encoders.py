@@ -29,7 +29,7 @@ from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts
 from lensbench.lens.table import prompts_table
 from lensbench.models.readable import require_plain
-from lensbench.models.text_encoder import load_encoder
+from lensbench.models.text_encoder import load_encoder, require_encoder_loadable
 from lensbench.progress import Progress, Watch
 from lensbench.prompts.encode import TokenText
 from lensbench.prompts.prompt import added
@@ -91,6 +91,8 @@ def measure(
     texts, sentences = bare_set(sets[0]), None if sets[1] is None else bare_set(sets[1])
     watch(Progress(f"hashing the weights of {store.model}"))
     require_plain(ref)
+    if store.manifest() is None:
+        require_encoder_loadable(ref.folder, spec.device)
     own = {key: value for key, value in spec.settings().items() if key not in _CAUSAL}
     request = Request(
         store,
