@@ -26,6 +26,7 @@ from lensbench.progress import Progress, Watch
 
 if TYPE_CHECKING:
     from lensbench.cluster.spec import WorkersSpec
+    from lensbench.models.bridge import Proof
     from lensbench.models.model import LensModel
     from lensbench.models.spec import LoadSpec
     from lensbench.models.text_encoder import TextEncoder
@@ -174,13 +175,13 @@ def show_reports(folders: Sequence[Path], out: Path | None = None) -> None:
         note(f"and {len(written) - len(pages)} tables, figures and further pages beside them")
 
 
-def loaded(spec: LoadSpec) -> LensModel:
+def loaded(spec: LoadSpec, proof: Proof | None = None) -> LensModel:
     """The model that these options ask for; a line on standard error says that it is coming."""
     from lensbench.models.load import load_model
     from lensbench.models.spec import LoadSpec
 
     with messages.status(f"loading {literal(spec.model)}"):
-        return load_model(**spec.shared(LoadSpec))
+        return load_model(**spec.shared(LoadSpec), proof=proof)
 
 
 def loaded_readable(spec: LoadSpec) -> LensModel | TextEncoder:

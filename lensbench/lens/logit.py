@@ -112,11 +112,8 @@ def read_batch(
     sought = _sought(prompts, wanted, model.device)
     with torch.inference_mode():
         parts = settings.products == "bfloat16"
-        output = Output.of(
-            model.split_readout if parts else model.readout,
-            len(residuals.cells),
-            _output_of(model, residuals),
-        )
+        readout = model.split_readout if parts else model.readout
+        output = Output.of(readout, len(residuals.cells), *_output_of(model, residuals))
         stream = Stream(output, sought, settings.top_k, statistics.UNCOUNTED)
         batch = _Batch(model, residuals, stream, settings.metrics)
         read = {name: _read(batch, lens, own[name]) for name, lens in given.items()}
@@ -217,14 +214,20 @@ def model_output(
     return residuals.model_logits(cells, tokens)
 
 
-def _output_of(model: LensModel, residuals: Residuals | CachedResiduals) -> Logits:
-    """The same for a batch. What would be made anew for each use is held where it fits."""
+def _output_of(
+    model: LensModel, residuals: Residuals | CachedResiduals
+) -> tuple[Logits, Float[Tensor, "cell d_model"] | None]:
+    """The same for a batch. What would be made anew for each use is held where it fits.
+
+    Then with what the head made it of, but on an accelerator, which would have to be waited for.
+    """
     made, n_cells = partial(model_output, model, residuals), len(residuals.cells)
     head = model.readout
     if not (head.rounds and n_cells <= head.rows_at_once):
-        return made
+        return made, None
     whole = made(slice(0, n_cells))
-    return lambda cells, tokens: whole[cells, tokens].clone()
+    normed = None if head.holds else head.norm(residuals.at(model.final_site))
+    return (lambda cells, tokens: whole[cells, tokens].clone()), normed
 
 
 @dataclass(frozen=True)

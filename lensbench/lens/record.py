@@ -179,19 +179,23 @@ def reading_cost(model: LensModel, shape: Shape, reading: Reading) -> Cost:
 
     Besides, for each cell: the mean of the head's rows under the model's output, or under a soft
     cap none; where that output is rounded, it is made anew in float32, once if the cells are few
-    and else for each use, and once more for the gate. Each row's logits of some tokens are compared
-    with exact ones.
+    and else for each use, and once more for the gate. On a CPU it is at hand then: no mean is made,
+    nor the last layer's row. Each row's logits of some tokens are compared with exact ones.
     """
     settings, ids = reading.settings, [prompt.token_ids for prompt in reading.prompts]
     wanted = [read_positions(prompt, settings.positions) for prompt in reading.prompts]
     columns = {position for positions in wanted for position in positions}
     n_cells, n_lenses = sum(map(len, wanted)), len(settings.lenses)
-    n_sites = len(settings.sites_in(model))
+    sites = settings.sites_in(model)
+    n_sites = len(sites)
     n_rows = n_cells * n_sites * n_lenses
     capped, rounds = model.readout.soft_cap is not None, model.readout.rounds
     few = n_cells <= model.readout.rows_at_once
     again = (2 if few else 3 + n_lenses * (1 + capped)) if rounds else 0
-    head = shape.row_flops * (n_rows + n_cells * ((not capped) + again))
+    at_hand = rounds and few and not model.readout.holds
+    if at_hand and settings.products == "float32" and not settings.metrics:
+        again -= (n_lenses - ("raw" in settings.lenses)) * (model.final_site in sites)
+    head = shape.row_flops * (n_rows + n_cells * ((not (capped or at_hand)) + again))
     compared = len(range(shape.d_vocab)[sampled(shape.d_vocab)])
     head += n_rows * compared * 2 * shape.d_model
     n_last = len(ids) if settings.positions == "last" else 0

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from lensbench.checkpoints.config.shape import context_length
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
 from lensbench.lens.gate import worst
@@ -24,25 +25,33 @@ from lensbench.lens.logit import (
 from lensbench.lens.settings import LensSettings, Positions, several
 from lensbench.lens.table import lens_table, measured, prompts_table
 from lensbench.lens.vocabulary.products import decided, said_of_again, said_of_choice
+from lensbench.models.bridge import Proof
 from lensbench.models.model import LensModel, require_loaded
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
     NOTHING,
     EncodedPrompt,
+    Encoder,
     Template,
     TokenText,
     Word,
     encode_all,
 )
-from lensbench.prompts.prompt import Prompts, as_prompts
+from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
 from lensbench.records.answer_forms import said_of_forms
 from lensbench.records.parts import in_order
 from lensbench.records.schema.lens import ON_REQUEST
+from lensbench.residuals.capture import Residuals
 from lensbench.residuals.store import ResidualCache
 from lensbench.spec import nearest
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from plotly.graph_objects import Figure
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+_FEW_TOKENS = 64  # a pass over them takes hardly longer than one over the few of a short text
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,21 +209,67 @@ def read(
     return _joined(model, encoded, batches, products, problems)
 
 
-def read_own(model: LensModel, encoded: EncodedPrompt, settings: LensSettings) -> LensResult:
-    """The lens over one prompt, at all its positions, of the token that the model itself says next.
+def read_own(
+    model: LensModel,
+    encoded: EncodedPrompt,
+    settings: LensSettings,
+    captured: Residuals | None = None,
+) -> LensResult:
+    """The lens over one prompt, at all its positions, of its answer.
 
-    That token is known from the pass that is read: there is no second one. In half precision it is
-    the best by float32 products, as in what is read.
+    Without one of the token that the model itself says next, which is known from the pass that is
+    read: there is no second one. In half precision it is the best by float32 products, as in what
+    is read. That pass may have been made already (`captured`, of all positions).
     """
     settings, products = decided(model, [encoded], replace(settings, positions="all"))
-    captured = capture_batch(model, [encoded], settings)
-    n_cells = len(captured.cells)
-    with torch.inference_mode():
-        token = int(model_output(model, captured, slice(n_cells - 1, n_cells)).argmax())
-    own = Word(TokenText(model.tokenizer)(token), (token,), "written")
-    asked = replace(encoded, answer=own)
-    readings = read_batch(model, [asked], settings, captured=captured)
-    return _joined(model, [asked], [readings], products)
+    captured = captured or capture_batch(model, [encoded], settings)
+    if encoded.answer is None:
+        n_cells = len(captured.cells)
+        with torch.inference_mode():
+            token = int(model_output(model, captured, slice(n_cells - 1, n_cells)).argmax())
+        own = Word(TokenText(model.tokenizer)(token), (token,), "written")
+        encoded = replace(encoded, answer=own)
+    readings = read_batch(model, [encoded], settings, captured=captured)
+    return _joined(model, [encoded], [readings], products)
+
+
+class Alone(Proof):
+    """One prompt that is read at all its positions, by a pass that is the model's proof as well.
+
+    Give it to `load_model`, and the model to `read`: two passes in all, Hugging Face's own and the
+    one that is read. The proof of a long prompt would take longer than that of a short text.
+    """
+
+    def __init__(
+        self, prompt: Prompt, settings: LensSettings, template: Template = "plain"
+    ) -> None:
+        self._prompt, self._template = prompt, template
+        self._settings = replace(settings, positions="all")
+        self._captured: tuple[Any, EncodedPrompt, Residuals] | None = None  # of which bridge
+
+    def ids(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[int]:
+        """The prompt's, where they are few. Raises InputProblems with all that is wrong with it."""
+        d_vocab = int(config.get_text_config(decoder=True).vocab_size)
+        encoder = Encoder(tokenizer, context_length(config), self._template, d_vocab=d_vocab)
+        ids = list(encoder.encode(self._prompt).token_ids)
+        return ids if len(ids) <= _FEW_TOKENS else super().ids(tokenizer, config)
+
+    def logits(self, model: LensModel, ids: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
+        """Those of the pass that will be read, where the proof is the prompt."""
+        encoded = model.encoder(self._template).encode(self._prompt)
+        if list(encoded.token_ids) != list(ids):
+            return super().logits(model, ids)
+        residuals = capture_batch(model, [encoded], self._settings)
+        self._captured = model.bridge, encoded, residuals
+        return residuals.logits[0]
+
+    def read(self, model: LensModel) -> LensResult:
+        """The lens over the prompt, as `read_own`."""
+        made, self._captured = self._captured, None
+        if made is not None and made[0] is model.bridge:
+            return read_own(model, made[1], self._settings, made[2])
+        encoded = model.encoder(self._template).encode(self._prompt)
+        return read_own(model, encoded, self._settings)
 
 
 def _joined(

@@ -16,7 +16,7 @@ from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import Bits, ModelRef
 from lensbench.errors import InputProblems, Problem
-from lensbench.models.bridge import bridged
+from lensbench.models.bridge import Proof, bridged
 from lensbench.models.model import LensModel
 from lensbench.quantized.peaks import Use
 from lensbench.quantized.precision import sizes_of
@@ -30,6 +30,7 @@ def open_adapted(
     device: str | None,
     allow_fields: Collection[str] = (),
     trust_remote_code: bool = False,
+    proof: Proof | None = None,
 ) -> LensModel:
     """Load a model that is not plain, as `load_model` does.
 
@@ -41,9 +42,9 @@ def open_adapted(
     _say_format(ref)
     whole = with_bits(ref, dtype, device, allow_fields)
     adapted = load_quantized(whole, device=device, trust_remote_code=trust_remote_code)
-    adapted.base.set_attn_implementation("eager")  # as the bridge runs it: the same sums
     held = adapted.facts()["precisions"]
-    wrapped = bridged(adapted.base.eval(), adapted.tokenizer, str(ref), ref.located.source, whole)
+    hf_model, source = adapted.base.eval(), ref.located.source
+    wrapped = bridged(hf_model, adapted.tokenizer, str(ref), source, whole, proof)
     return replace(wrapped, precisions=held)
 
 

@@ -1,9 +1,10 @@
-"""The bridge: a Hugging Face model wrapped by TransformerLens, in place, under a name."""
+"""The bridge: a Hugging Face model wrapped by TransformerLens, in place; and the proof of it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,76 @@ from lensbench.checkpoints.devices import DTYPES
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.stored.offload import is_offloaded
-from lensbench.errors import ModelError, refused_by_library
-from lensbench.models.forward import own_logits, probe, require_same
+from lensbench.errors import GateError, ModelError, refused_by_library
+from lensbench.models.forward import forward, own_logits, worst_kl_bits
 from lensbench.models.model import LensModel
-from lensbench.models.readout import Readout, readout_of
+from lensbench.models.readout import KL_BITS, Readout, readout_of
+from lensbench.prompts.batch import make_batch
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_PROBE = "The capital of Germany is"
+
+
+class Proof:
+    """The tokens that show that a wrapped model is the model: both say the same of them.
+
+    Hugging Face's own class reads them before TransformerLens has touched it, the wrapped model
+    after. Here they are those of a short text; who reads a prompt anyway makes his own pass the
+    second one.
+    """
+
+    def ids(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[int]:
+        """A few tokens that the embedding has rows for."""
+        d_vocab = int(config.get_text_config(decoder=True).vocab_size)
+        return [token for token in tokenizer(_PROBE).input_ids if token < d_vocab] or [0]
+
+    def logits(self, model: LensModel, ids: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
+        """What the wrapped model says of them, at every position."""
+        return forward(model.bridge, make_batch([0], [ids]), model.device)[0]
+
+
+def require_same(
+    model: LensModel, proof: Proof, ids: Sequence[int], own: Float[Tensor, "pos d_vocab"]
+) -> None:
+    """The wrapped model gives the model's own output, within the gate's bound for its dtype.
+
+    Where that is NaN there is nothing to compare, but it has to be so of both: a run skips such
+    prompts and says so.
+
+    TransformerLens takes some modules apart; what it makes of them could leave an adapter out, or
+    a bias, or a norm.
+
+    Raises:
+        GateError: it gives another one.
+        ModelError: it cannot run.
+    """
+    remedy = "Check that the installed transformer-lens supports this architecture."
+    with (
+        torch.inference_mode(),
+        refused_by_library(f"TransformerLens cannot run {model.name}", remedy),
+    ):
+        error = _error_bits(own, proof.logits(model, ids).float())
+    bound = KL_BITS[model.dtype]
+    if not error <= bound:
+        raise GateError(
+            f"{model.name}: TransformerLens gives another output than the model itself, by "
+            f"{error:.3g} bits (bound {bound:g}): it leaves something out of a module that it "
+            "takes apart. If that is an adapter, merge it (`lensbench adapters merge`) and read "
+            "the merged model; if it is quantisation, read it at 16 or 32 bits."
+        )
+
+
+def _error_bits(own: Float[Tensor, "pos d_vocab"], found: Float[Tensor, "pos d_vocab"]) -> float:
+    """The largest KL(own || found); inf where one of them alone is finite."""
+    finite = own.isfinite().all(-1)
+    if not torch.equal(finite, found.isfinite().all(-1)):
+        return math.inf
+    return worst_kl_bits(own[finite], found[finite]) if finite.any() else 0.0
 
 
 def bridged(
@@ -29,8 +93,9 @@ def bridged(
     name: str,
     source: str,
     ref: ModelRef | None = None,
+    proof: Proof | None = None,
 ) -> LensModel:
-    """The model for the lens.
+    """The model for the lens, held to Hugging Face's own class by `proof`.
 
     Raises ModelError where TransformerLens cannot wrap it, GateError where what it wrapped gives
     another output than the model itself.
@@ -41,12 +106,13 @@ def bridged(
         raise ModelError(f"{name} is in {hf_model.dtype}. Convert it to one of {formats} first.")
     # TransformerLens goes by this; a config that was never saved, or came from a GGUF, lacks it.
     hf_model.config.architectures = [type(hf_model).__name__]
-    ids = probe(tokenizer, hf_model)
+    proof = proof or Proof()
+    ids = proof.ids(tokenizer, hf_model.config)
+    hf_model.set_attn_implementation("eager")  # as the bridge runs it: the same sums
     own = own_logits(hf_model, ids, name)
     packed = ref is not None and ref.bits in (8, 4)
     bridge = _bridge(hf_model, tokenizer, name, packed)
-    require_same(bridge, ids, own, name)
-    return LensModel(
+    model = LensModel(
         name=name,
         source=source,
         bridge=bridge,
@@ -55,6 +121,8 @@ def bridged(
         model_type=model_type,
         ref=ref,
     )
+    require_same(model, proof, ids, own)
+    return model
 
 
 def without_weights(

@@ -24,7 +24,7 @@ from lensbench.checkpoints.stored.heap import release
 from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import ModelError
 from lensbench.models.adapted import in_8_bits, open_adapted
-from lensbench.models.bridge import bridged
+from lensbench.models.bridge import Proof, bridged
 from lensbench.models.model import LensModel
 from lensbench.models.readout import readout_of
 
@@ -41,6 +41,7 @@ def load_model(
     name: str | None = None,
     allow_fields: Collection[str] = (),
     trust_remote_code: bool = False,
+    proof: Proof | None = None,
 ) -> LensModel:
     """Load a causal language model for the lens.
 
@@ -57,6 +58,8 @@ def load_model(
         tokenizer: needed with a model object only.
         allow_fields: config fields unknown to lensbench that you know to be harmless.
         trust_remote_code: run code that came with the weights. Off unless you ask.
+        proof: the tokens by which the wrapped model is held to the model itself, where those of a
+            short text are not to be read besides what is read anyway.
 
     Raises:
         ModelError: unknown name (with the nearest aliases), not pulled, too large (with the
@@ -66,10 +69,10 @@ def load_model(
         InputProblems: everything that is wrong with a name or a model folder, at once.
     """
     if _is_object(model):
-        return _wrap_object(model, tokenizer, name)
+        return _wrap_object(model, tokenizer, name, proof)
     ref = ModelRef.of(model)
     if not ref.plain:
-        return open_adapted(ref, dtype, device, allow_fields, trust_remote_code)
+        return open_adapted(ref, dtype, device, allow_fields, trust_remote_code, proof)
     folder = ref.folder
     ref.say_what_lies_beside()
     config = open_config(folder, allow_fields, trust_remote_code)
@@ -80,7 +83,7 @@ def load_model(
     with quiet():
         hf_model = open_weights(folder, number_format, trust_remote_code, where=where).eval()
         tokenizer = tokenizer or open_tokenizer(folder, trust_remote_code)
-    return bridged(hf_model, tokenizer, name or ref.name, ref.located.source, ref)
+    return bridged(hf_model, tokenizer, name or ref.name, ref.located.source, ref, proof)
 
 
 def _load_again(ref: ModelRef, dtype: str | None, device: str, name: str) -> LensModel:
@@ -131,7 +134,10 @@ def _is_object(model: object) -> bool:
 
 
 def _wrap_object(
-    model: Any, tokenizer: PreTrainedTokenizerBase | None, name: str | None
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    name: str | None,
+    proof: Proof | None,
 ) -> LensModel:
     """A model that exists already: bridge a Hugging Face one, take TransformerLens' as it is."""
     if hasattr(model, "run_with_hooks"):
@@ -153,7 +159,8 @@ def _wrap_object(
     if tokenizer is None:
         raise ModelError("A model object needs its tokenizer. Pass tokenizer=...")
     label = name or str(model.config.name_or_path or type(model).__name__)
-    return bridged(text_model(model.eval()), tokenizer, label, "a Hugging Face object")
+    hf_model, source = text_model(model.eval()), "a Hugging Face object"
+    return bridged(hf_model, tokenizer, label, source, proof=proof)
 
 
 def _warn_of_other_tokens(model: LensModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +15,21 @@ from lensbench.models.readout import Readout
 
 
 def stream_of(
-    readout: Readout, model_logits: Tensor, sought: Mapping[str, Tensor], k: int = 5
+    readout: Readout,
+    model_logits: Tensor,
+    sought: Mapping[str, Tensor],
+    k: int = 5,
+    normed: Tensor | None = None,
 ) -> Stream:
-    """A stream for cells whose model says `model_logits` [cell, d_vocab]."""
-    output = Output.of(
-        readout, len(model_logits), lambda cells, tokens: model_logits[cells, tokens].clone()
-    )
-    return Stream(output, sought, k)
+    """A stream for cells whose model says `model_logits` [cell, d_vocab].
+
+    With the vectors that the head made them of they are at hand: there is no mean row.
+    """
+
+    def logits(cells: Any, tokens: Any) -> Tensor:
+        return model_logits[cells, tokens].clone()
+
+    return Stream(Output.of(readout, len(model_logits), logits, normed), sought, k)
 
 
 def read_logits(

@@ -32,6 +32,7 @@ from pydantic import Field
 from lensbench.cli.console import (
     batch_progress,
     loaded,
+    messages,
     note,
     page_path,
     say_json,
@@ -47,8 +48,7 @@ from lensbench.spec import ARGUMENT, without_effect
 from lensbench.studies.specs.lens import Prompts, RunSpec
 
 if TYPE_CHECKING:
-    from lensbench.lens.result import LensResult
-    from lensbench.models.model import LensModel
+    from lensbench.lens.result import Alone, LensResult
 
 _ALONE = {"answer", "position", "as_json", "html", "allow_fields", "trust_remote_code"}
 _TOGETHER = {"relations", "limit", "heatmap_prompts", "batch_tokens", "keep_residuals"}
@@ -129,8 +129,10 @@ def lens(spec: Annotated[LensSpec, Parameter("*")], *, workers: Workers = None) 
     models, prompt = models_and_prompt(spec.models, "lens")
     collected: list[dict[str, Any]] = []
     for name in models:
-        model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)))
-        result = _read(model, prompt, spec)
+        asked = _asked(prompt, spec)
+        model = loaded(LoadSpec(model=name, **spec.shared(LoadSpec)), asked)
+        with messages.status("reading"):
+            result = asked.read(model)
         if spec.as_json:
             collected += _rows(result, spec.position)
         else:
@@ -159,25 +161,20 @@ def _from_cache(spec: LensSpec, cache: Path) -> int:
     return 1 if problems else 0
 
 
-def _read(model: LensModel, prompt: str, spec: LensSpec) -> LensResult:
+def _asked(prompt: str, spec: LensSpec) -> Alone:
     """The lens at every position, following the answer or else the model's own next token."""
-    from lensbench.lens.result import read, read_own
+    from lensbench.lens.result import Alone
     from lensbench.lens.settings import LensSettings
     from lensbench.prompts.prompt import Prompt
 
-    asked = Prompt(id="prompt", prompt=prompt, answer=spec.answer)
-    encoded = model.encoder(spec.template).encode(asked)
     settings = LensSettings(
         spec.alone_lenses,
         spec.read_sites,
-        positions="all",
         top_k=spec.top_k,
         metrics=spec.metrics,
         products=spec.products,
     )
-    if encoded.answer is None:
-        return read_own(model, encoded, settings)
-    return read(model, [encoded], settings)
+    return Alone(Prompt(id="prompt", prompt=prompt, answer=spec.answer), settings, spec.template)
 
 
 def _at(result: LensResult, position: int) -> Any:

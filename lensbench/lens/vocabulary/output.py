@@ -26,28 +26,40 @@ class Output:
     """The model's distributions p at the cells of a batch, made once for all lenses.
 
     With z = x W_U + b, KL(p || softmax(z)) = log Z - H(p) - (x . W_U p + b . p): no lens needs a
-    pass over p. That is so with a logit scale; where a soft cap bends the logits, p is made again,
-    tile by tile.
+    pass over p. That is so with a logit scale. Where a soft cap bends the logits, or those of the
+    model are at hand and W_U would have to be lifted into float32 for it, p is made again, tile by
+    tile.
     """
 
     readout: Readout
     logits: Logits  # the model's own, float32, a new tensor
     near: Float[Tensor, " cell"]  # the log-partition, as float32 rounds it
     entropy: Float[Tensor, " cell"]  # nats, float64
-    mean_row: Float[Tensor, "cell d_model"] | None  # W_U p, float64; None with a soft cap
+    mean_row: Float[Tensor, "cell d_model"] | None  # W_U p, float64; None where p is made again
     mean_bias: Float[Tensor, " cell"]  # b . p, float64
     total: Float[Tensor, " cell"]  # what `probs` sum to, float64
     size: Float[Tensor, "cell d_model"]  # squared, of what `mean_row` is summed of, float64
+    normed: Float[Tensor, "cell d_model"] | None = None  # of which the logits at hand were made
 
     @classmethod
-    def of(cls, readout: Readout, n_cells: int, logits: Logits) -> Output:
-        """Two passes over the vocabulary, for so many rows as there are cells."""
+    def of(
+        cls,
+        readout: Readout,
+        n_cells: int,
+        logits: Logits,
+        normed: Float[Tensor, "cell d_model"] | None = None,
+    ) -> Output:
+        """Two passes over the vocabulary, for so many rows as there are cells.
+
+        Args:
+            normed: given where the logits are at hand: what the head made them of.
+        """
         every = slice(0, n_cells)
         parts = [wide(logits(every, tile).logsumexp(-1)) for tile in readout.tiles()]
         near = torch.stack(parts).logsumexp(0).float()
         total, surprise, mean_bias = wide(torch.zeros(3, n_cells, device=near.device))
         mean_row = None
-        if readout.soft_cap is None:
+        if readout.soft_cap is None and normed is None:
             mean_row = wide(torch.zeros(n_cells, readout.W_U.shape[0], device=near.device))
         for tile in readout.tiles():
             log_p = logits(every, tile).sub_(near.unsqueeze(-1))
@@ -64,7 +76,17 @@ class Output:
         if mean_row is not None:
             mean_row /= total.unsqueeze(-1)
             size = mean_row.square() + size
-        return cls(readout, logits, near, entropy, mean_row, mean_bias / total, total, size)
+        mean_bias /= total
+        return cls(readout, logits, near, entropy, mean_row, mean_bias, total, size, normed)
+
+    def is_of(self, normed: Float[Tensor, "cell d_model"], cells: Cells) -> bool:
+        """Whether the logits at hand of some cells are what the head makes of these vectors.
+
+        Never of float64 ones: theirs are to be of float64 products.
+        """
+        if self.normed is None or self.readout.split is not None:
+            return False
+        return normed.dtype == self.normed.dtype and torch.equal(normed, self.normed[cells])
 
     def probs(self, cells: Cells, tokens: slice) -> Float[Tensor, "cell token"]:
         """Probabilities of a range of the vocabulary, times `total`."""
@@ -75,7 +97,7 @@ class Output:
     ) -> Float[Tensor, "cell site"] | None:
         """The mean under p of the logits that each normed vector gets, float64.
 
-        None where a soft cap bends them.
+        None where p is made again.
         """
         if self.mean_row is None:
             return None
@@ -86,8 +108,9 @@ class Output:
 class MeanLogits:
     """Mean logits of some vectors under the model's distribution at their cells.
 
-    By the mean row where that is close enough, and else summed tile by tile: under a soft cap, and
-    of float64 vectors, whose mean row has but float32's sums.
+    By the mean row where that is close enough, and else summed tile by tile: where there is none,
+    and of float64 vectors, whose mean row has but float32's sums. Summed are distances from a
+    centre: what all tokens have in common must not count.
     """
 
     def __init__(
@@ -96,7 +119,9 @@ class MeanLogits:
         self._output, self._normed, self._cells = output, normed, cells
         self._by_row = output.mean_logit(normed, cells)
         self._summed = self._by_row is None or normed.dtype == torch.float64
-        self._off = wide(torch.zeros(normed.shape[:2], device=normed.device))  # from that by row
+        self._centre = self._by_row  # else the first tile's mean
+        self._off = wide(torch.zeros(normed.shape[:2], device=normed.device))  # from the centre
+        self._size = torch.zeros_like(self._off)  # the same of absolute distances
         self._total = torch.zeros_like(self._off[:, :1])
 
     def add(
@@ -107,11 +132,14 @@ class MeanLogits:
             return
         shape = self._off.shape
         own, room = logits.unflatten(0, shape), scratch.unflatten(0, shape)
-        if self._by_row is not None:  # what all tokens have in common must not count
-            own = torch.sub(own, self._by_row.unsqueeze(-1), out=room)
+        if self._centre is None:
+            self._centre = own.mean(-1)
+        far = torch.sub(own, self._centre.unsqueeze(-1), out=room)
         p = self._output.probs(self._cells, tile).unsqueeze(1)
         self._total += p.sum(-1, dtype=self._total.dtype)
-        self._off += torch.mul(own, p, out=room).sum(-1)
+        terms = torch.mul(far, p, out=room)
+        self._off += terms.sum(-1)
+        self._size += terms.abs_().sum(-1)
 
     def below(self, log_z: Float[Tensor, " row"], errors: Errors) -> Float[Tensor, " row"]:
         """How far they are below log-partitions: the cross entropy, nats.
@@ -121,8 +149,8 @@ class MeanLogits:
         if not self._summed:
             assert self._by_row is not None
             return log_z + errors.of_log_z - self._by_row.flatten()
-        mean = self._off / self._total + (0 if self._by_row is None else self._by_row)
-        return log_z - mean.flatten()
+        assert self._centre is not None
+        return log_z - (self._off / self._total + self._centre).flatten()
 
     def kl_error(self, errors: Errors, kl_bits: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
         """What a divergence by these means may be off by, nats."""
@@ -131,5 +159,5 @@ class MeanLogits:
             size = self._output.size[self._cells]
             terms = torch.einsum("csd,cd->cs", wide(self._normed) ** 2, size).sqrt()
             return errors.of_rest + (_ROUNDED * abs(head.logit_scale) * terms).flatten()
-        largest = head.soft_cap if self._normed.dtype == torch.float32 else None
-        return errors.of_differences(kl_bits) + _ROUNDED * (largest or 0.0)
+        rounded = _ROUNDED if self._normed.dtype == torch.float32 else 0.0
+        return errors.of_differences(kl_bits) + rounded * (self._size / self._total).flatten()

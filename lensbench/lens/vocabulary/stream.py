@@ -138,7 +138,10 @@ class Stream:
         Holds the logits of all rows: give few.
         """
         rows, tokens = vectors.rows, vectors.of_rows(self._sought)
-        logits = self._readout.logits(rows)
+        if self.output.is_of(rows, vectors.cells):  # at the last layer
+            logits = self.output.logits(vectors.cells, EVERY)
+        else:
+            logits = self._readout.logits(rows)
         running = self._running(rows, tokens, logits)
         for tile in self._readout.tiles():
             own, scratch = (self._room(half, rows, tile) for half in (_OWN, _SCRATCH))
