@@ -67,7 +67,7 @@ def _require_both(
     problems = [
         Problem(
             f"{name}, label {label[:40]!r}",
-            f"{n} example{'s' * (n != 1)}, of which {learnt[label]} to learn from and "
+            f"{_number_of('example', n)}, of which {learnt[label]} to learn from and "
             f"{asked[label]} to be tested on",
             "Give more examples of it that are not alike, or another `test_share`.",
         )
@@ -75,7 +75,12 @@ def _require_both(
         if not (learnt[label] and asked[label])
     ]
     if len(examples) < 2 * len(_counts(examples)):
-        what = f"{len(examples)} examples of {len(_counts(examples))} labels"
+        n_labels = _number_of("label", len(_counts(examples)))
+        what = f"{_number_of('example', len(examples))} of {n_labels}"
         problems.insert(0, Problem(name, what, "Give two of each label at the least."))
     if problems:
         raise InputProblems(problems)
+
+
+def _number_of(noun: str, n: int) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"

@@ -180,6 +180,8 @@ def test_fewer_examples_than_labels_ask_for() -> None:
         parted(found.examples, 0.5, 0, "texts")
     assert "3 examples of 3 labels" in str(caught.value)
     assert "label 'fair': 1 example, of which" in str(caught.value)
+    with pytest.raises(InputProblems, match="texts: 1 example of 1 label\\."):
+        parted(found.examples[:1], 0.5, 0, "texts")
 
 
 def test_a_limit_takes_all_labels_alike() -> None:
