@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -35,6 +36,15 @@ settings.register_profile(
     "lensbench", deadline=None, derandomize=True, database=None, max_examples=50
 )
 settings.load_profile("lensbench")
+
+
+def pytest_collection_finish() -> None:
+    """Python need not look again at what lives to the end: the tests themselves, and all modules.
+
+    It looks for garbage at every model that is loaded, and most of what it would find is this.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
