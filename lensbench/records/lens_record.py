@@ -113,8 +113,16 @@ class LensRecord(Record):
 
     def milestones_of(self, lens: str, prompts: pd.Index) -> pd.DataFrame:
         """Milestones of some prompts by one lens, by prompt_id, in their order."""
-        rows = self.milestones[self.milestones["lens"] == lens].set_index("prompt_id")
+        rows = self._milestones_by_lens.get(lens)
+        if rows is None:
+            rows = self.milestones.iloc[:0].set_index("prompt_id")
         return rows.reindex(prompts.intersection(rows.index))
+
+    @cached_property
+    def _milestones_by_lens(self) -> dict[str, pd.DataFrame]:
+        """By prompt_id; a report asks for them a hundred times."""
+        by_lens = self.milestones.groupby("lens", sort=False)
+        return {str(lens): rows.set_index("prompt_id") for lens, rows in by_lens}
 
     def guessed(self, lens: str, prompts: pd.Index, rank: int) -> pd.Series:
         """Of each prompt, whether a control of a lens reads its answer at a rank or better.

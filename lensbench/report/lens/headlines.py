@@ -52,7 +52,10 @@ def reached(rows: pd.DataFrame, name: str) -> pd.Series:
 
 def milestone_depth(record: LensRecord, name: str, lens: str | None = None) -> Estimate:
     """Median relative depth of a milestone over the top-1 correct (base) prompts that reach it."""
-    rows, nothing = correct_rows(record, lens)
+    return _depth(*correct_rows(record, lens), name)
+
+
+def _depth(rows: pd.DataFrame, nothing: str, name: str) -> Estimate:
     if len(rows):
         nothing = _why_unknown(rows, name) or "no correct prompt reaches it"
     return clustered_estimate(rows[f"{name}_depth"], rows["relation"], "median", nothing)
@@ -111,7 +114,7 @@ def milestones_table(record: LensRecord) -> pd.DataFrame:
         correct, nothing = correct_rows(record, lens)
         for name, meaning in MILESTONES.items():
             came = reached(correct, name)
-            depth = milestone_depth(record, name, lens)
+            depth = _depth(correct, nothing, name)
             none = nothing if correct.empty else _why_unknown(correct, name) or _UNSAID
             rows.append(
                 {
