@@ -171,6 +171,11 @@ class Parts:
                 f"Delete {self._record} and run the same command again."
             )
 
+    def forget_jobs(self) -> None:
+        """Remove what jobs left; what was measured before the record was widened stays."""
+        for path in self.folder.glob("[0-9]*"):
+            path.unlink()
+
     def drop(self) -> None:
         """Remove them all."""
         shutil.rmtree(self.folder, ignore_errors=True)

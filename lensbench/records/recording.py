@@ -82,6 +82,8 @@ class Request:
     grows: tuple[str, ...] = ()
     # Of the manifest there: what it was made of has grown since, so it is made again.
     outgrown: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    # Hashes of the model's files as they are now: asked for again when all is measured.
+    again: Callable[[], Mapping[str, Any]] = dict
 
     @property
     def all_tables(self) -> tuple[str, ...]:
@@ -292,7 +294,8 @@ class Recording:
         }
 
     def finish(self, made: Finished, **facts: Any) -> None:
-        """Write every table, then that the record is complete, and tidy up."""
+        """Write every table, then that the record is complete. Raises as `_require_same_files`."""
+        self._require_same_files()
         problems = list(dict.fromkeys(made.problems))
         tables = {**made.tables, "problems": self.store.problems_table(problems)}
         for name in self.request.all_tables:
@@ -316,6 +319,21 @@ class Recording:
         }
         self.store.write_manifest(self._manifest)
         self._tidy()
+
+    def _require_same_files(self) -> None:
+        """Raise RecordsError, and forget the jobs, where weights (read where they lie) changed."""
+        then, now = self.request.model, self.request.again()
+        keys = sorted(key for key in {*then} & {*now} if key.endswith("_sha256"))
+        lines = [f"  - {key}: {then[key]}, {now[key]}" for key in keys if then[key] != now[key]]
+        if lines:
+            self.parts.forget_jobs()
+            raise RecordsError(
+                "\n".join(
+                    [f"{self.store.model} was changed while it was measured (before, now):", *lines]
+                )
+                + f"\nWhat was measured since {self.store.folder} was begun or widened is dropped. "
+                "Put the files back and run it again, or give the changed model another --out."
+            )
 
     def _tidy(self) -> None:
         self.parts.drop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def _measure(
     watch(Progress(f"hashing the weights of {store.model}"))
     use = None if store.manifest() else Use("attention", Batch.of_tokens(spec.batch_tokens))
     facts = facts_of(ref, spec.dtype, spec.device, use)
-    request = _request(spec, sets, store, facts)
+    request = replace(_request(spec, sets, store, facts), again=ref.facts)
 
     def prepare(record: Recording) -> Work[Reader, Item]:
         watch(Progress(f"loading {store.model}"))

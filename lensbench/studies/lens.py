@@ -129,7 +129,7 @@ def _measure(
     watch(Progress(f"hashing the weights of {store.model}"))
     use = None if store.manifest() else Use("lens", Batch.of_tokens(spec.batch_tokens))
     facts = facts_of(ref, spec.dtype, spec.device, use)
-    request = _request(spec, prompt_set, store, kinds, facts)
+    request = _request(spec, ref, prompt_set, store, kinds, facts)
 
     def prepare(record: Recording) -> Work[Reader, Reading]:
         watch(Progress(f"loading {store.model}"))
@@ -162,6 +162,7 @@ def _measure(
 
 def _request(
     spec: RunSpec,
+    ref: ModelRef,
     prompt_set: PromptSet,
     store: RecordStore,
     kinds: Mapping[str, Mapping[str, Any]],
@@ -174,6 +175,7 @@ def _request(
         facts,
         tables=_KEPT if spec.keep_residuals else (),
         grows=GROWS,
+        again=ref.facts,
     )
 
 
@@ -207,7 +209,7 @@ def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
         kinds = lens_kinds(own.lenses, ref.name) if len(whole) == len(fits) else {}
         jobs = partial(_jobs, own, prompt_set)
-        request = _request(own, prompt_set, store, kinds, {})
+        request = _request(own, ref, prompt_set, store, kinds, {})
         yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device)
 
 

@@ -102,7 +102,7 @@ def _measure(
 
         return Work(context, measure, [context.items], finish, unit="prompts and tasks")
 
-    return make(Request(store, settings, facts), prepare, watch)
+    return make(Request(store, settings, facts, again=ref.facts), prepare, watch)
 
 
 def chat_template(model: AdaptedModel) -> bool:

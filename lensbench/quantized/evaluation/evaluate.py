@@ -65,7 +65,8 @@ def evaluate(
     progress(Progress(f"hashing the weights of {ref.name}"))
     put = _format(ref, spec)
     settings = _settings(ref, spec, put, data, len(pairs), retrieved)
-    request = Request(store, settings, ref.facts(), grows=("n_examples",))
+    facts = ref.facts()
+    request = Request(store, settings, facts, grows=("n_examples",), again=ref.facts)
     problems = [*data.problems, *unaskable]
     run = _Run(model, spec, put, pairs, questions, retrieved, problems, progress)
     return make(request, run.prepare, progress)

@@ -86,6 +86,7 @@ def run_inference(
         tables=("controls",) if spec.control else (),
         decided=("batch_size",),
         grows=_grows(spec),
+        again=ref.facts,
     )
     csv = ResponsesCsv(spec.out, questions, retrieved is not None)
     run = _Run(model, spec, csv, questions, retrieved, put, bad_rows, progress, notify)

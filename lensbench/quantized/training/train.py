@@ -76,7 +76,8 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     store = RecordStore(spec.out, ref.name, "training")
     if store.manifest() is None:
         require_loadable(ref, spec.device, use=used(spec, data, matched))
-    with recording(Request(store, _settings(spec, data, matched), ref.facts())) as record:
+    settings = _settings(spec, data, matched)
+    with recording(Request(store, settings, ref.facts(), again=ref.facts)) as record:
         if not record.finished:
             facts, base = learn(spec, data, matched, record, progress, notify)
             record.finish(_made(spec, data, base, progress), **facts)

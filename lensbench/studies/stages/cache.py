@@ -63,6 +63,7 @@ def run_cache(
         spec.settings() | prompt_settings(prompt_set, spec.limit),
         facts_of(ref, spec.dtype, spec.device, use),
         grows=GROWS,
+        again=ref.facts,
     )
     return make(request, _Run(spec, ref, prompt_set, progress, notify).prepare, progress)
 

@@ -66,6 +66,7 @@ def fit_lens(
         spec.settings() | {"corpus": corpus.name, "corpus_sha256": corpus.sha256} | other,
         facts_of(ref, spec.dtype, spec.device),
         tables=asked_for(spec),
+        again=ref.facts,
     )
 
     def prepare(record: Recording) -> Work[Fitter, Any]:
