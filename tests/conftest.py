@@ -38,6 +38,11 @@ settings.register_profile(
 settings.load_profile("lensbench")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: while one waits for a disk or a browser, another runs."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish() -> None:
     """Python need not look again at what lives to the end: the tests themselves, and all modules.
 

@@ -121,7 +121,7 @@ def test_what_is_no_seed_is_refused(given: str) -> None:
         written_seed(given)
 
 
-@pytest.mark.parametrize("family", ("qwen3", "gpt2"))
+@pytest.mark.parametrize("family", ["qwen3", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_lens_is_fitted_to_what_its_model_writes(
     tiny_case: Callable[[str], Case], family: str, tmp_path: Path
 ) -> None:
