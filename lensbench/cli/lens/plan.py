@@ -18,33 +18,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lensbench.cli.console import messages, results, say_json
-from lensbench.cli.lens.run import asked
-from lensbench.cli.options import (
-    Analysis,
-    Everything,
-    Json,
-    Limit,
-    OnlyLenses,
-    OtherDevice,
-    OtherDtype,
-    OtherProducts,
-    RunFolder,
-)
+from lensbench.cli.lens.asked import Asked
+from lensbench.cli.options import Json
 from lensbench.cli.planned import show_plan
 from lensbench.spec import Count
 from lensbench.threads import threads as summing_with
 
 
 def plan(
-    analysis: Analysis,
+    asked: Annotated[Asked, Parameter("*")],
     *,
-    out: RunFolder = None,
-    lens: OnlyLenses = (),
-    limit: Limit = None,
-    everything: Everything = False,
-    dtype: OtherDtype = None,
-    products: OtherProducts = None,
-    device: OtherDevice = None,
     threads: Annotated[
         Count | None, Parameter(help="Threads to a sum, as `run` will have. Default: torch's.")
     ] = None,
@@ -53,11 +36,10 @@ def plan(
     import torch  # noqa: F401  (threads are those that torch sums with)
 
     from lensbench.studies.analysis import plan as planned
-    from lensbench.studies.analysis import results_folder
 
-    spec = asked(analysis, lens, limit, everything, dtype, products, device)
+    spec = asked.read()
     with messages.status("counting tokens"), summing_with(threads):
-        found = planned(spec, out or results_folder(analysis))
+        found = planned(spec, asked.folder)
     if json:
         say_json(found.as_dict())
     else:
