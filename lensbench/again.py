@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from lensbench.context import holding
 from lensbench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,11 +47,8 @@ def by_name(load: Load[Any], given: Mapping[str, Any], facts: Mapping[str, Any])
 def models_sent() -> Iterator[list[Mapping[str, Any]]]:
     """The facts of every model that is made ready inside to be loaded by another process."""
     noted: list[Mapping[str, Any]] = []
-    token = _noted.set(noted)
-    try:
+    with holding(_noted, noted):
         yield noted
-    finally:
-        _noted.reset(token)
 
 
 def again(load: Load[Model], given: Mapping[str, Any], facts: Mapping[str, Any]) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Collection, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from lensbench.checkpoints.config.check import check_config, read_config
 from lensbench.checkpoints.config.encoders import holds_encoder, is_encoder
 from lensbench.checkpoints.gguf import gguf_config, gguf_tokenizer
 from lensbench.checkpoints.source import gguf_file
+from lensbench.context import holding
 from lensbench.errors import ModelError, first_line, refused_by_library
 
 if TYPE_CHECKING:
@@ -158,14 +159,9 @@ Tokenizers = MutableMapping[Path, "PreTrainedTokenizerBase"]
 _opened: ContextVar[Tokenizers | None] = ContextVar("opened", default=None)
 
 
-@contextmanager
-def opened(tokenizers: Tokenizers) -> Iterator[None]:
+def opened(tokenizers: Tokenizers) -> AbstractContextManager[object]:
     """Inside, who opens the tokenizer of one of these folders first takes it out of here."""
-    token = _opened.set(tokenizers)
-    try:
-        yield
-    finally:
-        _opened.reset(token)
+    return holding(_opened, tokenizers)
 
 
 def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

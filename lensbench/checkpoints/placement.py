@@ -32,7 +32,8 @@ _SHARE = 0.9
 _SMALLER = "Take a smaller model (`lensbench models` shows sizes)"
 _LARGER = f"{_SMALLER} or a machine with more memory."
 # Of a predicted peak what it may be off by: of the whole process, which takes so much by itself.
-_ERROR, _PROCESS = 0.1, 550 << 20
+_ERROR = 0.1
+PROGRAM = 550 << 20  # Python, torch and transformers, on a CPU
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def least_bytes(weights: int, beside: int, where: Placement) -> int:
     """
     if where.spread or where.main != "cpu":
         return weights
-    return max(weights, int((1 - _ERROR) * (weights + beside) - _ERROR * _PROCESS))
+    return max(weights, int((1 - _ERROR) * (weights + beside) - _ERROR * PROGRAM))
 
 
 def said_beside(beside: int, where: Placement) -> str:

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from lensbench.checkpoints.stored.heap import give_back
+from lensbench.records.manifest import peak_memory_bytes
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 @dataclass
@@ -53,11 +55,11 @@ def spending(device: str) -> Iterator[Spent]:
         before: int | None = torch.cuda.memory_allocated(device)
     else:
         give_back()  # freed memory that the C library keeps would hide what is used anew
-        before = _resident("VmRSS") if _reset() else None
+        before = psutil.Process().memory_info().rss if _reset() else None
     spent = Spent()
     yield spent
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")
-    if before is not None and peak is not None:
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory_bytes()
+    if before is not None:
         spent.memory_bytes = max(peak - before, 0)
 
 
@@ -68,11 +70,3 @@ def _reset() -> bool:
     except OSError:
         return False
     return True
-
-
-def _resident(entry: str) -> int | None:
-    if not _STATUS.exists():
-        return None
-    lines = _STATUS.read_text().splitlines()
-    found = [line for line in lines if line.startswith(f"{entry}:")]
-    return int(found[0].split()[1]) * 1024 if found else None

@@ -41,10 +41,11 @@ _QUIET = {
 _ASK = """
 import signal, sys
 from ray._raylet import GcsClient
+from ray.exceptions import RayError
 signal.alarm({within_s})
 try:
     GcsClient(address={address!r})
-except Exception as error:
+except (RayError, RuntimeError, OSError, ValueError) as error:
     sys.exit(f"{{error}}")
 """
 _REFUSED = (RuntimeError, OSError, ValueError)  # what Ray raises where it cannot start or join

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.records.engine import Executor, Job, done_by, one_by_one
-from lensbench.records.parts import Part, Parts
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +64,7 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
         SharedFolder(spec.shared_folder).require_room()
     with meanwhile(_crew(spec, _threads(spec))) as crew:
 
-        def execute(
-            do: Callable[[Any, Job[Any]], Part],
-            context: Any,
-            jobs: Sequence[Job[Any]],
-            parts: Parts,
-        ) -> Iterator[Job[Any]]:
+        def execute(do: Any, context: Any, jobs: Any, parts: Any) -> Iterator[Job[Any]]:
             return crew().result()(do, context, jobs, parts)
 
         with done_by(execute, spec.threads, crew):

@@ -265,7 +265,7 @@ def lens_tables(
     return {"prompts": prompts, "lens": lens(), "milestones": milestones()}
 
 
-def recomputed_in_run(parts: Parts) -> dict[str, Any]:
+def made_again_in_run(parts: Parts) -> dict[str, Any]:
     """For a manifest: how many readings were made again in float64 (`vocabulary/bound.py`).
 
     And of products of bfloat16 parts what share of all logits was, and the worst error.

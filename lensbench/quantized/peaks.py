@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lensbench.checkpoints.placement import PROGRAM
 from lensbench.checkpoints.ref import Bits
 from lensbench.quantized.precision import Shape, Sizes
 
 Verb = Literal["lens", "cache", "attention", "fit", "infer", "train"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 
-PROGRAM = 550 << 20  # Python, torch and transformers, on a CPU
 # What the program holds of a tokenizer, and each further entry of it: 350 MB of Gemma 3's, and as
 # much again in the copy that TransformerLens gets.
 _ENTRIES, _ENTRY = 49_152, 1200

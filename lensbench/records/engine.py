@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,6 +18,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any, Generic, Protocol, TypeVar
 
+from lensbench.context import holding
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.parts import Part, Parts
@@ -92,10 +93,9 @@ _Chosen = tuple[Executor, int | None, Callable[[], object]]
 _chosen: ContextVar[_Chosen] = ContextVar("who", default=(one_by_one, None, _nothing))
 
 
-@contextmanager
 def done_by(
     execute: Executor, threads: int | None = None, expect: Callable[[], object] = _nothing
-) -> Iterator[None]:
+) -> AbstractContextManager[object]:
     """Inside, the jobs of every record are done by these, with so many threads each.
 
     `expect` is called before a record with something left to do is loaded and planned: time to
@@ -104,11 +104,7 @@ def done_by(
     How many threads share a sum decides its last digits, so a record keeps to the number that it
     was begun with, whoever goes on with it; None is that, or this process' own for a new one.
     """
-    token = _chosen.set((execute, threads, expect))
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+    return holding(_chosen, (execute, threads, expect))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lensbench.context import holding
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import write_bytes
 from lensbench.records.manifest import new_manifest, peak_memory_bytes
@@ -43,17 +44,12 @@ Plans = Mapping[Path, Mapping[str, Any]]  # by a record's folder
 _plans: ContextVar[Plans] = ContextVar("plans", default={})  # noqa: B039 (nobody changes it)
 
 
-@contextmanager
-def as_planned(plans: Plans) -> Iterator[None]:
+def as_planned(plans: Plans) -> AbstractContextManager[Plans]:
     """Records that are begun inside say in their manifests what they were planned to take.
 
     That decides no number: a record goes on whatever was planned of it.
     """
-    token = _plans.set(plans)
-    try:
-        yield
-    finally:
-        _plans.reset(token)
+    return holding(_plans, plans)
 
 
 # Facts of a model that records made before do not hold: not known of those, and no difference.

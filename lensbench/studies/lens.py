@@ -21,10 +21,10 @@ from lensbench.lens.record import (
     gate_of_run,
     gate_prompts,
     lens_tables,
+    made_again_in_run,
     plan_readings,
     read,
     reading_cost,
-    recomputed_in_run,
 )
 from lensbench.lens.registry import LENSES, lens_name
 from lensbench.lens.settings import LensSettings
@@ -149,7 +149,7 @@ def _measure(
         def finish(parts: Parts) -> Finished:
             tables = lens_tables(reader, encoded, parts)
             identity_errors = gate_of_run(model, identities, parts, record.widened)
-            facts = ({"lenses": kinds} if kinds else {}) | recomputed_in_run(parts)
+            facts = ({"lenses": kinds} if kinds else {}) | made_again_in_run(parts)
             gate = [identity.as_dict() for identity in identity_errors]
             return Finished([*problems, *parts.problems], tables, gate, facts=facts)
 

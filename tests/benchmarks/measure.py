@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from lensbench.records.manifest import peak_memory_bytes
 from tests.benchmarks.peers import FORWARD, PEERS, Job
 
-_STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -67,8 +67,7 @@ def high_water(job: Job) -> int:
     """Bytes of resident memory at a job's peak, by the kernel's own mark; Linux only."""
     _CLEAR.write_text("5")  # resets the mark (proc(5))
     job()
-    line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    return peak_memory_bytes()
 
 
 if __name__ == "__main__":

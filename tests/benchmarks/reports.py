@@ -27,16 +27,15 @@ from tests.benchmarks.many_records import Many, write_many
 from tests.benchmarks.table import Out, made_by, markdown_table
 
 _ROOT = Path(__file__).parents[2]
-# The mark of `VmHWM` is of this program alone; what `wait4` and `getrusage` tell of a child's peak
-# begins with the memory of the process that it was forked from.
+# The program tells its own peak: what `wait4` tells of a child begins with the memory of the
+# process that it was forked from.
 _BUILD = """
 import json, sys, time
 from pathlib import Path
+from lensbench.records.manifest import peak_memory_bytes
 from lensbench.report.build import build_report
 build_report([Path(sys.argv[1])], Path(sys.argv[2]))
-marks = Path("/proc/self/status").read_text().splitlines()
-(peak,) = (line.split()[1] for line in marks if line.startswith("VmHWM:"))
-print(json.dumps([time.process_time(), int(peak) * 1024]))
+print(json.dumps([time.process_time(), peak_memory_bytes()]))
 """
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from lensbench.checkpoints.open import open_config
-from lensbench.quantized.peaks import PROGRAM, VERBS, Batch, Verb, needed_bytes, peak_bytes
+from lensbench.checkpoints.placement import PROGRAM
+from lensbench.quantized.peaks import VERBS, Batch, Verb, needed_bytes, peak_bytes
 from lensbench.quantized.precision import Shape, Sizes, sizes_of
 
 TEXT = "The capital of Germany and of the country number {} is a city by the name of"

@@ -54,11 +54,9 @@ def fit_lens(
     loaded = cache(lambda: load(ref, dtype=spec.dtype, device=spec.device))
     store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
     if store.manifest() is None:  # before a corpus is written, which hashes the weights
-        require_loadable(ref, spec.dtype, spec.device)
+        _require_room(spec, ref)
     corpus = corpus_of(spec, loaded, watch)
     watch(Progress(f"hashing the weights of {ref}"))
-    if store.manifest() is None:
-        _require_room(spec, ref)
     also = None if spec.also is None else corpus_of(spec.changed(corpus=spec.also), loaded, watch)
     other = {} if also is None else {"also": also.name, "also_sha256": also.sha256}
     request = Request(

@@ -9,7 +9,7 @@ converted from packages is in memory for that, so it waits for its turn too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +21,7 @@ from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.pull import pull
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.checkpoints.stored.heap import release
+from lensbench.context import holding
 from lensbench.errors import LensbenchError, first_line
 from lensbench.progress import Notify, ignore
 from lensbench.quantized.generation.batching import out_of_memory_as
@@ -32,14 +33,9 @@ _WIDENED = 2  # times its files' bytes a model may take in memory: float32 of 16
 _asked_for: ContextVar[bool] = ContextVar("fetch", default=False)
 
 
-@contextmanager
-def fetching(asked: bool) -> Iterator[None]:
+def fetching(asked: bool) -> AbstractContextManager[bool]:
     """Inside, models that are not on this machine are fetched, if that was asked for."""
-    token = _asked_for.set(asked)
-    try:
-        yield
-    finally:
-        _asked_for.reset(token)
+    return holding(_asked_for, asked)
 
 
 class Turns:
