@@ -17,7 +17,7 @@ from torch import Tensor
 from lensbench import load_model, logit_lens, residual_stream
 from lensbench.lens.metrics import LN_2
 from lensbench.lens.vocabulary import statistics as of
-from lensbench.lens.vocabulary.bound import BITS, RELATIVE
+from lensbench.lens.vocabulary.bound import BITS, RELATIVE, Errors
 from lensbench.lens.vocabulary.reading import Reading
 from lensbench.lens.vocabulary.stream import Stream, Vectors
 from lensbench.models import readout as head
@@ -172,6 +172,20 @@ def test_any_offset_spread_and_scale(
         patch.setattr(Readout, "holds", holds)
         reading = stream.within(vectors)
     assert rows.beyond(reading) < 1
+
+
+@given(st.lists(st.floats(-60, 60), min_size=2, max_size=40), st.integers(1, 8))
+def test_what_a_bound_takes_for_uneven_is_no_less(logits: list[float], k: int) -> None:
+    """sum q |log q + H| of all but the k best, term by term."""
+    log_q = torch.tensor([logits], dtype=torch.float64).log_softmax(-1).sort(descending=True).values
+    q = log_q.exp()
+    entropy = -(q * log_q).sum(-1)
+    terms = q * (log_q + entropy).abs()
+    errors = Errors(torch.zeros_like(q[:, :k]), q[:, :k], torch.ones(1, dtype=torch.float64))
+    least, most = terms[:, k:].sum(-1), 2 * torch.special.entr(q).sum(-1)
+    taken = errors.uneven(entropy)
+    assert (taken >= least - 1e-12).all()
+    assert (taken <= most + 1e-12).all()  # what any distribution's is at most
 
 
 @pytest.mark.parametrize("at_hand", [False, True])

@@ -62,6 +62,17 @@ class Errors:
         """Of sum p (log p - log q), nats: sum |q - p| |dz| <= sqrt(2 KL) max |dz| (Pinsker)."""
         return (2 * LN_2 * kl_bits.clamp(min=0)).sqrt().clamp(max=2) * self.worst
 
+    def uneven(self, entropy: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """At least sum q |log q + H| of all but the best tokens, nats; `entropy` in nats too.
+
+        No other is more probable than the last of the best, which limits what is above the mean;
+        what is below it follows, for over all tokens the two come to the same.
+        """
+        rest = (1 - self.probs.sum(-1)).clamp(min=0)
+        above = rest * (self.probs[:, -1].log() + entropy).clamp(min=0)
+        difference = self._surprise.sum(-1) - (1 - rest) * entropy  # above, less what is below
+        return (2 * above - difference).clamp(min=0)
+
     def outside(
         self,
         entropy_bits: Float[Tensor, " row"],
@@ -75,7 +86,6 @@ class Errors:
         if self.worst.dtype != torch.float64:
             return torch.zeros_like(self.worst, dtype=torch.bool)
         entropy, kl = entropy_bits * LN_2, kl_bits.clamp(min=0) * LN_2
-        rest = (1 - self.probs.sum(-1)).clamp(min=0) * entropy
-        rest += (entropy - self._surprise.sum(-1)).clamp(min=0)  # sum q |log q + H| of the others
-        far = rest * self.worst + 4 * entropy * self.worst**2 > BITS * LN_2 + RELATIVE * entropy
+        far = self.uneven(entropy) * self.worst + 4 * entropy * self.worst**2
+        far = far > BITS * LN_2 + RELATIVE * entropy
         return far | (kl_error > BITS * LN_2 + RELATIVE * kl)
