@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import sys
-from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def new_manifest(
         "status": "running",
         "lensbench_version": __version__,
         "versions": versions(kind, quantized="bits" in model),
-        "git": git_state(Path(__file__).resolve().parents[2]),
+        "git": _checkout(),
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
         "model": model,
@@ -58,11 +58,24 @@ def versions(kind: str = "lens", quantized: bool = False) -> dict[str, str]:
     for_models = (*_MODELS, *(_QUANTIZED if quantized else ()))
     for_models += _TRAINED if kind == "classification" else ()
     for_models = () if kind in _WITHOUT_MODEL else for_models
-    found = {"python": platform.python_version()}
-    for package in (*_NUMBERS, *for_models):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    found = {package: _version(package) for package in (*_NUMBERS, *for_models)}
+    known = {package: version for package, version in found.items() if version is not None}
+    return {"python": platform.python_version()} | known
+
+
+@cache
+def _version(package: str) -> str | None:
+    """The installed version; what is imported stays what it is while a process lives."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def _checkout() -> dict[str, str | None] | None:
+    """Commit and hash of the code as this process found it: later edits are not what runs."""
+    return git_state(Path(__file__).resolve().parents[2])
 
 
 def machine() -> dict[str, Any]:

@@ -285,7 +285,11 @@ def test_unreachable_hub_names_the_model_that_needs_none(tmp_path: Path) -> None
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("alias", "first", "rank"), [("smollm2-135m", "The", 1), ("gemma3-270m", "<bos>", 5)]
+    ("alias", "first", "rank"),
+    [
+        ("smollm2-135m", "The", 1),
+        pytest.param("gemma3-270m", "<bos>", 5, marks=pytest.mark.slow),
+    ],
 )
 def test_pulled_models_know_berlin(alias: str, first: str, rank: int) -> None:
     import torch

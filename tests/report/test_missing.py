@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def test_no_report_calls_a_missing_text_nan(
     if every and not emptied(folder, kind):
         pytest.skip("nothing in it may be missing")
     record = open_record(folder)
-    one = Reported(record, "m", "", section_of(record))
+    section = section_of(record)  # of a record as it is, `built` draws the figures
+    one = Reported(record, "m", "", section if every else replace(section, figures={}))
     texts = {
         path: data.decode() for path, data in record_files(one) if path.endswith((".md", ".csv"))
     }

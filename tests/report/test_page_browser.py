@@ -65,21 +65,23 @@ ESCAPED = MARKUP.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("picks", "labels"),
-    [
-        ({}, {"span": "prompt", "measure": "cosine", "variant": "without_massive"}),
-        ({0: 1, 1: 2, 2: 0}, {"span": "generated", "measure": "cka", "variant": "as_is"}),
-        ({1: 0}, {"span": "prompt", "measure": "pearson", "variant": "without_massive"}),
-    ],
-)
-def test_similarity_is_drawn_as_picked(
-    chrome: Any, built: Path, correlation: Record, picks: dict[int, int], labels: dict[str, str]
-) -> None:
+def test_similarity_is_drawn_as_picked(chrome: Any, built: Path, correlation: Record) -> None:
+    """One pick after the other, on one page."""
     opened(chrome, built / "correlation")
-    for picker, option in picks.items():
+    labels = {"span": "prompt", "measure": "cosine", "variant": "without_massive"}
+    require_similarity(drawn(chrome, 0), correlation, labels)
+    pick(chrome, 1, 0)
+    require_similarity(drawn(chrome, 0), correlation, labels | {"measure": "pearson"})
+    for picker, option in {0: 1, 1: 2, 2: 0}.items():
         pick(chrome, picker, option)
-    traces = drawn(chrome, 0)
+    labels = {"span": "generated", "measure": "cka", "variant": "as_is"}
+    require_similarity(drawn(chrome, 0), correlation, labels)
+
+
+def require_similarity(
+    traces: list[dict[str, Any]], correlation: Record, labels: dict[str, str]
+) -> None:
+    """Curves and the first one's ribbon are those of the record."""
     found = by_name(traces)
     assert list(found) == [f"{ESCAPED} (condition)", "far (condition)", "other (control)"]
     for name, trace in found.items():
@@ -95,12 +97,17 @@ def test_similarity_is_drawn_as_picked(
     assert ribbon["y"][len(own) : -1] == near(own["high"][::-1])
 
 
-@pytest.mark.parametrize("condition", [0, 1])
 def test_changes_mark_what_is_significant_and_chosen(
-    chrome: Any, built: Path, correlation: Record, condition: int
+    chrome: Any, built: Path, correlation: Record
 ) -> None:
     opened(chrome, built / "correlation")
-    pick(chrome, 3, condition)
+    for condition in (0, 1):
+        pick(chrome, 3, condition)
+        require_changes(chrome, correlation, condition)
+
+
+def require_changes(chrome: Any, correlation: Record, condition: int) -> None:
+    """The changes of a condition are those of the record, the significant and the chosen ones."""
     labels = {"span": "prompt", "measure": "cosine", "variant": "without_massive"}
     labels["condition"] = (MARKUP, "far")[condition]
     own = rows(correlation, "layer_ranking", **labels).sort_values("layer")
@@ -173,12 +180,15 @@ def grid(frame: pd.DataFrame) -> np.ndarray:
     return half.combine_first(half.T).to_numpy()
 
 
-@pytest.mark.parametrize(("place", "item"), [(1, "p0"), (4, "p3"), (8, "p7")])
-def test_a_single_prompt_is_drawn_from_its_cells(
-    chrome: Any, built: Path, moved: Record, place: int, item: str
-) -> None:
+def test_a_single_prompt_is_drawn_from_its_cells(chrome: Any, built: Path, moved: Record) -> None:
     opened(chrome, built / "diff")
-    pick(chrome, 1, place)
+    for place, item in ((1, "p0"), (4, "p3"), (8, "p7")):
+        pick(chrome, 1, place)
+        require_cells(chrome, moved, item)
+
+
+def require_cells(chrome: Any, moved: Record, item: str) -> None:
+    """Every quantity is drawn as the record has it of this prompt."""
     own = rows(moved, "diff_cells", prompt_id=item).sort_values("layer")
     readings: list[Callable[[str], pd.Series]] = [
         lambda s: own[f"entropy_bits_{s}"],
@@ -234,15 +244,14 @@ def test_dots_are_drawn_with_their_intervals(chrome: Any, built: Path, placement
 
 
 def test_no_text_is_obeyed_in_a_browser(chrome: Any, built: Path) -> None:
-    for kind in ("correlation", "diff", "placement"):
+    for kind in ("placement", "correlation", "diff"):
         opened(chrome, built / kind)
         assert chrome.execute_script("return document.scripts.length;") == 3
         assert chrome.execute_script("return document.querySelectorAll('b').length;") == 0
         assert MARKUP in chrome.execute_script("return document.body.textContent;")
-    opened(chrome, built / "correlation")
-    legend = chrome.execute_script("return document.querySelector('#chart-0 .legend').textContent;")
-    assert f"{MARKUP} (condition)" in legend
-    opened(chrome, built / "diff")
+        if kind == "correlation":
+            legend = "return document.querySelector('#chart-0 .legend').textContent;"
+            assert f"{MARKUP} (condition)" in chrome.execute_script(legend)
     options = chrome.execute_script(
         "return [...document.getElementById('picker-1').options].map((o) => o.textContent);"
     )
@@ -266,10 +275,10 @@ PAGES = {"": "tiny-b"} | {
 
 
 @pytest.mark.parametrize("place", PAGES)
-def test_it_says_where_it_is_from_and_loads_nothing(
+def test_it_fits_a_phone_says_where_it_is_from_and_loads_nothing(
     chrome: Any, run: Path, built: Path, place: str
 ) -> None:
-    opened(chrome, built / place)
+    opened(chrome, built / place, width=390)
     assert chrome.title.startswith("lensbench: ")
     text = chrome.execute_script("return document.querySelector('.facts').textContent;")
     assert open_record(run / PAGES[place]).manifest["created"] in text
@@ -278,11 +287,6 @@ def test_it_says_where_it_is_from_and_loads_nothing(
     link = chrome.execute_script("return document.querySelector('p a').getAttribute('href');")
     assert (built / place / link).is_file()
     assert foreign(chrome) == []
-
-
-@pytest.mark.parametrize("place", PAGES)
-def test_it_fits_a_phone(chrome: Any, built: Path, place: str) -> None:
-    opened(chrome, built / place, width=390)
     assert chrome.execute_script("return document.documentElement.scrollWidth;") == 390
     right = chrome.execute_script(
         "return [...document.querySelectorAll('section, select, input, .texts')]"
@@ -412,8 +416,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("width", [1400, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
 def test_cosines_of_texts_are_a_map_with_their_names(
     chrome: Any, encoder: Path, width: int, scheme: str
 ) -> None:

@@ -46,6 +46,15 @@ def test_unequal_relations_leave_fewer_degrees_of_freedom() -> None:
     )
 
 
+def test_draws_are_those_of_the_seed_however_often_they_are_asked_for() -> None:
+    for k in (6, 700, 6):
+        chance = np.random.default_rng(intervals.SEED)
+        wanted = chance.multinomial(k, np.full(k, 1 / k), size=intervals.N_RESAMPLES)
+        assert np.array_equal(intervals._draws(k), wanted)
+    with pytest.raises(ValueError, match="read-only"):
+        intervals._draws(6)[0, 0] = 9
+
+
 def test_the_error_of_a_drawn_mean_is_the_jackknife_s() -> None:
     """Of each draw by its own values, written out."""
     rng = np.random.default_rng(3)
