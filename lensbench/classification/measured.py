@@ -229,7 +229,7 @@ def _prompted(context: Measuring, run: Run, spent: Spent) -> Found:
     (ref,) = [ref for ref in context.causal if str(ref) == run.model]
     model = load_model(ref, device=context.spec.device)
     form = prompting.Form.of(context.spec.template)
-    words = prompting.label_words(model, form, context.labels)
+    words = prompting.label_words(model.encoder(where="labels"), model.name, form, context.labels)
     shown = shown_examples(context, run) if run.method == "few_shot" else []
     with spent.testing():
         texts = [one.text for one in context.parted.test]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.config.encoders import ENCODERS
+from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.classification.examples import LabelledSet
 from lensbench.classification.measured import Measuring
+from lensbench.classification.prompting import Form, label_words
 from lensbench.classification.spec import OF_ENCODER, TRAINED, ClassifySpec
 from lensbench.classification.split import Parted, parted
 from lensbench.errors import InputProblems, Problem, packages_of
@@ -18,6 +21,7 @@ from lensbench.models.adapted import facts_of, require_loadable
 from lensbench.models.readable import reads_both_ways
 from lensbench.models.text_encoder import require_encoder_loadable
 from lensbench.progress import Watch, ignore
+from lensbench.prompts.encode import Encoder
 
 
 def models_of(spec: ClassifySpec) -> tuple[ModelRef | None, list[ModelRef]]:
@@ -76,12 +80,14 @@ def prepared(
 ) -> Measuring:
     """The examples parted, and who learns from them.
 
-    Raises InputProblems as `parted`, and for labels of which fewer are there than are to be shown.
+    Raises InputProblems as `parted`, for labels of which fewer are there than are to be shown, and
+    as `label_words`.
     """
     kept = found.at_most(spec.limit, spec.split_seed)
     parts = parted(kept.examples, spec.test_share, spec.split_seed, found.name)
     if spec.causal and "few_shot" in spec.methods:
         _require_shown(spec.shots, parts, kept)
+    _require_words(spec.template, kept.labels, models[1])
     return Measuring(spec, parts, kept.labels, *models, folder, watch)
 
 
@@ -97,6 +103,20 @@ def _require_shown(shots: int, parts: Parted, found: LabelledSet) -> None:
         for label in found.labels
         if there[label] < shots
     ]
+    if problems:
+        raise InputProblems(problems)
+
+
+def _require_words(template: str, labels: Sequence[str], causal: Sequence[ModelRef]) -> None:
+    """Every model can be asked the labels apart: known before the first training, not behind it."""
+    problems: list[Problem] = []
+    for ref in causal:
+        with quiet():
+            encoder = Encoder(open_tokenizer(ref.folder), sys.maxsize, where="labels")
+        try:
+            label_words(encoder, str(ref), Form.of(template), labels)
+        except InputProblems as error:
+            problems += error.problems
     if problems:
         raise InputProblems(problems)
 

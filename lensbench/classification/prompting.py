@@ -62,14 +62,13 @@ class Words(NamedTuple):
     ending: str
 
 
-def label_words(model: LensModel, form: Form, labels: Sequence[str]) -> Words:
-    """Each label as the tokens that follow a prompt.
+def label_words(encoder: Encoder, model: str, form: Form, labels: Sequence[str]) -> Words:
+    """Each label as the tokens that follow a prompt; the tokenizer alone decides.
 
     Raises InputProblems for labels that the model cannot be asked apart: those that are the same
     tokens, one that begins with all the tokens of another (and is never the likelier one), and one
     that has none.
     """
-    encoder = model.encoder(where="labels")
     prompt = form.asked("x")
     found: list[Ids] = []
     endings: dict[str, str] = {}
@@ -84,9 +83,9 @@ def label_words(model: LensModel, form: Form, labels: Sequence[str]) -> Words:
         found.append(one.answer.token_ids)
         endings[label] = one.text[len(prompt) :]
     if not problems:
-        problems += list(_alike(model.name, labels, found))
+        problems += list(_alike(model, labels, found))
     if len(set(endings.values())) > 1:
-        what = f"{model.name} puts a space before some of them only, as a token of its own"
+        what = f"{model} puts a space before some of them only, as a token of its own"
         problems.append(Problem("labels", what, "Use words for all labels, or digits for all."))
     if problems:
         raise InputProblems(problems)

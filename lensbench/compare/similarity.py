@@ -17,6 +17,7 @@ from scipy.linalg import qr, svdvals
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
+from lensbench.records.schema.correlation import SIMILARITY_ENDS
 from lensbench.stats.resampling import Floats
 
 _NOTHING = 1e-12  # what is left of a vector after centring, relative to it: rounding
@@ -32,8 +33,6 @@ class Measure:
     prepare: Callable[[Floats], Floats]  # one side; NaN in it where nothing varies
     compare: Callable[[Floats, Floats], float]
     least: int  # prompts that it needs
-    low: float = -1
-    high: float = 1
     same_width: bool = False  # whether both sides need the same dimensions
     is_distance: bool = False
     own_centre: bool = False  # centres each side by itself: centring before changes nothing
@@ -167,15 +166,13 @@ MEASURES: dict[str, Measure] = {
         Measure("pearson", mean_vector, _inner, least=1, same_width=True, paired=False),
         Measure("cosine", unit_rows, _mean_of_rows, least=1, same_width=True),
         Measure("cka", u_centred, _inner, least=4, own_centre=True),
-        Measure("cka_biased", double_centred, _inner, least=3, low=0, own_centre=True),
+        Measure("cka_biased", double_centred, _inner, least=3, own_centre=True),
         Measure("rsa", ranked_dissimilarities, _inner, least=4),
         Measure(
             "procrustes",
             own_coordinates,
             procrustes_distance,
             least=3,
-            low=0,
-            high=2,
             is_distance=True,
             own_centre=True,
         ),
@@ -188,7 +185,7 @@ def compared(measure: Measure, a: Floats, b: Floats) -> float:
 
     NaN where one of them does not vary.
     """
-    return float(np.clip(measure.compare(a, b), measure.low, measure.high))
+    return float(np.clip(measure.compare(a, b), *SIMILARITY_ENDS[measure.name]))
 
 
 def why_not(measure: Measure, x: Floats, y: Floats) -> str | None:

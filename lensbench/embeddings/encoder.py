@@ -8,8 +8,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from lensbench.checkpoints.families import family_for_alias
 from lensbench.errors import InputProblems, ModelError, Problem
-from lensbench.quantized.rag.embedding import Embedder, embedder_folder, load_embedder
+from lensbench.quantized.rag.embedding import (
+    DEFAULT_MODEL,
+    Embedder,
+    embedder_folder,
+    load_embedder,
+)
+
+_INSTEAD = (
+    f"Give a sentence-transformers model, such as {DEFAULT_MODEL}; the layers of any other are "
+    "read with `lensbench embed --contextual`."
+)
 
 
 def load_sentence_encoder(name: str, device: str | None = None) -> Embedder:
@@ -18,11 +29,13 @@ def load_sentence_encoder(name: str, device: str | None = None) -> Embedder:
     Raises ModelError for a model that is no sentence encoder (the library would put a mean over
     tokens behind any transformer, which nobody trained), and what `load_embedder` raises.
     """
+    if family_for_alias(name) is not None:
+        raise ModelError(f"{name} is no sentence encoder, but a causal language model. {_INSTEAD}")
     folder = embedder_folder(name)
     if not (folder / "modules.json").is_file():
         raise ModelError(
             f"{name} is no sentence encoder: it has no modules.json, which says how token vectors "
-            f"become one. Give a sentence-transformers model, such as all-minilm-l6-v2."
+            f"become one. {_INSTEAD}"
         )
     return load_embedder(name, device)
 

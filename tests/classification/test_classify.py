@@ -245,7 +245,7 @@ def test_labels_are_scored_as_plain_transformers_scores_them(name: str, tiny_cas
     """Word by word behind whole prompts, without what they share being run once."""
     case: Case = tiny_case(name)
     form = Form.of("{text} is: {label}")
-    words = label_words(case.model, form, LABELS)
+    words = label_words(case.model.encoder(), case.name, form, LABELS)
     shown = [Example("a", "Rome", "river"), Example("b", "It", "gold")]
     texts = ["The river", "Au", "R"]
     found, n_cut = ask(case.model, form, words, shown, texts)
@@ -287,12 +287,12 @@ def test_labels_that_no_model_can_tell_apart(
     llama: Case, labels: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(InputProblems, match=told):
-        label_words(llama.model, Form.of("{text}: {label}"), labels)
+        label_words(llama.model.encoder(), llama.name, Form.of("{text}: {label}"), labels)
 
 
 def test_a_prompt_that_is_too_long_loses_the_end_of_its_text(llama: Case) -> None:
     form = Form.of("{text}: {label}")
-    words = label_words(llama.model, form, ["gold", "river"])
+    words = label_words(llama.model.encoder(), llama.name, form, ["gold", "river"])
     found = ask(llama.model, form, words, [], ["river " * 500, "river"])
     assert found.n_cut == 1
     short = ask(llama.model, form, words, [], ["river"])
@@ -550,6 +550,20 @@ def test_more_examples_than_there_are_are_refused(spec: ClassifySpec, tmp_path: 
     """A prompt of three would be said to show four of each label."""
     (told,) = run(spec.changed(shots=4), tmp_path).failed.values()
     assert "label 'bread': 3 to learn from, and few_shot shows 4 of each label" in str(told)
+
+
+def test_labels_of_the_same_tokens_are_refused_before_anything_is_learnt(
+    spec: ClassifySpec, tmp_path: Path
+) -> None:
+    rows = [f"{n},{'gold' if n % 2 else 'gold city'}" for n in range(16)]
+    data = tmp_path / "alike.csv"
+    data.write_text("\n".join(["text,label", *rows]))
+    steps: list[str] = []
+    (told,) = run(
+        spec.changed(data=(str(data),)), tmp_path, lambda p: steps.append(p.stage)
+    ).failed.values()
+    assert "labels: 'gold city' begins with all tokens of the other" in str(told)
+    assert steps == []
 
 
 def test_a_decoder_is_no_encoder_and_the_other_way_round(

@@ -128,6 +128,8 @@ def test_the_longest_text_that_is_read_is_not_cut(bert: Embedder) -> None:
 def test_a_model_that_is_no_sentence_encoder_is_refused(llama: Case) -> None:
     with pytest.raises(ModelError, match="is no sentence encoder"):
         lb.embed(TEXTS, str(llama.folder))
+    with pytest.raises(ModelError, match="but a causal language model"):
+        lb.embed(TEXTS, "smollm2-135m")
     with pytest.raises(ModelError, match="There is no embedding model 'nothing'"):
         lb.embed(TEXTS, "nothing")
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lensbench.records.record import Record
 from lensbench.report.correlation.findings import findings
-from lensbench.report.correlation.tables import against, survivors, tables
+from lensbench.report.correlation.tables import against, similarity, survivors, tables
 from tests.harness.correlation_records import N_PROMPTS
 from tests.harness.pages import MARKUP
 from tests.harness.reports import said
@@ -57,8 +57,27 @@ def test_each_control_has_its_own_more_and_less() -> None:
 def test_values_in_the_csv_are_those_of_the_record(built: Path, correlation: Record) -> None:
     csv = pd.read_csv(built / "correlation" / "tables" / "similarity.csv")
     expected = correlation.table("similarity")
-    for column, own in (("value", "value"), ("value_low", "low"), ("value_high", "high")):
-        np.testing.assert_allclose(csv[column], expected[own], rtol=1e-6)
+    distance = expected["measure"] == "procrustes"
+    least = np.where(distance | (expected["measure"] == "cka_biased"), 0, -1)
+    ends = {"low": np.maximum(expected["low"], least)}
+    ends["high"] = np.minimum(expected["high"], np.where(distance, 2, 1))
+    for column, own in (("value", expected["value"]), *ends.items()):
+        name = column if column == "value" else f"value_{column}"
+        np.testing.assert_allclose(csv[name], own, rtol=1e-6)
+
+
+def test_no_interval_ends_where_its_measure_cannot_be() -> None:
+    """The record has them as wide as resampling makes them; the report cuts them."""
+    rows = [
+        {"span": "prompt", "measure": "procrustes", "value": 0.3, "low": -0.1, "high": 2.4},
+        {"span": "prompt", "measure": "pearson", "value": 0.99, "low": 0.97, "high": 1.01},
+        {"span": "prompt", "measure": "cka_biased", "value": 0.1, "low": -0.1, "high": 0.3},
+        {"span": "prompt", "measure": "cka", "value": 0.1, "low": -0.1, "high": 0.3},
+        {"span": "prompt", "measure": "rsa", "value": 0.1, "low": None, "high": None},
+    ]
+    found = similarity(pd.DataFrame(rows).assign(reason=None), {"prompt": 9})["value"]
+    ends = [(one.low, one.high) for one in found]
+    assert ends == [(0, 2), (0.97, 1), (0, 0.3), (-0.1, 0.3), (None, None)]
 
 
 def test_limitations_follow_from_the_record(correlation: Record) -> None:

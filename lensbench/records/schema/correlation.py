@@ -14,6 +14,11 @@ SIMILARITY_MEASURES = {
     "rsa": "RSA: Spearman of dissimilarities",
     "procrustes": "Procrustes distance (0 is the same)",
 }
+# Between which numbers each lies, and so the ends of its interval.
+SIMILARITY_ENDS = dict.fromkeys(SIMILARITY_MEASURES, (-1.0, 1.0)) | {
+    "cka_biased": (0.0, 1.0),
+    "procrustes": (0.0, 2.0),
+}
 # ... and on which form of the activations.
 VARIANTS = {
     "as_is": "as they are",

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from lensbench.records.record import Record
-from lensbench.records.schema.correlation import VARIANTS
+from lensbench.records.schema.correlation import SIMILARITY_ENDS, VARIANTS
 from lensbench.records.schema.generation import MIXED, SPANS
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.spec import ranges
-from lensbench.stats.estimates import LEVEL, Estimate
+from lensbench.stats.estimates import LEVEL, Estimate, within
 
 MAIN = "without_massive"
 RANKS_BY = ("cosine", "pearson")  # the second between different prompts, which have no cosines
@@ -42,7 +42,7 @@ def tables(record: Record) -> dict[str, Table]:
             ),
             "similarity": (
                 "Similarity to the reference by layer",
-                estimates(record.table("similarity"), "value", n),
+                similarity(record.table("similarity"), n),
             ),
             "maps": ("Layer by layer", maps(record.table("layer_map"))),
             "massive": ("Massive dimensions", record.table("massive_dimensions")),
@@ -107,6 +107,14 @@ def estimates(frame: pd.DataFrame, column: str, n: dict[str, int]) -> pd.DataFra
     kept = frame.drop(columns=["low", "high", "reason"]).copy()
     kept[column] = pd.Series(made, index=frame.index, dtype=object)
     return kept
+
+
+def similarity(frame: pd.DataFrame, n: dict[str, int]) -> pd.DataFrame:
+    """Each measure with its interval, which the record has wide: cut where the measure ends."""
+    made = estimates(frame, "value", n)
+    measures = zip(made["value"], made["measure"], strict=True)
+    cut = [within(value, *SIMILARITY_ENDS[name]) for value, name in measures]
+    return made.assign(value=pd.Series(cut, index=made.index, dtype=object))
 
 
 def maps(frame: pd.DataFrame) -> pd.DataFrame:
