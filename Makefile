@@ -109,7 +109,7 @@ bench-gpu: $(READY)  ## the lens at Llama-3-8B's size on a GPU, beside Hugging F
 bench-products: $(READY)  ## a head's products in bfloat16 parts beside float32's, on the first device
 	$(BIN)/python -m tests.benchmarks.products --out reports/bench
 
-bench-size: $(READY)  ## whole verbs at Llama-3-8B's size beside plain scripts (24 GB of memory, 16 of disk, 20 minutes; PARTS=lens,infer)
+bench-size: $(READY)  ## whole verbs at Llama-3-8B's size beside plain scripts (24 GB of memory, 16 of disk, 20 minutes; PARTS=lens,infer4)
 	$(BIN)/python -m tests.benchmarks.size $(if $(PARTS),--parts $(PARTS)) --out reports/bench
 
 bench-report: $(READY)  ## a report over 50 models x 10,000 prompts beside the way it was built (half an hour)

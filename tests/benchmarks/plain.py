@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.plain JOB FOLDER N`: what lensbench does, as a script would do it.
+"""`python -m tests.benchmarks.plain VERB BITS FOLDER N`: what lensbench does, as a script does it.
 
 Plain Hugging Face, bitsandbytes and PEFT, nothing of lensbench; each job ends when its numbers are
 there. `size.py` runs them beside the verbs.
@@ -16,19 +16,18 @@ PROMPT = "w1 w2 w3 w4 w5 w6"
 N_PROMPTS, BATCH = 4, 4
 
 
-def _model(folder: str, **how: Any) -> Any:
-    from transformers import AutoModelForCausalLM
+def _model(folder: str, bits: int) -> Any:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **how)
-
-
-def _quantised(folder: str, bits: int) -> Any:
-    from transformers import BitsAndBytesConfig
-
+    if bits in (32, 16):
+        dtype = torch.float32 if bits == 32 else torch.bfloat16
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     how = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, **four}
     config: Any = BitsAndBytesConfig(**how, bnb_4bit_compute_dtype=torch.bfloat16)
-    return _model(folder, quantization_config=config, device_map="cpu")
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=config, device_map="cpu"
+    )
 
 
 def _ids(folder: str, text: str) -> torch.Tensor:
@@ -38,9 +37,9 @@ def _ids(folder: str, text: str) -> torch.Tensor:
     return ids
 
 
-def lens(folder: str, n: int) -> None:
+def lens(folder: str, bits: int, n: int) -> None:
     """The five likeliest tokens and the entropy at every layer and position of one prompt."""
-    model = _model(folder).eval()
+    model = _model(folder, bits).eval()
     with torch.inference_mode():
         out = model(_ids(folder, PROMPT), output_hidden_states=True)
         states = [model.model.norm(state) for state in out.hidden_states[:-1]]
@@ -50,29 +49,24 @@ def lens(folder: str, n: int) -> None:
             log_p.topk(5)
 
 
-def infer(folder: str, n: int, bits: int = 8) -> None:
+def infer(folder: str, bits: int, n: int) -> None:
     """`n` new tokens after each of a few prompts of one length, in one batch."""
-    model = _quantised(folder, bits).eval()
+    model = _model(folder, bits).eval()
     ids = _ids(folder, PROMPT).repeat(N_PROMPTS, 1)
     with torch.inference_mode():
         made = model.generate(ids, max_new_tokens=n, do_sample=False)
     sys.stdout.write(f"{made.shape}\n")
 
 
-def infer4(folder: str, n: int) -> None:
-    """The same in 4 bits."""
-    infer(folder, n, 4)
-
-
-def train(folder: str, n: int) -> None:
-    """`n` steps of LoRA on an int8 base by PEFT's own recipe, no checkpointing of gradients."""
+def train(folder: str, bits: int, n: int) -> None:
+    """`n` steps of LoRA by PEFT's own recipe, no checkpointing of gradients."""
     from peft import LoraConfig, get_peft_model
 
-    model = _quantised(folder, 8)
+    model = _model(folder, bits)
     config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"])
     adapted = get_peft_model(model, config).train()
     optimiser = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-4)
-    ids = _ids(folder, PROMPT * 5).repeat(BATCH, 1)
+    ids = _ids(folder, " ".join([PROMPT] * 5)).repeat(BATCH, 1)
     for _ in range(n):
         loss = adapted(input_ids=ids, labels=ids).loss
         loss.backward()
@@ -81,12 +75,7 @@ def train(folder: str, n: int) -> None:
         sys.stdout.write(f"{float(loss):.3f}\n")
 
 
-JOBS: dict[str, Callable[[str, int], None]] = {
-    "lens": lens,
-    "infer": infer,
-    "infer4": infer4,
-    "train": train,
-}
+VERBS: dict[str, Callable[[str, int, int], None]] = {"lens": lens, "infer": infer, "train": train}
 
 if __name__ == "__main__":
-    JOBS[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    VERBS[sys.argv[1]](sys.argv[3], int(sys.argv[2]), int(sys.argv[4]))
