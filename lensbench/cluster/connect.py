@@ -66,9 +66,21 @@ def require_ray(address: str | None) -> None:
     """
     if find_spec("ray") is None:
         raise MissingExtraError("ray", "ray")
-    if address not in (None, "auto"):
-        _require_answer(str(address))
-        _require_cluster(str(address))
+    there = _last_started() if address == "auto" else address
+    if there is not None:
+        _require_answer(there)
+        _require_cluster(there)
+
+
+def _last_started() -> str | None:
+    """What `auto` stands for, as Ray decides it: a variable, else the last cluster started here.
+
+    That one may be gone for long, and Ray would wait for it for minutes.
+    """
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    noted = Path(temporary) / "ray" / "ray_current_cluster"
+    named = os.environ.get("RAY_ADDRESS") or (noted.read_text() if noted.is_file() else "")
+    return named.strip() or None
 
 
 @contextmanager
@@ -141,12 +153,21 @@ def _token(own: bool) -> dict[str, str]:
 
     Where a token lies, clusters ask for it; Ray does not hand it on to one that is named by its
     address. Where there is none, a cluster of our `own` gets one that is written nowhere: in the
-    home folder, as Ray would keep it, it would change what other clusters ask for.
+    home folder, as Ray would keep it, it would change what other clusters ask for. A process that
+    has imported Ray before has read what it needs of all that, and keeps to it.
     """
+    if _read_before():
+        return {}
     file = os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token")
     if "RAY_AUTH_TOKEN" in os.environ or Path(file).is_file():
         return {"RAY_AUTH_MODE": "token"}
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _made_token()} if own else {}
+
+
+@cache
+def _read_before() -> bool:
+    """Somebody imported Ray before this process first asked for it here."""
+    return "ray" in sys.modules
 
 
 @cache
@@ -167,10 +188,10 @@ def _require_answer(address: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
             pass
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise ClusterError(
             f"Nothing answers at {address} within {_ANSWER_S:g} s ({error}). Start a cluster there "
-            f"(ray start --head --port={port}), or give the address of one that runs."
+            f"(ray start --head --port={port}), or give --ray HOST:PORT of one that runs."
         ) from error
 
 

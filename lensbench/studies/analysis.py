@@ -49,6 +49,7 @@ KINDS: dict[str, type[Spec]] = {
 ALONE = {
     "placement": "trains one adapter after another",
     "transfer": "holds its variants in turn, one at a time",
+    "classify": "tells how long each training takes, which others beside it would change",
     "pico": "trains one seed after another; `lensbench pico analyse` of what they kept has workers",
 }
 # Keys that may name a file beside the analysis.

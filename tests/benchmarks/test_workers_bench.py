@@ -6,7 +6,7 @@ import pytest
 
 from tests.benchmarks.cluster_clock import Cluster, simulated
 from tests.benchmarks.worked import Took
-from tests.benchmarks.workers import promise
+from tests.benchmarks.workers import _more, promise
 
 
 def test_one_worker_takes_the_sum_of_everything() -> None:
@@ -42,3 +42,13 @@ def test_the_promise_is_held_to_runs_that_it_is_given_of(
         return [Took(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, wall_s=wall_s)]
 
     assert said in promise({"one process": of(one_s), "1 worker": of(worker_s)})
+
+
+def test_what_a_run_takes_once_is_not_counted_for_every_prompt() -> None:
+    """A stage of 5 s and .01 s a prompt."""
+
+    def of(n_prompts: int) -> Took:
+        own = {"tables_s": 5 + 0.01 * n_prompts, "n_prompts": n_prompts}
+        return Took(0.0, 0.0, 0.0, 0.0, 0.0, end_s=0.0, **own)  # type: ignore[arg-type]
+
+    assert _more([of(100), of(300)], "tables_s") == pytest.approx(0.01)

@@ -157,9 +157,7 @@ def _memory(model: str, runs: Runs, grown: Sequence[Took]) -> list[str]:
     """What the driver holds, and what a worker does beside what is reserved for it."""
     one = runs["1 worker"]
     driver, worker = (_median(one, f"{who}_bytes") for who in ("driver", "worker"))
-    more = (grown[-1].driver_bytes - grown[0].driver_bytes) / (
-        grown[-1].n_prompts - grown[0].n_prompts
-    )
+    more = _more(grown, "driver_bytes")
     return [
         "## What is held in memory",
         "",
@@ -179,18 +177,25 @@ def _memory(model: str, runs: Runs, grown: Sequence[Took]) -> list[str]:
     ]
 
 
+def _more(grown: Sequence[Took], what: str) -> float:
+    """What a prompt more costs of `what`, by the smallest and the largest of runs that grew.
+
+    Never a stage of one run by its prompts: what it takes once would be counted for each of them.
+    """
+    least, most = grown[0], grown[-1]
+    rise = getattr(most, what) - getattr(least, what)
+    return max(0.0, rise) / (most.n_prompts - least.n_prompts)
+
+
 def _on_paper(model: str, runs: Runs, grown: Sequence[Took], ask_s: float) -> list[str]:
     """10 models x 10,000 prompts by the simulated clock, of what this bench has measured."""
     one = runs["one process"][0]
-    prompt_s = max(0.0, grown[-1].plan_s - grown[0].plan_s) / (
-        grown[-1].n_prompts - grown[0].n_prompts
-    )
     pieces = {
         "jobs": ceil(_PROMPTS * one.n_jobs / one.n_prompts),
         "job_s": one.job_s,
         "load_s": one.load_s,
-        "plan_s": one.load_s + one.plan_s + prompt_s * _PROMPTS,
-        "finish_s": one.tables_s / one.n_prompts * _PROMPTS,
+        "plan_s": one.load_s + one.plan_s + _more(grown, "plan_s") * _PROMPTS,
+        "finish_s": one.tables_s + _more(grown, "tables_s") * _PROMPTS,
         "ask_s": ask_s,
     }
     spent = [(n, simulated(Cluster(n, _MODELS, **pieces))) for n in (1, 8, 64)]  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from tests.harness.facts import facts_rows
 from tests.harness.files import UNEQUAL, contents, write_csv
 from tests.harness.program import Program
 from tests.harness.tiny import Case
+from tests.harness.workers import ray_processes
 
 
 class Full(MemoryFileSystem):
@@ -50,8 +52,15 @@ def full() -> Iterator[str]:
     yield "full://parts"
 
 
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No cluster was ever started here."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+
 def test_a_full_or_unreachable_shared_folder_is_named_before_anything_starts(
-    full: str, tmp_path: Path
+    full: str, tmp_path: Path, nowhere: None
 ) -> None:
     (tmp_path / "file").touch()
     inside = f"{tmp_path}/file/parts"
@@ -78,6 +87,57 @@ def test_the_program_says_what_is_missing_or_silent(
     assert missing.status == 2
     assert 'add it with: pip install "lensbench[ray]"' in missing.said
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("noted", ["variable", "file"])
+def test_auto_is_held_to_the_cluster_that_it_stands_for(
+    noted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nowhere: None
+) -> None:
+    """One that was started here and is gone: Ray would wait for it for minutes."""
+    if noted == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    else:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9\n")
+    with (
+        pytest.raises(ClusterError, match=r"Nothing answers at 127\.0\.0\.1:9 "),
+        workers(ray="auto"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("lens", "MODEL", "--prompts", "FILE", "--out", "OUT"),
+        ("attention", "MODEL", "--prompts", "FILE", "--out", "OUT"),
+        ("cache", "MODEL", "--prompts", "FILE", "--out", "OUT"),
+        ("sample", "MODEL", "--prompts", "FILE", "--out", "OUT"),
+        ("infer", "MODEL", "FILE", "--out", "OUT.csv", "--trace", "OUT"),
+        ("eval", "MODEL", "--data", "FILE", "--out", "OUT"),
+        ("fit", "MODEL", "--corpus", "FILE", "--out", "OUT"),
+        ("run", "FILE", "--out", "OUT"),
+    ],
+)
+def test_a_wrong_file_is_said_before_ray_is_started(
+    verb: tuple[str, ...], lensbench: Program, llama: Case, tmp_path: Path
+) -> None:
+    """With every verb that has workers; what is wrong with it is said as without them."""
+    file = tmp_path / "wrong.csv"
+    file.write_text("" if verb[0] == "fit" else "number,words\np1,Hi\n")
+    there = {
+        "MODEL": llama.folder,
+        "FILE": file,
+        "OUT": tmp_path / "r",
+        "OUT.csv": tmp_path / "r.csv",
+    }
+    words = [there.get(word, word) for word in verb]
+    one = lensbench(*words)
+    two = lensbench(*words, "--workers", 2)
+    assert one.status == two.status == 2
+    assert file.name in two.err
+    assert two.err == one.err
+    assert not ray_processes()
 
 
 @pytest.fixture
@@ -131,6 +191,22 @@ def test_what_a_worker_raises_keeps_its_kind_and_a_file_that_it_lacks_is_named(
         one = lens.run(spec, tmp_path / "one")
     assert two.ok
     assert contents(two.folder, UNEQUAL) == contents(one.folder, UNEQUAL)
+
+
+@slow
+def test_a_process_that_has_imported_ray_already_has_workers_too(tmp_path: Path) -> None:
+    """What Ray reads of tokens when it is imported stays; another process, for here it is read."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    code = (
+        "import ray, sys; from pathlib import Path; from lensbench.cluster.workers import workers; "
+        "from tests.harness.counted import count_words\n"
+        "with workers(1): count_words(Path(sys.argv[1]), ['a', 'b'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=own, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "placement.parquet").is_file()
 
 
 @slow
