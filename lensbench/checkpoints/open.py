@@ -150,9 +150,15 @@ def building(config: Any) -> Iterator[None]:
         watching.remove()
 
 
+_counted: dict[tuple[type, str], int] = {}
+
+
 def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
-    """Parameters of the architecture, counted without allocating any."""
-    return int(empty_model(config, trust_remote_code).num_parameters())
+    """Parameters of the architecture, counted without allocating any; once for what it says."""
+    key = type(config), config.to_json_string(use_diff=False)
+    if key not in _counted or trust_remote_code:  # whose code may be another by now
+        _counted[key] = int(empty_model(config, trust_remote_code).num_parameters())
+    return _counted[key]
 
 
 Tokenizers = MutableMapping[Path, "PreTrainedTokenizerBase"]

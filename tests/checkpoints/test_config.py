@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
+from lensbench.checkpoints import open as opening
 from lensbench.checkpoints.config.agreement import require_agreement
 from lensbench.checkpoints.config.check import check_config
 from lensbench.checkpoints.config.fields import NEUTRAL_FIELDS, PUBLISHED, fields_read
@@ -269,3 +270,15 @@ def test_a_file_that_transformers_cannot_read_is_no_traceback(
     (tmp_path / "config.json").write_text(json.dumps(said | changes))
     with pytest.raises(ModelError):
         count_parameters(open_config(tmp_path))
+
+
+def test_parameters_are_counted_once_for_what_a_config_says(llama: Case) -> None:
+    config = open_config(llama.folder)
+    assert count_parameters(config) == llama.hf.num_parameters()
+    wider = open_config(llama.folder)
+    wider.vocab_size += 1
+    more = count_parameters(wider) - count_parameters(config)
+    assert more == config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "empty_model", None)  # whoever makes one again fails
+        assert count_parameters(open_config(llama.folder)) == llama.hf.num_parameters()

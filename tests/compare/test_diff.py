@@ -487,7 +487,7 @@ def test_a_finished_diff_is_left_alone_until_a_record_changes(
         compare(edited(records["moved"], tmp_path / "b", other))
 
 
-@pytest.mark.parametrize("execute", [backwards, in_threads])
+@pytest.mark.parametrize("execute", [pytest.param(backwards, marks=pytest.mark.slow), in_threads])
 def test_a_diff_is_the_same_whoever_compares(
     records: dict[str, Path], tmp_path: Path, execute: Executor
 ) -> None:

@@ -172,7 +172,7 @@ def as_theirs(folder: Path, model: LensModel) -> Any:
     return theirs()(jacobians, n_prompts=1, d_model=model.d_model)
 
 
-@pytest.mark.parametrize("family", ("llama", "gemma2", *MORE))
+@pytest.mark.parametrize("family", ("gemma2", pytest.param("llama", marks=pytest.mark.slow), *MORE))
 def test_a_reading_is_transformer_lens_own(
     tiny_case: Callable[[str], Case], fitted: Callable[[Case], Path], family: str
 ) -> None:

@@ -65,7 +65,7 @@ def reference(case: Case, bits: Any, adapter: Path | None = None) -> Any:
 
 
 @each_family
-@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+@pytest.mark.parametrize("bits", [pytest.param(32, marks=pytest.mark.slow), 16, 8, 4])
 def test_every_precision_is_hugging_face_s_own(
     name: str, bits: int, tiny_case: Callable[[str], Case]
 ) -> None:

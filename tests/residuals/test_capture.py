@@ -292,7 +292,7 @@ def test_a_model_that_does_not_show_a_part_is_not_testable(llama: Case) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_the_identities_of_the_demo_model(smollm_folder: Path, dtype: str) -> None:
     model = load_model("smollm2-135m", dtype=dtype, device="cpu")
     batch = make_batch([0], [model.tokenizer("The capital of Germany is").input_ids])

@@ -105,8 +105,7 @@ def test_irrelevant_text_is_of_the_least_similar_half_and_differs_from_prompt_to
 texts = st.lists(st.sampled_from(" ".join(TOWNS.values()).split()), min_size=1, max_size=25)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "spaces"])
-@pytest.mark.parametrize("style", ["none", "alpaca"])
+@pytest.mark.parametrize(("kind", "style"), [("bytes", "none"), ("spaces", "alpaca")])
 def test_a_cut_gives_the_length_that_is_asked_for_or_the_nearest_below(
     kind: str, style: Any
 ) -> None:
