@@ -61,9 +61,7 @@ def too_large(model: AdaptedModel, settings: Sequence[Setting]) -> list[Problem]
     what = f"the model's vocabulary has {model.d_vocab:,} tokens"
     remedy = f"Give 0 (keeps every token) to {model.d_vocab}."
     return [
-        Problem(f"{setting.name}, top_k", what, remedy)
-        for setting in settings
-        if setting.top_k > model.d_vocab
+        Problem(setting.name, what, remedy) for setting in settings if setting.top_k > model.d_vocab
     ]
 
 

