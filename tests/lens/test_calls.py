@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lensbench import InputProblems, Prompt, load_prompts, logit_lens
 from lensbench.prompts.encode import Encoder
+from tests.harness.families import distinct_families
 from tests.harness.tiny import PROMPTS, Case
 
 NUMBERS = ["layer", "position", "token_id", "entropy_bits", "kl_bits", "answer_rank"]
@@ -23,6 +24,7 @@ def numbers(case: Case, prompts: Any, **settings: Any) -> pd.DataFrame:
     return logit_lens(case.model, prompts, **settings).to_pandas()[NUMBERS]
 
 
+@distinct_families
 def test_token_ids_are_read_as_their_text_is(family: Case) -> None:
     ids = family.token_ids[0]
     wanted = numbers(family, PROMPTS[0])

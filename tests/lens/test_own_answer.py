@@ -26,6 +26,7 @@ from lensbench.models.model import LensModel
 from lensbench.prompts.encode import TokenText, Word
 from lensbench.prompts.prompt import Prompt
 from tests.harness.adapters import make_adapter
+from tests.harness.families import distinct_families
 from tests.harness.tiny import PROMPTS, TINY, Case
 from tests.harness.vocabulary import exact_logits
 
@@ -80,6 +81,7 @@ def _asked(text: str, answer: str | None = None) -> Prompt:
     return Prompt(id="prompt", prompt=text, answer=answer)
 
 
+@distinct_families
 def test_two_passes_load_and_read_what_hugging_face_says_next(family: Case, passes: Passes) -> None:
     """Of several tokens, or of one alone: every other family has the one or the other."""
     prompt = PROMPTS[list(TINY).index(family.name) % 2]

@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 from lensbench import InputProblems, Prompt, logit_lens, residual_stream
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
+from tests.harness.families import distinct_families
 from tests.harness.reference import Array, Reference, is_top_k, possible_ranks, statistics
 from tests.harness.tiny import PROMPTS, Case
 
@@ -103,6 +104,7 @@ def test_the_final_lens_at_every_layer_and_position(family: Case, reference: Ref
     assert n_cells == n_sites * sum(len(ids) for ids in family.token_ids)
 
 
+@distinct_families
 def test_what_is_asked_for_comes_beside_the_rest(family: Case, reference: Reference) -> None:
     """By two passes over held logits, where all else takes one over tiles."""
     frame, plain = read(family, "final", metrics=("js_bits",)), read(family, "final")
@@ -111,6 +113,7 @@ def test_what_is_asked_for_comes_beside_the_rest(family: Case, reference: Refere
     assert assert_equals_reference(frame, reference, "final") == len(plain)
 
 
+@distinct_families
 @pytest.mark.parametrize("lens", ["raw", "next"])
 def test_the_other_lenses_are_what_they_are_called(
     family: Case, reference: Reference, lens: str

@@ -60,6 +60,7 @@ def copy_of(case: Case, folder: Path, weights: dict[str, Any] | None = None) -> 
 # Ways in.
 
 
+@distinct_families
 def test_a_hugging_face_object_is_the_same_model(family: Case) -> None:
     given = load_model(family.fresh_hf(), tokenizer=family.model.tokenizer, name="mine")
     require(check_identities(given, family.token_ids))

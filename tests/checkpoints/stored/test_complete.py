@@ -24,6 +24,7 @@ from lensbench.checkpoints.weights import open_weights
 from lensbench.errors import LensbenchError
 from lensbench.quantized.loading.load import load_quantized
 from tests.harness.damage import Tensors, damaged, renamed, without
+from tests.harness.families import distinct_families
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, Case, random_model
 
@@ -147,6 +148,7 @@ def test_every_verb_refuses_them(llama: Case, tmp_path: Path, lensbench: Program
         assert "lm_head.weight" in done.said, words
 
 
+@distinct_families
 def test_the_same_file_in_shards_and_with_harmless_extras(family: Case, tmp_path: Path) -> None:
     """Rotary frequencies as old files hold them, and a head that is the embedding once more."""
     family.fresh_hf().save_pretrained(tmp_path, max_shard_size="20KB")
