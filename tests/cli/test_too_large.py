@@ -52,6 +52,7 @@ ENCODERS: dict[str, tuple[object, ...]] = {
     "classify": ("classify", "--encoder", MODEL, "--methods", "probe", "-o", OUT),
 }
 NO_WAY_OUT = {"transfer"}  # its file says the format
+NO_DEVICE = {"transfer", "train"}  # its file says it; one alone, and it says so
 
 
 @pytest.fixture
@@ -90,13 +91,13 @@ def typed(tmp_path: Path, lensbench: Program) -> Callable[..., Any]:
     pairs = "".join(json.dumps({"id": str(i)} | pair) + "\n" for i in range(4))
     (files / "pairs.jsonl").write_text(pairs)
 
-    def run(words: tuple[object, ...], model: object, *more: object) -> Any:
+    def run(words: tuple[object, ...], model: object, *more: object, device: str = "cpu") -> Any:
         spec = f'kind = "transfer"\nmodels = ["{model}", "{model}@8"]\nlenses = ["linear"]\n'
         (files / "transfer" / "analysis.toml").write_text(spec)
         places = {MODEL: str(model), OUT: str(tmp_path / "out"), FILES: str(files)}
         filled = [re.sub("|".join(places), lambda m: places[m[0]], str(word)) for word in words]
-        device = () if words[0] == "run" else ("--device", "cpu")
-        return lensbench(*filled, *device, *more)
+        named = () if words[0] == "run" else ("--device", device)
+        return lensbench(*filled, *named, *more)
 
     return run
 
@@ -113,6 +114,17 @@ def test_a_model_is_refused_before_it_is_hashed(
     room(1000)
     refused = typed(VERBS[verb], llama.folder)
     assert refused.status != 0 and "on cpu are available" in refused.said
+    assert not hashed
+    assert not [*tmp_path.rglob("manifest.json"), *tmp_path.rglob("out*.csv")]
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - NO_DEVICE))
+def test_a_device_that_is_not_there_is_refused_before_anything_is_hashed(
+    llama: Case, tmp_path: Path, hashed: list[str], typed: Callable[..., Any], verb: str
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    refused = typed(VERBS[verb], llama.folder, device=f"cpu,disk={nowhere}")
+    assert refused.status != 0 and str(nowhere) in "".join(refused.said.split()), refused.said
     assert not hashed
     assert not [*tmp_path.rglob("manifest.json"), *tmp_path.rglob("out*.csv")]
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lensbench.checkpoints.open import quiet
+from lensbench.checkpoints.stored.heap import give_back
 from lensbench.errors import InputProblems, ModelError, Problem, refused_by_library
 from lensbench.prompts.batch import Batch, make_batch
 from lensbench.quantized.generation.batching import is_out_of_memory
@@ -119,6 +120,7 @@ def _continued(
         )
         if tracer is not None:
             _feed_last(model, batch, output, tracer, picker.n_tokens)
+    give_back()  # LLM.int8 leaves 100 MB a batch behind, and the next one takes others
     return _generations(model, prompts, picker, ends)
 
 
