@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness.files import manifest, table_bytes, write_csv
+from tests.harness.files import contents, manifest, table_bytes, write_csv
 from tests.harness.forks import parts
 from tests.harness.tiny import Case
 from tests.harness.workers import ray_processes
@@ -21,6 +21,17 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 _WAIT_S = 300  # on a busy machine Ray takes its time
 N_PROMPTS = 120
+    "--choose-tokens",
+    "64",
+    "--test-tokens",
+    "64",
+    "--window",
+    "32",
+    "--directions",
+    "0",
+    "--no-untrained",
+]
+_NUMBERS = (".parquet", ".safetensors")  # of a record; reports tell times and memory too
 
 
 class Started:
@@ -102,12 +113,50 @@ def test_workers_go_on_with_what_one_process_began(
     assert run.ended()[0] == 130
     again = Started(llama, tmp_path, "--workers", "2")
     again.has_parts(len(parts(again.record)) + 3)
+    again.process.send_signal(signal.SIGSTOP)  # it would be done before the second one has started
     second = Started(llama, tmp_path, "--workers", "2", log="second.txt")
     status, said = second.ended()
+    again.process.send_signal(signal.SIGCONT)
     assert status in (1, 2)
     assert "another process is writing this record" in said
+    assert "starting Ray" not in said
     assert again.process.wait(_WAIT_S) == 0
     assert table_bytes(again.record) == serial
+
+
+def test_one_process_goes_on_with_what_workers_went_on_with(
+    llama: Case, serial: dict[str, bytes], tmp_path: Path
+) -> None:
+    """One process, then two workers, then one process: the parts of all make the same bytes."""
+    done = 0
+    for who in ((), ("--workers", "2")):
+        run = Started(llama, tmp_path, *who)
+        run.has_parts(done + 5)
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.ended()[0] == 130
+        done = len(parts(run.record))
+    assert done < N_PROMPTS
+    last = Started(llama, tmp_path)
+    assert last.ended()[0] == 0
+    assert table_bytes(last.record) == serial
+
+
+@pytest.mark.parametrize("verb", ["lens", "cache"])
+def test_a_real_models_tables_are_the_same_bytes(verb: str, tmp_path: Path) -> None:
+    """By two workers as by one process, each in a process of its own, as a user starts them."""
+    made = []
+    for who in ([], ["--workers", "2"]):
+        out = tmp_path / f"{len(who)}"
+        command = [sys.executable, "-m", "lensbench.cli", verb, "smollm2-135m", "-o", str(out)]
+        command += ["--prompts", "facts", "--limit", "3", "--batch-tokens", "64", *who]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S)
+        assert done.returncode == 0, done.stderr
+        (record,) = [path.parent for path in out.rglob("manifest.json")]
+        files = contents(record)
+        made.append({name: files[name] for name in files if name.endswith(_NUMBERS)})
+        assert made[-1]
+        assert ("starting 2 workers" in done.stderr) == bool(who)
+    assert made[0] == made[1]
 
 
 def gone(processes: list[int]) -> None:

@@ -75,8 +75,8 @@ def test_after_twenty_kills_at_random_the_bytes_are_the_same(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def spec(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
-    """A lens run of many small jobs."""
-    rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(150)]
+    """A lens run of many small jobs: at times a dozen are done between two kills."""
+    rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(400)]
     prompts = write_csv(tmp_path_factory.mktemp("prompts") / "many.csv", rows)
     return RunSpec(models=(str(llama.folder),), prompts=str(prompts), batch_tokens=1)
 
