@@ -21,16 +21,6 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 _WAIT_S = 300  # on a busy machine Ray takes its time
 N_PROMPTS = 120
-    "--choose-tokens",
-    "64",
-    "--test-tokens",
-    "64",
-    "--window",
-    "32",
-    "--directions",
-    "0",
-    "--no-untrained",
-]
 _NUMBERS = (".parquet", ".safetensors")  # of a record; reports tell times and memory too
 
 
