@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lensbench.errors import InputProblems, ModelError, Problem, first_line
@@ -59,12 +59,15 @@ class Residuals:
 
     def broken_rows(self) -> set[int]:
         """Rows whose residual stream or logits hold NaN or Inf at one of the cells."""
-        bad = ~self.stream.isfinite().all(-1).all(0)  # [cell]
+        bad = ~_all_finite(self.stream).all(0)  # [cell]
         if self.logits.shape[-1]:
-            ends = torch.stack(self.logits.aminmax(dim=-1))  # NaN is both where there is one
-            rows, columns = self._in_logits
-            bad |= ~ends.isfinite().all(0)[rows, columns]
+            bad |= ~_all_finite(self.logits)[tuple(self._in_logits)]
         return {row for (row, _), is_bad in zip(self.cells, bad.tolist(), strict=True) if is_bad}
+
+
+def _all_finite(numbers: Float[Tensor, "*cell number"]) -> Bool[Tensor, "*cell"]:
+    """By the least and the largest, which are NaN where one is: `isfinite` takes as much again."""
+    return torch.stack(numbers.aminmax(dim=-1)).isfinite().all(0)
 
 
 def capture(

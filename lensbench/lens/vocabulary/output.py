@@ -16,6 +16,7 @@ from lensbench.models.readout import Readout
 Cells = slice | Int[Tensor, " some"]
 Logits = Callable[[Cells, slice], Float[Tensor, "cell token"]]  # of which cells and tokens
 
+_CELLS = 512  # whose logits of a tile are made at once: all of a long prompt would be too many
 _LOST = 2.0**-94  # numbers count as no less: what is lost of products below float32's normal ones
 # Relative, of a float32 sum over some hundred tokens, where its errors go one way.
 _ROUNDED = 4 * 2.0**-24
@@ -36,9 +37,8 @@ class Output:
     near: Float[Tensor, " cell"]  # the log-partition, as float32 rounds it
     entropy: Float[Tensor, " cell"]  # nats, float64
     mean_row: Float[Tensor, "cell d_model"] | None  # W_U p, float64; None where p is made again
-    mean_bias: Float[Tensor, " cell"]  # b . p, float64
-    total: Float[Tensor, " cell"]  # what `probs` sum to, float64
-    size: Float[Tensor, "cell d_model"]  # squared, of what `mean_row` is summed of, float64
+    mean_bias: Float[Tensor, " cell"] | None  # b . p, float64, beside it
+    size: Float[Tensor, " d_model"]  # squared, of the rows that `mean_row` is summed of, float64
     normed: Float[Tensor, "cell d_model"] | None = None  # of which the logits at hand were made
 
     @classmethod
@@ -49,35 +49,19 @@ class Output:
         logits: Logits,
         normed: Float[Tensor, "cell d_model"] | None = None,
     ) -> Output:
-        """Two passes over the vocabulary, for so many rows as there are cells.
+        """Two passes over the vocabulary for so many rows as there are cells, some rows at a time.
 
         Args:
             normed: given where the logits are at hand: what the head made them of.
         """
-        every = slice(0, n_cells)
-        parts = [wide(logits(every, tile).logsumexp(-1)) for tile in readout.tiles()]
-        near = torch.stack(parts).logsumexp(0).float()
-        total, surprise, mean_bias = wide(torch.zeros(3, n_cells, device=near.device))
-        mean_row = None
-        if readout.soft_cap is None and normed is None:
-            mean_row = wide(torch.zeros(n_cells, readout.W_U.shape[0], device=near.device))
-        for tile in readout.tiles():
-            log_p = logits(every, tile).sub_(near.unsqueeze(-1))
-            p = log_p.exp()
-            total += p.sum(-1)
-            surprise -= torch.linalg.vecdot(p, log_p)
-            if mean_row is not None:
-                rows, bias = readout.weighted(p, tile)
-                mean_row += rows
-                mean_bias += bias
-        # What `near` is off by, which is much where logits are large, is all of what `total` is.
-        entropy = surprise / total + total.log()
-        size = wide(readout.W_U.T[sampled(readout.W_U.shape[1])]).square().mean(0) + _LOST**2
-        if mean_row is not None:
-            mean_row /= total.unsqueeze(-1)
-            size = mean_row.square() + size
-        mean_bias /= total
-        return cls(readout, logits, near, entropy, mean_row, mean_bias, total, size, normed)
+        by_row = readout.soft_cap is None and normed is None
+        size = max(n_cells if readout.holds else _CELLS, 1)
+        parts = (slice(i, min(i + size, n_cells)) for i in range(0, max(n_cells, 1), size))
+        sums = [_sums(readout, logits, cells, by_row) for cells in parts]
+        near, entropy, *mean = (torch.cat(own) for own in zip(*sums, strict=True))
+        mean_row, mean_bias = mean or (None, None)
+        rows = wide(readout.W_U.T[sampled(readout.W_U.shape[1])]).square().mean(0) + _LOST**2
+        return cls(readout, logits, near, entropy, mean_row, mean_bias, rows, normed)
 
     def is_of(self, normed: Float[Tensor, "cell d_model"], cells: Cells) -> bool:
         """Whether the logits at hand of some cells are what the head makes of these vectors.
@@ -89,7 +73,7 @@ class Output:
         return normed.dtype == self.normed.dtype and torch.equal(normed, self.normed[cells])
 
     def probs(self, cells: Cells, tokens: slice) -> Float[Tensor, "cell token"]:
-        """Probabilities of a range of the vocabulary, times `total`."""
+        """Probabilities of a range of the vocabulary, but for what `near` is off by."""
         return self.logits(cells, tokens).sub_(self.near[cells, None]).exp_()
 
     def mean_logit(
@@ -99,10 +83,33 @@ class Output:
 
         None where p is made again.
         """
-        if self.mean_row is None:
+        if self.mean_row is None or self.mean_bias is None:
             return None
         own = torch.einsum("csd,cd->cs", wide(normed), self.mean_row[cells])
         return self.readout.logit_scale * (own + self.mean_bias[cells, None])
+
+
+def _sums(readout: Readout, logits: Logits, cells: slice, by_row: bool) -> tuple[Tensor, ...]:
+    """Of some cells the log-partition, the entropy and, by row, the mean row and the mean bias."""
+    n_cells = cells.stop - cells.start
+    parts = [wide(logits(cells, tile).logsumexp(-1)) for tile in readout.tiles()]
+    near = torch.stack(parts).logsumexp(0).float()
+    total, surprise, mean_bias = wide(torch.zeros(3, n_cells, device=near.device))
+    width = readout.W_U.shape[0] if by_row else 0
+    mean_row = wide(torch.zeros(n_cells, width, device=near.device))
+    for tile in readout.tiles():
+        log_p = logits(cells, tile).sub_(near.unsqueeze(-1))
+        p = log_p.exp()
+        total += p.sum(-1)
+        surprise -= torch.linalg.vecdot(p, log_p)
+        if by_row:
+            rows, bias = readout.weighted(p, tile)
+            mean_row += rows
+            mean_bias += bias
+    # What `near` is off by, which is much where logits are large, is all of what `total` is.
+    entropy = surprise / total + total.log()
+    mean = (mean_row / total.unsqueeze(-1), mean_bias / total) if by_row else ()
+    return near, entropy, *mean
 
 
 class MeanLogits:
@@ -156,7 +163,8 @@ class MeanLogits:
         """What a divergence by these means may be off by, nats."""
         head = self._output.readout
         if not self._summed:
-            size = self._output.size[self._cells]
+            assert self._output.mean_row is not None
+            size = self._output.mean_row[self._cells].square() + self._output.size
             terms = torch.einsum("csd,cd->cs", wide(self._normed) ** 2, size).sqrt()
             return errors.of_rest + (_ROUNDED * abs(head.logit_scale) * terms).flatten()
         rounded = _ROUNDED if self._normed.dtype == torch.float32 else 0.0
