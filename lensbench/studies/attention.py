@@ -67,8 +67,9 @@ def run(
 ) -> Outcome:
     """Measure every model of `spec` into `out/<model>/`; run again to go on after an interruption.
 
-    With a larger limit a record is widened. A model that cannot be measured is recorded in the
-    outcome and the others go on.
+    With a larger limit a record is widened, but not one with ablations: what replaces a head is its
+    mean over the record's prompts. A model that cannot be measured is recorded in the outcome and
+    the others go on.
 
     A text encoder is read both ways, into a record of a kind of its own.
 
@@ -205,12 +206,10 @@ def _heads(
         raise InputProblems([*problems, *short])
     settings = settings_of(spec)
     short += not_kept(settings, encoded)
-    stages = added(prompt_set.prompts, [width["limit"] for width in widths])
+    stages = added(prompt_set.prompts, [width.get("limit", spec.limit) for width in widths])
     chosen = {prompt.id for prompt in choose(stages[0], settings.ablate)}
     asked = [Asked.of(one) for one in encoded if one.prompt.id in chosen and one.prompt.is_base]
-    first = {prompt.id for prompt in stages[0]}
-    others = [item.token_ids for item in encoded if item.prompt.id in first]
-    ablator = Ablator(model, asked, others, settings.batch_tokens)
+    ablator = Ablator(model, asked, [item.token_ids for item in encoded], settings.batch_tokens)
     source = Source(model)
     words = Phenomena.of(source, sentences, settings.batch_tokens, spec.seed, ablate=spec.ablate)
     reader = Reader(source, settings, ablator, words.ablator)
@@ -232,7 +231,8 @@ def _request(
     """One model's record; `facts` are what is known of it."""
     prompt_set, sentences = sets
     own = prompt_settings(prompt_set, spec.limit) | encoders.further(spec, sentences)
-    return Request(store, spec.settings() | own, facts, tables=_optional(spec), grows=GROWS)
+    grows = () if spec.ablate else GROWS
+    return Request(store, spec.settings() | own, facts, tables=_optional(spec), grows=grows)
 
 
 def _jobs(

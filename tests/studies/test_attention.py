@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -271,6 +272,20 @@ def test_prompts_that_give_nan_are_skipped_everywhere(overflowing: Path, tmp_pat
     assert found["redundancy"]["loss_change_nats"].notna().all()
     assert found["phenomenon_ablation"]["change_bits"].notna().all()
     assert found["head_similarity"]["js_bits"].notna().all()
+
+
+def test_ablations_are_not_widened(heads: Callable[..., AttentionSpec], tmp_path: Path) -> None:
+    """Heads' means are over all of a record's prompts: other prompts, other numbers."""
+    small = {"nulls": False, "conditions": ("text",), "keep": (), "ablate": 1}
+    narrow = run(heads(limit=1, **small), tmp_path / "one")
+    before = tables(narrow.folder)["ablation"]
+    refused = run(heads(limit=3, **small), tmp_path / "one")
+    (problem,) = refused.failed.values()
+    assert "settings.limit: 1 there, 3 now" in str(problem)
+    assert tables(narrow.folder)["ablation"].equals(before)
+    whole = tables(run(heads(limit=3, **small), tmp_path / "all").folder)["ablation"]
+    same = whole[whole["prompt_id"].isin(before["prompt_id"])]
+    assert not np.allclose(same["loss_change_nats"], before["loss_change_nats"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
