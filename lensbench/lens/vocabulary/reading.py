@@ -161,7 +161,7 @@ class Running:
             torch.exp(logits, out=out)
             return
         torch.clamp(logits, min=_LEAST, out=out).exp_()
-        torch.nn.functional.threshold_(out, _SMALLEST, 0.0)
+        torch.threshold_(out, _SMALLEST, 0.0)
 
     def _dots(
         self, shares: Float[Tensor, "row token"], logits: Float[Tensor, "row token"]
