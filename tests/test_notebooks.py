@@ -48,6 +48,7 @@ def printed(name: str) -> str:
     return str(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_residual_stream_notebook_runs(smollm_folder: Path) -> None:
     outputs = printed("01_residual_stream")

@@ -149,6 +149,7 @@ def test_the_files_on_disk_go_with_their_model(llama: Case, offload: Path) -> No
     assert not [*offload.iterdir()]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_swept_and_what_another_uses_is_not(
     llama: Case, offload: Path, forks: Forks
 ) -> None:

@@ -23,8 +23,7 @@ from tests.harness.files import manifest, write_manifest
 from tests.harness.reports import section_of
 
 MISSING = re.compile(r"\b(nan|None(?!:)|NaT)\b|<NA>")
-# That of the correlation takes longest by far.
-SLOW = ("correlation", False)
+SLOW = "correlation"  # takes longest by far
 FOLDERS = ("tiny--model-a", "train", "eval", "rag", "trace", "diff", "correlation", "placement")
 
 
@@ -35,7 +34,7 @@ def _cases() -> list[Any]:
             name,
             every,
             id=f"{name}-{'texts left out' if every else 'as it is'}",
-            marks=[pytest.mark.slow] if (name, every) == SLOW else [],
+            marks=[pytest.mark.slow] if name == SLOW else [],
         )
         for name, every in itertools.product(FOLDERS, (False, True))
     ]

@@ -156,7 +156,7 @@ def test_maps_are_those_of_the_record(chrome: Any, built: Path, correlation: Rec
     assert np.abs(np.array(drawn(chrome, 2)[0]["z"], float) - grids["far"]).max() > 0.01
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (30, 9)])
+@pytest.mark.parametrize("shape", [(2, 4), pytest.param((30, 9), marks=pytest.mark.slow)])
 def test_places_of_a_map_are_counted_in_whole_numbers(
     chrome: Any, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
@@ -274,7 +274,13 @@ PAGES = {"": "tiny-b"} | {
 }
 
 
-@pytest.mark.parametrize("place", PAGES)
+OFTEN = ("", "trace", "correlation", "diff")  # every kind of chart among them
+
+
+@pytest.mark.parametrize(
+    "place",
+    [place if place in OFTEN else pytest.param(place, marks=pytest.mark.slow) for place in PAGES],
+)
 def test_it_fits_a_phone_says_where_it_is_from_and_loads_nothing(
     chrome: Any, run: Path, built: Path, place: str
 ) -> None:
