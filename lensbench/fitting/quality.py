@@ -106,9 +106,8 @@ def states_of(
     cells = [range(FIRST, len(one)) for one in ids]
     residuals = capture_positions(model, ids, cells, sites, head=head)
     if not bool(residuals.stream.sum().isfinite()):
-        broken = ~residuals.stream.isfinite().all(-1).all(0)
-        rows = {row for (row, _), is_bad in zip(residuals.cells, broken, strict=True) if is_bad}
-        sources = ", ".join(windows[row].document.source for row in sorted(rows))
+        rows = sorted(residuals.broken_rows())
+        sources = ", ".join(windows[row].document.source for row in rows)
         raise ModelError(
             f"{model.name} gives NaN or Inf for a text of the corpus ({sources}). Give --dtype "
             "float32, since float16 overflows above 65,504, or leave that text out."

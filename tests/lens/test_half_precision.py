@@ -16,7 +16,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lensbench import Prompt, load_model, logit_lens
-from lensbench.lens.vocabulary.stream import ROWS, Vectors
+from lensbench.lens.vocabulary.output import ROWS
+from lensbench.lens.vocabulary.stream import Vectors
 from lensbench.models.readout import _TILE_BYTES, Readout
 from tests.harness.families import DISTINCT
 from tests.harness.reference import Array, Reference, is_top_k, possible_ranks, statistics

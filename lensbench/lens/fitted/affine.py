@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from lensbench.checkpoints.devices import has_float64, wide
@@ -20,11 +21,13 @@ _MOST_LOST = 2  # times its length: the terms of a sum that float32 is trusted w
 _MAPPED = ("embed", "resid_post")  # the states between blocks, one a layer
 
 
-class AffineMap(NamedTuple):
-    """x -> x A + b, float32."""
-
+class _Parts(NamedTuple):
     A: Float[Tensor, "d_model d_model"]
     b: Float[Tensor, " d_model"]
+
+
+class AffineMap(_Parts):
+    """x -> x A + b, float32."""
 
     def __call__(self, x: Float[Tensor, "*cell d_model"]) -> Float[Tensor, "*cell d_model"]:
         """The state as the last layer would have it.
@@ -34,12 +37,20 @@ class AffineMap(NamedTuple):
         an entropy by a third of what it may be off by; rows below the limit by a sixth.)
         """
         mapped = x @ self.A + self.b
-        terms = (x.square() @ self.A.square().sum(1) + self.b.square().sum()).sqrt()
-        cancelling = terms > _MOST_LOST * mapped.norm(dim=-1)
-        if has_float64(x.device) and cancelling.any():
+        if not has_float64(x.device):
+            return mapped
+        by_state, shift = self._squares
+        terms = (x.detach().square() @ by_state + shift).sqrt()
+        cancelling = terms > _MOST_LOST * mapped.detach().norm(dim=-1)
+        if cancelling.any():
             exact = wide(x[cancelling]) @ wide(self.A) + wide(self.b)
             mapped[cancelling] = exact.to(mapped.dtype)
         return mapped
+
+    @cached_property
+    def _squares(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
+        """Of each row of A, and of b: once a map, for few states are mapped at a time."""
+        return self.A.detach().square().sum(1), self.b.detach().square().sum()
 
 
 class Affine(Lens):

@@ -53,10 +53,14 @@ class Errors:
         return torch.special.entr(self.probs)  # -q log q
 
     @property
+    def _rest(self) -> Float[Tensor, " row"]:
+        """Probability of all but the best."""
+        return (1 - self.probs.sum(-1)).clamp(min=0)
+
+    @property
     def of_rest(self) -> Float[Tensor, " row"]:
         """What a log-partition may be off by for the others' errors, and for the squares of all."""
-        rest = (1 - self.probs.sum(-1)).clamp(min=0)
-        return rest * self.worst + (1 - self.probs[:, 0]) * self.worst**2
+        return self._rest * self.worst + (1 - self.probs[:, 0]) * self.worst**2
 
     def of_differences(self, kl_bits: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
         """Of sum p (log p - log q), nats: sum |q - p| |dz| <= sqrt(2 KL) max |dz| (Pinsker)."""
@@ -68,9 +72,10 @@ class Errors:
         No other is more probable than the last of the best, which limits what is above the mean;
         what is below it follows, for over all tokens the two come to the same.
         """
-        rest = (1 - self.probs.sum(-1)).clamp(min=0)
-        above = rest * (self.probs[:, -1].log() + entropy).clamp(min=0)
-        difference = self._surprise.sum(-1) - (1 - rest) * entropy  # above, less what is below
+        above = self._rest * (self.probs[:, -1].log() + entropy).clamp(min=0)
+        difference = (
+            self._surprise.sum(-1) - (1 - self._rest) * entropy
+        )  # above, less what is below
         return (2 * above - difference).clamp(min=0)
 
     def outside(

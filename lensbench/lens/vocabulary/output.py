@@ -16,7 +16,7 @@ from lensbench.models.readout import Readout
 Cells = slice | Int[Tensor, " some"]
 Logits = Callable[[Cells, slice], Float[Tensor, "cell token"]]  # of which cells and tokens
 
-_CELLS = 512  # whose logits of a tile are made at once: all of a long prompt would be too many
+ROWS = 512  # of a tile at once: the head is fetched once for so many, and no more need be held
 _LOST = 2.0**-94  # numbers count as no less: what is lost of products below float32's normal ones
 # Relative, of a float32 sum over some hundred tokens, where its errors go one way.
 _ROUNDED = 4 * 2.0**-24
@@ -55,7 +55,7 @@ class Output:
             normed: given where the logits are at hand: what the head made them of.
         """
         by_row = readout.soft_cap is None and normed is None
-        size = max(n_cells if readout.holds else _CELLS, 1)
+        size = max(n_cells if readout.holds else ROWS, 1)
         parts = (slice(i, min(i + size, n_cells)) for i in range(0, max(n_cells, 1), size))
         sums = [_sums(readout, logits, cells, by_row) for cells in parts]
         near, entropy, *mean = (torch.cat(own) for own in zip(*sums, strict=True))

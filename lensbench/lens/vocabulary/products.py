@@ -19,9 +19,9 @@ from lensbench.errors import ModelError
 from lensbench.lens.gate import worst
 from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.lens.settings import LensSettings
-from lensbench.lens.vocabulary.output import Cells, Output
+from lensbench.lens.vocabulary.output import ROWS, Cells, Output
 from lensbench.lens.vocabulary.reading import Reading
-from lensbench.lens.vocabulary.stream import ROWS, Stream, Vectors
+from lensbench.lens.vocabulary.stream import Stream, Vectors
 from lensbench.models.model import LensModel
 from lensbench.models.readout import Readout
 from lensbench.prompts.encode import EncodedPrompt

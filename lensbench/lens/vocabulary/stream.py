@@ -19,11 +19,10 @@ from lensbench.checkpoints.devices import wide
 from lensbench.lens.metrics import LN_2, Distribution, kl_bits, not_negative
 from lensbench.lens.vocabulary.bound import Errors
 from lensbench.lens.vocabulary.exact import ExactRunning, Recomputed
-from lensbench.lens.vocabulary.output import Cells, MeanLogits, Output
+from lensbench.lens.vocabulary.output import ROWS, Cells, MeanLogits, Output
 from lensbench.lens.vocabulary.reading import MISSING, Reading, Running
 from lensbench.models.readout import EVERY
 
-ROWS = 512  # read at once: the head is fetched from memory once for so many
 _PAIR_NUMBERS = 1 << 18  # of two whole distributions compared at once
 _OWN, _SCRATCH = 0, 1
 _COLUMNS = 64  # a product of so many columns, or a multiple, is summed as that of a tile is
