@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lensbench.checkpoints.devices import tokens_at_once
 from lensbench.errors import RecordsError
 from lensbench.lens.result import LensResult, read
 from lensbench.lens.settings import LensSettings, several
@@ -32,7 +33,7 @@ def lens_from_cache(
     lens: str | Sequence[str] = "final",
     top_k: int = 5,
     metrics: str | Sequence[str] = (),
-    batch_tokens: int = 512,
+    batch_tokens: int | None = None,
 ) -> LensResult:
     """What `logit_lens` gives for the cached prompts, at the cached positions of each prompt.
 
@@ -62,7 +63,7 @@ def lens_from_cache(
         positions="all" if everywhere else "last",
         top_k=top_k,
         metrics=several(metrics),
-        batch_tokens=batch_tokens,
+        batch_tokens=tokens_at_once(model.device) if batch_tokens is None else batch_tokens,
     )
     return read(model, cached_prompts(cache, model), settings, cache=cache)
 

@@ -292,22 +292,24 @@ def _read_again(batch: _Batch, lens: Lens, sites: Sequence[Site], read: dict[str
     n_rows = batch.model.readout.rows_at_once if divergences else stream.rows_at_once
     size = max(n_rows // 2, 1)  # float64 takes twice the room
     for some in (outside[start : start + size] for start in range(0, len(outside), size)):
-        places, cells = some.T
-        normed = []
-        for place in places.unique():
-            site, own = sites[place], cells[places == place].to(batch.model.device)
-            normed.append(lens.normed(residuals.at(site)[own], site))
-        vectors = Vectors(torch.cat(normed).double().unsqueeze(1), cells.to(batch.model.device))
+        places, cells = some.T  # in the order of their sites
+        there = cells.to(batch.model.device)
+        of_site, counts = (
+            found.tolist() for found in places.unique_consecutive(return_counts=True)
+        )
+        each = zip((sites[place] for place in of_site), there.split(counts), strict=True)
+        normed = [lens.normed(residuals.at(site)[own], site) for site, own in each]
+        vectors = Vectors(torch.cat(normed).double().unsqueeze(1), there)
         if divergences:
             reading, more = stream.read_whole(vectors, divergences)
         else:
             reading, more = stream.read(vectors), {}
-        for name, rows in (statistics.of(reading, stream.top_k) | more).items():
-            if name in read:
-                read[name][places, cells] = rows.cpu().to(read[name].dtype)
-        beyond = reading.outside.cpu()  # of logits of 1e9 and more: no number is better than one
+        anew = fetched({"": statistics.of(reading, stream.top_k) | more})[""]
+        beyond = anew.pop("outside")  # of logits of 1e9 and more: no number is better than one
         for name in ("entropy_bits", "kl_bits", *more):
-            read[name][places[beyond], cells[beyond]] = torch.nan
+            anew[name][beyond] = torch.nan
+        for name in anew.keys() & read.keys():
+            read[name][places, cells] = anew[name].to(read[name].dtype)
     return len(outside)
 
 

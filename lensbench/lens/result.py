@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from lensbench.checkpoints.config.shape import context_length
+from lensbench.checkpoints.devices import tokens_at_once
 from lensbench.errors import InputProblems, Problem
 from lensbench.escape import visible
 from lensbench.lens.gate import worst
@@ -152,7 +153,7 @@ def logit_lens(
     metrics: str | Sequence[str] = (),
     template: Template = "plain",
     padding_side: PaddingSide = "right",
-    batch_tokens: int = 512,
+    batch_tokens: int | None = None,
     products: str = "float32",
 ) -> LensResult:
     """What each residual vector would predict if the model stopped there.
@@ -169,7 +170,8 @@ def logit_lens(
         top_k: how many top tokens to keep per cell.
         metrics: "js_bits" measures that too, for which logits are gone through twice.
         template: "chat" puts the prompt at the start of a chat answer.
-        batch_tokens: tokens per forward pass, padding included.
+        batch_tokens: tokens per forward pass, padding included; by default 512 on a CPU, up to
+            2,048 on a GPU.
         products: "bfloat16" makes the head's products of exact bfloat16 parts, summed in float32
             by matrix units, with the ranks and top tokens of float64; "auto" where it is measured
             to be faster. On a CPU it is slower.
@@ -178,6 +180,7 @@ def logit_lens(
         GateError: the lens does not reproduce this model.
         InputProblems: no prompt could be encoded, or unknown layers or positions.
     """
+    encoder = require_loaded(model).encoder(template)
     settings = LensSettings(
         lenses=several(lens),
         sites=several(sites),
@@ -185,11 +188,10 @@ def logit_lens(
         positions=positions if isinstance(positions, str) else several(positions),
         top_k=top_k,
         metrics=several(metrics),
-        batch_tokens=batch_tokens,
+        batch_tokens=tokens_at_once(model.device) if batch_tokens is None else batch_tokens,
         padding_side=padding_side,
         products=products,
     )
-    encoder = require_loaded(model).encoder(template)
     encoded, problems = encode_all(encoder, as_prompts(prompts))
     if not encoded:
         raise InputProblems(problems or [NOTHING])

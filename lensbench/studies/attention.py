@@ -59,6 +59,7 @@ from lensbench.spec import nearest
 from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.stages import encoders
+from lensbench.studies.stages.sized import sized, tokens_of
 from lensbench.studies.stages.turns import Turns
 
 
@@ -89,7 +90,7 @@ def run(
             kind, measure = (encoders.KIND, encoders.measure)
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), kind)
         with turns.attempt(store):
-            problems = measure(spec, ref, (prompt_set, sentences), store, progress)
+            problems = measure(sized(spec), ref, (prompt_set, sentences), store, progress)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
     return outcome
 
@@ -105,14 +106,16 @@ def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
         if reads_both_ways(ref):
             yield uncounted(str(ref), folder, "operations of text encoders are not counted")
             continue
-        request = _request(spec, sets, RecordStore(folder, str(ref), "attention"), {})
-        jobs = partial(_jobs, spec, sets)
+        own = sized(spec)
+        request = _request(own, sets, RecordStore(folder, str(ref), "attention"), {})
+        jobs = partial(_jobs, own, sets)
         yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device, "attention")
 
 
 def settings_of(spec: AttentionSpec) -> AttentionSettings:
     """How patterns are read and scored."""
-    return AttentionSettings(**{f.name: getattr(spec, f.name) for f in fields(AttentionSettings)})
+    own = {field.name: getattr(spec, field.name) for field in fields(AttentionSettings)}
+    return AttentionSettings(**own | {"batch_tokens": tokens_of(spec)})
 
 
 def require_effect(spec: AttentionSpec, refs: Sequence[ModelRef], notify: Notify) -> None:
@@ -151,7 +154,7 @@ def _measure(
     `sets`: prompts, and sentences whose words are asked about.
     """
     watch(Progress(f"hashing the weights of {store.model}"))
-    use = None if store.manifest() else Use("attention", Batch.of_tokens(spec.batch_tokens))
+    use = None if store.manifest() else Use("attention", Batch.of_tokens(tokens_of(spec)))
     facts = facts_of(ref, spec.dtype, spec.device, use)
     request = replace(_request(spec, sets, store, facts), again=ref.facts)
 

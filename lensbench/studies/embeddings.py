@@ -28,6 +28,7 @@ from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.text.embeddings import READ
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
+from lensbench.studies.stages.sized import sized, tokens_of
 from lensbench.studies.stages.turns import Turns
 
 
@@ -54,7 +55,7 @@ def run(
     for ref in turns:
         store = RecordStore(Path(out) / f"{folder_name(str(ref))}-senses", str(ref), "senses")
         with turns.attempt(store):
-            _note(outcome, _contextual(spec, ref, senses, progress, store))
+            _note(outcome, _contextual(sized(spec), ref, senses, progress, store))
     return outcome
 
 
@@ -126,7 +127,7 @@ def _contextual(
         "senses": senses.name,
         "senses_sha256": senses.sha256,
         "seed": spec.seed,
-        "batch_tokens": spec.batch_tokens,
+        "batch_tokens": tokens_of(spec),
         "device": spec.device,
     }
     new = store.manifest() is None
@@ -143,7 +144,7 @@ def _contextual(
         if not items:
             raise InputProblems(problems)
         record.begin({**model.facts(), **facts})
-        context = Reading(model, senses.sentences, items, spec.batch_tokens, spec.seed)
+        context = Reading(model, senses.sentences, items, tokens_of(spec), spec.seed)
         words = {senses.sentences[item.number].word for item in items}
 
         def finish(parts: Parts) -> Finished:

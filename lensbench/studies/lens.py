@@ -46,6 +46,7 @@ from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.fit import fit_lens
 from lensbench.studies.stages.fit_cost import plan_fits
+from lensbench.studies.stages.sized import sized, tokens_of
 from lensbench.studies.stages.turns import Turns
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
@@ -75,7 +76,7 @@ def run(
             fits = _fit(spec, ref, Path(out) / "lenses" / folder_name(ref.name), progress, load)
             outcome.folders += [folder for folder in fits.folders if folder not in outcome.folders]
             outcome.problems += fits.problems
-            own = _reading(spec, fits.folders)
+            own = sized(_reading(spec, fits.folders))
             problems = _measure(own, ref, prompt_set, store, progress, load)
             outcome.problems += [p for p in problems if p not in prompt_set.problems]
     return outcome
@@ -127,7 +128,7 @@ def _measure(
     kinds = lens_kinds(spec.lenses, ref.name)
     fitted = fitted_sha256(kinds)
     watch(Progress(f"hashing the weights of {store.model}"))
-    use = None if store.manifest() else Use("lens", Batch.of_tokens(spec.batch_tokens))
+    use = None if store.manifest() else Use("lens", Batch.of_tokens(tokens_of(spec)))
     facts = facts_of(ref, spec.dtype, spec.device, use)
     request = _request(spec, ref, prompt_set, store, kinds, facts)
 
@@ -205,7 +206,7 @@ def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
         fits = list(plan_fits({home / method: how for method, how in _fits(spec, ref).items()}))
         yield from fits
         whole = [one.folder for one in fits if one.finished]
-        own = _reading(spec, whole)
+        own = sized(_reading(spec, whole))
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
         kinds = lens_kinds(own.lenses, ref.name) if len(whole) == len(fits) else {}
         jobs = partial(_jobs, own, prompt_set)
@@ -252,6 +253,6 @@ def lens_settings(spec: RunSpec) -> LensSettings:
         spec.sites,
         top_k=spec.top_k,
         metrics=spec.metrics,
-        batch_tokens=spec.batch_tokens,
+        batch_tokens=tokens_of(spec),
         keep_stream=spec.keep_residuals,
     )

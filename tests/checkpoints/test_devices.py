@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
 from lensbench.checkpoints import devices, placement
-from lensbench.checkpoints.devices import memory_available, pick_device, pick_dtype
+from lensbench.checkpoints.devices import (
+    memory_available,
+    pick_device,
+    pick_dtype,
+    tokens_at_once,
+)
 from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.errors import ModelError
 from tests.harness.program import Program
@@ -31,6 +37,16 @@ def test_best_device_first() -> None:
 def test_absent_devices_are_refused(name: str) -> None:
     with pytest.raises(ModelError, match=name):
         pick_device(name)
+
+
+@pytest.mark.parametrize(("gib", "tokens"), [(4, 512), (8, 1024), (24, 2048), (141, 2048)])
+def test_a_pass_is_as_large_as_a_gpu_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, gib: int, tokens: int
+) -> None:
+    there = SimpleNamespace(total_memory=gib << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: there)
+    assert tokens_at_once(torch.device("cuda")) == tokens
+    assert tokens_at_once(torch.device("cpu")) == 512
 
 
 def test_dtype_rule() -> None:

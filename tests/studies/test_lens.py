@@ -157,6 +157,16 @@ def test_another_path_to_the_same_prompt_file_is_the_same_run(
     assert contents(out) == before
 
 
+def test_a_record_says_how_many_tokens_were_in_a_pass(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    assert run(spec(batch_tokens=None, limit=2), tmp_path).ok
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert manifest(folder)["settings"]["batch_tokens"] == 512  # the CPU's, as before
+    again = run(spec(batch_tokens=512, limit=2), tmp_path)
+    assert again.ok and again.folders == [folder]
+
+
 def test_a_folder_made_by_other_settings_is_refused_and_kept(
     done: Path, tmp_path: Path, spec: Callable[..., RunSpec]
 ) -> None:

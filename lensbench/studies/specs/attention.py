@@ -59,7 +59,7 @@ class AttentionSpec(Spec):
     seed: Seed = 0
     """Of the random tokens, of the untrained model, and of the halves of the sentences."""
     template: Templated = "plain"
-    batch_tokens: BatchTokens = 512
+    batch_tokens: BatchTokens = None
     dtype: Dtype = None
     device: Devices = None
 

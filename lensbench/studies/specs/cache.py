@@ -35,6 +35,6 @@ class CacheSpec(Spec):
     residual_dtype: Literal["float32", "bfloat16"] = "float32"
     """On disk. bfloat16: half the room, each number within 2^-8 of itself."""
     template: Templated = "plain"
-    batch_tokens: BatchTokens = 512
+    batch_tokens: BatchTokens = None
     dtype: Dtype = None
     device: Devices = None

@@ -28,6 +28,6 @@ class DiffStudySpec(Spec):
     """What is written after a model's name: @BITS, +ADAPTER or both."""
     prompts: Prompts = "facts"
     limit: Limit = 120
-    batch_tokens: BatchTokens = 512
+    batch_tokens: BatchTokens = None
     diverge_bits: DivergeBits = 0.1
     device: Devices = None

@@ -37,7 +37,7 @@ class EmbeddingsSpec(Spec):
     """Also place the texts by UMAP (umap-learn), besides principal components."""
     seed: Seed = 0
     """Of UMAP, of the bootstrap over rated pairs, and of untrained models."""
-    batch_tokens: BatchTokens = 512
+    batch_tokens: BatchTokens = None
     device: Device = None
 
     def problems(self) -> list[Problem]:

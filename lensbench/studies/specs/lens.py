@@ -50,7 +50,10 @@ Sites = Annotated[
 Templated = Annotated[
     Template, Field(description="chat: the prompt as the start of a chat answer.")
 ]
-BatchTokens = Annotated[Count, Field(description="Tokens in one forward pass.")]
+BatchTokens = Annotated[
+    Count | None,
+    Field(description="Tokens in one forward pass. Default: 512 on a CPU, up to 2,048 on a GPU."),
+]
 Products = Annotated[
     Literal["float32", "bfloat16", "auto"],
     Field(
@@ -103,7 +106,7 @@ class RunSpec(Spec):
     heatmap_prompts: Annotated[int, Field(ge=0)] = 12
     """Base prompts that are read at every position."""
     template: Templated = "plain"
-    batch_tokens: BatchTokens = 512
+    batch_tokens: BatchTokens = None
     dtype: Dtype = None
     device: Devices = None
     keep_residuals: Annotated[bool, Field(exclude_if=lambda kept: not kept)] = False

@@ -35,6 +35,7 @@ from lensbench.records.store import RecordStore
 from lensbench.residuals.store import DTYPES, KeptPrompt
 from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.cache import CacheSpec
+from lensbench.studies.stages.sized import sized, tokens_of
 
 _SPARE_BYTES = 64 << 20  # for the index, and for whoever else writes to the disk meanwhile
 
@@ -53,11 +54,11 @@ def run_cache(
         GateError: the lens does not reproduce this model.
         RecordsError: another cache is there, or the disk cannot hold this one.
     """
-    ref = ModelRef.of(spec.model)
+    ref, spec = ModelRef.of(spec.model), sized(spec)
     prompt_set = load_prompts(spec.prompts, spec.relations)
     progress(Progress(f"hashing the weights of {ref}"))
     store = RecordStore(out, str(ref), "cache")
-    use = None if store.manifest() else Use("cache", Batch.of_tokens(spec.batch_tokens))
+    use = None if store.manifest() else Use("cache", Batch.of_tokens(tokens_of(spec)))
     request = Request(
         store,
         spec.settings() | prompt_settings(prompt_set, spec.limit),
@@ -117,7 +118,7 @@ class _Run:
             ids = {prompt.id for prompt in stage}
             own = [item for item in kept if item.prompt.prompt.id in ids]
             lengths = [len(item.token_ids) for item in own]
-            batches = plan_batches(lengths, self.spec.batch_tokens, switch)
+            batches = plan_batches(lengths, tokens_of(self.spec), switch)
             plan.append([[own[item] for item in batch] for batch in batches])
         return plan
 

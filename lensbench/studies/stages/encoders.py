@@ -43,6 +43,7 @@ from lensbench.records.schema.phenomena import ANSWERS, DEPTHS, PHENOMENA
 from lensbench.records.store import RecordStore
 from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.attention import AttentionSpec
+from lensbench.studies.stages.sized import tokens_of
 
 KIND = "encoder_attention"
 # Settings of an attention run that an encoder has no use for, and why.
@@ -73,7 +74,7 @@ def without_effect(spec: AttentionSpec) -> list[Problem]:
 def settings_of(spec: AttentionSpec) -> EncoderSettings:
     """How an encoder is read."""
     conditions = tuple(ENCODER_READ) if spec.nulls else ("text",)
-    return EncoderSettings(conditions, spec.weightings, spec.keep, spec.batch_tokens, spec.seed)
+    return EncoderSettings(conditions, spec.weightings, spec.keep, tokens_of(spec), spec.seed)
 
 
 def measure(
