@@ -76,6 +76,7 @@ MAY_IMPORT["models"] = BOTTOM | {"prompts", "checkpoints", "quantized"}  # for b
 MAY_IMPORT["corpora"] = BOTTOM | {"prompts", "checkpoints", "records", "models"}
 MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "records", "stats"}
 MAY_IMPORT["sampling"] = BOTTOM | {"prompts", "checkpoints", "quantized", "models", "records"}
+MAY_IMPORT["sampling"] |= {"costs"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
 MAY_IMPORT["costs"] = BOTTOM | {"checkpoints", "records", "quantized", "models"}
 

@@ -11,12 +11,14 @@ from lensbench.cli.console import literal, table
 from lensbench.escape import printable
 
 if TYPE_CHECKING:
+    from lensbench.costs.cost import Cost
     from lensbench.costs.plan import Plan
     from lensbench.costs.planned import Planned
 
 _UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 _LONGER = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 _NOTHING = "there"
+_AT_MOST = "≤"
 _SHOWN = 3  # of the problems that prompts have
 
 
@@ -37,9 +39,7 @@ def _row(record: Planned) -> dict[str, object]:
     return {
         "record": printable(record.name),
         "prompts": "" if not record.n_prompts else f"{record.n_prompts:,}",
-        "tokens": f"{left.n_tokens:,}",
-        "padded": f"{left.n_padded:,}",
-        "FLOP": _large(left.flops),
+        **_counts(left, at_most=record.least is not None),
         "disk": _between(record.disk_bytes, "B"),
         "memory": "" if done or record.memory_bytes is None else f"{_large(record.memory_bytes)}B",
         "time": _NOTHING if done else said_time(record.wall_s or (0, 0)),
@@ -51,20 +51,31 @@ def _sum(plan: Plan) -> dict[str, object]:
     return {
         "record": "in all",
         "prompts": "",
-        "tokens": f"{left.n_tokens:,}",
-        "padded": f"{left.n_padded:,}",
-        "FLOP": _large(left.flops),
+        **_counts(left, at_most=plan.writes),
         "disk": _between(plan.disk_bytes, "B"),
         "memory": "" if memory is None else f"{_large(memory)}B",
         "time": said_time(plan.seconds),
     }
 
 
+def _counts(cost: Cost, at_most: bool) -> dict[str, object]:
+    sign = _AT_MOST if at_most else ""
+    counts = {"tokens": f"{cost.n_tokens:,}", "padded": f"{cost.n_padded:,}"}
+    return {name: sign + said for name, said in (counts | {"FLOP": _large(cost.flops)}).items()}
+
+
 def _lines(plan: Plan) -> list[str]:
     """What the numbers are of, and what stands in the way."""
     left = plan.left
     read = sum(one.left.n_passes * (one.weight_bytes or 0) for one in plan.records if one.left)
-    found = [f"{left.n_passes:,} forward passes, which read {_large(read)}B of weights."]
+    sign = _AT_MOST if plan.writes else ""
+    found = [
+        f"{sign}{left.n_passes:,} forward passes, which read {sign}{_large(read)}B of weights."
+    ]
+    if plan.writes:
+        found.append(
+            f"{_AT_MOST}: where no text ends before its limit; the least time, where all do."
+        )
     found += [
         f"Bare products of width {own.d_model}, {own.n_threads} thread(s), {own.wall_s:.1f} s: "
         f"{_large(own.flops_per_s)}FLOP/s, {_large(own.bytes_per_s)}B/s."

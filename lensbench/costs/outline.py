@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,8 +13,10 @@ from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer,
 from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import ModelError
+from lensbench.models.adapted import with_bits
 from lensbench.models.bridge import without_weights
 from lensbench.models.model import LensModel
+from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.precision import half_precision
 
 
@@ -42,6 +45,18 @@ def outline(ref: ModelRef, dtype: str | None = None, device: str | None = None) 
     # TransformerLens takes a joint q/k/v apart, which it does of no tensor without numbers.
     _fill(hf_model)
     return wrap()
+
+
+def plain_outline(ref: ModelRef, device: str | None = None) -> AdaptedModel:
+    """The model as `load_quantized` would load it, without a weight.
+
+    Raises ModelError for a model that is not here, and what `open_config` raises.
+    """
+    whole, folder = with_bits(ref, None, device), ref.folder
+    hf_model = empty_model(open_config(folder))
+    with quiet():
+        tokenizer = open_tokenizer(folder)
+    return AdaptedModel(replace(whole, adapter=None), folder, hf_model, tokenizer, {})
 
 
 def _fill(model: nn.Module) -> None:

@@ -37,6 +37,11 @@ class Plan:
         return total(record.left for record in self.records if record.left is not None)
 
     @property
+    def writes(self) -> bool:
+        """Somewhere a model ends texts of its own, so that what is left is known as a most."""
+        return any(record.least is not None for record in self.records)
+
+    @property
     def seconds(self) -> Range:
         """Of all records, one after the other."""
         known = [one.wall_s for one in self.records if one.wall_s is not None]

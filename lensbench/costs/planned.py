@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
 
 from lensbench.checkpoints.families import weight_bytes
 from lensbench.checkpoints.open import Tokenizers
@@ -17,16 +19,27 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.cost import Cost, total
 from lensbench.costs.disk import free_bytes, record_bytes, running_bytes
 from lensbench.costs.machine import SLOWER, Speed, speed
-from lensbench.costs.outline import held_in, outline
+from lensbench.costs.outline import held_in, outline, plain_outline
 from lensbench.costs.range import Range
-from lensbench.costs.shape import Shape, shape_of
+from lensbench.costs.shape import Shape, shape_of, shape_of_config
 from lensbench.errors import LensbenchError, Problem
 from lensbench.models.model import LensModel
+from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.peaks import Verb, program_bytes, with_weights
 from lensbench.records.recording import Request, Standing, standing
 from lensbench.threads import threads
 
+
+class Tokenizing(Protocol):
+    """A model that comes with its tokenizer, whoever loads it."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+
+
 Item = TypeVar("Item")
+Model = TypeVar("Model", bound=Tokenizing)
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,9 @@ class Jobs(Generic[Item]):
     """The jobs of a record before any is done, as a study plans them.
 
     `items`: by the record's widths, as `Work` has them. `once`: what comes before the first job
-    and after the last, whatever is there already. `problems`: what will be skipped.
+    and after the last, whatever is there already. `problems`: what will be skipped. `least`: what
+    a job takes where every text that a model writes ends with its first token, and `cost` where
+    none ends before its limit; None where nothing is written.
     """
 
     items: Sequence[Sequence[Item]]
@@ -42,10 +57,14 @@ class Jobs(Generic[Item]):
     once: Cost = field(default_factory=Cost)
     n_prompts: int = 0
     problems: Sequence[Problem] = ()
+    least: Callable[[Item], Cost] | None = None
 
-    def total(self) -> Cost:
-        """Of all that it takes."""
-        return total(map(self.cost, chain(*self.items))) + self.once
+    def of(self, items: Iterable[Item]) -> tuple[Cost, Cost]:
+        """What some of them take at least and at most, and what comes once."""
+        items = list(items)
+        most = total(map(self.cost, items)) + self.once
+        least = most if self.least is None else total(map(self.least, items)) + self.once
+        return least, most
 
     def left(self, how_far: Standing) -> list[Item]:
         """Those that are not done."""
@@ -55,11 +74,12 @@ class Jobs(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class Outlined:
+class Outlined(Generic[Model]):
     """A model by its shapes; `wall_s`: of its tokenizer and its wrapping, as loading will take."""
 
-    model: LensModel
+    model: Model
     shape: Shape
+    dtype: torch.dtype
     places: Placement
     wall_s: float
 
@@ -70,12 +90,25 @@ class Outlined:
 
 
 @lru_cache(maxsize=2)
-def outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined:
+def outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined[LensModel]:
     """As it would be loaded. Raises as `outline`."""
     started = time.perf_counter()
     model = outline(ref, dtype, device)
     took = time.perf_counter() - started
-    return Outlined(model, shape_of(model), Placement.of(device), took)
+    return Outlined(model, shape_of(model), model.dtype, Placement.of(device), took)
+
+
+@lru_cache(maxsize=2)
+def plainly_outlined(
+    ref: ModelRef, dtype: str | None, device: str | None
+) -> Outlined[AdaptedModel]:
+    """The same on the second path, in the bits of its name. Raises as `plain_outline`."""
+    started = time.perf_counter()
+    model = plain_outline(ref, device)
+    number_format = held_in(ref, dtype, device, model.n_params)
+    shape = replace(shape_of_config(model.base.config, number_format), bits=model.bits)
+    took = time.perf_counter() - started
+    return Outlined(model, shape, number_format, Placement.of(device), took)
 
 
 @dataclass(frozen=True)
@@ -85,8 +118,10 @@ class Planned:
     `obstacles` are why it cannot be made here and now.
 
     `whole` is of the record, `left` of what is not there yet; so is all else but `disk_bytes`, of
-    the finished record. `running_bytes`: on the disk at once at most while it is made.
-    `needed_bytes`: of memory, weights and working numbers; `memory_bytes` with the program.
+    the finished record. Where a model writes, both are of texts that go on to their limit, and
+    `least` is `left` of such as end at once. `running_bytes`: on the disk at once at most while it
+    is made. `needed_bytes`: of memory, weights and working numbers; `memory_bytes` with the
+    program.
     """
 
     name: str
@@ -96,6 +131,7 @@ class Planned:
     n_jobs: int | None = None
     whole: Cost | None = None
     left: Cost | None = None
+    least: Cost | None = None
     weight_bytes: int | None = None
     disk_bytes: Range | None = None
     running_bytes: Range | None = None
@@ -118,8 +154,10 @@ class Planned:
             return {"unknown": self.unknown, "weight_bytes": self.weight_bytes}
         if self.disk_bytes is None or self.wall_s is None:
             return {**self.left.as_dict(), "n_jobs": 0}
+        ends = self.least or self.left
         return {
             **self.left.as_dict(),
+            "least": {"n_tokens": ends.n_tokens, "flops": ends.flops},
             "n_prompts": self.n_prompts,
             "n_jobs": self.n_jobs,
             "weight_bytes": self.weight_bytes,
@@ -133,10 +171,11 @@ def plan_record(
     name: str,
     ref: ModelRef,
     request: Request,
-    jobs_of: Callable[[Outlined, Standing], Jobs[Any]],
+    jobs_of: Callable[[Outlined[Model], Standing], Jobs[Any]],
     dtype: str | None,
     device: str | None,
     verb: Verb = "lens",
+    opened: Callable[[ModelRef, str | None, str | None], Outlined[Model]] = outlined,  # type: ignore[assignment]
 ) -> Planned:
     """One record of one model. What cannot be planned says why, and others can go on.
 
@@ -144,25 +183,28 @@ def plan_record(
         request: as for the engine; facts of the model, which take long to hash, may be left out.
         jobs_of: plans the jobs, of the widths that the record has.
         verb: whose imports the program has.
+        opened: the model without its weights, on the path on which it will be loaded.
     """
     folder = request.store.folder
     try:
         how_far = standing(request)
         if how_far.finished:
             return Planned(name, folder, n_jobs=0, left=Cost())
-        known = outlined(ref, dtype, device)
+        known = opened(ref, dtype, device)
         jobs = jobs_of(known, how_far)
     except LensbenchError as error:
         weights, why = _from_table(ref, dtype, device), str(error)
         return Planned(name, folder, _NOT_PLANNED, weight_bytes=weights, obstacles=[why])
     left = jobs.left(how_far)
-    cost = total(map(jobs.cost, left)) + jobs.once
-    whole, weights = jobs.total(), known.weights
+    (least, cost), (smallest, whole) = jobs.of(left), jobs.of(chain(*jobs.items))
+    weights = known.weights
     tables, shape = request.all_tables, known.shape
     needed = with_weights(shape.sizes, shape.bits, whole.working_bytes)
     running = running_bytes(whole, tables)
     with threads(how_far.threads):
-        found = speed(shape.d_model, known.model.dtype, known.places.main)
+        found = speed(shape.d_model, known.dtype, known.places.main)
+    ends = (found.seconds(one, weights) for one in (least, cost))
+    seconds = Range.between(*ends).plus(_loading(known))
     return Planned(
         name,
         folder,
@@ -170,12 +212,13 @@ def plan_record(
         n_jobs=len(left),
         whole=whole,
         left=cost,
+        least=least if jobs.least is not None else None,
         weight_bytes=weights,
-        disk_bytes=record_bytes(whole, tables),
+        disk_bytes=Range.between(record_bytes(smallest, tables), record_bytes(whole, tables)),
         running_bytes=running,
         needed_bytes=needed,
         memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
-        wall_s=found.seconds(cost, weights).plus(_loading(known)),
+        wall_s=seconds,
         speed=found,
         problems=jobs.problems,
         obstacles=_obstacles(folder, running, needed, known.places),
@@ -188,7 +231,7 @@ def uncounted(name: str, folder: Path, why: str) -> Planned:
     return Planned(name, folder, why)
 
 
-def _loading(known: Outlined) -> Range:
+def _loading(known: Outlined[Any]) -> Range:
     """What comes before the first job: the outline again, and the weights read once or twice."""
     read_s = known.weights / _READ_BYTES_PER_S
     return Range(known.wall_s + read_s, (known.wall_s + 2 * read_s) * SLOWER[1])

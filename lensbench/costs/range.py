@@ -14,3 +14,8 @@ class Range(NamedTuple):
     def plus(self, other: Range) -> Range:
         """The sum."""
         return Range(self.low + other.low, self.high + other.high)
+
+    @classmethod
+    def between(cls, least: Range, most: Range) -> Range:
+        """From the low end of one to the high end of the other."""
+        return cls(least.low, most.high)

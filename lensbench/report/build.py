@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lensbench.files import write_bytes
 from lensbench.records.open import find_records, open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
-from lensbench.records.store import folder_name
+from lensbench.records.store import folder_name, read_failures
 from lensbench.report import manifest
 from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.page import Facts, page_html
@@ -23,6 +23,7 @@ from lensbench.report.sections import ONE_PAGE, SECTIONS, TOGETHER
 
 Files = Iterator[tuple[str, bytes]]
 Named = tuple[Record, str, str]  # a record, the name of its model, its place in the report
+_NONE: Mapping[str, str] = {}
 _OWN_NAMES = ("report.md", "report.html", "tables", "figures")  # beside the models' folders
 
 
@@ -35,18 +36,27 @@ def build_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
 
     Raises RecordsError when records are missing, incomplete or of a newer schema.
     """
-    records, run = named(paths), _run_folder(paths[0])
+    run = _run_folder(paths[0])
     out = out or run
+    failed = _failures([out, *map(_run_folder, paths)])
+    records = named(paths, alone=not failed)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report.", suffix=".part", dir=out) as place:
-        names = _made(records, run.resolve().name, Path(place))
+        names = _made(records, run.resolve().name, Path(place), failed)
         for name in names:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(place) / name).replace(out / name)
     return [out / name for name in names]
 
 
-def _made(records: Sequence[Named], title: str, folder: Path) -> list[str]:
+def _failures(runs: Sequence[Path]) -> dict[str, str]:
+    """What the last runs into these folders could not measure, and why."""
+    return {name: why for run in dict.fromkeys(runs) for name, why in read_failures(run).items()}
+
+
+def _made(
+    records: Sequence[Named], title: str, folder: Path, failed: Mapping[str, str]
+) -> list[str]:
     """Write every file into `folder`, record by record; their names, the index first."""
     reports: list[Reported] = []
     names: list[str] = []
@@ -61,9 +71,9 @@ def _made(records: Sequence[Named], title: str, folder: Path) -> list[str]:
     }
     index: list[str] = []
     if reports[0].place:  # a record alone has none
-        index = _written(folder, "", _index(title, reports, list(together.values())))
+        index = _written(folder, "", _index(title, reports, list(together.values()), failed))
     for kinds, made in together.items():
-        names += _written(folder, "", _beside(made, _facts(_of(reports, kinds), made)))
+        names += _written(folder, "", _beside(made, _facts(_of(reports, kinds), made, failed)))
     return index + names
 
 
@@ -87,8 +97,11 @@ def _written(folder: Path, place: str, files: Files) -> list[str]:
     return names
 
 
-def named(paths: Sequence[Path]) -> list[Named]:
-    """The records to report on, the names of their models, and their places in the report."""
+def named(paths: Sequence[Path], alone: bool = True) -> list[Named]:
+    """The records to report on, the names of their models, and their places in the report.
+
+    `alone`: one record has the report's folder to itself.
+    """
     records = [
         record for record in map(open_record, find_records(paths)) if record.kind in SECTIONS
     ]
@@ -100,7 +113,7 @@ def named(paths: Sequence[Path]) -> list[Named]:
     order = list(SECTIONS)
     records.sort(key=lambda record: order.index(record.kind))
     names = _names(records)
-    places = _places(records, names, paths)
+    places = _places(records, names, paths, alone and len(records) == 1)
     return list(zip(records, names, places, strict=True))
 
 
@@ -130,10 +143,11 @@ def _is_lens(record: Record) -> bool:
     return record.kind == "lens"
 
 
-def _places(records: Sequence[Record], names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+def _places(
+    records: Sequence[Record], names: Sequence[str], paths: Sequence[Path], alone: bool
+) -> list[str]:
     """Where each record's report goes: a lens record's is named after its model."""
     slugs = iter(unique_slugs([n for n, r in zip(names, records, strict=True) if _is_lens(r)]))
-    alone = len(records) == 1
     places = [
         next(slugs) if _is_lens(record) else _place(record.folder, paths, alone)
         for record in records
@@ -174,10 +188,15 @@ def _run_folder(path: Path) -> Path:
     return path.parent if alone else path
 
 
-def _index(title: str, reports: Sequence[Reported], together: Sequence[Section]) -> Files:
-    """The report over all records."""
+def _index(
+    title: str,
+    reports: Sequence[Reported],
+    together: Sequence[Section],
+    failed: Mapping[str, str],
+) -> Files:
+    """The report over all records, and what has none."""
     page = "report.html" if any(made.page for made in together) else ""
-    values = {"reports": reports, "together": together}
+    values = {"reports": reports, "together": together, "failed": failed}
     yield "report.md", rendered("index.md.j2", title=title, page=page, **values).encode()
 
 
@@ -212,8 +231,10 @@ def _beside(section: Section, facts: Facts) -> Files:
         yield f"figures/{name}.svg", draw()
 
 
-def _facts(reports: Sequence[Reported], section: Section) -> Facts:
-    """What a page says of where its numbers are from."""
+def _facts(
+    reports: Sequence[Reported], section: Section, failed: Mapping[str, str] = _NONE
+) -> Facts:
+    """What a page says of where its numbers are from, and of what has none."""
     manifests = [one.record.manifest for one in reports]
     tables = list(section.tables.values())
     tables += [
@@ -223,7 +244,7 @@ def _facts(reports: Sequence[Reported], section: Section) -> Facts:
         for table in one.section.tables.values()
     ]
     return Facts(
-        summary=manifest.summaries(manifests),
+        summary=manifest.summaries(manifests) + manifest.said_of_failed(failed),
         rows=[row for one in manifests for row in manifest.facts(one)],
         gate=[
             row | {"identity": f"{one.name}: {row['identity']}"} if len(reports) > 1 else row

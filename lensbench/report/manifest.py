@@ -119,6 +119,11 @@ def summaries(manifests: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(manifests)} records, {days[0]} to {days[-1]}; gates: {gates}"
 
 
+def said_of_failed(failed: Mapping[str, str]) -> str:
+    """Models that the last run could not measure, by name; nothing where there are none."""
+    return f"; not measured: {', '.join(failed)}" if failed else ""
+
+
 def gate_rows(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
     """The exactness checks and how they went."""
     return [gate_row(check) for check in manifest["gate"]]
@@ -167,9 +172,11 @@ def _planned(manifest: Mapping[str, Any]) -> str:
     (least_s, most_s), (least, most) = planned["wall_s"], planned["disk_bytes"]
     read = "" if took["n_tokens"] is None else f", read {took['n_tokens']:,}"
     memory, held = planned["memory_bytes"], took["memory_bytes"]
+    fewest = planned.get("least", planned)["n_tokens"]
+    ends = "" if fewest == planned["n_tokens"] else f"{fewest:,} to "
     return (
         f"Planned {least_s:,.0f} to {most_s:,.0f} s, took {took['wall_s']:,.0f}{sessions}; "
-        f"planned {planned['n_tokens']:,} tokens{read}; planned {least / 1e6:,.1f} to "
+        f"planned {ends}{planned['n_tokens']:,} tokens{read}; planned {least / 1e6:,.1f} to "
         f"{most / 1e6:,.1f} MB on the disk, took {took['disk_bytes'] / 1e6:,.1f}; planned "
         f"{memory / 1e9:.1f} GB of memory, took {held / 1e9:.1f}."
     )

@@ -25,7 +25,7 @@ from lensbench.sampling.writing import Written, cache_error_bits, uniforms, writ
 ERROR = "cache_error_bits"  # note of a part: the worst error of what was written there
 
 Item = tuple[str, str]  # "prompt" and its id, or a task and a condition
-_PROMPT = "prompt"
+PROMPT = "prompt"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Drawing:
     def items(self) -> list[Item]:
         """The jobs, in order: prompts, then tasks, the conditions of each one after another."""
         asked = [(task.name, condition) for task in self.tasks for condition in self.conditions]
-        return [*((_PROMPT, prompt_id) for prompt_id in self.prompts), *asked]
+        return [*((PROMPT, prompt_id) for prompt_id in self.prompts), *asked]
 
 
 def measure(context: Drawing, job: Job[Item]) -> Part:
     """One of `Drawing.items`."""
     kind, name = job.item
-    if kind == _PROMPT:
+    if kind == PROMPT:
         return _prompt(context, name)
     (task,) = [task for task in context.tasks if task.name == kind]
     rows, problems = answers(context.model, task, name, context.shots, context.seed)

@@ -84,8 +84,14 @@ def require_jobs(spec: Spec) -> None:
 def run_analysis(
     spec: Spec, out: Path, progress: Watch = ignore, notify: Notify = ignore
 ) -> Outcome:
-    """Run an analysis of any kind into `out`, or go on with it. Raises what it raises."""
+    """Run an analysis of any kind into `out`, or go on with it. Raises what it raises.
+
+    What fails is noted beside the records, so that their report says what is missing.
+    """
+    from lensbench.records.store import note_failures
+
     outcome: Outcome = _module(spec).run(spec, out, progress, notify)
+    note_failures(out, outcome.failed)
     return outcome
 
 

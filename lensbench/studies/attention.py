@@ -241,7 +241,7 @@ def _request(
 def _jobs(
     spec: AttentionSpec,
     sets: tuple[PromptSet, PromptSet | None],
-    known: Outlined,
+    known: Outlined[LensModel],
     how_far: Standing,
 ) -> Jobs[Item]:
     """The jobs of one model, of its outline alone."""

@@ -215,7 +215,7 @@ def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
 
 
 def _jobs(
-    spec: RunSpec, prompt_set: PromptSet, known: Outlined, how_far: Standing
+    spec: RunSpec, prompt_set: PromptSet, known: Outlined[LensModel], how_far: Standing
 ) -> Jobs[Reading]:
     """The readings of one model, of its outline alone."""
     model = known.model

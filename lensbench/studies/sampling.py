@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.cost import Cost
+from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, worst
 from lensbench.models.adapted import facts_of, require_loadable, with_bits
@@ -21,9 +23,10 @@ from lensbench.quantized.loading.gate import BOUND_BITS
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema.text.sampling import SAMPLED
 from lensbench.records.store import RecordStore, folder_name
+from lensbench.sampling.cost import job_cost
 from lensbench.sampling.diversity import bleu
 from lensbench.sampling.measured import ERROR, Drawing, Item, measure, settings_table
 from lensbench.sampling.model import encoder_of, load_sampled, no_room, too_large
@@ -69,12 +72,31 @@ def _require_examples(shots: int) -> None:
 
 def plan(spec: SamplingSpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
-    load_prompts(spec.prompts, spec.relations)
+    prompt_set = load_prompts(spec.prompts, spec.relations)
     if spec.tasks:
         _require_examples(spec.shots)
     for ref in model_refs(spec.models):
-        why = "a model ends its texts where it will"
-        yield uncounted(str(ref), Path(out) / folder_name(str(ref)), why)
+        store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
+        request = Request(store, _settings(spec, prompt_set), {})
+        jobs = partial(_jobs, spec, prompt_set, str(ref))
+        yield plan_record(
+            str(ref), ref, request, jobs, None, spec.device, "infer", plainly_outlined
+        )
+
+
+def _jobs(
+    spec: SamplingSpec, prompt_set: PromptSet, name: str, known: Outlined[AdaptedModel], _: Standing
+) -> Jobs[Item]:
+    """What is drawn of one model, of its outline alone."""
+    context, problems = drawing(spec, name, known.model, prompt_set)
+    cost = partial(job_cost, context, known.shape)
+    every = [*prompt_set.problems, *problems]
+    n = len(context.prompts)
+    return Jobs([context.items], cost, Cost(), n, every, partial(cost, ends=True))
+
+
+def _settings(spec: SamplingSpec, prompt_set: PromptSet) -> dict[str, Any]:
+    return {**spec.settings(), **prompt_settings(prompt_set, spec.limit), "seed": spec.seed}
 
 
 def _measure(
@@ -85,7 +107,7 @@ def _measure(
     if store.manifest() is None:  # as it will be loaded: on the second path
         require_loadable(with_bits(ref, None, spec.device), device=spec.device)
     facts = facts_of(ref, None, spec.device)
-    settings = {**spec.settings(), **prompt_settings(prompt_set, spec.limit), "seed": spec.seed}
+    settings = _settings(spec, prompt_set)
 
     def prepare(record: Recording) -> Work[Drawing, Item]:
         watch(Progress(f"loading {store.model}"))

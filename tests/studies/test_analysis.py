@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
-from lensbench.studies.analysis import ALONE, KINDS, read_analysis
+from lensbench.records.store import FAILED
+from lensbench.studies.analysis import ALONE, KINDS, read_analysis, run_analysis
 from lensbench.studies.specs.keys import keys
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.program import Program
@@ -172,3 +173,15 @@ def test_an_analysis_that_workers_cannot_share_says_so_before_it_is_planned(
     assert done.status == 2
     assert f"--workers: an analysis of kind {kind} " in done.said
     assert "planning" not in done.said
+
+
+def test_an_analysis_notes_what_fails_until_it_does_not(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    own = spec().models[0]
+    failed = run_analysis(spec(models=("org/not-here", own), limit=2), tmp_path / "out")
+    assert not failed.ok
+    (name,) = json.loads((tmp_path / "out" / FAILED).read_text())
+    assert name == "org/not-here"
+    assert run_analysis(spec(limit=2), tmp_path / "out").ok
+    assert not (tmp_path / "out" / FAILED).exists()

@@ -86,7 +86,9 @@ MANIFEST_ENTRIES = (
         "planned",
         "what the record was planned to take before it was begun, by `lensbench run`: tokens, "
         "with padding too (`n_padded`), forward passes, operations (`flops`), rows, and from the "
-        "least to the most `disk_bytes` and `wall_s`; `memory_bytes` at the peak",
+        "least to the most `disk_bytes` and `wall_s`; `memory_bytes` at the peak. Where a model "
+        "ends its texts itself, counts are of texts that go on to their limit, and `least` has "
+        "tokens and operations of such as end at once",
         absent="it was not planned",
         type="object",
     ),

@@ -24,6 +24,14 @@ def answers(
 
     Raises GateError where the model gives other answers in a padded batch than to each alone.
     """
+    fits, problems = given_items(model, task, condition, shots, seed)
+    return (_rows(model, condition, fits) if fits else []), problems
+
+
+def given_items(
+    model: AdaptedModel, task: Task, condition: str, shots: int, seed: int
+) -> tuple[list[tuple[Asked, list[int]]], list[Problem]]:
+    """The items of a task with their ids, and those that do not fit."""
     items = [asked(task, item, condition, shots, seed) for item in task.items]
     given = [_ids(model, one) for one in items]
     room = model.n_ctx - LONGEST
@@ -38,7 +46,7 @@ def answers(
         for one, ids in zip(items, given, strict=True)
         if len(ids) > room
     ]
-    return (_rows(model, condition, fits) if fits else []), problems
+    return fits, problems
 
 
 def _rows(

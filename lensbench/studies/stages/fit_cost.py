@@ -19,6 +19,7 @@ from lensbench.fitting.methods import METHODS
 from lensbench.fitting.quality import FIRST
 from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.windows import Window, wanted_tokens
+from lensbench.models.model import LensModel
 from lensbench.records.recording import Request, Standing
 from lensbench.records.store import RecordStore
 from lensbench.studies.stages.fit import asked_for, used
@@ -51,7 +52,7 @@ def plan_fits(hows: Mapping[Path, FitSpec]) -> Iterator[Planned]:
         )
 
 
-def _jobs(spec: FitSpec, n_written: int, known: Outlined, _: Standing) -> Jobs[Any]:
+def _jobs(spec: FitSpec, n_written: int, known: Outlined[LensModel], _: Standing) -> Jobs[Any]:
     """The jobs of a fit, planned by its method; `n_written`: tokens that the model has to write."""
     model, shape = known.model, known.shape
     capped = model.readout.soft_cap is not None
