@@ -44,6 +44,9 @@ from lensbench.prompts.encode import EncodedPrompt, Word
 from lensbench.residuals.capture import Residuals, capture_positions
 from lensbench.residuals.store import CachedResiduals, ResidualCache
 
+# The logits that stand for the model's, and what the head makes them of where they are at hand.
+OwnOutput = tuple[Logits, Float[Tensor, "cell d_model"] | None]
+
 
 @dataclass(frozen=True)
 class BatchReadings:
@@ -84,13 +87,14 @@ def read_batch(
     cache: ResidualCache | None = None,
     lenses: Lenses | None = None,
     captured: Residuals | None = None,
+    own_output: OwnOutput | None = None,
 ) -> BatchReadings:
     """Measure every requested cell of one batch at every requested site and lens.
 
-    The residuals come from one forward pass, which may have been made already (`capture_batch`), or
-    from `cache`: then the model's own logits are made from its last layer, and the gate is the one
-    that was measured when the cache was made. Who reads several batches gives the `lenses`, which
-    are made once then.
+    The residuals come from one forward pass, which may have been made already (`capture_batch`, and
+    of it `output_of`), or from `cache`: then the model's own logits are made from its last layer,
+    and the gate is the one that was measured when the cache was made. Who reads several batches
+    gives the `lenses`, which are made once then.
 
     Raises GateError when a lens that may carry a headline does not reproduce the model.
     """
@@ -113,7 +117,8 @@ def read_batch(
     with torch.inference_mode():
         parts = settings.products == "bfloat16"
         readout = model.split_readout if parts else model.readout
-        output = Output.of(readout, len(residuals.cells), *_output_of(model, residuals))
+        own_output = own_output or output_of(model, residuals)
+        output = Output.of(readout, len(residuals.cells), *own_output)
         stream = Stream(output, sought, settings.top_k, statistics.UNCOUNTED)
         batch = _Batch(model, residuals, stream, settings.metrics)
         read = {name: _read(batch, lens, own[name]) for name, lens in given.items()}
@@ -214,9 +219,8 @@ def model_output(
     return residuals.model_logits(cells, tokens)
 
 
-def _output_of(
-    model: LensModel, residuals: Residuals | CachedResiduals
-) -> tuple[Logits, Float[Tensor, "cell d_model"] | None]:
+@torch.inference_mode()
+def output_of(model: LensModel, residuals: Residuals | CachedResiduals) -> OwnOutput:
     """The same for a batch. What would be made anew for each use is held where it fits.
 
     Then with what the head made it of, but on an accelerator, which would have to be waited for.

@@ -19,7 +19,7 @@ from lensbench.lens.gate import worst
 from lensbench.lens.logit import (
     BatchReadings,
     capture_batch,
-    model_output,
+    output_of,
     read_batch,
     read_batches,
 )
@@ -28,6 +28,7 @@ from lensbench.lens.table import lens_table, measured, prompts_table
 from lensbench.lens.vocabulary.products import decided, said_of_again, said_of_choice
 from lensbench.models.bridge import Proof
 from lensbench.models.model import LensModel, require_loaded
+from lensbench.models.readout import EVERY
 from lensbench.prompts.batch import PaddingSide
 from lensbench.prompts.encode import (
     NOTHING,
@@ -225,13 +226,14 @@ def read_own(
     """
     settings, products = decided(model, [encoded], replace(settings, positions="all"))
     captured = captured or capture_batch(model, [encoded], settings)
+    own_output = output_of(model, captured)
     if encoded.answer is None:
-        n_cells = len(captured.cells)
+        logits, n_cells = own_output[0], len(captured.cells)
         with torch.inference_mode():
-            token = int(model_output(model, captured, slice(n_cells - 1, n_cells)).argmax())
+            token = int(logits(slice(n_cells - 1, n_cells), EVERY).argmax())
         own = Word(TokenText(model.tokenizer)(token), (token,), "written")
         encoded = replace(encoded, answer=own)
-    readings = read_batch(model, [encoded], settings, captured=captured)
+    readings = read_batch(model, [encoded], settings, captured=captured, own_output=own_output)
     return _joined(model, [encoded], [readings], products)
 
 

@@ -108,8 +108,12 @@ class Readout:
             return self._finished(torch.matmul(normed, head, out=out), tokens)
         normed = normed if exactly else normed.float()
         products = normed.new_empty((*normed.shape[:-1], head.shape[1])) if out is None else out
-        for tile in self._tiles_of(head.shape[1], lifted_to=normed.dtype):
-            lifted, place = head[:, tile].to(normed.dtype), products[..., tile]
+        tiles = [*self._tiles_of(head.shape[1], lifted_to=normed.dtype)]
+        # One room for all: the system clears each new one, which takes longer than what is done.
+        room = torch.empty_like(head[:, tiles[0]], dtype=normed.dtype)
+        for tile in tiles:
+            lifted = room[:, : tile.stop - tile.start].copy_(head[:, tile])
+            place = products[..., tile]
             if self.holds and normed.dim() == 2:
                 torch.mm(normed, lifted, out=place)
             else:
