@@ -204,8 +204,11 @@ def exact_entropy_bits(
 def off_bits(model: LensModel, ids: Tensor, **how: Any) -> dict[str, float]:
     """The worst error of an entropy at the last position, over layers.
 
-    Of lensbench, and of the same states read by products in the model's own format.
+    Of lensbench, and of the same states read by products in the model's own format. Beside them
+    the share of all readings, at every position, that lensbench made again in float64.
     """
+    whole = readings(model, ids, ("final",), **how)()
+    n_readings = len(whole.sites) * sum(map(len, whole.positions))
     last = ids.shape[1] - 1
     found = readings(model, ids, ("final",), (last,), keep_stream=True, **how)()  # type: ignore[arg-type]
     assert found.stream is not None
@@ -217,4 +220,5 @@ def off_bits(model: LensModel, ids: Tensor, **how: Any) -> dict[str, float]:
     return {
         "lensbench": float((own.double() - exact).abs().max()),
         "own_format": float((rounded.double() - exact).abs().max()),
+        "read_again": whole.n_read_again / n_readings,
     }
