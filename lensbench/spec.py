@@ -13,7 +13,17 @@ import reprlib
 import types
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from cyclopts import Parameter
 from pydantic import (
@@ -42,6 +52,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    alone: ClassVar[str] = ""  # why workers cannot share what is asked for; empty: they can
 
     if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
 
@@ -86,6 +98,12 @@ class Spec(BaseModel):
     def problems(self) -> list[Problem]:
         """What is wrong with values that do not go together; each of them alone is sound."""
         return []
+
+    def require_shareable(self) -> None:
+        """Raise InputProblems, with the reason, where workers cannot share what is asked for."""
+        if self.alone:
+            what = f"no other process can take part: {self.alone}"
+            raise InputProblems([Problem("workers", what, "Leave it and `ray` out.")])
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, for a manifest: every field that is not excluded."""

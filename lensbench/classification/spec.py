@@ -24,6 +24,8 @@ TEXT, LABEL = "{text}", "{label}"  # of a template
 class ClassifySpec(Spec):
     """Labelled texts told apart by training an encoder, and by prompting causal models."""
 
+    alone = "it tells how long each training takes, which others beside it would change"
+
     data: Annotated[tuple[str, ...], Field(min_length=1, exclude=True), ARGUMENT] = (SHIPPED,)
     """reviews (300 shipped sentences), pang-lee (200 of film reviews, in place from gensim), a .csv
     or .jsonl with text and label (and id, group: what is never parted), or a data set of the hub

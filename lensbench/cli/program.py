@@ -204,7 +204,8 @@ def _options(app: App, arguments: Sequence[str]) -> dict[str, str]:
     """
     _, path, _ = app.parse_commands(arguments)
     every = sorted(path[-1].assemble_argument_collection(), key=lambda one: -len(one.keys))
-    return {(one.keys or (one.field_info.name,))[-1]: _shown(one) for one in every}
+    own = (one for one in every if one.name != "*")  # a spec, whose fields are the options
+    return {(one.keys or (one.field_info.name,))[-1]: _shown(one) for one in own}
 
 
 def _named(problem: Problem, names: dict[str, str]) -> Problem:

@@ -210,7 +210,8 @@ def _require_cluster(address: str) -> None:
             "printed."
         )
     if asked.returncode != 0:
-        raise _unusable(address, asked.stderr.strip().splitlines()[-1])
+        said = asked.stderr.strip().splitlines()[-1]
+        raise _unusable(address, said.split(". ")[0])  # then comes what we say ourselves
 
 
 def _unusable(address: str | None, why: str) -> ClusterError:

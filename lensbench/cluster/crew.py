@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,19 @@ import torch
 
 from lensbench.again import models_sent
 from lensbench.cluster.connect import ClusterError, forget
+from lensbench.cluster.home import Home
 from lensbench.cluster.placement import bytes_needed, default_workers, share
-from lensbench.cluster.shared import SharedFolder
-from lensbench.cluster.shift import Member, Shift
+from lensbench.cluster.shift import Load, Member, Shift
 from lensbench.cluster.spec import WorkersSpec
-from lensbench.cluster.staged import left, take_in
-from lensbench.cluster.worker import Home, Worker
+from lensbench.cluster.worker import Worker
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part, Parts
-from lensbench.records.read import MANIFEST
 
 _log = logging.getLogger(__name__)
 
 
 class Crew:
-    """An `Executor`. Its workers start at once, and read their libraries meanwhile."""
+    """Workers. They start at once, and read their libraries meanwhile."""
 
     def __init__(self, ray: Any, spec: WorkersSpec, threads: int) -> None:
         self._ray, self._spec, self._threads = ray, spec, threads
@@ -51,26 +46,18 @@ class Crew:
         actor.read_libraries.remote()
         return Member(number, actor)
 
-    def __call__(
+    def shift(
         self,
         do: Callable[[Any, Job[Any]], Part],
         context: Any,
-        jobs: Sequence[Job[Any]],
+        home: Home,
         parts: Parts,
-    ) -> Iterator[Job[Any]]:
-        """Jobs that a run left in the shared folder when it was stopped are done already.
-
-        Raises what a job raises, and ClusterError.
-        """
+        n_jobs: int,
+    ) -> Shift:
+        """Workers for so many jobs of a record: they load inside it. Raises ClusterError."""
         self._keep_to(torch.get_num_threads())
-        with _shown(parts.folder.parent, self._spec.shared_folder) as home:
-            taken = self._taken_in(jobs, parts, home)
-            yield from taken
-            rest = [job for job in jobs if job not in taken]
-            if rest:
-                packed, needed, device = self._packed(do, context)
-                shift = Shift(self._ray, self._members, self.hired, home, parts)
-                yield from shift.done(rest, packed, needed, device)
+        load = self._load(do, context)
+        return Shift(self._ray, self._members, self.hired, home, parts, load, n_jobs)
 
     def dismiss(self) -> None:
         """End all workers at once."""
@@ -86,19 +73,8 @@ class Crew:
         if not self._members:  # nor after something went wrong with another record
             self._start()
 
-    def _taken_in(self, jobs: Sequence[Job[Any]], parts: Parts, home: Home) -> list[Job[Any]]:
-        """The jobs whose parts a run left in the shared folder when it was stopped."""
-        if home.shared is None:
-            return []
-        shared = SharedFolder(home.shared)
-        there = left(shared, home.place)
-        found = [job for job in jobs if job.number in there]
-        for job in found:
-            take_in(shared, home.place, job.number, parts)
-        return found
-
-    def _packed(self, do: Any, context: Any) -> tuple[Any, int, str]:
-        """What workers make the context of, the memory that one needs, and on which device."""
+    def _load(self, do: Any, context: Any) -> Load:
+        """What each of them loads for a record."""
         cloudpickle = self._ray.cloudpickle
         try:
             with models_sent() as models:
@@ -107,18 +83,6 @@ class Crew:
             raise ClusterError(
                 f"The jobs of this run cannot be given to workers ({error}). Leave --workers out."
             ) from error
-        needed = bytes_needed(models)
         devices = {str(facts["device"]) for facts in models}
-        return self._ray.put(packed), needed, "cuda" if "cuda" in devices else "cpu"
-
-
-@contextmanager
-def _shown(record: Path, shared: str | None) -> Iterator[Home]:
-    """The record's folder with a file in it by which a worker knows that it sees the same one."""
-    proof = record / f".{uuid.uuid4().hex}.part"  # swept away with what killed writers leave
-    proof.touch()
-    place = hashlib.sha256((record / MANIFEST).read_bytes()).hexdigest()[:32]
-    try:
-        yield Home(str(record.resolve()), proof.name, shared, place)
-    finally:
-        proof.unlink(missing_ok=True)
+        device = "cuda" if "cuda" in devices else "cpu"
+        return Load(self._ray.put(packed), bytes_needed(models), device)

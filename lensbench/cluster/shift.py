@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lensbench.cluster.connect import ClusterError, forget
+from lensbench.cluster.home import Home
 from lensbench.cluster.kind import require_alike
 from lensbench.cluster.placement import n_fitting
 from lensbench.cluster.shared import SharedFolder
 from lensbench.cluster.staged import take_in
-from lensbench.cluster.worker import Home, Place, Reply
+from lensbench.cluster.worker import Place, Reply
 from lensbench.errors import LensbenchError, RecordsError
 from lensbench.records.engine import Job
 from lensbench.records.parts import Parts
@@ -56,8 +57,20 @@ class Member:
         return f"worker {self.number}" + (f" on {self.place.host}" if self.place else "")
 
 
+@dataclass(frozen=True)
+class Load:
+    """What each worker makes the jobs' context of, the memory that it takes, and on what device."""
+
+    packed: Any
+    needed_bytes: int
+    device: str
+
+
 class Shift:
-    """One record's jobs, done by the members of a crew. `hired` gives a new one for a dead one."""
+    """One record's jobs, done by the members of a crew. `hired` gives a new one for a dead one.
+
+    In its block workers are asked to load, as many as there are jobs for; an error ends them all.
+    """
 
     def __init__(
         self,
@@ -66,9 +79,11 @@ class Shift:
         hired: Callable[[int], Member],
         home: Home,
         parts: Parts,
+        load: Load,
+        n_jobs: int,
     ) -> None:
         self._ray, self._members, self._hired = ray, members, hired
-        self._home, self._parts = home, parts
+        self._home, self._parts, self._load, self._n_jobs = home, parts, load, n_jobs
         self._queue: deque[Job[Any]] = deque()
         self._strikes: Counter[int] = Counter()
         self._deaths = 0  # since a job was done
@@ -76,35 +91,45 @@ class Shift:
         self._full: list[str] = []  # workers for which there is none
         self._told: set[str] = set()
 
-    def done(
-        self, jobs: Sequence[Job[Any]], packed: Any, needed: int, device: str
-    ) -> Iterator[Job[Any]]:
-        """Each job when its part is in the record. `packed`: what workers make the context of.
+    def __enter__(self) -> Shift:
+        for member in self._members:
+            member.place = member.placing = member.opening = None
+        for member in self._members[: self._n_jobs]:
+            self._call(member)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for their answers any more
+            for member in self._members:
+                forget(self._ray, member.actor)
+            self._members.clear()
+
+    def ready(self) -> bool:
+        """Whether a worker can do jobs; those that have answered are heard, nobody is waited for.
+
+        Raises what loading raises, and ClusterError.
+        """
+        while not any(member.ready for member in self._members):
+            member = self._answered(within_s=0)
+            if member is None:
+                return False
+            yielded = [*self._heard(member)]
+            assert not yielded, "nobody was asked for a job yet"
+        return True
+
+    def done(self, jobs: Iterable[Job[Any]]) -> Iterator[Job[Any]]:
+        """Each job when its part is in the record.
 
         Raises what a job or loading raises, and ClusterError.
         """
         self._queue.extend(jobs)
-        self._packed, self._needed, self._device = packed, needed, device
-        whole = False
-        try:
-            for member in self._members:
-                member.place = member.opening = None
-            for member in self._members[: len(jobs)]:
-                self._call(member)
-            while self._queue or any(member.asked for member in self._members):
-                self._share_out()
-                member = self._next()
-                yield from self._heard(member)
-            whole = True
-        finally:
-            if not whole:  # nobody waits for their answers any more
-                for member in self._members:
-                    forget(self._ray, member.actor)
-                self._members.clear()
+        while self._queue or any(member.asked for member in self._members):
+            self._share_out()
+            yield from self._heard(self._next())
 
     def _call(self, member: Member) -> None:
         """Ask a worker where it is."""
-        member.placing = member.actor.place.remote(self._device)
+        member.placing = member.actor.place.remote(self._load.device)
 
     def _share_out(self) -> None:
         """A job for each that has none; a second one to begin with at once while many are left."""
@@ -118,19 +143,22 @@ class Shift:
     def _next(self) -> Member:
         """The worker that answers first."""
         started, said = time.monotonic(), False
-        while True:
-            awaited = {one.awaited: one for one in self._members if one.awaited is not None}
-            if not awaited:
-                raise ClusterError(f"No worker has room: {'; '.join(self._full)}.")
-            there, _ = self._ray.wait([*awaited], num_returns=1, timeout=_TELL_S)
-            if there:
-                return awaited[there[0]]
+        while (member := self._answered(_TELL_S)) is None:
             waiting = all(member.place is None for member in self._members)
             if waiting and time.monotonic() - started > _PATIENCE_S:
                 raise ClusterError(f"No worker has started within {_PATIENCE_S:g} s: {self._taken}")
             if waiting and not said:
                 _log.info("no worker has started yet: %s", self._taken)
                 said = True
+        return member
+
+    def _answered(self, within_s: float) -> Member | None:
+        """The worker that answers first, if one does in time. Raises ClusterError: none will."""
+        awaited = {one.awaited: one for one in self._members if one.awaited is not None}
+        if not awaited:
+            raise ClusterError(f"No worker has room: {'; '.join(self._full)}.")
+        there, _ = self._ray.wait([*awaited], num_returns=1, timeout=within_s)
+        return awaited[there[0]] if there else None
 
     @property
     def _taken(self) -> str:
@@ -166,15 +194,16 @@ class Shift:
         """Let a worker load, if it is of our kind and there is memory for one more."""
         require_alike(place.host, place.kind)
         where = (place.host, place.device)
+        needed = self._load.needed_bytes
         free = self._free.setdefault(where, place.free_bytes)
         seated = [one for one in self._members if one.place and one is not member]
         here = sum((one.place.host, one.place.device) == where for one in seated if one.place)
-        if here < n_fitting(free, self._needed):
+        if here < n_fitting(free, needed):
             member.place = place
-            member.opening = member.actor.open.remote(self._packed, self._home)
+            member.opening = member.actor.open.remote(self._load.packed, self._home)
             return
         self._full.append(
-            f"{place.host} has {free / 1e9:.1f} GB free, and each takes {self._needed / 1e9:.1f} GB"
+            f"{place.host} has {free / 1e9:.1f} GB free, and each takes {needed / 1e9:.1f} GB"
         )
         _log.info("worker %d stays idle: %s", member.number, self._full[-1])
 

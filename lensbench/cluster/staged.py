@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from lensbench.cluster.home import Home
 from lensbench.cluster.shared import SharedFolder
+from lensbench.records.engine import Job
 from lensbench.records.parts import Parts
 
 _WHOLE = "staged"  # a part's last file: which files it has
@@ -32,3 +35,15 @@ def left(shared: SharedFolder, place: str) -> set[int]:
     """The numbers of whole parts that lie there, of a run that was stopped before it took them."""
     names = [name.split("/") for name in shared.names(place)]
     return {int(path[0]) for path in names if path[1:] == [_WHOLE]}
+
+
+def taken_in(jobs: Sequence[Job[Any]], parts: Parts, home: Home) -> list[Job[Any]]:
+    """The jobs whose parts a run left in the shared folder when it was stopped."""
+    if home.shared is None:
+        return []
+    shared = SharedFolder(home.shared)
+    there = left(shared, home.place)
+    found = [job for job in jobs if job.number in there]
+    for job in found:
+        take_in(shared, home.place, job.number, parts)
+    return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lensbench.cluster.home import Home
     from lensbench.records.engine import Job
 
 
@@ -41,16 +42,6 @@ class Reply:
     said: list[str] = field(default_factory=list)
     files: dict[str, bytes] | None = None
     staged: bool = False  # the part lies in the shared folder
-
-
-@dataclass(frozen=True)
-class Home:
-    """Where the driver keeps the record: the folder, a file that shows that it is the same one."""
-
-    folder: str
-    proof: str
-    shared: str | None  # the URL of a folder for parts, where the record's is not seen
-    place: str  # in it
 
 
 class Worker:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lensbench.cluster.spec import WorkersSpec
-from lensbench.records.engine import Executor, Job, done_by, one_by_one
+from lensbench.records.engine import done_by, one_by_one
+
+if TYPE_CHECKING:
+    from lensbench.cluster.crew import Crew
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +30,8 @@ def workers(
     ...     lb.run(spec, "runs/two")
 
     A record's tables are the same, byte for byte, whoever does its jobs and whatever dies on the
-    way. This process keeps the model too: it plans the jobs and makes the tables.
+    way. This process keeps the model too: it plans the jobs, does them until the first worker is
+    ready, and makes the tables.
 
     Args:
         workers: how many processes, each with the model; on a cluster by default one for each GPU,
@@ -63,20 +67,19 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
     if spec.shared_folder is not None:
         SharedFolder(spec.shared_folder).require_room()
     with meanwhile(_crew(spec, _threads(spec))) as crew:
+        from lensbench.cluster.executor import by_workers
 
-        def execute(do: Any, context: Any, jobs: Any, parts: Any) -> Iterator[Job[Any]]:
-            return crew().result()(do, context, jobs, parts)
-
-        with done_by(execute, spec.threads, crew):
+        with done_by(by_workers(crew, spec.shared_folder), spec.threads, crew):
             yield
 
 
 @contextmanager
-def _crew(spec: WorkersSpec, threads: int) -> Iterator[Executor]:
+def _crew(spec: WorkersSpec, threads: int) -> Iterator[Crew]:
     """Workers from when a record is begun until the end of the block."""
     from lensbench.cluster.connect import ray_at
 
-    _log.info("%s Ray; jobs begin when workers have loaded", "joining" if spec.ray else "starting")
+    how = "joining" if spec.ray else "starting"
+    _log.info("%s Ray; jobs are done here until a worker has loaded", how)
     with ray_at(spec.ray) as connected:
         from lensbench.cluster.crew import Crew
 

@@ -208,5 +208,7 @@ class AnalyseSpec(LineageSizes):
 class PicoStudySpec(LineageSizes, Pretraining):
     """A small model trained from several seeds, and every step of it measured."""
 
+    alone = "one seed is trained after another (what they kept is analysed by workers too)"
+
     seeds: Count = 3
     """Trainings, of the seeds 0, 1, ..."""

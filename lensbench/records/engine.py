@@ -9,6 +9,7 @@ concern: `done_by` says it for all that are made inside it.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_problems
 from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.store import RecordStore, disk_error
+from lensbench.spec import Spec
 from lensbench.threads import threads
 
 Context = TypeVar("Context")
@@ -68,6 +70,18 @@ def one_by_one(
         yield job
 
 
+def here_until(
+    ready: Callable[[], bool],
+    do: Callable[[Context, Job[Item]], Part],
+    context: Context,
+    jobs: deque[Job[Item]],
+    parts: Parts,
+) -> Iterator[Job[Item]]:
+    """Jobs in this process, in their order, until others are ready; the rest stays in `jobs`."""
+    while jobs and not ready():
+        yield from one_by_one(do, context, [jobs.popleft()], parts)
+
+
 def with_pauses(pause_s: float) -> Executor:
     """One by one, with so many seconds between two jobs."""
 
@@ -105,6 +119,15 @@ def done_by(
     was begun with, whoever goes on with it; None is that, or this process' own for a new one.
     """
     return holding(_chosen, (execute, threads, expect))
+
+
+def require_here(spec: Spec) -> None:
+    """Raise InputProblems, before anything is begun, for what workers are to do and cannot share.
+
+    Of a run that begins with other records than the one whose jobs are not theirs.
+    """
+    if _chosen.get()[0] is not one_by_one:
+        spec.require_shareable()
 
 
 @dataclass(frozen=True)

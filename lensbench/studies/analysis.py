@@ -45,13 +45,6 @@ KINDS: dict[str, type[Spec]] = {
     "sampling": SamplingSpec,
     "classify": ClassifySpec,
 }  # each is run by the function `run` of the file of its name, and planned by its `plan`
-# Kinds whose work is not made of independent jobs that another process could do, and why.
-ALONE = {
-    "placement": "trains one adapter after another",
-    "transfer": "holds its variants in turn, one at a time",
-    "classify": "tells how long each training takes, which others beside it would change",
-    "pico": "trains one seed after another; `lensbench pico analyse` of what they kept has workers",
-}
 # Keys that may name a file beside the analysis.
 _FILES = ("prompts", "other_prompts", "documents", "data", "corpus", "pairs", "rated", "senses")
 
@@ -71,14 +64,6 @@ def read_analysis(folder: Path) -> Spec:
     except InputProblems as error:
         named = [dataclasses.replace(p, where=f"{path}, {p.where}") for p in error.problems]
         raise InputProblems(named) from None
-
-
-def require_jobs(spec: Spec) -> None:
-    """Raise InputProblems for an analysis that workers cannot share."""
-    for kind, why in ALONE.items():
-        if isinstance(spec, KINDS[kind]):
-            what = f"an analysis of kind {kind} {why}"
-            raise InputProblems([Problem("--workers", what, "Leave it and --ray out.")])
 
 
 def run_analysis(

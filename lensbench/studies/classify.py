@@ -25,7 +25,7 @@ from lensbench.costs.planned import Planned, uncounted
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.quantized.training.checkpoints import CHECKPOINTS
-from lensbench.records.engine import Outcome, Work, make
+from lensbench.records.engine import Outcome, Work, make, require_here
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.text.classification import ACCURACY, PREDICTIONS
@@ -44,6 +44,7 @@ def run(
     Raises InputProblems for files that cannot be used and models of the wrong kind, ModelError for
     models that are not here, MissingExtraError, all before anything is loaded.
     """
+    require_here(spec)
     found = load_every(spec.data)
     models, outcome = models_of(spec), Outcome()
     for name, one in zip(names_of(found), found, strict=True):

@@ -10,7 +10,7 @@ from lensbench.pico.analyse import analyse_pico
 from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, PicoStudySpec, Pretraining
 from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
-from lensbench.records.engine import Outcome
+from lensbench.records.engine import Outcome, require_here
 
 
 def run(
@@ -20,6 +20,7 @@ def run(
 
     Raises what `train_pico` and `analyse_pico` raise.
     """
+    require_here(spec)
     runs, problems = [], []
     for seed in range(spec.seeds):
         folder = Path(out) / ".runs" / f"seed-{seed}"

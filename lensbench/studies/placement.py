@@ -21,7 +21,7 @@ from lensbench.quantized.evaluation.evaluate import evaluate
 from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import settings_of_run, train
-from lensbench.records.engine import Job, Outcome, Work, make
+from lensbench.records.engine import Job, Outcome, Work, make, require_here
 from lensbench.records.open import open_record
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
@@ -97,6 +97,7 @@ def run(
     All placements of a repetition see the same pairs in the same order; whole groups of pairs are
     held out. Raises what `pairs_of`, `placements`, `train` and `evaluate` raise.
     """
+    require_here(spec)
     study = Study(spec, out, progress, notify)
     trials = [Trial(one, n) for n in range(spec.repetitions) for one in placements(spec, n)]
     pairs, problems = chosen_pairs(spec)

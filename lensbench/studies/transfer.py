@@ -27,7 +27,7 @@ from lensbench.models.adapted import facts_of, require_loadable
 from lensbench.models.load import Loader
 from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Progress, Watch, ignore
-from lensbench.records.engine import Job, Outcome, Work, make
+from lensbench.records.engine import Job, Outcome, Work, make, require_here
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema.fit import TRANSFER
@@ -71,6 +71,7 @@ def run(
 
     Raises what `fit_lens` raises; InputProblems with all that is wrong with the models.
     """
+    require_here(spec)
     refs, problems, load = model_refs(spec.models), list[Problem](), Loader()
     _require_variants(refs)
     store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")

@@ -20,7 +20,6 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-import lensbench as lb
 from lensbench.files import write_text
 from lensbench.records.manifest import machine
 from tests.benchmarks.cluster_clock import Cluster, Spent, simulated
@@ -29,6 +28,7 @@ from tests.benchmarks.worked import Took, in_a_process
 from tests.harness.counted import count_words
 from tests.harness.files import table_bytes
 from tests.harness.tiny import TINY, save
+from tests.harness.workers import workers_alone
 
 MOST = 1.1  # times one process that one worker may take, of a run that takes a minute or more
 MINUTE_S = 60.0
@@ -95,7 +95,7 @@ def grew(folder: Path, n_prompts: int) -> Took:
 def share_of_a_job(folder: Path) -> float:
     """Seconds of the driver's processor for a job of nothing, a look at its part included."""
     spent = []
-    with lb.workers(1):
+    with workers_alone(1):
         count_words(folder / "warm", ["a"])
         for n in (_FEW, _MANY):
             began = time.process_time()
@@ -112,7 +112,7 @@ def _markdown(model: str, runs: Runs, same: bool, grown: Sequence[Took], ask_s: 
         f"A lens run of {model} over {one[0].n_prompts} prompts of the shipped facts in "
         f"{one[0].n_jobs} jobs, each time in a process of its own from its start to its end, "
         f"{len(one)} round(s), {machine()['cores']} cores. Workers begin to start when the run "
-        "does; this process loads the model too.",
+        "does; this process loads the model too, and does jobs until the first of them is ready.",
         "",
         *markdown_table(
             ("who", "whole, s", "times one process", *(f"{name}, s" for name in _STAGES)),
@@ -120,8 +120,7 @@ def _markdown(model: str, runs: Runs, same: bool, grown: Sequence[Took], ask_s: 
         ),
         "",
         "Median seconds; times are paired within a round: median (least to most). First job: until "
-        "a job is done, with workers their start and their loading as far as the driver waits for "
-        "them. End: workers are sent home.",
+        "one is done. End: workers are sent home.",
         "",
         f"Tables are the same bytes: {'yes' if same else '**no**'}. {promise(runs)}",
         "",
@@ -215,7 +214,8 @@ def _on_paper(model: str, runs: Runs, grown: Sequence[Took], ask_s: float) -> li
         ),
         "",
         "Shares of all workers' time; of the driver's what jobs ask of it. Workers wait while the "
-        "driver plans and makes tables, and while others finish a model's last jobs. Read again "
+        "driver plans and makes tables, and while others finish a model's last jobs; that it does "
+        "jobs while they load is left out. Read again "
         f"are the weights, once a worker and model ({read:,.0f} GB in all with 64); prompts, parts "
         "and hashes are not.",
         "",

@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lensbench.again import again
-from lensbench.cluster import crew as crews
+from lensbench.cluster import home
+from lensbench.cluster.home import Home
 from lensbench.cluster.kind import kind, require_alike
 from lensbench.cluster.placement import default_workers, n_fitting, share
 from lensbench.cluster.shared import SharedFolder
 from lensbench.cluster.staged import leave, left, take_in
-from lensbench.cluster.worker import Home
 from lensbench.cluster.workers import workers
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem, RecordsError
 from lensbench.records.engine import done_by, one_by_one
@@ -27,6 +28,7 @@ from lensbench.records.parts import Part, Parts
 from lensbench.records.schema.adapters import PLACEMENT
 from tests.harness.counted import count_words
 from tests.harness.files import UNEQUAL, contents
+from tests.harness.workers import workers_alone
 
 WORDS = [f"word{i}" for i in range(9)]
 
@@ -117,19 +119,19 @@ def test_a_record_keeps_to_the_threads_that_it_was_begun_with(tmp_path: Path) ->
 # --- with Ray -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A cluster of two nodes on this machine, each started as a user does."""
-    pytest.importorskip("ray")
+@contextmanager
+def cluster(n_nodes: int, auth_mode: str) -> Iterator[str]:
+    """The address of a cluster on this machine, whose nodes are each started as a user does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
     command += ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
-    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": auth_mode}
     head = ["--head", "--include-dashboard=false", f"--port={port}"]
+    others = [[f"--address=127.0.0.1:{port}"]] * (n_nodes - 1)
     nodes = []
-    for own in (head, [f"--address=127.0.0.1:{port}"]):
+    for own in (head, *others):
         nodes.append(subprocess.Popen([*command, *own], env=env, stdout=subprocess.DEVNULL))
         for _ in range(300):
             with socket.socket() as seen:
@@ -146,6 +148,41 @@ def address() -> Iterator[str]:
             node.wait(60)
 
 
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster of two nodes."""
+    pytest.importorskip("ray")
+    with cluster(2, "token") as there:
+        yield there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("there", "here", "remedy"),
+    [
+        ("token", "disabled", "with the same Python, Ray and RAY_AUTH_MODE, and the same token"),
+        ("disabled", "token", "RAY_AUTH_MODE has to be the same here and there"),
+    ],
+)
+def test_a_cluster_of_another_auth_mode_is_refused_with_what_to_do(
+    tmp_path: Path, there: str, here: str, remedy: str
+) -> None:
+    """By another process: Ray reads its own mode once."""
+    pytest.importorskip("ray")
+    code = (
+        "import sys; from pathlib import Path; from tests.harness.counted import count_words; "
+        "from tests.harness.workers import workers_alone\n"
+        "with workers_alone(1, ray=sys.argv[1]): count_words(Path(sys.argv[2]), ['a'])"
+    )
+    with cluster(1, there) as address:
+        command = [sys.executable, "-c", code, address, str(tmp_path / "r")]
+        env = os.environ | {"RAY_AUTH_MODE": here}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "ClusterError: " in done.stderr
+    assert remedy in done.stderr
+
+
 @pytest.mark.slow
 def test_a_cluster_joined_by_its_address_gives_the_same_bytes(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
@@ -153,18 +190,18 @@ def test_a_cluster_joined_by_its_address_gives_the_same_bytes(
     """Written by workers, sent back, and through a shared folder, also after a stop."""
     count_words(tmp_path / "one", WORDS)
     expected = contents(tmp_path / "one", UNEQUAL)
-    with workers(2, ray=address):
+    with workers_alone(2, ray=address):
         count_words(tmp_path / "written", WORDS)
     assert contents(tmp_path / "written", UNEQUAL) == expected
 
     def unseen(folder: str, proof: str, shared: str | None, place: str) -> Home:
         return Home(folder, f"no-{proof}", shared, place)
 
-    monkeypatch.setattr(crews, "Home", unseen)
-    with workers(2, ray=address):
+    monkeypatch.setattr(home, "Home", unseen)
+    with workers_alone(2, ray=address):
         count_words(tmp_path / "back", WORDS)
     assert contents(tmp_path / "back", UNEQUAL) == expected
-    with workers(2, ray=address, shared_folder=str(tmp_path / "shared")):
+    with workers_alone(2, ray=address, shared_folder=str(tmp_path / "shared")):
         count_words(tmp_path / "through", WORDS)
     assert contents(tmp_path / "through", UNEQUAL) == expected
     assert not [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness.files import contents, manifest, table_bytes, write_csv
+from tests.harness.files import manifest, table_bytes, write_csv
 from tests.harness.forks import parts
 from tests.harness.tiny import Case
 from tests.harness.workers import ray_processes
@@ -21,17 +22,27 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 _WAIT_S = 300  # on a busy machine Ray takes its time
 N_PROMPTS = 120
-_NUMBERS = (".parquet", ".safetensors")  # of a record; reports tell times and memory too
+_NUMBERS = (".parquet", ".safetensors", ".csv")  # of a record; reports tell times and memory too
 
 
 class Started:
-    """`lensbench lens` over many small jobs, at a terminal's edge: what it says is kept."""
+    """`lensbench lens` over many small jobs, at a terminal's edge: what it says is kept.
 
-    def __init__(self, llama: Case, folder: Path, *more: str, log: str = "log.txt") -> None:
+    Workers do all jobs of `PROGRAM`, of which they would find none left.
+    """
+
+    def __init__(
+        self,
+        llama: Case,
+        folder: Path,
+        *more: str,
+        log: str = "log.txt",
+        program: str = "tests.harness.workers",
+    ) -> None:
         rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(N_PROMPTS)]
         prompts = write_csv(folder / "many.csv", rows)
         self.out = folder / "run"
-        command = [sys.executable, "-m", "lensbench.cli", "lens", str(llama.folder)]
+        command = [sys.executable, "-m", program, "lens", str(llama.folder)]
         command += ["--prompts", str(prompts), "--batch-tokens", "1", "-o", str(self.out), *more]
         self._said = folder / log
         with self._said.open("w") as said:
@@ -131,21 +142,58 @@ def test_one_process_goes_on_with_what_workers_went_on_with(
     assert table_bytes(last.record) == serial
 
 
-@pytest.mark.parametrize("verb", ["lens", "cache"])
-def test_a_real_models_tables_are_the_same_bytes(verb: str, tmp_path: Path) -> None:
+def test_ctrl_c_while_this_process_does_jobs_leaves_a_record_to_go_on_with(
+    llama: Case, serial: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Ray is still starting: it is stopped too, and the program goes on to the same bytes."""
+    run = Started(llama, tmp_path, "--workers", "2", program="lensbench.cli")
+    run.has_parts(5)
+    os.killpg(run.process.pid, signal.SIGINT)
+    status, said = run.ended()
+    assert status == 130
+    assert "Traceback" not in said
+    assert not psutil.pid_exists(run.process.pid)
+    assert 5 <= len(parts(run.record)) < N_PROMPTS
+    again = Started(llama, tmp_path, "--workers", "2", program="lensbench.cli")
+    assert again.ended()[0] == 0
+    assert table_bytes(again.record) == serial
+
+
+_PROMPTS = ("--prompts", "facts", "--limit", "2", "--batch-tokens", "64", "--out", "OUT")
+_FIT = ("--tokens", "700", "--choose-tokens", "64", "--test-tokens", "64", "--directions", "0")
+_ANSWERS = ("--limit", "4", "--batch-size", "2", "--max-new-tokens", "4")
+_REAL = {
+    "lens": ("smollm2-135m", *_PROMPTS),
+    "cache": ("smollm2-135m", *_PROMPTS),
+    "attention": ("smollm2-135m", *_PROMPTS, "--n-repeated", "3", "--no-nulls"),
+    "infer": ("smollm2-135m@32", "general", *_ANSWERS, "--out", "OUT/a.csv", "--trace", "OUT/t"),
+    "fit": ("smollm2-135m", "--corpus", "CORPUS", *_FIT, "--no-untrained", "--out", "OUT"),
+    "run": ("ANALYSIS", "--out", "OUT"),
+}
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("verb", _REAL)
+def test_a_real_models_numbers_are_the_same_bytes(verb: str, tmp_path: Path) -> None:
     """By two workers as by one process, each in a process of its own, as a user starts them."""
+    analysis, corpus = tmp_path / "analysis.toml", tmp_path / "texts"
+    analysis.write_text('models = ["smollm2-135m"]\nprompts = "facts"\nlimit = 2\n')
+    corpus.mkdir()
+    text = Path(ast.__file__).read_text()
+    for i in range(20):
+        (corpus / f"{i}.txt").write_text(text[2000 * i : 2000 * (i + 1)])
     made = []
     for who in ([], ["--workers", "2"]):
         out = tmp_path / f"{len(who)}"
-        command = [sys.executable, "-m", "lensbench.cli", verb, "smollm2-135m", "-o", str(out)]
-        command += ["--prompts", "facts", "--limit", "3", "--batch-tokens", "64", *who]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S)
+        there = {"ANALYSIS": str(analysis), "CORPUS": str(corpus)}
+        words = [there.get(word, word.replace("OUT", str(out))) for word in _REAL[verb]]
+        command = [sys.executable, "-m", "tests.harness.workers", verb, *words, *who]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        (record,) = [path.parent for path in out.rglob("manifest.json")]
-        files = contents(record)
-        made.append({name: files[name] for name in files if name.endswith(_NUMBERS)})
+        files = [path for path in out.rglob("*") if path.suffix in _NUMBERS]
+        made.append({path.relative_to(out): path.read_bytes() for path in files})
         assert made[-1]
-        assert ("starting 2 workers" in done.stderr) == bool(who)
+        assert ("a worker is ready" in done.stderr) == bool(who)
     assert made[0] == made[1]
 
 

@@ -32,7 +32,7 @@ from tests.harness.facts import facts_rows
 from tests.harness.files import UNEQUAL, contents, write_csv
 from tests.harness.program import Program
 from tests.harness.tiny import Case
-from tests.harness.workers import ray_processes
+from tests.harness.workers import ray_processes, workers_alone
 
 
 class Full(MemoryFileSystem):
@@ -178,7 +178,7 @@ def test_what_a_worker_raises_keeps_its_kind_and_a_file_that_it_lacks_is_named(
         if now.total is not None and weights.exists():
             weights.rename(tmp_path / "lost")
 
-    with workers(1):
+    with workers_alone(1):
         with pytest.raises(MemoryError, match="memory2"):
             count_words(tmp_path / "words", ["a", "b", "memory2"])
         assert Parts(tmp_path / "words").numbers == [0, 1]
@@ -198,9 +198,9 @@ def test_a_process_that_has_imported_ray_already_has_workers_too(tmp_path: Path)
     """What Ray reads of tokens when it is imported stays; another process, for here it is read."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     code = (
-        "import ray, sys; from pathlib import Path; from lensbench.cluster.workers import workers; "
-        "from tests.harness.counted import count_words\n"
-        "with workers(1): count_words(Path(sys.argv[1]), ['a', 'b'])"
+        "import ray, sys; from pathlib import Path; from tests.harness.counted import count_words; "
+        "from tests.harness.workers import workers_alone\n"
+        "with workers_alone(1): count_words(Path(sys.argv[1]), ['a', 'b'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=own, capture_output=True, text=True
@@ -221,5 +221,5 @@ def test_a_worker_of_another_lensbench_is_refused(
     monkeypatch.setenv("PYTHONPATH", str(other.parent))
     monkeypatch.chdir(other.parent)
     refused = pytest.raises(ModelError, match=r"another program(.|\n)*lensbench: 0\.0\.1 \(code ")
-    with workers(1), refused:
+    with workers_alone(1), refused:
         count_words(tmp_path / "r", ["a"])

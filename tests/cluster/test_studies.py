@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lensbench.cluster.workers import workers
 from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import done_by, one_by_one
@@ -23,6 +22,7 @@ from tests.harness.files import UNEQUAL, contents, manifest, write_csv
 from tests.harness.fits import small_fit, write_corpus
 from tests.harness.inference import PROMPTS
 from tests.harness.tiny import Case
+from tests.harness.workers import workers_alone
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
@@ -31,7 +31,7 @@ pytest.importorskip("ray")
 @pytest.fixture(scope="module", autouse=True)
 def two() -> Iterator[None]:
     """Two workers for all runs of this file."""
-    with workers(2):
+    with workers_alone(2):
         yield
 
 

@@ -9,21 +9,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lensbench.checkpoints.ref import ModelRef
 from lensbench.cluster.connect import ClusterError
 from lensbench.cluster.workers import workers
 from lensbench.errors import GateError, InputProblems
 from lensbench.records.parts import Parts
-from lensbench.records.store import folder_name
 from lensbench.studies import lens
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.counted import count_words
 from tests.harness.files import UNEQUAL, contents, write_csv
 from tests.harness.tiny import Case
-from tests.harness.workers import killing, ray_processes, worker_processes
+from tests.harness.workers import Kills, ray_processes, worker_processes, workers_alone
 
 pytest.importorskip("ray")
 WORDS = [f"word{i}" for i in range(12)] + ["bad1", "bad2"]
+N_JOBS = 80  # of a run with a model
 
 
 def test_a_finished_record_starts_nobody(tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_a_finished_record_starts_nobody(tmp_path: Path) -> None:
 def test_two_workers_make_the_record_of_one_process(tmp_path: Path) -> None:
     """And where one job goes wrong, its error is raised as in one process; parts are kept."""
     count_words(tmp_path / "one", WORDS)
-    with workers(2):
+    with workers_alone(2):
         problems = count_words(tmp_path / "r", WORDS)
         assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
         assert [problem.prompt_id for problem in problems] == ["bad1", "bad2"]
@@ -48,15 +47,29 @@ def test_two_workers_make_the_record_of_one_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_worker_takes_part_also_with_fewer_cores_than_workers(tmp_path: Path) -> None:
     seen: list[int] = []
-    with workers(4):
+    with workers_alone(4):
         count_words(tmp_path, [f"slow{i}" for i in range(40)], seen=seen)
     assert len(set(seen)) == 4
     assert os.getpid() not in seen
 
 
 @pytest.mark.slow
-def test_a_job_that_ends_its_workers_stops_the_run_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_this_process_does_jobs_until_a_worker_is_ready(tmp_path: Path) -> None:
+    """And none after that."""
+    words = [f"slow{i}" for i in range(150)]
+    count_words(tmp_path / "one", words)
+    seen: list[int] = []
     with workers(1):
+        count_words(tmp_path / "r", words, seen=seen)
+        assert len(set(seen)) == 2
+        here = [process == os.getpid() for process in seen]
+        assert here == sorted(here, reverse=True)
+    assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_its_workers_stops_the_run_and_the_rest_is_kept(tmp_path: Path) -> None:
+    with workers_alone(1):
         with pytest.raises(ClusterError, match="5 workers have died on job 2"):
             count_words(tmp_path, ["a", "b", "fatal", "c"])
         assert Parts(tmp_path).numbers[:2] == [0, 1]
@@ -64,19 +77,21 @@ def test_a_job_that_ends_its_workers_stops_the_run_and_the_rest_is_kept(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_after_twenty_kills_at_random_the_bytes_are_the_same(tmp_path: Path) -> None:
-    words = [f"slow{i}" for i in range(150)]
-    count_words(tmp_path / "one", [*words])
-    with workers(2), killing(20, tmp_path / "r" / "parts") as killed:
-        count_words(tmp_path / "r", words)
-    assert len(killed) == 20
+    words = [f"slow{i}" for i in range(60)]
+    count_words(tmp_path / "one", words)
+    kills = Kills(20, len(words))
+    with workers_alone(2):
+        count_words(tmp_path / "r", words, watch=kills)
+    assert len(kills.killed) == 20
     assert contents(tmp_path / "r", UNEQUAL) == contents(tmp_path / "one", UNEQUAL)
 
 
 @pytest.fixture(scope="module")
 def spec(llama: Case, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
-    """A lens run of many small jobs: at times a dozen are done between two kills."""
-    rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(400)]
+    """A lens run of many small jobs."""
+    rows = [{"id": f"p{i}", "prompt": f"Number {i} and"} for i in range(N_JOBS)]
     prompts = write_csv(tmp_path_factory.mktemp("prompts") / "many.csv", rows)
     return RunSpec(models=(str(llama.folder),), prompts=str(prompts), batch_tokens=1)
 
@@ -92,7 +107,7 @@ def serial(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_so_many_workers_with_a_model_make_the_record_of_one_process(
     spec: RunSpec, serial: dict[str, bytes], tmp_path: Path, n: int
 ) -> None:
-    with workers(n):
+    with workers_alone(n):
         outcome = lens.run(spec, tmp_path)
         assert len(there := worker_processes()) == n
         assert {psutil.Process(one).nice() for one in there} == {psutil.Process().nice()}
@@ -104,11 +119,10 @@ def test_so_many_workers_with_a_model_make_the_record_of_one_process(
 def test_after_twenty_kills_of_workers_with_a_model_the_bytes_are_the_same(
     spec: RunSpec, serial: dict[str, bytes], tmp_path: Path
 ) -> None:
-    (model,) = spec.models
-    parts = tmp_path / folder_name(str(ModelRef.of(model))) / "parts"
-    with workers(2), killing(20, parts) as killed:
-        outcome = lens.run(spec, tmp_path)
-    assert len(killed) == 20
+    kills = Kills(20, N_JOBS)
+    with workers_alone(2):
+        outcome = lens.run(spec, tmp_path, kills)
+    assert len(kills.killed) == 20
     assert contents(outcome.folder, UNEQUAL) == serial
 
 

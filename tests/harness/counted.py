@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from lensbench.errors import GateError, Problem
+from lensbench.progress import Watch, ignore
 from lensbench.records.engine import Job, Work, make
 from lensbench.records.parts import Part, Parts
 from lensbench.records.recording import Finished, Recording, Request
@@ -45,7 +46,11 @@ def count(context: Any, job: Job[str]) -> Part:
 
 
 def count_words(
-    folder: Path, words: Sequence[str], context: Any = "words", seen: list[int] | None = None
+    folder: Path,
+    words: Sequence[str],
+    context: Any = "words",
+    seen: list[int] | None = None,
+    watch: Watch = ignore,
 ) -> list[Problem]:
     """The record of some words in `folder`; `seen` gets the processes of the jobs."""
 
@@ -60,4 +65,4 @@ def count_words(
         return Work(context, count, [list(words)], finish, unit="words")
 
     request = Request(RecordStore(folder, "counted", "placement"), {"words": len(words)}, MODEL)
-    return make(request, prepare)
+    return make(request, prepare, watch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
+from lensbench.records.engine import done_by
 from lensbench.records.store import FAILED
-from lensbench.studies.analysis import ALONE, KINDS, read_analysis, run_analysis
+from lensbench.studies.analysis import KINDS, read_analysis, run_analysis
 from lensbench.studies.specs.keys import keys
 from lensbench.studies.specs.lens import RunSpec
+from tests.harness.executors import backwards
 from tests.harness.program import Program
 
 ANALYSES = Path(__file__).parents[2] / "analyses"
@@ -160,9 +163,9 @@ def thresholds_of(folder: Path) -> Iterator[float]:
         yield from (side["int8_threshold"] for side in sides if side.get("bits") == 8)
 
 
-@pytest.mark.parametrize("kind", ALONE)
+@pytest.mark.parametrize("kind", [kind for kind, spec in KINDS.items() if spec.alone])
 def test_an_analysis_that_workers_cannot_share_says_so_before_it_is_planned(
-    kind: str, lensbench: Program
+    kind: str, lensbench: Program, tmp_path: Path
 ) -> None:
     (shipped,) = [
         path
@@ -171,8 +174,13 @@ def test_an_analysis_that_workers_cannot_share_says_so_before_it_is_planned(
     ][:1]
     done = lensbench("run", shipped, "--workers", 2)
     assert done.status == 2
-    assert f"--workers: an analysis of kind {kind} " in done.said
+    why = f"--workers: no other process can take part: {KINDS[kind].alone}"
+    assert f"{why}. Leave it and --ray out" in done.said
     assert "planning" not in done.said
+    anyone = done_by(backwards)  # who is no process of one's own, and asks for the same
+    with anyone, pytest.raises(InputProblems, match=re.escape(KINDS[kind].alone)):
+        run_analysis(read_analysis(shipped), tmp_path)
+    assert not [*tmp_path.rglob("*.json")]
 
 
 def test_an_analysis_notes_what_fails_until_it_does_not(

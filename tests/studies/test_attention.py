@@ -226,9 +226,10 @@ def test_the_verb_shows_one_prompt_and_runs_many(
     )
     assert many.status == 0, many.err
     assert "report.md" in many.out
-    refused = lensbench("attention", llama.folder, "A text", "--limit", 3)
-    assert refused.status == 2
-    assert "--limit: it has no effect without --prompts" in refused.said
+    for option in ("--limit", "--workers"):
+        refused = lensbench("attention", llama.folder, "A text", option, 3)
+        assert refused.status == 2
+        assert f"{option}: it has no effect without --prompts" in refused.said
     assert "give a model and a prompt" in lensbench("attention", llama.folder).said
 
 

@@ -54,12 +54,12 @@ def run(
 
     from lensbench.checkpoints.open import opened
     from lensbench.records.recording import as_planned
-    from lensbench.studies.analysis import plan, require_jobs
+    from lensbench.studies.analysis import plan
     from lensbench.studies.stages.turns import fetching
 
     spec = asked.read()
     if workers is not None and not workers.here:
-        require_jobs(spec)
+        spec.require_shareable()
     folder = asked.folder
     with batch_progress() as progress, threads(workers.threads if workers else None):
         planned = plan(spec, folder, progress)

@@ -17,6 +17,8 @@ class PlacementSpec(Spec):
     repetition; against the complement; and against all blocks.
     """
 
+    alone = "one adapter is trained after another"
+
     model: str
     """The base: alias, hub name or folder."""
     blocks: Blocks

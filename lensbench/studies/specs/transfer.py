@@ -21,6 +21,8 @@ class TransferSpec(Spec):
     documents.
     """
 
+    alone = "variants are held in turn, one at a time"
+
     models: Annotated[tuple[str, ...], Field(min_length=2, exclude=True)]
     """Variants of one model (NAME, NAME@8, NAME+ADAPTER): lenses of the first are read on all."""
     lenses: Annotated[tuple[Method, ...], Field(min_length=1)] = ("linear",)
