@@ -105,9 +105,8 @@ def states_of(
     ids = [window.token_ids for window in windows]
     cells = [range(FIRST, len(one)) for one in ids]
     residuals = capture_positions(model, ids, cells, sites, head=head)
-    if not bool(residuals.stream.sum().isfinite()):
-        rows = sorted(residuals.broken_rows())
-        sources = ", ".join(windows[row].document.source for row in rows)
+    if broken := residuals.broken_rows():
+        sources = ", ".join(windows[row].document.source for row in sorted(broken))
         raise ModelError(
             f"{model.name} gives NaN or Inf for a text of the corpus ({sources}). Give --dtype "
             "float32, since float16 overflows above 65,504, or leave that text out."

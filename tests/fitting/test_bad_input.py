@@ -16,12 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lensbench import logit_lens
+from lensbench.corpora.corpus import Document
 from lensbench.errors import InputProblems, ModelError, RecordsError
 from lensbench.files import write_bytes
 from lensbench.fitting import quality
 from lensbench.fitting.spec import FitSpec
+from lensbench.fitting.windows import Window
 from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
+from lensbench.models.sites import Site
 from lensbench.records import parts
 from lensbench.residuals.capture import Residuals
 from lensbench.studies.stages.fit import fit_lens
@@ -95,6 +98,21 @@ def test_states_that_are_nan_end_a_fit_with_their_text(
         fit_lens(fit_spec(llama, method=method), tmp_path)
     assert not (tmp_path / FILE).exists()
     assert fit_lens(fit_spec(llama, method=method), tmp_path).ok
+
+
+def test_large_states_are_no_nan(llama: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sum may be Inf where each of them is a number."""
+
+    def large(*given: Any, **more: Any) -> Residuals:
+        residuals = capture(*given, **more)
+        residuals.stream[0] = 3e38
+        return residuals
+
+    capture = quality.capture_positions
+    monkeypatch.setattr(quality, "capture_positions", large)
+    window = Window(Document("a.txt", "abcd", "-"), (1, 2, 3, 4))
+    sites = [Site("embed", 0), llama.model.final_site]
+    assert quality.states_of(llama.model, [window], sites).stream[0].isfinite().all()
 
 
 def test_a_full_disk_ends_a_fit_that_goes_on_when_there_is_room(
