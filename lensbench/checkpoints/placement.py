@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DISK = "disk"
 _UNITS = {"GB": 10**9, "MB": 10**6}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(GB|MB)")
+_COMMA = "A comma parts devices: a folder behind disk= can have none in its name."
 _FORM = "Write it as cuda:0,cuda:1,cpu,disk=FOLDER, with sizes as in cuda:0=20GB, or auto."
 # Of a device's free memory, what weights may take; the rest is for the passes through them.
 _SHARE = 0.9
@@ -83,7 +84,8 @@ class Placement:
                 place = _place(name, value)
             except (ModelError, ValueError) as error:
                 what = f"{part!r}: {str(error).rstrip('.')}"
-                problems.append(Problem("device", what, _FORM))
+                behind = f"{DISK}=" in device.partition(part)[0]
+                problems.append(Problem("device", what, _COMMA if behind else _FORM))
                 continue
             if place.device in found:
                 problems.append(Problem("device", f"{name} stands twice", "Name it once."))

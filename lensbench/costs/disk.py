@@ -24,6 +24,16 @@ ROW_BYTES = {
     "patterns.weights": 3.0,
     "word_losses": 600.0,
     "prompts": 100.0,
+    "transfer": 9.5,
+    "encoder_heads": 30.0,
+    "first_tokens": 39.0,
+    "sampled_prompts": 60.0,
+    "sampled_sets": 43.0,
+    "sampled_texts": 45.0,
+    "sampling_settings": 47.0,
+    "shots": 9.0,
+    "senses": 28.0,
+    "sense_cones": 22.0,
 }
 _UNKNOWN_ROW = 60.0  # of a table that is not named above: the middle of those that are
 _FACTOR = (0.6, 1.5)  # what other texts and models make of it

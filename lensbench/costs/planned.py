@@ -49,7 +49,8 @@ class Jobs(Generic[Item]):
     `items`: by the record's widths, as `Work` has them. `once`: what comes before the first job
     and after the last, whatever is there already. `problems`: what will be skipped. `least`: what
     a job takes where every text that a model writes ends with its first token, and `cost` where
-    none ends before its limit; None where nothing is written.
+    none ends before its limit; None where nothing is written. `n_models`: variants of one model
+    that are loaded one after the other.
     """
 
     items: Sequence[Sequence[Item]]
@@ -58,6 +59,7 @@ class Jobs(Generic[Item]):
     n_prompts: int = 0
     problems: Sequence[Problem] = ()
     least: Callable[[Item], Cost] | None = None
+    n_models: int = 1
 
     def of(self, items: Iterable[Item]) -> tuple[Cost, Cost]:
         """What some of them take at least and at most, and what comes once."""
@@ -185,16 +187,36 @@ def plan_record(
         verb: whose imports the program has.
         opened: the model without its weights, on the path on which it will be loaded.
     """
+    tokenizers: Tokenizers = {}
+
+    def known() -> Outlined[Model]:
+        found = opened(ref, dtype, device)
+        tokenizers[ref.folder] = found.model.tokenizer
+        return found
+
+    made = plan_outlined(name, request, known, jobs_of, verb)
+    if made.unknown:
+        return replace(made, weight_bytes=_from_table(ref, dtype, device))
+    return replace(made, tokenizers=tokenizers)
+
+
+def plan_outlined(
+    name: str,
+    request: Request,
+    opened: Callable[[], Outlined[Any]],
+    jobs_of: Callable[[Outlined[Any], Standing], Jobs[Any]],
+    verb: Verb,
+) -> Planned:
+    """The same of a model that has no name yet, or none of its own."""
     folder = request.store.folder
     try:
         how_far = standing(request)
         if how_far.finished:
             return Planned(name, folder, n_jobs=0, left=Cost())
-        known = opened(ref, dtype, device)
+        known = opened()
         jobs = jobs_of(known, how_far)
     except LensbenchError as error:
-        weights, why = _from_table(ref, dtype, device), str(error)
-        return Planned(name, folder, _NOT_PLANNED, weight_bytes=weights, obstacles=[why])
+        return impossible(name, folder, error)
     left = jobs.left(how_far)
     (least, cost), (smallest, whole) = jobs.of(left), jobs.of(chain(*jobs.items))
     weights = known.weights
@@ -204,7 +226,6 @@ def plan_record(
     with threads(how_far.threads):
         found = speed(shape.d_model, known.dtype, known.places.main)
     ends = (found.seconds(one, weights) for one in (least, cost))
-    seconds = Range.between(*ends).plus(_loading(known))
     return Planned(
         name,
         folder,
@@ -218,11 +239,10 @@ def plan_record(
         running_bytes=running,
         needed_bytes=needed,
         memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
-        wall_s=seconds,
+        wall_s=Range.between(*ends).plus(_loading(known, jobs.n_models)),
         speed=found,
         problems=jobs.problems,
         obstacles=_obstacles(folder, running, needed, known.places),
-        tokenizers={ref.folder: known.model.tokenizer},
     )
 
 
@@ -231,10 +251,16 @@ def uncounted(name: str, folder: Path, why: str) -> Planned:
     return Planned(name, folder, why)
 
 
-def _loading(known: Outlined[Any]) -> Range:
-    """What comes before the first job: the outline again, and the weights read once or twice."""
+def impossible(name: str, folder: Path, error: LensbenchError) -> Planned:
+    """A record that cannot be made here and now, and why."""
+    return Planned(name, folder, _NOT_PLANNED, obstacles=[str(error)])
+
+
+def _loading(known: Outlined[Any], n_models: int) -> Range:
+    """What comes before the first job of a model: the outline again, its weights once or twice."""
     read_s = known.weights / _READ_BYTES_PER_S
-    return Range(known.wall_s + read_s, (known.wall_s + 2 * read_s) * SLOWER[1])
+    low, high = known.wall_s + read_s, (known.wall_s + 2 * read_s) * SLOWER[1]
+    return Range(n_models * low, n_models * high)
 
 
 _NOT_PLANNED = "it cannot be made as things are"

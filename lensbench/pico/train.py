@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lensbench.pico.trainer import PicoTrainer
 
 _WEIGHT_DECAY, _BETA2 = 0.1, 0.95  # of AdamW, as GPT-3's (Brown et al. 2020)
-_COPIES = 7  # of the weights: two checkpoints to go on from, with Adam's two sums, and one more
+COPIES = 7  # of the weights: two checkpoints to go on from, with Adam's two sums, and one more
 _SMALLER = "a smaller --batch-size or --context"
 
 
@@ -154,7 +154,7 @@ def _model_facts(spec: PicoSpec, text: _Text, n_params: int) -> dict[str, Any]:
 
 def _require_space(spec: PicoSpec, plan: Plan, n_params: int) -> None:
     """Raise RecordsError, before anything is trained, where the disk cannot hold all of it."""
-    needed = 4 * n_params * (len(plan.kept) + _COPIES)
+    needed = 4 * n_params * (len(plan.kept) + COPIES)
     free = shutil.disk_usage(spec.out).free
     if free < needed:
         raise RecordsError(

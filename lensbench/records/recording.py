@@ -366,7 +366,7 @@ def _require_same(
     why = "A record can be widened, but not narrowed. " if narrower else ""
     raise RecordsError(
         f"{request.store.folder} holds a run made with other settings:\n{lines}\n"
-        f"{why}Give this run another folder with --out, or delete that one."
+        f"{why}Run it as it was begun, give this run another folder with --out, or delete that one."
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
-from lensbench.errors import InputProblems, Problem
+from lensbench.costs.planned import Jobs, Outlined, Planned, impossible, plan_record
+from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import check_identities, require
@@ -208,9 +208,15 @@ def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
         whole = [one.folder for one in fits if one.finished]
         own = sized(_reading(spec, whole))
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
-        kinds = lens_kinds(own.lenses, ref.name) if len(whole) == len(fits) else {}
+        try:
+            kinds = lens_kinds(own.lenses, ref.name) if len(whole) == len(fits) else {}
+        except LensbenchError as error:  # the file of one of them is gone
+            yield impossible(str(ref), store.folder, error)
+            continue
         jobs = partial(_jobs, own, prompt_set)
         request = _request(own, ref, prompt_set, store, kinds, {})
+        if len(whole) < len(fits):  # which lenses these are is known once all are fitted
+            request = replace(request, decided=("lens_sha256",))
         yield plan_record(str(ref), ref, request, jobs, spec.dtype, spec.device)
 
 

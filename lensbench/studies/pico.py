@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.planned import Planned, plan_outlined, uncounted
 from lensbench.pico.analyse import analyse_pico
+from lensbench.pico.cost import outlined, request_of, training
 from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, PicoStudySpec, Pretraining
 from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
@@ -23,7 +25,7 @@ def run(
     require_here(spec)
     runs, problems = [], []
     for seed in range(spec.seeds):
-        folder = Path(out) / ".runs" / f"seed-{seed}"
+        folder = _folder(out, seed)
         notify(f"seed {seed} of {spec.seeds}")
         made = PicoSpec(out=folder, seed=seed, **spec.shared(Pretraining))
         problems += train_pico(made, progress, notify).problems
@@ -38,8 +40,14 @@ def run(
 
 def plan(spec: PicoStudySpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`."""
-    why = "the operations of a training are not counted; its spec says its steps and tokens"
     for seed in range(spec.seeds):
-        yield uncounted(f"seed {seed}", Path(out) / ".runs" / f"seed-{seed}", why)
+        own = PicoSpec(out=_folder(out, seed), seed=seed, **spec.shared(Pretraining))
+        yield plan_outlined(
+            f"seed {seed}", request_of(own), partial(outlined, own), partial(training, own), "train"
+        )
     why = "it reads the steps that the trainings keep"
     yield uncounted("lineage", Path(out) / "lineage", why)
+
+
+def _folder(out: Path | str, seed: int) -> Path:
+    return Path(out) / ".runs" / f"seed-{seed}"

@@ -24,7 +24,7 @@ from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request, Standing
-from lensbench.records.schema.text.sampling import SAMPLED
+from lensbench.records.schema.text.sampling import SAMPLED, SETTINGS
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.sampling.cost import job_cost
 from lensbench.sampling.diversity import bleu
@@ -91,8 +91,9 @@ def _jobs(
     context, problems = drawing(spec, name, known.model, prompt_set)
     cost = partial(job_cost, context, known.shape)
     every = [*prompt_set.problems, *problems]
+    rows = {SAMPLED.name: len(context.prompts), SETTINGS.name: len(context.settings)}
     n = len(context.prompts)
-    return Jobs([context.items], cost, Cost(), n, every, partial(cost, ends=True))
+    return Jobs([context.items], cost, Cost(rows=rows), n, every, partial(cost, ends=True))
 
 
 def _settings(spec: SamplingSpec, prompt_set: PromptSet) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from lensbench.checkpoints.ref import FORM, ModelRef, model_refs
 from lensbench.corpora.corpus import Corpus
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.cost import Cost, total
+from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
 from lensbench.errors import InputProblems, Problem
 from lensbench.fitting.quality import measure
 from lensbench.fitting.windows import Window, parts_of
@@ -28,13 +29,15 @@ from lensbench.models.load import Loader
 from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.records.engine import Job, Outcome, Work, make, require_here
+from lensbench.records.open import open_record
 from lensbench.records.parts import Part, Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema.fit import TRANSFER
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.fits import fit_spec
 from lensbench.studies.specs.transfer import TransferSpec
 from lensbench.studies.stages.fit import corpus_of, fit_lens
+from lensbench.studies.stages.fit_arithmetic import FitCost
 from lensbench.studies.stages.fit_cost import plan_fits
 
 
@@ -85,15 +88,8 @@ def run(
             problems += fit_lens(how, folder, progress, load).problems
             lenses[lens, str(ref)] = open_fitted(folder)
             folders.append(folder)
-    fitted = [
-        {"lens": lens, "fitted_to": variant, "lens_sha256": one.record.manifest["checksums"][FILE]}
-        for (lens, variant), one in lenses.items()
-    ]
-    request = Request(
-        store,
-        spec.settings() | {"variants": list(map(str, refs)), "fitted": fitted},
-        facts_of(refs[0], spec.dtype, spec.device),
-    )
+    settings = _settings(spec, refs, folders)
+    request = Request(store, settings, facts_of(refs[0], spec.dtype, spec.device))
 
     def prepare(record: Recording) -> Work[Study, ModelRef]:
         first = lenses[spec.lenses[0], str(refs[0])].record.model
@@ -123,15 +119,55 @@ def plan(spec: TransferSpec, out: Path) -> Iterator[Planned]:
     """
     refs = model_refs(spec.models)
     _require_variants(refs)
+    fits = list[Planned]()
     for text, ref in zip(spec.models, refs, strict=True):
         home = out / "lenses" / folder_name(str(ref))
         hows = {
             home / lens: fit_spec(spec.fit, lens, text, spec.dtype, spec.device)
             for lens in spec.lenses
         }
-        yield from plan_fits(hows)
-    why = "it reads the held-out texts of the fits above once more"
-    yield uncounted("transfer", out / "transfer", why)
+        fits += plan_fits(hows)
+    yield from fits
+    whole = all(one.finished for one in fits)
+    settings = _settings(spec, refs, [one.folder for one in fits] if whole else [])
+    store = RecordStore(out / "transfer", refs[0].name, "lens_transfer")
+    # Which lenses these are is known once they are fitted.
+    request = Request(store, settings, {}, decided=() if whole else ("fitted",))
+    jobs = partial(_jobs, spec, refs)
+    yield plan_record("transfer", refs[0], request, jobs, spec.dtype, spec.device, "fit")
+
+
+def _settings(
+    spec: TransferSpec, refs: Sequence[ModelRef], fitted: Sequence[Path]
+) -> dict[str, Any]:
+    """What decides the numbers; `fitted`: the folder of each variant's lenses, in their order."""
+    read = [(lens, str(ref)) for ref in refs for lens in spec.lenses]
+    hashes = [open_record(folder).manifest["checksums"][FILE] for folder in fitted]
+    lenses = [
+        {"lens": lens, "fitted_to": variant, "lens_sha256": sha256}
+        for (lens, variant), sha256 in zip(read, hashes, strict=bool(hashes))
+    ]
+    known = {"fitted": lenses} if fitted else {}
+    return spec.settings() | {"variants": list(map(str, refs))} | known
+
+
+def _jobs(
+    spec: TransferSpec, refs: Sequence[ModelRef], known: Outlined[LensModel], _: Standing
+) -> Jobs[ModelRef]:
+    """A job a variant, of windows as the fits want them; all variants have one shape."""
+    model, shape = known.model, known.shape
+    fits = [
+        FitCost.before_reading(shape, model.n_layers, model.n_ctx, how.changed(batch_tokens=512))
+        for how in (
+            fit_spec(spec.fit, lens, refs[0].name, spec.dtype, spec.device) for lens in spec.lenses
+        )
+    ]
+
+    def cost(ref: ModelRef) -> Cost:
+        n_fitted = 1 if str(ref) == str(refs[0]) else 2
+        return total(fit.reading("test", n_fitted) for fit in fits)
+
+    return Jobs([refs], cost, n_models=len(refs))
 
 
 def _require_variants(refs: Sequence[ModelRef]) -> None:

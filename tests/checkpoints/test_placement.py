@@ -173,6 +173,7 @@ def test_too_little_room_says_how_much_there_is_where(
         ("cpu=2", "'2' is no size like 20GB"),
         ("cpu,mps", "shares the processor's memory"),
         ("cpu,abacus", "'abacus' is no device"),
+        ("cpu,disk=/tmp,more", "A comma parts devices: a folder behind disk= can have none"),
     ],
 )
 def test_a_list_that_says_nothing_sensible(given: str, said: str) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from lensbench.progress import Progress, ignore
+from lensbench.studies.analysis import KINDS
+from tests.harness.forks import Stop
 from tests.harness.program import Program
 from tests.harness.spread import on_disk
 from tests.harness.tiny import Case
@@ -57,6 +64,44 @@ def test_tables_are_those_of_the_model_in_memory_and_a_run_goes_on_there(
         assert found.keys() == plain.keys()
         for name, table in found.items():
             pd.testing.assert_frame_equal(table, plain[name], rtol=1e-5, atol=1e-6)
+
+
+def _stop_after_one(now: Progress) -> None:
+    if now.total is not None and now.done == 1 and now.total > 1:
+        raise Stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sampling", "attention"])
+def test_a_run_that_was_interrupted_goes_on_from_another_disk(
+    llama: Case, tmp_path: Path, prompts: Path, kind: str
+) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.mkdir()
+    other.mkdir()
+    study: ModuleType = importlib.import_module(f"lensbench.studies.{kind}")
+    given: dict[str, Any] = {"models": (str(llama.folder),), "prompts": str(prompts)}
+    own = {
+        "sampling": {"tasks": False, "continued": 1, "max_new_tokens": 4, "texts": 2},
+        "attention": {"nulls": False, "n_repeated": 2, "repeat_tokens": 15, "batch_tokens": 16},
+    }
+
+    def run(
+        out: str, device: str, watch: Callable[[Progress], None] = ignore
+    ) -> dict[str, pd.DataFrame]:
+        spec = KINDS[kind](**given, **own[kind], device=device)
+        outcome = study.run(spec, tmp_path / out, watch)
+        assert not outcome.failed, outcome.failed
+        tables = sorted(Path(outcome.folder).glob("*.parquet"))
+        return {path.name: pd.read_parquet(path) for path in tables}
+
+    plain = run("plain", "cpu")
+    with pytest.raises(Stop):
+        run("begun", on_disk(llama.folder, first), _stop_after_one)
+    went_on = run("begun", on_disk(llama.folder, other))
+    assert went_on.keys() == plain.keys()
+    for name, table in went_on.items():
+        pd.testing.assert_frame_equal(table, plain[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from lensbench.costs.disk import ROW_BYTES, record_bytes, running_bytes
 from lensbench.json_text import read_json
 
 REPORTS = Path(lensbench.__file__).parents[1] / "reports"
-PLANNED = ("lens", "attention", "lens_fit")  # kinds whose rows are counted beforehand
+# Kinds whose rows are counted beforehand.
+PLANNED = ("lens", "attention", "lens_fit", "sampling", "senses", "lens_transfer")
 RECORDS = [
     path.parent
     for path in sorted(REPORTS.rglob("manifest.json"))

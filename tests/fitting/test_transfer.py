@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
-from lensbench import InputProblems, open_record
+from lensbench import InputProblems, open_record, plan
+from lensbench.corpora.corpus import Document
+from lensbench.costs.shape import shape_of
+from lensbench.fitting.quality import measure
+from lensbench.fitting.spec import FitSpec
+from lensbench.fitting.windows import Window
+from lensbench.lens.base import Final
+from lensbench.lens.fitted.affine import Affine
+from lensbench.lens.fitted.artifact import open_fitted
 from lensbench.report.build import build_report
 from lensbench.report.transfer.section import tables, verdict
 from lensbench.stats.estimates import Estimate
 from lensbench.studies.analysis import run_analysis
 from lensbench.studies.specs.transfer import TransferSpec
+from lensbench.studies.stages.fit_arithmetic import FitCost
 from tests.harness.files import table_bytes
 from tests.harness.program import Program
 from tests.harness.tiny import Case
@@ -152,3 +163,40 @@ def test_variants_are_of_one_model(tiny_case: Callable[[str], Case], tmp_path: P
     with pytest.raises(InputProblems, match="are different models"):
         run_analysis(TransferSpec(models=models), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_has_a_job_and_rows_of_every_variant(
+    study: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Planned of windows that are full; of the last one of a document less is read."""
+    base = open_record(study / "transfer").settings["variants"][0]
+    spec = TransferSpec(models=(base, f"{base}@16"), fit=fits(corpus))
+    *_, planned = plan(spec, tmp_path).records
+    assert planned.whole is not None and planned.left is not None
+    made = open_record(study / "transfer").table("transfer")
+    variants = made.groupby("model").reading.nunique()
+    assert planned.n_jobs == len(variants)
+    assert planned.whole.rows["transfer"] == pytest.approx(len(made), rel=0.25)
+    assert variants.to_list() == [2, 3]
+    assert [one.finished for one in plan(spec, study).records] == [True] * 3
+
+
+def test_the_operations_of_reading_are_those_that_torch_makes(
+    tiny_case: Callable[[str], Case], linear: Callable[[Case], Path]
+) -> None:
+    case = tiny_case("llama")
+    model, n = case.model, 32
+    _ = model.shares_prefixes  # found out by passes of its own
+    chance = random.Random(0)
+    ids = sorted({token for own in case.token_ids for token in own})
+    windows = [Window(Document("", "", ""), tuple(chance.choices(ids, k=n))) for _ in range(8)]
+    maps = open_fitted(linear(case)).maps
+    readings = [Affine(model, maps, name) for name in ("own", "first")] + [Final(model)]
+    sites = [site for site in model.sites() if site.layer < model.n_layers]
+    with FlopCounterMode(display=False) as counter:
+        measure(model, readings, sites, windows)
+    spec = FitSpec("", batch_tokens=512)
+    cost = FitCost(shape_of(model), model.n_layers, spec, {"test": [n] * len(windows)})
+    # The mean of the head's rows under the model's output, once for all readings, and rows that
+    # are read again in float64.
+    assert cost.reading("test", 2).flops == pytest.approx(counter.get_total_flops(), rel=0.06)

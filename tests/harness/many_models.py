@@ -15,9 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.harness.forks import ONE_THREAD, ROOT
+
+if TYPE_CHECKING:
+    from tests.harness.tiny import Tiny
 
 MODEL = {  # 13 million parameters: 53 MB in float32, which small files are drowned by
     "hidden_size": 512,
@@ -46,6 +49,31 @@ def write_models(folder: Path, n: int) -> list[Path]:
     first = save(TINY["llama"], folder / "model-00", MODEL)
     others = [folder / f"model-{number:02d}" for number in range(1, n)]
     return [first, *(Path(shutil.copytree(first, other)) for other in others)]
+
+
+def write_zoo(folder: Path, n: int = 20) -> list[Path]:
+    """So many folders of random models of every family in turn, 20 to 50 MB each in shards."""
+    from tests.harness.tiny import TINY, random_model, tokenizer
+
+    names, found = list(TINY), list[Path]()
+    for number in range(n):
+        row = TINY[names[number % len(names)]]
+        found.append(folder / f"model-{number:02d}-{names[number % len(names)]}")
+        model = random_model(row, _wide(row, 512 if number < len(names) else 384))
+        model.save_pretrained(found[-1], max_shard_size="20MB")
+        tokenizer(row.tokenizer).save_pretrained(found[-1])
+    return found
+
+
+def _wide(row: Tiny, width: int) -> dict[str, Any]:
+    """A family's fields with four blocks of such a width."""
+    if "n_embd" in row.fields:
+        return {"n_embd": width, "n_layer": 4, "n_head": 8}
+    own = {"hidden_size": width, "intermediate_size": 11 * width // 4, "num_hidden_layers": 4}
+    own |= {"num_attention_heads": 8}
+    each = {"num_key_value_heads": 4, "head_dim": width // 8, "query_pre_attn_scalar": width // 8}
+    layers = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    return own | {key: value for key, value in (each | layers).items() if key in row.fields}
 
 
 def profile(models: Sequence[Path | str], prompts: Path, out: Path, ahead: bool = True) -> Profile:

@@ -131,6 +131,14 @@ class FitCost:
             self.passes(part, logits=True) + read + bare + self._means(part, sites * self._readings)
         )
 
+    def reading(self, part: Part, n_fitted: int) -> Cost:
+        """So many fitted lenses and the logit lens, read at the layers below the last."""
+        n, n_layers = self.n_states(part), self.n_layers
+        read = self.rows(n * n_layers * n_fitted) + Cost(flops=n * n_layers * self.shape.row_flops)
+        rows = {"transfer": n_layers * (n_fitted + 1) * len(self.lengths[part])}
+        means = self._means(part, n_layers * (n_fitted + 1))
+        return self.passes(part, logits=True) + read + means + Cost(rows=rows)
+
     def control(self) -> Cost:
         """A linear lens of an untrained model's states, and what it is worth: two passes each."""
         twice = total(self.passes(part) for part in ("fit", "fit", "choose", "test"))

@@ -25,6 +25,8 @@ from lensbench.records.store import RecordStore
 from lensbench.studies.stages.fit import asked_for, used
 from lensbench.studies.stages.fit_arithmetic import FitCost
 
+# Settings that are known once texts are read, or written.
+_CORPORA = ("corpus", "corpus_sha256", "also", "also_sha256")
 _UNREAD = Document("text that is not read yet", "", "")
 
 
@@ -44,7 +46,7 @@ def plan_fits(hows: Mapping[Path, FitSpec]) -> Iterator[Planned]:
         yield plan_record(
             f"{ref}, {spec.method} lens",
             ref,
-            Request(store, spec.settings(), tables=asked_for(spec)),
+            Request(store, spec.settings(), tables=asked_for(spec), decided=_CORPORA),
             partial(_jobs, spec, max(wanted - there, 0)),
             spec.dtype,
             spec.device,
