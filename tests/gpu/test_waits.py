@@ -8,6 +8,7 @@ import pytest
 
 from lensbench.lens.logit import read_batch
 from lensbench.lens.settings import LensSettings
+from lensbench.lens.vocabulary import bound
 from lensbench.models.load import load_model
 from lensbench.prompts.encode import EncodedPrompt, Word
 from lensbench.prompts.prompt import Prompt
@@ -44,3 +45,16 @@ def test_a_batch_waits_a_fixed_number_of_times(tmp_path: Path, device: str, dtyp
     assert len(of_a_batch(deep, 2, 4, dtype)) == len(small), "by layer"
     assert len(of_a_batch(wide, 2, 4, dtype)) == len(small), "by tile of the vocabulary"
     assert len(small) <= 20, "\n".join(small)
+
+
+def test_readings_made_again_are_sent_and_fetched_at_once(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each layer, or each statistic."""
+    if device != "cuda":
+        pytest.skip("only CUDA says when it is waited for")
+    folder = save(TINY["llama"], tmp_path, {"num_hidden_layers": 9})
+    inside = of_a_batch(folder, 4, 8, "float32")
+    monkeypatch.setattr(bound, "BITS", 0.0)
+    monkeypatch.setattr(bound, "RELATIVE", 0.0)
+    assert len(of_a_batch(folder, 4, 8, "float32")) <= len(inside) + 2 * 4, "of two lenses"
