@@ -16,7 +16,7 @@ import pytest
 from tests.harness.files import manifest, table_bytes, write_csv
 from tests.harness.forks import parts
 from tests.harness.tiny import Case
-from tests.harness.workers import ray_processes
+from tests.harness.workers import ray_processes, worker_processes
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
@@ -140,6 +140,20 @@ def test_one_process_goes_on_with_what_workers_went_on_with(
     last = Started(llama, tmp_path)
     assert last.ended()[0] == 0
     assert table_bytes(last.record) == serial
+
+
+def test_that_a_worker_was_killed_is_said_in_one_line_and_not_by_ray(
+    llama: Case, serial: dict[str, bytes], tmp_path: Path
+) -> None:
+    run = Started(llama, tmp_path, "--workers", "2")
+    run.has_parts(5)
+    os.kill(worker_processes(run.process.pid)[0], signal.SIGKILL)
+    status, said = run.ended()
+    assert status == 0
+    words = " ".join(said.split())
+    assert words.count("has died (it was killed or crashed): another one takes its place") == 1
+    assert "raylet" not in said
+    assert table_bytes(run.record) == serial
 
 
 def test_ctrl_c_while_this_process_does_jobs_leaves_a_record_to_go_on_with(
