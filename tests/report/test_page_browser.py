@@ -16,8 +16,9 @@ from lensbench.records.record import Record
 from lensbench.report.diff import tables as diff
 from lensbench.report.embeddings.section import page as encoder_page
 from lensbench.report.kit.page import Page, chart, page_html
-from lensbench.report.kit.views import Axis, Map
+from lensbench.report.kit.views import Axis, Line, Lines, Map
 from lensbench.report.placement import section as placement
+from lensbench.stats.estimates import Estimate
 from tests.harness.browser import centre, foreign, point_at, wait_for
 from tests.harness.pages import MARKUP, rows
 
@@ -173,6 +174,27 @@ def test_places_of_a_map_are_counted_in_whole_numbers(
     for ticks, n in zip(beside, shape, strict=True):
         assert len(ticks) > 1
         assert {*ticks} <= {str(k) for k in range(n)}
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("n", [12, 50])
+def test_curves_of_many_models_have_room(chrome: Any, tmp_path: Path, n: int, width: int) -> None:
+    """Their names and intervals are said where one points; a legend of fifty left 60 pixels."""
+    own = [Estimate(value, value - 0.1, value + 0.1, 9, 3) for value in (0.1, 0.5, 0.9)]
+    lines = [Line(f"model-{i:02d}", own) for i in range(n)]
+    view = Lines(Axis("depth"), Axis("share"), {0.0: "0", 0.5: "1", 1.0: "2"}, lines)
+    made = page_html(Page("models", "", (), [chart("share", "", (), lambda: view)]))
+    (tmp_path / "report.html").write_bytes(made)
+    opened(chrome, tmp_path, width)
+    traces = drawn(chrome, 0)
+    assert len(by_name(traces)) == n
+    hovered = by_name(traces)["model-03"]["hovertext"][1]
+    assert "model-03" in hovered and "0.4" in hovered and "0.6" in hovered
+    script = "return document.querySelector('.nsewdrag').getBoundingClientRect().height;"
+    assert chrome.execute_script(script) > 100
+    has_legend = chrome.execute_script("return document.querySelectorAll('.legendtext').length;")
+    ribbons = sum(trace["fill"] == "toself" for trace in traces)
+    assert (has_legend, ribbons) == ((n, n) if n == 12 else (0, 0))
 
 
 def grid(frame: pd.DataFrame) -> np.ndarray:

@@ -56,12 +56,15 @@ function marks(frame, view, zero) {
 
 // --- how each kind of view is drawn: its traces and its layout
 
+const MANY = 12;  // curves, beyond which their names leave no room for them, nor do intervals for one another
+const crowded = (view) => view.lines.length > MANY;
+
 function curves(frame, view, under) {
   const traces = [];
   view.lines.forEach((line, i) => {
     const x = frame.places[frame.at[i]], labels = frame.labels[frame.at[i]];
     const colour = colours[i % colours.length], place = { legendgroup: frame.names[i] }, p = line.p || [];
-    if (line.low) traces.push(ribbon(x, line.low, line.high, colour, place));
+    if (line.low && !crowded(view)) traces.push(ribbon(x, line.low, line.high, colour, place));
     const text = x.map((_, k) => hover(frame.names[i], labels[k], interval(frame.y, line, k), p.length ? "adjusted p " + show(p[k]) : ""));
     const style = under ? { mode: "lines", line: { color: colour, dash: "dot", width: 1.5 } } : { mode: "lines+markers", line: { color: colour, dash: frame.dashes[i] }, marker: { size: 4 } };
     traces.push({ ...place, ...style, x, y: line.y, meta: { line: i }, showlegend: !under && frame.names[i] !== "", name: plain(frame.names[i]), hoverinfo: "text", hovertext: text });
@@ -73,9 +76,10 @@ function curves(frame, view, under) {
 
 function lines(frame, view, chart) {
   const beneath = chart.under ? curves(data.frames[chart.under.frame], chart.under, true) : [];
-  const traces = [...beneath, ...curves(frame, view, false)];
+  const traces = [...beneath, ...curves(frame, view, false)], many = crowded(view);
+  const said = { text: `${view.lines.length} curves: hover or tap for a name and its interval`, showarrow: false, xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom" };
   return [traces, {
-    height: chart.size === "small" ? 330 : 420, margin: { l: 65, r: 20, t: 20, b: 60 }, legend: { orientation: "h", y: 1.03, yanchor: "bottom" }, showlegend: true, hovermode: "closest",
+    annotations: many ? [said] : [], height: chart.size === "small" ? 330 : 420, margin: { l: 65, r: 20, t: 20, b: 60 }, legend: { orientation: "h", y: 1.03, yanchor: "bottom" }, showlegend: !many, hovermode: "closest",
     shapes: marks(frame, view, { xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0 }), xaxis: titled(frame.x), yaxis: { ...titled(chart.size === "small" ? { ...frame.y, title: "" } : frame.y), ...(view.limits ? { range: view.limits } : {}) },
   }];
 }
