@@ -20,6 +20,8 @@ from lensbench.records.parts import Part, Parts
 if TYPE_CHECKING:
     from lensbench.cluster.crew import Crew
 
+_NOT_NEEDED = "every job is done, and no worker was ready yet"
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,12 +43,13 @@ def by_workers(crew: Callable[[], Future[Crew]], shared_folder: str | None) -> E
             yield from taken
             left = deque(job for job in jobs if job not in taken)
             yield from here_until(begun.done, do, context, left, parts)
-            if left:
-                with begun.result().shift(do, context, home, parts, len(left)) as shift:
-                    yield from here_until(shift.ready, do, context, left, parts)
-                    if left:
-                        _log.info("a worker is ready: workers do the rest")
-                        release()  # they may need what this process took for its jobs
-                    yield from shift.done(left)
+            if not left:
+                _log.info(_NOT_NEEDED)
+                return
+            with begun.result().shift(do, context, home, parts, len(left)) as shift:
+                yield from here_until(shift.ready, do, context, left, parts)
+                _log.info("a worker is ready: workers do the rest" if left else _NOT_NEEDED)
+                release()  # workers may need what this process took for its jobs
+                yield from shift.done(left)
 
     return execute
