@@ -16,7 +16,6 @@ from lensbench.checkpoints.devices import gb, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
 from lensbench.checkpoints.placement import Placement, least_bytes, said_beside
 from lensbench.checkpoints.ref import Bits
-from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import ModelError, first_line, packages_of
 
 if TYPE_CHECKING:
@@ -71,15 +70,13 @@ class Sizes:
     def loading_bytes(self, bits: Bits) -> int:
         """Bytes at the peak of loading, the program itself aside; within a tenth, on a CPU.
 
-        All weights, and where they are quantised the largest layer as it is stored and converted,
-        and what was freed and is not given back yet (`Heap`).
+        All weights, and where they are quantised the largest layer as it is mapped and converted:
+        what is freed meanwhile is given back (`Heap`).
         """
         if not _CONVERTING_BYTES[bits]:
             return self.weight_bytes(bits) + _LOADING
-        in_file = (self.n_linear + self.n_other) * self.stored_bytes
-        freed = min(2 * Heap(in_file).kept, in_file // 4)
         layer = int(self.n_largest * (self.stored_bytes + _CONVERTING_BYTES[bits]))
-        return self.weight_bytes(bits) + layer + freed
+        return self.weight_bytes(bits) + layer
 
     def needed(self, bits: Bits, device: str) -> int:
         """Bytes to load it: the peak on a CPU; of an accelerator the weights.
