@@ -39,6 +39,7 @@ from tests.harness.processes import Run, run
 _BITS = {"lens": 16, "infer": 8, "train": 8}  # where the name of a job says none
 _JOB = re.compile(rf"({'|'.join(VERBS)})(32|16|8|4)?")
 _DTYPES = {32: "float32", 16: "bfloat16"}
+_SETTLED_S = 3  # of files that were written just before no hash is kept (`identity.py`)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def bench(
     if not folder.is_dir():
         say(f"writing random weights into {folder}")
         write_model(config, folder, blocks)
+        time.sleep(_SETTLED_S)
     say(f"weights: {folder}, {weight_file_bytes(folder) / 1e9:.1f} GB")
     with tempfile.TemporaryDirectory() as place:
         env = _own(Path(place))
