@@ -5,7 +5,6 @@ The right values are plain torch's in float64, of the same float32 vectors and w
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from lensbench import load_model, logit_lens, residual_stream
 from lensbench.lens.metrics import LN_2
 from lensbench.lens.vocabulary import statistics as of
 from lensbench.lens.vocabulary.bound import BITS, RELATIVE, Errors
-from lensbench.lens.vocabulary.exact import ExactRunning
 from lensbench.lens.vocabulary.reading import Reading
 from lensbench.lens.vocabulary.stream import Stream, Vectors
 from lensbench.models import readout as head
@@ -184,32 +182,10 @@ def test_what_a_bound_takes_for_uneven_is_no_less(logits: list[float], k: int) -
     entropy = -(q * log_q).sum(-1)
     terms = q * (log_q + entropy).abs()
     errors = Errors(torch.zeros_like(q[:, :k]), q[:, :k], torch.ones(1, dtype=torch.float64))
-    spread = (q * (log_q + entropy) ** 2).sum(-1).sqrt()
     least, most = terms[:, k:].sum(-1), 2 * torch.special.entr(q).sum(-1)
-    assert (replace(errors, spread=spread).uneven(entropy) >= least - 1e-12).all()
     taken = errors.uneven(entropy)
     assert (taken >= least - 1e-12).all()
     assert (taken <= most + 1e-12).all()  # what any distribution's is at most
-
-
-@given(st.floats(-2, 1.5), st.booleans(), st.integers(0, 2**16))
-def test_the_spread_of_surprise_is_summed_over_tiles(size: float, holds: bool, seed: int) -> None:
-    """Beside torch's own weighted variance of -log q, all tokens at once."""
-    W, rows = drawn(700, D_MODEL, seed=seed) * 10**size / 8, drawn(N, D_MODEL, seed=seed + 1)
-    readout = Readout(lambda x: x, W.T, None).in_parts()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_HELD_TILE_TOKENS" if holds else "_TILE_TOKENS", 128)
-        patch.setattr(Readout, "holds", holds)
-        running = ExactRunning(readout, rows, 2, {}, (), ())
-        for tile in readout.tiles():
-            logits = readout.logits(rows, tile)
-            running.add(logits, tile.start, torch.empty_like(logits))
-        spread = running.errors(running.reading()).spread
-    log_q = exact_logits(readout, rows).log_softmax(-1)
-    q = log_q.exp()
-    wanted = (q * (log_q - (q * log_q).sum(-1, keepdim=True)) ** 2).sum(-1).sqrt()
-    assert spread is not None
-    torch.testing.assert_close(spread, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("at_hand", [False, True])

@@ -32,13 +32,11 @@ class Errors:
     """What is known of the products of some rows, from float64 ones of a few tokens each.
 
     `best` of the best tokens, whose probabilities are `probs`, `worst` of all that were compared.
-    `spread`: the standard deviation of -log q, where it was summed.
     """
 
     best: Float[Tensor, "row k"]  # nats, float64
     probs: Float[Tensor, "row k"]
     worst: Float[Tensor, " row"]
-    spread: Float[Tensor, " row"] | None = None  # nats
 
     @property
     def of_log_z(self) -> Float[Tensor, " row"]:
@@ -72,15 +70,13 @@ class Errors:
         """At least sum q |log q + H| of all but the best tokens, nats; `entropy` in nats too.
 
         No other is more probable than the last of the best, which limits what is above the mean;
-        what is below it follows, for over all tokens the two come to the same. Neither is a mean
-        distance larger than the standard deviation, which flat distributions are far below.
+        what is below it follows, for over all tokens the two come to the same.
         """
         above = self._rest * (self.probs[:, -1].log() + entropy).clamp(min=0)
         difference = (
             self._surprise.sum(-1) - (1 - self._rest) * entropy
         )  # above, less what is below
-        far = (2 * above - difference).clamp(min=0)
-        return far if self.spread is None else far.fmin(self.spread)
+        return (2 * above - difference).clamp(min=0)
 
     def outside(
         self,

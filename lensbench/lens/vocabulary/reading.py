@@ -121,7 +121,6 @@ class Running:
         self._equal = torch.zeros_like(self._better)
         self._log_z: list[Tensor] = []
         self._entropy: list[Tensor] = []
-        self._variance: list[Tensor] = []  # of each tile's -log q, only of products in parts
         self._sample: list[Tensor] = []
         n_blocks = -(-readout.W_U.shape[1] // BLOCK)
         n_kept = min(k, n_blocks)  # the k best tokens lie in the k blocks with the highest maxima
@@ -149,8 +148,6 @@ class Running:
         peak = self._keep_best(logits, start).unsqueeze(-1)
         self._shares(logits.sub_(peak), scratch)
         total = wide(scratch.sum(-1))
-        if self._readout.split is not None:
-            self._variance.append(_variance(scratch, logits, total))
         self._log_z.append(wide(peak.squeeze(-1)) + total.log())
         self._entropy.append(total.log() - wide(self._dots(scratch, logits)) / total)
 
@@ -243,16 +240,7 @@ class Running:
         every = slice(0, None, sampled(self._readout.W_U.shape[1]).step)
         exact = self._readout.logits(wide(self._rows), every)
         worst = torch.cat([exact - torch.cat(self._sample, dim=1), best], dim=1).abs().amax(-1)
-        probs = reading.log_probs(self._near(reading)).exp()
-        return Errors(best, probs, worst, self._spread() if self._variance else None)
-
-    def _spread(self) -> Float[Tensor, " row"]:
-        """Standard deviation of -log q, nats: the law of total variance over the tiles."""
-        log_z, of_tile = self.log_z(), torch.stack(self._log_z)
-        share = (of_tile - log_z).exp()
-        away = torch.stack(self._entropy) + log_z - of_tile - self.entropy()
-        terms = share * (torch.stack(self._variance) + away**2)
-        return torch.where(share > 0, terms, 0.0).sum(0).sqrt()
+        return Errors(best, reading.log_probs(self._near(reading)).exp(), worst)
 
     def _best_errors(self, reading: Reading) -> Float[Tensor, "row k"]:
         """Float64 logits of the best tokens, less those of the products."""
@@ -286,17 +274,6 @@ class Running:
         unknown = torch.full_like(entropy_bits, torch.nan)
         inside = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         return Reading(self.log_z(), entropy_bits, unknown, logits, ids, seen, inside)
-
-
-def _variance(
-    shares: Float[Tensor, "row token"],
-    logits: Float[Tensor, "row token"],
-    total: Float[Tensor, " row"],
-) -> Float[Tensor, " row"]:
-    """Of logits under their shares, which come to a total."""
-    weighted = shares * logits
-    mean, square = wide(weighted.sum(-1)) / total, wide(weighted.mul_(logits).sum(-1)) / total
-    return (square - mean**2).clamp(min=0)
 
 
 def _put(old: Tensor, new: Tensor, rows: Rows) -> Tensor:
