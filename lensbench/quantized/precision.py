@@ -16,6 +16,7 @@ from lensbench.checkpoints.devices import gb, pick_dtype
 from lensbench.checkpoints.open import empty_model, quiet
 from lensbench.checkpoints.placement import Placement, least_bytes, said_beside
 from lensbench.checkpoints.ref import Bits
+from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import ModelError, first_line, packages_of
 
 if TYPE_CHECKING:
@@ -70,13 +71,14 @@ class Sizes:
     def loading_bytes(self, bits: Bits) -> int:
         """Bytes at the peak of loading, the program itself aside; within a tenth, on a CPU.
 
-        All weights, and where they are quantised the largest layer as it is mapped and converted:
-        what is freed meanwhile is given back (`Heap`).
+        All weights, and where they are quantised the largest layer as it is mapped and converted,
+        and what was freed and is not given back yet (`Heap`).
         """
         if not _CONVERTING_BYTES[bits]:
             return self.weight_bytes(bits) + _LOADING
         layer = int(self.n_largest * (self.stored_bytes + _CONVERTING_BYTES[bits]))
-        return self.weight_bytes(bits) + layer
+        in_file = (self.n_linear + self.n_other) * self.stored_bytes
+        return self.weight_bytes(bits) + layer + min(Heap(in_file).kept, in_file // 8)
 
     def needed(self, bits: Bits, device: str) -> int:
         """Bytes to load it: the peak on a CPU; of an accelerator the weights.
