@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from lensbench.checkpoints.config.check import read_config
 from lensbench.checkpoints.families import Fingerprint
 from lensbench.checkpoints.identity import sha256_once
-from lensbench.checkpoints.source import gguf_file
+from lensbench.checkpoints.source import INDEX, SINGLE, gguf_file, weight_map
 from lensbench.files import sha256_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_FILES = {
-    "weights_sha256": ("*.safetensors", "*.gguf"),
-    "tokenizer_sha256": ("tokenizer*", "vocab*", "merges.txt"),
-}
+_WEIGHTS = ("*.safetensors", "*.gguf")
+_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt")
+# What else decides token ids, each in a file of its own where it is not in tokenizer.json.
+_WORDS = ("added_tokens.json", "special_tokens_map.json", "*.model", "*.spm", "*.tiktoken")
 # As transformers saves them; older versions had the template in tokenizer_config.json.
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 _AT_ONCE = 4  # files that are hashed: a processor's core takes 1.5 GB a second
@@ -38,36 +38,47 @@ def hashes(folder: Path) -> dict[str, str | None]:
     """Hashes of the weights, the tokenizer, the config and the chat template, whatever their files.
 
     An adapter that lies beside a model is no part of it. That of the config is null in a folder
-    of a GGUF file, which holds its own; that of the template where the tokenizer's files hold it.
+    of a GGUF file, which holds its own; those of added tokens and of the template where the
+    tokenizer's files hold them.
 
     Raises ModelError for a config.json that cannot be read.
     """
+    templates = _found(_TEMPLATES, folder)
     return {
-        **{name: _of_file(name, folder) for name in _FILES},
+        "weights_sha256": weights_sha256(folder),
+        "tokenizer_sha256": _combined(_found(_TOKENIZER, folder)),
+        "added_tokens_sha256": added_tokens_sha256(folder),
         "config_sha256": _config_sha256(folder),
-        "chat_template_sha256": _chat_template_sha256(folder),
+        "chat_template_sha256": _combined(templates) if templates else None,
     }
 
 
 def weights_sha256(folder: Path) -> str:
-    """The hash of the weights alone."""
-    return _of_file("weights_sha256", folder)
+    """The hash of the weights alone, of the files that are read: others may lie beside them."""
+    files = _found(_WEIGHTS, folder)
+    index = folder / INDEX
+    names = weight_map(index).values() if index.is_file() else [SINGLE]
+    read = {folder / name for name in names}
+    return _combined(read & {*files} or files)
 
 
 def tokenizer_sha256(folder: Path) -> str:
     """The hash of the tokenizer alone, or of the GGUF file that holds it."""
-    return _of_file("weights_sha256" if gguf_file(folder) else "tokenizer_sha256", folder)
+    return _combined(_found(_WEIGHTS if gguf_file(folder) else _TOKENIZER, folder))
 
 
-def _of_file(name: str, folder: Path) -> str:
-    found = (path for pattern in _FILES[name] for path in folder.glob(pattern))
-    return _combined([path for path in found if not path.name.startswith(_ADAPTER)])
+def added_tokens_sha256(folder: Path) -> str | None:
+    """The hash of added and special tokens, and of words, in files of their own; null where none.
+
+    (`tokenizer_sha256` is of the files that records of before say it is of.)
+    """
+    words = {*_found(_WORDS, folder)} - {*_found(_TOKENIZER, folder)}
+    return _combined(words) if words else None
 
 
-def _chat_template_sha256(folder: Path) -> str | None:
-    """The hash of a chat template that is in files of its own; null where none is."""
-    files = [path for pattern in _TEMPLATES for path in folder.glob(pattern)]
-    return _combined(files) if files else None
+def _found(patterns: Sequence[str], folder: Path) -> list[Path]:
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    return [path for path in found if not path.name.startswith(_ADAPTER)]
 
 
 def _config_sha256(folder: Path) -> str | None:
@@ -115,7 +126,7 @@ def fingerprint_error(
     return max(abs(float(bits[token]) - stored) for token, stored in pairs)
 
 
-def _combined(files: Sequence[Path]) -> str:
+def _combined(files: Iterable[Path]) -> str:
     """One hash over the names and contents of some files, of which several are read at once."""
     ordered = sorted(files)
     with ThreadPoolExecutor(_AT_ONCE) as pool:

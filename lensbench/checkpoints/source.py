@@ -14,7 +14,7 @@ from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.files import package_folder
 from lensbench.json_text import parse_json, read_json
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PROVENANCE = "lensbench.json"  # beside a converted model: what it was made from
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _JSON_FILES = (

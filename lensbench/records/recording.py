@@ -53,7 +53,7 @@ def as_planned(plans: Plans) -> AbstractContextManager[Plans]:
 
 
 # Facts of a model that records made before do not hold: not known of those, and no difference.
-_LATER_FACTS = ("config_sha256", "chat_template_sha256")
+_LATER_FACTS = ("config_sha256", "chat_template_sha256", "added_tokens_sha256")
 
 # Facts of how a model was run that decide no number: where its blocks lay goes by free memory.
 _HOW = ("blocks_on",)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from lensbench.checkpoints.hashes import tokenizer_sha256
+from lensbench.checkpoints.hashes import added_tokens_sha256, tokenizer_sha256
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.source import locate
 from lensbench.errors import InputProblems, LensbenchError, ModelError, Problem
@@ -241,5 +241,6 @@ def _opened(name: str) -> tuple[Tokenizer, dict[str, Any]]:
         "kind": tokenizer.kind,
         "d_vocab": tokenizer.d_vocab,
         "tokenizer_sha256": tokenizer_sha256(folder),
+        "added_tokens_sha256": added_tokens_sha256(folder),
     }
     return tokenizer, facts | size_of(folder)

@@ -29,6 +29,38 @@ def test_the_hashes_are_of_different_files(folder: Path) -> None:
     assert after["tokenizer_sha256"] != before["tokenizer_sha256"]
 
 
+@pytest.mark.parametrize(
+    "name", ["added_tokens.json", "special_tokens_map.json", "spiece.model", "words.tiktoken"]
+)
+def test_tokens_in_files_of_their_own_have_a_hash_of_their_own(folder: Path, name: str) -> None:
+    """Each decides token ids. That of the tokenizer stays what records of before say it is."""
+    (folder / "tokenizer.model").write_bytes(b"of the tokenizer's own hash")
+    before = hashes(folder)
+    assert before["added_tokens_sha256"] is None
+    found = []
+    for text in ("{}", "{ }"):
+        (folder / name).write_text(text)
+        found.append(hashes(folder))
+    told = {one.pop("added_tokens_sha256") for one in found}
+    assert len(told) == 2 and None not in told
+    assert all(one == {k: before[k] for k in one} for one in found)
+
+
+def test_the_weights_are_those_that_are_read(tmp_path: Path) -> None:
+    """Of an index those that it names: other ones may lie beside them, each whole."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    found = []
+    for name in ("a", "b", "a"):
+        (tmp_path / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"head": f"{name}.safetensors"}})
+        )
+        found.append(hashes(tmp_path)["weights_sha256"])
+    assert found[0] == found[2] != found[1]
+    (tmp_path / "b.safetensors").unlink()
+    assert hashes(tmp_path)["weights_sha256"] == found[0]
+
+
 CONFIG = {"model_type": "llama", "rope_theta": 10000, "sliding_window": None, "text": {"eps": 1e-6}}
 
 

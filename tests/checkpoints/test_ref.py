@@ -273,7 +273,8 @@ def test_facts_are_the_hashes_and_all_that_decides_the_weights(tmp_path: Path) -
     folder.mkdir()
     (folder / "tiny.gguf").write_bytes(b"weights")
     plain = ModelRef.of(folder).facts()
-    told = {"weights_sha256", "tokenizer_sha256", "config_sha256", "chat_template_sha256"}
+    told = {"weights_sha256", "tokenizer_sha256", "added_tokens_sha256"}
+    told |= {"config_sha256", "chat_template_sha256"}
     assert set(plain) == told
     assert plain["config_sha256"] is None  # a GGUF file holds its own
     with pytest.raises(ModelError, match=r"holds no adapter_model\.safetensors"):

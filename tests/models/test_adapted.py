@@ -256,7 +256,8 @@ def test_a_plain_record_says_no_more_than_before(done: dict[str, Path]) -> None:
     assert set(plain["model"]) == {
         *("name", "source", "model_type", "n_layers", "d_model", "d_vocab", "n_params", "norm"),
         *("soft_cap", "parallel", "dtype", "device", "weights_sha256", "tokenizer_sha256"),
-        *("config_sha256", "chat_template_sha256", "head_product", "model_logits"),
+        *("config_sha256", "chat_template_sha256", "added_tokens_sha256"),
+        *("head_product", "model_logits"),
     }
     assert "peft" not in plain["versions"]
     assert "keep_residuals" not in RunSpec(("m",)).settings()

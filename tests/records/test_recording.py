@@ -78,7 +78,7 @@ def test_a_model_that_turns_out_to_be_another_is_refused(store: RecordStore) -> 
         Recording(Request(store, settings(), known))
 
 
-@pytest.mark.parametrize("fact", ["config_sha256", "chat_template_sha256"])
+@pytest.mark.parametrize("fact", ["config_sha256", "chat_template_sha256", "added_tokens_sha256"])
 def test_another_config_is_another_model_and_of_an_older_record_it_is_not_known(
     store: RecordStore, fact: str
 ) -> None:

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbench.checkpoints.source import INDEX, weight_map
+from lensbench.checkpoints.source import INDEX, SINGLE, weight_map
 from lensbench.checkpoints.stored.finite import Seen
 from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import InputProblems, ModelError, Problem
 
-SINGLE = "model.safetensors"
 _FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 

@@ -99,7 +99,8 @@ def _prompt_problems(a: LensRecord, b: LensRecord, context: bool) -> Iterator[Pr
 
 def _tokenizer_problems(a: LensRecord, b: LensRecord) -> Iterator[Problem]:
     """Other tokenizer files may be the same tokenizer, saved again: then all they gave agrees."""
-    if a.model.get("tokenizer_sha256") == b.model.get("tokenizer_sha256"):
+    files = ("tokenizer_sha256", "added_tokens_sha256")
+    if all(a.model.get(name) == b.model.get(name) for name in files):
         return
     where = f"{a.name} and {b.name}"
     remedy = "Their probabilities are of other tokens: compare them with `lensbench report A B`."

@@ -26,6 +26,7 @@ from lensbench.records.record import Record
 
 FILE, CONTROLS = "lens.safetensors", "controls.safetensors"
 _SAME = ("weights_sha256", "tokenizer_sha256", "config_sha256")  # whatever bits and adapter
+_LATER = ("added_tokens_sha256",)  # not known of fits made before
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ class FittedLens:
         """
         there, now = self.record.model, {**model.facts(), **require_ref(model, "a lens").facts()}
         shape = ("n_layers", "d_model", "d_vocab")
-        if wrong := [key for key in (*_SAME, *shape) if there.get(key) != now.get(key)]:
+        same = (*_SAME, *shape, *(key for key in _LATER if key in there))
+        if wrong := [key for key in same if there.get(key) != now.get(key)]:
             lines = "\n".join(f"  - {key}: {there.get(key)} there, {now[key]} now" for key in wrong)
             raise RecordsError(
                 f"the lens {self.name} ({self.record.folder}) was fitted to another model:\n"

@@ -38,6 +38,7 @@ _FACTS = (
     "weights_sha256",
     "config_sha256",
     "chat_template_sha256",
+    "added_tokens_sha256",
     "dtype",
     "bits",
     "int8_threshold",
