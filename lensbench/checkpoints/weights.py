@@ -132,13 +132,13 @@ def _loaded_where(
 ) -> tuple[PreTrainedModel, Any]:
     """The same on the devices that it belongs to; what is on disk is written anew, in its dtype."""
     quantisation = how["quantization_config"]
-    plan = where.plan(empty, partial(_size, empty, how["dtype"], quantisation))
+    packed = None if quantisation is None else 8 if quantisation.load_in_8bit else 4
+    plan = placed(where, empty, how["dtype"], packed, folder)
     if plan is None and quantisation is None:
         hf, found = _loaded(empty, folder, **how)
         return hf.to(where.main), found
     if plan is None:
         return _loaded(empty, folder, device_map=where.main, **how)
-    _require_spreadable(plan, empty, quantisation is not None, folder)
     if plan.folder is None or DISK not in plan.where.values():
         hf, found = _loaded(empty, folder, device_map=plan.map, **how)
         keep_small(hf)
@@ -148,6 +148,22 @@ def _loaded_where(
         keep_small(hf)
         kept.keep_for(hf)
     return hf, found
+
+
+def placed(
+    where: Placement, empty: PreTrainedModel, dtype: torch.dtype, packed: int | None, folder: Path
+) -> Plan | None:
+    """Which module goes where, by its shape; None where all of it fits on one device.
+
+    Args:
+        packed: bits of its linear layers where they are packed, 8 or 4.
+
+    Raises ModelError where there is no room, or the model cannot be taken apart.
+    """
+    plan = where.plan(empty, partial(_size, empty, dtype, packed))
+    if plan is not None:
+        _require_spreadable(plan, empty, packed is not None, folder)
+    return plan
 
 
 def _require_spreadable(plan: Plan, empty: PreTrainedModel, quantised: bool, folder: Path) -> None:
@@ -165,10 +181,9 @@ def _require_spreadable(plan: Plan, empty: PreTrainedModel, quantised: bool, fol
         )
 
 
-def _size(empty: PreTrainedModel, dtype: torch.dtype, quantisation: Any, module: nn.Module) -> int:
+def _size(empty: PreTrainedModel, dtype: torch.dtype, packed: int | None, module: nn.Module) -> int:
     """Bytes of the weights of a module and all beneath it; a tied one counts once."""
-    packed = 1.0 if getattr(quantisation, "load_in_8bit", False) else _NF4
-    linear = float(dtype.itemsize) if quantisation is None else packed
+    linear = {8: 1.0, 4: _NF4, None: float(dtype.itemsize)}[packed]
     seen: dict[int, float] = {}
     for part in module.modules():
         own = linear if isinstance(part, nn.Linear) else float(dtype.itemsize)

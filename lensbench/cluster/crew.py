@@ -29,14 +29,16 @@ class Crew:
         self._ray, self._spec, self._threads = ray, spec, threads
         there = ray.cluster_resources()
         n = spec.workers or default_workers(there, self._threads)
-        self._n = n
+        self._n, self._cores = n, there.get("CPU", 1.0)
         self._hire = ray.remote(Worker).options(**share(there, n)).remote
         self._members: list[Member] = []
         self._start()
 
     def _start(self) -> None:
+        turns = f" on {self._cores:g} cores, which they share" if self._n > self._cores else ""
         _log.info(
-            "starting %d worker%s, %d thread(s) each", self._n, "s" * (self._n > 1), self._threads
+            "starting %d worker%s%s, threads each: %d",
+            *(self._n, "s" * (self._n > 1), turns, self._threads),
         )
         self._members = [self.hired(number) for number in range(1, self._n + 1)]
 

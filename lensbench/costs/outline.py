@@ -12,6 +12,7 @@ from lensbench.checkpoints.devices import DTYPES, pick_dtype
 from lensbench.checkpoints.open import empty_model, open_config, open_tokenizer, quiet
 from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.weights import placed
 from lensbench.errors import ModelError
 from lensbench.models.adapted import with_bits
 from lensbench.models.bridge import without_weights
@@ -26,13 +27,16 @@ def outline(ref: ModelRef, dtype: str | None = None, device: str | None = None) 
     What is planned of it (prompts, batches, sites) is planned by the same functions as of the
     loaded model; it gives no number.
 
-    Raises ModelError for a model that is not here or that TransformerLens cannot wrap, and what
-    `open_config` raises.
+    Raises ModelError for a model that is not here, that TransformerLens cannot wrap or for which
+    there is no room on the devices that it is spread over; and what `open_config` raises.
     """
-    folder, where = ref.folder, Placement.of(device).main
-    config = open_config(folder)
-    hf_model = empty_model(config)
+    if not ref.plain:
+        with_bits(ref, dtype, device)
+    folder, places = ref.folder, Placement.of(device)
+    where = places.main
+    hf_model = empty_model(open_config(folder))
     number_format = held_in(ref, dtype, where, int(hf_model.num_parameters()))
+    placed(places, hf_model, number_format, _packed(ref), folder)
     with quiet():
         tokenizer = open_tokenizer(folder)
         hf_model = hf_model.to(number_format).eval()
@@ -53,10 +57,16 @@ def plain_outline(ref: ModelRef, device: str | None = None) -> AdaptedModel:
     Raises ModelError for a model that is not here, and what `open_config` raises.
     """
     whole, folder = with_bits(ref, None, device), ref.folder
-    hf_model = empty_model(open_config(folder))
+    hf_model, places = empty_model(open_config(folder)), Placement.of(device)
+    placed(places, hf_model, held_in(whole, None, places.main, 0), _packed(whole), folder)
     with quiet():
         tokenizer = open_tokenizer(folder)
     return AdaptedModel(replace(whole, adapter=None), folder, hf_model, tokenizer, {})
+
+
+def _packed(ref: ModelRef) -> int | None:
+    """Bits of its linear layers where they are packed."""
+    return ref.bits if ref.bits in (8, 4) else None
 
 
 def _fill(model: nn.Module) -> None:

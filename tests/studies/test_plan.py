@@ -262,6 +262,25 @@ def test_a_machine_that_is_too_small_is_said_with_the_sums(
     assert word in said
 
 
+@pytest.mark.parametrize(
+    ("tail", "changes", "word"),
+    [
+        ("", {"device": "cpu=0.01MB,disk=FOLDER"}, "do not fit"),
+        ("@8", {"device": "cpu=0.065MB,disk=FOLDER"}, "packed for the device"),
+        ("@8", {"dtype": "bfloat16"}, "given twice"),
+    ],
+)
+def test_what_a_run_refuses_stands_in_the_way(
+    spec: Make, llama: Case, tmp_path: Path, tail: str, changes: dict[str, str], word: str
+) -> None:
+    own = {name: value.replace("FOLDER", str(tmp_path)) for name, value in changes.items()}
+    asked = spec(models=(f"{llama.folder}{tail}",), limit=2, **own)
+    (planned,) = lb.plan(asked, tmp_path / "out").records
+    assert any(word in said for said in planned.obstacles)
+    (refused,) = lb.run(asked, tmp_path / "out").failed.values()
+    assert word in str(refused)
+
+
 @pytest.mark.slow
 def test_a_real_run_takes_about_as_long_and_as_much_as_planned(tmp_path: Path) -> None:
     """One thread, for on a crowded machine several wait for each other. Twice either way is borne:

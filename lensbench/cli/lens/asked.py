@@ -36,10 +36,13 @@ class Asked(Spec):
     ] = None
 
     def problems(self) -> list[Problem]:
-        """Both a limit and none."""
+        """Both a limit and none, and a file in place of a folder."""
+        found = []
         if self.everything and self.limit is not None:
-            return [Problem("--limit", "--all is given too", "Leave out one of them.")]
-        return []
+            found.append(Problem("--limit", "--all is given too", "Leave out one of them."))
+        if self.out is not None and self.out.is_file():
+            found.append(Problem("--out", f"{self.out} is a file", "Name a folder."))
+        return found
 
     @property
     def folder(self) -> Path:

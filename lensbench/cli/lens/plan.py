@@ -25,20 +25,20 @@ from lensbench.spec import Count
 from lensbench.threads import threads as summing_with
 
 
-def plan(
-    asked: Annotated[Asked, Parameter("*")],
-    *,
-    threads: Annotated[
-        Count | None, Parameter(help="Threads to a sum, as `run` will have. Default: torch's.")
-    ] = None,
-    json: Json = False,
-) -> int:
+class Planned(Asked):
+    """An analysis, and the threads of its run."""
+
+    threads: Count | None = None
+    """Threads to a sum, as `run` will have. Default: torch's."""
+
+
+def plan(asked: Annotated[Planned, Parameter("*")], *, json: Json = False) -> int:
     import torch  # noqa: F401  (threads are those that torch sums with)
 
     from lensbench.studies.analysis import plan as planned
 
     spec = asked.read()
-    with messages.status("counting tokens"), summing_with(threads):
+    with messages.status("counting tokens"), summing_with(asked.threads):
         found = planned(spec, asked.folder)
     if json:
         say_json(found.as_dict())

@@ -83,4 +83,6 @@ def run_and_report(spec: Spec, out: Path, workers: WorkersSpec | None = None) ->
         some_failed = isinstance(spec, AttentionSpec) and outcome.failed  # half-way, perhaps
         whole = sorted(outcome.folders) if models_alone or some_failed else [out]
         show_reports(whole, out)
+        if outcome.failed:  # the reasons stand above, out of sight by now
+            failure(f"not measured: {', '.join(outcome.failed)}")
     return 0 if outcome.ok else 1
