@@ -265,21 +265,35 @@ def lens_tables(
     return {"prompts": prompts, "lens": lens(), "milestones": milestones()}
 
 
-def made_again_in_run(parts: Parts) -> dict[str, Any]:
+def made_again_in_run(parts: Parts, widened: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """For a manifest: how many readings were made again in float64 (`vocabulary/bound.py`).
 
-    And of products of bfloat16 parts what share of all logits was, and the worst error.
+    And of products of bfloat16 parts what share of all logits was, and the worst error. The last
+    narrower record that was finished says it of all that were measured before. What an older
+    lensbench did not count is not in `n_rows`, and takes `recomputed` with it.
     """
-    sums = {name: sum(note.get(name, 0) for note in parts.notes) for name in _COUNTS}
+    finished = [narrower for narrower in widened if narrower["status"] == "complete"]
+    before = finished[-1] if finished else {}
+    notes = parts.notes
+    counts = [before.get("read_again", {}), *notes]
+    sums = {name: sum(one.get(name, 0) for one in counts) for name in _COUNTS}
+    found = [Recomputed(**note["recomputed"]) for note in notes if "recomputed" in note]
+    if before:
+        told = before.get("recomputed", {})
+        if "n_logits" not in told:
+            return {"read_again": sums}
+        found.append(Recomputed(told["n"], told["n_logits"], told["worst_error_roundings"]))
+    return {"read_again": sums} | _recomputed(found)
+
+
+def _recomputed(found: Sequence[Recomputed]) -> dict[str, Any]:
     total = Recomputed()
-    for note in parts.notes:
-        if "recomputed" in note:
-            total.add(Recomputed(**note["recomputed"]))
+    for one in found:
+        total.add(one)
     if not total.n_logits:
-        return {"read_again": sums}
-    share = total.n / total.n_logits
-    recomputed = {"share": share, "worst_error_roundings": total.worst}
-    return {"read_again": sums, "recomputed": recomputed}
+        return {}
+    counts = {"n": total.n, "n_logits": total.n_logits, "share": total.n / total.n_logits}
+    return {"recomputed": counts | {"worst_error_roundings": total.worst}}
 
 
 def gate_of_run(

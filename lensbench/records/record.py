@@ -130,6 +130,10 @@ class Record:
         lines += [f"{name:<18} {self._size(name)}" for name in self.tables]
         return "\n  ".join(lines)
 
+    def n_rows(self, name: str) -> int:
+        """How many rows a table has; none is read."""
+        return int(pq.read_metadata(table_path(self.folder, name)).num_rows)
+
     def _size(self, name: str) -> str:
         path = table_path(self.folder, name)
         try:

@@ -32,6 +32,8 @@ _KEPT = (
     "machine",
     "gate",
     "stored_kl_bits",
+    "read_again",
+    "recomputed",
     "problems",
     "wall_s",
     "peak_memory_bytes",

@@ -150,7 +150,8 @@ def _measure(
         def finish(parts: Parts) -> Finished:
             tables = lens_tables(reader, encoded, parts)
             identity_errors = gate_of_run(model, identities, parts, record.widened)
-            facts = ({"lenses": kinds} if kinds else {}) | made_again_in_run(parts)
+            facts = {"lenses": kinds} if kinds else {}
+            facts |= made_again_in_run(parts, record.widened)
             gate = [identity.as_dict() for identity in identity_errors]
             return Finished([*problems, *parts.problems], tables, gate, facts=facts)
 

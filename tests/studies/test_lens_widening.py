@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from lensbench.lens.vocabulary import bound
 from lensbench.progress import Progress
 from lensbench.prompts.prompt import added, choose
 from lensbench.prompts.sets import load_prompts
 from lensbench.records.open import open_lens_record
+from lensbench.records.read import sealed
+from lensbench.report.build import build_report
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.files import contents, manifest, tables, write_csv
+from tests.harness.tiny import Case
 
 KEYS = {"lens": ["prompt_id", "lens", "position", "layer"], "milestones": ["prompt_id", "lens"]}
 
@@ -89,6 +95,75 @@ def test_an_unfinished_pilot_is_widened_too(
     pd.testing.assert_frame_equal(tables(folder)["prompts"], tables(done)["prompts"])
     assert [each["status"] for each in manifest(folder)["widened"]] == ["running"]
     assert manifest(folder)["resumed_batches"] == 2
+
+
+def said_of_exactness(folder: Path) -> list[str]:
+    """Which of these the record's report has."""
+    text = "".join(path.read_text() for path in build_report([folder]) if path.suffix == ".md")
+    said = r"[\d,]+ of (?:the )?[\d,]+ readings|an unknown share|% of all logits"
+    return re.findall(said, text)
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_what_was_made_again_is_counted_of_all_widenings(
+    spec: Callable[..., RunSpec],
+    llama: Case,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    products: str,
+) -> None:
+    """With no error allowed every reading is made again, whichever session measured it."""
+    monkeypatch.setattr(bound, "BITS", -1.0)
+
+    def stop(now: Progress) -> None:
+        if now.unit == "batches" and now.done == now.total - 1:
+            raise KeyboardInterrupt
+
+    each = [manifest(record_of(spec(limit=2, products=products), tmp_path))]
+    each.append(manifest(record_of(spec(limit=3, products=products), tmp_path)))
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(limit=5, products=products), tmp_path, stop)
+    folder = record_of(spec(limit=6, products=products), tmp_path)
+    each.append(manifest(folder))
+    n_rows = len(tables(folder)["lens"])
+    assert each[-1]["read_again"] == {"n_rows": n_rows, "n_read_again": n_rows}
+    if products == "bfloat16":
+        told = [one["recomputed"] for one in each]
+        for name in ("n", "n_logits", "worst_error_roundings"):
+            assert told[0][name] <= told[1][name] <= told[2][name]
+        assert told[-1]["n_logits"] == n_rows * llama.model.d_vocab
+        assert told[-1]["share"] == told[-1]["n"] / told[-1]["n_logits"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False])
+def test_of_a_record_that_an_older_lensbench_began_only_what_is_known_is_said(
+    spec: Callable[..., RunSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: bool,
+) -> None:
+    """Of its products the share, without counts; of its readings how many, or nothing."""
+    monkeypatch.setattr(bound, "BITS", -1.0)
+    folder = record_of(spec(limit=2, products="bfloat16"), tmp_path)
+    n_before = len(tables(folder)["lens"])
+    old = manifest(folder)
+    old["recomputed"] = {key: old["recomputed"][key] for key in ("share", "worst_error_roundings")}
+    if not kept:
+        del old["read_again"]
+    (folder / "manifest.json").write_text(json.dumps(sealed(old)), encoding="utf-8")
+    assert said_of_exactness(folder)[-1] == "% of all logits"  # all of it, although not the counts
+    assert record_of(spec(limit=3, products="bfloat16"), tmp_path) == folder
+    n_rows = len(tables(folder)["lens"])
+    n_known = n_rows if kept else n_rows - n_before
+    made = manifest(folder)
+    assert made["read_again"] == {"n_rows": n_known, "n_read_again": n_known}
+    assert "recomputed" not in made
+    last = f"{n_known} of {n_known} readings" if kept else f"{n_known} of the {n_known} readings"
+    assert said_of_exactness(folder) == [last, "an unknown share"]
+    made |= {"recomputed": old["recomputed"]}  # as an older one wrote it: of the last widening
+    (folder / "manifest.json").write_text(json.dumps(sealed(made)), encoding="utf-8")
+    assert said_of_exactness(folder) == [last, "an unknown share"]
 
 
 def test_a_prompt_that_could_not_be_asked_stays_a_problem(

@@ -351,17 +351,19 @@ KINDS = (
                 "read_again",
                 "how many readings float32 products could have left further than 2e-5 bits + 2e-5 "
                 "of it from float64 in entropy or KL, and so were made again in float64 "
-                "(`n_read_again`), of how many (`n_rows`)",
+                "(`n_read_again`), of how many (`n_rows`: fewer than there are where a narrower "
+                "record was widened before this was kept of it)",
                 absent="imported, or measured before this was looked at",
                 type="object",
             ),
             Entry(
                 "recomputed",
-                "of the head's products in bfloat16 parts: what `share` of all logits was computed "
-                "again in float64 to decide ranks and top tokens, and the largest error among them "
-                "and among other tokens of each state (`worst_error_roundings`: multiples of 2^-23 "
-                "of a logit's sum of absolute terms)",
-                absent="products in float32",
+                "of the head's products in bfloat16 parts: what `share` of all logits (`n` of "
+                "`n_logits`) was computed again in float64 to decide ranks and top tokens, and the "
+                "largest error among them and among other tokens of each state "
+                "(`worst_error_roundings`: multiples of 2^-23 of a logit's sum of absolute terms). "
+                "Of a widened record without `n_logits` both are of the last widening alone",
+                absent="products in float32, or a narrower record has it without `n_logits`",
                 type="object",
             ),
             Entry(
