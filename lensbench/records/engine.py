@@ -25,7 +25,7 @@ from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_problems
 from lensbench.records.recording import Finished, Recording, Request, recording
-from lensbench.records.store import RecordStore, disk_error
+from lensbench.records.store import RecordStore, disk_error, forget_failure
 from lensbench.spec import Spec
 from lensbench.threads import threads
 
@@ -178,6 +178,7 @@ class Outcome:
             self.failed[store.model] = disk_error(store.folder, error)
         else:
             self.folders.append(store.folder)
+            forget_failure(store.folder.parent, store.model)
 
 
 def _let_go(error: BaseException | None) -> None:

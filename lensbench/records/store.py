@@ -45,8 +45,25 @@ def note_failures(folder: Path, failed: Mapping[str, Exception]) -> None:
 
     Raises RecordsError where it cannot be written.
     """
-    path = folder / FAILED
     told = {name: " ".join(str(error).split()) for name, error in failed.items()}
+    _write_failures(folder, told)
+
+
+def forget_failure(folder: Path, model: str) -> None:
+    """A model is measured now: what an earlier run said of it does not wait for this one's end.
+
+    A file that no run wrote does, and is replaced then. Raises as `note_failures`.
+    """
+    try:
+        there = read_failures(folder)
+    except RecordsError:
+        return
+    if there.pop(model, None) is not None:
+        _write_failures(folder, there)
+
+
+def _write_failures(folder: Path, told: Mapping[str, str]) -> None:
+    path = folder / FAILED
     try:
         if told:
             folder.mkdir(parents=True, exist_ok=True)

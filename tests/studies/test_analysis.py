@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
+from lensbench.progress import Progress
 from lensbench.records.engine import done_by
 from lensbench.records.store import FAILED
 from lensbench.studies.analysis import KINDS, read_analysis, run_analysis
@@ -193,3 +195,30 @@ def test_an_analysis_notes_what_fails_until_it_does_not(
     assert name == "org/not-here"
     assert run_analysis(spec(limit=2), tmp_path / "out").ok
     assert not (tmp_path / "out" / FAILED).exists()
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_model_that_is_measured_after_all_is_no_failure_of_a_run_that_is_interrupted(
+    spec: Callable[..., RunSpec], tmp_path: Path, foreign: bool
+) -> None:
+    """Nor does a list that no run wrote stand in its way."""
+    last, out, mended = spec().models[0], tmp_path / "out", tmp_path / "mended"
+    shutil.copytree(last, mended)
+    tokenizer = (mended / "tokenizer.json").read_bytes()
+    (mended / "tokenizer.json").unlink()
+    failed = run_analysis(spec(models=(str(mended), "org/not-here"), limit=2), out)
+    assert set(failed.failed) == {str(mended), "org/not-here"}
+    (mended / "tokenizer.json").write_bytes(tokenizer)
+    if foreign:
+        (out / FAILED).write_text("[]")
+
+    def stop(now: Progress) -> None:
+        if now.unit == "batches" and Path(now.stage).name == Path(last).name:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_analysis(spec(models=(str(mended), "org/not-here", last), limit=2), out, stop)
+    if foreign:
+        assert (out / FAILED).read_text() == "[]"
+        assert not run_analysis(spec(models=(str(mended), "org/not-here"), limit=2), out).ok
+    assert json.loads((out / FAILED).read_text()).keys() == {"org/not-here"}
