@@ -1,4 +1,4 @@
-"""The manifest: how a record was made, enough to make it again. No torch here."""
+"""The manifest: how a record was made, enough to make it again, and what that took. No torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from lensbench.checkout import git_state
+from lensbench.context import holding
+from lensbench.records.parts import Parts
 from lensbench.records.schema import SCHEMA_VERSION
 from lensbench.threads import n_threads
 from lensbench.version import __version__
@@ -26,6 +31,9 @@ _MODELS = ("torch", "transformers", "transformer-lens", "tokenizers", "safetenso
 _QUANTIZED = ("bitsandbytes", "peft")
 _TRAINED = ("peft", "accelerate", "scikit-learn")  # of texts that are classified
 _WITHOUT_MODEL = ("correlation", "import")
+
+Plans = Mapping[Path, Mapping[str, Any]]  # by a record's folder
+_plans: ContextVar[Plans] = ContextVar("plans", default={})  # noqa: B039 (nobody changes it)
 
 
 def new_manifest(
@@ -109,3 +117,42 @@ def peak_memory_bytes() -> int:
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def as_planned(plans: Plans) -> AbstractContextManager[Plans]:
+    """Records that are begun inside say in their manifests what they were planned to take.
+
+    That decides no number: a record goes on whatever was planned of it.
+    """
+    return holding(_plans, plans)
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    """What was planned of the record there; nothing where it was not."""
+    return dict(_plans.get().get(folder.resolve(), {}))
+
+
+def done_before(parts: Parts, wall_s: float) -> dict[str, Any]:
+    """What there is already of a record that is planned now: its plan is of the rest."""
+    return {"wall_s": round(wall_s, 1), "n_tokens": _n_tokens(parts)}
+
+
+def taken(
+    planned: Mapping[str, Any], parts: Parts, wall_s: float, files: Iterable[Path]
+) -> dict[str, Any]:
+    """What is planned, as it was: without what there was before."""
+    before = planned.get("before", {"wall_s": 0.0, "n_tokens": 0})
+    read, there = _n_tokens(parts), before["n_tokens"]
+    return {
+        "wall_s": round(wall_s - before["wall_s"], 1),
+        "n_tokens": None if read is None or there is None else read - there,
+        "disk_bytes": sum(path.stat().st_size for path in files),
+        "memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _n_tokens(parts: Parts) -> int | None:
+    """Of the jobs that are done; None unless each notes its own."""
+    counts = [note.get("n_tokens") for note in parts.notes]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from lensbench.context import holding
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import write_bytes
-from lensbench.records.manifest import new_manifest, peak_memory_bytes
+from lensbench.records.manifest import (
+    done_before,
+    new_manifest,
+    peak_memory_bytes,
+    plan_of,
+    taken,
+)
 from lensbench.records.parts import Parts
 from lensbench.records.read import require_unaltered, table_path
 from lensbench.records.residuals import shards_of
@@ -42,17 +45,6 @@ _KEPT = (
 )
 
 _NOTED_S = 5.0  # between two notes of the time: each is a file that is made to last
-Plans = Mapping[Path, Mapping[str, Any]]  # by a record's folder
-_plans: ContextVar[Plans] = ContextVar("plans", default={})  # noqa: B039 (nobody changes it)
-
-
-def as_planned(plans: Plans) -> AbstractContextManager[Plans]:
-    """Records that are begun inside say in their manifests what they were planned to take.
-
-    That decides no number: a record goes on whatever was planned of it.
-    """
-    return holding(_plans, plans)
-
 
 # Facts of a model that records made before do not hold: not known of those, and no difference.
 _LATER_FACTS = ("config_sha256", "chat_template_sha256", "added_tokens_sha256")
@@ -171,7 +163,7 @@ class Recording:
         self._wider = there is not None and _width(request, there) != request.width
         self.finished = there is not None and there["status"] == "complete" and not self._wider
         self.widened: list[dict[str, Any]] = list(there.get("widened", [])) if there else []
-        self._earlier_s = self.parts.earlier_s
+        self._earlier_s = 0.0
         self._noted = self._started
         if there is not None and self._wider:
             self.widened.append(self._narrower(there))
@@ -253,11 +245,12 @@ class Recording:
             _require_same(self.request, there, settings, model, loaded=True)
         if self.widened:
             self._manifest |= {"widened": self.widened}
-        self._manifest |= self._planned()
         if there is not None and self._wider and there["status"] == "complete":
             self.parts.keep_earlier(self.request.all_tables)
         elif self.n_measured:
             self.parts.require_earlier(self.request.all_tables)
+        self._earlier_s = self.parts.earlier_s
+        self._manifest |= self._planned()
         if there is None or self._wider:
             self.store.write_manifest(self._manifest)
 
@@ -274,22 +267,14 @@ class Recording:
 
     def _planned(self) -> dict[str, Any]:
         """What was planned when this record was begun, or widened."""
-        if self._there is not None and not self._wider:
-            found = self._there.get("planned")
+        there = self._there
+        if there is not None and not self._wider:
+            planned = there.get("planned")
         else:
-            found = _plans.get().get(self.store.folder.resolve())
-        return {"planned": dict(found)} if found else {}
-
-    def _took(self, paths: Iterable[str]) -> dict[str, Any]:
-        """What is planned, as it was; tokens are of the jobs that note them."""
-        notes = [note.get("n_tokens") for note in self.parts.notes]
-        files = [self.store.folder / path for path in paths]
-        return {
-            "wall_s": round(self._wall_s, 1),
-            "n_tokens": None if None in notes else sum(notes),
-            "disk_bytes": sum(path.stat().st_size for path in files),
-            "memory_bytes": peak_memory_bytes(),
-        }
+            planned = plan_of(self.store.folder)
+        if planned and there is not None and self._wider and there["status"] != "complete":
+            planned |= {"before": done_before(self.parts, self._earlier_s)}
+        return {"planned": planned} if planned else {}
 
     def finish(self, made: Finished, **facts: Any) -> None:
         """Write every table, then that the record is complete. Raises as `_require_same_files`."""
@@ -303,7 +288,9 @@ class Recording:
             write_bytes(self.store.folder / path, data)
         checksums = self.store.checksums(self.request.all_tables, made.files)
         if "planned" in self._manifest:
-            self._manifest["took"] = self._took(checksums)
+            files = [self.store.folder / path for path in checksums]
+            took = taken(self._manifest["planned"], self.parts, self._wall_s, files)
+            self._manifest["took"] = took
         self._manifest |= {
             "status": "complete",
             "checksums": checksums,

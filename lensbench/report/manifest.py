@@ -162,13 +162,21 @@ def _took(manifest: Mapping[str, Any]) -> str:
 
 
 def _was_planned(manifest: Mapping[str, Any]) -> bool:
-    return "planned" in manifest and "took" in manifest
+    """Whether a plan and what it took are there, of the same work.
+
+    Of an unfinished record that was widened an older lensbench planned the rest, and counted all.
+    """
+    if "planned" not in manifest or "took" not in manifest:
+        return False
+    narrower = manifest.get("widened") or [{"status": "complete"}]
+    return narrower[-1]["status"] == "complete" or "before" in manifest["planned"]
 
 
 def _planned(manifest: Mapping[str, Any]) -> str:
     """What a record was planned to take, and what it took."""
     planned, took = manifest["planned"], manifest["took"]
     sessions = " over all sessions" if manifest.get("resumed_batches") else ""
+    sessions = " since it was widened" if "before" in planned else sessions
     (least_s, most_s), (least, most) = planned["wall_s"], planned["disk_bytes"]
     read = "" if took["n_tokens"] is None else f", read {took['n_tokens']:,}"
     memory, held = planned["memory_bytes"], took["memory_bytes"]

@@ -14,10 +14,11 @@ from transformers import AutoTokenizer
 
 import lensbench as lb
 from lensbench.costs.plan import Plan
+from lensbench.costs.planned import Planned
 from lensbench.errors import InputProblems
 from lensbench.progress import Progress
 from lensbench.records import recording
-from lensbench.records.recording import as_planned
+from lensbench.records.manifest import as_planned
 from lensbench.report.manifest import how_made
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
@@ -164,6 +165,36 @@ def test_a_plan_decides_no_number_and_outlives_an_interruption(
     assert said["took"]["wall_s"] >= said["wall_s"] + 0.2  # of both sessions
     assert "planned" not in manifest(plain)
     assert not any(line.startswith("Planned ") for line in how_made(manifest(plain)))
+
+
+def test_planned_and_taken_are_of_the_same_work_where_an_unfinished_record_is_widened(
+    spec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, widened, interrupted again, gone on with: the plan is of what was left."""
+    monkeypatch.setattr(recording, "_NOTED_S", 0.0)
+
+    def interrupted(limit: int, n_done: int) -> Planned:
+        (record,) = lb.plan(spec(limit=limit), tmp_path).records
+        plans = {record.folder.resolve(): record.as_dict()}
+        with as_planned(plans), pytest.raises(KeyboardInterrupt):
+            run(spec(limit=limit), tmp_path, stopped_after(n_done))
+        return record
+
+    interrupted(3, 2)
+    wider = interrupted(6, 4)
+    (folder,) = run(spec(limit=6), tmp_path).folders
+    said = manifest(folder)
+    before = said["planned"].pop("before")
+    assert said["planned"] == json.loads(json.dumps(wider.as_dict()))
+    assert said["took"]["n_tokens"] == said["planned"]["n_tokens"]
+    assert wider.whole is not None
+    assert before["n_tokens"] == wider.whole.n_tokens - said["took"]["n_tokens"] > 0
+    assert before["wall_s"] >= 0.2
+    assert said["took"]["wall_s"] >= said["wall_s"] + 0.2  # of both sessions since
+    planned = {"planned": said["planned"] | {"before": before}}
+    assert any("since it was widened; planned" in line for line in how_made(said | planned))
+    # An older lensbench did not keep what was there before, and compared with all of it.
+    assert not any(line.startswith("Planned ") for line in how_made(said))
 
 
 def test_run_says_its_plan_and_keeps_it(spec: Make, tmp_path: Path, lensbench: Program) -> None:

@@ -53,7 +53,7 @@ def run(
     import torch  # noqa: F401  (threads are those that torch sums with)
 
     from lensbench.checkpoints.open import opened
-    from lensbench.records.recording import as_planned
+    from lensbench.records.manifest import as_planned
     from lensbench.studies.analysis import plan
     from lensbench.studies.stages.turns import fetching
 

@@ -88,15 +88,18 @@ MANIFEST_ENTRIES = (
         "with padding too (`n_padded`), forward passes, operations (`flops`), rows, and from the "
         "least to the most `disk_bytes` and `wall_s`; `memory_bytes` at the peak. Where a model "
         "ends its texts itself, counts are of texts that go on to their limit, and `least` has "
-        "tokens and operations of such as end at once",
+        "tokens and operations of such as end at once. What there was of an unfinished record "
+        "that was widened is in none of these but `disk_bytes`; its `wall_s` and `n_tokens` are in "
+        "`before`",
         absent="it was not planned",
         type="object",
     ),
     Entry(
         "took",
-        "the same as it was: `wall_s` counts all sessions of a run that was interrupted, but for "
-        "the last seconds of each that was (of a batch, and 5 more); `memory_bytes` is of the "
-        "process, earlier models in it; `n_tokens` is null where batches do not note it",
+        "the same as it was, without `before`: `wall_s` counts all sessions of a run that was "
+        "interrupted, but for the last seconds of each that was (of a batch, and 5 more); "
+        "`memory_bytes` is of the process, earlier models in it; `n_tokens` is null where batches "
+        "do not note it",
         absent="it was not planned, or is still running",
         type="object",
     ),
