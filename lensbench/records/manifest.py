@@ -138,16 +138,20 @@ def done_before(parts: Parts, wall_s: float) -> dict[str, Any]:
 
 
 def taken(
-    planned: Mapping[str, Any], parts: Parts, wall_s: float, files: Iterable[Path]
+    planned: Mapping[str, Any], parts: Parts, wall_s: float, files: Iterable[Path], peak_bytes: int
 ) -> dict[str, Any]:
-    """What is planned, as it was: without what there was before."""
+    """What is planned, as it was: without what there was before.
+
+    `peak_bytes`: of the process before the record; what did not raise it has no known peak.
+    """
     before = planned.get("before", {"wall_s": 0.0, "n_tokens": 0})
     read, there = _n_tokens(parts), before["n_tokens"]
+    peak = peak_memory_bytes()
     return {
         "wall_s": round(wall_s - before["wall_s"], 1),
         "n_tokens": None if read is None or there is None else read - there,
         "disk_bytes": sum(path.stat().st_size for path in files),
-        "memory_bytes": peak_memory_bytes(),
+        "memory_bytes": peak if peak > peak_bytes else None,
     }
 
 

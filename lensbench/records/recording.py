@@ -163,7 +163,7 @@ class Recording:
         self._wider = there is not None and _width(request, there) != request.width
         self.finished = there is not None and there["status"] == "complete" and not self._wider
         self.widened: list[dict[str, Any]] = list(there.get("widened", [])) if there else []
-        self._earlier_s = 0.0
+        self._earlier_s, self._peak_bytes = 0.0, peak_memory_bytes()
         self._noted = self._started
         if there is not None and self._wider:
             self.widened.append(self._narrower(there))
@@ -289,8 +289,8 @@ class Recording:
         checksums = self.store.checksums(self.request.all_tables, made.files)
         if "planned" in self._manifest:
             files = [self.store.folder / path for path in checksums]
-            took = taken(self._manifest["planned"], self.parts, self._wall_s, files)
-            self._manifest["took"] = took
+            planned, peak = self._manifest["planned"], self._peak_bytes
+            self._manifest["took"] = taken(planned, self.parts, self._wall_s, files, peak)
         self._manifest |= {
             "status": "complete",
             "checksums": checksums,

@@ -180,13 +180,16 @@ def _planned(manifest: Mapping[str, Any]) -> str:
     (least_s, most_s), (least, most) = planned["wall_s"], planned["disk_bytes"]
     read = "" if took["n_tokens"] is None else f", read {took['n_tokens']:,}"
     memory, held = planned["memory_bytes"], took["memory_bytes"]
+    peak = "took no more than what ran in the process before"
+    if held is not None:
+        peak = f"and the process held {held / 1e9:.1f} at its peak"
     fewest = planned.get("least", planned)["n_tokens"]
     ends = "" if fewest == planned["n_tokens"] else f"{fewest:,} to "
     return (
         f"Planned {least_s:,.0f} to {most_s:,.0f} s, took {took['wall_s']:,.0f}{sessions}; "
         f"planned {ends}{planned['n_tokens']:,} tokens{read}; planned {least / 1e6:,.1f} to "
         f"{most / 1e6:,.1f} MB on the disk, took {took['disk_bytes'] / 1e6:,.1f}; planned "
-        f"{memory / 1e9:.1f} GB of memory, took {held / 1e9:.1f}."
+        f"{memory / 1e9:.1f} GB of memory, {peak}."
     )
 
 

@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from lensbench.errors import RecordsError
-from lensbench.records.manifest import peak_memory_bytes
+from lensbench.records.manifest import as_planned, peak_memory_bytes
 from lensbench.records.parts import Part
 from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.schema import TABLES
 from lensbench.records.store import RecordStore
+from lensbench.report.manifest import how_made
 from tests.harness.files import names_in
 from tests.harness.lens_rows import MODEL, lens_table
 
@@ -208,3 +210,29 @@ def test_a_programs_peak_is_its_own_whoever_started_it() -> None:
     said = subprocess.run([sys.executable, "-c", _SAYS], capture_output=True, text=True, check=True)
     assert 2 * 10**7 < int(said.stdout) < len(held) / 2
     assert peak_memory_bytes() > len(held)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_peak_that_other_work_reached_before_is_not_the_record_s(
+    store: RecordStore, more: bool
+) -> None:
+    """The process' mark stays where an earlier model put it; only a rise is this record's."""
+    plan = {"wall_s": [1, 2], "disk_bytes": [1, 2], "n_tokens": 0, "memory_bytes": 1_300_000_000}
+    with as_planned({store.folder.resolve(): plan}):
+        earlier = bytearray(b"1") * (1 << 26)  # gone when the record begins
+        del earlier
+        before = peak_memory_bytes()
+        record = begun(store)
+        missing = before - psutil.Process().memory_info().rss
+        held = b"1" * (missing + (1 << 26) if more else 1)
+        record.finish(Finished([], MADE))
+        del held
+    found = store.manifest()
+    assert found is not None
+    (said,) = [line for line in how_made(found) if line.startswith("Planned ")]
+    if more:
+        assert found["took"]["memory_bytes"] > before
+        assert f"the process held {found['took']['memory_bytes'] / 1e9:.1f} at its peak" in said
+    else:
+        assert found["took"]["memory_bytes"] is None
+        assert "1.3 GB of memory, took no more than what ran in the process before" in said

@@ -98,8 +98,8 @@ MANIFEST_ENTRIES = (
         "took",
         "the same as it was, without `before`: `wall_s` counts all sessions of a run that was "
         "interrupted, but for the last seconds of each that was (of a batch, and 5 more); "
-        "`memory_bytes` is of the process, earlier models in it; `n_tokens` is null where batches "
-        "do not note it",
+        "`memory_bytes` is the process' peak, and null where what ran in it before reached the "
+        "same or more; `n_tokens` is null where batches do not note it",
         absent="it was not planned, or is still running",
         type="object",
     ),
