@@ -165,5 +165,5 @@ def _container_memory(cgroup: Path) -> int:
 
 
 def gb(count: int) -> str:
-    """12.3 GB."""
-    return f"{count / 1e9:.1f} GB"
+    """12.3 GB, and of less than .1 GB 12.3 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from lensbench.checkpoints.devices import gb
 from lensbench.checkpoints.families import weight_bytes
 from lensbench.checkpoints.open import Tokenizers
 from lensbench.checkpoints.placement import Placement
@@ -272,12 +273,12 @@ def _obstacles(folder: Path, running: Range, needed: int, places: Placement) -> 
     found, free = list[str](), sum(one.room(places.folder) for one in places.places)
     if needed > free:
         where = ", ".join(one.device for one in places.places)
-        sums = f"{needed / 1e9:.1f} GB of weights and working numbers, {free / 1e9:.1f} GB"
+        sums = f"{gb(needed)} of weights and working numbers, {gb(free)}"
         found.append(f"too little memory: {sums} are available on {where}")
     if running.low > (room := free_bytes(folder)):
         found.append(
-            f"too little disk: {running.low / 1e9:.1f} GB at least while it is made, "
-            f"{room / 1e9:.1f} GB are free"
+            f"too little disk: {gb(int(running.low))} at least while it is made, "
+            f"{gb(room)} are free"
         )
     return found
 

@@ -11,7 +11,14 @@ from lensbench.errors import Problem, RecordsError
 from lensbench.lens.cached import cached_prompts, require_last, require_same
 from lensbench.lens.fitted.artifact import lens_kinds
 from lensbench.lens.gate import require, stored_identity
-from lensbench.lens.record import Reader, Reading, lens_tables, plan_readings, read
+from lensbench.lens.record import (
+    Reader,
+    Reading,
+    lens_tables,
+    made_again_in_run,
+    plan_readings,
+    read,
+)
 from lensbench.lens.registry import LENSES
 from lensbench.models.adapted import facts_of
 from lensbench.models.load import load_model
@@ -73,6 +80,7 @@ def run_cached(
             problems = [*cache.record.problems, *parts.problems]
             tables = lens_tables(reader, encoded, parts)
             told = {"lenses": kinds} if kinds else {}
+            told |= made_again_in_run(parts, record.widened)
             return Finished(problems, tables, gate=cache.record.manifest["gate"], facts=told)
 
         prompts = [[item.prompt for item in encoded]]
