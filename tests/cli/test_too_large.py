@@ -19,6 +19,7 @@ from tests.harness.program import Program
 from tests.harness.tiny import Case
 
 MODEL, OUT, FILES = "MODEL", "OUT", "FILES"
+SHORT = ("--max-new-tokens", 4, "--bits", 32)  # the stand-in has a window of 64 tokens
 # What is typed for each verb that loads a decoder; the second path's say their bits.
 VERBS: dict[str, tuple[object, ...]] = {
     "lens": ("lens", MODEL, "The capital of Italy is"),
@@ -40,9 +41,9 @@ VERBS: dict[str, tuple[object, ...]] = {
     ),
     "embed": ("embed", "--contextual", MODEL, "--encoder", "-o", OUT),
     "classify": ("classify", "--causal", MODEL, "--methods", "zero_shot", "-o", OUT),
-    "infer": ("infer", MODEL, f"{FILES}/prompts.csv", "-o", f"{OUT}.csv", "--bits", 32),
+    "infer": (*("infer", MODEL, f"{FILES}/prompts.csv", "-o", f"{OUT}.csv"), *SHORT),
     "train": ("train", MODEL, f"{FILES}/pairs.jsonl", "--eval-share", 0, "-o", OUT, "--bits", 32),
-    "eval": ("eval", MODEL, "--data", f"{FILES}/pairs.jsonl", "-o", OUT, "--bits", 32),
+    "eval": (*("eval", MODEL, "--data", f"{FILES}/pairs.jsonl", "-o", OUT), *SHORT),
     "transfer": ("run", f"{FILES}/transfer", "-o", OUT),
 }
 # The same of text encoders, which are read in float32 only.
