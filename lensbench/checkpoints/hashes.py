@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lensbench.checkpoints.config.check import read_config
 from lensbench.checkpoints.families import Fingerprint
 from lensbench.checkpoints.identity import sha256_once
-from lensbench.checkpoints.source import INDEX, SINGLE, gguf_file, weight_map
+from lensbench.checkpoints.source import SINGLE, gguf_file, index_of
 from lensbench.files import sha256_of
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def hashes(folder: Path) -> dict[str, str | None]:
 def weights_sha256(folder: Path) -> str:
     """The hash of the weights alone, of the files that are read: others may lie beside them."""
     files = _found(_WEIGHTS, folder)
-    index = folder / INDEX
-    names = weight_map(index).values() if index.is_file() else [SINGLE]
-    read = {folder / name for name in names}
+    read = {folder / name for name in index_of(folder).values() or [SINGLE]}
     return _combined(read & {*files} or files)
 
 

@@ -297,6 +297,15 @@ def _missing_weights(folder: Path, again: str) -> list[Problem]:
     return [Problem(str(folder), "no weights (*.safetensors or *.gguf)", remedy)]
 
 
+def index_of(folder: Path) -> dict[str, str]:
+    """Which file of the folder holds each tensor; empty where there is just one, `SINGLE`.
+
+    Raises what `weight_map` raises.
+    """
+    index = folder / INDEX
+    return weight_map(index) if index.is_file() else {}
+
+
 def weight_map(index: Path) -> dict[str, str]:
     """Which file of the folder holds each tensor.
 

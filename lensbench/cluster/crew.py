@@ -38,7 +38,10 @@ class Crew:
         turns = f" on {self._cores:g} cores, which they share" if self._n > self._cores else ""
         _log.info(
             "starting %d worker%s%s, threads each: %d",
-            *(self._n, "s" * (self._n > 1), turns, self._threads),
+            self._n,
+            "s" * (self._n > 1),
+            turns,
+            self._threads,
         )
         self._members = [self.hired(number) for number in range(1, self._n + 1)]
 

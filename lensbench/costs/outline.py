@@ -30,7 +30,7 @@ def outline(ref: ModelRef, dtype: str | None = None, device: str | None = None) 
     Raises ModelError for a model that is not here, that TransformerLens cannot wrap or for which
     there is no room on the devices that it is spread over; and what `open_config` raises.
     """
-    if not ref.plain:
+    if not ref.plain:  # a number format given twice is refused, as loading does
         with_bits(ref, dtype, device)
     folder, places = ref.folder, Placement.of(device)
     where = places.main

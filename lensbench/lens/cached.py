@@ -63,7 +63,7 @@ def lens_from_cache(
         positions="all" if everywhere else "last",
         top_k=top_k,
         metrics=several(metrics),
-        batch_tokens=tokens_at_once(model.device) if batch_tokens is None else batch_tokens,
+        batch_tokens=tokens_at_once(model.device, batch_tokens),
     )
     return read(model, cached_prompts(cache, model), settings, cache=cache)
 

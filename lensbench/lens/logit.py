@@ -32,7 +32,7 @@ from lensbench.lens.registry import Lenses, lens_name
 from lensbench.lens.settings import LensSettings, Positions
 from lensbench.lens.vocabulary import statistics
 from lensbench.lens.vocabulary.exact import Recomputed
-from lensbench.lens.vocabulary.fetch import fetched
+from lensbench.lens.vocabulary.fetch import by_one_copy, fetched
 from lensbench.lens.vocabulary.output import Logits, Output
 from lensbench.lens.vocabulary.reading import MISSING
 from lensbench.lens.vocabulary.stream import Sought, Stream, Vectors
@@ -308,7 +308,7 @@ def _read_again(batch: _Batch, lens: Lens, sites: Sequence[Site], read: dict[str
             reading, more = stream.read_whole(vectors, divergences)
         else:
             reading, more = stream.read(vectors), {}
-        anew = fetched({"": statistics.of(reading, stream.top_k) | more})[""]
+        anew = by_one_copy(statistics.of(reading, stream.top_k) | more)
         beyond = anew.pop("outside")  # of logits of 1e9 and more: no number is better than one
         for name in ("entropy_bits", "kl_bits", *more):
             anew[name][beyond] = torch.nan

@@ -189,7 +189,7 @@ def logit_lens(
         positions=positions if isinstance(positions, str) else several(positions),
         top_k=top_k,
         metrics=several(metrics),
-        batch_tokens=tokens_at_once(model.device) if batch_tokens is None else batch_tokens,
+        batch_tokens=tokens_at_once(model.device, batch_tokens),
         padding_side=padding_side,
         products=products,
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbench.checkpoints.source import INDEX, SINGLE, weight_map
+from lensbench.checkpoints.source import INDEX, SINGLE, index_of
 from lensbench.checkpoints.stored.finite import Seen
 from lensbench.checkpoints.stored.heap import Heap
 from lensbench.errors import InputProblems, ModelError, Problem
@@ -65,7 +65,7 @@ def stored_tensors(
     Raises InputProblems where the folder holds two sets of weights, or the index and its shards
     disagree: which file a tensor comes from would be chance; and ModelError as `open_tensors`.
     """
-    index = _index(folder)
+    index = index_of(folder)
     names = sorted(set(index.values())) if index else [SINGLE]
     _require_one_set(folder, names)
     files = {name: open_tensors(folder / name) for name in names}
@@ -90,14 +90,6 @@ def open_tensors(path: Path) -> Any:
         return safe_open(path, "pt", backend="mmap")
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged ({error}). Copy it from the source again.") from error
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """Which file of the folder holds each tensor; empty where there is just one file."""
-    index = folder / INDEX
-    if not index.is_file():
-        return {}
-    return weight_map(index)
 
 
 def _require_one_set(folder: Path, names: list[str]) -> None:

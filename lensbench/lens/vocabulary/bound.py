@@ -73,9 +73,8 @@ class Errors:
         what is below it follows, for over all tokens the two come to the same.
         """
         above = self._rest * (self.probs[:, -1].log() + entropy).clamp(min=0)
-        difference = (
-            self._surprise.sum(-1) - (1 - self._rest) * entropy
-        )  # above, less what is below
+        # Above, less what is below.
+        difference = self._surprise.sum(-1) - (1 - self._rest) * entropy
         return (2 * above - difference).clamp(min=0)
 
     def outside(
