@@ -32,6 +32,13 @@ ROW_BYTES = {
     "sampled_texts": 45.0,
     "sampling_settings": 47.0,
     "shots": 9.0,
+    "responses": 900.0,
+    "responses.prompt_ids": 3.0,
+    "activations": 12.0,
+    "activations.mean": 3.7,
+    "evaluation": 107.0,
+    "placement": 11.5,
+    "training": 40.0,
     "senses": 28.0,
     "sense_cones": 22.0,
 }

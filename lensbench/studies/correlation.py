@@ -28,7 +28,8 @@ from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
 from lensbench.studies.specs.correlation import CorrelationStudySpec
-from lensbench.studies.stages.pairs import RUNS, build_index
+from lensbench.studies.stages.answering import plan_answers
+from lensbench.studies.stages.pairs import RUNS, as_documents, build_index
 
 REBATCHED = "rebatched"
 
@@ -67,10 +68,12 @@ def plan(spec: CorrelationStudySpec, out: Path) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
     refs = model_refs(spec.models, use="generation")
     asked = conditions(spec, out)
-    why = "a model ends its responses where it will, and contexts are found while it runs"
+    pairs, _ = pairs_of(spec.documents)
+    documents = [document.text for document in as_documents(pairs)]
     for ref in refs:
-        for name in asked:
-            yield uncounted(f"{ref}, {name}", _trace(out, ref, name), why)
+        for name, settings in asked.items():
+            inference = _inference(spec, _trace(out, ref, name), settings)
+            yield plan_answers(f"{ref}, {name}", ref, inference, documents)
     for comparison in comparisons(spec, refs, out):
         why = "it is made of the traces above; no model is run"
         yield uncounted(comparison.out.name, comparison.out, why)

@@ -60,7 +60,13 @@ def answer(at: Answering, job: Job[list[Ready]]) -> Part:
         tables["controls"] = controls_table(name, answered)
     too_big = [_too_big(ready, spec.decoding.max_new_tokens) for ready in pieces.too_big]
     files = traced.shard(job.number) if spec.trace else {}
-    return Part(tables, too_big, {"limit": at.limit}, files)
+    return Part(tables, too_big, {"limit": at.limit, "n_tokens": _n_read(pieces.done)}, files)
+
+
+def _n_read(done: Sequence[tuple[Sequence[Ready], Sequence[Generation]]]) -> int:
+    """Tokens that were read: prompts, and what was written but for the last of each."""
+    written = [one for _, answers in done for one in answers]
+    return sum(one.n_prompt_tokens + len(one.token_ids) - 1 for one in written)
 
 
 def _too_big(ready: Ready, max_new_tokens: int) -> Problem:

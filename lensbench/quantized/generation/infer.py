@@ -7,8 +7,8 @@ step. The CSV is made from it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +77,7 @@ def run_inference(
     with quiet():
         words = model.tokenizer if isinstance(model, AdaptedModel) else open_tokenizer(ref.folder)
     put = prompt_format(ref, words, spec.style)
-    settings = _settings(spec, put, retrieved, facts.get("adapter_sha256"))
-    batch_size = _planned_size(store, spec.batch_size)
-    request = Request(
-        store,
-        settings if batch_size is None else settings | {"batch_size": batch_size},
-        facts,
-        tables=("controls",) if spec.control else (),
-        decided=("batch_size",),
-        grows=_grows(spec),
-        again=ref.facts,
-    )
+    request = replace(request_of(spec, ref, put, facts, retrieved), again=ref.facts)
     csv = ResponsesCsv(spec.out, questions, retrieved is not None)
     run = _Run(model, spec, csv, questions, retrieved, put, bad_rows, progress, notify)
     pauses = with_pauses(spec.pause_s) if spec.pause_s else None
@@ -95,6 +85,34 @@ def run_inference(
     if not spec.out.exists():
         csv.write(read_table(store.folder, "responses"))
     return Outcome([store.folder], problems=problems)
+
+
+def request_of(
+    spec: InferenceSpec,
+    ref: ModelRef,
+    put: PromptFormat,
+    facts: Mapping[str, Any],
+    retrieved: Retrieved | None,
+) -> Request:
+    """The record that is wanted. What is not known of model or index is left open.
+
+    `facts` are of the model, `retrieved` of the index; both are found before a run, not for a plan.
+    """
+    store = RecordStore(spec.folder, ref.name, "trace" if spec.trace else "inference")
+    settings = _settings(spec, put, retrieved, facts.get("adapter_sha256"))
+    batch_size = _planned_size(store, spec.batch_size)
+    if batch_size is not None:
+        settings |= {"batch_size": batch_size}
+    unknown = ["rag"] if spec.rag is not None and retrieved is None else []
+    unknown += ["adapter_sha256"] if ref.adapter is not None and not facts else []
+    return Request(
+        store,
+        {key: value for key, value in settings.items() if key not in unknown},
+        facts,
+        tables=("controls",) if spec.control else (),
+        decided=("batch_size", *unknown),
+        grows=_grows(spec),
+    )
 
 
 def _grows(spec: InferenceSpec) -> tuple[str, ...]:
@@ -156,17 +174,10 @@ class _Run:
         self, record: Recording, ready: list[Ready], batch_size: int, limit: int
     ) -> list[list[list[Ready]]]:
         """For each width of the record the batches that it adds."""
-        places = {asked.id: i for i, asked in enumerate(self.questions)}
-        found, start = [], 0
-        for width in record.widths:
-            stop = width.get("limit") or len(self.questions)
-            own = [one for one in ready if start <= places[one.asked.id] < stop]
-            batches = plan([len(one.fitted.token_ids) for one in own], batch_size)
-            if self.spec.rebatch is not None:
+        found = batches_of(self.spec, self.questions, ready, record.widths, batch_size)
+        if self.spec.rebatch is not None:
+            for batches in found:
                 _require_neighbours(batches, limit)
-                batches = rebatched(batches, self.spec.rebatch)
-            found.append([[own[i] for i in batch] for batch in batches])
-            start = stop
         return found
 
     def _seen(self, limit: int) -> Callable[[Part], str]:
@@ -209,6 +220,27 @@ class _Run:
             )
 
 
+def batches_of(
+    spec: InferenceSpec,
+    questions: Sequence[Asked],
+    ready: Sequence[Ready],
+    widths: Sequence[Mapping[str, Any]],
+    batch_size: int,
+) -> list[list[list[Ready]]]:
+    """For each width of the record the batches that it adds."""
+    places = {asked.id: i for i, asked in enumerate(questions)}
+    found, start = [], 0
+    for width in widths:
+        stop = width.get("limit") or len(questions)
+        own = [one for one in ready if start <= places[one.asked.id] < stop]
+        batches = plan([len(one.fitted.token_ids) for one in own], batch_size)
+        if spec.rebatch is not None:
+            batches = rebatched(batches, spec.rebatch)
+        found.append([[own[i] for i in batch] for batch in batches])
+        start = stop
+    return found
+
+
 def _planned_size(store: RecordStore, asked: int | None) -> int | None:
     """The batch size of the run that is there; a smaller one asked for only splits its batches."""
     earlier = store.manifest()
@@ -226,7 +258,7 @@ def _require_layers(layers: Sequence[int], n_layers: int) -> None:
         raise InputProblems([Problem("trace_layers", what, remedy)])
 
 
-def _require_neighbours(batches: Sequence[Sequence[int]], limit: int) -> None:
+def _require_neighbours(batches: Sequence[Sequence[Ready]], limit: int) -> None:
     """Prompts can only get other neighbours where there are some to change."""
     if len(batches) < 2 or limit < 2:
         many = "every prompt is alone" if limit < 2 else "all prompts are in one batch"
@@ -257,7 +289,7 @@ def _settings(
             "adapter_sha256": adapter_sha256,
             "trace_layers": list(spec.trace_layers),
             "sample_top_k": sample_top_k,
-            "top_k": spec.n_documents if retrieved is not None else None,
+            "top_k": spec.n_documents if spec.rag is not None else None,
             "rag": retrieved.facts if retrieved is not None else None,
         }
     )

@@ -22,12 +22,16 @@ RUNS = ".runs"  # beneath a study's folder: records that others are made of; rep
 
 def build_index(folder: Path, pairs: Sequence[Pair], progress: Watch) -> None:
     """Bring an index up to date with these pairs, each one a document."""
-    documents = [
+    with create_index(folder, load_embedder()) as index:
+        index.add(as_documents(pairs), delete_missing=True, progress=progress)
+
+
+def as_documents(pairs: Sequence[Pair]) -> list[Document]:
+    """What a search of pairs finds: question and response together."""
+    return [
         Document(pair.id, f"{pair.question}\n{pair.response}", {"source": "pairs"})
         for pair in pairs
     ]
-    with create_index(folder, load_embedder()) as index:
-        index.add(documents, delete_missing=True, progress=progress)
 
 
 def chosen_pairs(spec: AdapterSpec | PlacementSpec) -> tuple[list[Pair], list[Problem]]:
