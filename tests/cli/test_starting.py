@@ -64,3 +64,23 @@ def test_a_pipe_is_told_nothing(llama: Case, tmp_path: Path, environment: dict[s
     )
     assert done.returncode == 3
     assert done.stderr.startswith(b"importing ")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_is_looked_for_again_after_a_library(tmp_path: Path, fails: bool) -> None:
+    inner = "raise ImportError('no')" if fails else ""
+    told = "import gc\nprint(__name__, gc.isenabled())\n"
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text(told + "import torch.inner\n" + told)
+    (tmp_path / "torch/inner.py").write_text(told + inner)
+    script = (
+        "from lensbench.cli.starting import announce\nimport gc\nannounce(lambda: None)\n"
+        "try:\n    import torch\nexcept ImportError:\n    print('fails')\nprint(gc.isenabled())"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True
+    )
+    said = done.stdout.splitlines()
+    assert said[:2] == ["torch False", "torch.inner False"]
+    assert said[2:] == (["fails", "True"] if fails else ["torch False", "True"])
