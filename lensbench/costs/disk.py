@@ -44,14 +44,17 @@ ROW_BYTES = {
 }
 _UNKNOWN_ROW = 60.0  # of a table that is not named above: the middle of those that are
 _FACTOR = (0.6, 1.5)  # what other texts and models make of it
-_MANIFEST = 6_000
+_MANIFEST = 6_000  # of the short ones half
 
 
 def record_bytes(cost: Cost, tables: Iterable[str]) -> Range:
     """What a finished record of so many rows takes, its fixed parts included."""
     rows = sum(n * ROW_BYTES.get(name, _UNKNOWN_ROW) for name, n in cost.rows.items())
     fixed = _MANIFEST + sum(map(_empty_bytes, tables)) + cost.file_bytes
-    return Range(fixed + _FACTOR[0] * rows, fixed + _FACTOR[1] * (rows + fixed - cost.file_bytes))
+    return Range(
+        fixed - _MANIFEST / 2 + _FACTOR[0] * rows,
+        fixed + _FACTOR[1] * (rows + fixed - cost.file_bytes),
+    )
 
 
 def running_bytes(cost: Cost, tables: Iterable[str]) -> Range:

@@ -145,7 +145,8 @@ def taken(
     `peak_bytes`: of the process before the record; what did not raise it has no known peak.
     """
     before = planned.get("before", {"wall_s": 0.0, "n_tokens": 0})
-    read, there = _n_tokens(parts), before["n_tokens"]
+    # What is made without jobs, as a training, notes no tokens anywhere.
+    read, there = _n_tokens(parts) if parts.notes else None, before["n_tokens"]
     peak = peak_memory_bytes()
     return {
         "wall_s": round(wall_s - before["wall_s"], 1),

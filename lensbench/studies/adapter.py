@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.planned import Planned
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.evaluation.evaluate import evaluate
@@ -18,8 +19,10 @@ from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import train
 from lensbench.records.engine import Outcome
+from lensbench.studies.planning.evaluations import plan_evaluation
+from lensbench.studies.planning.trainings import adapter_size, plan_training
 from lensbench.studies.specs.adapter import AdapterSpec
-from lensbench.studies.stages.pairs import build_index, chosen_pairs, part_pairs
+from lensbench.studies.stages.pairs import as_documents, build_index, chosen_pairs, part_pairs
 
 SHARES = {"train": 0.8, "eval": 0.05, "test": 0.15}
 
@@ -38,9 +41,9 @@ def run(spec: AdapterSpec, out: Path, progress: Watch = ignore, notify: Notify =
     parts = part_pairs(spec, pairs, SHARES, out / "data", notify)
     held_out = {pair.id for pair in parts["test"]}
     build_index(out / "index", [pair for pair in pairs if pair.id not in held_out], progress)
-    trained = train(_train_spec(spec, ref, out), progress, notify)
+    trained = train(_train_spec(spec, ref, out / "data", out), progress, notify)
     adapted = ModelRef.of(ref, adapter=out / "adapter", use="generation")
-    skipped = evaluate(adapted, _eval_spec(spec, out), out / "evaluation", progress)
+    skipped = evaluate(adapted, _eval_spec(spec, out / "data", out), out / "evaluation", progress)
     problems += [*trained.problems, *skipped]
     return Outcome([out / "adapter", out / "evaluation"], problems=problems)
 
@@ -48,28 +51,39 @@ def run(spec: AdapterSpec, out: Path, progress: Watch = ignore, notify: Notify =
 def plan(spec: AdapterSpec, out: Path) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
     pairs, _ = chosen_pairs(spec)
-    ModelRef.of(spec.model, bits=spec.bits, use="generation")
-    why = f"how long its {len(pairs):,} pairs are is known when they are parted"
-    yield uncounted("adapter", out / "adapter", why)
-    why = "a model ends its responses where it will, and contexts are found while it runs"
-    yield uncounted("evaluation", out / "evaluation", why)
+    ref = ModelRef.of(spec.model, bits=spec.bits, use="generation")
+    with TemporaryDirectory() as folder:  # the parts as files, by which the records know them
+        data = Path(folder)
+        parts = part_pairs(spec, pairs, SHARES, data, ignore)
+        held_out = {pair.id for pair in parts["test"]}
+        found = as_documents([pair for pair in pairs if pair.id not in held_out])
+        training, evaluation = _train_spec(spec, ref, data, out), _eval_spec(spec, data, out)
+        yield plan_training("adapter", training)
+        yield plan_evaluation(
+            "evaluation",
+            ref,
+            evaluation,
+            out / "evaluation",
+            adapter_size(training),
+            [document.text for document in found],
+        )
 
 
-def _train_spec(spec: AdapterSpec, ref: ModelRef, out: Path) -> TrainSpec:
+def _train_spec(spec: AdapterSpec, ref: ModelRef, data: Path, out: Path) -> TrainSpec:
     own: dict[str, Any] = {
         "model": ref.at(spec.train_bits),
         "bits": None,  # those of the spec are of the model that answers
-        "data": out / "data" / "train.jsonl",
-        "eval_data": out / "data" / "eval.jsonl",
+        "data": data / "train.jsonl",
+        "eval_data": data / "eval.jsonl",
         "out": out / "adapter",
         "lora": Lora(**spec.shared(Lora)),
     }
     return TrainSpec(**spec.shared(TrainSpec) | own)
 
 
-def _eval_spec(spec: AdapterSpec, out: Path) -> EvalSpec:
+def _eval_spec(spec: AdapterSpec, data: Path, out: Path) -> EvalSpec:
     return EvalSpec(
-        data=out / "data" / "test.jsonl",
+        data=data / "test.jsonl",
         rag=str(out / "index"),
         top_k=spec.top_k,
         style=spec.style,

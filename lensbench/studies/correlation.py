@@ -27,8 +27,8 @@ from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import Outcome
 from lensbench.records.store import folder_name
+from lensbench.studies.planning.answers import plan_answers
 from lensbench.studies.specs.correlation import CorrelationStudySpec
-from lensbench.studies.stages.answering import plan_answers
 from lensbench.studies.stages.pairs import RUNS, as_documents, build_index
 
 REBATCHED = "rebatched"

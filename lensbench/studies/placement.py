@@ -6,27 +6,35 @@ adapter and its evaluation stay in `.runs/<placement>-<repetition>`, each resuma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.cost import Cost
+from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
 from lensbench.errors import Problem, RecordsError
 from lensbench.progress import Notify, Progress, Watch, ignore, within
-from lensbench.quantized.evaluation.evaluate import evaluate
-from lensbench.quantized.evaluation.spec import EvalSpec
+from lensbench.quantized.adapters.lora import match
+from lensbench.quantized.evaluation.evaluate import asked_of, evaluate
+from lensbench.quantized.evaluation.spec import Condition, EvalSpec
+from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.training.spec import TrainSpec
-from lensbench.quantized.training.train import settings_of_run, train
+from lensbench.quantized.training.train import checked, settings_of_run, train
 from lensbench.records.engine import Job, Outcome, Work, make, require_here
 from lensbench.records.open import open_record
 from lensbench.records.parts import Part, Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.store import RecordStore
+from lensbench.studies.planning.evaluations import evaluation
+from lensbench.studies.planning.trainings import training
 from lensbench.studies.specs.placement import PlacementSpec
 from lensbench.studies.stages.pairs import RUNS, chosen_pairs, part_pairs
 from lensbench.studies.stages.placements import Placement, placements
@@ -70,19 +78,15 @@ class Study:
 
     spec: PlacementSpec
     out: Path
-    watch: Watch
-    notify: Notify
+    pairs: Path  # where their files are: those to train on, and those to test with
+    watch: Watch = ignore
+    notify: Notify = ignore
 
     @property
     def base(self) -> ModelRef:
         """What every placement is trained on, and measured on."""
         bits = self.spec.train_bits or ModelRef.of(self.spec.model).bits or 32
         return ModelRef.of(self.spec.model, bits=bits, use="generation")
-
-    @property
-    def pairs(self) -> Path:
-        """Where the files of pairs are: those to train on, and those to test with."""
-        return self.out / RUNS / "data"
 
     def folder(self, trial: Trial) -> Path:
         """Where a trial's adapter and evaluation are."""
@@ -98,12 +102,11 @@ def run(
     held out. Raises what `pairs_of`, `placements`, `train` and `evaluate` raise.
     """
     require_here(spec)
-    study = Study(spec, out, progress, notify)
-    trials = [Trial(one, n) for n in range(spec.repetitions) for one in placements(spec, n)]
+    study = Study(spec, out, out / RUNS / "data", progress, notify)
+    trials = _trials(spec)
     pairs, problems = chosen_pairs(spec)
     part_pairs(spec, pairs, SHARES, study.pairs, notify)
-    store = RecordStore(out / "placement", study.base.name, "placement")
-    request = Request(store, _settings(study, trials[0]), study.base.facts(), decided=("n_test",))
+    request = replace(_request(study, trials[0]), model=study.base.facts())
 
     def prepare(record: Recording) -> Work[Study, Trial | None]:
         progress(Progress("measuring the base"))
@@ -117,14 +120,67 @@ def run(
 
         return Work(study, measure, [[None, *trials]], finish, unit="placements")
 
-    return Outcome([store.folder], problems=make(request, prepare, progress))
+    return Outcome([request.store.folder], problems=make(request, prepare, progress))
 
 
 def plan(spec: PlacementSpec, out: Path) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
-    ref = Study(spec, out, ignore, ignore).base
-    why = "the operations of its trainings are not counted"
-    yield uncounted(f"{ref}, placements", out / "placement", why)
+    trials, (pairs, problems) = _trials(spec), chosen_pairs(spec)
+    with TemporaryDirectory() as folder:  # the parts as files, by which the records know them
+        study = Study(spec, out, Path(folder))
+        part_pairs(spec, pairs, SHARES, study.pairs, ignore)
+        base = study.base
+        jobs = partial(_jobs, study, trials, problems)
+        name, request = f"{base}, placements", _request(study, trials[0])
+        yield plan_record(name, base, request, jobs, None, spec.device, "train", plainly_outlined)
+
+
+def _jobs(
+    study: Study,
+    trials: Sequence[Trial],
+    problems: Sequence[Problem],
+    known: Outlined[AdaptedModel],
+    _: Standing,
+) -> Jobs[Trial | None]:
+    """A training and an evaluation of each placement, of the base an evaluation."""
+    how = _eval_spec(study, "base")
+    asked = asked_of(how)
+    data = checked(_train_spec(study, trials[0]), study.base.folder)[0]  # that of all of them
+
+    def evaluated(adapter: int) -> Cost:
+        condition = "adapter" if adapter else "base"
+        settings: dict[str, Any] = {"conditions": [condition], "style": how.style}
+        settings |= {"max_new_tokens": how.max_new_tokens}
+        widths = [{"n_examples": len(asked.pairs)}]
+        jobs = evaluation(how, asked, settings, (), adapter, known, widths)
+        return jobs.of(chain(*jobs.items))[1]
+
+    @cache
+    def cost(trial: Trial | None) -> Cost:
+        if trial is None:
+            return _kept(evaluated(0))
+        matched = match(known.model.base, trial.placement.lora)
+        jobs = training(_train_spec(study, trial), data, matched, known)
+        return _kept(jobs.of(chain(*jobs.items))[1] + evaluated(trial.placement.n_trainable))
+
+    return Jobs([[None, *trials]], cost, n_prompts=len(asked.pairs), problems=problems)
+
+
+def _kept(cost: Cost) -> Cost:
+    """The record keeps the rows of an evaluation; adapters stay beside it."""
+    rows, scratch = {PLACEMENT.name: cost.rows["evaluation"]}, cost.file_bytes + cost.scratch_bytes
+    return replace(cost, rows=rows, file_bytes=0, scratch_bytes=scratch)
+
+
+def _trials(spec: PlacementSpec) -> list[Trial]:
+    """Repetition by repetition."""
+    return [Trial(one, n) for n in range(spec.repetitions) for one in placements(spec, n)]
+
+
+def _request(study: Study, first: Trial) -> Request:
+    """The record that is wanted, but for what is known of the model."""
+    store = RecordStore(study.out / "placement", study.base.name, "placement")
+    return Request(store, _settings(study, first), decided=("n_test",))
 
 
 def _settings(study: Study, first: Trial) -> dict[str, Any]:
@@ -175,16 +231,20 @@ def _train_spec(study: Study, trial: Trial) -> TrainSpec:
 
 def _evaluate(study: Study, adapter: Path | None, to: Path, watch: Watch) -> list[Problem]:
     """How likely the held-out responses are: what is said instead is one token long."""
-    how = EvalSpec(
+    how = _eval_spec(study, "base" if adapter is None else "adapter")
+    model = ModelRef.of(study.base, adapter=adapter, use="generation")
+    return evaluate(model, how, to, watch)
+
+
+def _eval_spec(study: Study, condition: Condition) -> EvalSpec:
+    return EvalSpec(
         data=study.pairs / "test.jsonl",
         style=study.spec.style,
         max_new_tokens=1,
         batch_size=study.spec.test_batch_size,
-        only="base" if adapter is None else "adapter",
+        only=condition,
         device=study.spec.device,
     )
-    model = ModelRef.of(study.base, adapter=adapter, use="generation")
-    return evaluate(model, how, to, watch)
 
 
 def _require_budget(adapter: Path, placement: Placement) -> None:

@@ -18,7 +18,7 @@ from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.engine import Job
 from lensbench.records.manifest import as_planned
-from lensbench.studies.stages.answering import answer_cost, contexts, plan_answers
+from lensbench.studies.planning.answers import answer_cost, contexts, plan_answers
 from tests.harness.files import contents, manifest, write_jsonl
 from tests.harness.tiny import SENTENCES, Case
 

@@ -15,7 +15,6 @@ import pytest
 
 from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
-from lensbench.progress import ignore
 from lensbench.prompts.sets import load_prompts
 from lensbench.report.placement.section import differences, verdicts
 from lensbench.report.placement.section import tables as placement_tables
@@ -116,6 +115,9 @@ def test_a_correlation_study_from_its_file_to_its_reports_and_again(
         }
         assert sorted(manifests) == sorted(names)
         assert {m["model"]["bits"] for m in manifests.values()} == {bits}
+        for made in manifests.values():  # `run` says its plan, and a record keeps it
+            planned, took = made["planned"], made["took"]
+            assert planned["least"]["n_tokens"] <= took["n_tokens"] <= planned["n_tokens"]
         lengths = {name: tokens(traces / name) for name in names}
         assert lengths["irrelevant"] == lengths["shuffled"] == lengths["cities+rag"]
         assert lengths["rebatched"] == lengths["cities"]
@@ -221,6 +223,8 @@ def test_a_placement_study_trains_as_much_everywhere_and_goes_on(
     out, _ = run(lensbench, home, "005", PLACEMENT)
     rows = pd.read_parquet(out / "placement" / "placement.parquet")
     assert set(rows["placement"]) == {"base", *PLACEMENTS}
+    planned = json.loads((out / "placement" / "manifest.json").read_text())["planned"]
+    assert planned["rows"] == {"placement": len(rows)}
     counts = rows.groupby(["placement", "repetition"], dropna=False).size()
     assert set(counts) == {rows["prompt_id"].nunique()}
     assert len(counts) == 1 + 4 * 2
@@ -273,13 +277,13 @@ def test_the_bits_of_the_base_are_what_its_name_says(
     home: Path, name: str, train_bits: int | None, bits: int
 ) -> None:
     spec = spec_of(home, model=f"{home / 'model'}{name}", train_bits=train_bits)
-    assert Study(spec, home, ignore, ignore).base.bits == bits
+    assert Study(spec, home, home).base.bits == bits
 
 
 def test_bits_said_twice_and_differently_are_refused(home: Path) -> None:
     spec = spec_of(home, model=f"{home / 'model'}@8", train_bits=32)
     with pytest.raises(InputProblems, match="bits is said twice: 8 in the name, and 32"):
-        _ = Study(spec, home, ignore, ignore).base
+        _ = Study(spec, home, home).base
 
 
 @pytest.mark.parametrize(

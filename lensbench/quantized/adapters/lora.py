@@ -68,6 +68,8 @@ _PARTS = {
     "ffn.lin1": "up",
     "ffn.lin2": "down",
 }
+# How many of a block's modules the stream has passed when it comes to one of this kind.
+_PLACES = {"q": 0, "k": 0, "v": 0, "qkv": 0, "o": 1, "gate": 2, "up": 2, "down": 3}
 _SHORT = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = {"qkv": frozenset("qkv")}
 _LAYERS = "Write all, one number, a range like 15-20, or a list like 0,3,15-20; the first is 0."
@@ -190,6 +192,11 @@ def _unmatched(names: Sequence[str], linear: Sequence[str]) -> list[Problem]:
 def _part(path: str) -> str:
     """What a module is by its name, or an empty string."""
     return next((part for name, part in _PARTS.items() if _ends(path, name)), "")
+
+
+def place(path: str) -> int:
+    """Where in its block a linear layer stands: those of one place read the same numbers."""
+    return _PLACES.get(_part(path), max(_PLACES.values()))
 
 
 def _ends(path: str, name: str) -> bool:

@@ -51,25 +51,80 @@ def evaluate(
         RecordsError: `out` holds another evaluation, or somebody is writing it.
     """
     ref = ModelRef.of(model, use="generation")
-    data = read_pairs(spec.data)
-    pairs, unaskable = _without_system(data)
-    pairs = pairs[: spec.limit]
-    questions = [Asked(pair.id, pair.question, f"{data.name}, row {pair.row}") for pair in pairs]
+    asked = asked_of(spec)
     retrieved = None
     if spec.rag is not None:
         progress(Progress(f"searching {spec.rag}"))
-        retrieved = retrieve(spec.rag, questions, spec.n_documents)
+        retrieved = retrieve(spec.rag, asked.questions, spec.n_documents)
     store = RecordStore(out, ref.name, "evaluation")
     if store.manifest() is None and not isinstance(model, AdaptedModel):
         require_loadable(ref, spec.device, use=Use("infer", PassBatch(1)))
     progress(Progress(f"hashing the weights of {ref.name}"))
-    put = _format(ref, spec)
-    settings = _settings(ref, spec, put, data, len(pairs), retrieved)
-    facts = ref.facts()
-    request = Request(store, settings, facts, grows=("n_examples",), again=ref.facts)
-    problems = [*data.problems, *unaskable]
-    run = _Run(model, spec, put, pairs, questions, retrieved, problems, progress)
-    return make(request, run.prepare, progress)
+    put, facts = _format(ref, spec), ref.facts()
+    conditions = conditions_of(spec, ref.adapter is not None)
+    request = request_of(spec, ref, out, put, asked, conditions, facts, retrieved)
+    run = _Run(model, spec, put, asked, retrieved, progress)
+    return make(replace(request, again=ref.facts), run.prepare, progress)
+
+
+@dataclass(frozen=True)
+class AskedPairs:
+    """The pairs of an evaluation, and what is put to the model of each; what is wrong with some."""
+
+    data: PairSet
+    pairs: Sequence[Pair]
+    questions: Sequence[Asked]
+    problems: Sequence[Problem]
+
+
+def asked_of(spec: EvalSpec) -> AskedPairs:
+    """As they are read. Raises InputProblems where there is none to use."""
+    data = read_pairs(spec.data)
+    pairs, unaskable = _without_system(data)
+    pairs = pairs[: spec.limit]
+    questions = [Asked(pair.id, pair.question, f"{data.name}, row {pair.row}") for pair in pairs]
+    return AskedPairs(data, pairs, questions, [*data.problems, *unaskable])
+
+
+def request_of(
+    spec: EvalSpec,
+    ref: ModelRef,
+    out: Path,
+    put: PromptFormat,
+    asked: AskedPairs,
+    conditions: Sequence[str],
+    facts: Mapping[str, Any],
+    retrieved: Retrieved | None,
+) -> Request:
+    """The record that is wanted. What is not known of model or index is left open.
+
+    `facts` are of model and adapter, `retrieved` of the index; both are found before a run, not for
+    a plan.
+    """
+    unknown = ["rag"] if spec.rag is not None and retrieved is None else []
+    unknown += [] if facts else ["adapter_sha256"]
+    settings = {
+        "conditions": list(conditions),
+        "data": asked.data.name,
+        "data_sha256": asked.data.sha256,
+        "n_examples": len(asked.pairs),
+        "style": put.style,
+        "max_new_tokens": spec.max_new_tokens,
+        "temperature": 0.0,
+        "batch_size": spec.batch_size,
+        "bits": ref.bits,
+        "int8_threshold": ref.int8_threshold,
+        "adapter_sha256": facts.get("adapter_sha256"),
+        "top_k": spec.n_documents if spec.rag is not None else None,
+        "rag": retrieved.facts if retrieved is not None else None,
+    }
+    return Request(
+        RecordStore(out, ref.name, "evaluation"),
+        {key: value for key, value in settings.items() if key not in unknown},
+        facts,
+        decided=tuple(unknown),
+        grows=("n_examples",),
+    )
 
 
 @dataclass(frozen=True)
@@ -79,10 +134,8 @@ class _Run:
     model: str | Path | ModelRef | AdaptedModel
     spec: EvalSpec
     put: PromptFormat
-    pairs: Sequence[Pair]
-    questions: Sequence[Asked]
+    asked: AskedPairs
     retrieved: Retrieved | None
-    problems: Sequence[Problem]  # with the data
     watch: Watch
 
     def prepare(self, record: Recording) -> Work[Evaluating, Batch]:
@@ -91,47 +144,48 @@ class _Run:
         self.watch(Progress(f"loading {record.request.store.model}"))
         model = load_quantized(self.model, device=spec.device)
         record.begin(model.facts())
-        stages, unfit = self._stages(model, record)
+        stages, unfit = stages_of(model, settings, self.asked, self.retrieved, record.widths)
         conditions = settings["conditions"]
 
         def finish(parts: Parts) -> Finished:
             table = in_order(parts.table("evaluation"), "condition", conditions)
             facts = {"context_cut": _context_cut(stages), **self.put.facts()}
-            problems = [*self.problems, *unfit, *parts.problems]
+            problems = [*self.asked.problems, *unfit, *parts.problems]
             return Finished(problems, {"evaluation": table}, facts=facts)
 
         return Work(
             Evaluating(model, spec.max_new_tokens, spec.batch_size),
             measure,
-            [_batches(examples, spec.batch_size) for examples in stages],
+            [batches_of(examples, spec.batch_size) for examples in stages],
             finish,
         )
 
-    def _stages(
-        self, model: AdaptedModel, record: Recording
-    ) -> tuple[list[Examples], list[Problem]]:
-        """For each width of the record the examples that it adds; those that do not fit."""
-        stages, unfit, seen = list[Examples](), list[Problem](), set[str]()
-        for n in [width["n_examples"] for width in record.widths]:
-            found = self.retrieved
-            if found is not None:
-                found = replace(found, hits=found.hits[:n])
-            pairs = self.pairs[:n]
-            examples, problems = _examples(
-                model, record.request.settings, pairs, self.questions[:n], found
-            )
-            stages.append(
-                {
-                    condition: [one for one in own if one.pair.id not in seen]
-                    for condition, own in examples.items()
-                }
-            )
-            unfit += [problem for problem in problems if problem.prompt_id not in seen]
-            seen |= {pair.id for pair in pairs}
-        return stages, unfit
+
+def stages_of(
+    model: AdaptedModel,
+    settings: Mapping[str, Any],
+    asked: AskedPairs,
+    retrieved: Retrieved | None,
+    widths: Sequence[Mapping[str, Any]],
+) -> tuple[list[Examples], list[Problem]]:
+    """For each width of the record the examples that it adds; those that do not fit."""
+    stages, unfit, seen = list[Examples](), list[Problem](), set[str]()
+    for n in [width["n_examples"] for width in widths]:
+        found = None if retrieved is None else replace(retrieved, hits=retrieved.hits[:n])
+        pairs = asked.pairs[:n]
+        examples, problems = _examples(model, settings, pairs, asked.questions[:n], found)
+        stages.append(
+            {
+                condition: [one for one in own if one.pair.id not in seen]
+                for condition, own in examples.items()
+            }
+        )
+        unfit += [problem for problem in problems if problem.prompt_id not in seen]
+        seen |= {pair.id for pair in pairs}
+    return stages, unfit
 
 
-def _batches(examples: Examples, batch_size: int) -> list[Batch]:
+def batches_of(examples: Examples, batch_size: int) -> list[Batch]:
     """The same batches in each condition."""
     first = next(iter(examples.values()))
     batches = plan([len(example.ready.fitted.token_ids) for example in first], batch_size)
@@ -163,9 +217,9 @@ def _without_system(data: PairSet) -> tuple[list[Pair], list[Problem]]:
     return pairs, problems
 
 
-def _conditions(ref: ModelRef, spec: EvalSpec) -> list[str]:
-    """What the examples are put to, in order."""
-    adapter, rag = ref.adapter is not None, spec.rag is not None
+def conditions_of(spec: EvalSpec, adapter: bool) -> list[str]:
+    """What the examples are put to, in order; `adapter`: there is one. Raises InputProblems."""
+    rag = spec.rag is not None
     every = ["base"] + ["adapter"] * adapter + ["rag"] * rag + ["adapter+rag"] * (adapter and rag)
     if spec.only is None:
         return every
@@ -173,32 +227,6 @@ def _conditions(ref: ModelRef, spec: EvalSpec) -> list[str]:
         what, remedy = f"there is no condition {spec.only!r}", f"There are {', '.join(every)}."
         raise InputProblems([Problem("only", what, remedy)])
     return [spec.only]
-
-
-def _settings(
-    ref: ModelRef,
-    spec: EvalSpec,
-    put: PromptFormat,
-    data: PairSet,
-    n_examples: int,
-    retrieved: Retrieved | None,
-) -> dict[str, Any]:
-    """What decides the numbers."""
-    return {
-        "conditions": _conditions(ref, spec),
-        "data": data.name,
-        "data_sha256": data.sha256,
-        "n_examples": n_examples,
-        "style": put.style,
-        "max_new_tokens": spec.max_new_tokens,
-        "temperature": 0.0,
-        "batch_size": spec.batch_size,
-        "bits": ref.bits,
-        "int8_threshold": ref.int8_threshold,
-        "adapter_sha256": ref.facts().get("adapter_sha256"),
-        "top_k": spec.n_documents if retrieved is not None else None,
-        "rag": retrieved.facts if retrieved is not None else None,
-    }
 
 
 def _format(ref: ModelRef, spec: EvalSpec) -> PromptFormat:

@@ -60,7 +60,13 @@ def measure(at: Evaluating, job: Job[Batch]) -> Part:
     own = {"model": name, "condition": condition}
     rows = [own | row for _, found in pieces.done for row in found]
     table = EVALUATION.of_rows(rows)
-    return Part({"evaluation": table}, [_too_big(one, condition) for one in pieces.too_big])
+    read = sum(
+        2 * len(one.ready.fitted.token_ids) + len(one.reference_ids) + row["n_generated_tokens"] - 1
+        for together, found in pieces.done
+        for one, row in zip(together, found, strict=True)
+    )  # each is answered, and read with its reference
+    too_big = [_too_big(one, condition) for one in pieces.too_big]
+    return Part({"evaluation": table}, too_big, {"n_tokens": read})
 
 
 def _rows(at: Evaluating, examples: Sequence[Example]) -> list[dict[str, Any]]:

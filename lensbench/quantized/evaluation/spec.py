@@ -9,6 +9,8 @@ from lensbench.quantized.spec import RagSpec
 from lensbench.quantized.style import Style
 from lensbench.spec import Count, Devices
 
+Condition = Literal["base", "adapter", "rag", "adapter+rag"]
+
 
 class EvalSpec(RagSpec):
     """What examples a model is asked, and how. Decoding is greedy."""
@@ -23,6 +25,6 @@ class EvalSpec(RagSpec):
     """Examples at once; halved where memory runs out."""
     limit: Count | None = None
     """The first so many examples. Raised later, the rest is measured and what is there stays."""
-    only: Literal["base", "adapter", "rag", "adapter+rag"] | None = None
+    only: Condition | None = None
     """Only this condition. Default: all that model and index allow."""
     device: Devices = None

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from lensbench.records.recording import Finished, Request, recording
 from lensbench.records.store import RecordStore
 
 EXAMPLES = "examples.jsonl"
-_EXAMPLE_TOKENS = 64
+EXAMPLE_TOKENS = 64
 _DECIDING = {  # the fields that decide the numbers as they stand
     "epochs",
     "max_steps",
@@ -70,14 +71,14 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     _require_packages()
     ref = spec.ref
     progress(Progress("reading the data"))
-    data, matched = _checked(spec, ref.folder)
+    data, matched = checked(spec, ref.folder)
     notify(f"{data.n_train} pairs to train on, {len(data.examples) - data.n_train} to evaluate on")
     _tell_cut(data.cut, notify)
     store = RecordStore(spec.out, ref.name, "training")
     if store.manifest() is None:
         require_loadable(ref, spec.device, use=used(spec, data, matched))
-    settings = _settings(spec, data, matched)
-    with recording(Request(store, settings, ref.facts(), again=ref.facts)) as record:
+    request = request_of(spec, data, matched)
+    with recording(replace(request, model=ref.facts(), again=ref.facts)) as record:
         if not record.finished:
             facts, base = learn(spec, data, matched, record, progress, notify)
             record.finish(_made(spec, data, base, progress), **facts)
@@ -100,10 +101,16 @@ def _require_packages() -> None:
         import peft  # noqa: F401
 
 
+def request_of(spec: TrainSpec, data: TrainingData, matched: Matched) -> Request:
+    """The record that is wanted, but for what is known of the model."""
+    store = RecordStore(spec.out, spec.ref.name, "training")
+    return Request(store, _settings(spec, data, matched))
+
+
 # --- before anything is loaded ------------------------------------------------------------------
 
 
-def _checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
+def checked(spec: TrainSpec, folder: Path) -> tuple[TrainingData, Matched]:
     """The data and the modules; all problems with them come at once."""
     problems: list[Problem] = []
     if spec.ref.adapter is not None:
@@ -136,7 +143,7 @@ def _gathering(problems: list[Problem]) -> Iterator[None]:
 
 def settings_of_run(spec: TrainSpec) -> dict[str, Any]:
     """What decides the numbers of a run, as in its manifest. Raises InputProblems as `train`."""
-    return _settings(spec, *_checked(spec, spec.ref.folder))
+    return _settings(spec, *checked(spec, spec.ref.folder))
 
 
 def _settings(spec: TrainSpec, data: TrainingData, matched: Matched) -> dict[str, Any]:
@@ -208,7 +215,7 @@ def _before_and_after(spec: TrainSpec, data: TrainingData, base: AdaptedModel | 
         model = load_quantized(spec.ref, adapter=spec.out, device=spec.device)
     prompts = [example.token_ids[: example.n_prompt] for example in shown]
     room = model.n_ctx - max(map(len, prompts))
-    decoding = Decoding(max_new_tokens=min(_EXAMPLE_TOKENS, room))
+    decoding = Decoding(max_new_tokens=min(EXAMPLE_TOKENS, room))
     with_it = _answers(model, prompts, decoding)
     with model.hf.disable_adapter():
         without = _answers(model, prompts, decoding)
