@@ -32,6 +32,18 @@ def within(stage: str, watch: Watch) -> Watch:
     return lambda now: watch(replace(now, stage=f"{stage}: {now.stage}"))
 
 
+def once(notify: Notify) -> Notify:
+    """Tell `notify` each text when it comes first: several say the same of what they share."""
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            notify(text)
+
+    return tell
+
+
 def counted(items: Iterable[Item], now: Progress, watch: Watch, every: int = 100) -> Iterator[Item]:
     """The items as they are; after every so many, `watch` is told how many have gone by.
 

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 from lensbench.again import models_sent
+from lensbench.cluster.assignment import Assignment
 from lensbench.cluster.connect import ClusterError, forget
-from lensbench.cluster.home import Home
 from lensbench.cluster.placement import bytes_needed, default_workers, share
 from lensbench.cluster.shift import Load, Member, Shift
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.cluster.worker import Worker
-from lensbench.records.engine import Job
-from lensbench.records.parts import Part, Parts
 
 _log = logging.getLogger(__name__)
 
@@ -53,16 +51,20 @@ class Crew:
 
     def shift(
         self,
-        do: Callable[[Any, Job[Any]], Part],
+        do: Callable[..., Any],
         context: Any,
-        home: Home,
-        parts: Parts,
+        assignment: Assignment,
         n_jobs: int,
+        more_bytes: int = 0,
+        device: str = "cpu",
     ) -> Shift:
-        """Workers for so many jobs of a record: they load inside it. Raises ClusterError."""
+        """Workers for so many jobs: they load inside it. Raises ClusterError.
+
+        A job takes `more_bytes` on the `device`, beside the models of the context and on theirs.
+        """
         self._keep_to(torch.get_num_threads())
-        load = self._load(do, context)
-        return Shift(self._ray, self._members, self.hired, home, parts, load, n_jobs)
+        load = self._load(do, context, more_bytes, device)
+        return Shift(self._ray, self._members, self.hired, assignment, load, n_jobs)
 
     def dismiss(self) -> None:
         """End all workers at once."""
@@ -78,7 +80,7 @@ class Crew:
         if not self._members:  # nor after something went wrong with another record
             self._start()
 
-    def _load(self, do: Any, context: Any) -> Load:
+    def _load(self, do: Any, context: Any, more_bytes: int, device: str) -> Load:
         """What each of them loads for a record."""
         cloudpickle = self._ray.cloudpickle
         try:
@@ -88,6 +90,6 @@ class Crew:
             raise ClusterError(
                 f"The jobs of this run cannot be given to workers ({error}). Leave --workers out."
             ) from error
-        devices = {str(facts["device"]) for facts in models}
+        devices = {device, *(str(facts["device"]) for facts in models)}
         device = "cuda" if "cuda" in devices else "cpu"
-        return Load(self._ray.put(packed), bytes_needed(models), device)
+        return Load(self._ray.put(packed), bytes_needed(models) + more_bytes, device)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from lensbench.cluster.assignment import OfOneRecord
 from lensbench.cluster.home import shown
 from lensbench.cluster.staged import taken_in
 from lensbench.records.engine import Executor, Job, here_until
@@ -42,11 +43,12 @@ def by_workers(crew: Callable[[], Future[Crew]], shared_folder: str | None) -> E
             taken = taken_in(jobs, parts, home)
             yield from taken
             left = deque(job for job in jobs if job not in taken)
+            _log.info("jobs are done here until a worker has loaded")
             yield from here_until(begun.done, do, context, left, parts)
             if not left:
                 _log.info(_NOT_NEEDED)
                 return
-            with begun.result().shift(do, context, home, parts, len(left)) as shift:
+            with begun.result().shift(do, context, OfOneRecord(home, parts), len(left)) as shift:
                 yield from here_until(shift.ready, do, context, left, parts)
                 _log.info("a worker is ready: workers do the rest" if left else _NOT_NEEDED)
                 release()  # workers may need what this process took for its jobs

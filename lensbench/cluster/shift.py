@@ -1,4 +1,4 @@
-"""The jobs of one record shared out among workers, and what happens when one of them dies."""
+"""Jobs shared out among workers, and what happens when one of them dies."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from lensbench.cluster.assignment import Assignment
 from lensbench.cluster.connect import ClusterError, forget
-from lensbench.cluster.home import Home
 from lensbench.cluster.kind import require_alike
 from lensbench.cluster.placement import n_fitting
-from lensbench.cluster.shared import SharedFolder
-from lensbench.cluster.staged import take_in
-from lensbench.cluster.worker import Place, Reply
-from lensbench.errors import LensbenchError, RecordsError
+from lensbench.cluster.worker import Place
+from lensbench.errors import LensbenchError
 from lensbench.records.engine import Job
-from lensbench.records.parts import Parts
 
 _MOST_STRIKES = 5  # workers that may die on one job before it is taken to be the cause
 _MOST_DEATHS = 10  # of workers, for each one there is, with no job done between
 _PATIENCE_S = 600.0  # for the first worker to start
 _TELL_S = 30.0  # after which it is said that nothing has happened
-_SEEN_S = 60.0  # until a part that a worker has written is seen here: network disks are slow
 
 _MISSING = "No module named"
 
@@ -67,7 +64,7 @@ class Load:
 
 
 class Shift:
-    """One record's jobs, done by the members of a crew. `hired` gives a new one for a dead one.
+    """An assignment's jobs, done by a crew's members. `hired` gives a new one for a dead one.
 
     In its block workers are asked to load, as many as there are jobs for; an error ends them all.
     """
@@ -77,19 +74,17 @@ class Shift:
         ray: Any,
         members: list[Member],
         hired: Callable[[int], Member],
-        home: Home,
-        parts: Parts,
+        assignment: Assignment,
         load: Load,
         n_jobs: int,
     ) -> None:
         self._ray, self._members, self._hired = ray, members, hired
-        self._home, self._parts, self._load, self._n_jobs = home, parts, load, n_jobs
+        self._assignment, self._load, self._n_jobs = assignment, load, n_jobs
         self._queue: deque[Job[Any]] = deque()
         self._strikes: Counter[int] = Counter()
         self._deaths = 0  # since a job was done
         self._free: dict[tuple[str, str], int] = {}  # memory where workers are, before they load
-        self._full: list[str] = []  # workers for which there is none
-        self._told: set[str] = set()
+        self._idle: list[str] = []  # why workers cannot take part
 
     def __enter__(self) -> Shift:
         for member in self._members:
@@ -132,13 +127,13 @@ class Shift:
         member.placing = member.actor.place.remote(self._load.device)
 
     def _share_out(self) -> None:
-        """A job for each that has none; a second one to begin with at once while many are left."""
-        for most in (1, 2):
+        """A job for each that has none; perhaps a second one to begin at once if many are left."""
+        for most in range(1, self._assignment.most + 1):
             for member in self._members:
                 many = most == 1 or len(self._queue) > len(self._members)
                 if member.ready and self._queue and len(member.asked) < most and many:
                     job = self._queue.popleft()
-                    member.asked.append((member.actor.do.remote(job), job))
+                    member.asked.append((self._assignment.ask(member.actor, job), job))
 
     def _next(self) -> Member:
         """The worker that answers first."""
@@ -156,7 +151,7 @@ class Shift:
         """The worker that answers first, if one does in time. Raises ClusterError: none will."""
         awaited = {one.awaited: one for one in self._members if one.awaited is not None}
         if not awaited:
-            raise ClusterError(f"No worker has room: {'; '.join(self._full)}.")
+            raise ClusterError(f"No worker can take part: {'; '.join(self._idle)}.")
         there, _ = self._ray.wait([*awaited], num_returns=1, timeout=within_s)
         return awaited[there[0]] if there else None
 
@@ -169,7 +164,7 @@ class Shift:
         """What a worker answers: where it is, that it is ready, that a job is done; or nothing."""
         errors = self._ray.exceptions
         try:
-            answer = self._ray.get(member.awaited)
+            answer = self._ray.get(_next(member.awaited))
         except errors.RayTaskError as error:
             if isinstance(error.cause, LensbenchError | OSError):
                 raise error.cause from None
@@ -184,11 +179,13 @@ class Shift:
             self._seat(member, answer)
         elif member.opening is not None:
             member.opening = None
+            self._require_sight(member, answer)
         else:
-            _, job = member.asked.popleft()
-            self._take(job, answer)
+            _, job = member.asked[0]
             self._deaths = 0
-            yield job
+            if self._assignment.take(job, answer):
+                member.asked.popleft()
+                yield job
 
     def _seat(self, member: Member, place: Place) -> None:
         """Let a worker load, if it is of our kind and there is memory for one more."""
@@ -200,36 +197,33 @@ class Shift:
         here = sum((one.place.host, one.place.device) == where for one in seated if one.place)
         if here < n_fitting(free, needed):
             member.place = place
-            member.opening = member.actor.open.remote(self._load.packed, self._home)
+            member.opening = member.actor.open.remote(self._load.packed, self._assignment.home)
             return
-        self._full.append(
-            f"{place.host} has {free / 1e9:.1f} GB free, and each takes {needed / 1e9:.1f} GB"
+        self._leave_out(
+            member,
+            f"{place.host} has {free / 1e9:.1f} GB free, and each takes {needed / 1e9:.1f} GB",
         )
-        _log.info("worker %d stays idle: %s", member.number, self._full[-1])
 
-    def _take(self, job: Job[Any], reply: Reply) -> None:
-        """See to it that a part is in the record."""
-        for text in reply.said:
-            if text not in self._told:
-                self._told.add(text)
-                _log.info("%s", text)
-        if reply.files is not None:
-            self._parts.put(reply.files)
-        elif reply.staged:
-            take_in(SharedFolder(str(self._home.shared)), self._home.place, job.number, self._parts)
-        deadline = time.monotonic() + _SEEN_S
-        while not self._parts.has(job.number):
-            if time.monotonic() > deadline:
-                raise RecordsError(
-                    f"{self._parts.folder}: a worker has written part {job.number}, and it is not "
-                    "seen here. Is this the same folder on every machine?"
-                )
-            time.sleep(0.1)
+    def _require_sight(self, member: Member, sees: bool) -> None:
+        """Leave out a worker that does not see the folder, where it has to write there."""
+        if self._assignment.in_sight and not sees:
+            folder = Path(self._assignment.home.folder).absolute()
+            assert member.place is not None
+            self._leave_out(
+                member,
+                f"{member.place.host} does not see {folder}, where its files are to lie (give a "
+                "folder that every machine of the cluster sees by the same name)",
+            )
+
+    def _leave_out(self, member: Member, why: str) -> None:
+        member.place = None
+        self._idle.append(why)
+        _log.info("worker %d stays idle: %s", member.number, why)
 
     def _lost(self, member: Member, error: Exception) -> Iterator[Job[Any]]:
         """A worker has died: a new one in its place, and its jobs are to be done again."""
         jobs = [job for _, job in member.asked]
-        if jobs and self._parts.has(jobs[0].number):  # it died when that was written
+        if jobs and self._assignment.has(jobs[0]):  # it died when that was written
             yield jobs.pop(0)
         elif jobs:
             self._strikes[jobs[0].number] += 1
@@ -266,6 +260,11 @@ class Shift:
                 f"{self._deaths} workers have died one after another and no job was done between, "
                 f"the last one ({member}) because: {why}. {hint}{kept}"
             )
+
+
+def _next(answer: Any) -> Any:
+    """The answer itself, or of a stream of them the one that comes next."""
+    return next(answer) if isinstance(answer, Iterator) else answer
 
 
 def _why(error: Exception) -> str:

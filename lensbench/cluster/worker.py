@@ -8,18 +8,27 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+from lensbench.errors import LensbenchError
+from lensbench.progress import Progress, ignore
 
 if TYPE_CHECKING:
     from lensbench.cluster.home import Home
-    from lensbench.records.engine import Job
+    from lensbench.records.engine import Job, Outcome
 
+    Event = str | Progress | None
+
+_TELL_S = 0.2  # between two answers on the way
 
 _LIBRARIES = ("torch", "transformers", "transformer_lens.model_bridge")  # seconds to read
 
@@ -37,11 +46,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker sends back: what it was told on the way, and a part that it could not write."""
+    """What a worker sends back: what it was told on the way, and a part that it could not write.
+
+    Of a whole record how far it is, until it is made or could not be.
+    """
 
     said: list[str] = field(default_factory=list)
     files: dict[str, bytes] | None = None
     staged: bool = False  # the part lies in the shared folder
+    progress: list[Progress] = field(default_factory=list)
+    outcome: Outcome | None = None
+    error: Exception | None = None
 
 
 class Worker:
@@ -77,20 +92,22 @@ class Worker:
         free_bytes = memory_available(kind_of_device)
         return Place(platform.node(), own, os.getpid(), kind(), free_bytes)
 
-    def open(self, packed: bytes, home: Home) -> None:
-        """Make ready for jobs. Raises what loading raises."""
+    def open(self, packed: bytes, home: Home) -> bool:
+        """Make ready for jobs; whether the home is seen. Raises what loading raises."""
         from ray import cloudpickle
 
         from lensbench.records.parts import Parts
 
         self._parts, self._home = Parts(Path(home.folder)), home
         self._sees = (Path(home.folder) / home.proof).is_file()
-        with _listening():  # the driver's user was told the same when it loaded the same
+        with _listening(ignore):  # the driver's user was told the same when it loaded the same
             self._do, self._context = cloudpickle.loads(packed)
+        return self._sees
 
     def do(self, job: Job[Any]) -> Reply:
         """Do a job. Its part is written into the record, or where the driver can take it from."""
-        with _listening() as said:
+        said: list[str] = []
+        with _listening(said.append):
             part = self._do(self._context, job)
         files = self._parts.files(job.number, part)
         if self._sees:
@@ -104,22 +121,65 @@ class Worker:
         leave(SharedFolder(self._home.shared), self._home.place, job.number, files)
         return Reply(said, staged=True)
 
+    def make(self, job: Job[Any]) -> Iterator[Reply]:
+        """Make a whole record of a spec, in another thread; what is told meanwhile, and the end.
+
+        An error of this record is sent as it is: others can be made.
+        """
+        events: SimpleQueue[Event] = SimpleQueue()
+        pool = ThreadPoolExecutor(1)
+        made = pool.submit(self._make, job.item, events.put)
+        made.add_done_callback(lambda _: events.put(None))
+        pool.shutdown(wait=False)
+        yield from _told(events)
+        try:
+            yield Reply(outcome=made.result())
+        except (LensbenchError, OSError) as error:
+            yield Reply(error=error)
+
+    def _make(self, spec: Any, tell: Callable[[Event], None]) -> Outcome:
+        import torch
+
+        from lensbench.records.engine import done_by, one_by_one
+
+        torch.set_num_threads(self._threads)  # of this thread: each has its own number
+        with _listening(tell), done_by(one_by_one, self._context):
+            made: Outcome = self._do(spec, tell, tell)
+        return made
+
+
+def _told(events: SimpleQueue[Event]) -> Iterator[Reply]:
+    """What comes up, a few times a second, until None does: of each stage how far it is by then."""
+    last: Event = ""
+    while last is not None:
+        some = [events.get()]
+        time.sleep(_TELL_S)
+        while not events.empty():
+            some.append(events.get())
+        last = some[-1]
+        stages = {now.stage: now for now in some if isinstance(now, Progress)}
+        said = [text for text in some if isinstance(text, str)]
+        yield Reply(said, progress=[*stages.values()])
+
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
+def _listening(hear: Callable[[str], None]) -> Iterator[None]:
     """What the package says and what is warned of inside, for the driver's user."""
-    said: list[str] = []
 
     class Heard(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            hear(record.getMessage())
+
+    def warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, UserWarning):
+            hear(str(message))
 
     log, heard = logging.getLogger("lensbench"), Heard()
     log.setLevel(logging.INFO)
     log.addHandler(heard)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            yield said
+        with warnings.catch_warnings():
+            warnings.showwarning = warned
+            yield
     finally:
         log.removeHandler(heard)
-    said += [str(one.message) for one in caught if issubclass(one.category, UserWarning)]

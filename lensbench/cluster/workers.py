@@ -68,8 +68,10 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
         SharedFolder(spec.shared_folder).require_room()
     with meanwhile(_crew(spec, _threads(spec))) as crew:
         from lensbench.cluster.executor import by_workers
+        from lensbench.cluster.whole import makers_of
 
-        with done_by(by_workers(crew, spec.shared_folder), spec.threads, crew):
+        execute = by_workers(crew, spec.shared_folder)
+        with done_by(execute, spec.threads, crew, makers_of(crew, spec)):
             yield
 
 
@@ -78,8 +80,7 @@ def _crew(spec: WorkersSpec, threads: int) -> Iterator[Crew]:
     """Workers from when a record is begun until the end of the block."""
     from lensbench.cluster.connect import ray_at
 
-    how = "joining" if spec.ray else "starting"
-    _log.info("%s Ray; jobs are done here until a worker has loaded", how)
+    _log.info("joining Ray" if spec.ray else "starting Ray")
     with ray_at(spec.ray) as connected:
         from lensbench.cluster.crew import Crew
 

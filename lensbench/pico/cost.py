@@ -38,6 +38,21 @@ def outlined(spec: PicoSpec) -> Outlined[Any]:
     return Outlined[Any](None, shape, torch.float32, places, time.perf_counter() - started)
 
 
+def needed_bytes(spec: PicoSpec) -> int:
+    """Memory of a training beside the program's: weights, their gradients, Adam's two sums."""
+    shape = outlined(spec).shape
+    return 4 * _weight_bytes(shape) + _held(spec, shape)
+
+
+def _weight_bytes(shape: Shape) -> int:
+    return 4 * (shape.sizes.n_linear + shape.sizes.n_other)
+
+
+def _held(spec: PicoSpec, shape: Shape) -> int:
+    """Of the largest step, beside the weights and their like."""
+    return shape.held("train", Batch(spec.plan.batch_size, spec.plan.context))
+
+
 def training(spec: PicoSpec, known: Outlined[Any], _: Standing) -> Jobs[range]:
     """One job: the steps that no checkpoint has yet, those among them that are kept."""
     checkpoint = latest(spec.out / CHECKPOINTS)
@@ -60,13 +75,13 @@ def training_cost(spec: PicoSpec, shape: Shape, steps: range) -> Cost:
     valid = shape.batch(n_rows, plan.context, plan.context)
     n_passes = math.ceil(n_rows / plan.batch_size)
     n_tokens = n_learnt * step.n_tokens + n_kept * valid.n_tokens
-    weights = 4 * (shape.sizes.n_linear + shape.sizes.n_other)
+    weights = _weight_bytes(shape)
     return Cost(
         n_tokens=n_tokens,
         n_padded=n_tokens,
         n_passes=_PASSES * n_learnt + n_kept * n_passes,
         flops=_PASSES * n_learnt * step.flops + n_kept * valid.flops,
         scratch_bytes=weights * (len(plan.kept) + COPIES),
-        working_bytes=shape.held("train", Batch(plan.batch_size, plan.context)) + 3 * weights,
+        working_bytes=_held(spec, shape) + 3 * weights,
         rows={"training": n_learnt + n_kept},
     )

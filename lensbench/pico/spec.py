@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from lensbench.errors import Problem
-from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Spec
+from lensbench.spec import ARGUMENT, Count, Device, Numbers, Positive, Seed, Spec
 
 Preset = Literal["tiny", "small", "full"]
 _MLP_ROUNDED = 64
@@ -178,6 +178,35 @@ class PicoSpec(Pretraining):
         return f"pico-{self.preset}-seed-{self.seed}"
 
 
+class SeedsSpec(Pretraining):
+    """Trainings that differ in their seed alone."""
+
+    out: Annotated[Path, Parameter(("--out", "-o")), Field(exclude=True)]
+    """Folder of the record and of the model at each step that is kept (step-000000, ...); of
+    several seeds each has a folder of its own in it, seed-0, seed-1, ..."""
+    seed: Numbers = (0,)
+    """Of the first weights, the order of the text and the dropout; several as 0-2 or 0,1,5."""
+
+    @property
+    def trainings(self) -> list[PicoSpec]:
+        """Each of them, in the order of the seeds."""
+        several = len(self.seed) > 1
+        return [
+            PicoSpec(
+                out=self.out / f"seed-{seed}" if several else self.out,
+                seed=seed,
+                **self.shared(Pretraining),
+            )
+            for seed in self.seed
+        ]
+
+    def problems(self) -> list[Problem]:
+        """No seed, and what is wrong with a training."""
+        if self.seed:
+            return super().problems()
+        return [*super().problems(), Problem("seed", "there is none", "Give one, such as 0.")]
+
+
 class LineageSizes(Spec):
     """How much is measured of each model that a training kept."""
 
@@ -207,8 +236,6 @@ class AnalyseSpec(LineageSizes):
 
 class PicoStudySpec(LineageSizes, Pretraining):
     """A small model trained from several seeds, and every step of it measured."""
-
-    alone = "one seed is trained after another (what they kept is analysed by workers too)"
 
     seeds: Count = 3
     """Trainings, of the seeds 0, 1, ..."""

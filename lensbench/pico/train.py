@@ -31,7 +31,7 @@ from lensbench.quantized.training.checkpoints import (
     log_of,
     state_of,
 )
-from lensbench.records.engine import Outcome
+from lensbench.records.engine import Outcome, summing
 from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.store import RecordStore
 
@@ -62,7 +62,8 @@ def train_pico(spec: PicoSpec, progress: Watch = ignore, notify: Notify = ignore
     corpus = {"corpus": text.facts["name"], "corpus_sha256": text.facts["sha256"]}
     with recording(Request(store, spec.settings() | corpus, {"name": spec.name})) as record:
         if not record.finished:
-            facts = _learn(spec, text, record, progress, notify)
+            with summing(record):
+                facts = _learn(spec, text, record, progress, notify)
             record.finish(_made(spec, text), **facts)
         shutil.rmtree(spec.out / CHECKPOINTS, ignore_errors=True)
     return Outcome([spec.out], problems=text.problems)

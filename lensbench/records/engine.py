@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from lensbench.context import holding
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
@@ -28,6 +28,9 @@ from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.store import RecordStore, disk_error, forget_failure
 from lensbench.spec import Spec
 from lensbench.threads import threads
+
+if TYPE_CHECKING:
+    from lensbench.records.several import Makers
 
 Context = TypeVar("Context")
 Item = TypeVar("Item")
@@ -103,22 +106,45 @@ def _nothing() -> None:
     """This process is ready for jobs."""
 
 
-_Chosen = tuple[Executor, int | None, Callable[[], object]]
-_chosen: ContextVar[_Chosen] = ContextVar("who", default=(one_by_one, None, _nothing))
+@dataclass(frozen=True)
+class Who:
+    """Who does the jobs of records, and makes records whole: as `done_by` was told."""
+
+    execute: Executor = one_by_one
+    threads: int | None = None
+    expect: Callable[[], object] = _nothing
+    makers: Makers | None = None
+
+
+_who: ContextVar[Who] = ContextVar("who", default=Who())  # noqa: B039  it is frozen
 
 
 def done_by(
-    execute: Executor, threads: int | None = None, expect: Callable[[], object] = _nothing
+    execute: Executor,
+    threads: int | None = None,
+    expect: Callable[[], object] = _nothing,
+    makers: Makers | None = None,
 ) -> AbstractContextManager[object]:
     """Inside, the jobs of every record are done by these, with so many threads each.
 
     `expect` is called before a record with something left to do is loaded and planned: time to
-    make ready in. A finished one calls nobody.
+    make ready in. A finished one calls nobody. `makers` make records that are the work of one
+    (`several`); None: this process.
 
     How many threads share a sum decides its last digits, so a record keeps to the number that it
     was begun with, whoever goes on with it; None is that, or this process' own for a new one.
     """
-    return holding(_chosen, (execute, threads, expect))
+    return holding(_who, Who(execute, threads, expect, makers))
+
+
+def who() -> Who:
+    """Who does what is to be done, here and now."""
+    return _who.get()
+
+
+def summing(record: Recording) -> AbstractContextManager[None]:
+    """Inside, sums are made with the threads of the record. Raises RecordsError as `threads`."""
+    return threads(record.threads(who().threads))
 
 
 def require_here(spec: Spec) -> None:
@@ -126,7 +152,7 @@ def require_here(spec: Spec) -> None:
 
     Of a run that begins with other records than the one whose jobs are not theirs.
     """
-    if _chosen.get()[0] is not one_by_one:
+    if who().execute is not one_by_one:
         spec.require_shareable()
 
 
@@ -202,16 +228,16 @@ def make(
 
     Raises what `prepare` and the jobs raise, and RecordsError as `recording` does.
     """
-    chosen, asked, expect = _chosen.get()
-    if execute is not None and chosen is not one_by_one:
+    chosen = who()
+    if execute is not None and chosen.execute is not one_by_one:
         what = "pauses are between jobs that are done one by one, and workers were asked for too"
         raise InputProblems([Problem("pause_s", what, "Leave out one of them.")])
     with recording(request) as record:
         if not record.finished:
-            with threads(record.threads(asked)):
-                expect()
+            with summing(record):
+                chosen.expect()
                 work = prepare(record)
-                resumed = _do_jobs(record, work, watch, execute or chosen)
+                resumed = _do_jobs(record, work, watch, execute or chosen.execute)
                 record.finish(work.finish(record.parts), resumed_batches=resumed)
         return read_problems(request.store.folder)
 

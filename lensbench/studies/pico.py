@@ -9,10 +9,11 @@ from pathlib import Path
 from lensbench.costs.planned import Planned, plan_outlined, uncounted
 from lensbench.pico.analyse import analyse_pico
 from lensbench.pico.cost import outlined, request_of, training
+from lensbench.pico.seeds import trained
 from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, PicoStudySpec, Pretraining
-from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
-from lensbench.records.engine import Outcome, require_here
+from lensbench.records.engine import Outcome
+from lensbench.studies.stages.pairs import RUNS
 
 
 def run(
@@ -20,34 +21,37 @@ def run(
 ) -> Outcome:
     """Train each seed into `out/.runs/` and measure all of them into `out/lineage/`, or go on.
 
-    Raises what `train_pico` and `analyse_pico` raise.
+    Nothing is measured where a seed could not be trained: it is in the outcome. Raises what
+    `trained` and `analyse_pico` raise.
     """
-    require_here(spec)
-    runs, problems = [], []
-    for seed in range(spec.seeds):
-        folder = _folder(out, seed)
-        notify(f"seed {seed} of {spec.seeds}")
-        made = PicoSpec(out=folder, seed=seed, **spec.shared(Pretraining))
-        problems += train_pico(made, progress, notify).problems
-        runs.append(folder)
+    seeds = trained(_trainings(spec, out), Path(out) / RUNS, progress, notify)
+    if seeds.failed:
+        return Outcome(failed=seeds.failed, problems=seeds.problems)
     sizes = spec.shared(LineageSizes)
     outcome = analyse_pico(
-        AnalyseSpec(runs=tuple(runs), out=Path(out) / "lineage", **sizes), progress
+        AnalyseSpec(runs=tuple(seeds.folders), out=Path(out) / "lineage", **sizes), progress
     )
-    outcome.problems += [problem for problem in problems if problem not in outcome.problems]
+    outcome.problems += [new for new in seeds.problems if new not in outcome.problems]
     return outcome
 
 
 def plan(spec: PicoStudySpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`."""
-    for seed in range(spec.seeds):
-        own = PicoSpec(out=_folder(out, seed), seed=seed, **spec.shared(Pretraining))
+    for own in _trainings(spec, out):
         yield plan_outlined(
-            f"seed {seed}", request_of(own), partial(outlined, own), partial(training, own), "train"
+            f"seed {own.seed}",
+            request_of(own),
+            partial(outlined, own),
+            partial(training, own),
+            "train",
         )
     why = "it reads the steps that the trainings keep"
     yield uncounted("lineage", Path(out) / "lineage", why)
 
 
-def _folder(out: Path | str, seed: int) -> Path:
-    return Path(out) / ".runs" / f"seed-{seed}"
+def _trainings(spec: PicoStudySpec, out: Path | str) -> list[PicoSpec]:
+    common = spec.shared(Pretraining)
+    return [
+        PicoSpec(out=Path(out) / RUNS / f"seed-{seed}", seed=seed, **common)
+        for seed in range(spec.seeds)
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from lensbench.pico.spec import PicoSpec
+from lensbench.pico.spec import PicoSpec, Pretraining, SeedsSpec
 from lensbench.progress import Progress
 from tests.harness.files import manifest
 from tests.harness.forks import Stop
@@ -48,6 +48,11 @@ def pico_spec(corpus: Path, out: Path, **changes: Any) -> PicoSpec:
         device="cpu",
     )
     return spec.changed(**changes)
+
+
+def seeds_spec(corpus: Path, out: Path, **changes: Any) -> SeedsSpec:
+    """The same, of one seed or several."""
+    return SeedsSpec(out=out, **pico_spec(corpus, out).shared(Pretraining)).changed(**changes)
 
 
 def curve_of(folder: Path) -> pd.DataFrame:

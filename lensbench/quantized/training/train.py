@@ -36,7 +36,7 @@ from lensbench.quantized.training.checkpoints import CHECKPOINTS, latest, log_of
 from lensbench.quantized.training.examples import TrainingData, training_data
 from lensbench.quantized.training.learn import PREFIX, learn, used
 from lensbench.quantized.training.spec import TrainSpec
-from lensbench.records.engine import Outcome
+from lensbench.records.engine import Outcome, summing
 from lensbench.records.recording import Finished, Request, recording
 from lensbench.records.store import RecordStore
 
@@ -80,8 +80,10 @@ def train(spec: TrainSpec, progress: Watch = ignore, notify: Notify = ignore) ->
     request = request_of(spec, data, matched)
     with recording(replace(request, model=ref.facts(), again=ref.facts)) as record:
         if not record.finished:
-            facts, base = learn(spec, data, matched, record, progress, notify)
-            record.finish(_made(spec, data, base, progress), **facts)
+            with summing(record):
+                facts, base = learn(spec, data, matched, record, progress, notify)
+                made = _made(spec, data, base, progress)
+            record.finish(made, **facts)
         for name in (CHECKPOINTS, PREFIX):
             shutil.rmtree(spec.out / name, ignore_errors=True)
     return Outcome([spec.out], problems=data.problems)

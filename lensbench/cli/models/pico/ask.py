@@ -20,7 +20,7 @@ _ELSE = (
 def ask() -> int:
     from lensbench.cli.models.pico.analyse import analyse
     from lensbench.cli.models.pico.train import train
-    from lensbench.pico.spec import AnalyseSpec, PicoSpec, Preset
+    from lensbench.pico.spec import AnalyseSpec, Preset, SeedsSpec
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         what = "it asks what to do, and there is no terminal to ask at"
@@ -31,9 +31,9 @@ def ask() -> int:
     if wanted != "analyse":
         preset = _one_of("How large?", get_args(Preset))
         n_seeds = max(IntPrompt.ask("How many seeds", console=messages, default=1), 1)
-        runs = [out / f"seed-{seed}" for seed in range(n_seeds)] if n_seeds > 1 else [out]
-        for seed, folder in enumerate(runs):
-            status = max(status, train(PicoSpec(out=folder, preset=preset, seed=seed)))
+        wanted = SeedsSpec(out=out, preset=preset, seed=tuple(range(n_seeds)))
+        runs = [one.out for one in wanted.trainings]
+        status = train(wanted)
     elif not (out / "manifest.json").is_file():
         runs = sorted(path for path in out.glob("*") if (path / "manifest.json").is_file()) or [out]
     if wanted != "train":
