@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from lensbench.cluster.home import Home
-from lensbench.cluster.shared import SharedFolder
-from lensbench.cluster.staged import take_in
+from lensbench.cluster.folders.home import Home
+from lensbench.cluster.folders.shared import SharedFolder
+from lensbench.cluster.folders.staged import take_in
 from lensbench.cluster.worker import Reply
 from lensbench.errors import RecordsError
 from lensbench.progress import once

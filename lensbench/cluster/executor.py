@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from lensbench.cluster.assignment import OfOneRecord
-from lensbench.cluster.home import shown
-from lensbench.cluster.staged import taken_in
+from lensbench.cluster.folders.home import shown
+from lensbench.cluster.folders.staged import taken_in
 from lensbench.records.engine import Executor, Job, here_until
 from lensbench.records.parts import Part, Parts
 

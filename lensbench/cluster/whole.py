@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.cluster.assignment import require_seen
-from lensbench.cluster.home import Home, proven
+from lensbench.cluster.folders.home import Home, proven
+from lensbench.cluster.several import Made, Make, Makers, Wanted, in_turn
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.cluster.worker import Reply
 from lensbench.errors import InputProblems, Problem
 from lensbench.progress import Notify, Watch, within
 from lensbench.records.engine import Job, Outcome
-from lensbench.records.several import Made, Make, Makers, Wanted, in_turn
 from lensbench.records.store import disk_error
 from lensbench.threads import threads
 

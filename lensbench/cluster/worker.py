@@ -23,7 +23,7 @@ from lensbench.errors import LensbenchError
 from lensbench.progress import Progress, ignore
 
 if TYPE_CHECKING:
-    from lensbench.cluster.home import Home
+    from lensbench.cluster.folders.home import Home
     from lensbench.records.engine import Job, Outcome
 
     Event = str | Progress | None
@@ -115,8 +115,8 @@ class Worker:
             return Reply(said)
         if self._home.shared is None:
             return Reply(said, files=files)
-        from lensbench.cluster.shared import SharedFolder
-        from lensbench.cluster.staged import leave
+        from lensbench.cluster.folders.shared import SharedFolder
+        from lensbench.cluster.folders.staged import leave
 
         leave(SharedFolder(self._home.shared), self._home.place, job.number, files)
         return Reply(said, staged=True)

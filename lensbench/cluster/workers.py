@@ -61,7 +61,7 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
             yield
         return
     from lensbench.cluster.connect import meanwhile, require_ray
-    from lensbench.cluster.shared import SharedFolder
+    from lensbench.cluster.folders.shared import SharedFolder
 
     require_ray(spec.ray)
     if spec.shared_folder is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lensbench.checkpoints.devices import pick_device
+from lensbench.cluster.several import Wanted, make_each
 from lensbench.errors import Problem, RecordsError
 from lensbench.pico.cost import needed_bytes
 from lensbench.pico.spec import PicoSpec, SeedsSpec
@@ -13,7 +14,6 @@ from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.records.open import open_record
-from lensbench.records.several import Wanted, make_each
 from lensbench.records.store import RecordStore, note_failures
 
 

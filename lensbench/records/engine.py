@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from lensbench.context import holding
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
@@ -28,9 +28,6 @@ from lensbench.records.recording import Finished, Recording, Request, recording
 from lensbench.records.store import RecordStore, disk_error, forget_failure
 from lensbench.spec import Spec
 from lensbench.threads import threads
-
-if TYPE_CHECKING:
-    from lensbench.records.several import Makers
 
 Context = TypeVar("Context")
 Item = TypeVar("Item")
@@ -106,6 +103,9 @@ def _nothing() -> None:
     """This process is ready for jobs."""
 
 
+Makers = Callable[..., Iterator[tuple[Any, Callable[[], "Outcome"]]]]  # as `several` says of them
+
+
 @dataclass(frozen=True)
 class Who:
     """Who does the jobs of records, and makes records whole: as `done_by` was told."""
@@ -113,7 +113,7 @@ class Who:
     execute: Executor = one_by_one
     threads: int | None = None
     expect: Callable[[], object] = _nothing
-    makers: Makers | None = None
+    makers: Makers | None = None  # of whole records; None: this process
 
 
 _who: ContextVar[Who] = ContextVar("who", default=Who())  # noqa: B039  it is frozen
@@ -128,8 +128,8 @@ def done_by(
     """Inside, the jobs of every record are done by these, with so many threads each.
 
     `expect` is called before a record with something left to do is loaded and planned: time to
-    make ready in. A finished one calls nobody. `makers` make records that are the work of one
-    (`several`); None: this process.
+    make ready in. A finished one calls nobody. `makers` make whole records, each the work of one
+    of them (`cluster/several.py`); None: this process.
 
     How many threads share a sum decides its last digits, so a record keeps to the number that it
     was begun with, whoever goes on with it; None is that, or this process' own for a new one.

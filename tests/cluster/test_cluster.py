@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from lensbench.again import again
-from lensbench.cluster import home
-from lensbench.cluster.home import Home
+from lensbench.cluster.folders import home
+from lensbench.cluster.folders.home import Home
+from lensbench.cluster.folders.shared import SharedFolder
+from lensbench.cluster.folders.staged import leave, left, take_in
 from lensbench.cluster.kind import kind, require_alike
 from lensbench.cluster.placement import default_workers, n_fitting, share
-from lensbench.cluster.shared import SharedFolder
-from lensbench.cluster.staged import leave, left, take_in
 from lensbench.cluster.workers import workers
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem, RecordsError
 from lensbench.records.engine import done_by, one_by_one

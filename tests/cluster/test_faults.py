@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import lensbench
 from lensbench.cluster.connect import ClusterError
-from lensbench.cluster.shared import SharedFolder
+from lensbench.cluster.folders.shared import SharedFolder
 from lensbench.cluster.workers import workers
 from lensbench.errors import LensbenchError, ModelError, RecordsError
 from lensbench.progress import Progress

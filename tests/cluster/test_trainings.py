@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lensbench.cluster import home
 from lensbench.cluster.connect import ClusterError
-from lensbench.cluster.home import Home
+from lensbench.cluster.folders import home
+from lensbench.cluster.folders.home import Home
 from lensbench.cluster.workers import workers
 from lensbench.pico.seeds import train_seeds
 from lensbench.pico.spec import Pretraining, SeedsSpec

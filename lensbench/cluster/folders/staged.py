@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lensbench.cluster.home import Home
-from lensbench.cluster.shared import SharedFolder
+from lensbench.cluster.folders.home import Home
+from lensbench.cluster.folders.shared import SharedFolder
 from lensbench.records.engine import Job
 from lensbench.records.parts import Parts
 

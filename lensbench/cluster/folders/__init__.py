@@ -1,0 +1,1 @@
+"""Where a run is kept, and how what workers make gets there: by sight, or through a folder."""
