@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.again import by_name, require_together
+from lensbench.checkpoints.config.shape import say_keys_chosen
 from lensbench.checkpoints.devices import pick_dtype
 from lensbench.checkpoints.multimodal import text_model
 from lensbench.checkpoints.open import (
@@ -76,6 +77,7 @@ def load_model(
     folder = ref.folder
     ref.say_what_lies_beside()
     config = open_config(folder, allow_fields, trust_remote_code)
+    say_keys_chosen(ref.name, config)
     where = Placement.of(device)
     n_params = count_parameters(config, trust_remote_code)
     number_format = pick_dtype(dtype, where.main, n_params)

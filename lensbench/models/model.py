@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.again import cannot_go
-from lensbench.checkpoints.config.shape import rope_switch
+from lensbench.checkpoints.config.shape import keys_chosen, rope_switch
 from lensbench.checkpoints.devices import device_facts
 from lensbench.checkpoints.placement import placed_facts
 from lensbench.checkpoints.ref import ModelRef
@@ -87,7 +87,9 @@ class LensModel:
     @property
     def n_ctx(self) -> int:
         """Longest prompt in tokens."""
-        return int(self.bridge.cfg.n_ctx)
+        longest = int(self.bridge.cfg.n_ctx)
+        chosen = None if self.hf_config is None else keys_chosen(self.hf_config)
+        return longest if chosen is None else min(longest, chosen)
 
     @property
     def rope_switch(self) -> int | None:

@@ -31,13 +31,13 @@ _SIZES = {
     "encoder_attention_heads num_decoder_attention_heads num_encoder_attention_heads "
     "num_experts num_local_experts n_routed_experts moe_num_experts num_routed_experts "
     "linear_num_key_heads linear_num_value_heads linear_num_heads mamba_n_heads "
-    "index_n_heads index_topk sliding_window attention_window_size attention_window "
+    "index_n_heads sliding_window attention_window_size attention_window "
     "mamba_num_heads",
     1: "n_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts "
     "first_k_dense_replace n_groups mamba_n_groups expert_num_group",
     D_VOCAB: "vocab_size decoder_vocab_size vocab_size_per_layer_input",
     64: "max_position_embeddings n_positions n_ctx max_sequence_length model_max_length "
-    "max_target_positions max_source_positions max_seq_len",
+    "max_target_positions max_source_positions max_seq_len index_topk",
 }
 _SIZE_OF = {name: size for size, names in _SIZES.items() for name in names.split()}
 _TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 1}

@@ -90,6 +90,8 @@ def lens(plain: Plain, folder: Path) -> float:
 
     model = load_model(plain.folder, device=plain.device)
     result = logit_lens(model, [Prompt(f"p{i}", text) for i, text in enumerate(PROMPTS)], top_k=1)
+    if result.problems:
+        raise InputProblems(result.problems)
     rows = result.to_pandas()
     last = rows[(rows.site == "resid_post") & (rows.layer == model.n_layers) & rows.is_last]
     found = last.set_index("prompt_id")
@@ -170,7 +172,8 @@ def cache(plain: Plain, folder: Path) -> float:
     rows = [(f"p{i}", prompt, None) for i, prompt in enumerate(PROMPTS[:3])]
     prompts = write_prompts(folder / "cached.csv", rows)
     spec = CacheSpec(str(plain.folder), str(prompts), positions="all", device=plain.device)
-    run_cache(spec, folder / "cache")
+    if problems := run_cache(spec, folder / "cache"):
+        raise InputProblems(problems)
     kept = open_cache(folder / "cache")
     cells = kept.cells
     error = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from lensbench.errors import ModelError
@@ -14,6 +15,8 @@ _BEHIND_PADDING = {"camembert", "data2vec-text", "esm", "ibert", "longformer", "
 _BEHIND_PADDING |= {f"{own}roberta{more}" for own in ("", "xlm-") for more in ("", "-xl")}
 _BEHIND_PADDING |= {"roberta-prelayernorm", "xmod"}
 NO_LIMIT = 1 << 30  # tokens: more than any memory holds
+
+_log = logging.getLogger(__name__)
 
 
 def n_blocks(config: Any) -> int:
@@ -30,9 +33,33 @@ def context_length(config: Any) -> int:
     """Tokens that prompt and response may take together.
 
     `NO_LIMIT` where positions have no table and no trained bound: ALiBi (BLOOM), state spaces.
+    No more than `keys_chosen`.
     """
     found = _named(_text(config), _CONTEXT)
-    return NO_LIMIT if found is None else found
+    return min(NO_LIMIT if found is None else found, keys_chosen(config) or NO_LIMIT)
+
+
+def keys_chosen(config: Any) -> int | None:
+    """How many tokens a query attends to where a class ranks them by a score; None: it does not.
+
+    DeepSeek's sparse attention cuts its scores off at 0, so that many of them are equal, and which
+    of those are among the first depends on the shape of a pass: padding and a cache give the same
+    text other probabilities, by whole bits. A text of so many tokens has all of them chosen.
+    """
+    found = getattr(_text(config), "index_topk", None)
+    return found if isinstance(found, int) else None
+
+
+def say_keys_chosen(name: str, config: Any) -> None:
+    """Note that a model's texts are held to fewer tokens than its context has."""
+    if (n := keys_chosen(config)) is not None:
+        _log.info(
+            "%s: each of its tokens attends to the %s that it ranks highest; beyond them equal "
+            "scores would be told apart by chance, so its context is held to %s tokens",
+            name,
+            f"{n:,}",
+            f"{n:,}",
+        )
 
 
 def table_context(config: Any) -> int | None:

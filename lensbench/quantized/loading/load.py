@@ -14,7 +14,13 @@ from torch import nn
 
 from lensbench.again import by_name, require_together
 from lensbench.checkpoints.blocks import block_list
-from lensbench.checkpoints.config.shape import context_length, n_blocks, rope_switch, width
+from lensbench.checkpoints.config.shape import (
+    context_length,
+    n_blocks,
+    rope_switch,
+    say_keys_chosen,
+    width,
+)
 from lensbench.checkpoints.devices import device_facts, require_float32
 from lensbench.checkpoints.open import (
     count_parameters,
@@ -203,6 +209,7 @@ def load_quantized(
     with quiet():
         hf = _open(folder, ref, where, trust_remote_code)
         tokenizer = open_tokenizer(folder, trust_remote_code)
+    say_keys_chosen(ref.name, hf.config)
     weights = ref.facts()
     if ref.adapter is not None:
         hf = _attached(hf, ref, weights, trust_remote_code)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from lensbench.checkpoints.ref import Bits
 from lensbench.errors import GateError
 from lensbench.quantized.generation.generate import generate
 from lensbench.quantized.generation.spec import Decoding
@@ -20,10 +21,14 @@ ONE_PASS, BY_TEXTS = 1, (4, 9)  # alone; and padded besides
 
 @pytest.fixture
 def model(llama: Case) -> AdaptedModel:
-    made = load_quantized(llama.folder, 32, device="cpu")
-    made.base.generation_config.eos_token_id = None
-    made.tokenizer.eos_token = None
-    return made
+    return endless(load_quantized(llama.folder, 32, device="cpu"))
+
+
+def endless(model: AdaptedModel) -> AdaptedModel:
+    """No token ends a text."""
+    model.base.generation_config.eos_token_id = None
+    model.tokenizer.eos_token = None
+    return model
 
 
 def passes(model: AdaptedModel, made: Callable[[], object]) -> int:
@@ -84,3 +89,27 @@ def test_a_cache_that_holds_something_else_is_refused(model: AdaptedModel) -> No
     model.base.get_input_embeddings().register_forward_hook(other)
     with pytest.raises(GateError, match="not what it says of the same tokens"):
         generate(model, ALIKE, GREEDY)
+
+
+def wrong_behind_twelve(model: AdaptedModel) -> AdaptedModel:
+    """Its embedding reads a token otherwise where it comes alone behind twelve and more."""
+    position = torch.zeros(1)
+
+    def note(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        position.fill_(int(given["position_ids"].max()) if "position_ids" in given else 0)
+
+    def other(_: object, __: object, states: torch.Tensor) -> torch.Tensor:
+        return states.flip(-1) if states.shape[1] == 1 and position > 12 else states
+
+    model.base.register_forward_pre_hook(note, with_kwargs=True)
+    model.base.get_input_embeddings().register_forward_hook(other)
+    return model
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_a_cache_that_goes_wrong_once_it_is_longer_is_refused(llama: Case, bits: Bits) -> None:
+    made = [endless(load_quantized(llama.folder, bits, device="cpu")) for _ in range(2)]
+    short, long = map(wrong_behind_twelve, made)
+    generate(short, ALIKE, Decoding(max_new_tokens=8))
+    with pytest.raises(GateError, match="over 40 tokens its cache gives other answers"):
+        generate(long, ALIKE, Decoding(max_new_tokens=40))
