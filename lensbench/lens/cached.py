@@ -21,7 +21,7 @@ from lensbench.models.model import LensModel, require_loaded, require_ref
 from lensbench.models.sites import STREAM
 from lensbench.prompts.encode import EncodedPrompt, Encoder
 from lensbench.prompts.prompt import Prompt
-from lensbench.records.recording import known_of
+from lensbench.records.facts import known_of
 from lensbench.residuals.store import ResidualCache, open_cache
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lensbench.lens.registry import LENSES
-from lensbench.records.lens_record import answer_place, stands_in_prompt
+from lensbench.records.lens.record import answer_place, stands_in_prompt
 from lensbench.records.schema.lens import (
     CATEGORY_GIVEN,
     GUESSED,

@@ -40,7 +40,7 @@ from lensbench.prompts.encode import (
     encode_all,
 )
 from lensbench.prompts.prompt import Prompt, Prompts, as_prompts
-from lensbench.records.answer_forms import said_of_forms
+from lensbench.records.lens.answer_forms import said_of_forms
 from lensbench.records.parts import in_order
 from lensbench.records.schema.lens import ON_REQUEST
 from lensbench.residuals.capture import Residuals

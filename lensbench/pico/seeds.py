@@ -14,7 +14,8 @@ from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.records.open import open_record
-from lensbench.records.store import RecordStore, note_failures
+from lensbench.records.failures import note_failures
+from lensbench.records.store import RecordStore
 
 
 def train_seeds(spec: SeedsSpec, progress: Watch = ignore, notify: Notify = ignore) -> Outcome:

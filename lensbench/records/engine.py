@@ -22,10 +22,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from lensbench.context import holding
 from lensbench.errors import InputProblems, LensbenchError, Problem, RecordsError
 from lensbench.progress import Progress, Watch, ignore
+from lensbench.records.failures import forget_failure
 from lensbench.records.parts import Part, Parts
 from lensbench.records.read import read_problems
 from lensbench.records.recording import Finished, Recording, Request, recording
-from lensbench.records.store import RecordStore, disk_error, forget_failure
+from lensbench.records.store import RecordStore, disk_error
 from lensbench.spec import Spec
 from lensbench.threads import threads
 

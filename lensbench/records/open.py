@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lensbench.errors import RecordsError
 from lensbench.json_text import read_json
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.read import MANIFEST, read_complete
 from lensbench.records.record import Record
 

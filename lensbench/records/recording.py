@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import write_bytes
+from lensbench.records.facts import differing, known_of
 from lensbench.records.manifest import (
     done_before,
     new_manifest,
@@ -45,9 +46,6 @@ _KEPT = (
 )
 
 _NOTED_S = 5.0  # between two notes of the time: each is a file that is made to last
-
-# Facts of a model that records made before do not hold: not known of those, and no difference.
-_LATER_FACTS = ("config_sha256", "chat_template_sha256", "added_tokens_sha256")
 
 # Facts of how a model was run that decide no number: where its blocks lay goes by free memory.
 _HOW = ("blocks_on",)
@@ -342,16 +340,16 @@ def _require_same(
     """
     known = {*there["settings"], *settings} - (set(request.decided) - {*settings})
     facts = {*there["model"], *model} - {*_HOW} if loaded else {*model}
-    differing = {
-        **_differing("settings", there["settings"], settings, known),
-        **_differing("model", there["model"], model, facts),
+    unlike = {
+        **differing("settings", there["settings"], settings, known),
+        **differing("model", there["model"], model, facts),
     }
-    growing = [f"settings.{key}" for key in request.grows if f"settings.{key}" in differing]
-    narrower = any(not wider(*differing[key]) for key in growing)
+    growing = [f"settings.{key}" for key in request.grows if f"settings.{key}" in unlike]
+    narrower = any(not wider(*unlike[key]) for key in growing)
     idle = request.decided if there["status"] == "complete" else ()
-    if not narrower and {*differing} <= {*growing, *(f"settings.{key}" for key in idle)}:
+    if not narrower and {*unlike} <= {*growing, *(f"settings.{key}" for key in idle)}:
         return
-    lines = "\n".join(f"  - {key}: {a!r} there, {b!r} now" for key, (a, b) in differing.items())
+    lines = "\n".join(f"  - {key}: {a!r} there, {b!r} now" for key, (a, b) in unlike.items())
     why = "A record can be widened, but not narrowed. " if narrower else ""
     raise RecordsError(
         f"{request.store.folder} holds a run made with other settings:\n{lines}\n"
@@ -359,26 +357,6 @@ def _require_same(
     )
 
 
-def _differing(
-    name: str, there: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]
-) -> dict[str, tuple[Any, Any]]:
-    """What is not alike, by its name; of entries that have entries, each one that is not."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted(keys):
-        a, b = there.get(key), now.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found |= _differing(f"{name}.{key}", a, b, {*a, *b})
-        elif a != b and (key in there or key not in _LATER_FACTS):
-            found[f"{name}.{key}"] = (a, b)
-    return found
-
-
 def wider(before: int | None, now: int | None) -> bool:
     """Whether more is measured now; None is all there is."""
     return before is not None and (now is None or now > before)
-
-
-def known_of(there: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's facts without those that an older lensbench did not write down of `there`."""
-    unknown = {*_LATER_FACTS} - {*there}
-    return {key: value for key, value in model.items() if key not in unknown}

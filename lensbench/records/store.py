@@ -16,12 +16,10 @@ from filelock import FileLock, Timeout
 
 from lensbench.errors import Problem, RecordsError
 from lensbench.files import replacing, sha256_of, write_text
-from lensbench.json_text import read_json
 from lensbench.records.read import MANIFEST, read_manifest, sealed, table_path
 from lensbench.records.schema import KINDS, TABLES
 from lensbench.records.schema.every import MANIFEST_ENTRIES, PROBLEMS
 
-FAILED = "failed.json"  # beside the records of a run: what it could not measure has none
 _GROUP_BYTES = 64 << 20  # of rows that are written, and read again, together
 _SHOWN = 4  # of a foreign folder's files
 
@@ -38,57 +36,6 @@ def disk_error(folder: Path, error: OSError) -> RecordsError:
         f"{what}. What was written before is kept: mend this (free some space?) and run the same "
         "command again to go on."
     )
-
-
-def note_failures(folder: Path, failed: Mapping[str, Exception]) -> None:
-    """Write why each of them failed; where none did there is no file.
-
-    Raises RecordsError where it cannot be written.
-    """
-    told = {name: " ".join(str(error).split()) for name, error in failed.items()}
-    _write_failures(folder, told)
-
-
-def forget_failure(folder: Path, model: str) -> None:
-    """A model is measured now: what an earlier run said of it does not wait for this one's end.
-
-    A file that no run wrote does, and is replaced then. Raises as `note_failures`.
-    """
-    try:
-        there = read_failures(folder)
-    except RecordsError:
-        return
-    if there.pop(model, None) is not None:
-        _write_failures(folder, there)
-
-
-def _write_failures(folder: Path, told: Mapping[str, str]) -> None:
-    path = folder / FAILED
-    try:
-        if told:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-
-
-def read_failures(folder: Path) -> dict[str, str]:
-    """Why each model of the last run into a folder failed.
-
-    Raises RecordsError for a file that a run did not write.
-    """
-    path = folder / FAILED
-    try:
-        found = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as error:
-        raise RecordsError(f"{path}: {error}. Delete it, or run the analysis again.") from error
-    if not isinstance(found, dict) or not all(isinstance(why, str) for why in found.values()):
-        raise RecordsError(f"{path}: it is no list of failures. Delete it, or run it again.")
-    return found
 
 
 class RecordStore:

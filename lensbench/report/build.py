@@ -10,10 +10,11 @@ from pathlib import Path
 
 from lensbench.errors import RecordsError
 from lensbench.files import write_bytes
+from lensbench.records.failures import read_failures
 from lensbench.records.open import find_records, open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
-from lensbench.records.store import folder_name, read_failures
+from lensbench.records.store import folder_name
 from lensbench.report import manifest
 from lensbench.report.kit.markdown import rendered
 from lensbench.report.kit.page import Facts, page_html

@@ -73,7 +73,7 @@ def run_analysis(
 
     What fails is noted beside the records, so that their report says what is missing.
     """
-    from lensbench.records.store import note_failures
+    from lensbench.records.failures import note_failures
 
     outcome: Outcome = _module(spec).run(spec, out, progress, notify)
     note_failures(out, outcome.failed)

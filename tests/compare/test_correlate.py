@@ -14,7 +14,7 @@ import pytest
 
 from lensbench.compare.correlation.conditions import align
 from lensbench.compare.correlation.record import correlate
-from lensbench.compare.correlation.runs import open_runs
+from lensbench.compare.correlation.runs import open_runs, require_comparable
 from lensbench.compare.correlation.spec import CorrelationSpec
 from lensbench.compare.correlation.suggest import suggested
 from lensbench.compare.similarity import MEASURES
@@ -362,6 +362,24 @@ def test_every_mismatch_is_named_at_once(tmp_path: Path) -> None:
     assert "6 layers, a has 12" in text
     assert "tokenizer 999999999999, a has bbbbbbbbbbbb" in text
     assert text.count("--relative-depth") == 2
+
+
+def test_runs_of_other_added_tokens_are_refused_and_of_unknown_ones_are_not(
+    tmp_path: Path,
+) -> None:
+    """Records of before `added_tokens_sha256` say nothing of them."""
+    write_trace(tmp_path / "a", base(), added_tokens_sha256=None)
+    write_trace(tmp_path / "b", base(), added_tokens_sha256="9" * 64)
+    write_trace(tmp_path / "old", base())
+    text = problems_of(lambda: correlate(spec(tmp_path, "a", "b", "old")))
+    assert "tokenizer bbbbbbbbbbbb and 999999999999, a has bbbbbbbbbbbb" in text
+    assert text.count("--relative-depth") == 1
+    for pair in (("a", "old"), ("old", "b")):
+        runs = open_runs([str(tmp_path / name) for name in pair])
+        require_comparable(runs)
+        assert ["added_tokens_sha256" in run.facts() for run in runs] == [
+            name != "old" for name in pair
+        ]
 
 
 def test_runs_without_a_common_prompt_are_refused(tmp_path: Path) -> None:

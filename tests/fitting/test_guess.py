@@ -16,7 +16,7 @@ from lensbench.lens.fitted.guess import guess_ranks
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.sites import Site
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.residuals.capture import Residuals
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lensbench import InputProblems, open_record
 from lensbench.lens.registry import claiming
-from lensbench.records.lens_kind import HeldOut, headline_lens
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.kind import HeldOut, headline_lens
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.validation.tables import Written, broken
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec

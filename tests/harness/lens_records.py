@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensbench.records.lens_kind import KL_DIRECTION, LensKind
+from lensbench.records.lens.kind import KL_DIRECTION, LensKind
 from lensbench.records.schema import SCHEMA_VERSION, TABLES
 from lensbench.records.schema.lens import MILESTONES
 from tests.harness.files import write_manifest

@@ -19,7 +19,7 @@ from scipy.special import log_softmax
 import lensbench as lb
 from lensbench.compare.diff.record import run_diff
 from lensbench.errors import InputProblems, LensbenchError, RecordsError
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.lens import LENS
 from lensbench.records.validation.told import read_told, schema_json
 from lensbench.report.build import record_files

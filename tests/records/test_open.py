@@ -16,7 +16,7 @@ import torch
 
 import lensbench as lb
 from lensbench.errors import RecordsError
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.open import find_records, open_lens_record, open_record
 from lensbench.records.residuals import shard, shards_of, tensor_name
 from lensbench.records.schema import KINDS, SCHEMA_VERSION, TABLES

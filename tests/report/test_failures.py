@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lensbench.errors import ModelError, RecordsError
-from lensbench.records.store import FAILED, note_failures
+from lensbench.records.failures import FAILED, note_failures
 from lensbench.report.build import build_report
 from tests.harness.files import contents
 from tests.harness.lens_records import Settings

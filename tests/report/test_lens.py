@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.report.build import build_report
 from lensbench.report.kit.markdown import cell, markdown_table
 from lensbench.report.lens import anomalies, comparison, contrasts, curves, headlines

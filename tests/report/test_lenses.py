@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lensbench.records.lens_kind import OWN
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.kind import OWN
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.lens import GUESSED
 from lensbench.report.build import build_report
 from lensbench.report.kit.views import Lines

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensbench.lens.milestones import milestones_table
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.open import open_lens_record
 from lensbench.records.schema import TABLES
 from lensbench.report.build import record_files

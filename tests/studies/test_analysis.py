@@ -15,7 +15,7 @@ from lensbench.checkpoints.ref import model_refs
 from lensbench.errors import InputProblems
 from lensbench.progress import Progress
 from lensbench.records.engine import done_by
-from lensbench.records.store import FAILED
+from lensbench.records.failures import FAILED
 from lensbench.studies.analysis import KINDS, read_analysis, run_analysis
 from lensbench.studies.specs.keys import keys
 from lensbench.studies.specs.lens import RunSpec

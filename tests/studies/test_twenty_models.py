@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lensbench.records.store import FAILED, folder_name
+from lensbench.records.failures import FAILED
+from lensbench.records.store import folder_name
 from tests.harness.files import table_bytes
 from tests.harness.forks import ONE_THREAD, ROOT
 from tests.harness.many_models import BYTES, write_zoo

@@ -196,7 +196,7 @@ def _rows(result: LensResult, position: int) -> list[dict[str, Any]]:
 
 def _write_html(result: LensResult, path: Path, told: dict[str, dict[str, Any]]) -> None:
     from lensbench.files import write_bytes
-    from lensbench.records.lens_kind import OWN, LensKind
+    from lensbench.records.lens.kind import OWN, LensKind
     from lensbench.report.lens.page import reading_page
 
     rows, prompts = result.to_pandas(), result.prompts.to_pandas()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.files import sha256_of
+from lensbench.records.facts import same_tokenizer, tokenizer_of
 from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST, table_path
 from lensbench.records.record import Record
@@ -47,8 +48,8 @@ class Run:
             raise RecordsError(
                 f"{path}: cannot be read ({error}). Make the record again."
             ) from error
-        kept = ("name", "bits", "adapter", "weights_sha256", "tokenizer_sha256", "n_layers")
-        facts = {key: record.model.get(key) for key in (*kept, "int8_threshold")}
+        kept = ("name", "bits", "adapter", "weights_sha256", "n_layers", "int8_threshold")
+        facts = {key: record.model.get(key) for key in kept} | tokenizer_of(record.model)
         prompts = ("prompts", "prompts_sha256", "batch_size")
         facts |= {key: record.settings.get(key) for key in prompts}
         facts |= {"kind": record.kind, "record": record.folder.name, "span": self.span}
@@ -117,9 +118,9 @@ def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> Non
             what = f"{depths[1]} layers, {first.name} has {depths[0]}"
             remedy = "Give --relative-depth to compare layers at the same share of the depth."
             problems.append(Problem(where, what, remedy))
-        hashes = [r.record.model.get("tokenizer_sha256") for r in (first, run)]
-        if hashes[0] != hashes[1] and not relative_depth:
-            what = f"tokenizer {_short(hashes[1])}, {first.name} has {_short(hashes[0])}"
+        if not relative_depth and same_tokenizer(first.record.model, run.record.model) is False:
+            hashes = [_short(one.record.model) for one in (run, first)]
+            what = f"tokenizer {hashes[0]}, {first.name} has {hashes[1]}"
             remedy = (
                 "Compare runs of one tokenizer, or give --relative-depth to compare models "
                 "of different kinds."
@@ -129,5 +130,6 @@ def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> Non
         raise InputProblems(problems)
 
 
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "unknown"
+def _short(model: Mapping[str, Any]) -> str:
+    """Hashes of a tokenizer's files, enough to tell it."""
+    return " and ".join(digest[:12] for digest in tokenizer_of(model).values() if digest)

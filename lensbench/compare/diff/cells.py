@@ -14,7 +14,7 @@ from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.pairs import LENS, by_layer
 from lensbench.compare.diff.two_lenses import Kept
 from lensbench.records.engine import Job
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.parts import Part
 from lensbench.records.schema.diff import DIFF_CELLS
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lensbench.errors import Problem
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.facts import same_tokenizer
+from lensbench.records.lens.record import LensRecord
 
 LENS: Literal["final"] = "final"  # the lens of the model's output: the one that is compared
 
@@ -99,8 +100,7 @@ def _prompt_problems(a: LensRecord, b: LensRecord, context: bool) -> Iterator[Pr
 
 def _tokenizer_problems(a: LensRecord, b: LensRecord) -> Iterator[Problem]:
     """Other tokenizer files may be the same tokenizer, saved again: then all they gave agrees."""
-    files = ("tokenizer_sha256", "added_tokens_sha256")
-    if all(a.model.get(name) == b.model.get(name) for name in files):
+    if same_tokenizer(a.model, b.model):
         return
     where = f"{a.name} and {b.name}"
     remedy = "Their probabilities are of other tokens: compare them with `lensbench report A B`."

@@ -17,7 +17,7 @@ from lensbench.files import sha256_of
 from lensbench.lens.gate import require
 from lensbench.progress import Progress, Watch, ignore
 from lensbench.records.engine import Work, make
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.open import open_lens_record
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request, wider

@@ -11,7 +11,7 @@ import pyarrow as pa
 from lensbench.compare.diff import changes as maths
 from lensbench.compare.diff.cells import as_table
 from lensbench.compare.diff.pairs import LENS
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.diff import DIFF_LAYERS, DIFF_PROMPTS
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.stats.estimates import n_relations

@@ -21,8 +21,8 @@ from lensbench.lens.metrics import Distribution, entropy_bits, kl_bits
 from lensbench.models.load import load_model
 from lensbench.models.readout import Readout
 from lensbench.models.sites import Site
-from lensbench.records.lens_record import LensRecord
-from lensbench.records.recording import known_of
+from lensbench.records.facts import known_of
+from lensbench.records.lens.record import LensRecord
 
 _ROWS = 64  # prompts whose logits are held at once
 # What a residual read again may differ by: rounding of the head's product, in the head's dtype, on

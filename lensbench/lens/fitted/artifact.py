@@ -19,14 +19,15 @@ from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.place import METHODS, fitted_folder, fitted_name, published_file
 from lensbench.lens.fitted.published import PublishedLens
 from lensbench.models.model import LensModel, require_ref
-from lensbench.records.lens_kind import FITTED, OWN, PRECISION, HeldOut
+from lensbench.records.facts import TOKENIZER, differing
+from lensbench.records.lens.kind import FITTED, OWN, PRECISION, HeldOut
 from lensbench.records.open import open_record
 from lensbench.records.read import MANIFEST
 from lensbench.records.record import Record
 
 FILE, CONTROLS = "lens.safetensors", "controls.safetensors"
-_SAME = ("weights_sha256", "tokenizer_sha256", "config_sha256")  # whatever bits and adapter
-_LATER = ("added_tokens_sha256",)  # not known of fits made before
+_SAME = ("weights_sha256", *TOKENIZER, "config_sha256")  # whatever bits and adapter
+_SHAPE = ("n_layers", "d_model", "d_vocab")
 
 _log = logging.getLogger(__name__)
 
@@ -85,8 +86,13 @@ class FittedLens:
             "controls": sorted(self.controls),
             "held_out": asdict(self.held_out),
             **({"also": self.also} if self.also else {}),
-            "fitted_to": {key: self.record.model.get(key) for key in ("name", *_SAME, *PRECISION)},
+            "fitted_to": self._fitted_to(),
         }
+
+    def _fitted_to(self) -> dict[str, Any]:
+        model = self.record.model
+        told = {key: model.get(key) for key in ("name", *PRECISION)}
+        return told | {key: model[key] for key in _SAME if key in model}
 
     @property
     def held_out(self) -> HeldOut:
@@ -121,10 +127,8 @@ class FittedLens:
         Another precision, or an adapter on the same weights, is said.
         """
         there, now = self.record.model, {**model.facts(), **require_ref(model, "a lens").facts()}
-        shape = ("n_layers", "d_model", "d_vocab")
-        same = (*_SAME, *shape, *(key for key in _LATER if key in there))
-        if wrong := [key for key in same if there.get(key) != now.get(key)]:
-            lines = "\n".join(f"  - {key}: {there.get(key)} there, {now[key]} now" for key in wrong)
+        if wrong := differing("model", there, now, (*_SAME, *_SHAPE)):
+            lines = "\n".join(f"  - {key}: {a} there, {b} now" for key, (a, b) in wrong.items())
             raise RecordsError(
                 f"the lens {self.name} ({self.record.folder}) was fitted to another model:\n"
                 f"{lines}\n"

@@ -27,7 +27,7 @@ from lensbench.json_text import read_json
 from lensbench.lens.fitted.affine import Affine, AffineMap
 from lensbench.lens.fitted.place import TUNED_CONFIG, TUNED_FILE, published_file
 from lensbench.models.model import LensModel
-from lensbench.records.lens_kind import FITTED
+from lensbench.records.lens.kind import FITTED
 
 UNCHECKED = ("weights", "tokenizer", "config", "precision", "text it was fitted to")
 _HALF = (torch.float32, torch.bfloat16, torch.float16)

@@ -19,8 +19,8 @@ from lensbench.lens.importing.spec import ImportSpec, Origin
 from lensbench.lens.importing.transformer_lens import read_transformer_lens
 from lensbench.lens.importing.tuned_lens import read_tuned_lens
 from lensbench.lens.milestones import milestones_table
-from lensbench.records.lens_kind import LensKind
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.kind import LensKind
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.manifest import new_manifest, peak_memory_bytes, versions
 from lensbench.records.open import open_lens_record
 from lensbench.records.read import MANIFEST

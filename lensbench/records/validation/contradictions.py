@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.errors import Problem
-from lensbench.records.lens_record import has_answer
+from lensbench.records.lens.record import has_answer
 from lensbench.records.validation.columns import wrong_rows
 from lensbench.records.validation.tables import Written
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from lensbench.errors import Problem
 from lensbench.prompts.prompt import LINKS
-from lensbench.records.lens_kind import LensKind
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.kind import LensKind
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.validation.columns import Source, wrong_rows
 
 SITES = ("embed", "resid_mid", "resid_post")

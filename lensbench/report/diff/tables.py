@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from lensbench.records.facts import known_of
 from lensbench.records.record import Record
-from lensbench.records.recording import known_of
 from lensbench.records.schema.lens import LENS, MILESTONES
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.lens.headlines import EMERGENCE

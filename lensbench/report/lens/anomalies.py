@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.lens import NOT_MEASURED
 from lensbench.report.lens.curves import own_and_chance
 from lensbench.stats.estimates import Estimate, clustered_estimate

@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lensbench.records.answer_forms import likelier_forms, said_of_forms
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.answer_forms import likelier_forms, said_of_forms
+from lensbench.records.lens.record import LensRecord
 
 # What a report speaks of.
 _OF_CELLS = (

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from lensbench.records.lens_kind import OWN
-from lensbench.records.lens_record import LensRecord, has_answer
+from lensbench.records.lens.kind import OWN
+from lensbench.records.lens.record import LensRecord, has_answer
 from lensbench.report.kit.table import Table
 from lensbench.report.lens.headlines import EMERGENCE, top1_correct
 from lensbench.report.manifest import gate_brief

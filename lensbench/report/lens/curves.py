@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.lens import LENS
 from lensbench.report.lens.groups import category_prompts, control_prompts, why_nothing
 from lensbench.stats.estimates import Estimate, Statistic, all_within, clustered_estimate

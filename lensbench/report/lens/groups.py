@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord, stands_in_prompt
+from lensbench.records.lens.record import LensRecord, stands_in_prompt
 from lensbench.records.schema.lens import NOT_MEASURED
 from lensbench.stats.estimates import BASE, RELATION, n_relations
 

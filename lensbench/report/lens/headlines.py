@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord, has_answer
+from lensbench.records.lens.record import LensRecord, has_answer
 from lensbench.records.schema.lens import MILESTONES, NOT_MEASURED
 from lensbench.report.lens.groups import clusters, linked_prompts, why_nothing
 from lensbench.stats.estimates import (

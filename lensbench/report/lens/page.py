@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lensbench.records.lens_kind import LensKind
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.kind import LensKind
+from lensbench.records.lens.record import LensRecord
 from lensbench.report.kit.numbers import is_missing
 from lensbench.report.kit.page import (
     MOST_ITEMS,

@@ -9,7 +9,7 @@ from functools import partial
 import pandas as pd
 
 from lensbench.errors import InputProblems
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.record import Record
 from lensbench.records.validation.tables import Written, broken
 from lensbench.report import manifest

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from lensbench.escape import visible
-from lensbench.records.lens_kind import OWN, LensKind
-from lensbench.records.lens_record import answer_place, has_answer
+from lensbench.records.lens.kind import OWN, LensKind
+from lensbench.records.lens.record import answer_place, has_answer
 from lensbench.records.schema.lens import GUESSED, NO_ANSWER, NOT_MEASURED
 from lensbench.report.kit.numbers import is_missing, number
 from lensbench.report.kit.table import Table

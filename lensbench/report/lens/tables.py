@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.report.kit.table import Table, catalogue
 from lensbench.report.lens import (
     anomalies,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.report.lens.curves import first_or_none
 from lensbench.report.lens.groups import why_nothing
 from lensbench.report.lens.headlines import reached

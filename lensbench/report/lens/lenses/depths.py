@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.report.lens.headlines import EMERGENCE, top1_correct
 from lensbench.stats.estimates import clustered_estimate, n_relations, paired_difference
 

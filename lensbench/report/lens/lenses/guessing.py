@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.lens import READ_AT
 from lensbench.report.lens.headlines import EMERGENCE, correct_rows, milestone_depth
 from lensbench.stats.estimates import clustered_estimate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.records.schema.lens import GUESSED, NOT_MEASURED
 from lensbench.report.kit.markdown import header
 from lensbench.report.lens.contrasts import category_flags

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lensbench.escape import markdown
-from lensbench.records.lens_record import LensRecord
+from lensbench.records.lens.record import LensRecord
 from lensbench.report.kit import numbers
 from lensbench.report.kit.table import Table
 from lensbench.report.lens.headlines import EMERGENCE, claim_verdict, milestone_depth

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lensbench.prompts.prompt import LINKS
-from lensbench.records.lens_kind import OWN, PRECISION, UNTOLD, HeldOut, LensKind, headline_lens
+from lensbench.records.lens.kind import OWN, PRECISION, UNTOLD, HeldOut, LensKind, headline_lens
 from lensbench.records.record import Record
 from lensbench.records.schema.lens import MILESTONES, NOT_ASKED, NOT_MEASURED
 

@@ -1,0 +1,1 @@
+"""Records of lenses, and what may be asked of them alone."""
