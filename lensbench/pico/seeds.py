@@ -13,8 +13,8 @@ from lensbench.pico.spec import PicoSpec, SeedsSpec
 from lensbench.pico.train import train_pico
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
-from lensbench.records.open import open_record
 from lensbench.records.failures import note_failures
+from lensbench.records.open import open_record
 from lensbench.records.store import RecordStore
 
 
