@@ -78,7 +78,7 @@ MAY_IMPORT["tokenisation"] = BOTTOM | {"prompts", "checkpoints", "records", "sta
 MAY_IMPORT["sampling"] = BOTTOM | {"prompts", "checkpoints", "quantized", "models", "records"}
 MAY_IMPORT["sampling"] |= {"costs"}
 MAY_IMPORT["residuals"] = BOTTOM | {"prompts", "records", "models"}
-MAY_IMPORT["costs"] = BOTTOM | {"checkpoints", "records", "quantized", "models"}
+MAY_IMPORT["costs"] = BOTTOM | {"checkpoints", "records", "cluster", "quantized", "models"}
 
 # The same within a room that has rooms or shelves: those of one line do not know each other.
 WITHIN: dict[str, tuple[set[str], ...]] = {

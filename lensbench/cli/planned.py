@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from lensbench.escape import printable
 
 if TYPE_CHECKING:
     from lensbench.costs.cost import Cost
+    from lensbench.costs.machine import Speed
     from lensbench.costs.plan import Plan
     from lensbench.costs.planned import Planned
 
@@ -30,7 +32,15 @@ def show_plan(plan: Plan, console: Console) -> None:
     if rows:
         console.print(table(rows, left=("record",), gap=1))
     for line in _lines(plan):
-        console.print(literal(line), highlight=False, soft_wrap=True)
+        console.print(literal(_wrapped(line)), highlight=False, soft_wrap=True)
+
+
+def _wrapped(line: str) -> str:
+    """In 80 columns, what belongs to a line further in; a path or command is not broken."""
+    indent = "    " if line.startswith(" ") else "  "
+    wrapper = textwrap.TextWrapper(80, subsequent_indent=indent, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.fill(printable(line))
 
 
 def _row(record: Planned) -> dict[str, object]:
@@ -65,36 +75,87 @@ def _counts(cost: Cost, at_most: bool) -> dict[str, object]:
 
 
 def _lines(plan: Plan) -> list[str]:
-    """What the numbers are of, and what stands in the way."""
-    left = plan.left
-    read = sum(one.left.n_passes * (one.weight_bytes or 0) for one in plan.records if one.left)
-    sign = _AT_MOST if plan.writes else ""
-    found = [
-        f"{sign}{left.n_passes:,} forward passes, which read {sign}{_large(read)}B of weights."
-    ]
-    if plan.writes:
-        found.append(
-            f"{_AT_MOST}: where no text ends before its limit; the least time, where all do."
-        )
-    found += [
-        f"Bare products of width {own.d_model}, {own.n_threads} thread(s), {own.wall_s:.1f} s: "
-        f"{_large(own.flops_per_s)}FLOP/s, {_large(own.bytes_per_s)}B/s."
-        for own in plan.speeds
-    ]
-    if plan.speeds:
-        low, high = plan.speeds[0].slower
-        found.append(f"The time is {low:g} to {high:g} times theirs, and loading the models.")
-        least, most = (end(one.noise[i] for one in plan.speeds) for i, end in enumerate((min, max)))
-        found.append(f"In the time is that theirs was {least:.2f} to {most:.2f} of its mean.")
+    """The total, what it means, what is in none of it, and what stands in the way."""
+    found = [_total(plan), *_read_so(plan), *_timed(plan), *_not_counted(plan)]
+    found += _by_text((note, one.name) for one in plan.records for note in one.notes)
     for record in plan.records:
-        if record.unknown and not record.obstacles:
-            found.append(f"{record.name}: not counted: {record.unknown}")
-        found += [f"{record.name}: {obstacle}" for obstacle in record.obstacles]
         problems = list(record.problems)
         found += [f"{record.name}: will skip: {one}" for one in problems[:_SHOWN]]
         if more := len(problems) - _SHOWN:
             found += [f"{record.name}: will skip {more} more"] if more > 0 else []
+    obstacles = [(record.name, one) for record in plan.records for one in record.obstacles]
+    if obstacles:
+        found.append("In the way, and to be mended before the run:")
+    return found + [f"  {name}: {obstacle}" for name, obstacle in obstacles]
+
+
+def _total(plan: Plan) -> str:
+    """What a user wants to know first."""
+    counted = [one for one in plan.records if not one.unknown]
+    rest = ", and what is not counted" if plan.uncounted else ""
+    if not counted:
+        return "Nothing of this can be counted beforehand."
+    if all(one.finished for one in counted):
+        return f"Of {len(plan.records)} records {len(counted)} are there, and cost nothing."
+    n = max(one.n_workers for one in counted)
+    who = f"with {n} worker{'s' * (n > 1)}" if n else "on this machine"
+    memory = "" if plan.memory_bytes is None else f", {_large(plan.memory_bytes)}B of memory"
+    disk = _between(plan.disk_bytes, "B")
+    return f"In all {said_time(plan.seconds)} {who}, {disk} of disk{memory} at the peak{rest}."
+
+
+def _read_so(plan: Plan) -> list[str]:
+    """How to read the columns."""
+    left, sign = plan.left, _AT_MOST if plan.writes else ""
+    if not left.n_passes:
+        return []
+    read = sum(one.left.n_passes * (one.weight_bytes or 0) for one in plan.records if one.left)
+    found = [
+        "Padded: the tokens that are computed, with padding. FLOP: operations, T = 10^12.",
+        f"{sign}{left.n_passes:,} passes of a model read {sign}{_large(read)}B of weights.",
+    ]
+    if plan.writes:
+        found.append(
+            f"{_AT_MOST} is at most: every text goes on to its limit, with the longest contexts; "
+            "the least time is of texts that end at once, with the shortest."
+        )
     return found
+
+
+def _timed(plan: Plan) -> list[str]:
+    """Where the time is from."""
+    if not plan.speeds:
+        return []
+    each = "; ".join(map(_measured, plan.speeds))
+    low, high = plan.speeds[0].slower
+    least, most = (end(one.noise[i] for one in plan.speeds) for i, end in enumerate((min, max)))
+    return [
+        f"The time is an estimate: this machine was timed for "
+        f"{sum(one.wall_s for one in plan.speeds):.1f} s at products of matrices ({each}). A run "
+        f"takes {low:g} to {high:g} times as long as its products, and loads its models; other "
+        f"programs made these vary from {least:.2f} to {most:.2f} of their mean.",
+    ]
+
+
+def _measured(own: Speed) -> str:
+    threads = f"{own.n_threads} thread{'s' * (own.n_threads > 1)}"
+    who = f"{own.n_workers} at once, {threads} each" if own.n_workers > 1 else threads
+    rates = f"{_large(own.flops_per_s)}FLOP/s, {_large(own.bytes_per_s)}B/s of weights"
+    return f"width {own.d_model}, {who}: {rates}"
+
+
+def _not_counted(plan: Plan) -> list[str]:
+    """Records that are in no sum, by the reason."""
+    left_out = [one for one in plan.uncounted if not one.obstacles]
+    return _by_text((f"not counted: {one.unknown}", one.name) for one in left_out)
+
+
+def _by_text(told: Iterable[tuple[str, str]]) -> list[str]:
+    """What is said of records by their names, once where it is said of several."""
+    names: dict[str, list[str]] = {}
+    for text, name in told:
+        names.setdefault(text, []).append(name)
+    return [f"{'; '.join(own)}: {text}." for text, own in names.items()]
 
 
 def said_time(seconds: Sequence[float]) -> str:

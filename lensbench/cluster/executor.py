@@ -50,6 +50,7 @@ def by_workers(crew: Callable[[], Future[Crew]], shared_folder: str | None) -> E
                 return
             with begun.result().shift(do, context, OfOneRecord(home, parts), len(left)) as shift:
                 yield from here_until(shift.ready, do, context, left, parts)
+                parts.n_workers = min(shift.n_members, len(left))
                 _log.info("a worker is ready: workers do the rest" if left else _NOT_NEEDED)
                 release()  # workers may need what this process took for its jobs
                 yield from shift.done(left)

@@ -8,12 +8,12 @@ from typing import Any
 
 from lensbench.checkpoints.families import weight_bytes
 
-_BESIDE_BYTES = 1 << 30  # what a worker takes beside the weights: libraries, a batch
+BESIDE_BYTES = 1 << 30  # what a worker takes beside the weights: libraries, a batch
 
 
 def bytes_needed(models: Iterable[Mapping[str, Any]]) -> int:
     """Memory of one worker that holds models of these facts."""
-    return _BESIDE_BYTES + sum(map(_bytes_of, models))
+    return BESIDE_BYTES + sum(map(_bytes_of, models))
 
 
 def _bytes_of(facts: Mapping[str, Any]) -> int:

@@ -99,6 +99,11 @@ class Shift:
                 forget(self._ray, member.actor)
             self._members.clear()
 
+    @property
+    def n_members(self) -> int:
+        """How many workers there are."""
+        return len(self._members)
+
     def ready(self) -> bool:
         """Whether a worker can do jobs; those that have answered are heard, nobody is waited for.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
@@ -34,12 +35,13 @@ class Speed:
     """
 
     d_model: int
-    n_threads: int
+    n_threads: int  # of each worker
     flops_per_s: float
     bytes_per_s: float
     noise: tuple[float, float]
     wall_s: float
     slower: tuple[float, float] = SLOWER
+    n_workers: int = 1  # at once, whose rates these are together
 
     def seconds(self, cost: Cost, weights: int) -> Range:
         """How long work takes on a model of so many bytes, which every pass reads once."""
@@ -48,25 +50,28 @@ class Speed:
         return Range(*(bare * slower * noise for slower, noise in ends))
 
 
-def speed(d_model: int, dtype: torch.dtype, device: str) -> Speed:
+def speed(d_model: int, dtype: torch.dtype, device: str, n_workers: int = 1) -> Speed:
     """Of products with matrices [d_model, 4 d_model], which come from memory as weights do.
 
-    With the threads that this process sums with now.
+    With the threads that this process sums with now; of several workers, so many at once, what they
+    do together: they share cores and memory.
     """
-    return _speed(d_model, dtype, device, torch.get_num_threads())
+    return _speed(d_model, dtype, device, torch.get_num_threads(), n_workers)
 
 
 @cache
-def _speed(d_model: int, dtype: torch.dtype, device: str, n_threads: int) -> Speed:
+def _speed(d_model: int, dtype: torch.dtype, device: str, n_threads: int, n_workers: int) -> Speed:
     started = time.perf_counter()
     each = 4 * d_model * d_model * dtype.itemsize
     n = max(min(_BYTES // each, _MOST), 1)
     # Ones: their products take as long as others, and drawing numbers longer than all else here.
     matrices = torch.ones(n, d_model, 4 * d_model, dtype=dtype, device=device)
-    many, one = (_times(matrices, rows, device) for rows in (_TOKENS, 1))
+    how = device, n_threads, n_workers
+    many, one = (_times(matrices, rows, *how) for rows in (_TOKENS, 1))
     flops, n_bytes = 8.0 * _TOKENS * d_model**2 / mean(many), each / mean(one)
     noise = min(map(_least, (many, one))), max(map(_most, (many, one)))
-    return Speed(d_model, n_threads, flops, n_bytes, noise, time.perf_counter() - started)
+    took = time.perf_counter() - started
+    return Speed(d_model, n_threads, flops, n_bytes, noise, took, n_workers=n_workers)
 
 
 def _least(times: Sequence[float]) -> float:
@@ -77,11 +82,23 @@ def _most(times: Sequence[float]) -> float:
     return max(times) / mean(times)
 
 
-def _times(matrices: torch.Tensor, n_rows: int, device: str) -> list[float]:
-    """Of some rounds the seconds that a product takes, each time with another of the matrices."""
+def _times(
+    matrices: torch.Tensor, n_rows: int, device: str, n_threads: int, n_workers: int
+) -> list[float]:
+    """Of some rounds the seconds that a product takes, each time with another of the matrices.
+
+    Of several workers the seconds in which one more is there from any of them.
+    """
     rows = torch.ones(n_rows, matrices.shape[1], dtype=matrices.dtype, device=device)
     torch.mm(rows, matrices[0])
-    return [_round(matrices, rows, device) for _ in range(_ROUNDS)]
+
+    def one_worker(_: int) -> float:
+        torch.set_num_threads(n_threads)  # a thread begins with what the system says
+        return _round(matrices, rows, device)
+
+    with ThreadPoolExecutor(n_workers) as workers:
+        rounds = [list(workers.map(one_worker, range(n_workers))) for _ in range(_ROUNDS)]
+    return [1 / sum(1 / took for took in one) for one in rounds]
 
 
 def _round(matrices: torch.Tensor, rows: torch.Tensor, device: str) -> float:

@@ -61,8 +61,8 @@ class Plan:
 
     @property
     def speeds(self) -> list[Speed]:
-        """What was measured for the time, once for each width and number format."""
-        return list(dict.fromkeys(one.speed for one in self.records if one.speed is not None))
+        """What was measured for the time, once for each width, number format and crew."""
+        return list(dict.fromkeys(own for one in self.records for own in one.speeds))
 
     @property
     def uncounted(self) -> list[Planned]:

@@ -23,6 +23,7 @@ from lensbench.costs.machine import SLOWER, Speed, speed
 from lensbench.costs.outline import held_in, outline, plain_outline
 from lensbench.costs.range import Range
 from lensbench.costs.shape import Shape, shape_of, shape_of_config
+from lensbench.costs.workers import STARTING_S, Crew
 from lensbench.errors import LensbenchError, Problem
 from lensbench.models.model import LensModel
 from lensbench.quantized.loading.load import AdaptedModel
@@ -63,11 +64,10 @@ class Jobs(Generic[Item]):
     n_models: int = 1
 
     def of(self, items: Iterable[Item]) -> tuple[Cost, Cost]:
-        """What some of them take at least and at most, and what comes once."""
+        """What some of them take at least and at most."""
         items = list(items)
-        most = total(map(self.cost, items)) + self.once
-        least = most if self.least is None else total(map(self.least, items)) + self.once
-        return least, most
+        most = total(map(self.cost, items))
+        return most if self.least is None else total(map(self.least, items)), most
 
     def left(self, how_far: Standing) -> list[Item]:
         """Those that are not done."""
@@ -123,7 +123,8 @@ class Planned:
     `whole` is of the record, `left` of what is not there yet; so is all else but `disk_bytes`, of
     the finished record. Where a model writes, both are of texts that go on to their limit, and
     `least` is `left` of such as end at once. `running_bytes`: on the disk at once at most while it
-    is made. `needed_bytes`: of memory, weights and working numbers; `memory_bytes` with the
+    is made. `n_workers`: that will do its jobs; 0: this process. `notes`: what a user should know.
+    `needed_bytes`: of memory, weights and working numbers; `memory_bytes` with the
     program.
     """
 
@@ -141,7 +142,9 @@ class Planned:
     needed_bytes: int | None = None
     memory_bytes: int | None = None
     wall_s: Range | None = None
-    speed: Speed | None = None
+    speeds: Sequence[Speed] = ()
+    n_workers: int = 0
+    notes: Sequence[str] = ()
     problems: Sequence[Problem] = ()
     obstacles: Sequence[str] = ()
     tokenizers: Tokenizers = field(default_factory=dict)  # that were opened for it
@@ -167,6 +170,7 @@ class Planned:
             "disk_bytes": list(map(round, self.disk_bytes)),
             "memory_bytes": self.memory_bytes,
             "wall_s": [round(end, 1) for end in self.wall_s],
+            **({"workers": self.n_workers} if self.n_workers else {}),
         }
 
 
@@ -219,14 +223,17 @@ def plan_outlined(
     except LensbenchError as error:
         return impossible(name, folder, error)
     left = jobs.left(how_far)
-    (least, cost), (smallest, whole) = jobs.of(left), jobs.of(chain(*jobs.items))
+    of_left, of_all = jobs.of(left), jobs.of(chain(*jobs.items))
+    least, cost, smallest, whole = (own + jobs.once for own in (*of_left, *of_all))
     weights = known.weights
     tables, shape = request.all_tables, known.shape
     needed = with_weights(shape.sizes, shape.bits, whole.working_bytes)
     running = running_bytes(whole, tables)
+    crew = Crew.of(len(left), weights, _free(known.places) - needed)
     with threads(how_far.threads):
-        found = speed(shape.d_model, known.dtype, known.places.main)
-    ends = (found.seconds(one, weights) for one in (least, cost))
+        crews = sorted({1, crew.n or 1})
+        speeds = [speed(shape.d_model, known.dtype, known.places.main, n) for n in crews]
+    working = [_working(speeds, one, jobs.once, weights, crew, len(left)) for one in of_left]
     return Planned(
         name,
         folder,
@@ -240,8 +247,10 @@ def plan_outlined(
         running_bytes=running,
         needed_bytes=needed,
         memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
-        wall_s=Range.between(*ends).plus(_loading(known, jobs.n_models)),
-        speed=found,
+        wall_s=Range.between(*working).plus(_loading(known, jobs.n_models)),
+        speeds=speeds,
+        n_workers=crew.n,
+        notes=[*_made_again(how_far), *([crew.said] if crew.said else [])],
         problems=jobs.problems,
         obstacles=_obstacles(folder, running, needed, known.places),
     )
@@ -257,6 +266,26 @@ def impossible(name: str, folder: Path, error: LensbenchError) -> Planned:
     return Planned(name, folder, _NOT_PLANNED, obstacles=[str(error)])
 
 
+def _made_again(how_far: Standing) -> list[str]:
+    """Why a record that looks finished is planned as a whole."""
+    if not how_far.missing:
+        return []
+    names = ", ".join(how_far.missing)
+    what = f"its numbers are there, but not {names} (large files are not in git)"
+    return [f"{what}: a run makes all of it again. To read what is there: lensbench report"]
+
+
+def _working(
+    speeds: Sequence[Speed], jobs: Cost, once: Cost, weights: int, crew: Crew, n_jobs: int
+) -> Range:
+    """Seconds of the jobs, by whoever does them, and of what this process does once."""
+    alone, together = speeds[0], speeds[-1]
+    shared = together.seconds(jobs, weights)
+    shared = Range(shared.low, shared.high * crew.uneven(n_jobs))
+    start = STARTING_S if crew.asked else Range(0.0, 0.0)
+    return shared.plus(alone.seconds(once, weights)).plus(start)
+
+
 def _loading(known: Outlined[Any], n_models: int) -> Range:
     """What comes before the first job of a model: the outline again, its weights once or twice."""
     read_s = known.weights / _READ_BYTES_PER_S
@@ -270,7 +299,7 @@ _READ_BYTES_PER_S = 1e9  # of files that are in the system's cache: copied, and 
 
 def _obstacles(folder: Path, running: Range, needed: int, places: Placement) -> list[str]:
     """What this machine lacks, with the sums."""
-    found, free = list[str](), sum(one.room(places.folder) for one in places.places)
+    found, free = list[str](), _free(places)
     if needed > free:
         where = ", ".join(one.device for one in places.places)
         sums = f"{gb(needed)} of weights and working numbers, {gb(free)}"
@@ -281,6 +310,11 @@ def _obstacles(folder: Path, running: Range, needed: int, places: Placement) -> 
             f"{gb(room)} are free"
         )
     return found
+
+
+def _free(places: Placement) -> int:
+    """Bytes that all of them have left."""
+    return sum(one.room(places.folder) for one in places.places)
 
 
 def _from_table(ref: ModelRef, dtype: str | None, device: str | None) -> int | None:

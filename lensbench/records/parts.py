@@ -53,6 +53,7 @@ class Parts:
     def __init__(self, record: Path) -> None:
         self._record = record
         self.folder = record / "parts"
+        self.n_workers = 0  # who were given jobs of this session, besides this process
 
     @property
     def numbers(self) -> list[int]:

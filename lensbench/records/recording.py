@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -40,6 +41,7 @@ _KEPT = (
     "recomputed",
     "problems",
     "wall_s",
+    "workers",
     "peak_memory_bytes",
     "planned",
     "took",
@@ -101,7 +103,8 @@ class Standing:
     """How far a record is: `finished`, or the `widths` of its stages and those whose jobs count.
 
     `first` of the widths need no job any more; of the jobs of the others these `numbers` are done.
-    `threads`: with how many it was begun, and will be gone on with.
+    `threads`: with how many it was begun, and will be gone on with. `missing`: files of a complete
+    record that are not there, so that all of it is made again.
     """
 
     finished: bool
@@ -109,6 +112,7 @@ class Standing:
     first: int = 0
     numbers: frozenset[int] = frozenset()
     threads: int | None = None
+    missing: Sequence[str] = ()
 
 
 def standing(request: Request) -> Standing:
@@ -121,6 +125,8 @@ def standing(request: Request) -> Standing:
     if there is None or request.outgrown(there):
         return Standing(False, [request.width])
     _require_same(request, there, request.settings, request.model)
+    if missing := _missing(request, there):
+        return Standing(False, [request.width], missing=missing)
     whole = there["status"] == "complete"
     now, before = request.width, _width(request, there)
     earlier = [dict(one["settings"]) for one in there.get("widened", [])]
@@ -187,14 +193,11 @@ class Recording:
             self._tidy()
             return None
         _require_same(self.request, there, self.request.settings, self.request.model)
-        paths = [table_path(self.store.folder, name) for name in self.request.all_tables]
-        paths += [self.store.folder / path for path in there.get("files", [])]
-        if there["status"] == "complete" and not all(path.exists() for path in paths):
+        if _missing(self.request, there):
             self._tidy()
             return None
-        if there["status"] == "complete":
-            for path in paths:
-                require_unaltered(path, there)
+        for path in _paths(self.request, there) if there["status"] == "complete" else ():
+            require_unaltered(path, there)
         return there
 
     def said(self, fact: str) -> Any:
@@ -286,9 +289,9 @@ class Recording:
             write_bytes(self.store.folder / path, data)
         checksums = self.store.checksums(self.request.all_tables, made.files)
         if "planned" in self._manifest:
-            files = [self.store.folder / path for path in checksums]
-            planned, peak = self._manifest["planned"], self._peak_bytes
-            self._manifest["took"] = taken(planned, self.parts, self._wall_s, files, peak)
+            planned, files = self._manifest["planned"], [self.store.folder / p for p in checksums]
+            spent = self._wall_s, files, self._peak_bytes
+            self._manifest["took"] = taken(planned, self.parts, *spent)
         self._manifest |= {
             "status": "complete",
             "checksums": checksums,
@@ -296,6 +299,7 @@ class Recording:
             "problems": len(problems),
             "files": sorted(made.files),
             "wall_s": round(time.monotonic() - self._started, 1),
+            **({"workers": self.parts.n_workers} if self.parts.n_workers else {}),
             "peak_memory_bytes": peak_memory_bytes(),
             **facts,
             **made.facts,
@@ -321,6 +325,18 @@ class Recording:
     def _tidy(self) -> None:
         self.parts.drop()
         self.store.sweep()
+
+
+def _paths(request: Request, manifest: Mapping[str, Any]) -> list[Path]:
+    """Every table and file of a record."""
+    tables = [table_path(request.store.folder, name) for name in request.all_tables]
+    return [*tables, *(request.store.folder / path for path in manifest.get("files", []))]
+
+
+def _missing(request: Request, manifest: Mapping[str, Any]) -> list[str]:
+    """Of a complete record what is not there, such as tensors that are not in git."""
+    whole = manifest["status"] == "complete"
+    return [path.name for path in _paths(request, manifest) if whole and not path.exists()]
 
 
 def _width(request: Request, manifest: Mapping[str, Any]) -> dict[str, Any]:

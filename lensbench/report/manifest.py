@@ -156,9 +156,16 @@ def how_made(manifest: Mapping[str, Any]) -> list[str]:
 
 def _took(manifest: Mapping[str, Any]) -> str:
     """Seconds of the run that finished the record, and how much of it was there before."""
-    took, before = f"{manifest['wall_s']:.0f} s", manifest.get("resumed_batches")
+    took = f"{manifest['wall_s']:.0f} s{_with_workers(manifest)}"
+    before = manifest.get("resumed_batches")
     parts = "1 finished part" if before == 1 else f"{before} finished parts"
     return f"{took} of the last run, which went on from {parts}" if before else took
+
+
+def _with_workers(told: Mapping[str, Any]) -> str:
+    """Who did the jobs, or was planned to; nothing of a process that does all by itself."""
+    n = told.get("workers")
+    return f" with {n} worker{'s' * (n > 1)}" if n else ""
 
 
 def _was_planned(manifest: Mapping[str, Any]) -> bool:
@@ -186,7 +193,8 @@ def _planned(manifest: Mapping[str, Any]) -> str:
     fewest = planned.get("least", planned)["n_tokens"]
     ends = "" if fewest == planned["n_tokens"] else f"{fewest:,} to "
     return (
-        f"Planned {least_s:,.0f} to {most_s:,.0f} s, took {took['wall_s']:,.0f}{sessions}; "
+        f"Planned {least_s:,.0f} to {most_s:,.0f} s{_with_workers(planned)}, took "
+        f"{took['wall_s']:,.0f}{_with_workers(manifest)}{sessions}; "
         f"planned {ends}{planned['n_tokens']:,} tokens{read}; planned {least / 1e6:,.1f} to "
         f"{most / 1e6:,.1f} MB on the disk, took {took['disk_bytes'] / 1e6:,.1f}; planned "
         f"{memory / 1e9:.1f} GB of memory, {peak}."

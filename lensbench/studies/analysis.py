@@ -80,7 +80,12 @@ def run_analysis(
     return outcome
 
 
-def plan(analysis: Spec | Path | str, out: Path | str | None = None, watch: Watch = ignore) -> Plan:
+def plan(
+    analysis: Spec | Path | str,
+    out: Path | str | None = None,
+    watch: Watch = ignore,
+    workers: int | None = None,
+) -> Plan:
     """What running an analysis would take: tokens, operations, bytes and seconds, by record.
 
     Texts are really tokenised; the time follows from a measurement of less than a second for each
@@ -90,21 +95,27 @@ def plan(analysis: Spec | Path | str, out: Path | str | None = None, watch: Watc
     Args:
         analysis: a folder with an analysis.toml, that file, or a spec.
         out: where the records go, or are already. Default: reports/<name of the analysis>.
+        workers: how many will do the jobs, each a process on this machine. Their rate is that of
+            as many measurements at once, which share cores and memory as they will.
 
     Raises InputProblems for everything that is wrong with the analysis, as `run` does. A record
     that cannot be planned says why in `unknown`.
     """
     from lensbench.costs.plan import Plan
     from lensbench.costs.planned import Planned, outlined
+    from lensbench.costs.workers import planned_for
 
     started = time.perf_counter()
     spec = analysis if isinstance(analysis, Spec) else read_analysis(Path(analysis))
     folder = results_folder(analysis) if out is None else Path(out)
     watch(Progress("planning"))
     records, first = list[Planned](), dict[Path, Any]()
-    for record in _module(spec).plan(spec, folder):
-        first = first or dict(record.tokenizers)
-        records.append(dataclasses.replace(record, tokenizers={}))  # they are large
+    if workers:
+        spec.require_shareable()
+    with planned_for(workers):
+        for record in _module(spec).plan(spec, folder):
+            first = first or dict(record.tokenizers)
+            records.append(dataclasses.replace(record, tokenizers={}))  # they are large
     outlined.cache_clear()
     return Plan(records, time.perf_counter() - started, first)
 

@@ -48,6 +48,8 @@ def compared(make: Callable[[Path], Path], folder: Path) -> Path:
     assert contents(two, UNEQUAL) == contents(one, UNEQUAL)
     assert manifest(two)["gate"] == manifest(one)["gate"]
     assert manifest(two)["machine"]["threads"] == torch.get_num_threads()
+    assert "workers" not in manifest(one)  # who did the jobs stands with the times
+    assert 1 <= manifest(two)["workers"] <= 2  # as many as had a job
     return two
 
 

@@ -20,7 +20,7 @@ def test_the_range_holds_what_the_measurement_varied_by() -> None:
 def test_one_round_in_five_that_takes_longer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1.0, 1.0, 1.0, 1.0, 6.0, *[1.0] * 5])
     monkeypatch.setattr(machine, "_round", lambda *_: next(times))
-    found = machine._speed.__wrapped__(8, torch.float32, "cpu", 1)
+    found = machine._speed.__wrapped__(8, torch.float32, "cpu", 1, 1)
     assert found.noise == (0.5, 3.0)
     assert found.flops_per_s == 8 * 512 * 8**2 / 2.0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,11 @@ import torch
 from transformers import AutoTokenizer
 
 import lensbench as lb
+from lensbench.costs import planned
+from lensbench.costs.machine import Speed
 from lensbench.costs.plan import Plan
 from lensbench.costs.planned import Planned
+from lensbench.costs.range import Range
 from lensbench.errors import InputProblems
 from lensbench.progress import Progress
 from lensbench.records import recording
@@ -22,6 +27,7 @@ from lensbench.records.manifest import as_planned
 from lensbench.report.manifest import how_made
 from lensbench.studies.lens import run
 from lensbench.studies.specs.lens import RunSpec
+from lensbench.studies.specs.placement import PlacementSpec
 from lensbench.threads import threads
 from tests.benchmarks import plan as bench
 from tests.harness.facts import N_ROWS
@@ -120,8 +126,7 @@ def test_what_is_left_is_timed_with_the_threads_that_the_record_was_begun_with(
     with threads(begun), pytest.raises(KeyboardInterrupt):
         run(spec(), tmp_path, stopped_after(1))
     (rest,) = lb.plan(spec(), tmp_path).records
-    assert rest.speed is not None
-    assert rest.speed.n_threads == begun
+    assert [one.n_threads for one in rest.speeds] == [begun]
 
 
 def test_of_a_wider_record_only_what_is_added_is_planned(spec: Make, tmp_path: Path) -> None:
@@ -132,6 +137,56 @@ def test_of_a_wider_record_only_what_is_added_is_planned(spec: Make, tmp_path: P
     n_rows = len(table(next(tmp_path.glob("*/lens.parquet")).parent, "lens"))
     assert more.whole.rows["lens"] == n_rows
     assert 0 < more.left.rows["lens"] < n_rows
+
+
+def test_a_record_whose_files_are_gone_is_planned_as_it_will_be_made_again(
+    spec: Make, done: Path, tmp_path: Path, lensbench: Program
+) -> None:
+    """As in a fresh clone: large files are not in git."""
+    folder = shutil.copytree(done, tmp_path / done.name)
+    (folder / "lens.parquet").unlink()
+    (record,) = lb.plan(spec(), tmp_path).records
+    assert record.left == record.whole and record.whole is not None
+    assert "lens.parquet" in record.notes[0]
+    home = analysis(tmp_path / "small", spec())
+    told = lensbench("plan", home, "--out", tmp_path).out
+    assert "a run makes all of it again" in " ".join(told.split())
+    (again,) = run(spec(), tmp_path).folders
+    assert table_bytes(again) == table_bytes(done)
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+
+def test_workers_do_the_jobs_at_the_rate_of_so_many_at_once(
+    spec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured as 1.5 times one alone; what is done once, loading and starting are not shared."""
+
+    def measured(d_model: int, dtype: torch.dtype, device: str, n: int = 1) -> Speed:
+        rate = 1.5 if n == 2 else 1.0
+        return Speed(d_model, 1, 1e5 * rate, 1e9 * rate, (1.0, 1.0), 0.1, n_workers=n)
+
+    monkeypatch.setattr(planned, "speed", measured)
+    monkeypatch.setattr(planned, "_loading", lambda *_: Range(3.0, 3.0))
+    monkeypatch.setattr(planned, "STARTING_S", Range(2.0, 5.0))
+    (alone,) = lb.plan(spec(), tmp_path).records
+    (shared,) = lb.plan(spec(), tmp_path, workers=2).records
+    assert alone.wall_s is not None and shared.wall_s is not None and shared.n_jobs is not None
+    assert shared.wall_s.low - 2 - 3 == pytest.approx((alone.wall_s.low - 3) / 1.5)
+    most = (alone.wall_s.high - 3) / 1.5 * 2 * math.ceil(shared.n_jobs / 2) / shared.n_jobs
+    assert shared.wall_s.high - 5 - 3 == pytest.approx(most)
+    assert (alone.n_workers, shared.n_workers) == (0, 2)
+    assert "workers" not in alone.as_dict()
+    assert shared.as_dict()["workers"] == 2
+    (many,) = lb.plan(spec(), tmp_path, workers=500).records  # more than there are jobs
+    assert many.n_workers == many.n_jobs
+    assert f"{many.n_jobs} of 500 workers" in many.notes[0]
+
+
+def test_workers_that_cannot_take_part_are_refused_as_a_run_does() -> None:
+    with pytest.raises(InputProblems, match="no other process can take part"):
+        lb.plan(PlacementSpec("smollm2-135m", "1"), workers=2)
 
 
 # --- planned against real -----------------------------------------------------------------------
@@ -201,7 +256,7 @@ def test_run_says_its_plan_and_keeps_it(spec: Make, tmp_path: Path, lensbench: P
     home = analysis(tmp_path / "small", spec(limit=3))
     done = lensbench("run", home, "--out", tmp_path / "out")
     assert done.status == 0
-    assert "forward passes" in done.err
+    assert "on this machine" in done.err
     (said,) = (manifest(path.parent) for path in (tmp_path / "out").glob("*/lens.parquet"))
     assert said["planned"]["n_tokens"] > 0
     reports = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("report.md")]

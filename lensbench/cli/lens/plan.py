@@ -9,6 +9,8 @@ Examples:
     lensbench plan analyses/001_when_does_it_know
 
     lensbench plan analyses/001_when_does_it_know --all --json
+
+    lensbench plan analyses/001_when_does_it_know --workers 2
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from lensbench.threads import threads as summing_with
 
 
 class Planned(Asked):
-    """An analysis, and the threads of its run."""
+    """An analysis, and who runs it with how many threads."""
 
     threads: Count | None = None
     """Threads to a sum, as `run` will have. Default: torch's."""
+    workers: Count | None = None
+    """Processes that will do the jobs, as `run` will have. Default: this one alone."""
 
 
 def plan(asked: Annotated[Planned, Parameter("*")], *, json: Json = False) -> int:
@@ -39,7 +43,7 @@ def plan(asked: Annotated[Planned, Parameter("*")], *, json: Json = False) -> in
 
     spec = asked.read()
     with messages.status("counting tokens"), summing_with(asked.threads):
-        found = planned(spec, asked.folder)
+        found = planned(spec, asked.folder, workers=asked.workers)
     if json:
         say_json(found.as_dict())
     else:

@@ -62,10 +62,15 @@ def run(
         spec.require_shareable()
     folder = asked.folder
     with batch_progress() as progress, threads(workers.threads if workers else None):
-        planned = plan(spec, folder, progress)
+        planned = plan(spec, folder, progress, n_workers(workers))
     show_plan(planned, messages)
     with as_planned(planned.by_folder()), fetching(pull), opened(planned.tokenizers):
         return run_and_report(spec, folder, workers)
+
+
+def n_workers(workers: WorkersSpec | None) -> int | None:
+    """Workers on this machine, for which a plan can be made; None of a cluster's."""
+    return None if workers is None or workers.ray is not None else workers.workers
 
 
 def run_and_report(spec: Spec, out: Path, workers: WorkersSpec | None = None) -> int:

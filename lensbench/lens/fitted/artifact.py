@@ -191,6 +191,10 @@ def _read(path: Path, expected: str) -> dict[str, AffineMap]:
     try:
         altered = sha256_of(path) != expected
         maps = {} if altered else _named(path.read_bytes())
+    except FileNotFoundError as error:
+        what = f"{path} is not there: large files are not in git."
+        remedy = "Run the analysis that fitted this lens again, or `lensbench fit`."
+        raise RecordsError(f"{what} {remedy}") from error
     except (OSError, SafetensorError) as error:
         raise RecordsError(f"{path}: cannot be read ({error}). Fit the lens again.") from error
     if altered:

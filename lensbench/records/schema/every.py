@@ -105,6 +105,14 @@ MANIFEST_ENTRIES = (
     ),
     Entry("wall_s", "seconds of the run, after a resumption those since", type="number"),
     Entry(
+        "workers",
+        "how many worker processes were given jobs in that time, besides the process that made the "
+        "tables. It stands with the times and decides no number: tables are the same bytes whoever "
+        "does the jobs, and a record may be gone on with by others",
+        absent="that process did all jobs",
+        type="integer",
+    ),
+    Entry(
         "peak_memory_bytes",
         "highest resident memory of the process",
         "still running",
