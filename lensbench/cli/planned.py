@@ -21,6 +21,7 @@ _UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 _LONGER = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 _NOTHING = "there"
 _AT_MOST = "≤"
+_UNKNOWN = "?"
 _SHOWN = 3  # of the problems that prompts have
 
 
@@ -52,7 +53,7 @@ def _row(record: Planned) -> dict[str, object]:
         **_counts(left, at_most=record.least is not None),
         "disk": _between(record.disk_bytes, "B"),
         "memory": "" if done or record.memory_bytes is None else f"{_large(record.memory_bytes)}B",
-        "time": _NOTHING if done else said_time(record.wall_s or (0, 0)),
+        "time": _NOTHING if done else said_time(record.wall_s),
     }
 
 
@@ -77,6 +78,8 @@ def _counts(cost: Cost, at_most: bool) -> dict[str, object]:
 def _lines(plan: Plan) -> list[str]:
     """The total, what it means, what is in none of it, and what stands in the way."""
     found = [_total(plan), *_read_so(plan), *_timed(plan), *_not_counted(plan)]
+    untimed = [one for one in plan.records if one.untimed]
+    found += _by_text((f"its time is not known: {one.untimed}", one.name) for one in untimed)
     found += _by_text((note, one.name) for one in plan.records for note in one.notes)
     for record in plan.records:
         problems = list(record.problems)
@@ -92,7 +95,8 @@ def _lines(plan: Plan) -> list[str]:
 def _total(plan: Plan) -> str:
     """What a user wants to know first."""
     counted = [one for one in plan.records if not one.unknown]
-    rest = ", and what is not counted" if plan.uncounted else ""
+    more = [one for one in plan.records if one.unknown or one.untimed]
+    rest = f", and {len(more)} records of unknown time" if more else ""
     if not counted:
         return "Nothing of this can be counted beforehand."
     if all(one.finished for one in counted):
@@ -101,7 +105,8 @@ def _total(plan: Plan) -> str:
     who = f"with {n} worker{'s' * (n > 1)}" if n else "on this machine"
     memory = "" if plan.memory_bytes is None else f", {_large(plan.memory_bytes)}B of memory"
     disk = _between(plan.disk_bytes, "B")
-    return f"In all {said_time(plan.seconds)} {who}, {disk} of disk{memory} at the peak{rest}."
+    time = "a time that is not known" if plan.seconds is None else said_time(plan.seconds)
+    return f"In all {time} {who}, {disk} of disk{memory} at the peak{rest}."
 
 
 def _read_so(plan: Plan) -> list[str]:
@@ -158,8 +163,10 @@ def _by_text(told: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{'; '.join(own)}: {text}." for text, own in names.items()]
 
 
-def said_time(seconds: Sequence[float]) -> str:
+def said_time(seconds: Sequence[float] | None) -> str:
     """Such as 65-163s, or 1.6-4.0min."""
+    if seconds is None:
+        return _UNKNOWN
     low, high = seconds
     unit, size = next(((u, s) for u, s in _LONGER if high >= 2 * s), ("s", 1.0))
     return f"{_short(low / size)}-{_short(high / size)}{unit}"

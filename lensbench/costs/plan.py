@@ -42,9 +42,11 @@ class Plan:
         return any(record.least is not None for record in self.records)
 
     @property
-    def seconds(self) -> Range:
-        """Of all records, one after the other."""
+    def seconds(self) -> Range | None:
+        """Of all records, one after the other; None where of none that is left it is known."""
         known = [one.wall_s for one in self.records if one.wall_s is not None]
+        if not known and any(one.untimed for one in self.records):
+            return None
         return Range(sum(one.low for one in known), sum(one.high for one in known))
 
     @property
@@ -78,7 +80,7 @@ class Plan:
         """For JSON."""
         return {
             "ok": self.ok,
-            "wall_s": list(self.seconds),
+            "wall_s": None if self.seconds is None else list(self.seconds),
             "disk_bytes": list(self.disk_bytes),
             "memory_bytes": self.memory_bytes,
             **self.left.as_dict(),

@@ -52,7 +52,7 @@ class Jobs(Generic[Item]):
     and after the last, whatever is there already. `problems`: what will be skipped. `least`: what
     a job takes where every text that a model writes ends with its first token, and `cost` where
     none ends before its limit; None where nothing is written. `n_models`: variants of one model
-    that are loaded one after the other.
+    that are loaded one after the other. `untimed`: why the time does not follow from operations.
     """
 
     items: Sequence[Sequence[Item]]
@@ -62,6 +62,7 @@ class Jobs(Generic[Item]):
     problems: Sequence[Problem] = ()
     least: Callable[[Item], Cost] | None = None
     n_models: int = 1
+    untimed: str = ""
 
     def of(self, items: Iterable[Item]) -> tuple[Cost, Cost]:
         """What some of them take at least and at most."""
@@ -123,9 +124,9 @@ class Planned:
     `whole` is of the record, `left` of what is not there yet; so is all else but `disk_bytes`, of
     the finished record. Where a model writes, both are of texts that go on to their limit, and
     `least` is `left` of such as end at once. `running_bytes`: on the disk at once at most while it
-    is made. `n_workers`: that will do its jobs; 0: this process. `notes`: what a user should know.
-    `needed_bytes`: of memory, weights and working numbers; `memory_bytes` with the
-    program.
+    is made. `untimed`: why it has no `wall_s`. `n_workers`: that will do its jobs; 0: this
+    process. `notes`: what a user should know. `needed_bytes`: of memory, weights and working
+    numbers; `memory_bytes` with the program.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Planned:
     needed_bytes: int | None = None
     memory_bytes: int | None = None
     wall_s: Range | None = None
+    untimed: str = ""
     speeds: Sequence[Speed] = ()
     n_workers: int = 0
     notes: Sequence[str] = ()
@@ -158,7 +160,7 @@ class Planned:
         """For JSON and a manifest: no path of this machine."""
         if self.unknown or self.left is None:
             return {"unknown": self.unknown, "weight_bytes": self.weight_bytes}
-        if self.disk_bytes is None or self.wall_s is None:
+        if self.disk_bytes is None:
             return {**self.left.as_dict(), "n_jobs": 0}
         ends = self.least or self.left
         return {
@@ -169,7 +171,8 @@ class Planned:
             "weight_bytes": self.weight_bytes,
             "disk_bytes": list(map(round, self.disk_bytes)),
             "memory_bytes": self.memory_bytes,
-            "wall_s": [round(end, 1) for end in self.wall_s],
+            "wall_s": None if self.wall_s is None else [round(end, 1) for end in self.wall_s],
+            **({"untimed": self.untimed} if self.untimed else {}),
             **({"workers": self.n_workers} if self.n_workers else {}),
         }
 
@@ -230,10 +233,13 @@ def plan_outlined(
     needed = with_weights(shape.sizes, shape.bits, whole.working_bytes)
     running = running_bytes(whole, tables)
     crew = Crew.of(len(left), weights, _free(known.places) - needed)
-    with threads(how_far.threads):
-        crews = sorted({1, crew.n or 1})
-        speeds = [speed(shape.d_model, known.dtype, known.places.main, n) for n in crews]
-    working = [_working(speeds, one, jobs.once, weights, crew, len(left)) for one in of_left]
+    speeds, wall_s = list[Speed](), None
+    if not jobs.untimed:
+        with threads(how_far.threads):
+            crews = sorted({1, crew.n or 1})
+            speeds = [speed(shape.d_model, known.dtype, known.places.main, n) for n in crews]
+        ends = [_working(speeds, one, jobs.once, weights, crew, len(left)) for one in of_left]
+        wall_s = Range.between(*ends).plus(_loading(known, jobs.n_models))
     return Planned(
         name,
         folder,
@@ -247,7 +253,8 @@ def plan_outlined(
         running_bytes=running,
         needed_bytes=needed,
         memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
-        wall_s=Range.between(*working).plus(_loading(known, jobs.n_models)),
+        wall_s=wall_s,
+        untimed=jobs.untimed,
         speeds=speeds,
         n_workers=crew.n,
         notes=[*_made_again(how_far), *([crew.said] if crew.said else [])],

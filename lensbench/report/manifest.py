@@ -184,20 +184,25 @@ def _planned(manifest: Mapping[str, Any]) -> str:
     planned, took = manifest["planned"], manifest["took"]
     sessions = " over all sessions" if manifest.get("resumed_batches") else ""
     sessions = " since it was widened" if "before" in planned else sessions
-    (least_s, most_s), (least, most) = planned["wall_s"], planned["disk_bytes"]
+    (least, most), time, unit = planned["disk_bytes"], "no time", " s"
+    if planned["wall_s"] is not None:
+        time, unit = "{:,.0f} to {:,.0f} s".format(*planned["wall_s"]), ""
     read = "" if took["n_tokens"] is None else f", read {took['n_tokens']:,}"
-    memory, held = planned["memory_bytes"], took["memory_bytes"]
+    memory, held = "no memory", took["memory_bytes"]
+    if planned["memory_bytes"] is not None:
+        memory = f"{planned['memory_bytes'] / 1e9:.1f} GB of memory"
     peak = "took no more than what ran in the process before"
     if held is not None:
-        peak = f"and the process held {held / 1e9:.1f} at its peak"
+        gb = "" if memory != "no memory" else " GB"
+        peak = f"and the process held {held / 1e9:.1f}{gb} at its peak"
     fewest = planned.get("least", planned)["n_tokens"]
     ends = "" if fewest == planned["n_tokens"] else f"{fewest:,} to "
     return (
-        f"Planned {least_s:,.0f} to {most_s:,.0f} s{_with_workers(planned)}, took "
-        f"{took['wall_s']:,.0f}{_with_workers(manifest)}{sessions}; "
+        f"Planned {time}{_with_workers(planned)}, took "
+        f"{took['wall_s']:,.0f}{unit}{_with_workers(manifest)}{sessions}; "
         f"planned {ends}{planned['n_tokens']:,} tokens{read}; planned {least / 1e6:,.1f} to "
         f"{most / 1e6:,.1f} MB on the disk, took {took['disk_bytes'] / 1e6:,.1f}; planned "
-        f"{memory / 1e9:.1f} GB of memory, {peak}."
+        f"{memory}, {peak}."
     )
 
 

@@ -32,7 +32,7 @@ from lensbench.attention.record import (
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record, uncounted
+from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
@@ -104,7 +104,7 @@ def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
     for ref in refs:
         folder = Path(out) / folder_name(str(ref))
         if reads_both_ways(ref):
-            yield uncounted(str(ref), folder, "operations of text encoders are not counted")
+            yield encoders.plan(sized(spec), ref, sets, folder)
             continue
         own = sized(spec)
         request = _request(own, sets, RecordStore(folder, str(ref), "attention"), {})

@@ -75,7 +75,7 @@ def plan(spec: CorrelationStudySpec, out: Path) -> Iterator[Planned]:
             inference = _inference(spec, _trace(out, ref, name), settings)
             yield plan_answers(f"{ref}, {name}", ref, inference, documents)
     for comparison in comparisons(spec, refs, out):
-        why = "it is made of the traces above; no model is run"
+        why = "no model is run: similarities of the traces above, and intervals by resampling"
         yield uncounted(comparison.out.name, comparison.out, why)
 
 

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.compare.diff.record import run_diff
+from lensbench.compare.diff.cost import comparison
+from lensbench.compare.diff.record import run_diff, settings_of
 from lensbench.compare.diff.spec import DiffSpec
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
 from lensbench.errors import Problem
+from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Watch, ignore
+from lensbench.prompts.prompt import choose
+from lensbench.prompts.sets import load_prompts
 from lensbench.records.engine import Outcome
-from lensbench.records.store import folder_name
+from lensbench.records.recording import Request, Standing
+from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.lens import plan as plan_lens
 from lensbench.studies.lens import run as run_lens
 from lensbench.studies.specs.diff import DiffStudySpec
@@ -59,9 +64,18 @@ def plan(spec: DiffStudySpec, out: Path) -> Iterator[Planned]:
     texts = _texts(spec)
     refs = model_refs(texts)
     yield from plan_lens(_lens_spec(spec, texts), out / RUNS)
-    for _, other in _pairs(refs, len(spec.variants)):
-        why = "it is made of the readings above; no model is run"
-        yield uncounted(f"{other}, compared", out / folder_name(str(other)), why)
+    asked = choose(load_prompts(spec.prompts).prompts, spec.limit)
+    n_prompts = sum(prompt.is_base for prompt in asked)
+    settings = settings_of(DiffSpec(diverge_bits=spec.diverge_bits))
+    for first, other in _pairs(refs, len(spec.variants)):
+        name = f"{first} to {other}"
+        request = Request(RecordStore(out / folder_name(str(other)), name, "diff"), settings)
+
+        def jobs(known: Outlined[LensModel], _: Standing) -> Jobs[int]:
+            return comparison(known.shape, known.model.n_layers, n_prompts)
+
+        base = ModelRef.of(first.name)  # whose readout both are read with
+        yield plan_record(f"{other}, compared", base, request, jobs, None, spec.device)
 
 
 def _texts(spec: DiffStudySpec) -> tuple[str, ...]:

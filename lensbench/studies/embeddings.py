@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.checkpoints.stored.heap import release
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.encoders import encoder_outlined
+from lensbench.costs.planned import Jobs, Outlined, Planned, outlined, plan_record, uncounted
 from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
 from lensbench.embeddings.measured import Measuring, measure, readable
 from lensbench.embeddings.pairs import PairSet, load_pairs
 from lensbench.embeddings.rated import RatedSet, load_rated
+from lensbench.embeddings.senses.cost import senses as reading_jobs
 from lensbench.embeddings.senses.measured import Reading, read_senses
 from lensbench.embeddings.senses.sentences import SenseSet, load_senses
 from lensbench.embeddings.senses.states import placed
@@ -24,7 +28,7 @@ from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.quantized.peaks import Use
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema.text.embeddings import READ
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
@@ -64,13 +68,22 @@ def plan(spec: EmbeddingsSpec, out: Path | str) -> Iterator[Planned]:
     load_pairs(spec.pairs)
     for one in spec.rated:
         load_rated(one)
+    senses, own = load_senses(spec.senses), sized(spec)
     refs = model_refs(spec.contextual) if spec.contextual else []
     for name in spec.encoders:
-        why = "the operations of sentence encoders are not counted"
+        why = "a sentence encoder's passes are few; its maps and intervals take the time"
         yield uncounted(name, Path(out) / folder_name(name), why)
     for ref in refs:
-        why = "the operations of its conditions are not counted"
-        yield uncounted(f"{ref}, senses", Path(out) / f"{folder_name(str(ref))}-senses", why)
+        store = RecordStore(Path(out) / f"{folder_name(str(ref))}-senses", str(ref), "senses")
+        request = Request(store, _senses_settings(own, senses))
+
+        def jobs(known: Outlined[Any], _: Standing) -> Jobs[str]:
+            items, problems = placed(known.model, senses.sentences, senses.name)
+            reading = Reading(known.model, senses.sentences, items, tokens_of(own), spec.seed)
+            return replace(reading_jobs(reading, known.shape), problems=problems)
+
+        how: Any = encoder_outlined if reads_both_ways(ref) else outlined
+        yield plan_record(f"{ref}, senses", ref, request, jobs, None, spec.device, "lens", how)
 
 
 def _note(outcome: Outcome, problems: list[Problem]) -> None:
@@ -118,18 +131,22 @@ def _encoder(
     return make(Request(store, settings, facts), prepare, watch)
 
 
-def _contextual(
-    spec: EmbeddingsSpec, ref: ModelRef, senses: SenseSet, watch: Watch, store: RecordStore
-) -> list[Problem]:
-    """One contextual model's record, from where it stopped. Returns what was skipped."""
-    watch(Progress(f"hashing the weights of {store.model}"))
-    settings = {
+def _senses_settings(spec: EmbeddingsSpec, senses: SenseSet) -> dict[str, Any]:
+    return {
         "senses": senses.name,
         "senses_sha256": senses.sha256,
         "seed": spec.seed,
         "batch_tokens": tokens_of(spec),
         "device": spec.device,
     }
+
+
+def _contextual(
+    spec: EmbeddingsSpec, ref: ModelRef, senses: SenseSet, watch: Watch, store: RecordStore
+) -> list[Problem]:
+    """One contextual model's record, from where it stopped. Returns what was skipped."""
+    watch(Progress(f"hashing the weights of {store.model}"))
+    settings = _senses_settings(spec, senses)
     new = store.manifest() is None
     if both_ways := reads_both_ways(ref):
         require_plain(ref)

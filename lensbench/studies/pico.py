@@ -45,7 +45,7 @@ def plan(spec: PicoStudySpec, out: Path | str) -> Iterator[Planned]:
             partial(training, own),
             "train",
         )
-    why = "it reads the steps that the trainings keep"
+    why = "its texts are cut by a tokenizer that the first training makes"
     yield uncounted("lineage", Path(out) / "lineage", why)
 
 

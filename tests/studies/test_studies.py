@@ -187,7 +187,13 @@ def test_a_diff_study_compares_every_variant_with_the_first(lensbench: Program, 
     records = [path.parent for path in out.glob("*/manifest.json")]
     assert sorted(folder.name.rpartition("-")[2] for folder in records) == ["16", "8"]
     for folder in records:
-        facts = json.loads((folder / "manifest.json").read_text())["model"]
+        made = json.loads((folder / "manifest.json").read_text())
+        facts, planned = made["model"], made["planned"]
+        for name, n in planned["rows"].items():  # `run` says its plan, and a record keeps it
+            assert len(pd.read_parquet(folder / f"{name}.parquet")) == n, name
+        assert planned["wall_s"] is None
+        assert planned["untimed"]
+        assert "Planned no time, took " in (folder / "report.md").read_text()
         assert facts["a"]["bits"] == 32
         assert facts["b"]["bits"] in (16, 8)
         assert (folder / "report.md").exists()

@@ -49,9 +49,10 @@ def run_diff(
     if problems := mismatches(first, second, how.relative_depth, how.context):
         raise InputProblems(problems)
     store = RecordStore(out, f"{first.name} to {second.name}", "diff")
-    settings = {"lens": LENS, "seed": SEED} | how.settings()
     facts = _facts(first, second)
-    request = Request(store, settings, facts, outgrown=lambda there: _outgrown(there, facts))
+    request = Request(
+        store, settings_of(how), facts, outgrown=lambda there: _outgrown(there, facts)
+    )
 
     def prepare(record: Recording) -> Work[Sides, int]:
         progress(Progress(f"reading {store.model}"))
@@ -59,6 +60,11 @@ def run_diff(
         return _work(first, second, how.device)
 
     return make(request, prepare, progress)
+
+
+def settings_of(how: DiffSpec) -> dict[str, Any]:
+    """What decides the numbers, besides the two records."""
+    return {"lens": LENS, "seed": SEED} | how.settings()
 
 
 def _facts(a: LensRecord, b: LensRecord) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lensbench.records.schema.diff import DIFF_LAYERS, DIFF_PROMPTS
 from lensbench.records.schema.lens import MILESTONES
 from lensbench.stats.estimates import n_relations
 
-_TESTED = ("entropy_bits", "kl_bits", "answer_rank_log2", "answer_prob")
+TESTED = ("entropy_bits", "kl_bits", "answer_rank_log2", "answer_prob")
 
 
 def prompts_table(a: LensRecord, b: LensRecord, shared: pd.DataFrame) -> pa.Table:
@@ -39,7 +39,7 @@ def layers_table(cells: pd.DataFrame) -> pa.Table:
         relation = relation.index.to_series()
     places = cells[["depth", "layer"]].drop_duplicates()
     rows: list[dict[str, Any]] = []
-    for measure in _TESTED:
+    for measure in TESTED:
         by_depth = cells.assign(change=change_of(cells, measure)).pivot(
             index="prompt_id", columns="depth", values="change"
         )

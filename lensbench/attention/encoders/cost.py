@@ -1,0 +1,41 @@
+"""What the jobs of an encoder's attention take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lensbench.attention.encoders.record import EncoderReader
+from lensbench.attention.phenomena.asking import Asking
+from lensbench.attention.record import Reading
+from lensbench.costs.cost import Cost
+from lensbench.costs.shape import Shape
+from lensbench.quantized.peaks import Batch
+
+
+def encoder_cost(reader: EncoderReader, shape: Shape, item: Reading | Asking) -> Cost:
+    """What one job takes: a pass; what is made of patterns is no product of matrices."""
+    settings, model = reader.settings, reader.source.model
+    n_heads, weightings = model.n_layers * model.n_heads, len(settings.weightings)
+    if isinstance(item, Asking):
+        n_questions = sum(len(one.questions) for one in item.asked)
+        rows = {"answers": n_questions * weightings}
+        return _pass(reader, shape, [one.token_ids for one in item.asked]) + Cost(rows=rows)
+    ids = [text.token_ids for text in item.texts]
+    kept = [text for text in item.texts if text.prompt_id in settings.keep]
+    kept = kept if item.condition == "text" else []
+    rows = {"encoder_heads": len(ids) * weightings * n_heads, "patterns": len(kept) * n_heads}
+    rows["patterns.weights"] = sum(len(text.token_ids) ** 2 for text in kept) * n_heads
+    return _pass(reader, shape, ids) + Cost(rows=rows)
+
+
+def _pass(reader: EncoderReader, shape: Shape, ids: Sequence[Sequence[int]]) -> Cost:
+    """One batch without logits; of each token's value in each head the length, where it counts."""
+    n, longest, n_tokens = len(ids), max(map(len, ids)), sum(map(len, ids))
+    whole = shape.batch(n, longest, 0)
+    moved = 0.0
+    if reader.settings.moved:
+        d_head = shape.d_model // reader.source.model.n_heads
+        moved = 2.0 * n_tokens * reader.source.model.n_layers * shape.d_model * d_head
+    held = shape.held("attention", Batch(n, longest))
+    padding = Cost(n_tokens=n_tokens - whole.n_tokens)
+    return whole + padding + Cost(flops=moved, working_bytes=held)
