@@ -22,7 +22,7 @@ from lensbench.checkpoints.ref import ADAPTER_WEIGHTS as WEIGHTS
 from lensbench.checkpoints.source import damage
 from lensbench.checkpoints.stored.finite import all_finite
 from lensbench.checkpoints.stored.tensors import open_tensors
-from lensbench.errors import ModelError
+from lensbench.errors import ModelError, refused_by_library
 from lensbench.json_text import read_json as strict
 from lensbench.quantized.adapters.initial import leaving_base_alone
 from lensbench.quantized.adapters.lora import hushed
@@ -104,10 +104,12 @@ def attach(
 
 
 def _probed(model: Any) -> Float[Tensor, "pos d_vocab"]:
-    """What a model says to a few tokens."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        return model(input_ids=torch.arange(1, _PROBE + 1, device=device)[None]).logits[0].float()
+    """What a model says to a few tokens. Raises ModelError for a class that cannot run."""
+    ids = torch.arange(1, _PROBE + 1, device=next(model.parameters()).device)[None]
+    what = f"{type(model).__name__} cannot be run, so no adapter can be put on it"
+    remedy = "Check that this checkpoint runs with transformers itself, or take another model."
+    with torch.inference_mode(), refused_by_library(what, remedy):
+        return model(input_ids=ids, use_cache=False).logits[0].float()
 
 
 def _other_base_problems(wrapped: OnBase, was: Float[Tensor, "pos d_vocab"]) -> Iterator[str]:

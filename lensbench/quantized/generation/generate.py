@@ -75,7 +75,7 @@ def generate(
         return _continued(model, prompts, decoding, seeds, tracer, streamer)
     with _Runs(*runs(model)):
         made = _continued(model, prompts, decoding, seeds, tracer, streamer)
-    require_answers(model, prompts, made, answer)
+        require_answers(model, prompts, made, answer)
     return made
 
 

@@ -59,7 +59,6 @@ def learn(
     watch(Progress(f"loading {spec.ref}"))
     model = load_quantized(spec.ref, device=spec.device)
     restore: Callable[[], None] | None = prepare_base(model)
-    uses_cache = model.base.config.use_cache
     _mention_arithmetic(model, notify)
     record.begin(model.facts())
     drop_torn(spec.out / CHECKPOINTS)
@@ -94,7 +93,6 @@ def learn(
         prefix.put_back(block_list(model.base)[1], aside)
     adapted.unload()
     restore()
-    model.base.config.use_cache = uses_cache
     return facts, model
 
 
@@ -171,7 +169,6 @@ def _trainer(
 ) -> ResponseTrainer:
     from lensbench.quantized.training.trainer import ResponseTrainer
 
-    adapted.config.use_cache = False
     return ResponseTrainer(
         adapted,
         _arguments(spec, data.n_train, fresh=checkpoint is None),
