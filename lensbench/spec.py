@@ -39,6 +39,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from lensbench.device import as_named
 from lensbench.errors import InputProblems, Problem
 
 
@@ -144,6 +145,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Device = Annotated[
     str | None,
+    AfterValidator(as_named),
     PlainSerializer(lambda device: device and re.sub(r"=[^,]*", "", device)),  # no folder, no size
     Field(description="cpu, cuda, cuda:1, mps. Default: the first there is of cuda, mps, cpu."),
 ]
@@ -154,11 +156,6 @@ Devices = Annotated[
         "disk=FOLDER), or auto. Default: the first there is of cuda, mps, cpu."
     ),
 ]
-
-
-def is_spread(device: str) -> bool:
-    """Whether a `device` names more than one, or leaves it open how many."""
-    return device == "auto" or "," in device or "=" in device
 
 
 def numbers(given: Any) -> Any:

@@ -10,8 +10,8 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from lensbench.device import ONE, is_spread
 from lensbench.errors import ModelError
-from lensbench.spec import is_spread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL_MODEL = 2e9  # parameters; below this, float32 fits on any accelerator in use today
@@ -42,7 +42,7 @@ def existing(device: str) -> str:
     try:
         kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError as error:
-        raise ModelError(f"{device!r} is no device. Give cpu, cuda, cuda:1 or mps.") from error
+        raise ModelError(f"{device!r} is no device. {ONE}") from error
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (index or 0) < torch.cuda.device_count(),

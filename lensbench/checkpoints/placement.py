@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,17 +15,13 @@ from torch import nn
 from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.devices import existing, gb, memory_available, pick_device
 from lensbench.checkpoints.families import weight_bytes
+from lensbench.device import DISK, is_spread, named
 from lensbench.errors import InputProblems, ModelError, Problem
-from lensbench.spec import is_spread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DISK = "disk"
-_UNITS = {"GB": 10**9, "MB": 10**6}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(GB|MB)")
-_COMMA = "A comma parts devices: a folder behind disk= can have none in its name."
-_FORM = "Write it as cuda:0,cuda:1,cpu,disk=FOLDER, with sizes as in cuda:0=20GB, or auto."
+_THERE = "Name devices that this machine has (`lensbench doctor` shows them)."
 # Of a device's free memory, what weights may take; the rest is for the passes through them.
 _SHARE = 0.9
 _SMALLER = "Take a smaller model (`lensbench models` shows sizes)"
@@ -75,25 +69,20 @@ class Placement:
         """
         if device is None or not is_spread(device):
             return cls((Place(pick_device(device)),))
+        listed = named(device)
+        folder = next((one.folder for one in listed if one.folder is not None), None)
         found: dict[str, Place] = {}
         problems: list[Problem] = []
-        folder = None
-        for part in _parts(device):
-            name, _, value = part.partition("=")
-            try:
-                place = _place(name, value)
-            except (ModelError, ValueError) as error:
-                what = f"{part!r}: {str(error).rstrip('.')}"
-                behind = f"{DISK}=" in device.partition(part)[0]
-                problems.append(Problem("device", what, _COMMA if behind else _FORM))
-                continue
-            if place.device in found:
-                problems.append(Problem("device", f"{name} stands twice", "Name it once."))
-            found[place.device] = place
-            folder = Path(value).expanduser() if name == DISK else folder
-        if not problems and not found.keys() - {DISK}:
-            what, remedy = "a disk computes nothing", "Name the device that does: cpu,disk=FOLDER."
-            problems.append(Problem("device", what, remedy))
+        for one in listed:
+            for name in _here(one.name):
+                try:
+                    place = Place(name if name == DISK else existing(name), one.n_bytes)
+                except ModelError as error:
+                    problems.append(Problem("device", str(error).rstrip("."), _THERE))
+                    continue
+                if place.device in found:
+                    problems.append(Problem("device", f"{name} stands twice", "Name it once."))
+                found[place.device] = place
         if problems:
             raise InputProblems(problems)
         return cls(tuple(sorted(found.values(), key=_order)), folder)
@@ -246,33 +235,13 @@ def _way_out(where: Placement, in_8_bits: Callable[[], int] | None) -> str:
     return f"{_SMALLER}, or read its blocks from a disk: --device {main},disk=FOLDER."
 
 
-def _parts(device: str) -> Iterator[str]:
-    """The devices of a list, `auto` as what it stands for."""
-    for part in device.split(","):
-        if part == "auto":
-            yield from (f"cuda:{index}" for index in range(torch.cuda.device_count()))
-            yield "cpu"
-        else:
-            yield part.strip()
-
-
-def _place(name: str, value: str) -> Place:
-    """Raises ModelError and ValueError for what is none."""
-    if name == DISK:
-        if not Path(value).expanduser().is_dir() or not value:
-            raise ValueError(f"there is no folder {value or 'named'} for the weights on disk")
-        if not os.access(Path(value).expanduser(), os.W_OK | os.X_OK):
-            raise ValueError(f"the folder {value} cannot be written to")
-        return Place(DISK)
-    if name == "mps":
-        raise ValueError("Apple's GPU shares the processor's memory, so nothing is spread over it")
-    device = existing("cuda:0" if name == "cuda" else name)
-    if not value:
-        return Place(device)
-    size = _SIZE.fullmatch(value)
-    if size is None:
-        raise ValueError(f"{value!r} is no size like 20GB or 500MB")
-    return Place(device, int(float(size[1]) * _UNITS[size[2]]))
+def _here(name: str) -> Iterator[str]:
+    """What a device of a list stands for on this machine."""
+    if name == "auto":
+        yield from (f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        yield "cpu"
+    else:
+        yield "cuda:0" if name == "cuda" else name
 
 
 def _order(place: Place) -> tuple[int, int]:

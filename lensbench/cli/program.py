@@ -67,6 +67,8 @@ def called(arguments: Sequence[str]) -> int:
     app = program()
     try:
         verb, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
+        for given in (*bound.args, *bound.kwargs.values()):
+            _require_here(getattr(given, "device", None))
         return verb(*bound.args, **bound.kwargs) or 0
     except CycloptsError as error:
         problems = _found(error)
@@ -76,6 +78,14 @@ def called(arguments: Sequence[str]) -> int:
         problems = error.problems
     names = _options(app, arguments)
     raise InputProblems([_named(problem, names) for problem in problems])
+
+
+def _require_here(device: str | None) -> None:
+    """Before a verb reads its libraries, let alone a model. Raises as `Placement.of`."""
+    if device not in (None, "cpu"):
+        from lensbench.checkpoints.placement import Placement
+
+        Placement.of(device)
 
 
 def program() -> App:

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import Field
 
+from lensbench.device import is_spread
 from lensbench.errors import Problem
 from lensbench.lens.fitted.place import Method
 from lensbench.models.spec import MODEL_HELP, Dtype
-from lensbench.spec import ARGUMENT, Count, Devices, Positive, Spec, is_spread
+from lensbench.spec import ARGUMENT, Count, Devices, Positive, Spec
 
 _OF: dict[Method, tuple[str, ...]] = {
     "tuned": ("start", "learning_rate", "epochs"),

@@ -73,8 +73,11 @@ def run_analysis(
 
     What fails is noted beside the records, so that their report says what is missing.
     """
+    from lensbench.checkpoints.placement import Placement
     from lensbench.records.failures import note_failures
 
+    if (device := getattr(spec, "device", None)) is not None:
+        Placement.of(device)  # one that is not there is no fault of each model
     outcome: Outcome = _module(spec).run(spec, out, progress, notify)
     note_failures(out, outcome.failed)
     return outcome

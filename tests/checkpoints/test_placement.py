@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lensbench.checkpoints import placement
 from lensbench.checkpoints.placement import Place, Placement, require_fit
 from lensbench.errors import InputProblems, ModelError
+from lensbench.spec import Devices, Spec
 from tests.harness.tiny import Case
 
 HUGE = 10**15
@@ -168,7 +169,9 @@ def test_too_little_room_says_how_much_there_is_where(
     [
         ("disk=/", "a disk computes nothing"),
         ("cpu,disk=", "there is no folder named"),
-        ("cpu,disk=/nowhere/at/all", "there is no folder /nowhere/at/all"),
+        ("cpu,disk=/nowhere/at/all", "there is no folder /nowhere/at/all .* make it first"),
+        (f"cpu,disk={__file__}", "test_placement.py is a file, and weights on disk need a folder"),
+        ("cpu,cuda:99", "There is no cuda:99 on this machine"),
         ("cpu,cpu=2GB", "cpu stands twice"),
         ("cpu=2", "'2' is no size like 20GB"),
         ("cpu,mps", "shares the processor's memory"),
@@ -185,6 +188,23 @@ def test_all_that_is_wrong_comes_at_once() -> None:
     with pytest.raises(InputProblems) as caught:
         Placement.of("abacus,cpu=2,disk=/nowhere/at/all")
     assert len(caught.value.problems) == 3
+
+
+class Placed(Spec):
+    """What any verb with a device is."""
+
+    device: Devices = None
+
+
+@pytest.mark.parametrize("given", [None, "cpu", "cuda", "cuda:1", "mps", "auto", "cuda:0,cpu=2GB"])
+def test_a_spec_takes_what_some_machine_has(given: str | None) -> None:
+    assert Placed(device=given).device == given
+
+
+@pytest.mark.parametrize("given", ["potato", "cuda:x", "gpu", "cpu,potato", "cpu,disk=/nowhere"])
+def test_a_spec_refuses_what_no_machine_has(given: str) -> None:
+    with pytest.raises(InputProblems, match=r"is no device|there is no folder"):
+        Placed(device=given)
 
 
 def test_one_device_is_as_before() -> None:

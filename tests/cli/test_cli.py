@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -386,3 +388,27 @@ def test_a_model_that_cannot_be_measured_exits_with_1_and_the_other_is_reported(
     assert done.status == 1
     assert "no tokenizer" in done.err
     assert len(list(tmp_path.glob("run/*/report.md"))) == 1
+
+
+@pytest.mark.parametrize("device", ["potato", "cpu,disk=nowhere"])
+def test_what_is_no_device_is_said_before_libraries_are_read(device: str) -> None:
+    """Whatever else is wrong, and of every machine: torch is not asked."""
+    arguments = ["lens", "smollm2-135m", PROMPT, "--device", device]
+    code = (
+        "import sys\nfrom lensbench.cli.program import called\n"
+        "from lensbench.errors import InputProblems\n"
+        f"try: called({arguments!r})\n"
+        "except InputProblems as error: print(error)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--device" in done.stdout
+
+
+def test_a_device_that_is_not_there_is_said_before_a_model_is_looked_for(
+    lensbench: Program, tmp_path: Path
+) -> None:
+    done = lensbench("lens", "smolm2", "--prompts", "facts", "-o", tmp_path, "--device", "cuda:99")
+    assert "There is no cuda:99 on this machine" in words(done.err)
+    assert "smolm2" not in done.err
+    assert [*tmp_path.iterdir()] == []

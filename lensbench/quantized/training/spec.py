@@ -8,11 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
+from lensbench.device import is_spread
 from lensbench.errors import Problem
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.spec import BaseSpec
 from lensbench.quantized.style import Style
-from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share, is_spread
+from lensbench.spec import ARGUMENT, Count, Device, Positive, Seed, Share
 
 DEFAULT_LENGTH = 512  # tokens
 DEFAULT_EVAL_SHARE = 0.1
