@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all test-tl3 lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products bench-size bench-plan bench-report bench-workers clean help setup models
+.PHONY: demo test test-all test-tl3 test-stores lint bench bench-run bench-retrieval bench-recall bench-faults bench-training bench-inference bench-precision bench-memory bench-cache bench-coverage bench-corpora bench-fit bench-attention bench-sample bench-families bench-gpu bench-products bench-size bench-plan bench-report bench-workers clean help setup models
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,11 @@ test-tl3:  ## the wrapper over a HookedTransformer, in an environment of its own
 	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' $(CONSTRAINTS) > .venv-tl3/constraints.txt
 	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt -e '.[dev]'
 	.venv-tl3/bin/python -m pytest tests/tl3
+
+test-stores: $(READY)  ## workers that share S3 or GCS: servers of both, in an environment of their own
+	$(PYTHON) -m venv .venv-stores
+	.venv-stores/bin/python -m pip install --quiet --disable-pip-version-check -r tests/cluster/stores.txt
+	$(BIN)/python -m pytest -n0 tests/cluster/test_stores.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -120,5 +125,5 @@ bench-plan: models  ## what a run was planned to take, beside what it took
 	$(BIN)/python -m tests.benchmarks.plan --out reports/bench
 
 clean:  ## remove environments, caches and runs (not the models)
-	rm -rf $(VENV) .venv-tl3 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tl3 .venv-stores runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

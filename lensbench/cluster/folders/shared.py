@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from lensbench.errors import InputProblems, Problem, RecordsError, first_line
 from lensbench.files import write_bytes
+
+_ANSWER_S = 5.0  # within which an address answers
+_PATIENCE, _PATIENCE_S = "retry_limit_seconds", 60.0
 
 
 class SharedFolder:
@@ -35,6 +40,7 @@ class SharedFolder:
 
     def require_room(self) -> None:
         """Raise RecordsError, before anything is computed, where nothing can be written."""
+        _require_answer(self.url)
         name = f".{uuid.uuid4().hex}"
         self.write(name, b"room")
         self.remove(name)
@@ -60,11 +66,12 @@ class SharedFolder:
         """What a file system says inside, as an error that names this folder."""
         try:
             yield
-        except OSError as error:
-            why = error.strerror or first_line(error).rstrip(".")
+        except (OSError, ValueError) as error:  # pyarrow's are either
+            why = getattr(error, "strerror", None) or first_line(error).rstrip(".")
             raise RecordsError(
                 f"The shared folder {self.url} cannot be {how}: {why}. What was measured is kept: "
-                "make room in it or give another one, and run the same command again."
+                "see to it that it is there, that there is room, and that you and the workers may "
+                "write there, or give another one, and run the same command again."
             ) from error
 
     def names(self, folder: str) -> list[str]:
@@ -82,6 +89,29 @@ class SharedFolder:
         return sorted(path.lstrip("/").removeprefix(inside) for path in found)
 
 
+def _patient(url: str) -> str:
+    """With an end of the patience of Google's client, which otherwise is a quarter of an hour."""
+    google = url.startswith(("gs://", "gcs://")) and _PATIENCE not in url
+    return f"{url}{'&' if '?' in url else '?'}{_PATIENCE}={_PATIENCE_S:g}" if google else url
+
+
+def _require_answer(url: str) -> None:
+    """Raise RecordsError, within seconds, where nobody listens at the address that a URL names.
+
+    What asks there itself says nothing for minutes.
+    """
+    for address in parse_qs(urlsplit(url).query).get("endpoint_override", []):
+        host, _, port = address.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+                pass
+        except (OSError, OverflowError, ValueError) as error:
+            raise RecordsError(
+                f"The shared folder {url} cannot be written: nothing answers at {address} within "
+                f"{_ANSWER_S:g} s ({error}). Start the store, or give another one."
+            ) from error
+
+
 def _opened(url: str) -> tuple[Any, str]:
     """pyarrow's file system and the path in it; None and a path for a folder of this machine."""
     scheme, separator, rest = url.partition("://")
@@ -93,7 +123,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
     try:
         if scheme in ("s3", "gs", "gcs", "abfs", "hdfs"):
-            files, path = fs.FileSystem.from_uri(url)
+            files, path = fs.FileSystem.from_uri(_patient(url))
         else:
             import fsspec
 
