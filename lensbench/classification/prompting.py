@@ -121,14 +121,18 @@ def ask(
 
     Raises InputProblems where the examples alone leave no room, ModelError for NaN.
     """
+    prompts, n_cut = prompts_of(model, form, words, shown, texts)
+    return Asked(label_bits(model, prompts, words.token_ids), n_cut)
+
+
+def prompts_of(
+    model: LensModel, form: Form, words: Words, shown: Sequence[Example], texts: Sequence[str]
+) -> tuple[list[Ids], int]:
+    """The tokens of each text's prompt, and how many texts were cut. Raises InputProblems so."""
     start = "".join(form.shown(example) + _BETWEEN for example in shown)
     longest = model.n_ctx - max(map(len, words.token_ids))
-    prompts, n_cut = [], 0
-    for text in texts:
-        ids, cut = _fitting(model, form, words, start, text, longest)
-        prompts.append(ids)
-        n_cut += cut
-    return Asked(label_bits(model, prompts, words.token_ids), n_cut)
+    found = [_fitting(model, form, words, start, text, longest) for text in texts]
+    return [ids for ids, _ in found], sum(cut for _, cut in found)
 
 
 def _fitting(
@@ -158,9 +162,8 @@ def label_bits(
 
     Raises ModelError where the model gives NaN.
     """
-    stems = list(dict.fromkeys(label[:-1] for label in labels))
-    rows = [prompt + stem for prompt in prompts for stem in stems]
-    places = [range(len(p) - 1, len(p) + len(s)) for p in prompts for s in stems]
+    stems = _stems(labels)
+    rows, places = rows_of(prompts, labels)
     found = torch.zeros((len(prompts), len(labels)), dtype=torch.float64)
     for items in plan_batches([len(row) for row in rows], BATCH_TOKENS, model.rope_switch):
         own = [list(places[item]) for item in items]
@@ -178,6 +181,18 @@ def label_bits(
     if not bool(found.isfinite().all()):
         raise ModelError(f"{model.name} gives NaN or Inf for a prompt. Ask another model.")
     return found / torch.log(torch.tensor(2.0, dtype=torch.float64))
+
+
+def _stems(labels: Sequence[Ids]) -> list[Ids]:
+    """What stands before the last token of the labels, each once."""
+    return list(dict.fromkeys(label[:-1] for label in labels))
+
+
+def rows_of(prompts: Sequence[Ids], labels: Sequence[Ids]) -> tuple[list[Ids], list[range]]:
+    """What is read for all labels, prompt by prompt, and at which positions."""
+    stems = _stems(labels)
+    rows = [prompt + stem for prompt in prompts for stem in stems]
+    return rows, [range(len(p) - 1, len(p) + len(s)) for p in prompts for s in stems]
 
 
 def shares(bits: Float[Tensor, "text label"]) -> Float[Tensor, "text label"]:

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerState, TrainingArguments
 
 from lensbench.checkpoints.open import quiet
+from lensbench.classification.probe import BATCH_TOKENS
 from lensbench.classification.spec import ClassifySpec
 from lensbench.errors import ModelError
 from lensbench.progress import Watch
@@ -24,7 +25,6 @@ from lensbench.quantized.training.checkpoints import drop_torn, latest
 from lensbench.quantized.training.exact import ExactTrainer, Items, arguments, enough_memory
 from lensbench.quantized.training.labels import MASKED
 
-BATCH_TOKENS = 4096  # of a forward pass that needs no gradient
 _SMALLER = "a smaller --batch-size or --max-length"
 
 

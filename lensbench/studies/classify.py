@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.classification.accuracy import accuracy_rows
@@ -21,15 +23,17 @@ from lensbench.classification.prepare import (
     prepared,
 )
 from lensbench.classification.spec import ClassifySpec
-from lensbench.costs.planned import Planned, uncounted
+from lensbench.costs.encoders import encoder_outlined
+from lensbench.costs.planned import Jobs, Outlined, Planned, outlined, plan_record, uncounted
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.quantized.training.checkpoints import CHECKPOINTS
 from lensbench.records.engine import Outcome, Work, make, require_here
 from lensbench.records.parts import Parts
-from lensbench.records.recording import Finished, Recording, Request
+from lensbench.records.recording import Finished, Recording, Request, Standing
 from lensbench.records.schema.text.classification import ACCURACY, PREDICTIONS
 from lensbench.records.store import RecordStore, folder_name
+from lensbench.studies.planning.classifications import classification, mostly_read
 
 Models = tuple[ModelRef | None, list[ModelRef]]
 
@@ -56,11 +60,28 @@ def run(
 
 def plan(spec: ClassifySpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises what it raises before anything is loaded."""
-    found = load_every(spec.data)
-    models_of(spec)
-    for name in names_of(found):
-        why = "how long a training goes on is found while it does"
-        yield uncounted(name, Path(out) / folder_name(name), why)
+    found, models = load_every(spec.data), models_of(spec)
+    for name, one in zip(names_of(found), found, strict=True):
+        store = RecordStore(Path(out) / folder_name(name), name, "classification")
+        context = prepared(spec, one, models, store.folder)
+        ref = mostly_read(context)
+        if ref is None:
+            yield uncounted(name, store.folder, "it asks no model: labels are counted")
+            continue
+        how: Any = encoder_outlined if ref == context.encoder else outlined
+        request = Request(store, _settings(spec, one))
+        yield plan_record(
+            name, ref, request, partial(_jobs, context), None, spec.device, "train", how
+        )
+
+
+def _jobs(context: Measuring, _: Outlined[Any], __: Standing) -> Jobs[Run]:
+    """Each run is of one of several models, which it outlines itself."""
+    return classification(context)
+
+
+def _settings(spec: ClassifySpec, found: LabelledSet) -> dict[str, Any]:
+    return spec.settings() | {"data": found.name, "data_sha256": found.sha256}
 
 
 def _one(
@@ -75,7 +96,7 @@ def _one(
     context = prepared(spec, found, models, store.folder, within(store.model, watch))
     told = example_facts(context)
     facts = model_facts(context, store.model, new=store.manifest() is None)
-    settings = spec.settings() | {"data": found.name, "data_sha256": found.sha256}
+    settings = _settings(spec, found)
 
     def prepare(record: Recording) -> Work[Measuring, Run]:
         notify(f"{store.model}: {told['n_train']} texts to learn from, {told['n_test']} to test")

@@ -5,36 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lensbench.pico.cost import outlined, training_cost
 from lensbench.pico.train import train_pico
 from tests.harness.files import table
+from tests.harness.flops import counted
 from tests.harness.pico import pico_spec
-
-
-class _NoModules:
-    """Counts are not told apart by module: what does that puts hooks on what takes gradients."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_the_operations_of_a_training_are_those_that_torch_makes(
     texts: Path, tmp_path: Path
 ) -> None:
     spec = pico_spec(texts, tmp_path / "run", steps=5)
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()
-    # A CPU's fused attention is not counted by torch; in products of matrices it is.
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        train_pico(spec)
+    made = counted(lambda: train_pico(spec))
     rows = table(spec.out, "training")
     cost = training_cost(spec, outlined(spec).shape, range(spec.plan.steps + 1))
     # What came in at the first block has no gradient by rotary angles, which are products too.
-    assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert cost.flops == pytest.approx(made, rel=0.02)
     assert cost.rows["training"] == len(rows)

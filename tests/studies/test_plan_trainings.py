@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lensbench.quantized.adapters.spec import Lora
 from lensbench.quantized.loading.load import load_quantized
@@ -16,28 +13,9 @@ from lensbench.quantized.training.train import train
 from lensbench.records.manifest import as_planned
 from lensbench.studies.planning.trainings import plan_training
 from tests.harness.files import contents, manifest, table, write_jsonl
+from tests.harness.flops import counted
 from tests.harness.tiny import Case
 from tests.harness.training import ROWS, spec_of
-
-
-class _NoModules:
-    """Counts are not told apart by module: what does that puts hooks on what takes gradients."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def counted(work: Callable[[], object]) -> int:
-    """Operations that torch makes."""
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-    # A CPU's fused attention is not counted by torch; in products of matrices it is.
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        work()
-    return int(counter.get_total_flops())
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -26,6 +27,9 @@ from lensbench.quantized.training.learn import BATCH_TOKENS, used
 from lensbench.quantized.training.spec import TrainSpec
 from lensbench.quantized.training.train import EXAMPLE_TOKENS, checked, request_of
 from lensbench.records.recording import Standing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _COPIES = 3 * 3  # of the adapter: with both moments of Adam, in two checkpoints and a new one
 
@@ -51,17 +55,23 @@ class Trained:
     @classmethod
     def of(cls, spec: TrainSpec, matched: Matched, known: Outlined[AdaptedModel]) -> Trained:
         """Of a model by its outline."""
-        base, rank, first = known.model.base, spec.lora.rank, matched.layers[0]
-        blocks = block_list(base)[1]
+        base, first = known.model.base, matched.layers[0]
+        whole = cls.of_model(known.shape, base, matched, spec.lora.rank)
+        obstacle = prefix.obstacle(block_list(base)[1], base.base_model, first)
+        return replace(whole, kept=spec.cache_prefix and obstacle is None)
+
+    @classmethod
+    def of_model(cls, shape: Shape, base: PreTrainedModel, matched: Matched, rank: int) -> Trained:
+        """Of a model whose weights are not needed, run whole in each step."""
+        first, blocks = matched.layers[0], block_list(base)[1]
         reached = min(map(place, matched.targets))
         lowest = {path: own for path, own in blocks[first].named_modules() if is_linear(own)}
         here = [path for path in matched.targets if place(path) == reached]
-        obstacle = prefix.obstacle(blocks, base.base_model, first)
         return cls(
-            shape=known.shape,
+            shape=shape,
             n_layers=len(blocks),
             first=first,
-            kept=spec.cache_prefix and obstacle is None,
+            kept=False,
             adapter=_size(base, matched, rank),
             untouched=sum(
                 own.weight.numel() for path, own in lowest.items() if place(path) <= reached
