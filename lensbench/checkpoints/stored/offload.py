@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
 import weakref
@@ -30,9 +31,11 @@ class OffloadFolder:
     def __init__(self, parent: Path) -> None:
         for left in parent.glob(f"{_PREFIX}*"):
             _sweep(left)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = (self.path / _LOCK).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lock = None
+        while lock is None:
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            lock = _locked(self.path)
+        self._lock = lock
 
     def keep_for(self, model: PreTrainedModel) -> None:
         """Delete it when nobody has the model any more."""
@@ -64,6 +67,20 @@ def offload_folder(parent: Path) -> Iterator[OffloadFolder]:
             raise
         what = f"The weights could not be written to {parent}: {first_line(error)}"
         raise ModelError(f"{what}. {remedy}") from error
+
+
+def _locked(folder: Path) -> IO[str] | None:
+    """A new folder's lock, held; None where another process took the folder for one left behind.
+
+    It may do so until the lock is held: then the lock's file is not the one that was opened.
+    """
+    try:
+        lock = (folder / _LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        same = os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK).stat())
+    except FileNotFoundError:
+        return None
+    return lock if same else None
 
 
 def _drop(folder: Path, lock: IO[str]) -> None:
