@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
@@ -166,21 +166,46 @@ def model_refs(models: Sequence[str | Path | ModelRef], use: Use = "lens") -> li
 
     Two of one `str()`, such as adapters in folders of one name, would be one record: a problem too.
     """
+    found, unknown = readable_refs(models, use)
+    if unknown:
+        raise InputProblems(_problems(unknown))
+    return found
+
+
+def readable_refs(
+    models: Sequence[str | Path | ModelRef], use: Use = "lens"
+) -> tuple[list[ModelRef], dict[str, LensbenchError]]:
+    """Several models each of which is measured by itself; and by name, why others cannot be.
+
+    A path that leads nowhere and a name that nobody knows are no reason to leave the others out:
+    what is measured of them is kept, and goes on when the name is mended.
+
+    Raises InputProblems with all that is wrong where no model is left, and for two of one name.
+    """
     found: list[ModelRef] = []
-    problems: list[Problem] = []
+    unknown: dict[str, LensbenchError] = {}
     for model in models:
         try:
             found.append(ModelRef.of(model, use=use))
-        except InputProblems as error:
-            problems += error.problems
         except LensbenchError as error:
-            problems.append(Problem(f"model {model}", str(error).rstrip("."), ""))
+            unknown[str(model)] = error
     labels = [str(ref) for ref in found]
-    for label in sorted({label for label in labels if labels.count(label) > 1}):
-        remedy = "Name it once; if they are two adapters, rename the folder of one."
-        problems.append(Problem(f"model {label}", "two models of that name were given", remedy))
-    if problems:
-        raise InputProblems(problems)
+    remedy = "Name it once; if they are two adapters, rename the folder of one."
+    twice = [
+        Problem(f"model {label}", "two models of that name were given", remedy)
+        for label in sorted({label for label in labels if labels.count(label) > 1})
+    ]
+    if twice or (unknown and not found):
+        raise InputProblems([*_problems(unknown), *twice])
+    return found, unknown
+
+
+def _problems(unknown: Mapping[str, LensbenchError]) -> list[Problem]:
+    """Why models cannot be named."""
+    found: list[Problem] = []
+    for name, error in unknown.items():
+        own = [Problem(f"model {name}", str(error).rstrip("."), "")]
+        found += error.problems if isinstance(error, InputProblems) else own
     return found
 
 

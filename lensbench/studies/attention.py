@@ -31,8 +31,8 @@ from lensbench.attention.record import (
     read_ones,
 )
 from lensbench.attention.settings import AttentionSettings
-from lensbench.checkpoints.ref import ModelRef, model_refs
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
+from lensbench.checkpoints.ref import ModelRef, readable_refs
+from lensbench.costs.planned import Jobs, Outlined, Planned, impossible, plan_record
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
@@ -60,7 +60,7 @@ from lensbench.studies.lens import GROWS, prompt_settings
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.stages import encoders
 from lensbench.studies.stages.sized import sized, tokens_of
-from lensbench.studies.stages.turns import Turns
+from lensbench.studies.stages.turns import Turns, in_turn
 
 
 def run(
@@ -78,10 +78,11 @@ def run(
         InputProblems: unknown models, prompt sets, relation or prompts to keep, and what would have
             no effect on text encoders where there are no other models, before anything is loaded.
     """
-    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
+    prompt_set = load_prompts(spec.prompts, spec.relations)
     _require_known(spec.keep, prompt_set)
     sentences = load_prompts(spec.sentences) if spec.phenomena else None
     outcome = Outcome(problems=list(prompt_set.problems))
+    refs = in_turn(spec.models, outcome, notify)
     require_effect(spec, refs, notify)
     turns = Turns(refs, outcome, notify=notify)
     for ref in turns:
@@ -97,8 +98,10 @@ def run(
 
 def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`. Raises InputProblems as it does."""
-    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
+    refs, unknown = readable_refs(spec.models)
+    prompt_set = load_prompts(spec.prompts, spec.relations)
     _require_known(spec.keep, prompt_set)
+    yield from (impossible(name, Path(out) / folder_name(name), unknown[name]) for name in unknown)
     sets = prompt_set, load_prompts(spec.sentences) if spec.phenomena else None
     require_effect(spec, refs, ignore)
     for ref in refs:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.costs.planned import Jobs, Outlined, Planned, impossible, plan_record
 from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.fitting.spec import FitSpec
@@ -47,7 +47,7 @@ from lensbench.studies.specs.lens import RunSpec
 from lensbench.studies.stages.fit import fit_lens
 from lensbench.studies.stages.fit_cost import plan_fits
 from lensbench.studies.stages.sized import sized, tokens_of
-from lensbench.studies.stages.turns import Turns
+from lensbench.studies.stages.turns import Turns, in_turn
 
 _KEPT = (RESIDUAL_INDEX.name, RESIDUAL_CELLS.name)  # tables of a run that keeps its residuals
 GROWS = ("limit", "n_prompts")  # settings by which a record of prompts can be widened
@@ -67,8 +67,9 @@ def run(
             before anything is loaded.
     """
     require_final(spec.lenses)
-    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
+    prompt_set = load_prompts(spec.prompts, spec.relations)
     outcome, load = Outcome(problems=list(prompt_set.problems)), Loader()
+    refs = in_turn(spec.models, outcome, notify)
     turns = Turns(refs, outcome, load.let_go, notify)
     for ref in turns:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref))
@@ -201,7 +202,9 @@ def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
     Raises InputProblems as `run`.
     """
     require_final(spec.lenses)
-    refs, prompt_set = model_refs(spec.models), load_prompts(spec.prompts, spec.relations)
+    refs, unknown = readable_refs(spec.models)
+    prompt_set = load_prompts(spec.prompts, spec.relations)
+    yield from (impossible(name, Path(out) / folder_name(name), unknown[name]) for name in unknown)
     for ref in refs:
         home = Path(out) / "lenses" / folder_name(ref.name)
         fits = list(plan_fits({home / method: how for method, how in _fits(spec, ref).items()}))

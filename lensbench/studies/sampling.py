@@ -9,9 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.costs.cost import Cost
-from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
+from lensbench.costs.planned import (
+    Jobs,
+    Outlined,
+    Planned,
+    impossible,
+    plainly_outlined,
+    plan_record,
+)
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, worst
 from lensbench.models.adapted import facts_of, require_loadable, with_bits
@@ -34,7 +41,7 @@ from lensbench.sampling.settings import settings_of
 from lensbench.sampling.shots.tasks import conditions, shipped_tasks
 from lensbench.studies.lens import prompt_settings
 from lensbench.studies.specs.sampling import SamplingSpec
-from lensbench.studies.stages.turns import Turns
+from lensbench.studies.stages.turns import Turns, in_turn
 
 
 def run(
@@ -49,12 +56,12 @@ def run(
     anything is loaded.
     """
     prompt_set = load_prompts(spec.prompts, spec.relations)
-    refs = model_refs(spec.models)
+    outcome = Outcome()
+    refs = in_turn(spec.models, outcome, notify)
     if spec.tasks:
         _require_examples(spec.shots)
     if spec.continued and spec.written:
         bleu()
-    outcome = Outcome()
     turns = Turns(refs, outcome, notify=notify)
     for ref in turns:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
@@ -75,7 +82,9 @@ def plan(spec: SamplingSpec, out: Path | str) -> Iterator[Planned]:
     prompt_set = load_prompts(spec.prompts, spec.relations)
     if spec.tasks:
         _require_examples(spec.shots)
-    for ref in model_refs(spec.models):
+    refs, unknown = readable_refs(spec.models)
+    yield from (impossible(name, Path(out) / folder_name(name), unknown[name]) for name in unknown)
+    for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
         request = Request(store, _settings(spec, prompt_set), {})
         jobs = partial(_jobs, spec, prompt_set, str(ref))

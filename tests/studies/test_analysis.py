@@ -16,7 +16,7 @@ from lensbench.errors import InputProblems
 from lensbench.progress import Progress
 from lensbench.records.engine import done_by
 from lensbench.records.failures import FAILED
-from lensbench.studies.analysis import KINDS, read_analysis, run_analysis
+from lensbench.studies.analysis import KINDS, plan, read_analysis, run_analysis
 from lensbench.studies.specs.keys import keys
 from lensbench.studies.specs.lens import RunSpec
 from tests.harness.executors import backwards
@@ -195,6 +195,34 @@ def test_an_analysis_notes_what_fails_until_it_does_not(
     assert name == "org/not-here"
     assert run_analysis(spec(limit=2), tmp_path / "out").ok
     assert not (tmp_path / "out" / FAILED).exists()
+
+
+@pytest.mark.parametrize("missing", ["./nowhere", "org/not-here", "smolm2", "./nowhere+./none"])
+def test_a_model_that_is_not_there_is_said_at_once_and_the_others_are_measured(
+    spec: Callable[..., RunSpec], tmp_path: Path, missing: str
+) -> None:
+    """However it is missing: a path that leads nowhere, not fetched, no name, no adapter."""
+    own, said = spec().models[0], list[str]()
+    asked = spec(models=(own, missing), limit=2)
+
+    def begin(now: Progress) -> None:
+        said.append("begun")
+
+    done = run_analysis(asked, tmp_path / "out", begin, said.append)
+    assert said[0].startswith(f"{missing} cannot be measured, the others are: ")
+    assert "begun" in said
+    assert (len(done.folders), {*done.failed}) == (1, {missing})
+    assert json.loads((tmp_path / "out" / FAILED).read_text()).keys() == {missing}
+    assert len(plan(asked, tmp_path / "new").records) == 2
+
+
+def test_models_that_are_all_unknown_are_refused_at_once(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    with pytest.raises(InputProblems) as refused:
+        run_analysis(spec(models=("./nowhere", "smolm2")), tmp_path / "out")
+    assert len(refused.value.problems) == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("foreign", [False, True])

@@ -19,7 +19,7 @@ import psutil  # type: ignore[import-untyped]
 
 from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.pull import pull
-from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.checkpoints.stored.heap import release
 from lensbench.context import holding
 from lensbench.errors import LensbenchError, first_line
@@ -36,6 +36,28 @@ _asked_for: ContextVar[bool] = ContextVar("fetch", default=False)
 def fetching(asked: bool) -> AbstractContextManager[bool]:
     """Inside, models that are not on this machine are fetched, if that was asked for."""
     return holding(_asked_for, asked)
+
+
+def in_turn(models: Sequence[str], outcome: Outcome, notify: Notify = ignore) -> list[ModelRef]:
+    """The models of a run, which goes on without those that cannot be had.
+
+    They are told at once, and not after hours of the others: names that lead nowhere, which are
+    failures in the outcome, and models that are not on this machine or not whole, which have their
+    turn all the same: they may be by then.
+
+    Raises InputProblems as `readable_refs`.
+    """
+    refs, outcome.failed = readable_refs(models)
+    missing: dict[str, LensbenchError] = dict(outcome.failed)
+    for ref in [] if _asked_for.get() else refs:
+        try:
+            ref.located.require_folder()
+        except LensbenchError as error:
+            missing[str(ref)] = error
+    if len(missing) < len(models):
+        for name, why in missing.items():
+            notify(f"{name} cannot be measured, the others are: {why}")
+    return refs
 
 
 class Turns:
