@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lensbench.errors import InputProblems
+from lensbench.errors import InputProblems, MissingExtraError
 from lensbench.progress import Notify, Watch, once, within
 from lensbench.records.engine import Outcome, who
 from lensbench.records.store import RecordStore
@@ -63,8 +63,8 @@ def make_each(
 ) -> Outcome:
     """Make records that lie in the folder `home`, or go on with them.
 
-    One that cannot be made is in the outcome, and the others are made. Raises InputProblems: what
-    is wrong with the input is wrong with it for all.
+    One that cannot be made is in the outcome, and the others are made. Raises InputProblems and
+    MissingExtraError: what is wrong with the input, or is not installed, is so for all.
     """
     outcome, makers = Outcome(), who().makers or in_turn
     for one, made in makers(make, wanted, home, watch, once(notify)):
@@ -72,7 +72,7 @@ def make_each(
             found = made().problems
             outcome.problems += [new for new in found if new not in outcome.problems]
         error = outcome.failed.get(one.store.model)
-        if isinstance(error, InputProblems):
+        if isinstance(error, InputProblems | MissingExtraError):
             raise error
     in_order = [one.store.folder for one in wanted]
     outcome.folders.sort(key=in_order.index)

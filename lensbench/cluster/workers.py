@@ -31,7 +31,8 @@ def workers(
 
     A record's tables are the same, byte for byte, whoever does its jobs and whatever dies on the
     way. This process keeps the model too: it plans the jobs, does them until the first worker is
-    ready, and makes the tables.
+    ready, and makes the tables. Trainings of several seeds are made whole, each by a worker, which
+    has to see their folder; one that dies costs what was since its training's last checkpoint.
 
     Args:
         workers: how many processes, each with the model; on a cluster by default one for each GPU,

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lensbench.pico.spec import PicoStudySpec, Pretraining
 from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
 from lensbench.records.engine import done_by, one_by_one
-from lensbench.studies import attention, lens
+from lensbench.studies import attention, lens, pico
 from lensbench.studies.specs.attention import AttentionSpec
 from lensbench.studies.specs.cache import CacheSpec
 from lensbench.studies.specs.lens import RunSpec
@@ -21,6 +22,7 @@ from tests.harness.facts import facts_rows
 from tests.harness.files import UNEQUAL, contents, manifest, write_csv
 from tests.harness.fits import small_fit, write_corpus
 from tests.harness.inference import PROMPTS
+from tests.harness.pico import pico_spec, require_same, write_texts
 from tests.harness.tiny import Case
 from tests.harness.workers import workers_alone
 
@@ -104,3 +106,13 @@ def test_a_fit_whose_sums_are_merged(llama: Case, tmp_path: Path, method: str) -
     corpus = write_corpus(tmp_path / "texts")
     spec = small_fit(corpus, llama, method=method)
     compared(lambda out: fit_lens(spec, out).folder, tmp_path)
+
+
+def test_small_models_of_several_seeds(tmp_path: Path) -> None:
+    """Each trained by a worker, and what they kept measured by all."""
+    made = pico_spec(write_texts(tmp_path / "texts"), tmp_path, steps=40).shared(Pretraining)
+    sizes = {"tokens": 400, "choose_tokens": 100, "test_tokens": 200, "window": 32}
+    spec = PicoStudySpec(**made, **sizes, seeds=2, untrained=2, repeats=2)
+    two = compared(lambda out: pico.run(spec, out).folder, tmp_path)
+    for name in ("seed-0", "seed-1"):
+        require_same(two.parent / ".runs" / name, tmp_path / "one" / ".runs" / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from lensbench.cluster.spec import WorkersSpec
 from lensbench.cluster.whole import makers_of
 from lensbench.cluster.workers import workers
-from lensbench.errors import InputProblems, RecordsError
+from lensbench.errors import InputProblems, MissingExtraError, RecordsError
 from lensbench.pico.seeds import train_seeds
 from lensbench.pico.spec import PicoStudySpec, Pretraining
 from lensbench.pico.train import train_pico
@@ -82,10 +83,14 @@ def test_a_seed_that_fails_is_said_and_noted_and_the_others_are_trained(
     assert not (tmp_path / "a" / "failed.json").exists()
 
 
-def test_what_is_wrong_with_the_text_is_said_once_for_all_seeds(tmp_path: Path) -> None:
+def test_what_is_wrong_with_all_seeds_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(InputProblems) as caught:
         train_seeds(seeds_spec(tmp_path / "nowhere", tmp_path / "a", seed="0-4"))
     assert len(caught.value.problems) == 1
+    with pytest.raises(MissingExtraError) as missing, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "accelerate", None)  # as if it were not installed
+        train_seeds(seeds_spec(tmp_path / "nowhere", tmp_path / "a", seed="0-4"))
+    assert "accelerate is not installed" in str(missing.value)
     with pytest.raises(InputProblems, match="seed: there is none"):
         seeds_spec(tmp_path, tmp_path / "a", seed=())
 
