@@ -11,9 +11,10 @@ from lensbench.cluster.placement import BESIDE_BYTES, n_fitting
 from lensbench.context import holding
 from lensbench.costs.range import Range
 
-# Seconds that a record of a minute or two took longer, but for its jobs: with one worker, with two
-# on two cores (reports/bench/workers.md). They start while this process loads and does first jobs.
-STARTING_S = Range(2.0, 5.0)
+# Seconds that a record takes longer, but for its jobs (reports/bench/workers.md): those of one
+# worker beside those of one process, and what two take to start and to load. Until then this
+# process does the jobs alone, so that of a short record they do few or none.
+STARTING_S = Range(2.0, 12.0)
 
 _asked: ContextVar[int] = ContextVar("workers", default=0)
 
