@@ -64,6 +64,14 @@ class Located:
         check_folder(folder, pull_name=self.name if fetchable else None)
         return self._of_today(folder)
 
+    def require_config(self) -> Path:
+        """The folder, checked to hold a config; the weights may be elsewhere.
+
+        Raises ModelError where the model is not here, and as `require_folder` without a config.
+        """
+        folder = self._here()
+        return folder if (folder / "config.json").is_file() else self.require_folder()
+
     def require_tokenizer(self) -> Path:
         """The folder, checked to hold a tokenizer; the weights may be elsewhere.
 

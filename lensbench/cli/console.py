@@ -120,8 +120,8 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def note(text: object) -> None:
-    """A line for the user, besides the results."""
-    messages.print(literal(text), highlight=False, soft_wrap=True)
+    """A line for the user, besides the results: whole in a pipe or a log, for who looks for it."""
+    messages.print(literal(text), highlight=False, soft_wrap=not messages.is_terminal)
 
 
 def explain(text: object) -> None:
@@ -142,8 +142,10 @@ _notes.setLevel(logging.INFO)
 
 
 def failure(error: object) -> None:
-    """One error, unwrapped so that it can be copied."""
-    messages.print(f"[bold red]error:[/] {literal(error)}", highlight=False, soft_wrap=True)
+    """One error, whole in a pipe or a log as a note is."""
+    wrapped = messages.is_terminal
+    text = f"[bold red]error:[/] {literal(error)}"
+    messages.print(text, highlight=False, soft_wrap=not wrapped)
 
 
 def show_problems(problems: Sequence[Problem], kept_in: object = "problems.parquet") -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from lensbench.errors import MissingExtraError
+from lensbench.errors import MissingExtraError, ModelError
 
 _CORE = (
     "lensbench",
@@ -34,7 +34,7 @@ _EXTRAS = ("quant", "rag", "embed", "classify", "ray", "bench", "dev")
 def report(model: str = "tinyllama") -> dict[str, Any]:
     """Everything that `lensbench doctor` says, as plain data.
 
-    Raises ModelError for a model that is neither here nor in the table.
+    Raises ModelError for a model of which neither the config is here nor a row in the table.
     """
     from lensbench.checkpoints.source import cache_dir
 
@@ -124,8 +124,14 @@ def _memory(model: str, devices: Sequence[str]) -> dict[str, Any]:
     located = ModelRef.of(model).located
     if located.folder is None and located.family is not None:
         sizes = sizes_of_family(located.family)
+    elif located.folder is None and located.hub_name is not None:
+        raise ModelError(
+            f"{located.name} is not on this machine yet. Here its config is enough, a few kB: "
+            f"hf download {located.hub_name} config.json; lensbench pull {located.name} fetches "
+            "all of it."
+        )
     else:
-        sizes = sizes_of(open_config(located.require_folder()))
+        sizes = sizes_of(open_config(located.require_config()))
     needs = {
         name: {
             "weight_bytes": sizes.weight_bytes(bits),

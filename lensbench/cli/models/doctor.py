@@ -81,19 +81,30 @@ def _show_memory(memory: dict[str, Any], devices: list[dict[str, Any]]) -> None:
         kinds = ("weight_bytes", "loading_bytes", "cache_bytes")
         table.add_row(name, *(f"{need[kind] / 1e9:.2f} GB" for kind in kinds), *fits)
     _print(
-        f"memory for {literal(memory['model'])}: weights, the peak of loading them, and the cache "
-        f"for {memory['rows']} rows x {memory['new_tokens']} new tokens (prompts, and half a GB of "
-        "the program, come on top)"
+        f"memory for {literal(memory['model'])}: weights, the peak of loading them, and the cache\n"
+        f"for {memory['rows']} rows x {memory['new_tokens']} new tokens; prompts, and half a GB of "
+        "the program, on top"
     )
     _print(table)
+    _show_peaks(memory["needs"], devices[-1]["available_bytes"])
+
+
+def _show_peaks(needs: dict[str, Any], free: int) -> None:
+    """Of the processor, which is the last device; what is more than is free there is marked."""
     peaks = Table(header_style="bold", box=None, pad_edge=False)
     peaks.add_column("precision")
-    for verb in next(iter(memory["needs"].values()))["peak_bytes"]:
-        peaks.add_column(verb)
-    for name, need in memory["needs"].items():
-        peaks.add_row(name, *(f"{n_bytes / 1e9:.2f} GB" for n_bytes in need["peak_bytes"].values()))
-    _print("the peak of a whole process on a CPU, for 512 tokens at once, by its verb")
+    for verb in next(iter(needs.values()))["peak_bytes"]:
+        peaks.add_column(verb, justify="right")
+    for name, need in needs.items():
+        peaks.add_row(name, *(_peak(n_bytes, free) for n_bytes in need["peak_bytes"].values()))
+    _print("GB at the peak of a whole process on the CPU, 512 tokens at once, by verb;")
+    _print(f"!: more than the {free / 1e9:.1f} GB that are free here")
     _print(peaks)
+
+
+def _peak(n_bytes: int, free: int) -> str:
+    shown = f"{n_bytes / 1e9:.2f}"
+    return f"[red]{shown} ![/]" if n_bytes > free else f"{shown}  "
 
 
 def _fits(need: dict[str, Any], device: dict[str, Any]) -> str:
