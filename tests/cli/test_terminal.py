@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
-from lensbench.cli.console import batch_progress
+from lensbench.cli.console import batch_progress, explain, failure, note
 from lensbench.cli.program import FOLDERS, PANELS
 from lensbench.progress import Progress
 from tests.harness.program import Program
@@ -177,3 +180,21 @@ def test_a_large_number_is_shown_without_an_exponent(value: float, digits: int, 
     from lensbench.cli.console import short
 
     assert short(value, digits) == shown
+
+
+@pytest.mark.parametrize("speak", [failure, note, explain])
+def test_a_terminal_is_filled_and_a_pipe_gets_whole_lines(
+    monkeypatch: pytest.MonkeyPatch, speak: Callable[[object], None]
+) -> None:
+    said = " ".join(["--device: 'disk=/nowhere': there is no such folder."] * 4)
+    for terminal in (True, False):
+        out = io.StringIO()
+        shown = Console(file=out, force_terminal=terminal, width=80, color_system=None)
+        monkeypatch.setattr("lensbench.cli.console.messages", shown)
+        speak(said)
+        lines = out.getvalue().splitlines()
+        if terminal:
+            assert max(map(len, lines)) <= 80
+        elif speak is not explain:  # sentences to read, and none to look for
+            assert len(lines) == 1
+        assert " ".join(" ".join(lines).split()).removeprefix("error: ") == said
