@@ -96,7 +96,8 @@ def _total(plan: Plan) -> str:
     """What a user wants to know first."""
     counted = [one for one in plan.records if not one.unknown]
     more = [one for one in plan.records if one.unknown or one.untimed]
-    rest = f", and {len(more)} records of unknown time" if more else ""
+    n = len(more)
+    rest = f", and {n} record{'s' * (n > 1)} of unknown time" if n else ""
     if not counted:
         return "Nothing of this can be counted beforehand."
     if all(one.finished for one in counted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lensbench.pico.spec import AnalyseSpec, LineageSizes, PicoSpec, PicoStudySp
 from lensbench.progress import Notify, Watch, ignore
 from lensbench.records.engine import Outcome
 from lensbench.studies.stages.pairs import RUNS
+
+_BESIDE = "workers train whole seeds side by side; the sum counts one after the other"
 
 
 def run(
@@ -38,13 +41,14 @@ def run(
 def plan(spec: PicoStudySpec, out: Path | str) -> Iterator[Planned]:
     """What `run` would make into `out`."""
     for own in _trainings(spec, out):
-        yield plan_outlined(
+        made = plan_outlined(
             f"seed {own.seed}",
             request_of(own),
             partial(outlined, own),
             partial(training, own),
             "train",
         )
+        yield replace(made, notes=[_BESIDE]) if made.n_workers else made
     why = "its texts are cut by a tokenizer that the first training makes"
     yield uncounted("lineage", Path(out) / "lineage", why)
 
