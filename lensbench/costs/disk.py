@@ -39,6 +39,12 @@ ROW_BYTES = {
     "evaluation": 107.0,
     "placement": 11.5,
     "training": 40.0,
+    "class_predictions": 9.0,
+    "class_costs": 97.0,
+    "class_accuracy": 215.0,
+    "diff_cells": 70.0,
+    "diff_layers": 25.0,
+    "diff_prompts": 79.0,
     "senses": 28.0,
     "sense_cones": 22.0,
 }

@@ -15,7 +15,7 @@ from lensbench.json_text import read_json
 REPORTS = Path(lensbench.__file__).parents[1] / "reports"
 # Kinds whose rows are counted beforehand.
 PLANNED = ("lens", "attention", "lens_fit", "sampling", "senses", "lens_transfer")
-PLANNED += ("evaluation", "training", "placement")
+PLANNED += ("evaluation", "training", "placement", "classification", "diff")
 RECORDS = [
     path.parent
     for path in sorted(REPORTS.rglob("manifest.json"))

@@ -91,6 +91,8 @@ class Runs:
                 found += [self.adapted.forward(batch, 0), self.adapted.back(batch, 0)]
             else:
                 found += [_pass(self.encoder, batch), self._back(batch)]
+        # Of all weights also their gradients, and both moments of Adam.
+        held += 3 * self._known.weights if run.method == "full" else 0
         return total(found) + Cost(working_bytes=held)
 
     def _back(self, lengths: Sequence[int]) -> Cost:
