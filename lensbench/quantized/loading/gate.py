@@ -30,7 +30,8 @@ _FEW_TOKENS = 64  # of a prompt, and of its answer: a pass over more takes longe
 # Of a token's log-probability: other shapes sum in another order, in 16 bits coarsely; LLM.int8
 # picks its outliers over a whole batch besides.
 BOUND_BITS: dict[Bits, float] = {32: 1e-2, 16: 0.5, 8: 1.0, 4: 1.0}
-_passed: WeakKeyDictionary[AdaptedModel, set[bool]] = WeakKeyDictionary()
+# Tokens of the longest answer that passed, of batches with and without padding.
+_passed: WeakKeyDictionary[AdaptedModel, dict[bool, int]] = WeakKeyDictionary()
 
 
 # Token ids of some prompts -> their answers (`Generation`), greedy, so many tokens at most.
@@ -50,21 +51,26 @@ def require_generates(model: AdaptedModel, together: bool, answer: Answer) -> No
     for padded in (False, True) if together else (False,):
         if not passed(model, padded):
             _require(model, padded, answer)
-            _passed[model].add(padded)
+            _passed[model][padded] = _N_NEW
 
 
-def passed(model: AdaptedModel, padded: bool) -> bool:
-    """Whether the gate of a model was measured already, of batches with or without padding."""
-    return padded in _passed.setdefault(model, set())
+def passed(model: AdaptedModel, padded: bool, n_tokens: int = 1) -> bool:
+    """Whether the gate was measured already, of batches with or without padding.
+
+    `n_tokens`: of an answer; a cache may fail once it is longer, so one of twice as many tokens
+    as were measured is measured anew, up to a limit.
+    """
+    known = _passed.setdefault(model, {}).get(padded, 0)
+    return 2 * known >= min(n_tokens, _FEW_TOKENS)
 
 
 def require_answers(
     model: AdaptedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Any], answer: Answer
 ) -> None:
-    """The same by greedy answers of one batch that were made anyway: one pass more, over one row.
+    """The same by answers of one batch that were made anyway: one pass more, over one row.
 
-    That of a short prompt, padded where any is. Where there is none, or its first tokens differ,
-    texts decide; nothing makes up for a difference in the mean over an answer.
+    The longest answer to a short prompt, padded where any is. Where there is none, or its first
+    tokens differ, texts decide; nothing makes up for a difference in the mean over an answer.
 
     Raises as `require_generates`.
     """
@@ -76,13 +82,14 @@ def require_answers(
         if len(prompt) <= _FEW_TOKENS and len(one.token_ids) >= _N_NEW
         if len(prompt) < longest or not padded
     ]
-    if passed(model, padded):
+    n_new = [min(len(one.token_ids), _FEW_TOKENS) for _, one in rows]
+    if passed(model, padded, max(n_new, default=1)):
         return
     off, bound = None, BOUND_BITS[model.bits]
     if rows:
-        off = _off_bits(model, *min(rows, key=lambda row: len(row[0])))
+        off = _off_bits(model, *rows[n_new.index(max(n_new))])
         if bool(off[:_N_NEW].max() <= bound) and bool(off.mean() <= bound):
-            _passed[model].add(padded)
+            _passed[model][padded] = len(off)
             return
     for kind in (False, True) if padded else (False,):
         _require(model, kind, answer)  # says why, where short texts show it
@@ -90,7 +97,7 @@ def require_answers(
         how = f"over {len(off)} tokens its cache gives other answers than one pass over the same"
         remedy = "Its cache may fail once it is longer: update transformers, or take another model."
         raise _refusal(model, how, float(off.mean()), remedy)
-    _passed[model].add(padded)
+    _passed[model][padded] = _N_NEW if off is None else len(off)
 
 
 def runs(model: AdaptedModel) -> tuple[str, str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from lensbench.checkpoints.ref import Bits
 from lensbench.errors import GateError
-from lensbench.quantized.generation.generate import generate
+from lensbench.quantized.generation.generate import generate, greedy
 from lensbench.quantized.generation.spec import Decoding
+from lensbench.quantized.loading.gate import require_answers
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.harness.tiny import Case
 
@@ -113,3 +116,32 @@ def test_a_cache_that_goes_wrong_once_it_is_longer_is_refused(llama: Case, bits:
     generate(short, ALIKE, Decoding(max_new_tokens=8))
     with pytest.raises(GateError, match="over 40 tokens its cache gives other answers"):
         generate(long, ALIKE, Decoding(max_new_tokens=40))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("before", [None, 8], ids=["at once", "after short answers"])
+def test_what_passed_by_short_answers_is_measured_by_longer_ones(
+    model: AdaptedModel, before: int | None, temperature: float
+) -> None:
+    wrong = wrong_behind_twelve(model)
+    if before is not None:
+        generate(wrong, ALIKE, Decoding(max_new_tokens=before, temperature=temperature))
+    with pytest.raises(GateError, match="over 40 tokens its cache gives other answers"):
+        generate(wrong, ALIKE, Decoding(max_new_tokens=40, temperature=temperature))
+
+
+def test_the_longest_answer_of_a_batch_is_measured(model: AdaptedModel) -> None:
+    wrong = wrong_behind_twelve(model)
+    ended, other = greedy(wrong, ALIKE, 40)
+    cut = {"token_ids": ended.token_ids[:4], "token_logprob_bits": ended.token_logprob_bits[:4]}
+    with pytest.raises(GateError, match="over 40 tokens its cache gives other answers"):
+        require_answers(wrong, ALIKE, [replace(ended, **cut), other], partial(greedy, wrong))
+
+
+def test_answers_of_a_growing_length_are_measured_a_few_times(model: AdaptedModel) -> None:
+    """Each time they are more than twice as long, up to a limit."""
+    counts = {
+        n: passes(model, lambda n=n: generate(model, ALIKE, Decoding(max_new_tokens=n))) - n
+        for n in (5, 10, 11, 70, 90)
+    }
+    assert [n for n, more in counts.items() if more] == [5, 11, 70]
