@@ -29,7 +29,7 @@ _N_NEW = 3  # of the prompt's pass, of the cache that it left, and of one that w
 _FEW_TOKENS = 64  # of a prompt, and of its answer: a pass over more takes longer than the texts
 # Of a token's log-probability: other shapes sum in another order, in 16 bits coarsely; LLM.int8
 # picks its outliers over a whole batch besides.
-BOUND_BITS: dict[Bits, float] = {32: 1e-2, 16: 0.5, 8: 1.0, 4: 1.0}
+BOUND_BITS: dict[Bits, float] = {32: 2e-3, 16: 0.5, 8: 1.0, 4: 1.0}
 # Tokens of the longest answer that passed, of batches with and without padding.
 _passed: WeakKeyDictionary[AdaptedModel, dict[bool, int]] = WeakKeyDictionary()
 
