@@ -167,7 +167,7 @@ def numbers(given: Any) -> Any:
         first, dash, last = (end.strip() for end in part.partition("-"))
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ValueError("Write it as 15-20 or 0,3,15-20.")
+            raise ValueError("Write it as 15-20 or 0,3,15-20, the smaller number first.")
         found |= set(range(int(first), int(last) + 1))
     return tuple(sorted(found))
 
@@ -238,7 +238,8 @@ def problems_of(error: ValidationError, spec: type[Spec]) -> list[Problem]:
         elif kind == "extra_forbidden":
             found.append(Problem(key, "it is not known here", nearest(key, spec.model_fields)))
         else:
-            what = "it is empty" if value in ((), []) else f"it is {_SHORT.repr(value)}"
+            one = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
+            what = "it is empty" if value in ((), []) else f"it is {_SHORT.repr(one)}"
             hint = spec.model_fields[key].annotation
             found.append(Problem(key, what, _remedy(kind, value, facts, hint)))
     return found

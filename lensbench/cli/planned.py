@@ -38,7 +38,7 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 def _wrapped(line: str) -> str:
     """In 80 columns, what belongs to a line further in; a path or command is not broken."""
-    indent = "    " if line.startswith(" ") else "  "
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
     wrapper = textwrap.TextWrapper(80, subsequent_indent=indent, break_long_words=False)
     wrapper.break_on_hyphens = False
     return wrapper.fill(printable(line))
@@ -52,7 +52,7 @@ def _row(record: Planned) -> dict[str, object]:
         "prompts": "" if not record.n_prompts else f"{record.n_prompts:,}",
         **_counts(left, at_most=record.least is not None),
         "disk": _between(record.disk_bytes, "B"),
-        "memory": "" if done or record.memory_bytes is None else f"{_large(record.memory_bytes)}B",
+        "memory": "" if record.peak_bytes is None else f"{_large(record.peak_bytes)}B",
         "time": _NOTHING if done else said_time(record.wall_s),
     }
 
@@ -89,7 +89,10 @@ def _lines(plan: Plan) -> list[str]:
     obstacles = [(record.name, one) for record in plan.records for one in record.obstacles]
     if obstacles:
         found.append("In the way, and to be mended before the run:")
-    return found + [f"  {name}: {obstacle}" for name, obstacle in obstacles]
+    for name, obstacle in obstacles:
+        first, *further = obstacle.split("\n")
+        found += [f"  {name}: {first}", *(f"    {line.strip()}" for line in further)]
+    return found
 
 
 def _total(plan: Plan) -> str:

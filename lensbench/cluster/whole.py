@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def makers_of(crew: Callable[[], Future[Crew]], spec: WorkersSpec) -> Makers:
     """`crew` gives the workers, which may still be starting. This process makes none meanwhile.
 
-    What is complete already is looked at here, and calls nobody.
+    What is complete already is looked at here, and calls nobody; nor does one that is left alone,
+    unless it can go to another machine.
     """
 
     def makers(
@@ -34,9 +35,11 @@ def makers_of(crew: Callable[[], Future[Crew]], spec: WorkersSpec) -> Makers:
     ) -> Iterator[tuple[Wanted, Made]]:
         left = [one for one in wanted if not one.made]
         yield from in_turn(make, [one for one in wanted if one.made], home, watch, notify)
-        if not left:
+        if left:
+            _require_no_shared(spec)
+        if not left or (len(left) == 1 and spec.ray is None):
+            yield from in_turn(make, left, home, watch, notify)
             return
-        _require_no_shared(spec)
         begun = crew()
         with threads(spec.threads), _proven(home) as there:
             records = WholeRecords(there, left, watch, notify)

@@ -57,9 +57,9 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Of the process at its peak: one model is held at a time."""
-        known = [one.memory_bytes for one in self.records if one.memory_bytes and not one.finished]
-        return max(known, default=None)
+        """Of the process and its workers at their peak: each holds one model at a time."""
+        known = [one.peak_bytes for one in self.records]
+        return max((one for one in known if one is not None), default=None)
 
     @property
     def speeds(self) -> list[Speed]:

@@ -126,7 +126,7 @@ class Planned:
     `least` is `left` of such as end at once. `running_bytes`: on the disk at once at most while it
     is made. `untimed`: why it has no `wall_s`. `n_workers`: that will do its jobs; 0: this
     process. `notes`: what a user should know. `needed_bytes`: of memory, weights and working
-    numbers; `memory_bytes` with the program.
+    numbers; `memory_bytes` with the program, and `workers_bytes` those of all workers besides.
     """
 
     name: str
@@ -142,6 +142,7 @@ class Planned:
     running_bytes: Range | None = None
     needed_bytes: int | None = None
     memory_bytes: int | None = None
+    workers_bytes: int = 0
     wall_s: Range | None = None
     untimed: str = ""
     speeds: Sequence[Speed] = ()
@@ -150,6 +151,12 @@ class Planned:
     problems: Sequence[Problem] = ()
     obstacles: Sequence[str] = ()
     tokenizers: Tokenizers = field(default_factory=dict)  # that were opened for it
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Of memory, of this process and all workers; None of what is there."""
+        known = None if self.finished else self.memory_bytes
+        return None if known is None else known + self.workers_bytes
 
     @property
     def finished(self) -> bool:
@@ -253,6 +260,7 @@ def plan_outlined(
         running_bytes=running,
         needed_bytes=needed,
         memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
+        workers_bytes=crew.n * crew.each_bytes,
         wall_s=wall_s,
         untimed=jobs.untimed,
         speeds=speeds,

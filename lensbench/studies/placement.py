@@ -163,7 +163,9 @@ def _jobs(
         jobs = training(_train_spec(study, trial), data, matched, known)
         return _kept(jobs.of(chain(*jobs.items))[1] + evaluated(trial.placement.n_trainable))
 
-    return Jobs([[None, *trials]], cost, n_prompts=len(asked.pairs), problems=problems)
+    # Each trial loads the model to train it and again to evaluate it.
+    n_models, n_prompts = 1 + 2 * len(trials), len(asked.pairs)
+    return Jobs([[None, *trials]], cost, n_prompts=n_prompts, problems=problems, n_models=n_models)
 
 
 def _kept(cost: Cost) -> Cost:

@@ -7,14 +7,18 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoTokenizer
 
 import lensbench as lb
+from lensbench.cli.planned import show_plan
+from lensbench.cluster.placement import BESIDE_BYTES
 from lensbench.costs import planned
 from lensbench.costs.machine import Speed
 from lensbench.costs.plan import Plan
@@ -179,6 +183,10 @@ def test_workers_do_the_jobs_at_the_rate_of_so_many_at_once(
     assert (alone.n_workers, shared.n_workers) == (0, 2)
     assert "workers" not in alone.as_dict()
     assert shared.as_dict()["workers"] == 2
+    assert shared.weight_bytes is not None and alone.peak_bytes == alone.memory_bytes
+    held = 2 * (shared.weight_bytes + BESIDE_BYTES)  # each has the model, and its libraries
+    assert (shared.memory_bytes, shared.workers_bytes) == (alone.memory_bytes, held)
+    assert shared.peak_bytes == lb.plan(spec(), tmp_path, workers=2).memory_bytes
     (many,) = lb.plan(spec(), tmp_path, workers=500).records  # more than there are jobs
     assert many.n_workers == many.n_jobs
     assert f"{many.n_jobs} of 500 workers" in many.notes[0]
@@ -328,7 +336,15 @@ def test_prompts_that_are_missing_are_refused_as_a_run_refuses_them(
 def test_a_record_of_other_settings_stands_in_the_way(spec: Make, done: Path) -> None:
     plan = lb.plan(spec(top_k=4), done.parent)
     assert not plan.ok
-    assert "other settings" in plan.records[0].obstacles[0]
+    obstacle = plan.records[0].obstacles[0]
+    assert "other settings" in obstacle
+    terminal = StringIO()
+    console = Console(file=terminal, width=80)
+    show_plan(plan, console)
+    said = terminal.getvalue()
+    assert "⏎" not in said  # each difference has a line of its own
+    for line in obstacle.split("\n")[1:]:
+        assert f"    {line.strip()[:30]}" in said
 
 
 @pytest.mark.parametrize(
