@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lensbench import Prompt, load_model, logit_lens
 from lensbench.checkpoints.config.shape import rope_switch
+from lensbench.errors import GateError
 from lensbench.prompts.batch import plan_batches
 from lensbench.quantized.generation.batching import apart
-from lensbench.quantized.loading.load import load_quantized
+from lensbench.quantized.generation.generate import generate
+from lensbench.quantized.generation.spec import Decoding
+from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from tests.harness.program import Program
 from tests.harness.tiny import TINY, Tiny, save
 
@@ -92,3 +96,35 @@ def test_what_passes_the_switch_on_its_way_is_alone(folder: Path) -> None:
     kinds = apart(model, lengths)
     assert kinds[0] == kinds[1] and kinds[4] == kinds[5]
     assert len(set(kinds)) == 4
+
+
+def crossing(kind: str, tmp_path: Path) -> AdaptedModel:
+    """A tiny model whose frequencies change at sixteen tokens."""
+    rope = _LONG | {"original_max_position_embeddings": 16}
+    fields = TINY["llama"].fields | {"rope_parameters": rope, "pad_token_id": 0}
+    fields |= {"original_max_position_embeddings": 16} if kind == "phi3" else {}
+    return load_quantized(f"{save(Tiny(kind, fields, 'bytes'), tmp_path / kind)}@32", device="cpu")
+
+
+def test_an_answer_that_passes_the_switch_is_what_each_token_is_read_as(tmp_path: Path) -> None:
+    """Phi-3 reads all anew there, so that its cache is right on both sides."""
+    model, prompt = crossing("phi3", tmp_path), [5, 6, 7, 8, 9, 10]
+    (answer,) = generate(model, [prompt], Decoding(max_new_tokens=20))
+    for n, (token, bits) in enumerate(
+        zip(answer.token_ids, answer.token_logprob_bits, strict=True)
+    ):
+        before = torch.tensor([[*prompt, *answer.token_ids[:n]]])
+        with torch.inference_mode():
+            own = model.base(input_ids=before, use_cache=False).logits[0, -1].log_softmax(-1)
+        assert bits == pytest.approx(float(own[token]) / math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("before", [None, 9], ids=["at once", "after an answer below it"])
+def test_a_cache_that_is_kept_across_the_switch_is_refused(
+    before: int | None, tmp_path: Path
+) -> None:
+    model, prompt = crossing("llama", tmp_path), [5, 6, 7, 8, 9, 10]
+    if before is not None:
+        generate(model, [prompt], Decoding(max_new_tokens=before))
+    with pytest.raises(GateError, match="Keep prompt and answer within 16 tokens"):
+        generate(model, [prompt], Decoding(max_new_tokens=14))

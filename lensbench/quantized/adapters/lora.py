@@ -180,8 +180,10 @@ def _targets(text: str, linear: Sequence[str], problems: list[Problem]) -> list[
 
 def _unmatched(names: Sequence[str], linear: Sequence[str]) -> list[Problem]:
     """Names that no module of a block has."""
-    there = {part for path in linear for part in _FUSED.get(_part(path), {_part(path)})}
-    shown = ", ".join(f"{path} ({_part(path)})" if _part(path) else path for path in linear)
+    parts = {path: _FUSED.get(_part(path), {_part(path)}) for path in linear}
+    there = {part for own in parts.values() for part in own}
+    short = {path: ",".join(part for part in _SHORT if part in own) for path, own in parts.items()}
+    shown = ", ".join(f"{path} ({short[path]})" if short[path] else path for path in linear)
     return [
         Problem("targets", f"no module is called {name!r}", f"A block has {shown}.")
         for name in names

@@ -71,7 +71,7 @@ def generate(
     padded, answer = len(set(map(len, prompts))) > 1, partial(greedy, model)
     if decoding.sampled or streamer is not None:  # unlikely tokens, or such as are seen at once
         require_generates(model, padded, answer)
-    if streamer is not None or passed(model, padded, decoding.max_new_tokens):
+    if streamer is not None or passed(model, prompts, decoding.max_new_tokens):
         return _continued(model, prompts, decoding, seeds, tracer, streamer)
     with _Runs(*runs(model)):
         made = _continued(model, prompts, decoding, seeds, tracer, streamer)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensbench.checkpoints.open import quiet
@@ -49,19 +49,38 @@ def require_generates(model: AdaptedModel, together: bool, answer: Answer) -> No
         ModelError: the model's own class cannot run.
     """
     for padded in (False, True) if together else (False,):
-        if not passed(model, padded):
+        if not _passed_by(model, padded, 1):
             _require(model, padded, answer)
-            _passed[model][padded] = _N_NEW
+            _measured(model)[padded] = _N_NEW
 
 
-def passed(model: AdaptedModel, padded: bool, n_tokens: int = 1) -> bool:
-    """Whether the gate was measured already, of batches with or without padding.
+def passed(model: AdaptedModel, prompts: Sequence[Sequence[int]], n_tokens: int) -> bool:
+    """Whether the gate was measured already, of such prompts and answers of up to so many tokens.
 
-    `n_tokens`: of an answer; a cache may fail once it is longer, so one of twice as many tokens
-    as were measured is measured anew, up to a limit.
+    A cache may fail once it is longer, so an answer of twice as many tokens as were measured is
+    measured anew, up to a limit; and each that passes the model's `rope_switch` is.
     """
-    known = _passed.setdefault(model, {}).get(padded, 0)
-    return 2 * known >= min(n_tokens, _FEW_TOKENS)
+    if any(_crosses(model, prompt, n_tokens) for prompt in prompts):
+        return False
+    return _passed_by(model, _padded(prompts), n_tokens)
+
+
+def _passed_by(model: AdaptedModel, padded: bool, n_tokens: int) -> bool:
+    return 2 * _measured(model).get(padded, 0) >= min(n_tokens, _FEW_TOKENS)
+
+
+def _measured(model: AdaptedModel) -> dict[bool, int]:
+    return _passed.setdefault(model, {})
+
+
+def _padded(prompts: Sequence[Sequence[int]]) -> bool:
+    return len(set(map(len, prompts))) > 1
+
+
+def _crosses(model: AdaptedModel, prompt: Sequence[int], n_new: int) -> bool:
+    """Whether what was read before is rotated otherwise from some token of the answer on."""
+    switch = model.rope_switch
+    return switch is not None and len(prompt) <= switch < len(prompt) + n_new
 
 
 def require_answers(
@@ -74,30 +93,38 @@ def require_answers(
 
     Raises as `require_generates`.
     """
-    longest = max(map(len, prompts))
-    padded = min(map(len, prompts)) < longest
+    longest, padded = max(map(len, prompts)), _padded(prompts)
     rows = [
         (prompt, one)
         for prompt, one in zip(prompts, answers, strict=True)
-        if len(prompt) <= _FEW_TOKENS and len(one.token_ids) >= _N_NEW
-        if len(prompt) < longest or not padded
+        if len(prompt) <= _FEW_TOKENS or _crosses(model, prompt, len(one.token_ids))
+        if len(one.token_ids) >= _N_NEW and (len(prompt) < longest or not padded)
     ]
-    n_new = [min(len(one.token_ids), _FEW_TOKENS) for _, one in rows]
-    if passed(model, padded, max(n_new, default=1)):
+    n_new = [_n_compared(model, *row) for row in rows]
+    if passed(model, prompts, max(n_new, default=1)):
         return
     off, bound = None, BOUND_BITS[model.bits]
     if rows:
         off = _off_bits(model, *rows[n_new.index(max(n_new))])
         if bool(off[:_N_NEW].max() <= bound) and bool(off.mean() <= bound):
-            _passed[model][padded] = len(off)
+            _measured(model)[padded] = len(off)
             return
     for kind in (False, True) if padded else (False,):
         _require(model, kind, answer)  # says why, where short texts show it
     if off is not None and not bool(off.mean() <= bound):
         how = f"over {len(off)} tokens its cache gives other answers than one pass over the same"
         remedy = "Its cache may fail once it is longer: update transformers, or take another model."
+        if model.rope_switch is not None:
+            remedy = f"Keep prompt and answer within {model.rope_switch} tokens: beyond them it is "
+            remedy += "rotated by other frequencies, and its cache keeps what was before."
         raise _refusal(model, how, float(off.mean()), remedy)
-    _passed[model][padded] = _N_NEW if off is None else len(off)
+    _measured(model)[padded] = _N_NEW if off is None else len(off)
+
+
+def _n_compared(model: AdaptedModel, prompt: Sequence[int], answer: Any) -> int:
+    """Tokens of an answer: the first ones, or all where what comes late is rotated otherwise."""
+    n = len(answer.token_ids)
+    return n if _crosses(model, prompt, n) else min(n, _FEW_TOKENS)
 
 
 def runs(model: AdaptedModel) -> tuple[str, str]:
@@ -145,9 +172,30 @@ def _off_bits(model: AdaptedModel, prompt: Sequence[int], answer: Any) -> Float[
     A cache may go wrong once it is longer; and of many tokens the worst is far off in low
     precision (1.6 bits among 768 tokens in 8 bits), so that of a whole answer the mean counts.
     """
-    new, bits = answer.token_ids[:_FEW_TOKENS], answer.token_logprob_bits[:_FEW_TOKENS]
+    n = _n_compared(model, prompt, answer)
+    new, bits = answer.token_ids[:n], answer.token_logprob_bits[:n]
     ids = torch.tensor([[*prompt, *new]], device=model.device)
     with torch.inference_mode():
-        logits = model.base(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        logits = _logits(model, ids, len(prompt))
     own = logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
     return (own / math.log(2) - torch.tensor(bits, device=own.device)).abs()
+
+
+def _logits(
+    model: AdaptedModel, ids: Int[Tensor, "1 token"], start: int
+) -> Float[Tensor, "new token"]:
+    """What one pass gives the tokens from `start` on; those up to the `rope_switch` a pass of it.
+
+    In a longer one they would be rotated otherwise.
+    """
+
+    def of(end: int) -> Float[Tensor, "new token"]:
+        found: Tensor = model.base(input_ids=ids[:, :end], use_cache=False).logits[0, start - 1 :]
+        return found
+
+    end, switch = ids.shape[1], model.rope_switch
+    whole = of(end)[:-1]
+    if switch is None or not start <= switch < end:
+        return whole
+    below = of(switch)
+    return torch.cat([below, whole[len(below) :]])

@@ -19,7 +19,7 @@ from tests.harness.files import manifest
 from tests.harness.tiny import TINY, Case, Tiny, save
 from tests.harness.training import EXACT, curve_of, examples_of, spec_of
 
-LORA = Lora("1-2", dropout=0.0)
+LORA = Lora("1-2", targets="q,k,v", dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def switch(examples: list[Any]) -> int:
 def folder(switch: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.2, 1.3, 1.1]}
     rope |= {"long_factor": [4.0, 6.0, 7.0, 9.0], "original_max_position_embeddings": switch}
-    own = Tiny("llama", TINY["llama"].fields | {"rope_parameters": rope}, TINY["llama"].tokenizer)
+    fields = TINY["llama"].fields | {"rope_parameters": rope, "pad_token_id": 0}
+    fields |= {"original_max_position_embeddings": switch}
+    own = Tiny("phi3", fields, TINY["llama"].tokenizer)
     return save(own, tmp_path_factory.mktemp("model") / "longrope")
 
 
