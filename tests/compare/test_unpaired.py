@@ -165,6 +165,7 @@ def test_the_sides_are_drawn_apart(runs: Path, tmp_path: Path) -> None:
     assert (widths[1] < 1e-9).all()
 
 
+@pytest.mark.slow
 def test_the_report_says_that_the_prompts_differ(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     correlate(spec(runs, out))

@@ -84,6 +84,7 @@ def test_the_model_of_several_fits_is_loaded_once(
     assert table_bytes(anew.folder) == table_bytes(record)
 
 
+@pytest.mark.slow
 def test_some_of_the_lenses_can_be_asked_for(lensbench: Program, analysis: Path) -> None:
     out = analysis / "out"
     done = lensbench("run", analysis, "--out", out, "--lens", "final", "--lens", "next")

@@ -188,6 +188,7 @@ def test_a_saved_jacobian_lens_reads_what_transformer_lens_reads(
         assert list(row.top_ids) == readout.lens_topk_indices[row.layer - 1][0].tolist()
 
 
+@pytest.mark.slow
 def test_a_run_with_it_says_what_was_not_checked(
     llama: Case, jacobians: Any, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_run_again_it_leaves_everything_as_it_is(study: Path, corpus: Path) -> N
     assert {path: table_bytes(path.parent) for path in before} == before
 
 
+@pytest.mark.slow
 def test_some_of_its_lenses_can_be_asked_for(
     lensbench: Program, study: Path, corpus: Path, tmp_path: Path
 ) -> None:

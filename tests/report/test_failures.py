@@ -22,6 +22,7 @@ def run_folder(tmp_path: Path) -> Path:
     return write_lens_run(tmp_path / "run", own)
 
 
+@pytest.mark.slow
 def test_what_failed_is_named_on_both_pages_and_escaped(run_folder: Path, tmp_path: Path) -> None:
     build_report([run_folder], tmp_path / "before")
     note_failures(run_folder, {NASTY: ModelError("it is\n  cut off")})

@@ -123,6 +123,7 @@ def test_a_link_points_at_a_prompt_and_its_filters(page: Any, built: Path) -> No
     wait_for(page, "return pickers[0].keys[pickers[0].select.value] === 'r1-05';")
 
 
+@pytest.mark.slow
 def test_prompts_are_searched_and_filtered(page: Any, run: Path, built: Path) -> None:
     from selenium.webdriver.common.by import By
 

@@ -200,6 +200,7 @@ def guess_ranks(row: dict[str, Any]) -> dict[str, Any]:
     return ranks(row) | {"answer_guess_rank": guess}
 
 
+@pytest.mark.slow
 def test_a_fact_that_a_control_reads_counts_at_no_layer(tmp_path: Path) -> None:
     record_of(tmp_path, lenses(linear=fitted(2.0, 20.0)))
     edited(tmp_path / "run", "milestones", guessed)
@@ -230,6 +231,7 @@ def test_a_fact_that_a_control_reads_counts_at_no_layer(tmp_path: Path) -> None:
     assert f"first at rank 1: {GUESSED}" in str(shown)
 
 
+@pytest.mark.slow
 def test_a_record_without_controls_keeps_its_numbers_and_says_so(record: LensRecord) -> None:
     tables = model_tables(record)
     assert "lens_guesses" not in tables

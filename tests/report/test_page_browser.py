@@ -98,6 +98,7 @@ def require_similarity(
     assert ribbon["y"][len(own) : -1] == near(own["high"][::-1])
 
 
+@pytest.mark.slow
 def test_changes_mark_what_is_significant_and_chosen(
     chrome: Any, built: Path, correlation: Record
 ) -> None:
@@ -389,6 +390,7 @@ def test_losses_are_drawn_in_bits(chrome: Any, run: Path, built: Path) -> None:
     assert drawn == pytest.approx((loss * 1.442695).tolist(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_a_link_names_and_the_page_has_not_is_said(chrome: Any, built: Path) -> None:
     said = "return document.getElementById('unknown').textContent;"
     opened(chrome, built / "diff", fragment="#prompt=p4")

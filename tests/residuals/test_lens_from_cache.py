@@ -103,6 +103,7 @@ def test_positions_that_were_not_kept_are_refused(
         cache.residuals(model, [prompt.prompt.id], [[1]], model.sites())
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_demo_model_from_a_cache(smollm: LensModel, tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "p.csv", ROWS[:1])

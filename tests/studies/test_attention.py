@@ -130,6 +130,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     assert (record / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_narrow_record_is_widened(
     heads: Callable[..., AttentionSpec], measured: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_model_without_patterns_fails_and_the_others_go_on(
     assert "Every one of 12 heads" in (out / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_report_is_of_the_record_alone(measured: Path, tmp_path: Path) -> None:
     lb.build_report([measured], tmp_path)
     text = (tmp_path / "report.md").read_text()

@@ -95,6 +95,7 @@ def test_a_run_interrupted_again_and_again_gives_the_same_bytes(
     assert table_bytes(record_in(tmp_path)) == table_bytes(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_tables_are_written_gives_the_same_bytes(
     lens: Callable[..., Ended], undisturbed: Path, tmp_path: Path
 ) -> None:

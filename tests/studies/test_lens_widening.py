@@ -104,7 +104,7 @@ def said_of_exactness(folder: Path) -> list[str]:
     return re.findall(said, text)
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("products", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_what_was_made_again_is_counted_of_all_widenings(
     spec: Callable[..., RunSpec],
     llama: Case,

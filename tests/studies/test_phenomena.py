@@ -179,6 +179,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     assert table_bytes(outcome.folder) == table_bytes(measured)
 
 
+@pytest.mark.slow
 def test_what_is_lost_without_the_best_heads_is_in_the_record_and_the_report(
     asked: Callable[..., AttentionSpec], measured: Path, sentences: Path, tmp_path: Path
 ) -> None:

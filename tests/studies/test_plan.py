@@ -123,6 +123,7 @@ def test_of_an_interrupted_run_the_batches_that_are_there_cost_nothing(
     assert rest.whole == whole.whole
 
 
+@pytest.mark.slow
 def test_what_is_left_is_timed_with_the_threads_that_the_record_was_begun_with(
     spec: Make, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_plan_decides_no_number_and_outlives_an_interruption(
     assert not any(line.startswith("Planned ") for line in how_made(manifest(plain)))
 
 
+@pytest.mark.slow
 def test_planned_and_taken_are_of_the_same_work_where_an_unfinished_record_is_widened(
     spec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +274,7 @@ def test_run_says_its_plan_and_keeps_it(spec: Make, tmp_path: Path, lensbench: P
     assert "Planned " in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_run_opens_the_tokenizer_once_for_its_plan_and_its_model(
     spec: Make, tmp_path: Path, lensbench: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

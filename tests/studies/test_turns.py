@@ -304,6 +304,7 @@ print(len(outcome.folders), "made")
 """
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_is_named_in_its_turn(llama: Case, tmp_path: Path) -> None:
     class Broken(Answers):
         def reply(self) -> None:

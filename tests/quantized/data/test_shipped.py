@@ -55,6 +55,7 @@ def content_words(text: str) -> set[str]:
 # --- docstrings ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_there_are_more_than_a_thousand_of_every_kind_and_many_wordings() -> None:
     pairs = docstring_set()
     assert len(pairs) > 2000

@@ -215,7 +215,9 @@ def test_a_control_of_another_length_is_recorded_and_said(
     assert "up to 2 token(s) shorter" in said[0]
 
 
-@pytest.mark.parametrize("control", ["irrelevant", "shuffled"])
+@pytest.mark.parametrize(
+    "control", [pytest.param("irrelevant", marks=pytest.mark.slow), "shuffled"]
+)
 def test_a_control_puts_other_text_of_the_same_length_in(
     run: Callable[..., dict[str, dict[str, Any]]], folder: Path, control: str
 ) -> None:

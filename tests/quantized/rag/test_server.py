@@ -85,9 +85,8 @@ def fill(line: Connection, folder: Path, bert: Embedder) -> None:
         index.add(DOCUMENTS, progress=batch_done)
 
 
-@pytest.mark.parametrize(
-    ("batches", "server_too"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("batches", "server_too"), [(1, False), (2, True)])
 def test_a_killed_build_loses_nothing_and_the_same_call_finishes(
     open_folder: Path, database_address: str, bert: Embedder, batches: int, server_too: bool
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_run_whose_record_was_not_finished_only_finishes_it(
     assert curve_of(spec.out).step.max() == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sign",
     [
