@@ -73,3 +73,25 @@ def test_at_a_terminal_it_asks_and_does_both(
     assert (tmp_path / "mine/seed-1/step-000030/model.safetensors").exists()
     text = (tmp_path / "mine-analysis/report.md").read_text(encoding="utf-8")
     assert "models of 2 training runs" in text
+
+
+@pytest.mark.parametrize(
+    ("answers", "done"),
+    [
+        ("train\nmine\ntiny\n2\n", ["train"]),
+        ("analyse\nmine\n", ["analyse"]),
+        ("both\nmine\ntiny\n1\n", ["train", "analyse"]),
+    ],
+    ids=["train", "analyse", "both"],
+)
+def test_nothing_is_done_but_what_was_answered(
+    answers: str, done: list[str], lensbench: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    for name in ("train", "analyse"):
+        verb = f"lensbench.cli.models.pico.{name}.{name}"
+        monkeypatch.setattr(verb, lambda _, name=name: called.append(name) or 0)
+    monkeypatch.setattr("sys.stdin", Typed(answers))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    asked = lensbench("pico")
+    assert (asked.status, called) == (0, done), asked.err

@@ -31,9 +31,9 @@ def ask() -> int:
     if wanted != "analyse":
         preset = _one_of("How large?", get_args(Preset))
         n_seeds = max(IntPrompt.ask("How many seeds", console=messages, default=1), 1)
-        wanted = SeedsSpec(out=out, preset=preset, seed=tuple(range(n_seeds)))
-        runs = [one.out for one in wanted.trainings]
-        status = train(wanted)
+        spec = SeedsSpec(out=out, preset=preset, seed=tuple(range(n_seeds)))
+        runs = [one.out for one in spec.trainings]
+        status = train(spec)
     elif not (out / "manifest.json").is_file():
         runs = sorted(path for path in out.glob("*") if (path / "manifest.json").is_file()) or [out]
     if wanted != "train":
