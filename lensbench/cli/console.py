@@ -120,8 +120,8 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def note(text: object) -> None:
-    """A line for the user, besides the results: whole in a pipe or a log, for who looks for it."""
-    messages.print(literal(text), highlight=False, soft_wrap=not messages.is_terminal)
+    """A line for the user, besides the results."""
+    _tell(literal(text))
 
 
 def explain(text: object) -> None:
@@ -142,10 +142,13 @@ _notes.setLevel(logging.INFO)
 
 
 def failure(error: object) -> None:
-    """One error, whole in a pipe or a log as a note is."""
-    wrapped = messages.is_terminal
-    text = f"[bold red]error:[/] {literal(error)}"
-    messages.print(text, highlight=False, soft_wrap=not wrapped)
+    """One error."""
+    _tell(f"[bold red]error:[/] {literal(error)}")
+
+
+def _tell(markup: str) -> None:
+    """In lines of a terminal's width; in a pipe or a log whole, for who looks for it."""
+    messages.print(markup, highlight=False, soft_wrap=not messages.is_terminal)
 
 
 def show_problems(problems: Sequence[Problem], kept_in: object = "problems.parquet") -> None:

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lensbench.cluster.address import unanswered
 from lensbench.errors import LensbenchError, MissingExtraError, first_line, packages_of
 
-_ANSWER_S = 5.0  # within which an address answers
 _CLUSTER_S = 20  # within which a cluster says at it that it is one
 _STORE_BYTES = 256 << 20  # for what is on its way: small things, where workers see the run folder
 _PREFIX = "lensbench-ray-"
@@ -184,15 +183,12 @@ def _words(error: BaseException) -> str:
 
 def _require_answer(address: str) -> None:
     """Raise ClusterError, within seconds, where nobody listens: Ray would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
-            pass
-    except (OSError, OverflowError, ValueError) as error:
+    if why := unanswered(address):
+        port = address.rpartition(":")[2]
         raise ClusterError(
-            f"Nothing answers at {address} within {_ANSWER_S:g} s ({error}). Start a cluster there "
-            f"(ray start --head --port={port}), or give --ray HOST:PORT of one that runs."
-        ) from error
+            f"Nothing {why}. Start a cluster there (ray start --head --port={port}), or give --ray "
+            "HOST:PORT of one that runs."
+        )
 
 
 def _require_cluster(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def _require_no_shared(spec: WorkersSpec) -> None:
         raise InputProblems([Problem("shared_folder", what, "Leave it out.")])
 
 
-def _proven(home: Path) -> Any:
+def _proven(home: Path) -> AbstractContextManager[Home]:
     """The folder as the records' own paths name it: where it is relative, so it is to workers."""
     try:
         home.mkdir(parents=True, exist_ok=True)

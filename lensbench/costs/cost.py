@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -37,6 +37,11 @@ class Cost:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
+
+
+def unpadded(lengths: Sequence[int]) -> Cost:
+    """To be added to what a batch of texts takes: padding is no token that is read."""
+    return Cost(n_tokens=sum(lengths) - len(lengths) * max(lengths))
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from functools import lru_cache
-
 import torch
 from torch import nn
 
@@ -12,7 +9,7 @@ from lensbench.checkpoints.config.shape import width
 from lensbench.checkpoints.open import building, open_tokenizer, quiet, whole_config
 from lensbench.checkpoints.placement import Placement
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.planned import Outlined
+from lensbench.costs.outlined import Outlined, remembered
 from lensbench.costs.shape import Shape
 from lensbench.models.text_encoder import TextEncoder
 from lensbench.quantized.precision import sizes_in
@@ -20,7 +17,7 @@ from lensbench.quantized.precision import sizes_in
 _BEHIND = "pooler"  # what stands behind the blocks; of each text it sees one token
 
 
-@lru_cache(maxsize=2)
+@remembered
 def encoder_outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined[TextEncoder]:
     """The encoder as `load_encoder` would load it, in float32.
 
@@ -28,7 +25,6 @@ def encoder_outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Ou
     """
     from transformers import AutoModel
 
-    started = time.perf_counter()
     config = whole_config(ref.folder)
     with building(config):
         hf = AutoModel.from_config(config)
@@ -49,5 +45,4 @@ def encoder_outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Ou
         bits=32,
         shares=False,
     )
-    took = time.perf_counter() - started
-    return Outlined(model, shape, torch.float32, Placement.of(device), took)
+    return Outlined(model, shape, torch.float32, Placement.of(device))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
-
-import torch
+from typing import Any, Generic, TypeVar
 
 from lensbench.checkpoints.devices import gb
 from lensbench.checkpoints.families import weight_bytes
@@ -20,28 +16,17 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.cost import Cost, total
 from lensbench.costs.disk import free_bytes, record_bytes, running_bytes
 from lensbench.costs.machine import SLOWER, Speed, speed
-from lensbench.costs.outline import held_in, outline, plain_outline
+from lensbench.costs.outline import held_in
+from lensbench.costs.outlined import Model, Outlined, outlined
 from lensbench.costs.range import Range
-from lensbench.costs.shape import Shape, shape_of, shape_of_config
 from lensbench.costs.workers import STARTING_S, Crew
 from lensbench.errors import LensbenchError, Problem
-from lensbench.models.model import LensModel
-from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.peaks import Verb, program_bytes, with_weights
 from lensbench.records.recording import Request, Standing, standing
+from lensbench.records.store import folder_name
 from lensbench.threads import threads
 
-
-class Tokenizing(Protocol):
-    """A model that comes with its tokenizer, whoever loads it."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer."""
-
-
 Item = TypeVar("Item")
-Model = TypeVar("Model", bound=Tokenizing)
 
 
 @dataclass(frozen=True)
@@ -75,44 +60,6 @@ class Jobs(Generic[Item]):
         first = sum(map(len, self.items[: how_far.first]))
         numbered = list(enumerate(chain(*self.items)))[first:]
         return [item for number, item in numbered if number not in how_far.numbers]
-
-
-@dataclass(frozen=True)
-class Outlined(Generic[Model]):
-    """A model by its shapes; `wall_s`: of its tokenizer and its wrapping, as loading will take."""
-
-    model: Model
-    shape: Shape
-    dtype: torch.dtype
-    places: Placement
-    wall_s: float
-
-    @property
-    def weights(self) -> int:
-        """Bytes of its weights in memory."""
-        return self.shape.sizes.weight_bytes(self.shape.bits)
-
-
-@lru_cache(maxsize=2)
-def outlined(ref: ModelRef, dtype: str | None, device: str | None) -> Outlined[LensModel]:
-    """As it would be loaded. Raises as `outline`."""
-    started = time.perf_counter()
-    model = outline(ref, dtype, device)
-    took = time.perf_counter() - started
-    return Outlined(model, shape_of(model), model.dtype, Placement.of(device), took)
-
-
-@lru_cache(maxsize=2)
-def plainly_outlined(
-    ref: ModelRef, dtype: str | None, device: str | None
-) -> Outlined[AdaptedModel]:
-    """The same on the second path, in the bits of its name. Raises as `plain_outline`."""
-    started = time.perf_counter()
-    model = plain_outline(ref, device)
-    number_format = held_in(ref, dtype, device, model.n_params)
-    shape = replace(shape_of_config(model.base.config, number_format), bits=model.bits)
-    took = time.perf_counter() - started
-    return Outlined(model, shape, number_format, Placement.of(device), took)
 
 
 @dataclass(frozen=True)
@@ -279,6 +226,12 @@ def uncounted(name: str, folder: Path, why: str) -> Planned:
 def impossible(name: str, folder: Path, error: LensbenchError) -> Planned:
     """A record that cannot be made here and now, and why."""
     return Planned(name, folder, _NOT_PLANNED, obstacles=[str(error)])
+
+
+def unreadable(unknown: Mapping[str, LensbenchError], out: Path | str) -> Iterator[Planned]:
+    """Of models that are no model, by name, the records that cannot be made into `out`."""
+    for name, error in unknown.items():
+        yield impossible(name, Path(out) / folder_name(name), error)
 
 
 def _made_again(how_far: Standing) -> list[str]:

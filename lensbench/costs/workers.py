@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from lensbench.checkpoints.devices import gb
 from lensbench.cluster.placement import BESIDE_BYTES, n_fitting
 from lensbench.context import holding
 from lensbench.costs.range import Range
@@ -50,8 +51,5 @@ class Crew:
         """What a user should know of those that will not work."""
         if self.n == self.asked:
             return ""
-        return f"{self.n} of {self.asked} workers have jobs to do and room for {_gb(self)} each"
-
-
-def _gb(crew: Crew) -> str:
-    return f"{crew.each_bytes / 1e9:.1f} GB"
+        room = f"room for {gb(self.each_bytes)} each"
+        return f"{self.n} of {self.asked} workers have jobs to do and {room}"

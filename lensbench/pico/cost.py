@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import torch
 
 from lensbench.checkpoints.placement import Placement
 from lensbench.costs.cost import Cost
-from lensbench.costs.planned import Jobs, Outlined
+from lensbench.costs.outlined import Outlined, timed
+from lensbench.costs.planned import Jobs
 from lensbench.costs.shape import Shape, shape_of_config
 from lensbench.pico.model import config_of
 from lensbench.pico.spec import PicoSpec
@@ -30,12 +30,11 @@ def request_of(spec: PicoSpec) -> Request:
     return Request(store, spec.settings(), {"name": spec.name}, decided=CORPUS)
 
 
+@timed
 def outlined(spec: PicoSpec) -> Outlined[Any]:
     """The model as it will be trained, with a vocabulary as large as it may become."""
-    started = time.perf_counter()
     shape = shape_of_config(config_of(spec.plan, spec.plan.vocabulary, 0), torch.float32)
-    places = Placement.of(spec.device)
-    return Outlined[Any](None, shape, torch.float32, places, time.perf_counter() - started)
+    return Outlined[Any](None, shape, torch.float32, Placement.of(spec.device))
 
 
 def needed_bytes(spec: PicoSpec) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,11 @@ class Request:
     outgrown: Callable[[Mapping[str, Any]], bool] = lambda _: False
     # Hashes of the model's files as they are now: asked for again when all is measured.
     again: Callable[[], Mapping[str, Any]] = dict
+
+    def leaving_open(self, unknown: Collection[str]) -> Request:
+        """The same before so many of its settings are known: a plan reads no weights, no index."""
+        known = {key: value for key, value in self.settings.items() if key not in unknown}
+        return replace(self, settings=known, decided=(*self.decided, *unknown))
 
     @property
     def all_tables(self) -> tuple[str, ...]:

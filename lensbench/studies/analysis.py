@@ -104,8 +104,9 @@ def plan(
     Raises InputProblems for everything that is wrong with the analysis, as `run` does. A record
     that cannot be planned says why in `unknown`.
     """
+    from lensbench.costs.outlined import forget_outlines
     from lensbench.costs.plan import Plan
-    from lensbench.costs.planned import Planned, outlined
+    from lensbench.costs.planned import Planned
     from lensbench.costs.workers import planned_for
 
     started = time.perf_counter()
@@ -119,7 +120,7 @@ def plan(
         for record in _module(spec).plan(spec, folder):
             first = first or dict(record.tokenizers)
             records.append(dataclasses.replace(record, tokenizers={}))  # they are large
-    outlined.cache_clear()
+    forget_outlines()
     return Plan(records, time.perf_counter() - started, first)
 
 

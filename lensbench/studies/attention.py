@@ -32,7 +32,8 @@ from lensbench.attention.record import (
 )
 from lensbench.attention.settings import AttentionSettings
 from lensbench.checkpoints.ref import ModelRef, readable_refs
-from lensbench.costs.planned import Jobs, Outlined, Planned, impossible, plan_record
+from lensbench.costs.outlined import Outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record, unreadable
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
@@ -101,7 +102,7 @@ def plan(spec: AttentionSpec, out: Path | str) -> Iterator[Planned]:
     refs, unknown = readable_refs(spec.models)
     prompt_set = load_prompts(spec.prompts, spec.relations)
     _require_known(spec.keep, prompt_set)
-    yield from (impossible(name, Path(out) / folder_name(name), unknown[name]) for name in unknown)
+    yield from unreadable(unknown, out)
     sets = prompt_set, load_prompts(spec.sentences) if spec.phenomena else None
     require_effect(spec, refs, ignore)
     for ref in refs:

@@ -24,7 +24,8 @@ from lensbench.classification.prepare import (
 )
 from lensbench.classification.spec import ClassifySpec
 from lensbench.costs.encoders import encoder_outlined
-from lensbench.costs.planned import Jobs, Outlined, Planned, outlined, plan_record, uncounted
+from lensbench.costs.outlined import Outlined, outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record, uncounted
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore, within
 from lensbench.quantized.training.checkpoints import CHECKPOINTS

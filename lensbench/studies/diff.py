@@ -14,7 +14,8 @@ from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.compare.diff.cost import comparison
 from lensbench.compare.diff.record import run_diff, settings_of
 from lensbench.compare.diff.spec import DiffSpec
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
+from lensbench.costs.outlined import Outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.errors import Problem
 from lensbench.models.model import LensModel
 from lensbench.progress import Notify, Watch, ignore

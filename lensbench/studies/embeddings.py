@@ -11,7 +11,8 @@ from lensbench.checkpoints.hashes import weights_sha256
 from lensbench.checkpoints.ref import ModelRef, model_refs
 from lensbench.checkpoints.stored.heap import release
 from lensbench.costs.encoders import encoder_outlined
-from lensbench.costs.planned import Jobs, Outlined, Planned, outlined, plan_record, uncounted
+from lensbench.costs.outlined import Outlined, outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record, uncounted
 from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
 from lensbench.embeddings.measured import Measuring, measure, readable
 from lensbench.embeddings.pairs import PairSet, load_pairs

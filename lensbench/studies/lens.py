@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.ref import ModelRef, readable_refs
-from lensbench.costs.planned import Jobs, Outlined, Planned, impossible, plan_record
+from lensbench.costs.outlined import Outlined
+from lensbench.costs.planned import Jobs, Planned, impossible, plan_record, unreadable
 from lensbench.errors import InputProblems, LensbenchError, Problem
 from lensbench.fitting.spec import FitSpec
 from lensbench.lens.fitted.artifact import lens_kinds
@@ -204,7 +205,7 @@ def plan(spec: RunSpec, out: Path | str) -> Iterator[Planned]:
     require_final(spec.lenses)
     refs, unknown = readable_refs(spec.models)
     prompt_set = load_prompts(spec.prompts, spec.relations)
-    yield from (impossible(name, Path(out) / folder_name(name), unknown[name]) for name in unknown)
+    yield from unreadable(unknown, out)
     for ref in refs:
         home = Path(out) / "lenses" / folder_name(ref.name)
         fits = list(plan_fits({home / method: how for method, how in _fits(spec, ref).items()}))

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.cost import Cost
-from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
+from lensbench.costs.outlined import Outlined, plainly_outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.errors import Problem, RecordsError
 from lensbench.progress import Notify, Progress, Watch, ignore, within
 from lensbench.quantized.adapters.lora import match

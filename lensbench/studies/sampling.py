@@ -11,14 +11,8 @@ import pyarrow as pa
 
 from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.costs.cost import Cost
-from lensbench.costs.planned import (
-    Jobs,
-    Outlined,
-    Planned,
-    impossible,
-    plainly_outlined,
-    plan_record,
-)
+from lensbench.costs.outlined import Outlined, plainly_outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record, unreadable
 from lensbench.errors import GateError, InputProblems, Problem
 from lensbench.lens.gate import Identity, worst
 from lensbench.models.adapted import facts_of, require_loadable, with_bits
@@ -83,7 +77,7 @@ def plan(spec: SamplingSpec, out: Path | str) -> Iterator[Planned]:
     if spec.tasks:
         _require_examples(spec.shots)
     refs, unknown = readable_refs(spec.models)
-    yield from (impossible(name, Path(out) / folder_name(name), unknown[name]) for name in unknown)
+    yield from unreadable(unknown, out)
     for ref in refs:
         store = RecordStore(Path(out) / folder_name(str(ref)), str(ref), "sampling")
         request = Request(store, _settings(spec, prompt_set), {})

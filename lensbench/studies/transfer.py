@@ -17,7 +17,8 @@ from typing import Any
 from lensbench.checkpoints.ref import FORM, ModelRef, model_refs
 from lensbench.corpora.corpus import Corpus
 from lensbench.costs.cost import Cost, total
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
+from lensbench.costs.outlined import Outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.errors import InputProblems, Problem
 from lensbench.fitting.quality import measure
 from lensbench.fitting.windows import Window, parts_of

@@ -18,16 +18,14 @@ from lensbench.again import again
 from lensbench.cluster.folders import home
 from lensbench.cluster.folders.home import Home
 from lensbench.cluster.folders.shared import SharedFolder
-from lensbench.cluster.folders.staged import leave, left, take_in
 from lensbench.cluster.kind import kind, require_alike
 from lensbench.cluster.placement import default_workers, n_fitting, share
 from lensbench.cluster.workers import workers
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem, RecordsError
 from lensbench.records.engine import done_by, one_by_one
-from lensbench.records.parts import Part, Parts
-from lensbench.records.schema.adapters import PLACEMENT
 from tests.harness.counted import count_words
 from tests.harness.files import UNEQUAL, contents
+from tests.harness.shared import require_through
 from tests.harness.workers import workers_alone
 
 WORDS = [f"word{i}" for i in range(9)]
@@ -35,17 +33,7 @@ WORDS = [f"word{i}" for i in range(9)]
 
 @pytest.mark.parametrize("url", ["{folder}", "file://{folder}", "memory://lensbench"])
 def test_a_part_goes_through_a_shared_folder_as_it_is(tmp_path: Path, url: str) -> None:
-    shared = SharedFolder(url.format(folder=tmp_path / "shared"))
-    part = Part({"placement": PLACEMENT.schema.empty_table()}, files={"residuals/3.bin": b"abc"})
-    straight, through = Parts(tmp_path / "a"), Parts(tmp_path / "b")
-    straight.write(3, part)
-    leave(shared, "here", 3, straight.files(3, part))
-    assert left(shared, "here") == {3}
-    assert left(shared, "elsewhere") == set()
-    take_in(shared, "here", 3, through)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert through.has(3)
-    assert left(shared, "here") == set()
+    require_through(SharedFolder(url.format(folder=tmp_path / "shared")), tmp_path)
 
 
 def test_a_folder_that_cannot_be_opened_is_named() -> None:

@@ -20,12 +20,10 @@ import pytest
 from lensbench.cluster.folders import home
 from lensbench.cluster.folders.home import Home
 from lensbench.cluster.folders.shared import SharedFolder
-from lensbench.cluster.folders.staged import leave, left, take_in
 from lensbench.errors import RecordsError
-from lensbench.records.parts import Part, Parts
-from lensbench.records.schema.adapters import PLACEMENT
 from tests.harness.counted import count_words
 from tests.harness.files import UNEQUAL, contents
+from tests.harness.shared import require_through
 from tests.harness.workers import workers_alone
 
 ROOT = Path(__file__).parents[2]
@@ -107,15 +105,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Url]:
 def test_a_part_goes_through_a_store_as_it_is(store: Url, tmp_path: Path) -> None:
     shared = SharedFolder(store("bucket"))
     shared.require_room()
-    part = Part({"placement": PLACEMENT.schema.empty_table()}, files={"residuals/3.bin": b"abc"})
-    straight, through = Parts(tmp_path / "a"), Parts(tmp_path / "b")
-    straight.write(3, part)
-    leave(shared, "here", 3, straight.files(3, part))
-    assert left(shared, "here") == {3}
-    assert left(shared, "elsewhere") == set()
-    take_in(shared, "here", 3, through)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert left(shared, "here") == set()
+    require_through(shared, tmp_path)
 
 
 @with_servers

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.encoders import encoder_outlined
-from lensbench.costs.planned import outlined
+from lensbench.costs.outlined import outlined
 from lensbench.embeddings.senses.cost import senses
 from lensbench.embeddings.senses.measured import Reading, read_senses
 from lensbench.embeddings.senses.sentences import load_senses

@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lensbench as lb
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.planned import plainly_outlined
+from lensbench.costs.outlined import plainly_outlined
 from lensbench.prompts.sets import load_prompts
-from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.engine import Job
 from lensbench.sampling.cost import job_cost
 from lensbench.sampling.measured import measure
 from lensbench.studies.sampling import drawing, run
 from lensbench.studies.specs.sampling import SamplingSpec
+from tests.harness.ends import loaded
 from tests.harness.files import table, write_csv
 from tests.harness.tiny import SENTENCES, TINY, Case, save
 
@@ -32,15 +32,6 @@ def spec_of(folder: Path, prompts: Path) -> SamplingSpec:
     how = {"compared": ("T=1", "top-k=7"), "written": ("greedy", "T=0.5"), "texts": 3}
     few = {"max_new_tokens": 5, "continued": 3, "shots": 2}
     return SamplingSpec(models=(str(folder),), prompts=str(prompts), device="cpu", **how, **few)
-
-
-def loaded(folder: Path, ends: bool) -> AdaptedModel:
-    """A model that ends every text at once, or none."""
-    model = lb.load_quantized(str(folder), bits=32, device="cpu")
-    model.base.set_attn_implementation("eager")  # a CPU's fused attention is not counted by torch
-    model.tokenizer.eos_token = None
-    model.base.generation_config.eos_token_id = [*range(model.d_vocab)] if ends else None
-    return model
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["to the limit", "ended at once"])

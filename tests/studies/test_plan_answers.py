@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-import lensbench as lb
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.planned import plainly_outlined
+from lensbench.costs.outlined import plainly_outlined
 from lensbench.quantized.generation.answer import Answering, answer
 from lensbench.quantized.generation.infer import run_inference
 from lensbench.quantized.generation.questions import prepare, read_questions
 from lensbench.quantized.generation.spec import Decoding, InferenceSpec
-from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.records.engine import Job
 from lensbench.records.manifest import as_planned
-from lensbench.studies.planning.answers import answer_cost, contexts, plan_answers
+from lensbench.studies.planning.answers import answer_cost, plan_answers
+from lensbench.studies.planning.ends import contexts
+from tests.harness.ends import loaded
 from tests.harness.files import contents, manifest, write_jsonl
 from tests.harness.tiny import SENTENCES, Case
 
@@ -38,15 +38,6 @@ def spec(tmp_path: Path) -> InferenceSpec:
         batch_size=3,
         device="cpu",
     )
-
-
-def loaded(folder: Path, ends: bool) -> AdaptedModel:
-    """A model that ends every text at once, or none."""
-    model = lb.load_quantized(str(folder), bits=32, device="cpu")
-    model.base.set_attn_implementation("eager")  # a CPU's fused attention is not counted by torch
-    model.tokenizer.eos_token = None
-    model.base.generation_config.eos_token_id = [*range(model.d_vocab)] if ends else None
-    return model
 
 
 @pytest.mark.parametrize("traced", [True, False], ids=["traced", "answers alone"])

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lensbench as lb
 from lensbench.checkpoints.ref import ADAPTER_WEIGHTS, ModelRef
-from lensbench.costs.planned import plainly_outlined
+from lensbench.costs.outlined import plainly_outlined
 from lensbench.quantized.evaluation.evaluate import asked_of, batches_of, evaluate, stages_of
 from lensbench.quantized.evaluation.measure import Evaluating, measure
 from lensbench.quantized.evaluation.spec import EvalSpec

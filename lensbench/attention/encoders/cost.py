@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lensbench.attention.encoders.record import EncoderReader
 from lensbench.attention.phenomena.asking import Asking
 from lensbench.attention.record import Reading
-from lensbench.costs.cost import Cost
+from lensbench.costs.cost import Cost, unpadded
 from lensbench.costs.shape import Shape
 from lensbench.quantized.peaks import Batch
 
@@ -30,12 +30,12 @@ def encoder_cost(reader: EncoderReader, shape: Shape, item: Reading | Asking) ->
 
 def _pass(reader: EncoderReader, shape: Shape, ids: Sequence[Sequence[int]]) -> Cost:
     """One batch without logits; of each token's value in each head the length, where it counts."""
-    n, longest, n_tokens = len(ids), max(map(len, ids)), sum(map(len, ids))
-    whole = shape.batch(n, longest, 0)
+    lengths = list(map(len, ids))
+    n, longest = len(lengths), max(lengths)
     moved = 0.0
     if reader.settings.moved:
         d_head = shape.d_model // reader.source.model.n_heads
-        moved = 2.0 * n_tokens * reader.source.model.n_layers * shape.d_model * d_head
+        moved = 2.0 * sum(lengths) * reader.source.model.n_layers * shape.d_model * d_head
     held = shape.held("attention", Batch(n, longest))
-    padding = Cost(n_tokens=n_tokens - whole.n_tokens)
-    return whole + padding + Cost(flops=moved, working_bytes=held)
+    whole = shape.batch(n, longest, 0) + unpadded(lengths)
+    return whole + Cost(flops=moved, working_bytes=held)

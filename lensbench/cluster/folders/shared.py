@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from lensbench.cluster.address import unanswered
 from lensbench.errors import InputProblems, Problem, RecordsError, first_line
 from lensbench.files import write_bytes
 
-_ANSWER_S = 5.0  # within which an address answers
 _PATIENCE, _PATIENCE_S = "retry_limit_seconds", 60.0
 
 
@@ -101,15 +100,11 @@ def _require_answer(url: str) -> None:
     What asks there itself says nothing for minutes.
     """
     for address in parse_qs(urlsplit(url).query).get("endpoint_override", []):
-        host, _, port = address.rpartition(":")
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
-                pass
-        except (OSError, OverflowError, ValueError) as error:
+        if why := unanswered(address):
             raise RecordsError(
-                f"The shared folder {url} cannot be written: nothing answers at {address} within "
-                f"{_ANSWER_S:g} s ({error}). Start the store, or give another one."
-            ) from error
+                f"The shared folder {url} cannot be written: nothing {why}. Start the store, or "
+                "give another one."
+            )
 
 
 def _opened(url: str) -> tuple[Any, str]:

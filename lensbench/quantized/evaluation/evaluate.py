@@ -118,13 +118,8 @@ def request_of(
         "top_k": spec.n_documents if spec.rag is not None else None,
         "rag": retrieved.facts if retrieved is not None else None,
     }
-    return Request(
-        RecordStore(out, ref.name, "evaluation"),
-        {key: value for key, value in settings.items() if key not in unknown},
-        facts,
-        decided=tuple(unknown),
-        grows=("n_examples",),
-    )
+    store = RecordStore(out, ref.name, "evaluation")
+    return Request(store, settings, facts, grows=("n_examples",)).leaving_open(unknown)
 
 
 @dataclass(frozen=True)

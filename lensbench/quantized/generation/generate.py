@@ -21,7 +21,13 @@ from lensbench.errors import InputProblems, ModelError, Problem, refused_by_libr
 from lensbench.prompts.batch import Batch, make_batch
 from lensbench.quantized.generation.batching import is_out_of_memory
 from lensbench.quantized.generation.spec import Decoding
-from lensbench.quantized.loading.gate import passed, require_answers, require_generates, runs
+from lensbench.quantized.loading.gate import (
+    are_padded,
+    passed,
+    require_answers,
+    require_generates,
+    runs,
+)
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -68,9 +74,9 @@ def generate(
         ModelError: the model puts out NaN, or cannot generate (`loading.gate`).
     """
     _require_prompts(prompts, model.d_vocab)
-    padded, answer = len(set(map(len, prompts))) > 1, partial(greedy, model)
+    answer = partial(greedy, model)
     if decoding.sampled or streamer is not None:  # unlikely tokens, or such as are seen at once
-        require_generates(model, padded, answer)
+        require_generates(model, are_padded(prompts), answer)
     if streamer is not None or passed(model, prompts, decoding.max_new_tokens):
         return _continued(model, prompts, decoding, seeds, tracer, streamer)
     with _Runs(*runs(model)):

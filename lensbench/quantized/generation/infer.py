@@ -105,14 +105,15 @@ def request_of(
         settings |= {"batch_size": batch_size}
     unknown = ["rag"] if spec.rag is not None and retrieved is None else []
     unknown += ["adapter_sha256"] if ref.adapter is not None and not facts else []
-    return Request(
+    request = Request(
         store,
-        {key: value for key, value in settings.items() if key not in unknown},
+        settings,
         facts,
         tables=("controls",) if spec.control else (),
-        decided=("batch_size", *unknown),
+        decided=("batch_size",),
         grows=_grows(spec),
     )
+    return request.leaving_open(unknown)
 
 
 def _grows(spec: InferenceSpec) -> tuple[str, ...]:

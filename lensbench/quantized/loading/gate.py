@@ -62,7 +62,7 @@ def passed(model: AdaptedModel, prompts: Sequence[Sequence[int]], n_tokens: int)
     """
     if any(_crosses(model, prompt, n_tokens) for prompt in prompts):
         return False
-    return _passed_by(model, _padded(prompts), n_tokens)
+    return _passed_by(model, are_padded(prompts), n_tokens)
 
 
 def _passed_by(model: AdaptedModel, padded: bool, n_tokens: int) -> bool:
@@ -73,7 +73,8 @@ def _measured(model: AdaptedModel) -> dict[bool, int]:
     return _passed.setdefault(model, {})
 
 
-def _padded(prompts: Sequence[Sequence[int]]) -> bool:
+def are_padded(prompts: Sequence[Sequence[int]]) -> bool:
+    """Whether prompts get padding in one batch."""
     return len(set(map(len, prompts))) > 1
 
 
@@ -93,7 +94,7 @@ def require_answers(
 
     Raises as `require_generates`.
     """
-    longest, padded = max(map(len, prompts)), _padded(prompts)
+    longest, padded = max(map(len, prompts)), are_padded(prompts)
     rows = [
         (prompt, one)
         for prompt, one in zip(prompts, answers, strict=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +44,15 @@ class EpochOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=chance))
+
+
+def in_steps(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+    """Of each step its items, epoch after epoch without an end, as a trainer takes them."""
+    order = EpochOrder(lengths, size, seed)
+    for epoch in count():
+        order.set_epoch(epoch)
+        items = list(order)
+        yield from (items[i : i + size] for i in range(0, len(items), size))
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ the shortest context that a search of these documents can give, and with the lon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.cost import Cost
-from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
+from lensbench.costs.cost import Cost, unpadded
+from lensbench.costs.outlined import Outlined, plainly_outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.costs.shape import Shape
 from lensbench.costs.written import written
 from lensbench.errors import Problem
@@ -26,22 +27,14 @@ from lensbench.quantized.generation.responses_csv import RESERVED
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.peaks import Batch
-from lensbench.quantized.rag.index import Hit
 from lensbench.records.recording import Standing
 from lensbench.records.schema.generation import SPANS
+from lensbench.studies.planning.ends import Ends, at_both_ends, contexts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 Lengths = tuple[int, ...]  # tokens of each prompt of a batch
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One batch: its prompts' tokens with the shortest contexts there are, with the longest."""
-
-    shortest: Lengths
-    longest: Lengths
 
 
 def plan_answers(
@@ -54,17 +47,6 @@ def plan_answers(
     request = request_of(spec, ref, put, {}, None)
     jobs = partial(_jobs, spec, documents, request.settings)
     return plan_record(name, ref, request, jobs, None, spec.device, "infer", plainly_outlined)
-
-
-def contexts(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], n_questions: int, top_k: int
-) -> tuple[Retrieved, Retrieved]:
-    """What a search gives every question at least and at most, in tokens."""
-    ids = tokenizer(list(documents), add_special_tokens=False).input_ids
-    ordered = [documents[i] for i in sorted(range(len(ids)), key=lambda i: len(ids[i]))]
-    ends = ordered[:top_k], ordered[-top_k:]
-    shortest, longest = ([Hit("", text, 0.0, {}) for text in end] for end in ends)
-    return Retrieved([shortest] * n_questions, {}), Retrieved([longest] * n_questions, {})
 
 
 def answer_cost(
@@ -86,8 +68,7 @@ def answer_cost(
     if spec.control is not None:
         rows |= {"controls": n}
     held = shape.held("infer", Batch(n, each, limit))
-    padding = Cost(n_tokens=sum(lengths) - n * each)
-    return cost + padding + Cost(working_bytes=held, rows=rows)
+    return cost + unpadded(lengths) + Cost(working_bytes=held, rows=rows)
 
 
 def _jobs(
@@ -96,24 +77,22 @@ def _jobs(
     settings: Mapping[str, Any],
     known: Outlined[AdaptedModel],
     how_far: Standing,
-) -> Jobs[Answers]:
+) -> Jobs[Ends[Lengths]]:
     """The batches of one model, of its outline alone."""
     model, shape = known.model, known.shape
     questions, problems = read_questions(spec.file, spec.limit, RESERVED)
-    found: tuple[Retrieved | None, ...] = (None,)
-    if spec.rag is not None:
-        found = contexts(model.tokenizer, documents, len(questions), spec.n_documents)
-    ends = []
-    for retrieved in found:
-        lengths, unfit = _lengths(spec, model, questions, retrieved, settings, how_far.widths)
-        ends.append(lengths)
-        problems += unfit
-    items = [list(map(Answers, *both)) for both in zip(ends[0], ends[-1], strict=True)]
+    n_documents = spec.n_documents if spec.rag is not None else 0
+    found = contexts(model.tokenizer, documents, len(questions), n_documents)
+
+    def batches(retrieved: Retrieved | None) -> tuple[list[list[Lengths]], list[Problem]]:
+        return _lengths(spec, model, questions, retrieved, settings, how_far.widths)
+
+    items, unfit = at_both_ends(found, batches)
     return Jobs(
         items,
         lambda item: answer_cost(shape, spec, model.n_layers, item.longest, ends=False),
         n_prompts=sum(len(batch.longest) for batch in chain(*items)),
-        problems=list(dict.fromkeys(problems)),
+        problems=list(dict.fromkeys([*problems, *unfit])),
         least=lambda item: answer_cost(shape, spec, model.n_layers, item.shortest, ends=True),
     )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 from lensbench.checkpoints.open import building, whole_config
 from lensbench.checkpoints.ref import ModelRef
@@ -13,16 +14,17 @@ from lensbench.classification import prompting
 from lensbench.classification.measured import Measuring, Run, shown_examples
 from lensbench.classification.probe import BATCH_TOKENS
 from lensbench.classification.spec import OF_ENCODER, PROMPTED, TRAINED
-from lensbench.costs.cost import Cost, total
+from lensbench.costs.cost import Cost, total, unpadded
 from lensbench.costs.encoders import encoder_outlined
-from lensbench.costs.planned import Jobs, Outlined, outlined
+from lensbench.costs.outlined import Outlined, outlined
+from lensbench.costs.planned import Jobs
 from lensbench.costs.shape import Shape
 from lensbench.models.model import LensModel
 from lensbench.models.text_encoder import TextEncoder
 from lensbench.prompts.batch import plan_batches
 from lensbench.quantized.adapters.lora import match
 from lensbench.quantized.peaks import Batch
-from lensbench.quantized.training.exact import EpochOrder
+from lensbench.quantized.training.exact import in_steps
 from lensbench.records.schema.text.classification import COSTS, PREDICTIONS
 from lensbench.studies.planning.trainings import Trained
 
@@ -104,13 +106,10 @@ class Runs:
 
     def _batches(self, seed: int) -> Iterator[list[int]]:
         """Tokens of each text, in the trainer's own order."""
-        lengths, size = self._train, self.context.spec.batch_size
-        order = EpochOrder(lengths, size, seed)
-        for epoch in range(self.context.spec.epochs):
-            order.set_epoch(epoch)
-            items = list(order)
-            for step in range(math.ceil(len(items) / size)):
-                yield [lengths[i] for i in items[step * size : (step + 1) * size]]
+        lengths, spec = self._train, self.context.spec
+        n_steps = spec.epochs * math.ceil(len(lengths) / spec.batch_size)
+        for items in islice(in_steps(lengths, spec.batch_size, seed), n_steps):
+            yield [lengths[i] for i in items]
 
     def _prompted(self, run: Run) -> Cost:
         """Every tested text with its labels behind it, and texts without content."""
@@ -145,9 +144,7 @@ def mostly_read(context: Measuring) -> ModelRef | None:
 
 
 def _pass(shape: Shape, lengths: Sequence[int]) -> Cost:
-    n, longest = len(lengths), max(lengths)
-    padding = Cost(n_tokens=sum(lengths) - n * longest)
-    return shape.batch(n, longest, 0) + padding
+    return shape.batch(len(lengths), max(lengths), 0) + unpadded(lengths)
 
 
 def _asked(

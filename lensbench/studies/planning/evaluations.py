@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
-from lensbench.costs.cost import Cost
-from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
+from lensbench.costs.cost import Cost, unpadded
+from lensbench.costs.outlined import Outlined, plainly_outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.costs.shape import Shape
 from lensbench.costs.written import written
+from lensbench.errors import Problem
 from lensbench.quantized.adapters.prompt_format import prompt_format
 from lensbench.quantized.evaluation.evaluate import (
     AskedPairs,
@@ -30,15 +32,7 @@ from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.peaks import Batch as PassBatch
 from lensbench.records.recording import Standing
-from lensbench.studies.planning.answers import contexts
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One batch in one condition: with the shortest contexts there are, and with the longest."""
-
-    shortest: Batch
-    longest: Batch
+from lensbench.studies.planning.ends import Ends, at_both_ends, contexts
 
 
 def plan_evaluation(
@@ -62,7 +56,7 @@ def plan_evaluation(
     conditions = conditions_of(spec, adapter > 0)
     request = request_of(spec, ref, out, put, asked, conditions, {}, None)
 
-    def jobs(known: Outlined[AdaptedModel], how_far: Standing) -> Jobs[Evaluated]:
+    def jobs(known: Outlined[AdaptedModel], how_far: Standing) -> Jobs[Ends[Batch]]:
         widths = how_far.widths
         return evaluation(spec, asked, request.settings, documents, adapter, known, widths)
 
@@ -83,10 +77,9 @@ def evaluation_cost(shape: Shape, batch: Batch, adapter: int, limit: int, ends: 
     n, n_new = len(asked), 1 if ends else limit
     answered = written(shape, n, max(asked), n_new)
     read = shape.batch(n, max(whole), max(said) + 1)
-    padding = sum(asked) - n * max(asked) + sum(whole) - n * max(whole)
     held = shape.held("infer", PassBatch(n, max(whole), limit))
-    own = Cost(n_tokens=padding, working_bytes=held, rows={"evaluation": n})
-    return answered + read + own
+    own = Cost(working_bytes=held, rows={"evaluation": n})
+    return answered + unpadded(asked) + read + unpadded(whole) + own
 
 
 def evaluation(
@@ -97,25 +90,23 @@ def evaluation(
     adapter: int,
     known: Outlined[AdaptedModel],
     widths: Sequence[Mapping[str, Any]],
-) -> Jobs[Evaluated]:
+) -> Jobs[Ends[Batch]]:
     """The batches of one model, of its outline alone, by the record's widths."""
     model, shape = known.model, known.shape
-    found: tuple[Retrieved | None, ...] = (None,)
-    if spec.rag is not None:
-        n = len(asked.questions)
-        found = contexts(model.tokenizer, documents, n, spec.n_documents)
-    ends, problems = [], list(asked.problems)
-    for retrieved in found:
+    n_documents = spec.n_documents if spec.rag is not None else 0
+    found = contexts(model.tokenizer, documents, len(asked.questions), n_documents)
+
+    def batches(retrieved: Retrieved | None) -> tuple[list[list[Batch]], list[Problem]]:
         stages, unfit = stages_of(model, settings, asked, retrieved, widths)
-        ends.append([batches_of(examples, spec.batch_size) for examples in stages])
-        problems += unfit
-    items = [list(map(Evaluated, *both)) for both in zip(ends[0], ends[-1], strict=True)]
+        return [batches_of(examples, spec.batch_size) for examples in stages], unfit
+
+    items, unfit = at_both_ends(found, batches)
     cost = partial(evaluation_cost, shape, adapter=adapter, limit=spec.max_new_tokens)
     conditions = len(settings["conditions"])
     return Jobs(
         items,
         lambda item: cost(item.longest, ends=False),
         n_prompts=sum(len(one.longest.examples) for one in chain(*items)) // conditions,
-        problems=list(dict.fromkeys(problems)),
+        problems=list(dict.fromkeys([*asked.problems, *unfit])),
         least=lambda item: cost(item.shortest, ends=True),
     )

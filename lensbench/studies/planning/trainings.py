@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.open import empty_model, open_config, quiet
-from lensbench.costs.cost import Cost, total
-from lensbench.costs.planned import Jobs, Outlined, Planned, plainly_outlined, plan_record
+from lensbench.costs.cost import Cost, total, unpadded
+from lensbench.costs.outlined import Outlined, plainly_outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.costs.shape import Shape
 from lensbench.costs.written import written
 from lensbench.prompts.batch import plan_batches
@@ -21,7 +23,7 @@ from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.precision import is_linear
 from lensbench.quantized.training import prefix
 from lensbench.quantized.training.checkpoints import CHECKPOINTS, latest, state_of
-from lensbench.quantized.training.exact import EpochOrder
+from lensbench.quantized.training.exact import in_steps
 from lensbench.quantized.training.examples import TrainingData
 from lensbench.quantized.training.learn import BATCH_TOKENS, used
 from lensbench.quantized.training.spec import TrainSpec
@@ -86,7 +88,7 @@ class Trained:
         share = (self.n_layers - self.first) / self.n_layers if self.kept else 1.0
         cost = self.shape.batch(n, longest, 0, share=share)
         more = Cost(flops=self.shape.row_flops * n_labels + 2.0 * self.adapter * n * longest)
-        return cost + more + Cost(n_tokens=sum(lengths) - n * longest)
+        return cost + more + unpadded(lengths)
 
     def back(self, lengths: Sequence[int], n_labels: int) -> Cost:
         """From the loss to the lowest adapted block; of weights the adapter's alone are learnt.
@@ -104,12 +106,9 @@ class Trained:
     def below(self, batches: Sequence[Sequence[int]]) -> Cost:
         """Once over all examples, up to the lowest adapted block."""
         share = self.first / self.n_layers
-        passes = [
-            self.shape.batch(len(own), max(own), 0, share=share)
-            + Cost(n_tokens=sum(own) - len(own) * max(own))
-            for own in batches
-        ]
-        return total(passes)
+        return total(
+            self.shape.batch(len(own), max(own), 0, share=share) + unpadded(own) for own in batches
+        )
 
 
 def adapter_size(spec: TrainSpec) -> int:
@@ -165,24 +164,17 @@ def training(
 def steps_of(spec: TrainSpec, data: TrainingData) -> Iterator[list[list[int]]]:
     """Of each step its batches, examples by number, in the trainer's own order."""
     lengths = [len(example.token_ids) for example in data.examples[: data.n_train]]
-    together = spec.batch_size * spec.gradient_accumulation
-    order = EpochOrder(lengths, together, spec.seed)
-    per_epoch = math.ceil(math.ceil(len(lengths) / spec.batch_size) / spec.gradient_accumulation)
-    n_steps = spec.max_steps or spec.epochs * per_epoch
-    for epoch in range(math.ceil(n_steps / per_epoch)):
-        order.set_epoch(epoch)
-        items = list(order)
-        for step in range(min(per_epoch, n_steps - epoch * per_epoch)):
-            own = items[step * together : (step + 1) * together]
-            yield [own[i : i + spec.batch_size] for i in range(0, len(own), spec.batch_size)]
+    size, together = spec.batch_size, spec.batch_size * spec.gradient_accumulation
+    n_steps = spec.max_steps or spec.epochs * math.ceil(len(lengths) / together)
+    for own in islice(in_steps(lengths, together, spec.seed), n_steps):
+        yield [own[i : i + size] for i in range(0, len(own), size)]
 
 
 def evaluated_after(spec: TrainSpec, data: TrainingData, n_steps: int) -> list[int]:
     """The steps after which the held-out examples are read: 0, of each epoch the last, the last."""
     if data.n_train == len(data.examples):
         return []
-    batches = math.ceil(data.n_train / spec.batch_size)
-    per_epoch = math.ceil(batches / spec.gradient_accumulation)
+    per_epoch = math.ceil(data.n_train / (spec.batch_size * spec.gradient_accumulation))
     return sorted({*range(0, n_steps + 1, per_epoch), n_steps})
 
 
@@ -217,8 +209,8 @@ def _answers(spec: TrainSpec, data: TrainingData, shape: Shape, n_new: int) -> C
     lengths = [example.n_prompt for example in shown]
     if not lengths:
         return Cost()
-    padding = Cost(n_tokens=sum(lengths) - len(lengths) * max(lengths))
-    return total([written(shape, len(lengths), max(lengths), n_new) + padding] * 2)
+    answered = written(shape, len(lengths), max(lengths), n_new) + unpadded(lengths)
+    return answered + answered
 
 
 def _width_in(module: nn.Module, transposed: bool) -> int:

@@ -30,7 +30,8 @@ from lensbench.attention.settings import EncoderSettings
 from lensbench.checkpoints.config.encoders import ENCODERS
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.costs.encoders import encoder_outlined
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
+from lensbench.costs.outlined import Outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts

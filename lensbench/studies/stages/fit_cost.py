@@ -12,7 +12,8 @@ from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Document
 from lensbench.corpora.written import TOGETHER, written_seed
 from lensbench.costs.cost import Cost, total
-from lensbench.costs.planned import Jobs, Outlined, Planned, plan_record
+from lensbench.costs.outlined import Outlined
+from lensbench.costs.planned import Jobs, Planned, plan_record
 from lensbench.costs.shape import Shape
 from lensbench.fitting.method import Fitter
 from lensbench.fitting.methods import METHODS
