@@ -26,6 +26,7 @@ from lensbench.models.model import LensModel
 from lensbench.models.sampling import write_texts
 from lensbench.progress import Progress, Watch
 from lensbench.prompts.prompt import Prompt
+from lensbench.prompts.rows import text_problems
 from lensbench.records.store import disk_error, folder_name
 
 TOGETHER = 32  # texts of one file, written side by side
@@ -114,7 +115,8 @@ def _readable(model: LensModel, text: str, window: int) -> int:
 
 
 def written_corpus(writer: Writer, n_tokens: int, facts: Sequence[Prompt], watch: Watch) -> Corpus:
-    """As many texts as hold so many tokens in windows, without those that state one of the facts.
+    """As many texts as hold so many tokens in windows, without those that state one of the facts
+    or that no prompt may hold.
 
     Raises InputProblems for a model that writes hardly any text, RecordsError for a full disk.
     """
@@ -133,6 +135,8 @@ def written_corpus(writer: Writer, n_tokens: int, facts: Sequence[Prompt], watch
             raise InputProblems([Problem("corpus", what, "Give a corpus of texts.")])
         for i, one in enumerate(writer.batch(number)):
             text = one["text"]
+            if text_problems(text, ""):  # a model may write a NUL: no user is told to mend that
+                continue
             done += one["n_tokens"] if text not in texts and not stated(text, asked) else 0
             texts.setdefault(text, f"text {number * TOGETHER + i}")
     written = {"written": {key: writer.recipe[key] for key in ("seed", "temperature", "window")}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,19 @@ def test_what_states_a_fact_is_made_up_for(writer: Writer) -> None:
     assert not any(stated(d.text, [there]) for d in without.documents)
     readable = {one["text"]: one["n_tokens"] for n in (0, 1, 2, 3) for one in writer.batch(n)}
     assert sum(readable[d.text] for d in without.documents) >= 600
+
+
+def test_what_no_prompt_may_hold_is_no_text_of_it(writer: Writer) -> None:
+    written_corpus(writer, 600, (), ignore)
+    path = writer.folder / "000000.json"
+    texts = json.loads(path.read_text())["texts"]
+    texts[0]["text"] += "\0"
+    texts[1]["text"] = " "
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    path.write_text(json.dumps({"sha256": digest, "texts": texts}))
+    found = {d.text for d in written_corpus(writer, 600, (), ignore).documents}
+    assert not {texts[0]["text"], " "} & found
+    assert texts[2]["text"] in found
 
 
 def test_a_model_that_writes_nothing_is_refused(tiny_case: Callable[[str], Case]) -> None:
