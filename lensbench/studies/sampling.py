@@ -20,8 +20,8 @@ from lensbench.progress import Notify, Progress, Watch, ignore
 from lensbench.prompts.encode import EncodedPrompt, encode_all
 from lensbench.prompts.prompt import choose
 from lensbench.prompts.sets import PromptSet, load_prompts
-from lensbench.quantized.loading.gate import BOUND_BITS
 from lensbench.quantized.loading.load import AdaptedModel
+from lensbench.quantized.loading.reread import BOUND_BITS
 from lensbench.records.engine import Outcome, Work, make
 from lensbench.records.parts import Parts
 from lensbench.records.recording import Finished, Recording, Request, Standing

@@ -31,7 +31,8 @@ _SIZES = {
     "encoder_attention_heads num_decoder_attention_heads num_encoder_attention_heads "
     "num_experts num_local_experts n_routed_experts moe_num_experts num_routed_experts "
     "linear_num_key_heads linear_num_value_heads linear_num_heads mamba_n_heads "
-    "index_n_heads sliding_window attention_window_size attention_window "
+    "index_n_heads sliding_window attention_window_size attention_window sliding_window_size "
+    "attention_chunk_size keep_window_size "
     "mamba_num_heads",
     1: "n_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts "
     "first_k_dense_replace n_groups mamba_n_groups expert_num_group",

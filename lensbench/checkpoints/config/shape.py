@@ -14,6 +14,13 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target
 _BEHIND_PADDING = {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"}
 _BEHIND_PADDING |= {f"{own}roberta{more}" for own in ("", "xlm-") for more in ("", "-xl")}
 _BEHIND_PADDING |= {"roberta-prelayernorm", "xmod"}
+# Of blocks that look back so many tokens, or at so many chosen ones, under other names.
+_REACH = [
+    "sliding_window_size",
+    "attention_window_size",
+    "attention_chunk_size",
+    "keep_window_size",
+]
 NO_LIMIT = 1 << 30  # tokens: more than any memory holds
 
 _log = logging.getLogger(__name__)
@@ -100,6 +107,16 @@ def attention_windows(config: Any) -> list[int | None]:
         return [None] * n
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * n
     return [int(window) if kind == "sliding_attention" else None for kind in kinds]
+
+
+def attention_reach(config: Any) -> int | None:
+    """Tokens of the shortest text of which some block no longer looks at all, less one.
+
+    A sliding window, a chunk, or so many keys chosen by a score; None: every block sees all.
+    """
+    found = [window for window in attention_windows(config) if window is not None]
+    found += [size for name in _REACH if (size := _named(_text(config), (name,))) is not None]
+    return min(found, default=None)
 
 
 def _text(config: Any) -> Any:

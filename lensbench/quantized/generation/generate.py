@@ -77,7 +77,7 @@ def generate(
     answer = partial(greedy, model)
     if decoding.sampled or streamer is not None:  # unlikely tokens, or such as are seen at once
         require_generates(model, are_padded(prompts), answer)
-    if streamer is not None or passed(model, prompts, decoding.max_new_tokens):
+    if passed(model, prompts, decoding.max_new_tokens):
         return _continued(model, prompts, decoding, seeds, tracer, streamer)
     with _Runs(*runs(model)):
         made = _continued(model, prompts, decoding, seeds, tracer, streamer)

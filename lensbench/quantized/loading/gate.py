@@ -7,18 +7,16 @@ that raises an error; the answers are only other ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from lensbench.checkpoints.open import quiet
-from lensbench.checkpoints.ref import Bits
-from lensbench.errors import GateError, refused_by_library
+from lensbench.errors import refused_by_library
+from lensbench.quantized.loading.reach_gate import is_due, require_within_bound
+from lensbench.quantized.loading.reread import BOUND_BITS, off_bits, refusal
 
 if TYPE_CHECKING:
     from lensbench.quantized.loading.load import AdaptedModel
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 _TEXTS = ("The capital of Germany is", "Two plus two is four, and three plus three is six, so")
 _N_NEW = 3  # of the prompt's pass, of the cache that it left, and of one that was added to
 _FEW_TOKENS = 64  # of a prompt, and of its answer: a pass over more takes longer than the texts
-# Of a token's log-probability: other shapes sum in another order, in 16 bits coarsely; LLM.int8
-# picks its outliers over a whole batch besides.
-BOUND_BITS: dict[Bits, float] = {32: 2e-3, 16: 0.5, 8: 1.0, 4: 1.0}
 # Tokens of the longest answer that passed, of batches with and without padding.
 _passed: WeakKeyDictionary[AdaptedModel, dict[bool, int]] = WeakKeyDictionary()
 
@@ -58,8 +53,13 @@ def passed(model: AdaptedModel, prompts: Sequence[Sequence[int]], n_tokens: int)
     """Whether the gate was measured already, of such prompts and answers of up to so many tokens.
 
     A cache may fail once it is longer, so an answer of twice as many tokens as were measured is
-    measured anew, up to a limit; and each that passes the model's `rope_switch` is.
+    measured anew, up to a limit; each that passes the model's `rope_switch` is, and the first that
+    ends beyond its `reach`.
     """
+    return not is_due(model, prompts, n_tokens) and _as_long_passed(model, prompts, n_tokens)
+
+
+def _as_long_passed(model: AdaptedModel, prompts: Sequence[Sequence[int]], n_tokens: int) -> bool:
     if any(_crosses(model, prompt, n_tokens) for prompt in prompts):
         return False
     return _passed_by(model, are_padded(prompts), n_tokens)
@@ -94,6 +94,13 @@ def require_answers(
 
     Raises as `require_generates`.
     """
+    _require_as_long(model, prompts, answers, answer)
+    require_within_bound(model, prompts, answers)
+
+
+def _require_as_long(
+    model: AdaptedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Any], answer: Answer
+) -> None:
     longest, padded = max(map(len, prompts)), are_padded(prompts)
     rows = [
         (prompt, one)
@@ -102,11 +109,11 @@ def require_answers(
         if len(one.token_ids) >= _N_NEW and (len(prompt) < longest or not padded)
     ]
     n_new = [_n_compared(model, *row) for row in rows]
-    if passed(model, prompts, max(n_new, default=1)):
+    if _as_long_passed(model, prompts, max(n_new, default=1)):
         return
     off, bound = None, BOUND_BITS[model.bits]
     if rows:
-        off = _off_bits(model, *rows[n_new.index(max(n_new))])
+        off = off_bits(model, *rows[n_new.index(max(n_new))], range(max(n_new)))
         if bool(off[:_N_NEW].max() <= bound) and bool(off.mean() <= bound):
             _measured(model)[padded] = len(off)
             return
@@ -118,7 +125,7 @@ def require_answers(
         if model.rope_switch is not None:
             remedy = f"Keep prompt and answer within {model.rope_switch} tokens: beyond them it is "
             remedy += "rotated by other frequencies, and its cache keeps what was before."
-        raise _refusal(model, how, float(off.mean()), remedy)
+        raise refusal(model, how, float(off.mean()), remedy)
     _measured(model)[padded] = _N_NEW if off is None else len(off)
 
 
@@ -144,12 +151,7 @@ def _require(model: AdaptedModel, padded: bool, answer: Answer) -> None:
     else:
         how = "what it generates is not what it says of the same tokens read at once"
         remedy = "It is no causal language model as it stands; take a decoder-only one."
-    raise _refusal(model, how, error, remedy)
-
-
-def _refusal(model: AdaptedModel, how: str, error: float, remedy: str) -> GateError:
-    name, kind, bound = model.ref.name, type(model.base).__name__, BOUND_BITS[model.bits]
-    return GateError(f"{name} ({kind}): {how}, by {error:.3g} bits (bound {bound:g}). {remedy}")
+    raise refusal(model, how, error, remedy)
 
 
 def largest_error(model: AdaptedModel, padded: bool, answer: Answer) -> float:
@@ -162,41 +164,7 @@ def largest_error(model: AdaptedModel, padded: bool, answer: Answer) -> float:
         for group in groups:
             answers = answer(group, _N_NEW)
             errors += [
-                _off_bits(model, *both)[:_N_NEW] for both in zip(group, answers, strict=True)
+                off_bits(model, prompt, one, range(min(_N_NEW, len(one.token_ids))))
+                for prompt, one in zip(group, answers, strict=True)
             ]
     return float(torch.cat(errors).max())  # NaN where there is one
-
-
-def _off_bits(model: AdaptedModel, prompt: Sequence[int], answer: Any) -> Float[Tensor, " token"]:
-    """How far each token of an answer is from what one pass over prompt and answer gives it.
-
-    A cache may go wrong once it is longer; and of many tokens the worst is far off in low
-    precision (1.6 bits among 768 tokens in 8 bits), so that of a whole answer the mean counts.
-    """
-    n = _n_compared(model, prompt, answer)
-    new, bits = answer.token_ids[:n], answer.token_logprob_bits[:n]
-    ids = torch.tensor([[*prompt, *new]], device=model.device)
-    with torch.inference_mode():
-        logits = _logits(model, ids, len(prompt))
-    own = logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
-    return (own / math.log(2) - torch.tensor(bits, device=own.device)).abs()
-
-
-def _logits(
-    model: AdaptedModel, ids: Int[Tensor, "1 token"], start: int
-) -> Float[Tensor, "new token"]:
-    """What one pass gives the tokens from `start` on; those up to the `rope_switch` a pass of it.
-
-    In a longer one they would be rotated otherwise.
-    """
-
-    def of(end: int) -> Float[Tensor, "new token"]:
-        found: Tensor = model.base(input_ids=ids[:, :end], use_cache=False).logits[0, start - 1 :]
-        return found
-
-    end, switch = ids.shape[1], model.rope_switch
-    whole = of(end)[:-1]
-    if switch is None or not start <= switch < end:
-        return whole
-    below = of(switch)
-    return torch.cat([below, whole[len(below) :]])

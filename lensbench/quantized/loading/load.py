@@ -15,6 +15,7 @@ from torch import nn
 from lensbench.again import by_name, require_together
 from lensbench.checkpoints.blocks import block_list
 from lensbench.checkpoints.config.shape import (
+    attention_reach,
     context_length,
     n_blocks,
     rope_switch,
@@ -107,6 +108,11 @@ class AdaptedModel:
     def rope_switch(self) -> int | None:
         """Tokens beyond which a sequence is rotated otherwise, where there is such a length."""
         return rope_switch(self.base.config)
+
+    @property
+    def reach(self) -> int | None:
+        """Tokens that every block looks at all of; None where there is no such limit."""
+        return attention_reach(self.base.config)
 
     @property
     def n_params(self) -> int:

@@ -130,6 +130,24 @@ def test_what_passed_by_short_answers_is_measured_by_longer_ones(
         generate(wrong, ALIKE, Decoding(max_new_tokens=40, temperature=temperature))
 
 
+class Shown:
+    """What transformers hands tokens to as they come."""
+
+    def put(self, _: torch.Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def test_an_answer_that_was_shown_as_it_came_is_measured_too(model: AdaptedModel) -> None:
+    with pytest.raises(GateError, match="over 40 tokens its cache gives other answers"):
+        generate(
+            wrong_behind_twelve(model),
+            ALIKE[:1],
+            Decoding(max_new_tokens=40),
+            streamer=Shown(),
+        )
+
+
 def test_the_longest_answer_of_a_batch_is_measured(model: AdaptedModel) -> None:
     wrong = wrong_behind_twelve(model)
     ended, other = greedy(wrong, ALIKE, 40)
