@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import logging
 import os
 import platform
 import resource
@@ -19,10 +20,13 @@ import psutil  # type: ignore[import-untyped]
 
 from lensbench.checkout import git_state
 from lensbench.context import holding
+from lensbench.errors import RecordsError
 from lensbench.records.parts import Parts
 from lensbench.records.schema import SCHEMA_VERSION
 from lensbench.threads import n_threads
 from lensbench.version import __version__
+
+_log = logging.getLogger(__name__)
 
 # Packages that decide numbers: of every record, of one that a model was run for, and of one whose
 # model has bits or an adapter.
@@ -69,6 +73,48 @@ def versions(kind: str = "lens", quantized: bool = False) -> dict[str, str]:
     found = {package: _version(package) for package in (*_NUMBERS, *for_models)}
     known = {package: version for package, version in found.items() if version is not None}
     return {"python": platform.python_version()} | known
+
+
+def require_same_versions(folder: Path, there: Mapping[str, Any]) -> None:
+    """Raise RecordsError where an unfinished record was begun with other versions than are here.
+
+    Its manifest can say but one of them. (A finished one that is widened keeps what it says.)
+    """
+    unlike = {} if there["status"] == "complete" else _other_versions(there)
+    if unlike:
+        lines = "\n".join(f"  - {name}: {a} there, {b} now" for name, (a, b) in unlike.items())
+        raise RecordsError(
+            f"{folder} was begun with other versions, whose numbers would be mixed:\n{lines}\n"
+            f"Install what it was begun with, or delete {folder} and run the same command again."
+        )
+
+
+def say_other_code(folder: Path, there: Mapping[str, Any]) -> None:
+    """Warn that an unfinished record was begun by other code of this version: a checkout's."""
+    code = None if there["status"] == "complete" else _other_code(there)
+    if code is not None:
+        then, now = (sha256[:12] for sha256 in code)
+        _log.warning(
+            "%s was begun by other code of lensbench (%s) and goes on with this (%s): where the "
+            "two give other numbers, it holds both",
+            folder,
+            then,
+            now,
+        )
+
+
+def _other_versions(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+    """Of lensbench and the packages that a record was begun with those that are others now."""
+    then = {"lensbench": manifest["lensbench_version"], **manifest["versions"]}
+    own = {"lensbench": __version__, "python": platform.python_version()}
+    now = {name: own[name] if name in own else _version(name) for name in then}
+    return {name: (then[name], now[name]) for name in then if then[name] != now[name]}
+
+
+def _other_code(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The hashes of the code that a record was begun by and of this, where they are two."""
+    then, now = ((git or {}).get("code_sha256") for git in (manifest.get("git"), _checkout()))
+    return (then, now) if then and now and then != now else None
 
 
 @cache

@@ -19,6 +19,8 @@ from lensbench.records.manifest import (
     new_manifest,
     peak_memory_bytes,
     plan_of,
+    require_same_versions,
+    say_other_code,
     taken,
 )
 from lensbench.records.parts import Parts
@@ -130,6 +132,7 @@ def standing(request: Request) -> Standing:
     if there is None or request.outgrown(there):
         return Standing(False, [request.width])
     _require_same(request, there, request.settings, request.model)
+    require_same_versions(request.store.folder, there)
     if missing := _missing(request, there):
         return Standing(False, [request.width], missing=missing)
     whole = there["status"] == "complete"
@@ -198,6 +201,8 @@ class Recording:
             self._tidy()
             return None
         _require_same(self.request, there, self.request.settings, self.request.model)
+        require_same_versions(self.store.folder, there)
+        say_other_code(self.store.folder, there)
         if _missing(self.request, there):
             self._tidy()
             return None

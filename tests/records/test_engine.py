@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -16,11 +17,13 @@ from lensbench.errors import Problem, RecordsError
 from lensbench.progress import Progress
 from lensbench.records.engine import Executor, Job, Work, make, one_by_one
 from lensbench.records.parts import Part, Parts
+from lensbench.records.read import MANIFEST, sealed
 from lensbench.records.recording import Finished, Recording, Request
 from lensbench.records.schema import KINDS
 from lensbench.records.schema.adapters import PLACEMENT
 from lensbench.records.schema.declare import Entry
 from lensbench.records.store import RecordStore
+from lensbench.version import __version__
 from tests.harness.executors import EXECUTORS, backwards
 from tests.harness.files import UNEQUAL, contents, manifest
 
@@ -213,6 +216,58 @@ def test_what_others_had_done_when_they_were_stopped_is_kept(
     assert Parts(tmp_path / "r").numbers == [4, 5]
     Toy(tmp_path / "r", WORDS).make()
     assert contents(tmp_path / "r", UNEQUAL) == undisturbed
+
+
+def told(folder: Path, **changes: Any) -> None:
+    """Write other entries into a record's manifest, as another program would have."""
+    there = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(sealed(there | changes)))
+
+
+@pytest.mark.parametrize("name", ["lensbench", "python", "numpy", "torch"])
+@pytest.mark.parametrize("limit", [None, 8])
+def test_what_other_versions_began_is_not_gone_on_with(
+    tmp_path: Path, name: str, limit: int | None
+) -> None:
+    """Nor where it is widened besides: numbers of two versions would be in one record."""
+    with pytest.raises(Stop):
+        Toy(tmp_path, WORDS, limit and 5, do=stopping_at(1)).make()
+    versions = manifest(tmp_path)["versions"]
+    if name == "lensbench":
+        told(tmp_path, lensbench_version="0.0.1")
+    else:
+        told(tmp_path, versions=versions | {name: "0.0.1"})
+    again = Toy(tmp_path, WORDS, limit)
+    with pytest.raises(RecordsError, match="begun with other versions") as caught:
+        again.make()
+    assert f"  - {name}: 0.0.1 there" in str(caught.value)
+    assert not again.prepared
+    assert Parts(tmp_path).numbers == [0]  # kept for who installs them
+
+
+def test_a_finished_record_of_other_versions_is_left_alone_and_widened(tmp_path: Path) -> None:
+    Toy(tmp_path, WORDS, 5).make()
+    told(tmp_path, lensbench_version="0.0.1")
+    Toy(tmp_path, WORDS, 5).make()
+    Toy(tmp_path, WORDS, 8).make()
+    made = manifest(tmp_path)
+    assert [one["lensbench_version"] for one in made["widened"]] == ["0.0.1"]
+    assert made["lensbench_version"] == __version__
+
+
+def test_other_code_of_the_same_version_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Stop):
+        Toy(tmp_path, WORDS, do=stopping_at(1)).make()
+    Toy(tmp_path, WORDS, do=stopping_at(9)).make()
+    assert "other code" not in caplog.text
+    Toy(tmp_path / "two", WORDS, 5).make()
+    with pytest.raises(Stop):
+        Toy(tmp_path / "two", WORDS, 9, do=stopping_at(3)).make()
+    told(tmp_path / "two", git={"commit": "0" * 40, "dirty": None, "code_sha256": "1" * 64})
+    Toy(tmp_path / "two", WORDS, 9).make()
+    assert "was begun by other code of lensbench (111111111111)" in caplog.text
 
 
 # --- wider --------------------------------------------------------------------------------------
