@@ -332,6 +332,27 @@ def test_a_cache_and_a_trace_of_the_same_prompts_agree(llama: Case, tmp_path: Pa
     assert (both.n_tokens["trace"] == both.n_tokens["cache"]).all()
 
 
+def test_vectors_of_other_tokens_are_no_condition(llama: Case, tmp_path: Path) -> None:
+    """The last token's state differs from the mean over all of them, whatever the model does."""
+    from lensbench.studies.stages.cache import CacheSpec, run_cache
+
+    rows = {"id": ["a", "b"], "prompt": PROMPTS[:2], "relation": ["r", "r"]}
+    pd.DataFrame(rows | {"answer": ["Berlin", "Rome"]}).to_csv(tmp_path / "f.csv", index=False)
+    for kept in ("last", "answer", "all"):
+        made = CacheSpec(str(llama.folder), str(tmp_path / "f.csv"), positions=kept)
+        assert run_cache(made, tmp_path / kept) == []
+    text = problems_of(lambda: correlate(spec(tmp_path, "all", "last", "answer")))
+    assert text.count("it holds the last token of each prompt, all all tokens") == 2
+    assert "--positions all" in text
+    named = (f"{tmp_path / 'all'}:prompt", f"{tmp_path / 'last'}:prompt")
+    how: dict[str, Any] = FAST | {"spans": ()}
+    assert "the last token" in problems_of(
+        lambda: correlate(CorrelationSpec(named, tmp_path / "out", **how))
+    )
+    for names, span in ((("last", "answer"), "prompt"), (("all", "answer"), "generated")):
+        require_comparable(open_runs([str(tmp_path / name) for name in names]), span)
+
+
 def test_a_cache_of_some_layers_is_no_condition(llama: Case, tmp_path: Path) -> None:
     from lensbench.studies.stages.cache import CacheSpec, run_cache
 
@@ -376,7 +397,7 @@ def test_runs_of_other_added_tokens_are_refused_and_of_unknown_ones_are_not(
     assert text.count("--relative-depth") == 1
     for pair in (("a", "old"), ("old", "b")):
         runs = open_runs([str(tmp_path / name) for name in pair])
-        require_comparable(runs)
+        require_comparable(runs, "prompt")
         assert ["added_tokens_sha256" in run.facts() for run in runs] == [
             name != "old" for name in pair
         ]

@@ -139,7 +139,7 @@ def align(
     the depth. Without `paired`, every run keeps all its prompts. Raises InputProblems when the runs
     do not match, or share no prompt to be paired by.
     """
-    require_comparable(runs, relative_depth)
+    require_comparable(runs, span, relative_depth)
     read = {run.name: read_activations(run, span) for run in runs}
     problems = [problem for _, found in read.values() for problem in found]
     every = {name: activations for name, (activations, _) in read.items()}

@@ -108,8 +108,11 @@ def _parts(text: str) -> tuple[str, Path, str | None]:
     return name or (own if span is None else f"{own}:{span}"), Path(path), span
 
 
-def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> None:
-    """Raise InputProblems that name each way in which a run does not match the first one."""
+def require_comparable(runs: Sequence[Run], span: str, relative_depth: bool = False) -> None:
+    """Raise InputProblems that name each way in which a run does not match the first one.
+
+    `span`: the tokens of runs that name none. Of prompts a trace has the mean over all of them.
+    """
     first, problems = runs[0], []
     for run in runs[1:]:
         where = run.where
@@ -126,8 +129,21 @@ def require_comparable(runs: Sequence[Run], relative_depth: bool = False) -> Non
                 "of different kinds."
             )
             problems.append(Problem(where, what, remedy))
+        own, other = (_of_prompt(one, span) for one in (run, first))
+        if None not in (own, other) and own != other:
+            what = f"it holds {own} of each prompt, {first.name} {other}"
+            remedy = "Make caches that keep the same (`lensbench cache --positions all`)."
+            problems.append(Problem(where, what, remedy))
     if problems:
         raise InputProblems(problems)
+
+
+def _of_prompt(run: Run, span: str) -> str | None:
+    """Which of a prompt's tokens its vectors are a mean of; None where they are of no prompt's."""
+    if (run.span or span) != "prompt":
+        return None
+    few = run.record.kind == "cache" and run.record.settings["positions"] != "all"
+    return "the last token" if few else "all tokens"
 
 
 def _short(model: Mapping[str, Any]) -> str:
