@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -86,6 +88,9 @@ def test_conditions_are_paired_with_their_base(run: Path) -> None:
     records = [(one.folder.name, one) for one in every if one.kind in ("inference", "trace")]
     found = [condition(one) for _, one in records]
     assert found == ["adapter", "adapter+rag", "base", "rag", "base"]
+    rag = dict(records)["rag"]
+    other = replace(rag, manifest=rag.manifest | {"settings": {"control": "shuffled"}})
+    assert condition(other) == "rag (shuffled)"
     frame = conditions_table(records).frame.set_index("record")
     own, base = (
         dict(records)[name].table("responses").set_index("prompt_id") for name in ("rag", "base")
@@ -98,6 +103,32 @@ def test_conditions_are_paired_with_their_base(run: Path) -> None:
     doubled = [*records, ("again", dict(records)["base"])]
     again = conditions_table(doubled).frame
     assert "2 base records" in again["entropy_difference_bits"][0].reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"style": "alpaca"}, {"max_new_tokens": 7}, {"temperature": 0.5}, {"repetition_penalty": 1.3}],
+)
+def test_a_base_that_was_asked_otherwise_gives_no_difference(
+    run: Path, changes: dict[str, Any]
+) -> None:
+    """What it would show is of the settings, not of the condition."""
+    every = [open_record(run / name) for name in ("rag", "base")]
+    own = replace(every[0], manifest=every[0].manifest | {"settings": every[0].settings | changes})
+    frame = conditions_table([("rag", own), ("base", every[1])]).frame.set_index("record")
+    found = frame.at["rag", "generated_difference_tokens"]
+    assert (found.value, found.reason) == (None, f"the base has another {next(iter(changes))}")
+
+
+def test_prompts_of_one_id_and_other_words_are_not_paired(tmp_path: Path) -> None:
+    asked = fixture.responses()
+    other = [row | {"prompt": "Something else?"} if i < 3 else row for i, row in enumerate(asked)]
+    base = fixture.write(tmp_path / "base", "inference", {"responses": asked})
+    own = fixture.write(
+        tmp_path / "own", "inference", {"responses": other}, model=fixture.model(adapter="a")
+    )
+    frame = conditions_table([("own", open_record(own)), ("base", open_record(base))]).frame
+    assert frame["generated_difference_tokens"][0].n == len(asked) - 3
 
 
 def test_texts_in_csv_are_no_formulas(tmp_path: Path) -> None:

@@ -15,6 +15,12 @@ from lensbench.stats.estimates import Estimate, clustered_estimate, paired_diffe
 
 COMPARED = ("generated_tokens", "entropy_bits", "logprob_bits")
 
+# What has to be alike for a difference to be one of the conditions; some of it only where chance
+# takes part. Of the model what an older lensbench did not write down is not known.
+_ASKED = ("style", "max_new_tokens", "repetition_penalty", "temperature")
+_DRAWN = ("top_p", "sample_top_k", "seed")
+_MODEL = ("int8_threshold", "config_sha256", "tokenizer_sha256")
+
 
 def conditions(reports: Sequence[Reported]) -> Section:
     """Means of every record of responses, and paired differences to its model's base record."""
@@ -24,12 +30,13 @@ def conditions(reports: Sequence[Reported]) -> Section:
 
 
 def condition(record: Record) -> str:
-    """`base`, `adapter`, `rag` or `adapter+rag`."""
+    """`base`, `adapter`, `rag` or `adapter+rag`; of a control which: `rag (shuffled)`."""
     parts = []
     if record.manifest["model"].get("adapter"):
         parts.append("adapter")
     if record.table("responses")["retrieved_ids"].notna().any():
-        parts.append("rag")
+        control = record.settings.get("control")
+        parts.append(f"rag ({control})" if control else "rag")
     return "+".join(parts) or "base"
 
 
@@ -74,5 +81,28 @@ def _difference(
         return None
     if len(bases) != 1:
         return Estimate(None, None, None, 0, 0, f"{len(bases)} base records to compare with")
+    (base,) = bases
+    if unlike := _unlike(record, base):
+        return Estimate(None, None, None, 0, 0, f"the base has another {', '.join(unlike)}")
+    own = own.loc[own.index.isin(_same_prompts(record, base))]
     prompts = pd.Series(own.index, index=own.index)  # each stands for itself
-    return paired_difference(own[column], per_response(bases[0])[column], prompts, "mean")
+    return paired_difference(own[column], per_response(base)[column], prompts, "mean")
+
+
+def _unlike(record: Record, base: Record) -> list[str]:
+    """In which settings the two differ, besides their conditions."""
+    drawn = _DRAWN if record.settings.get("temperature") else ()
+    found = [key for key in (*_ASKED, *drawn) if record.settings.get(key) != base.settings.get(key)]
+    models = record.model, base.model
+    known = [key for key in _MODEL if all(key in model for model in models)]
+    return found + [key for key in known if models[0][key] != models[1][key]]
+
+
+def _same_prompts(record: Record, base: Record) -> pd.Index:
+    """Ids under which both were asked the same."""
+    ours, theirs = (
+        one.table("responses").set_index("prompt_id")["prompt"] for one in (record, base)
+    )
+    ids = ours.index.intersection(theirs.index)
+    same: pd.Index = ids[(ours[ids] == theirs[ids]).to_numpy()]
+    return same
