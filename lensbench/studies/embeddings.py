@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.checkpoints.hashes import weights_sha256
-from lensbench.checkpoints.ref import ModelRef, model_refs
+from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.checkpoints.stored.heap import release
 from lensbench.costs.encoders import encoder_outlined
 from lensbench.costs.outlined import Outlined, outlined
-from lensbench.costs.planned import Jobs, Planned, plan_record, uncounted
+from lensbench.costs.planned import Jobs, Planned, plan_record, uncounted, unreadable
 from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
 from lensbench.embeddings.measured import Measuring, measure, readable
 from lensbench.embeddings.pairs import PairSet, load_pairs
@@ -34,7 +34,7 @@ from lensbench.records.schema.text.embeddings import READ
 from lensbench.records.store import RecordStore, folder_name
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 from lensbench.studies.stages.sized import sized, tokens_of
-from lensbench.studies.stages.turns import Turns
+from lensbench.studies.stages.turns import Turns, in_turn
 
 
 def run(
@@ -49,8 +49,9 @@ def run(
     loaded.
     """
     pairs, rated = load_pairs(spec.pairs), {one: load_rated(one) for one in spec.rated}
-    senses, refs = load_senses(spec.senses), model_refs(spec.contextual) if spec.contextual else []
-    outcome = Outcome(problems=pairs.problems + (senses.problems if refs else []))
+    senses, outcome = load_senses(spec.senses), Outcome()
+    refs = in_turn(spec.contextual, outcome, notify)
+    outcome.problems += pairs.problems + (senses.problems if refs else [])
     turns = Turns(refs, outcome, notify=notify)
     for name in spec.encoders:  # small, and found by their own library: none is read ahead
         store = RecordStore(Path(out) / folder_name(name), name, "embeddings")
@@ -70,7 +71,8 @@ def plan(spec: EmbeddingsSpec, out: Path | str) -> Iterator[Planned]:
     for one in spec.rated:
         load_rated(one)
     senses, own = load_senses(spec.senses), sized(spec)
-    refs = model_refs(spec.contextual) if spec.contextual else []
+    refs, unknown = readable_refs(spec.contextual)
+    yield from unreadable(unknown, out)
     for name in spec.encoders:
         why = "a sentence encoder's passes are few; its maps and intervals take the time"
         yield uncounted(name, Path(out) / folder_name(name), why)

@@ -25,7 +25,7 @@ from lensbench.quantized.rag.embedding import Embedder
 from lensbench.report.build import build_report
 from lensbench.report.embeddings.section import judged_pairs
 from lensbench.report.senses.layers import by_layer
-from lensbench.studies.embeddings import run
+from lensbench.studies.embeddings import plan, run
 from lensbench.studies.specs.embeddings import EmbeddingsSpec
 from tests.harness.encoders import save_encoder
 from tests.harness.files import table_bytes, write_csv
@@ -235,6 +235,17 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         (own,) = records(tmp_path, kind)
         whole = next(one for one in records(measured, kind) if one.name == own.name)
         assert table_bytes(own.folder) == table_bytes(whole.folder)
+
+
+def test_a_name_that_leads_nowhere_is_said_at_once_and_the_others_are_measured(
+    files: dict[str, Any], llama: Case, tmp_path: Path
+) -> None:
+    own, said = str(llama.folder), list[str]()
+    spec = EmbeddingsSpec(encoders=(), contextual=(own, "./nowhere"), device="cpu", **files)
+    assert [one.name for one in plan(spec, tmp_path)] == ["./nowhere", f"{llama.name}, senses"]
+    outcome = run(spec, tmp_path, notify=said.append)
+    assert said[0].startswith("./nowhere cannot be measured, the others are: ")
+    assert ({*outcome.failed}, len(outcome.folders)) == ({"./nowhere"}, 1)
 
 
 def test_the_report_is_written_from_the_records_alone(measured: Path, tmp_path: Path) -> None:
