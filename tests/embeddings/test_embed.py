@@ -242,7 +242,7 @@ def test_a_name_that_leads_nowhere_is_said_at_once_and_the_others_are_measured(
 ) -> None:
     own, said = str(llama.folder), list[str]()
     spec = EmbeddingsSpec(encoders=(), contextual=(own, "./nowhere"), device="cpu", **files)
-    assert [one.name for one in plan(spec, tmp_path)] == ["./nowhere", f"{llama.name}, senses"]
+    assert [one.name for one in plan(spec, tmp_path)] == ["./nowhere", f"{own}, senses"]
     outcome = run(spec, tmp_path, notify=said.append)
     assert said[0].startswith("./nowhere cannot be measured, the others are: ")
     assert ({*outcome.failed}, len(outcome.folders)) == ({"./nowhere"}, 1)
