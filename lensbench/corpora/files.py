@@ -8,6 +8,7 @@ from pathlib import Path
 from lensbench.errors import Problem
 
 _SUFFIXES = {".txt", ".md", ".rst"}
+_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}  # of which a text is but a cell
 _LONGEST = 4_000  # characters; a longer text is cut at the next blank line
 
 
@@ -18,6 +19,10 @@ def text_files(place: Path) -> tuple[list[tuple[str, str]], list[Problem]]:
     paths = sorted(p for p in place.rglob("*") if p.suffix in _SUFFIXES) if place.is_dir() else None
     for path in paths if paths is not None else [place]:
         name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in _TABLES:
+            what = "holds rows of cells, whose quotes, braces and numbers would be read as text"
+            problems.append(Problem(name, what, "Write each text to a .txt file of a folder."))
+            continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

@@ -129,6 +129,14 @@ def test_what_is_no_text_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "bad.md" in str(problem) and "byte 3" in str(problem) and "UTF-8" in str(problem)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "JSONL"])
+def test_a_table_is_no_text(tmp_path: Path, suffix: str) -> None:
+    """Its quotes, braces and numbers would be what a lens is fitted on."""
+    (tmp_path / f"rows.{suffix}").write_text('{"text": "Rivers flow."}\n' * 9)
+    with pytest.raises(InputProblems, match=f"rows.{suffix}: holds rows of cells"):
+        load_corpus(str(tmp_path / f"rows.{suffix}"))
+
+
 @pytest.mark.parametrize("given", ["no-such", "empty", "facts"])
 def test_a_corpus_of_nothing_is_refused(tmp_path: Path, given: str) -> None:
     (tmp_path / "empty").mkdir()
