@@ -64,10 +64,10 @@ def _file(number: int) -> str:
 
 def _mean(parts: Parts, n_texts: int) -> Float[Tensor, "layer d_model d_model"]:
     """Over the texts of all jobs, added in their order: the sum of one is as large as of all."""
-    first, *others = (parts.folder.parent / _file(number) for number in parts.numbers)
-    total = load(first.read_bytes())["sum"]
-    for file in others:
-        total += load(file.read_bytes())["sum"]
+    first, *others = parts.numbers
+    total = load(parts.file(first, _file(first)))["sum"]
+    for number in others:
+        total += load(parts.file(number, _file(number)))["sum"]
     return total / n_texts
 
 

@@ -66,11 +66,10 @@ def _moments_file(number: int) -> str:
 
 def _merged(parts: Parts) -> Moments:
     """The moments of all jobs, added in their order: those of one are as large as of all."""
-    folder = parts.folder.parent
-    first, *others = (folder / _moments_file(number) for number in parts.numbers)
-    whole = Moments.of_bytes(first.read_bytes())
-    for file in others:
-        whole.merge(Moments.of_bytes(file.read_bytes()))
+    first, *others = parts.numbers
+    whole = Moments.of_bytes(parts.file(first, _moments_file(first)))
+    for number in others:
+        whole.merge(Moments.of_bytes(parts.file(number, _moments_file(number))))
     return whole
 
 

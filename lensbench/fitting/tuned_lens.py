@@ -104,12 +104,11 @@ def _file(number: int, reading: str) -> str:
 
 
 def _solved(fitter: Fitter, parts: Parts) -> Solved:
-    folder = parts.folder.parent
     maps: dict[str, dict[int, AffineMap]] = {
         name: {
             layer: one
             for number in parts.numbers
-            for layer, one in of_bytes((folder / _file(number, name)).read_bytes()).items()
+            for layer, one in of_bytes(parts.file(number, _file(number, name))).items()
         }
         for name in _READINGS
     }

@@ -1,6 +1,7 @@
 """What jobs leave behind while a record is in the making: numbered parts, whole or absent.
 
-Beside each stands a file with the SHA-256 of its tables: what was altered is named, never used.
+Beside each stands a file with the SHA-256 of its tables and further files: what was altered is
+named, never used.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _TIME = "wall_s"  # beside the parts: seconds of all sessions so far
 _EARLIER = "earlier"  # instead of a number: the tables of the narrower record that came before
 _ITEMS = 256  # whose rows are in memory together, unless there are more than `_FILES` times as many
 _FILES = 64  # open at once
+_NONE: Mapping[str, bytes] = {}
 _PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
@@ -81,16 +83,19 @@ class Parts:
         whole = {self._path(number, name): part.tables[name] for name in others}
         whole[self._path(number)] = part.tables[first].replace_schema_metadata(metadata)
         tables = {path: parquet_bytes(table) for path, table in whole.items()}
-        return {**part.files, **self._sealed(number, tables)}
+        return {**part.files, **self._sealed(number, tables, part.files)}
 
     def put(self, files: Mapping[str, bytes]) -> None:
         """Write what `files` gives, in its order."""
         for path, data in files.items():
             write_bytes(self._record / path, data)
 
-    def _sealed(self, number: int | str, tables: Mapping[Path, bytes]) -> dict[str, bytes]:
-        """Tables of one part in their order, and before the last one what all of them are."""
-        digests = {path.name: hashlib.sha256(data).hexdigest() for path, data in tables.items()}
+    def _sealed(
+        self, number: int | str, tables: Mapping[Path, bytes], files: Mapping[str, bytes] = _NONE
+    ) -> dict[str, bytes]:
+        """Tables of one part in their order, and before the last one what it and `files` are."""
+        sealed = {**files, **{path.name: data for path, data in tables.items()}}
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in sealed.items()}
         *others, last = tables
         told = json.dumps(digests, sort_keys=True).encode()
         whole = {path: tables[path] for path in others}
@@ -107,6 +112,16 @@ class Parts:
         tables |= {name: self._read(number, name) for name in others}
         problems = [Problem(**problem) for problem in about["problems"]]
         return Part(tables, problems, about["notes"])
+
+    def file(self, number: int, path: str) -> bytes:
+        """One of a part's further files as it was written, by its path from the record's folder.
+
+        Raises RecordsError for one that is missing, or was altered.
+        """
+        place = self._record / path
+        data = place.read_bytes() if place.is_file() else b""
+        self._require_told(number, path, place, hashlib.sha256(data).hexdigest())
+        return data
 
     def tables(self, name: str) -> Iterator[pa.Table]:
         """One table piece by piece."""
@@ -201,11 +216,15 @@ class Parts:
     def _require_whole(self, number: int | str, name: str) -> None:
         """Raise RecordsError unless a table is as it was written."""
         path = self._path(number, name)
+        self._require_told(number, path.name, path, checksum(path))
+
+    def _require_told(self, number: int | str, name: str, path: Path, sha256: str) -> None:
+        """Raise RecordsError unless this is the hash of what was written under a name."""
         try:
-            said = read_json(self._digests(number)).get(path.name)
+            said = read_json(self._digests(number)).get(name)
         except (OSError, ValueError, AttributeError):
             said = None
-        if said != checksum(path):
+        if said != sha256:
             raise RecordsError(
                 f"{path}: it was altered after it was written (its sha256 differs). Delete "
                 f"{self.folder} and run the same command again: what was in it is measured anew."

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from lensbench.lens.fitted.artifact import FILE
 from lensbench.models.load import load_model
 from lensbench.models.sites import Site
 from lensbench.models.untrained import untrained
+from lensbench.records.engine import Job, done_by, one_by_one
+from lensbench.records.parts import Parts
 from lensbench.report.fit.section import share_verdict
 from lensbench.stats.estimates import Estimate
 from lensbench.studies.lens import run
@@ -37,6 +40,7 @@ from lensbench.studies.stages.fit import fit_lens
 from tests.harness.caches import require_equal
 from tests.harness.facts import facts_rows
 from tests.harness.files import manifest, table_bytes, tables, write_csv
+from tests.harness.fits import small_fit
 from tests.harness.forks import Ended, Forks, parts_done
 from tests.harness.program import Program
 from tests.harness.reference import head_of_hugging_face
@@ -383,6 +387,23 @@ def test_a_fit_killed_while_it_is_written_ends_in_the_same_bytes(
 
 
 # --- the program --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method", ["linear", "jacobian", pytest.param("tuned", marks=pytest.mark.slow)]
+)
+def test_sums_that_were_altered_in_between_become_no_lens(
+    llama: Case, corpus: Path, tmp_path: Path, method: Any
+) -> None:
+    def altering(do: Any, context: Any, jobs: Sequence[Job[Any]], parts: Parts) -> Any:
+        yield from one_by_one(do, context, jobs, parts)
+        (path, *_) = sorted(parts.folder.glob("*-000000.safetensors"))
+        data = bytearray(path.read_bytes())
+        data[-6] ^= 1  # a number that is about as large
+        path.write_bytes(data)
+
+    with done_by(altering), pytest.raises(RecordsError, match="it was altered"):
+        fit_lens(small_fit(corpus, llama, method=method), tmp_path / "lens")
 
 
 def test_the_verb_fits_shows_and_is_found_by_its_name(

@@ -43,6 +43,23 @@ def test_a_bit_of_a_part_or_of_its_hash_is_noticed(tmp_path: Path) -> None:
             assert read(parts) == whole
 
 
+def test_a_bit_of_a_further_file_is_noticed_and_so_is_its_loss(tmp_path: Path) -> None:
+    """Sums of a corpus are such files: what becomes of them looks like any other number."""
+    name, data = "parts/sums-000000.bin", bytes(range(64))
+    parts = Parts(tmp_path)
+    parts.write(0, Part({"problems": TABLE}, files={name: data}))
+    assert parts.file(0, name) == data
+    for bit in range(8 * len(data)):
+        other = bytearray(data)
+        other[bit // 8] ^= 1 << bit % 8
+        (tmp_path / name).write_bytes(other)
+        with pytest.raises(RecordsError, match="it was altered after"):
+            parts.file(0, name)
+    (tmp_path / name).unlink()
+    with pytest.raises(RecordsError, match=r"sums-000000\.bin"):
+        parts.file(0, name)
+
+
 def test_a_part_without_its_hash_is_done_again(tmp_path: Path) -> None:
     parts = written(tmp_path)
     (parts.folder / "000001.sha256").unlink()
