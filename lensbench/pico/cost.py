@@ -22,6 +22,8 @@ from lensbench.records.store import RecordStore
 
 CORPUS = ("corpus", "corpus_sha256")  # settings that are known once it is read
 _PASSES = 3  # forward; back, by the states and by the weights
+_TOKEN_BYTES = 42  # of a kept model's tokenizer.json (21 kB for 512 tokens of python-docs)
+_OTHER_BYTES = 4_500  # of its configs, and of the list of its tensors
 
 
 def request_of(spec: PicoSpec) -> Request:
@@ -80,7 +82,8 @@ def training_cost(spec: PicoSpec, shape: Shape, steps: range) -> Cost:
         n_padded=n_tokens,
         n_passes=_PASSES * n_learnt + n_kept * n_passes,
         flops=_PASSES * n_learnt * step.flops + n_kept * valid.flops,
-        scratch_bytes=weights * (len(plan.kept) + COPIES),
+        file_bytes=n_kept * (weights + _TOKEN_BYTES * plan.vocabulary + _OTHER_BYTES),
+        scratch_bytes=weights * COPIES,
         working_bytes=_held(spec, shape) + 3 * weights,
         rows={"training": n_learnt + n_kept},
     )

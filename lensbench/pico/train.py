@@ -226,4 +226,5 @@ def _made(spec: PicoSpec, text: _Text) -> Finished:
         {"training": log_of(checkpoint)},
         files={HELD_OUT: text.held_out},
         facts={"corpus": text.facts, "kept": kept},
+        beside=list(folders.values()),
     )

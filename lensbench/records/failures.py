@@ -56,7 +56,7 @@ def read_failures(folder: Path) -> dict[str, str]:
     path = folder / FAILED
     try:
         found = read_json(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, OSError) as error:
         raise RecordsError(f"{path}: {error}. Delete it, or run the analysis again.") from error

@@ -103,6 +103,7 @@ class Finished:
     gate: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)  # by path from the record's folder
     facts: Mapping[str, Any] = field(default_factory=dict)  # further entries of the manifest
+    beside: Sequence[Path] = ()  # folders of the record that stay, under checksums of their own
 
 
 @dataclass(frozen=True)
@@ -299,9 +300,12 @@ class Recording:
             write_bytes(self.store.folder / path, data)
         checksums = self.store.checksums(self.request.all_tables, made.files)
         if "planned" in self._manifest:
-            planned, files = self._manifest["planned"], [self.store.folder / p for p in checksums]
+            files = [self.store.folder / path for path in checksums]
+            files += [
+                path for folder in made.beside for path in folder.rglob("*") if path.is_file()
+            ]
             spent = self._wall_s, files, self._peak_bytes
-            self._manifest["took"] = taken(planned, self.parts, *spent)
+            self._manifest["took"] = taken(self._manifest["planned"], self.parts, *spent)
         self._manifest |= {
             "status": "complete",
             "checksums": checksums,

@@ -197,8 +197,16 @@ def _index(
 ) -> Files:
     """The report over all records, and what has none."""
     page = "report.html" if any(made.page for made in together) else ""
-    values = {"reports": reports, "together": together, "failed": failed}
+    there = _models(reports)
+    missing = {name: why for name, why in failed.items() if name not in there}
+    before = {name: why for name, why in failed.items() if name in there}
+    values = {"reports": reports, "together": together, "missing": missing, "before": before}
     yield "report.md", rendered("index.md.j2", title=title, page=page, **values).encode()
+
+
+def _models(reports: Sequence[Reported]) -> set[str]:
+    """The models of which numbers are reported, as a run names them."""
+    return {str(one.record.manifest["model"]["name"]) for one in reports}
 
 
 def record_files(one: Reported) -> Files:
@@ -245,7 +253,7 @@ def _facts(
         for table in one.section.tables.values()
     ]
     return Facts(
-        summary=manifest.summaries(manifests) + manifest.said_of_failed(failed),
+        summary=manifest.summaries(manifests) + manifest.said_of_failed(failed, _models(reports)),
         rows=[row for one in manifests for row in manifest.facts(one)],
         gate=[
             row | {"identity": f"{one.name}: {row['identity']}"} if len(reports) > 1 else row

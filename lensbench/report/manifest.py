@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -119,9 +119,15 @@ def summaries(manifests: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(manifests)} records, {days[0]} to {days[-1]}; gates: {gates}"
 
 
-def said_of_failed(failed: Mapping[str, str]) -> str:
-    """Models that the last run could not measure, by name; nothing where there are none."""
-    return f"; not measured: {', '.join(failed)}" if failed else ""
+def said_of_failed(failed: Mapping[str, str], there: Collection[str]) -> str:
+    """Models that the last run could not measure, by name; nothing where there are none.
+
+    `there`: models of which an earlier run's numbers are reported.
+    """
+    missing = ", ".join(name for name in failed if name not in there)
+    before = ", ".join(name for name in failed if name in there)
+    told = {"not measured": missing, "of an earlier run than the last": before}
+    return "".join(f"; {what}: {names}" for what, names in told.items() if names)
 
 
 def gate_rows(manifest: Mapping[str, Any]) -> list[dict[str, str]]:

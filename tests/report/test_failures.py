@@ -40,6 +40,28 @@ def test_what_failed_is_named_on_both_pages_and_escaped(run_folder: Path, tmp_pa
     assert contents(tmp_path / "after") == contents(tmp_path / "before")
 
 
+def test_numbers_of_an_earlier_run_are_not_said_to_be_missing(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    """A run that is refused, for its spec was changed, leaves what was measured before it."""
+    note_failures(run_folder, {"m": RecordsError("other settings"), "gone": ModelError("no such")})
+    build_report([run_folder], tmp_path / "report")
+    told = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    missing, before = told.split("nothing below is of them:")[1].split("is of an earlier run:")
+    assert "- gone: no such" in missing and "- m:" not in missing
+    assert "- m: other settings" in before and "- gone:" not in before
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "; not measured: gone; of an earlier run than the last: m" in page
+
+
+def test_a_file_in_a_folders_place_is_not_to_be_deleted(tmp_path: Path) -> None:
+    """Such as the CSV of responses, whose record lies beside it."""
+    (tmp_path / "responses.csv").write_text("id,response\n")
+    with pytest.raises(RecordsError, match="no records here") as caught:
+        build_report([tmp_path / "responses.csv"])
+    assert "Delete" not in str(caught.value)
+
+
 def test_a_file_that_no_run_wrote_is_refused(run_folder: Path) -> None:
     for text in ("[]", '{"a": 3}', "{"):
         (run_folder / FAILED).write_text(text)
