@@ -154,10 +154,10 @@ def _tell(markup: str) -> None:
 def show_problems(problems: Sequence[Problem], kept_in: object = "problems.parquet") -> None:
     """Items that were skipped; the first ones in words, the rest counted."""
     for problem in problems[:SHOWN]:
-        messages.print(f"[yellow]skipped:[/] {literal(problem)}", highlight=False)
+        _tell(f"[yellow]skipped:[/] {literal(problem)}")
     rest = len(problems) - SHOWN
     if rest > 0:
-        messages.print(f"[yellow]... and {rest} more[/]; all are in {literal(kept_in)}")
+        _tell(f"[yellow]... and {rest} more[/]; all are in {literal(kept_in)}")
 
 
 def page_path(path: Path, model: str, many: bool) -> Path:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from lensbench.cli.console import batch_progress, explain, failure, note
+from lensbench.cli.console import batch_progress, explain, failure, note, show_problems
 from lensbench.cli.program import FOLDERS, PANELS
+from lensbench.errors import Problem
 from lensbench.progress import Progress
 from tests.harness.program import Program
 from tests.harness.tiny import Case
@@ -182,7 +183,12 @@ def test_a_large_number_is_shown_without_an_exponent(value: float, digits: int, 
     assert short(value, digits) == shown
 
 
-@pytest.mark.parametrize("speak", [failure, note, explain])
+def skipped(said: object) -> None:
+    where, what = str(said).split(": ", 1)
+    show_problems([Problem(where, what.removesuffix("."), "")])
+
+
+@pytest.mark.parametrize("speak", [failure, note, explain, skipped])
 def test_a_terminal_is_filled_and_a_pipe_gets_whole_lines(
     monkeypatch: pytest.MonkeyPatch, speak: Callable[[object], None]
 ) -> None:
@@ -197,4 +203,5 @@ def test_a_terminal_is_filled_and_a_pipe_gets_whole_lines(
             assert max(map(len, lines)) <= 80
         elif speak is not explain:  # sentences to read, and none to look for
             assert len(lines) == 1
-        assert " ".join(" ".join(lines).split()).removeprefix("error: ") == said
+        shown_text = " ".join(" ".join(lines).split())
+        assert re.sub("^(error|skipped): ", "", shown_text) == said
