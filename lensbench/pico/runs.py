@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.hashes import hashes
 from lensbench.corpora.corpus import Corpus, Document, gathered
 from lensbench.errors import InputProblems, Problem, RecordsError
 from lensbench.records.open import open_record
@@ -104,7 +104,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     runs = [Run(open_record(folder), tuple(sorted(own))) for folder, own in steps.items()]
     _require_alike(runs)
     for run in runs:
-        _require_weights(run)
+        _require_models(run)
     return runs
 
 
@@ -148,13 +148,17 @@ def _require_alike(runs: Sequence[Run]) -> None:
 _APART = "Analyse it by itself."
 
 
-def _require_weights(run: Run) -> None:
+def _require_models(run: Run) -> None:
+    """Weights, tokenizer and config are what was kept; an older lensbench said it of weights."""
     for kept in run.record.manifest["kept"]:
         folder = run.record.folder / kept["folder"]
         if kept["step"] not in run.steps:
             continue
-        if not folder.is_dir() or weights_sha256(folder) != kept["weights_sha256"]:
+        now = hashes(folder) if folder.is_dir() else {}
+        other = [key for key in kept if key.endswith("_sha256") and kept[key] != now.get(key)]
+        if other:
+            what = ", ".join(key.removesuffix("_sha256").replace("_", " ") for key in other)
             raise RecordsError(
-                f"{folder}: its weights are gone, or not those that were trained. Leave this step "
-                "out, or train the run again."
+                f"{folder}: its {what} are gone, or not what was trained. Leave this step out, or "
+                "train the run again."
             )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.hashes import hashes
 from lensbench.checkpoints.open import count_parameters, quiet
 from lensbench.corpora.corpus import load_corpus
 from lensbench.errors import Problem, RecordsError, packages_of
@@ -218,8 +218,7 @@ def _made(spec: PicoSpec, text: _Text) -> Finished:
             f"{what} is gone since it was written. Delete {spec.out} and run the same command."
         )
     kept = [
-        {"step": step, "folder": folder.name, "weights_sha256": weights_sha256(folder)}
-        for step, folder in folders.items()
+        {"step": step, "folder": folder.name, **hashes(folder)} for step, folder in folders.items()
     ]
     return Finished(
         text.problems,

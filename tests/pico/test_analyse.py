@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -159,13 +160,29 @@ def test_a_folder_that_is_no_run_is_refused(texts: Path, tmp_path: Path) -> None
         find_runs([texts, tmp_path])
 
 
-def test_weights_that_were_altered_are_refused(texts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.safetensors", "weights"),
+        ("tokenizer.json", "tokenizer"),
+        ("config.json", "config"),
+    ],
+)
+def test_a_model_that_was_altered_is_refused(
+    texts: Path, tmp_path: Path, name: str, told: str
+) -> None:
+    """As after a folder was moved and put together again: another tokenizer is another model."""
     out = tmp_path / "a"
     train_pico(pico_spec(texts, out, steps=1))
-    weights = out / "step-000001" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(RecordsError, match="not those that were trained"):
-        find_runs([out])
-    assert [run.steps for run in find_runs([out / "step-000000"])] == [(0,)]
+    moved = shutil.move(out, tmp_path / "moved")
+    file = Path(moved) / "step-000001" / name
+    data = file.read_bytes()
+    file.write_bytes(
+        data.replace(b'"rope_theta": 10000.0', b'"rope_theta": 20000.0')
+        if name == "config.json"
+        else data[:-1] + bytes([data[-1] ^ 1])
+    )
+    assert file.read_bytes() != data
+    with pytest.raises(RecordsError, match=f"its {told} are gone, or not what was trained"):
+        find_runs([Path(moved)])
+    assert [run.steps for run in find_runs([Path(moved) / "step-000000"])] == [(0,)]

@@ -123,7 +123,8 @@ KINDS = (
             ),
             Entry(
                 "kept",
-                "of each step whose model is kept: `step`, `folder` and `weights_sha256`",
+                "of each step whose model is kept: `step`, `folder` and the hashes of its files, "
+                "`weights_sha256` and those that a record's `model` has",
                 type="array",
             ),
             Entry("resumed_from_step", "step of the checkpoint it went on from", "not interrupted"),
