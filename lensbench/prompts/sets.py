@@ -6,8 +6,10 @@ read at all raises.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,27 @@ DATA = resources.files("lensbench").joinpath("prompts", "data")
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The good rows of a file, and what is wrong with the others."""
+    """The good rows of a file, and what is wrong with the others.
+
+    `sha256` is of the file; `read` are the rows that were read of it, where it is one's.
+    """
 
     name: str
     sha256: str
     prompts: list[Prompt]
     problems: list[Problem]
+    read: tuple[Prompt, ...] = field(default=(), repr=False)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others: of a file's rows the file's hash, else one of the prompts.
+
+        A set that was made or changed in Python is no file, whatever its name and hash say.
+        """
+        if self.read and (*self.prompts,) == self.read:
+            return self.sha256
+        rows = [vars(prompt) | {"row": None} for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
     @property
     def relations(self) -> list[str]:
@@ -45,7 +62,7 @@ class PromptSet:
             remedy = f"It has: {', '.join(self.relations)}."
             raise InputProblems([Problem(self.name, what, remedy)])
         kept = [prompt for prompt in self.prompts if prompt.relation in relations]
-        return PromptSet(self.name, self.sha256, kept, self.problems)
+        return replace(self, prompts=kept)
 
 
 def shipped() -> list[str]:
@@ -65,11 +82,11 @@ def load_prompts(source: str | Path | PromptSet, relations: Sequence[str] = ()) 
             relation.
     """
     if isinstance(source, PromptSet):
-        whole = source
-    else:
-        path = prompt_file(source)
-        whole = _read_file(path, str(source) if str(source) in shipped() else path.name)
-    return whole.only(relations) if relations else whole
+        return source.only(relations) if relations else source
+    path = prompt_file(source)
+    whole = _read_file(path, str(source) if str(source) in shipped() else path.name)
+    found = whole.only(relations) if relations else whole
+    return replace(found, read=(*found.prompts,))
 
 
 def prompt_file(source: str | Path) -> Path:

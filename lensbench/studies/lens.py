@@ -251,7 +251,7 @@ def prompt_settings(prompt_set: PromptSet, limit: int | None) -> dict[str, Any]:
     """What decides the prompts of a record, for its manifest."""
     return {
         "prompts": prompt_set.name,
-        "prompts_sha256": prompt_set.sha256,
+        "prompts_sha256": prompt_set.identity,
         "n_prompts": len(choose(prompt_set.prompts, limit)),
         "seed": 0,
     }

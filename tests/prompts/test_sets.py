@@ -263,6 +263,31 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
     assert load_prompts(path).sha256 == sha256_of(path)
 
 
+def test_a_set_that_was_changed_is_not_the_file(tmp_path: Path) -> None:
+    """A record of one goes on with the other otherwise, or stands for it."""
+    rows = [GOOD, "b,river,The Rhine flows into the,North", "c,capital,Italy is ruled from,Rome"]
+    path = saved(tmp_path, "\n".join([HEADER, *rows]) + "\n")
+    whole = load_prompts(path)
+    assert whole.identity == load_prompts(whole).identity == sha256_of(path)
+    assert load_prompts(path, ["river"]).identity == sha256_of(path)  # the relation is a setting
+    first, *others = whole.prompts
+    made = [
+        whole.only("river"),
+        whole.only("capital"),
+        load_prompts(whole, ["capital"]).only("capital"),
+        replace(whole, prompts=whole.prompts[:1]),
+        replace(whole, prompts=whole.prompts[::-1]),
+        replace(whole, prompts=[replace(first, answer="Rome"), *others]),
+        PromptSet("mine", "", [first], []),
+        PromptSet("mine", "", [replace(first, token_ids=(1, 2))], []),
+    ]
+    found = [one.identity for one in made]
+    assert sha256_of(path) not in found
+    assert found[1] == found[2]
+    assert found[3] == found[6]  # the same prompts, whoever put them together
+    assert len({*found}) == len(found) - 2
+
+
 # --- files that cannot be used ------------------------------------------------------------------
 
 

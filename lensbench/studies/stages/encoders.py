@@ -191,7 +191,7 @@ def _bare(sets: Sets) -> Sets:
 
 def further(spec: AttentionSpec, sentences: PromptSet | None) -> dict[str, Any]:
     """Settings that follow from what was read."""
-    sha256 = None if sentences is None else sentences.sha256
+    sha256 = None if sentences is None else sentences.identity
     return {"seed": spec.seed, "sentences_sha256": sha256}
 
 
