@@ -102,15 +102,25 @@ def _total(plan: Plan) -> str:
     n = len(more)
     rest = f", and {n} record{'s' * (n > 1)} of unknown time" if n else ""
     if not counted:
+        if plan.records and all(one.obstacles for one in plan.records):
+            return "Nothing of this can be run as it is."
         return "Nothing of this can be counted beforehand."
     if all(one.finished for one in counted):
-        return f"Of {len(plan.records)} records {len(counted)} are there, and cost nothing."
+        return _there(len(counted), len(plan.records))
     n = max(one.n_workers for one in counted)
     who = f"with {n} worker{'s' * (n > 1)}" if n else "on this machine"
     memory = "" if plan.memory_bytes is None else f", {_large(plan.memory_bytes)}B of memory"
     disk = _between(plan.disk_bytes, "B")
     time = "a time that is not known" if plan.seconds is None else said_time(plan.seconds)
     return f"In all {time} {who}, {disk} of disk{memory} at the peak{rest}."
+
+
+def _there(n: int, n_all: int) -> str:
+    """That finished records cost nothing; of others nothing can be counted."""
+    if n_all == 1:
+        return "The one record is there, and costs nothing."
+    are, cost = ("are", "cost") if n > 1 else ("is", "costs")
+    return f"Of {n_all} records {n} {are} there, and {cost} nothing."
 
 
 def _read_so(plan: Plan) -> list[str]:
@@ -120,7 +130,8 @@ def _read_so(plan: Plan) -> list[str]:
         return []
     read = sum(one.left.n_passes * (one.weight_bytes or 0) for one in plan.records if one.left)
     found = [
-        "Padded: the tokens that are computed, with padding. FLOP: operations, T = 10^12.",
+        "Padded: the tokens that are computed, with padding; a beginning that texts of a batch "
+        "share counts once. FLOP: operations, T = 10^12.",
         f"{sign}{left.n_passes:,} passes of a model read {sign}{_large(read)}B of weights.",
     ]
     if plan.writes:
@@ -182,7 +193,10 @@ def _between(ends: Sequence[float] | None, unit: str) -> str:
     low, high = (_large(end) for end in ends)
     if low == high:
         return f"{high}{unit}"
-    return f"{low.rstrip(high[-1])}-{high}{unit}"
+    of_low, of_high = (end.lstrip("0123456789.") for end in (low, high))
+    if of_low == of_high:
+        return f"{low.removesuffix(of_low)}-{high}{unit}"
+    return f"{low}{unit}-{high}{unit}"
 
 
 def _large(number: float) -> str:

@@ -61,12 +61,9 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
         with done_by(one_by_one, None if spec is None else spec.threads):
             yield
         return
-    from lensbench.cluster.connect import meanwhile, require_ray
-    from lensbench.cluster.folders.shared import SharedFolder
+    from lensbench.cluster.connect import meanwhile
 
-    require_ray(spec.ray)
-    if spec.shared_folder is not None:
-        SharedFolder(spec.shared_folder).require_room()
+    require_reachable(spec)
     with meanwhile(_crew(spec, _threads(spec))) as crew:
         from lensbench.cluster.executor import by_workers
         from lensbench.cluster.whole import makers_of
@@ -74,6 +71,19 @@ def working(spec: WorkersSpec | None) -> Iterator[None]:
         execute = by_workers(crew, spec.shared_folder)
         with done_by(execute, spec.threads, crew, makers_of(crew, spec)):
             yield
+
+
+def require_reachable(spec: WorkersSpec) -> None:
+    """Raise within seconds, before anything is started, where Ray or the shared folder is missing.
+
+    ClusterError and MissingExtraError as `require_ray` does, and what the folder's room raises.
+    """
+    from lensbench.cluster.connect import require_ray
+    from lensbench.cluster.folders.shared import SharedFolder
+
+    require_ray(spec.ray)
+    if spec.shared_folder is not None:
+        SharedFolder(spec.shared_folder).require_room()
 
 
 @contextmanager

@@ -188,7 +188,7 @@ class Recording:
         if there["schema_version"] != SCHEMA_VERSION:
             raise RecordsError(
                 f"{self.store.folder} was written by an older lensbench, so it cannot be "
-                "widened. Give this run another folder with --out."
+                f"widened. Give this run another folder with {self.store.option}."
             )
         kept = {key: there[key] for key in _KEPT if key in there}
         return {"settings": _width(self.request, there)} | kept
@@ -224,7 +224,8 @@ class Recording:
         if None not in (begun, asked) and begun != asked:
             raise RecordsError(
                 f"{self.store.folder} was begun with {begun} thread(s) to a sum, and {asked} would "
-                f"give other last digits. Leave --threads out, or give another folder with --out."
+                "give other last digits. Leave --threads out, or give another folder with "
+                f"{self.store.option}."
             )
         return asked if begun is None else begun
 
@@ -333,7 +334,8 @@ class Recording:
                     [f"{self.store.model} was changed while it was measured (before, now):", *lines]
                 )
                 + f"\nWhat was measured since {self.store.folder} was begun or widened is dropped. "
-                "Put the files back and run it again, or give the changed model another --out."
+                "Put the files back and run it again, or give the changed model another folder "
+                f"with {self.store.option}."
             )
 
     def _tidy(self) -> None:
@@ -383,7 +385,8 @@ def _require_same(
     why = "A record can be widened, but not narrowed. " if narrower else ""
     raise RecordsError(
         f"{request.store.folder} holds a run made with other settings:\n{lines}\n"
-        f"{why}Run it as it was begun, give this run another folder with --out, or delete that one."
+        f"{why}Run it as it was begun, give this run another folder with {request.store.option}, "
+        "or delete that one."
     )
 
 

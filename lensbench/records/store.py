@@ -46,6 +46,11 @@ class RecordStore:
         self.model = model
         self.kind = kind
 
+    @property
+    def option(self) -> str:
+        """What gives a record another folder, on the command line."""
+        return "--trace (of an analysis: --out)" if self.kind == "trace" else "--out"
+
     def require_free(self) -> None:
         """Raise RecordsError for a folder in use that no record of this kind was begun in.
 
@@ -56,7 +61,7 @@ class RecordStore:
         if there is not None and there["kind"] != self.kind:
             raise RecordsError(
                 f"{self.folder} holds a {there['kind']} record, not a {self.kind} one; "
-                "give another folder with --out."
+                f"give another folder with {self.option}."
             )
         if there is None and self.folder.is_dir():
             found = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
@@ -64,7 +69,7 @@ class RecordStore:
                 shown = ", ".join(found[:_SHOWN]) + ", ..." * (len(found) > _SHOWN)
                 raise RecordsError(
                     f"{self.folder} holds {shown} and no {self.kind} record; "
-                    "give another folder with --out."
+                    f"give another folder with {self.option}."
                 )
 
     @contextmanager
@@ -80,7 +85,7 @@ class RecordStore:
         except Timeout as error:
             raise RecordsError(
                 f"{self.folder}: another process is writing this record. "
-                "Wait for it, or give this run another folder with --out."
+                f"Wait for it, or give this run another folder with {self.option}."
             ) from error
         except OSError as error:
             raise disk_error(self.folder, error) from error

@@ -82,6 +82,11 @@ def test_the_program_says_what_is_missing_or_silent(
     silent = lensbench(*verb, "--ray", "127.0.0.1:9")
     assert silent.status == 2
     assert "error: Nothing answers at 127.0.0.1:9 within 5 s" in silent.said
+    (tmp_path / "analysis.toml").write_text('models = ["smollm2-135m"]\nprompts = "a.csv"\n')
+    unplanned = lensbench("run", tmp_path, "--out", tmp_path / "r", "--ray", "127.0.0.1:9")
+    assert unplanned.status == 2
+    assert "error: Nothing answers at 127.0.0.1:9 within 5 s" in unplanned.said
+    assert "FLOP" not in unplanned.said  # a plan takes long, and would be of no use
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     missing = lensbench(*verb, "--workers", 2)
     assert missing.status == 2

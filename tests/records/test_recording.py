@@ -68,6 +68,32 @@ def test_other_settings_are_refused_and_every_difference_is_named(store: RecordS
     assert store.manifest() == before
 
 
+@pytest.mark.parametrize(("kind", "option"), [("trace", "--trace ("), ("inference", "--out")])
+def test_every_refusal_names_the_option_that_gives_another_folder(
+    tmp_path: Path, kind: str, option: str
+) -> None:
+    """`infer --trace FOLDER` keeps its record there, whatever --out says."""
+    there, used = RecordStore(tmp_path / "a", "m", kind), tmp_path / "used"
+    begun(there, limit=8)
+    used.mkdir()
+    (used / "mine.txt").touch()
+    said = []
+    for refused in (
+        lambda: begun(there, limit=9),
+        lambda: RecordStore(used, "m", kind).require_free(),
+        lambda: _locked_twice(there),
+    ):
+        with pytest.raises(RecordsError) as caught:
+            refused()
+        said.append(str(caught.value))
+    assert all(f"another folder with {option}" in message for message in said), said
+
+
+def _locked_twice(store: RecordStore) -> None:
+    with store.locked(), store.locked():
+        pass
+
+
 def test_a_model_that_turns_out_to_be_another_is_refused(store: RecordStore) -> None:
     """What is known beforehand is compared before loading, all of it after."""
     begun(store)

@@ -53,6 +53,7 @@ def run(
     import torch  # noqa: F401  (threads are those that torch sums with)
 
     from lensbench.checkpoints.open import opened
+    from lensbench.cluster.workers import require_reachable
     from lensbench.records.manifest import as_planned
     from lensbench.studies.analysis import plan
     from lensbench.studies.stages.turns import fetching
@@ -60,6 +61,7 @@ def run(
     spec = asked.read()
     if workers is not None and not workers.here:
         spec.require_shareable()
+        require_reachable(workers)  # a plan takes long, and would be of no use
     folder = asked.folder
     with batch_progress() as progress, threads(workers.threads if workers else None):
         planned = plan(spec, folder, progress, n_workers(workers))
