@@ -16,8 +16,18 @@ from lensbench.quantized.peaks import Batch
 _PRODUCTS = len(OF_KEYS) + 1  # of each weight of a pattern: scores of keys, and the mean distance
 
 
-def job_cost(reader: Reader, shape: Shape, item: Item) -> Cost:
-    """What one job takes. What is asked of patterns about words is not counted: it is little."""
+def job_cost(reader: Reader, shape: Shape, item: Item, control: bool = False) -> Cost:
+    """What one job takes. What is asked of patterns about words is not counted: it is little.
+
+    `control`: an untrained model is in memory too.
+    """
+    texts = item.texts if isinstance(item, Reading) else item.asked
+    longest = max(len(one.token_ids) for one in texts)
+    held = shape.held("attention", Batch(len(texts), longest, control=control))
+    return _of_item(reader, shape, item) + Cost(working_bytes=held)
+
+
+def _of_item(reader: Reader, shape: Shape, item: Item) -> Cost:
     if isinstance(item, Reading):
         return _read(reader, shape, item)
     ids = [one.token_ids for one in item.asked]
@@ -55,8 +65,7 @@ def _pass(shape: Shape, ids: Sequence[Sequence[int]]) -> Cost:
     longest = max(map(len, ids))
     whole = shape.batch(len(ids), longest, longest)
     n_tokens = sum(map(len, ids))
-    held = shape.held("attention", Batch(len(ids), longest))
-    return whole + Cost(n_tokens=n_tokens - whole.n_tokens, working_bytes=held)
+    return whole + Cost(n_tokens=n_tokens - whole.n_tokens)
 
 
 def _passes(reader: Reader, shape: Shape, ids: Sequence[Sequence[int]]) -> Cost:

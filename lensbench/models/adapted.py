@@ -15,7 +15,7 @@ from lensbench.checkpoints.devices import DTYPES, pick_dtype
 from lensbench.checkpoints.open import count_parameters, open_config
 from lensbench.checkpoints.placement import Placement, require_fit
 from lensbench.checkpoints.ref import Bits, ModelRef
-from lensbench.errors import InputProblems, Problem
+from lensbench.errors import InputProblems, ModelError, Problem
 from lensbench.models.bridge import Proof, bridged
 from lensbench.models.model import LensModel
 from lensbench.quantized.peaks import Use
@@ -110,6 +110,22 @@ def require_loadable(
         return use.beside(sizes, cast(Bits, bits))
 
     require_fit(n_params, number_format, where, in_8_bits(config, where.main), beside)
+
+
+def require_loadable_with_control(
+    ref: ModelRef, dtype: str | None, device: str | None, use: Use, without: str
+) -> None:
+    """The same; where there is room for all but an untrained model, ways out are `without` it."""
+    try:
+        require_loadable(ref, dtype, device, use)
+    except ModelError as error:
+        if not use.batch.control:
+            raise
+        require_loadable(ref, dtype, device, Use(use.verb, replace(use.batch, control=False)))
+        raise ModelError(
+            f"the control of an untrained model beside {ref}: {error} Or do without the control: "
+            f"{without}."
+        ) from error
 
 
 def in_8_bits(config: Any, device: str) -> Callable[[], int]:

@@ -26,7 +26,10 @@ _ENTRIES, _ENTRY = 49_152, 1200
 _BRIDGE = 60 << 20  # TransformerLens, and a record's tables
 _PACKED = 48 << 20  # bitsandbytes
 _TRAINER = 140 << 20  # PEFT, transformers' trainer and what they import
-_ROWS = 4096  # of the embedding at once
+_ROWS = 1024  # of the embedding at once
+# Matrices of one block's heads at once: q, k, v, o with norms folded in; what it writes, and reads
+# in three ways; what the block before it read; and three on their way.
+_CIRCUITS = 4 + 4 + 3 + 3
 _TILES = 32 << 20  # logits of a tile, twice, and the best of them
 _PARTS, _FIT_READINGS = 6, 4  # of held-out texts, for intervals; lenses that read them
 
@@ -37,8 +40,8 @@ class Batch:
 
     `n_read` are the positions that are read: None for the last of each row. `n_logits` are the rows
     of logits that the model makes, where those are more. `n_trained` are the upper blocks that
-    gradients go through, None for all. `control`: of a fit, an untrained model stands beside the
-    other in the end.
+    gradients go through, None for all. `control`: of a fit and of heads, an untrained model stands
+    beside the other.
     """
 
     rows: int = 16
@@ -140,12 +143,19 @@ def _lens(sizes: Sizes, bits: Bits, batch: Batch) -> int:
 def _attention(sizes: Sizes, bits: Bits, batch: Batch) -> int:
     """Patterns of a block at a time; of every head its circuits, which packed weights have none of.
 
-    Four matrices of every head are compared with those of all later ones, and rows of the
-    embedding are read in float64.
+    What every head writes, a matrix, is compared with what those of all later blocks read: three
+    more, of a block at a time. Rows of the embedding are read in float64.
     """
-    width, rows = sizes.shape.d_model, 3 * 8 * _ROWS * sizes.shape.d_model
-    circuits = 0 if bits in (8, 4) else 16 * width**2 * (sizes.shape.n_blocks + 1) + rows
-    return _pass(sizes.shape, bits, batch) + circuits + _TILES
+    shape = sizes.shape
+    heads, rows = 4 * shape.d_model * shape.d_heads, 3 * 8 * _ROWS * shape.d_model
+    circuits = 0 if bits in (8, 4) else heads * (shape.n_blocks + _CIRCUITS) + rows
+    control = _untrained(sizes, bits) if batch.control else 0
+    return max(_pass(shape, bits, batch), circuits) + control + _TILES
+
+
+def _untrained(sizes: Sizes, bits: Bits) -> int:
+    """A second model, in 16 bits where the first one's are fewer."""
+    return sizes.weight_bytes(32 if bits == 32 else 16)
 
 
 def _fit(sizes: Sizes, bits: Bits, batch: Batch) -> int:
@@ -164,7 +174,7 @@ def _fit(sizes: Sizes, bits: Bits, batch: Batch) -> int:
     logits = batch.tokens * shape.d_vocab * (4 if bits == 32 else 6)
     stages = [3 * sums, 2 * sums + 4 * maps, 3 * maps + means]
     if batch.control:
-        stages.append(sizes.weight_bytes(bits) + 3 * maps + 5 * sums)
+        stages.append(_untrained(sizes, bits) + 3 * maps + 5 * sums)
     return max(stages) + max(_pass(shape, bits, batch), logits)
 
 

@@ -51,6 +51,7 @@ class Shape:
     d_vocab: int
     d_inner: int  # of an MLP
     n_heads: int
+    d_heads: int  # of the queries of all heads of a block
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def _shape_of(config: Any, n_largest: int) -> Shape:
     text = config.get_text_config(decoder=True)
     d_model = width(config)
     heads = per_layer(config, "num_attention_heads") or 1
-    return Shape(n_blocks(config), d_model, int(text.vocab_size), n_largest // d_model, heads)
+    d_heads = heads * (per_layer(config, "head_dim") or d_model // heads)
+    d_inner = n_largest // d_model
+    return Shape(n_blocks(config), d_model, int(text.vocab_size), d_inner, heads, d_heads)
 
 
 def cached_numbers(config: Any) -> int:
@@ -152,7 +155,7 @@ def sizes_of_family(family: Family) -> Sizes:
     in_attention = 2 * width * (width + family.d_kv)
     n_largest = (n_linear // family.n_layers - in_attention) // 3
     heads = max(width // _HEAD, 1)
-    shape = Shape(family.n_layers, width, family.d_vocab, n_largest // width, heads)
+    shape = Shape(family.n_layers, width, family.d_vocab, n_largest // width, heads, width)
     return Sizes(n_linear, n_other, 2 * family.n_layers * family.d_kv, n_largest, shape)
 
 

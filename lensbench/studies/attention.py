@@ -38,7 +38,7 @@ from lensbench.errors import InputProblems, Problem
 from lensbench.lens.gate import require
 from lensbench.lens.record import encode_prompts, gate_prompts
 from lensbench.lens.table import prompts_table
-from lensbench.models.adapted import facts_of
+from lensbench.models.adapted import facts_of, require_loadable_with_control
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.models.readable import reads_both_ways
@@ -158,8 +158,12 @@ def _measure(
     `sets`: prompts, and sentences whose words are asked about.
     """
     watch(Progress(f"hashing the weights of {store.model}"))
-    use = None if store.manifest() else Use("attention", Batch.of_tokens(tokens_of(spec)))
-    facts = facts_of(ref, spec.dtype, spec.device, use)
+    if store.manifest() is None:
+        batch = replace(Batch.of_tokens(tokens_of(spec)), control=spec.reads_untrained)
+        without = "--no-nulls, and no --phenomena" if spec.phenomena else "--no-nulls"
+        use = Use("attention", batch)
+        require_loadable_with_control(ref, spec.dtype, spec.device, use, without)
+    facts = facts_of(ref, spec.dtype, spec.device)
     request = replace(_request(spec, sets, store, facts), again=ref.facts)
 
     def prepare(record: Recording) -> Work[Reader, Item]:
@@ -250,7 +254,7 @@ def _jobs(
 ) -> Jobs[Item]:
     """The jobs of one model, of its outline alone."""
     own = _heads(spec, known.model, sets, how_far.widths)
-    cost = partial(job_cost, own.reader, known.shape)
+    cost = partial(job_cost, own.reader, known.shape, control=spec.reads_untrained)
     n = len(own.encoded)
     return Jobs(own.items, cost, means_cost(own.reader, known.shape), n, own.problems)
 

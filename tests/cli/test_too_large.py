@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import pytest
 
 from lensbench.checkpoints import identity, placement
 from lensbench.checkpoints.families import weight_bytes
+from lensbench.checkpoints.ref import ModelRef
+from lensbench.errors import ModelError
+from lensbench.models.adapted import require_loadable_with_control
 from lensbench.quantized import precision
+from lensbench.quantized.peaks import Batch, Use, Verb
 from lensbench.quantized.precision import sizes_of
 from tests.harness.encoders import save_encoder
 from tests.harness.program import Program
@@ -143,6 +148,30 @@ def test_an_encoder_is_refused_before_it_is_hashed_and_no_format_is_named(
     assert refused.status != 0 and "on cpu are available" in refused.said
     assert not re.search("--dtype|--bits|NAME@", refused.said)
     assert not hashed and not [*tmp_path.rglob("manifest.json")]
+
+
+@pytest.mark.parametrize("verb", ["attention", "fit"])
+def test_where_only_the_control_is_too_large_it_can_be_left_out(
+    llama: Case,
+    room: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: Verb,
+) -> None:
+    monkeypatch.setattr(placement, "PROGRAM", 0)  # a tenth of it is more than a tiny model
+    sizes, ref = sizes_of(llama.hf.config), ModelRef.of(str(llama.folder))
+    batch, cpu = Batch(1, 8, control=False), placement.Placement.of("cpu")
+    asked, weights = Use(verb, replace(batch, control=True)), sizes.weight_bytes(32)
+    alone = placement.least_bytes(weights, Use(verb, batch).beside(sizes, 32), cpu)
+    room(alone)
+    require_loadable_with_control(ref, "float32", "cpu", Use(verb, batch), "--no-control")
+    with pytest.raises(ModelError, match=r"untrained model beside .* available.* --no-control\.$"):
+        require_loadable_with_control(ref, "float32", "cpu", asked, "--no-control")
+    room(alone // 2)
+    with pytest.raises(ModelError, match="available") as refused:
+        require_loadable_with_control(ref, "float32", "cpu", asked, "--no-control")
+    assert "--no-control" not in str(refused.value)
+    room(placement.least_bytes(weights, asked.beside(sizes, 32), cpu))
+    require_loadable_with_control(ref, "float32", "cpu", asked, "--no-control")
 
 
 @pytest.mark.slow

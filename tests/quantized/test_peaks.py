@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ PAIR = {
 BATCHES: dict[Verb, Batch] = {
     "lens": Batch(27, 19),
     "cache": Batch(27, 19),
-    "attention": Batch(12, 19),
+    "attention": Batch(12, 19, control=False),
     "fit": Batch(4, 128),
     "infer": Batch(8, 19, 4),
     "train": Batch(4, 69, n_read=4 * 27),
@@ -77,7 +78,11 @@ def test_the_peak_of_a_verb_is_predicted_within_a_tenth(
 
 
 LLAMA3_8B = Sizes(
-    6_979_321_856, 1_050_939_392, 65_536, 58_720_256, Shape(32, 4096, 128_256, 14_336, 32)
+    6_979_321_856,
+    1_050_939_392,
+    65_536,
+    58_720_256,
+    Shape(32, 4096, 128_256, 14_336, 32, 4096),
 )
 
 
@@ -90,8 +95,28 @@ def test_a_peak_is_that_of_the_program_and_at_least_the_weights(verb: Verb) -> N
 
 
 def test_what_a_verb_holds_beside_the_weights_worked_out_by_hand() -> None:
-    """Llama-3-8B in bfloat16: circuits of all heads."""
+    """Llama-3-8B in bfloat16: circuits of all heads, and an untrained model if it is asked for."""
     weights = LLAMA3_8B.weight_bytes(16)
     assert weights == 2 * 8_030_261_248
-    circuits = 32 * 16 * 4096**2  # four matrices of as many numbers as the stream is wide, squared
-    assert needed_bytes("attention", LLAMA3_8B, 16) - weights == pytest.approx(circuits, rel=0.1)
+    # A matrix of all heads is as many float32 numbers as the stream is wide, squared: of every
+    # block what it writes, of one block its weights (4), what it writes and reads (4), what the
+    # block before it read (3), and three on their way.
+    circuits = (32 + 14) * 4 * 4096**2
+    alone, usual = Batch(control=False), Batch()
+    held = needed_bytes("attention", LLAMA3_8B, 16, alone) - weights
+    assert held == pytest.approx(circuits, rel=0.1)
+    assert needed_bytes("attention", LLAMA3_8B, 16, usual) == weights + held + weights
+    # Beside 8 bits, which have no circuits to read, it is in 16.
+    more = [needed_bytes("attention", LLAMA3_8B, 8, batch) for batch in (alone, usual)]
+    assert more[1] > more[0]
+    assert more[1] >= LLAMA3_8B.weight_bytes(8) + weights
+
+
+def test_heads_may_be_wider_together_than_the_stream() -> None:
+    """Gemma-3-270M: 4 heads of 256 numbers each on a stream of 640."""
+    shape = Shape(18, 640, 262_144, 2048, 4, 4 * 256)
+    sizes = Sizes(100_270_080, 167_772_160, 9216, 1_310_720, shape)
+    narrow = replace(sizes, shape=replace(shape, d_heads=640))
+    alone = Batch(control=False)
+    wide, less = (needed_bytes("attention", one, 32, alone) for one in (sizes, narrow))
+    assert wide - less == (18 + 14) * 4 * 640 * (1024 - 640)

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensbench.attention.circuits.weights import HeadWeights
+from lensbench.checkpoints.stored.heap import give_back
 from lensbench.stats.resampling import CONFIDENCE
 
 MODES = ("q", "k", "v")
@@ -44,36 +45,42 @@ class _Reduced:
 
     block: int
     writes: Float[Tensor, "head k d_model"]
-    reads: dict[str, Float[Tensor, "head d_model k"]]
+    reads: dict[str, Float[Tensor, "d_model head k"]]
 
 
 def compositions(heads: Iterator[HeadWeights]) -> Iterator[Composed]:
     """Of every pair of blocks, the earlier one first; heads of one block do not read each other.
 
-    Memory: four matrices [d_model, d_head] of every head.
+    Memory: one matrix [d_model, d_head] of every head, what it writes; all else of a block at a
+    time.
     """
-    earlier: list[_Reduced] = []
-    for weights in heads:
-        own = _reduced(weights)
-        for other in earlier:
-            yield Composed(
-                other.block, own.block, {mode: _ratio(other, own, mode) for mode in MODES}
-            )
-        earlier.append(own)
+    earlier: list[tuple[int, Float[Tensor, "head k d_model"]]] = []
+    for own in map(_reduced, heads):
+        for block, writes in earlier:
+            ratios = {mode: _ratio(writes, own.reads[mode]) for mode in MODES}
+            yield Composed(block, own.block, ratios)
+        earlier.append((own.block, own.writes))
+        give_back()  # what was freed lies between what is kept: as much again, block by block
 
 
 def _reduced(heads: HeadWeights) -> _Reduced:
     """With every circuit divided by its norm."""
-    reads = {
-        "q": heads.q @ _triangle(heads.k).mT,
-        "k": heads.k @ _triangle(heads.q).mT,
-        "v": heads.v @ _triangle(heads.o.mT).mT,
-    }
     return _Reduced(
         heads.block,
         _unit(_triangle(heads.v) @ heads.o),
-        {mode: _unit(matrix) for mode, matrix in reads.items()},
+        {
+            "q": _read(heads.q, heads.k),
+            "k": _read(heads.k, heads.q),
+            "v": _read(heads.v, heads.o.mT),
+        },
     )
+
+
+def _read(
+    matrix: Float[Tensor, "head d_model k"], other: Float[Tensor, "head d_model k"]
+) -> Float[Tensor, "d_model head k"]:
+    reduced = matrix @ _triangle(other).mT
+    return _unit(reduced).transpose(0, 1).contiguous()
 
 
 def _triangle(matrix: Float[Tensor, "head d_model k"]) -> Float[Tensor, "head k k"]:
@@ -85,9 +92,13 @@ def _unit(matrix: Float[Tensor, "head m n"]) -> Float[Tensor, "head m n"]:
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)  # NaN of a head that is zero
 
 
-def _ratio(a: _Reduced, b: _Reduced, mode: str) -> Float[Tensor, "head_a head_b"]:
-    reads = b.reads[mode]
-    return torch.stack([torch.linalg.matrix_norm(one @ reads) for one in a.writes])
+def _ratio(
+    writes: Float[Tensor, "head_a k d_model"], reads: Float[Tensor, "d_model head_b k"]
+) -> Float[Tensor, "head_a head_b"]:
+    """Norms of the products of all heads with all others: of two matrices, in blocks."""
+    products = writes.flatten(0, 1) @ reads.flatten(1)
+    blocks = products.unflatten(0, writes.shape[:2]).unflatten(2, reads.shape[1:])
+    return torch.linalg.vector_norm(blocks, dim=(1, 3))
 
 
 def random_ratios(
@@ -103,7 +114,7 @@ def random_ratios(
     for _ in range(n):
         q, k, v = (drawn(1, d_model, d_head) for _ in range(3))
         a, b = (_reduced(HeadWeights(i, q, k, v, drawn(1, d_head, d_model))) for i in range(2))
-        found.append(_ratio(a, b, "q")[0, 0])
+        found.append(_ratio(a.writes, b.reads["q"])[0, 0])
     return torch.stack(found)
 
 

@@ -32,7 +32,7 @@ from lensbench.models.model import LensModel
 N_TOKENS = 512  # a sample of the vocabulary, of which ranks are taken
 N_RANDOM = 200  # heads drawn at random
 SEED = 0
-_TILE = 4096  # tokens of the vocabulary at once
+_TILE = 1024  # tokens of the vocabulary at once
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def copying(model: LensModel, n_tokens: int = N_TOKENS) -> Iterator[Copying]:
             centres = norm is not None and norm.centres
             if centres not in pairs:
                 pairs[centres] = unembed_embed(model, centres)
-            said = _embedded(model, tokens, centres) @ heads.v @ heads.o @ read_out
+            # Both sides first: they are d_head wide in the middle, and d_model outside.
+            said = (_embedded(model, tokens, centres) @ heads.v) @ (heads.o @ read_out)
             yield Copying(heads.block, eigenvalue_ratio(heads, pairs[centres]), own_rank(said))
 
 

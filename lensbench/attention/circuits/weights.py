@@ -91,11 +91,15 @@ def head_weights(model: LensModel) -> Iterator[HeadWeights]:
 
     Raises ModelError for a block without such matrices, or with packed numbers.
     """
-    for number, block in enumerate(model.bridge.blocks):
-        q, k, v, o = raw_weights(model, number)
-        into, out = norm_before(model, number), norm_behind(model, block)
-        q, k, v = (one if into is None else into.before(one) for one in (q, k, v))
-        yield HeadWeights(number, q, k, v, o if out is None else out.behind(o))
+    for number in range(len(model.bridge.blocks)):
+        yield _folded(model, number)
+
+
+def _folded(model: LensModel, block: int) -> HeadWeights:
+    q, k, v, o = raw_weights(model, block)
+    into, out = norm_before(model, block), norm_behind(model, model.bridge.blocks[block])
+    q, k, v = (one if into is None else into.before(one) for one in (q, k, v))
+    return HeadWeights(block, q, k, v, o if out is None else out.behind(o))
 
 
 def raw_weights(model: LensModel, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,7 +108,7 @@ def raw_weights(model: LensModel, block: int) -> tuple[Tensor, Tensor, Tensor, T
     Raises ModelError as `head_weights`.
     """
     q, k, v, o = (one.float() for one in stored_weights(model, block))
-    q, k, v = (one.repeat_interleave(len(o) // len(one), dim=0) for one in (q, k, v))
+    k, v = (one.repeat_interleave(len(q) // len(one), dim=0) for one in (k, v))
     return q, k, v, o
 
 

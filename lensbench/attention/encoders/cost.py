@@ -12,8 +12,20 @@ from lensbench.costs.shape import Shape
 from lensbench.quantized.peaks import Batch
 
 
-def encoder_cost(reader: EncoderReader, shape: Shape, item: Reading | Asking) -> Cost:
-    """What one job takes: a pass; what is made of patterns is no product of matrices."""
+def encoder_cost(
+    reader: EncoderReader, shape: Shape, item: Reading | Asking, control: bool = False
+) -> Cost:
+    """What one job takes: a pass; what is made of patterns is no product of matrices.
+
+    `control`: an untrained encoder is in memory too.
+    """
+    texts = item.texts if isinstance(item, Reading) else item.asked
+    longest = max(len(one.token_ids) for one in texts)
+    held = shape.held("attention", Batch(len(texts), longest, control=control))
+    return _of_item(reader, shape, item) + Cost(working_bytes=held)
+
+
+def _of_item(reader: EncoderReader, shape: Shape, item: Reading | Asking) -> Cost:
     settings, model = reader.settings, reader.source.model
     n_heads, weightings = model.n_layers * model.n_heads, len(settings.weightings)
     if isinstance(item, Asking):
@@ -36,6 +48,4 @@ def _pass(reader: EncoderReader, shape: Shape, ids: Sequence[Sequence[int]]) -> 
     if reader.settings.moved:
         d_head = shape.d_model // reader.source.model.n_heads
         moved = 2.0 * sum(lengths) * reader.source.model.n_layers * shape.d_model * d_head
-    held = shape.held("attention", Batch(n, longest))
-    whole = shape.batch(n, longest, 0) + unpadded(lengths)
-    return whole + Cost(flops=moved, working_bytes=held)
+    return shape.batch(n, longest, 0) + unpadded(lengths) + Cost(flops=moved)

@@ -63,6 +63,11 @@ class AttentionSpec(Spec):
     dtype: Dtype = None
     device: Devices = None
 
+    @property
+    def reads_untrained(self) -> bool:
+        """Whether a second model, with weights drawn anew, is read too."""
+        return self.nulls or self.phenomena
+
     def problems(self) -> list[Problem]:
         """Names that stand twice, and sentences that nothing is asked about."""
         found = [

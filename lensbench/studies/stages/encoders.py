@@ -143,7 +143,7 @@ def plan(spec: AttentionSpec, ref: ModelRef, sets: Sets, folder: Path) -> Planne
         reader = EncoderReader(EncoderSource(known.model), settings_of(spec))
         own = _read(spec, reader.source, sets, how_far.widths)
         n, problems = len(own.encoded), [*own.problems, *own.words.problems]
-        cost = partial(encoder_cost, reader, known.shape)
+        cost = partial(encoder_cost, reader, known.shape, control=spec.reads_untrained)
         return Jobs(own.items, cost, n_prompts=n, problems=problems)
 
     named, device = str(ref), spec.device

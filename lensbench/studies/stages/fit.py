@@ -11,7 +11,6 @@ from typing import Any
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.corpora.corpus import Corpus, load_corpus
 from lensbench.corpora.written import Writer, written_corpus, written_seed
-from lensbench.errors import ModelError
 from lensbench.fitting.causal.record import fidelity_table
 from lensbench.fitting.linear_lens import control_quality
 from lensbench.fitting.method import Fitter, finished
@@ -20,7 +19,7 @@ from lensbench.fitting.spec import FitSpec
 from lensbench.fitting.windows import parts_of, wanted_tokens
 from lensbench.lens.fitted.place import fitted_folder
 from lensbench.lens.gate import check_identities, require
-from lensbench.models.adapted import facts_of, require_loadable
+from lensbench.models.adapted import facts_of, require_loadable_with_control
 from lensbench.models.load import load_model
 from lensbench.models.model import LensModel
 from lensbench.progress import Progress, Watch, ignore
@@ -54,7 +53,7 @@ def fit_lens(
     loaded = cache(lambda: load(ref, dtype=spec.dtype, device=spec.device))
     store = RecordStore(out or fitted_folder(spec.method, ref.name), str(ref), "lens_fit")
     if store.manifest() is None:  # before a corpus is written, which hashes the weights
-        _require_room(spec, ref)
+        require_loadable_with_control(ref, spec.dtype, spec.device, used(spec), "--no-untrained")
     corpus = corpus_of(spec, loaded, watch)
     watch(Progress(f"hashing the weights of {ref}"))
     also = None if spec.also is None else corpus_of(spec.changed(corpus=spec.also), loaded, watch)
@@ -130,21 +129,6 @@ def used(spec: FitSpec) -> Use:
     """What a fit loads its model for."""
     n_texts = max(spec.batch_tokens // spec.window, 1)
     return Use("fit", Batch(n_texts, spec.window, control=not spec.no_untrained))
-
-
-def _require_room(spec: FitSpec, ref: ModelRef) -> None:
-    """Raise ModelError, before anything is hashed or fitted, for a model that is too large."""
-    try:
-        require_loadable(ref, spec.dtype, spec.device, used(spec))
-    except ModelError as error:
-        alone = spec.changed(no_untrained=True)
-        if spec.no_untrained:
-            raise
-        require_loadable(ref, spec.dtype, spec.device, used(alone))
-        raise ModelError(
-            f"the control of an untrained model beside {ref}: {error} Or do without the control: "
-            "--no-untrained."
-        ) from error
 
 
 def _facts(name: str, corpus: Corpus | None) -> dict[str, object]:
