@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.checkpoints.stored.heap import give_back
 from lensbench.classification.examples import Example
 from lensbench.classification.spec import LABEL, TEXT
 from lensbench.errors import InputProblems, ModelError, Problem
@@ -168,6 +169,7 @@ def label_bits(
     for items in plan_batches([len(row) for row in rows], BATCH_TOKENS, model.rope_switch):
         own = [list(places[item]) for item in items]
         read = capture_positions(model, [rows[item] for item in items], own, [])
+        give_back()  # the next batch has other shapes, and would lie beside what this one left
         first = 0
         for item, positions in zip(items, own, strict=True):
             cells = slice(first, first + len(positions))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from lensbench.costs.outlined import Model, Outlined, outlined
 from lensbench.costs.range import Range
 from lensbench.costs.workers import STARTING_S, Crew
 from lensbench.errors import LensbenchError, Problem
-from lensbench.quantized.peaks import Verb, program_bytes, with_weights
+from lensbench.quantized.peaks import Import, Verb, program_bytes, with_weights
 from lensbench.records.recording import Request, Standing, standing
 from lensbench.records.store import folder_name
 from lensbench.threads import threads
@@ -140,6 +140,7 @@ def plan_record(
     device: str | None,
     verb: Verb = "lens",
     opened: Callable[[ModelRef, str | None, str | None], Outlined[Model]] = outlined,  # type: ignore[assignment]
+    more: Collection[Import] = (),
 ) -> Planned:
     """One record of one model. What cannot be planned says why, and others can go on.
 
@@ -148,6 +149,7 @@ def plan_record(
         jobs_of: plans the jobs, of the widths that the record has.
         verb: whose imports the program has.
         opened: the model without its weights, on the path on which it will be loaded.
+        more: what else is imported for it, or was for a record before it.
     """
     tokenizers: Tokenizers = {}
 
@@ -156,7 +158,7 @@ def plan_record(
         tokenizers[ref.folder] = found.model.tokenizer
         return found
 
-    made = plan_outlined(name, request, known, jobs_of, verb)
+    made = plan_outlined(name, request, known, jobs_of, verb, more)
     if made.unknown:
         return replace(made, weight_bytes=_from_table(ref, dtype, device))
     return replace(made, tokenizers=tokenizers)
@@ -168,6 +170,7 @@ def plan_outlined(
     opened: Callable[[], Outlined[Any]],
     jobs_of: Callable[[Outlined[Any], Standing], Jobs[Any]],
     verb: Verb,
+    more: Collection[Import] = (),
 ) -> Planned:
     """The same of a model that has no name yet, or none of its own."""
     folder = request.store.folder
@@ -206,7 +209,7 @@ def plan_outlined(
         disk_bytes=Range.between(record_bytes(smallest, tables), record_bytes(whole, tables)),
         running_bytes=running,
         needed_bytes=needed,
-        memory_bytes=program_bytes(verb, shape.sizes, shape.bits) + needed,
+        memory_bytes=program_bytes(verb, shape.sizes, shape.bits, ["study", *more]) + needed,
         workers_bytes=crew.n * crew.each_bytes,
         wall_s=wall_s,
         untimed=jobs.untimed,

@@ -9,7 +9,7 @@ verb's sum to what processes of their own really take.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,13 +19,28 @@ from lensbench.quantized.precision import Shape, Sizes
 
 Verb = Literal["lens", "cache", "attention", "fit", "infer", "train"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
+Import = Literal["bridge", "trainer", "embedder", "study"]
 
+# What is imported beside Python, torch and transformers, with all that it imports itself:
+# TransformerLens and a record's tables; PEFT and transformers' trainer; sentence-transformers and a
+# database's driver; of a study its statistics, and what is left of the outlines it is planned of.
+_IMPORTED: dict[Import, int] = {
+    "bridge": 60 << 20,
+    "trainer": 140 << 20,
+    "embedder": 110 << 20,
+    "study": 64 << 20,
+}
+_IMPORTS: dict[Verb, Import] = {
+    "lens": "bridge",
+    "cache": "bridge",
+    "attention": "bridge",
+    "fit": "bridge",
+    "train": "trainer",
+}
 # What the program holds of a tokenizer, and each further entry of it: 350 MB of Gemma 3's, and as
 # much again in the copy that TransformerLens gets.
 _ENTRIES, _ENTRY = 49_152, 1200
-_BRIDGE = 60 << 20  # TransformerLens, and a record's tables
 _PACKED = 48 << 20  # bitsandbytes
-_TRAINER = 140 << 20  # PEFT, transformers' trainer and what they import
 _ROWS = 1024  # of the embedding at once
 # Matrices of one block's heads at once: q, k, v, o with norms folded in; what it writes, and reads
 # in three ways; what the block before it read; and three on their way.
@@ -91,10 +106,15 @@ def peak_bytes(verb: Verb, sizes: Sizes, bits: Bits, batch: Batch | None = None)
     return program_bytes(verb, sizes, bits) + with_weights(sizes, bits, beside)
 
 
-def program_bytes(verb: Verb, sizes: Sizes, bits: Bits) -> int:
-    """What the program takes: Python, what the verb imports, and a large tokenizer."""
-    imported = {"infer": 0, "train": _TRAINER}.get(verb, _BRIDGE)
-    entries = max(sizes.shape.d_vocab - _ENTRIES, 0) * (1 if verb in ("infer", "train") else 2)
+def program_bytes(verb: Verb, sizes: Sizes, bits: Bits, more: Collection[Import] = ()) -> int:
+    """What the program takes: Python, what the verb imports, and a large tokenizer.
+
+    `more`: what else is imported by whoever calls several verbs in one process.
+    """
+    names = {*more} | ({_IMPORTS[verb]} if verb in _IMPORTS else set())
+    imported = sum(_IMPORTED[name] for name in names)
+    copies = 2 if "bridge" in names else 1
+    entries = max(sizes.shape.d_vocab - _ENTRIES, 0) * copies
     return PROGRAM + imported + (_PACKED if bits in (8, 4) else 0) + entries * _ENTRY
 
 

@@ -104,6 +104,7 @@ def plan(
     Raises InputProblems for everything that is wrong with the analysis, as `run` does. A record
     that cannot be planned says why in `unknown`.
     """
+    from lensbench.checkpoints.stored.heap import release
     from lensbench.costs.outlined import forget_outlines
     from lensbench.costs.plan import Plan
     from lensbench.costs.planned import Planned
@@ -121,6 +122,7 @@ def plan(
             first = first or dict(record.tokenizers)
             records.append(dataclasses.replace(record, tokenizers={}))  # they are large
     forget_outlines()
+    release()
     return Plan(records, time.perf_counter() - started, first)
 
 

@@ -28,6 +28,7 @@ from lensbench.costs.outlined import Outlined, outlined
 from lensbench.costs.planned import Jobs, Planned, plan_record, uncounted
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch, ignore, within
+from lensbench.quantized.peaks import Import
 from lensbench.quantized.training.checkpoints import CHECKPOINTS
 from lensbench.records.engine import Outcome, Work, make, require_here
 from lensbench.records.parts import Parts
@@ -71,9 +72,9 @@ def plan(spec: ClassifySpec, out: Path | str) -> Iterator[Planned]:
             continue
         how: Any = encoder_outlined if ref == context.encoder else outlined
         request = Request(store, _settings(spec, one))
-        yield plan_record(
-            name, ref, request, partial(_jobs, context), None, spec.device, "train", how
-        )
+        jobs = partial(_jobs, context)
+        more: list[Import] = ["bridge"] if context.causal else []
+        yield plan_record(name, ref, request, jobs, None, spec.device, "train", how, more)
 
 
 def _jobs(context: Measuring, _: Outlined[Any], __: Standing) -> Jobs[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,12 @@ from lensbench.classification.examples import load_every
 from lensbench.classification.measured import Measuring, measure, shown_examples
 from lensbench.classification.prepare import models_of, prepared
 from lensbench.classification.spec import ClassifySpec
+from lensbench.costs.shape import Shape
 from lensbench.models.load import load_model
+from lensbench.quantized.peaks import Batch, Verb
 from lensbench.records.engine import Job
 from lensbench.records.parts import Part
+from lensbench.residuals.capture import Residuals
 from lensbench.studies.planning.classifications import Runs
 from tests.harness.encoders import save_encoder
 from tests.harness.files import write_csv
@@ -82,6 +86,33 @@ def test_the_operations_of_prompts_are_those_that_torch_makes(
     asked = texts, prompting.CONTENT_FREE
     made = counted(lambda: [prompting.ask(model, form, words, shown, one) for one in asked])
     assert Runs(context).cost(run).flops == made
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "few_shot"])
+def test_the_memory_of_prompts_counts_the_rows_of_logits_that_a_model_makes(
+    method: str, context: Measuring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every text at every column that one of a batch is read at."""
+    run = next(own for own in context.runs if own.method == method)
+    planned, made = list[int](), list[int]()
+    held, capture = Shape.held, prompting.capture_positions
+
+    def noted(shape: Shape, verb: Verb, batch: Batch) -> int:
+        planned.append(batch.n_logits)
+        return held(shape, verb, batch)
+
+    def read(*args: Any, **how: Any) -> Residuals:
+        found = capture(*args, **how)
+        assert found.logits is not None
+        made.append(found.logits.shape[:2].numel())
+        return found
+
+    monkeypatch.setattr(Shape, "held", noted)
+    Runs(context).cost(run)
+    monkeypatch.setattr(prompting, "capture_positions", read)
+    measure(context, Job(0, run))
+    assert planned == made
+    assert max(made) > len(context.parted.test)
 
 
 def test_a_plan_has_a_run_of_every_method(spec: ClassifySpec, context: Measuring) -> None:

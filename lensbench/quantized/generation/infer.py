@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from lensbench.checkpoints.open import open_tokenizer, quiet
 from lensbench.checkpoints.ref import ModelRef
+from lensbench.checkpoints.stored.heap import release
 from lensbench.errors import InputProblems, Problem
 from lensbench.files import sha256_of
 from lensbench.progress import Notify, Progress, Watch, ignore
@@ -65,6 +66,7 @@ def run_inference(
     if spec.rag is not None:
         progress(Progress(f"searching {spec.rag}"))
         retrieved = retrieve(spec.rag, questions, spec.n_documents, spec.control)
+        release()  # the embedder, before the model is loaded
     store = RecordStore(spec.folder, ref.name, "trace" if spec.trace else "inference")
     if store.manifest() is None:
         require_own(spec.out, store.folder)

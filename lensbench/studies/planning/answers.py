@@ -26,7 +26,7 @@ from lensbench.quantized.generation.questions import Asked, Retrieved, prepare, 
 from lensbench.quantized.generation.responses_csv import RESERVED
 from lensbench.quantized.generation.spec import InferenceSpec
 from lensbench.quantized.loading.load import AdaptedModel
-from lensbench.quantized.peaks import Batch
+from lensbench.quantized.peaks import Batch, Import
 from lensbench.records.recording import Standing
 from lensbench.records.schema.generation import SPANS
 from lensbench.studies.planning.ends import Ends, at_both_ends, contexts
@@ -46,7 +46,8 @@ def plan_answers(
     put = prompt_format(ref, words, spec.style)
     request = request_of(spec, ref, put, {}, None)
     jobs = partial(_jobs, spec, documents, request.settings)
-    return plan_record(name, ref, request, jobs, None, spec.device, "infer", plainly_outlined)
+    more: list[Import] = ["embedder"] if documents else []
+    return plan_record(name, ref, request, jobs, None, spec.device, "infer", plainly_outlined, more)
 
 
 def answer_cost(

@@ -82,7 +82,8 @@ class Runs:
         batches = [[lengths[i] for i in own] for own in plan_batches(lengths, BATCH_TOKENS)]
         if adapted:
             return total(self.adapted.forward(own, 0) for own in batches)
-        return total(_pass(self.encoder, own) for own in batches)
+        held = (self.encoder.held("lens", Batch(len(own), max(own), n_read=0)) for own in batches)
+        return total(_pass(self.encoder, own) for own in batches) + Cost(working_bytes=max(held))
 
     def _learnt(self, run: Run) -> Cost:
         """Every epoch's steps: forward, and back to what is trained."""
@@ -156,6 +157,8 @@ def _asked(
     for items in plan_batches([len(row) for row in rows], prompting.BATCH_TOKENS, switch):
         columns = {position for item in items for position in places[item]}
         own = [rows[item] for item in items]
-        held = known.shape.held("lens", Batch(len(own), max(map(len, own)), n_read=len(columns)))
+        # Of every row the model's logits at every column that one of them is read at.
+        made = Batch(len(own), max(map(len, own)), n_read=0, n_logits=len(own) * len(columns))
+        held = known.shape.held("lens", made)
         found.append(known.shape.texts(own, len(columns)) + Cost(working_bytes=held))
     return total(found)

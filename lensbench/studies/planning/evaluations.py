@@ -31,6 +31,7 @@ from lensbench.quantized.evaluation.spec import EvalSpec
 from lensbench.quantized.generation.questions import Retrieved
 from lensbench.quantized.loading.load import AdaptedModel
 from lensbench.quantized.peaks import Batch as PassBatch
+from lensbench.quantized.peaks import Import
 from lensbench.records.recording import Standing
 from lensbench.studies.planning.ends import Ends, at_both_ends, contexts
 
@@ -60,7 +61,8 @@ def plan_evaluation(
         widths = how_far.widths
         return evaluation(spec, asked, request.settings, documents, adapter, known, widths)
 
-    return plan_record(name, ref, request, jobs, None, spec.device, "infer", plainly_outlined)
+    more: list[Import] = ["embedder"] if documents else []
+    return plan_record(name, ref, request, jobs, None, spec.device, "infer", plainly_outlined, more)
 
 
 def evaluation_cost(shape: Shape, batch: Batch, adapter: int, limit: int, ends: bool) -> Cost:

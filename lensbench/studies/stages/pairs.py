@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lensbench.checkpoints.stored.heap import release
 from lensbench.errors import Problem
 from lensbench.progress import Notify, Watch
 from lensbench.quantized.data.pairs import Pair, write_jsonl
@@ -22,6 +23,11 @@ RUNS = ".runs"  # beneath a study's folder: records that others are made of; rep
 
 def build_index(folder: Path, pairs: Sequence[Pair], progress: Watch) -> None:
     """Bring an index up to date with these pairs, each one a document."""
+    _fill(folder, pairs, progress)
+    release()  # the embedder: a model is loaded next
+
+
+def _fill(folder: Path, pairs: Sequence[Pair], progress: Watch) -> None:
     with create_index(folder, load_embedder()) as index:
         index.add(as_documents(pairs), delete_missing=True, progress=progress)
 
