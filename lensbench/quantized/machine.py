@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import MissingExtraError, ModelError
 
 _CORE = (
@@ -38,6 +39,8 @@ def report(model: str = "tinyllama") -> dict[str, Any]:
     """
     from lensbench.checkpoints.source import cache_dir
 
+    ref = ModelRef.of(model)
+    _ = ref.located  # a name that leads nowhere is said before devices are tried, for seconds
     cache, devices = cache_dir(), _devices()
     return {
         "python": platform.python_version(),
@@ -46,7 +49,7 @@ def report(model: str = "tinyllama") -> dict[str, Any]:
         "packages": {name: _version(name) for name in _CORE},
         "cores": _cores(),
         "devices": devices,
-        "memory": _memory(model, [str(device["device"]) for device in devices]),
+        "memory": _memory(ref, [str(device["device"]) for device in devices]),
         "cache": {"folder": str(cache), "free_bytes": _free(cache)},
         "extras": {extra: _extra(extra) for extra in _EXTRAS},
     }
@@ -110,18 +113,17 @@ def _precisions(device: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _memory(model: str, devices: Sequence[str]) -> dict[str, Any]:
+def _memory(ref: ModelRef, devices: Sequence[str]) -> dict[str, Any]:
     """Bytes that a model needs in each precision, from its config or its row of the table.
 
     `needed_bytes` on each device, as refusals for want of memory count; `peak_bytes` of a process
     by its verb, on a CPU.
     """
     from lensbench.checkpoints.open import open_config
-    from lensbench.checkpoints.ref import ModelRef
     from lensbench.quantized.peaks import VERBS, peak_bytes
     from lensbench.quantized.precision import PRECISIONS, sizes_of, sizes_of_family
 
-    located = ModelRef.of(model).located
+    located = ref.located
     if located.folder is None and located.family is not None:
         sizes = sizes_of_family(located.family)
     elif located.folder is None and located.hub_name is not None:

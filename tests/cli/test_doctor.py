@@ -49,3 +49,17 @@ def test_the_config_is_enough(lensbench: Program, llama: Case, tmp_path: Path) -
     missing = lensbench("doctor", "org/not-here")
     assert missing.status == 2
     assert "hf download org/not-here config.json" in words(missing.err)
+
+
+def test_a_name_that_leads_nowhere_is_said_before_devices_are_tried(
+    lensbench: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes seconds."""
+
+    def tried() -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("lensbench.quantized.machine._devices", tried)
+    missing = lensbench("doctor", "nosuch")
+    assert missing.status == 2
+    assert "No model is called 'nosuch'." in missing.err

@@ -466,8 +466,24 @@ def test_cosines_of_texts_are_a_map_with_their_names(
     assert sorted(shown) == sorted(cut)
     assert trace["hovertext"][0][1].startswith(f"dog, {ESCAPED}<br>")
     assert chrome.execute_script("return document.querySelectorAll('b').length;") == 0
-    assert chrome.execute_script("return document.documentElement.scrollWidth;") == width
+    assert chrome.execute_script("return document.documentElement.scrollWidth;") <= width
     colour = chrome.execute_script("return document.getElementById('chart-0').layout.font.color;")
     assert colour == {"light": "#1f2328", "dark": "#e6edf3"}[scheme]
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert foreign(chrome) == []
+
+
+def test_a_page_that_is_scrolled_has_no_chart_that_is(chrome: Any, encoder: Path) -> None:
+    """A scroll bar that comes when charts are drawn takes none of the width that they have."""
+    chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chrome.set_window_size(1000, 500)
+    chrome.get("about:blank")
+    chrome.get((encoder / "report.html").as_uri())
+    drawn(chrome, 0)
+    tall, bar, wider = chrome.execute_script(
+        "const page = document.documentElement, box = document.getElementById('chart-0');"
+        "return [page.scrollHeight > page.clientHeight, innerWidth - page.clientWidth,"
+        " box.scrollWidth - box.clientWidth];"
+    )
+    assert tall and bar > 0  # else there is nothing to see
+    assert wider <= 0

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
-from lensbench.cli.console import batch_progress, results, say, show_problems, show_reports, table
+from lensbench.cli.console import batch_progress, results, show_problems, show_reports, table
 from lensbench.cli.options import Workers
+from lensbench.escape import printable
 from lensbench.fitting.spec import FitSpec
 
 if TYPE_CHECKING:
@@ -67,10 +69,12 @@ def _show(record: Record) -> None:
         for layer in layers
     ]
     n_tokens, n_documents = quality["n_tokens"][0], quality["n_documents"][0]
-    say(
-        f"KL(model || lens) in bits, on {n_tokens:,} tokens of {n_documents} documents of "
-        f"{record.manifest['corpus']['name']} that it was not fitted to:"
+    corpus = printable(record.manifest["corpus"]["name"])
+    told = (
+        f"KL(model || lens) in bits, means over {n_tokens:,} tokens of {n_documents} documents of "
+        f"{corpus} that it was not fitted to (intervals are in the report):"
     )
+    results.print(Text(told))
     results.print(table(rows))
 
 
