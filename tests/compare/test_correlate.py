@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,26 @@ def test_vectors_of_other_tokens_are_no_condition(llama: Case, tmp_path: Path) -
     )
     for names, span in ((("last", "answer"), "prompt"), (("all", "answer"), "generated")):
         require_comparable(open_runs([str(tmp_path / name) for name in names]), span)
+
+
+@pytest.mark.parametrize("changes", [{"residual_dtype": "bfloat16"}, {"dtype": "bfloat16"}])
+def test_a_cache_that_was_made_otherwise_since_is_another_input(
+    llama: Case, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Its table of what stands where has the same bytes: the finished study would stand for it."""
+    from lensbench.studies.stages.cache import CacheSpec, run_cache
+
+    rows = {"id": ["a", "b"], "prompt": PROMPTS[:2], "relation": ["r", "r"]}
+    pd.DataFrame(rows | {"answer": ["Berlin", "Rome"]}).to_csv(tmp_path / "f.csv", index=False)
+    for name, how in (("a", {}), ("b", {}), ("c", changes)):
+        made = CacheSpec(str(llama.folder), str(tmp_path / "f.csv"), **how)
+        assert run_cache(made, tmp_path / name) == []
+    correlate(spec(tmp_path, "a", "b"))
+    correlate(spec(tmp_path, "a", "b"))  # finished, and left alone
+    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "c").rename(tmp_path / "b")
+    with pytest.raises(RecordsError, match=r"inputs\.b\.residuals_sha256"):
+        correlate(spec(tmp_path, "a", "b"))
 
 
 def test_a_cache_of_some_layers_is_no_condition(llama: Case, tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class Run:
         prompts = ("prompts", "prompts_sha256", "batch_size")
         facts |= {key: record.settings.get(key) for key in prompts}
         facts |= {"kind": record.kind, "record": record.folder.name, "span": self.span}
+        if record.kind == "cache" and record.residuals is not None:  # its table holds no number
+            facts["residuals_sha256"] = record.residuals.record
         return facts | {"activations_sha256": digest}
 
 
