@@ -26,6 +26,9 @@ _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt")
 _WORDS = ("added_tokens.json", "special_tokens_map.json", "*.model", "*.spm", "*.tiktoken")
 # As transformers saves them; older versions had the template in tokenizer_config.json.
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
+# Besides its own weights what a sentence encoder's vectors depend on: tokenizer, pooling, layers
+# behind it and theirs.
+_MODULES = ("*.json", "*.txt", "*.model", "*_*/*.json", "*_*/*.safetensors")
 _AT_ONCE = 4  # files that are hashed: a processor's core takes 1.5 GB a second
 _ADAPTER = "adapter_"  # how the names of PEFT's files begin
 # What the config says that changes no number: who wrote it, and how weights that are the same were
@@ -58,6 +61,11 @@ def weights_sha256(folder: Path) -> str:
     files = _found(_WEIGHTS, folder)
     read = {folder / name for name in index_of(folder).values() or [SINGLE]}
     return _combined(read & {*files} or files)
+
+
+def modules_sha256(folder: Path) -> str:
+    """Of a sentence encoder all that makes vectors of texts, but for the encoder's own weights."""
+    return _combined(_found(_MODULES, folder), folder)
 
 
 def tokenizer_sha256(folder: Path) -> str:
@@ -124,10 +132,16 @@ def fingerprint_error(
     return max(abs(float(bits[token]) - stored) for token, stored in pairs)
 
 
-def _combined(files: Iterable[Path]) -> str:
-    """One hash over the names and contents of some files, of which several are read at once."""
+def _combined(files: Iterable[Path], folder: Path | None = None) -> str:
+    """One hash over the names and contents of some files, of which several are read at once.
+
+    Names are those of the files alone, or from a folder on.
+    """
     ordered = sorted(files)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = zip(ordered, pool.map(sha256_once, ordered), strict=True)
-        lines = [f"{path.name} {sha256}\n" for path, sha256 in found]
+        lines = [
+            f"{path.relative_to(folder).as_posix() if folder else path.name} {sha256}\n"
+            for path, sha256 in found
+        ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # What records made before do not hold: not known of those, and no difference.
-_LATER = ("config_sha256", "chat_template_sha256", "added_tokens_sha256")
+_LATER = ("config_sha256", "chat_template_sha256", "added_tokens_sha256", "modules_sha256")
 TOKENIZER = ("tokenizer_sha256", "added_tokens_sha256")  # what decides token ids
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.hashes import modules_sha256, weights_sha256
 from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.checkpoints.stored.heap import release
 from lensbench.costs.encoders import encoder_outlined
@@ -108,6 +108,7 @@ def _encoder(
         "name": encoder.name,
         "source": encoder.place,
         "weights_sha256": weights_sha256(folder_of(encoder)),
+        "modules_sha256": modules_sha256(folder_of(encoder)),
         "dimension": encoder.dimension,
         "longest_tokens": encoder.limit,
     }

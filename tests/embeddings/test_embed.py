@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from sentence_transformers import SentenceTransformer, util
+from sentence_transformers.models import Pooling
 
 import lensbench as lb
-from lensbench.embeddings.encoder import vectors
+from lensbench.checkpoints.hashes import modules_sha256
+from lensbench.embeddings.encoder import load_sentence_encoder, vectors
 from lensbench.embeddings.pairs import load_pairs
 from lensbench.embeddings.rated import load_rated
 from lensbench.errors import InputProblems, MissingExtraError, ModelError
@@ -235,6 +238,22 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         (own,) = records(tmp_path, kind)
         whole = next(one for one in records(measured, kind) if one.name == own.name)
         assert table_bytes(own.folder) == table_bytes(whole.folder)
+
+
+def test_an_encoder_of_the_same_weights_that_pools_otherwise_is_another(
+    folder: str, files: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its vectors are others, and the finished record would stand for them."""
+    place = Path(shutil.copytree(folder, tmp_path / "encoder"))
+    spec = EmbeddingsSpec(encoders=(str(place),), device="cpu", **files)
+    assert run(spec, tmp_path / "out").ok
+    assert modules_sha256(place) == modules_sha256(Path(folder))
+    (pooling,) = place.glob("*_Pooling/config.json")
+    before = pooling.read_bytes()
+    Pooling(load_sentence_encoder(str(place)).dimension, "cls").save(str(pooling.parent))
+    assert pooling.read_bytes() != before
+    (error,) = run(spec, tmp_path / "out").failed.values()
+    assert "model.modules_sha256" in str(error)
 
 
 def test_a_name_that_leads_nowhere_is_said_at_once_and_the_others_are_measured(
