@@ -27,7 +27,7 @@ def require_plain(ref: ModelRef) -> None:
 
 
 def load_readable(
-    model: str, *, device: str | None = None, **causal: Any
+    model: str | ModelRef, *, device: str | None = None, **causal: Any
 ) -> LensModel | TextEncoder:
     """A model by its name, whichever way it reads; `causal` is what `load_model` takes besides.
 

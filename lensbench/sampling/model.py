@@ -34,7 +34,7 @@ class Start:
     cache: Any = None
 
 
-def load_sampled(model: str | AdaptedModel, device: str | None = None) -> AdaptedModel:
+def load_sampled(model: str | ModelRef | AdaptedModel, device: str | None = None) -> AdaptedModel:
     """A plain Hugging Face model by its name, or as `load_quantized` returns it.
 
     Without bits in its name it is in float32, or in half precision where `load_model` would have

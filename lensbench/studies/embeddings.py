@@ -160,7 +160,7 @@ def _contextual(
 
     def prepare(record: Recording) -> Work[Reading, str]:
         watch(Progress(f"loading {store.model}"))
-        model = load_readable(str(ref), device=spec.device)
+        model = load_readable(ref, device=spec.device)
         items, problems = placed(model, senses.sentences, senses.name)
         if not items:
             raise InputProblems(problems)

@@ -115,7 +115,7 @@ def _measure(
 
     def prepare(record: Recording) -> Work[Drawing, Item]:
         watch(Progress(f"loading {store.model}"))
-        model = load_sampled(str(ref), spec.device)
+        model = load_sampled(ref, spec.device)
         context, problems = drawing(spec, store.model, model, prompt_set)
         own = {"name": store.model, "chat_template": chat_template(model)}
         record.begin({**model.facts(), **facts, **own})

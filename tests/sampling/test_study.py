@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
 
 import lensbench as lb
 from lensbench.progress import Progress
@@ -20,10 +21,11 @@ from lensbench.report.sampling.settings import beside_own, first_tokens, texts
 from lensbench.sampling.diversity import distinct, self_bleu, words
 from lensbench.studies.sampling import run
 from lensbench.studies.specs.sampling import SamplingSpec
+from tests.harness.adapters import make_adapter
 from tests.harness.files import table_bytes, write_csv
 from tests.harness.forks import Stop
 from tests.harness.program import Program
-from tests.harness.tiny import CHAT_TEMPLATE, SENTENCES, TINY, save, tokenizer
+from tests.harness.tiny import CHAT_TEMPLATE, SENTENCES, TINY, Case, save, tokenizer
 
 WRITTEN = ("greedy", "T=1", "T=0.5", "top-p=0.8")
 NASTY = "\x1b[31mred\x07 [bold]x[/bold] | \u202e<script>alert(1)</script>"
@@ -62,6 +64,26 @@ def record(folder: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory
     assert not outcome.failed, outcome.failed
     assert [problem.prompt_id for problem in outcome.problems] == ["long"]
     return lb.open_record(outcome.folder)
+
+
+def test_an_adapter_is_the_one_that_is_named_and_not_one_of_its_name_here(
+    llama: Case, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Printed, an adapter is its folder's name: that leads to another folder, or to none."""
+    named = make_adapter(llama, tmp_path / "there" / "ad", seed=1, size=0.5)
+    make_adapter(llama, tmp_path / "ad", seed=2, size=0.5)
+    monkeypatch.chdir(tmp_path)
+    how = {"compared": ("T=1",), "written": (), "continued": 0}
+    model = Path(f"{llama.folder}@32+{named}")
+    outcome = run(spec_of(model, prompts, **how), tmp_path / "out")
+    assert not outcome.failed, outcome.failed
+    found = lb.open_record(outcome.folder).table("first_tokens").set_index(["prompt_id", "setting"])
+    right = PeftModel.from_pretrained(llama.fresh_hf(), named).eval()
+    ids = llama.model.tokenizer(" ".join(SENTENCES[0].split()[:4]), return_tensors="pt").input_ids
+    with torch.no_grad():
+        bits = right(ids).logits[0, -1].double().log_softmax(-1) / math.log(2)
+    entropy = -float((bits.exp2() * bits).sum())
+    assert found.loc[("p0", "T=1"), "entropy_bits"] == pytest.approx(entropy, abs=1e-4)
 
 
 def test_a_record_holds_every_prompt_setting_and_draw(record: lb.Record) -> None:
