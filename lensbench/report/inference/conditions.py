@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lensbench.records.facts import TOKENIZER
 from lensbench.records.record import Record
 from lensbench.report.inference.section import per_response
 from lensbench.report.kit.markdown import rendered
@@ -19,7 +20,7 @@ COMPARED = ("generated_tokens", "entropy_bits", "logprob_bits")
 # takes part. Of the model what an older lensbench did not write down is not known.
 _ASKED = ("style", "max_new_tokens", "repetition_penalty", "temperature")
 _DRAWN = ("top_p", "sample_top_k", "seed")
-_MODEL = ("int8_threshold", "config_sha256", "tokenizer_sha256")
+_MODEL = ("int8_threshold", "config_sha256", *TOKENIZER)
 
 
 def conditions(reports: Sequence[Reported]) -> Section:
