@@ -168,7 +168,8 @@ def _refusal(error: CycloptsError) -> UsageError:
     if (token := _no_verb(error)) is not None:
         said = _unknown_verb(error, token)
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
-        said = f"{_shown(error.argument)} is missing."
+        given = {*error.argument.names} & {*(error.root_input_tokens or ())}
+        said = f"{_shown(error.argument)} {'stands without its value' if given else 'is missing'}."
     elif isinstance(error, UnusedCliTokensError):
         words = " ".join(error.unused_tokens or ())
         said = f"Nothing takes {words!r}. Text of several words goes in quotes."

@@ -49,6 +49,8 @@ except (RayError, RuntimeError, OSError, ValueError) as error:
 """
 _REFUSED = (RuntimeError, OSError, ValueError)  # what Ray raises where it cannot start or join
 
+_log = logging.getLogger(__name__)
+
 Entered = TypeVar("Entered")
 
 
@@ -100,6 +102,8 @@ def meanwhile(block: AbstractContextManager[Entered]) -> Iterator[Callable[[], F
         try:
             yield begin
         finally:
+            if begun and not begun[0].done():  # it takes seconds to be started, and cannot be told
+                _log.info("waiting for workers that were not needed, to end them")
             if begun and begun[0].exception() is None:
                 block.__exit__(None, None, None)
 

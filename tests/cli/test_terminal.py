@@ -129,6 +129,8 @@ def test_all_that_is_wrong_is_said_at_once_by_the_options_names(lensbench: Progr
         (("data", "spilt"), "there is no verb 'spilt'. Did you mean split?"),
         (("lens", "a", "b", "--topk", "3"), "Did you mean --top-k?"),
         (("train", "m"), "DATA: it is missing. Add it. - --out: it is missing."),
+        (("attention", "m", "--ablate"), "--ablate stands without its value."),
+        (("infer", "m", "p", "-o", "o", "--limit", "--bits", "8"), "--limit stands without its"),
         (
             ("rag", "query", "i", "q", "--where", "topic"),
             "--where: it is topic. write NAME=VALUE",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from lensbench.cluster.connect import ClusterError
+from lensbench.cluster.connect import ClusterError, meanwhile
 from lensbench.cluster.workers import workers
 from lensbench.errors import GateError, InputProblems
 from lensbench.records.parts import Parts
@@ -143,3 +146,27 @@ def test_an_address_that_does_not_answer_is_said_within_seconds() -> None:
     with silent, workers(ray="127.0.0.1:9"):
         pass
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_who_waits_for_what_is_still_starting_is_told(
+    late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs can be done before Ray has started, which takes seconds and is ended only then."""
+    go, left = threading.Event(), []
+
+    @contextmanager
+    def starting() -> Iterator[str]:
+        go.wait(10)
+        yield "ready"
+        left.append("ended")
+
+    with caplog.at_level("INFO", "lensbench"), meanwhile(starting()) as begin:
+        begun = begin()
+        if late:
+            threading.Timer(0.2, go.set).start()
+        else:
+            go.set()
+            assert begun.result() == "ready"
+    assert left == ["ended"]
+    assert ("waiting for workers that were not needed" in caplog.text) is late
