@@ -123,6 +123,8 @@ _KINDS = {
     "gives another output than the model itself": "TransformerLens gives another output",
     "The gate failed": "the gate failed",
     "no module is called": "blocks have no modules of these names (--targets)",
+    "of which its blocks look at a part": "its cache fails beyond what blocks look back",
+    "its cache gives other answers": "its cache fails once it is longer",
     "in a padded batch": "padding changes its answers (--batch-size 1)",
     "what it generates is not": "it does not generate what it reads",
     "has no one list of": "no one list of blocks",
