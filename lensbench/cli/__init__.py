@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import os
@@ -23,6 +24,7 @@ def main() -> None:
     from lensbench.cli.starting import announce
     from lensbench.errors import LensbenchError
 
+    atexit.register(gc.freeze)  # what goes with the process is not looked through for a second
     prepare()
     announce(starting)
     try:
@@ -38,4 +40,3 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     finally:
         flush()
-        gc.freeze()  # it goes with the process: looking for garbage in it first takes a second
