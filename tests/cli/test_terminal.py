@@ -78,7 +78,7 @@ def test_the_overview_fits_80_columns(lensbench: Program, monkeypatch: pytest.Mo
 def test_a_process_that_calls_the_program_still_looks_for_its_garbage(lensbench: Program) -> None:
     before = gc.get_freeze_count()
     assert lensbench("models").status == 0
-    assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() <= before
 
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
