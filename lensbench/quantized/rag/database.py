@@ -38,7 +38,8 @@ CREATE TABLE about (
     model_place text NOT NULL,
     model_sha256 text NOT NULL,
     dimension int NOT NULL,
-    complete bool NOT NULL
+    complete bool NOT NULL,
+    modules_sha256 text
 );
 CREATE TABLE documents (
     id text COLLATE "C" PRIMARY KEY,
@@ -106,6 +107,7 @@ class About:
     model_sha256: str
     dimension: int
     complete: bool  # False while a build or an addition is unfinished
+    modules_sha256: str | None = None  # not known of an index made before it was noted
 
 
 class Stored(NamedTuple):

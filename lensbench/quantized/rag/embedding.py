@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lensbench.checkpoints.devices import pick_device
-from lensbench.checkpoints.hashes import weights_sha256
+from lensbench.checkpoints.hashes import modules_sha256, weights_sha256
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.source import packaged_folder
 from lensbench.errors import InputProblems, MissingExtraError, ModelError, Problem
@@ -29,7 +29,8 @@ Task = Literal["document", "query"]
 
 @dataclass(frozen=True)
 class Embedder:
-    """An embedding model. `name` is for people; `sha256`, of its weights, is its identity.
+    """An embedding model. `name` is for people; `sha256`, of its weights, and
+    `modules_sha256`, of what stands before and behind them, are its identity.
 
     `place` is what was asked for (the default, a hub name or a folder), to find it again.
     """
@@ -37,6 +38,7 @@ class Embedder:
     name: str
     place: str
     sha256: str
+    modules_sha256: str
     model: Any = field(repr=False)  # a SentenceTransformer
 
     @property
@@ -99,7 +101,7 @@ def load_embedder(name: str | None = None, device: str | None = None) -> Embedde
         )
     local = Path(name).expanduser().is_dir()
     shown, place = (folder.name, str(folder)) if local else (name, name)
-    return Embedder(shown, place, weights_sha256(folder), model.eval())
+    return Embedder(shown, place, weights_sha256(folder), modules_sha256(folder), model.eval())
 
 
 def embedder_folder(name: str) -> Path:

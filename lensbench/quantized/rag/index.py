@@ -84,6 +84,12 @@ class Index:
                 f"({self.about.model_sha256[:12]}), not with {embedder.name} "
                 f"({embedder.sha256[:12]}). Give that one with --model, or build a new index."
             )
+        if self.about.modules_sha256 not in (None, embedder.modules_sha256):
+            raise ModelError(
+                f"{self.place} was built when {self.about.model_name} had another tokenizer, "
+                "pooling or layer behind its weights: a question would be laid beside vectors of "
+                "another kind. Put it back as it was, or build a new index."
+            )
 
     def count(self) -> int:
         """Number of documents."""
@@ -196,6 +202,7 @@ class Index:
     def facts(self) -> dict[str, Any]:
         """The index's part of a manifest: what decides its answers; no passwords, no paths."""
         about = self._database.about()
+        modules = {"embedding_modules_sha256": about.modules_sha256}
         return {
             "documents": self.count(),
             "content_sha256": self._database.content_sha256(),
@@ -205,6 +212,7 @@ class Index:
             "dimension": about.dimension,
             "search": "hnsw" if self._database.has_hnsw() else "exact",
             "schema_version": about.schema_version,
+            **(modules if about.modules_sha256 else {}),
         }
 
 
@@ -247,6 +255,7 @@ def _about(embedder: Embedder) -> About:
         model_sha256=embedder.sha256,
         dimension=embedder.dimension,
         complete=False,
+        modules_sha256=embedder.modules_sha256,
     )
 
 

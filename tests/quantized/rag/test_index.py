@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +18,7 @@ from lensbench.errors import ModelError, RecordsError
 from lensbench.progress import Progress
 from lensbench.quantized.rag.database import Database, Stored, connected, find_place
 from lensbench.quantized.rag.documents import Document
-from lensbench.quantized.rag.embedding import Embedder
+from lensbench.quantized.rag.embedding import Embedder, load_embedder
 from lensbench.quantized.rag.index import Index, create_index, open_index
 from tests.harness.tiny_bert import WORDS, save_bert
 
@@ -278,6 +279,32 @@ def test_another_embedding_model_is_refused(address: str, bert: Embedder, tmp_pa
         pass
     with open_index(address) as index:  # its own is found where it was
         assert index.search(["gold"], 1)
+
+
+def test_the_same_weights_with_another_pooling_are_another_model(
+    address: str, bert: Embedder, tmp_path: Path
+) -> None:
+    other = save_bert(tmp_path)
+    with create_index(address, load_embedder(str(other), "cpu")) as index:
+        index.add(documents(2))
+    (pooling,) = other.glob("*_Pooling/config.json")
+    told = json.loads(pooling.read_text())
+    pooling.write_text(json.dumps(told | {"pooling_mode": "max"}))
+    with open_index(address) as index, pytest.raises(ModelError, match="pooling or layer behind"):
+        index.search(["gold"], 1)
+    with pytest.raises(ModelError, match="build a new index"):
+        create_index(address, replace(bert, modules_sha256="0" * 64)).__enter__()
+
+
+def test_an_index_from_before_that_was_noted_is_read_as_it_was(
+    address: str, bert: Embedder
+) -> None:
+    with create_index(address, bert) as index:
+        index.add(documents(2))
+        index._database.connection.execute("ALTER TABLE about DROP COLUMN modules_sha256")
+    with open_index(address) as index:
+        assert index.search(["gold"], 1)
+        assert "embedding_modules_sha256" not in index.facts()
 
 
 def test_facts_describe_the_content_and_no_machine(index: Index, bert: Embedder) -> None:
