@@ -21,7 +21,8 @@ def encoder_cost(
     """
     texts = item.texts if isinstance(item, Reading) else item.asked
     longest = max(len(one.token_ids) for one in texts)
-    held = shape.held("attention", Batch(len(texts), longest, control=control))
+    held = shape.held("lens", Batch(len(texts), longest, n_read=0))  # heads' weights are not read
+    held += shape.sizes.weight_bytes(32) if control else 0
     return _of_item(reader, shape, item) + Cost(working_bytes=held)
 
 

@@ -146,8 +146,8 @@ def plan(spec: AttentionSpec, ref: ModelRef, sets: Sets, folder: Path) -> Planne
         cost = partial(encoder_cost, reader, known.shape, control=spec.reads_untrained)
         return Jobs(own.items, cost, n_prompts=n, problems=problems)
 
-    named, device = str(ref), spec.device
-    return plan_record(named, ref, request, jobs, None, device, "attention", encoder_outlined)
+    named, device = str(ref), spec.device  # read by transformers alone, as `infer` does
+    return plan_record(named, ref, request, jobs, None, device, "infer", encoder_outlined)
 
 
 @dataclass(frozen=True)
