@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lensbench.attention.causal.tables import Ablating
 from lensbench.attention.phenomena.without import Losing
@@ -21,10 +22,14 @@ def job_cost(reader: Reader, shape: Shape, item: Item, control: bool = False) ->
 
     `control`: an untrained model is in memory too.
     """
-    texts = item.texts if isinstance(item, Reading) else item.asked
-    longest = max(len(one.token_ids) for one in texts)
-    held = shape.held("attention", Batch(len(texts), longest, control=control))
+    held = shape.held("attention", replace(batch_of(item), control=control))
     return _of_item(reader, shape, item) + Cost(working_bytes=held)
+
+
+def batch_of(item: Item) -> Batch:
+    """The texts that go through the model at once."""
+    texts = item.texts if isinstance(item, Reading) else item.asked
+    return Batch(len(texts), max(len(one.token_ids) for one in texts))
 
 
 def _of_item(reader: Reader, shape: Shape, item: Item) -> Cost:

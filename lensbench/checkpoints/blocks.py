@@ -1,8 +1,9 @@
-"""The blocks of a model of Hugging Face, by the list that holds them."""
+"""A model of Hugging Face: the list that holds its blocks, and what its class can be asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -41,3 +42,8 @@ def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
             f"{names}), so it is unknown what a block of it is. Take another model."
         )
     return outer[0]
+
+
+def keeps_some(hf_model: Any) -> bool:
+    """Whether a model's class (None: it has none) can be asked for the logits of some columns."""
+    return hf_model is not None and "logits_to_keep" in signature(hf_model.forward).parameters

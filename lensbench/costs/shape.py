@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lensbench.checkpoints.blocks import keeps_some
 from lensbench.checkpoints.config.shape import n_blocks, per_layer, width
 from lensbench.checkpoints.open import empty_model
 from lensbench.checkpoints.ref import Bits
 from lensbench.costs.cost import Cost
-from lensbench.models.forward import keeps_some
 from lensbench.models.model import LensModel
 from lensbench.models.prefix import common_prefix
 from lensbench.quantized.peaks import Batch, Verb, beside_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -72,8 +71,3 @@ def vectors(encoder: Embedder, texts: Sequence[str]) -> Float[np.ndarray, "text 
         raise InputProblems([Problem(f"text {text[:40]!r}", what, remedy) for text in broken])
     place = {text: row for row, text in enumerate(once)}
     return made[[place[text] for text in texts]]
-
-
-def folder_of(encoder: Embedder) -> Path:
-    """Where its files are."""
-    return embedder_folder(encoder.place)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lensbench.checkpoints.blocks import keeps_some
 from lensbench.checkpoints.devices import wide
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.stored.offload import in_memory, is_offloaded
@@ -81,11 +81,6 @@ def attention_in_memory(bridge: Any) -> Iterator[None]:
             hooks.enter_context(block.attn.register_forward_pre_hook(load))
             hooks.enter_context(block.attn.register_forward_hook(drop, always_call=True))
         yield
-
-
-def keeps_some(hf_model: Any) -> bool:
-    """Whether a model's class (None: it has none) can be asked for the logits of some columns."""
-    return hf_model is not None and "logits_to_keep" in signature(hf_model.forward).parameters
 
 
 def own_logits(

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensbench.checkpoints.blocks import keeps_some
 from lensbench.checkpoints.open import quiet
 from lensbench.checkpoints.ref import ModelRef
 from lensbench.errors import InputProblems, ModelError, Problem, refused_by_library
 from lensbench.models.adapted import with_bits
-from lensbench.models.forward import keeps_some
 from lensbench.prompts.encode import Encoder
 from lensbench.quantized.loading.load import AdaptedModel, load_quantized
 from lensbench.sampling.settings import Setting

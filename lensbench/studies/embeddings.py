@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lensbench.checkpoints.hashes import modules_sha256, weights_sha256
 from lensbench.checkpoints.ref import ModelRef, readable_refs
 from lensbench.checkpoints.stored.heap import release
 from lensbench.costs.encoders import encoder_outlined
 from lensbench.costs.outlined import Outlined, outlined
 from lensbench.costs.planned import Jobs, Planned, plan_record, uncounted, unreadable
-from lensbench.embeddings.encoder import folder_of, load_sentence_encoder
+from lensbench.embeddings.encoder import load_sentence_encoder
 from lensbench.embeddings.measured import Measuring, measure, readable
 from lensbench.embeddings.pairs import PairSet, load_pairs
 from lensbench.embeddings.rated import RatedSet, load_rated
@@ -107,8 +106,8 @@ def _encoder(
     facts = {
         "name": encoder.name,
         "source": encoder.place,
-        "weights_sha256": weights_sha256(folder_of(encoder)),
-        "modules_sha256": modules_sha256(folder_of(encoder)),
+        "weights_sha256": encoder.sha256,
+        "modules_sha256": encoder.modules_sha256,
         "dimension": encoder.dimension,
         "longest_tokens": encoder.limit,
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lensbench.attention.cost import batch_of
 from lensbench.attention.encoders.record import EncoderReader
 from lensbench.attention.phenomena.asking import Asking
 from lensbench.attention.record import Reading
 from lensbench.costs.cost import Cost, unpadded
 from lensbench.costs.shape import Shape
-from lensbench.quantized.peaks import Batch
 
 
 def encoder_cost(
@@ -19,9 +20,7 @@ def encoder_cost(
 
     `control`: an untrained encoder is in memory too.
     """
-    texts = item.texts if isinstance(item, Reading) else item.asked
-    longest = max(len(one.token_ids) for one in texts)
-    held = shape.held("lens", Batch(len(texts), longest, n_read=0))  # heads' weights are not read
+    held = shape.held("lens", replace(batch_of(item), n_read=0))  # heads' weights are not read
     held += shape.sizes.weight_bytes(32) if control else 0
     return _of_item(reader, shape, item) + Cost(working_bytes=held)
 

@@ -22,9 +22,9 @@ _passed: WeakKeyDictionary[AdaptedModel, set[bool]] = WeakKeyDictionary()
 
 def is_due(model: AdaptedModel, prompts: Sequence[Sequence[int]], n_tokens: int) -> bool:
     """Whether an answer of so many tokens to one of the prompts would be the first of its kind."""
-    done = _passed.get(model, set())
+    done, reach = _passed.get(model, set()), model.reach
     return any(
-        is_padded not in done and _beyond(model, prompt, n_tokens) is not None
+        is_padded not in done and _beyond(reach, prompt, n_tokens) is not None
         for prompt, is_padded in _with_padding(prompts)
     )
 
@@ -36,9 +36,9 @@ def require_within_bound(
 
     Raises GateError where a plain pass gives its tokens other log-probabilities, in the mean.
     """
-    done = _passed.setdefault(model, set())
+    done, reach = _passed.setdefault(model, set()), model.reach
     for (prompt, is_padded), answer in zip(_with_padding(prompts), answers, strict=True):
-        tokens = _beyond(model, prompt, len(answer.token_ids))
+        tokens = _beyond(reach, prompt, len(answer.token_ids))
         if is_padded in done or tokens is None:
             continue
         error = float(off_bits(model, prompt, answer, tokens).mean())
@@ -52,11 +52,11 @@ def _with_padding(prompts: Sequence[Sequence[int]]) -> list[tuple[Sequence[int],
     return [(prompt, len(prompt) < longest) for prompt in prompts]
 
 
-def _beyond(model: AdaptedModel, prompt: Sequence[int], n_new: int) -> range | None:
+def _beyond(reach: int | None, prompt: Sequence[int], n_new: int) -> range | None:
     """The answer's first tokens that are predicted from more than the reach; None: too few."""
-    if model.reach is None:
+    if reach is None:
         return None
-    start = max(0, model.reach + 1 - len(prompt))
+    start = max(0, reach + 1 - len(prompt))
     return range(start, min(n_new, start + _MOST)) if n_new >= start + _FEWEST else None
 
 

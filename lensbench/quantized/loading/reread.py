@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensbench.checkpoints.blocks import keeps_some
 from lensbench.checkpoints.ref import Bits
 from lensbench.errors import GateError
 
@@ -52,11 +52,10 @@ def _logits(
 
     In a longer one they would be rotated otherwise.
     """
-    takes = "logits_to_keep" in inspect.signature(model.base.forward).parameters
 
     def of(end: int) -> Float[Tensor, "new token"]:
         n = end - start + 1  # the head over a whole text may take more memory than the model
-        kept = {"logits_to_keep": n} if takes else {}
+        kept = {"logits_to_keep": n} if keeps_some(model.base) else {}
         found: Tensor = model.base(input_ids=ids[:, :end], use_cache=False, **kept).logits[0, -n:]
         return found
 
